@@ -1,0 +1,1 @@
+"""Image sources and labelled sets: reading, decoding, resumable sampling."""

@@ -1,0 +1,24 @@
+"""The one exception that users are meant to read: a sentence, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DovetailError(ValueError):
+    """A mistake in what was asked for. The command line prints it without a traceback and exits with 2."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> DovetailError:
+    """Return the error for a wrong `name`, with the nearest of the `known` ones.
+
+    >>> str(unknown_name("method", "slotkon", ["slotcon", "decon-sl"]))
+    "There is no method 'slotkon'; did you mean 'slotcon'?"
+    """
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if close:
+        return DovetailError(f"There is no {kind} {name!r}; did you mean {close[0]!r}?")
+    listed = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
+    return DovetailError(f"There is no {kind} {name!r}; there are: {listed}.")

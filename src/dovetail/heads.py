@@ -1,0 +1,136 @@
+"""Heads: what turns a tap into what an objective compares. Every head has a twin in the teacher.
+
+A `...HeadSpec` is plain data in a recipe and builds its module for a tap of given width. Modules that have no twin
+in the teacher (predictors, queues, centres) belong to objectives.
+
+Shapes: B images, C channels of the tap, D of the embedding, K prototypes, H x W cells.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Kind = Literal["map", "tokens", "vector"]
+Activation = Literal["gelu", "relu"]
+LastNorm = Literal["none", "plain", "affine"]
+
+
+@dataclass(frozen=True)
+class HeadSpec(ABC):
+    """Plain data that builds a head. `kinds` are the kinds of tap that it takes."""
+
+    @property
+    @abstractmethod
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of tap this head can sit on."""
+
+    @abstractmethod
+    def build(self, channels: int) -> nn.Module:
+        """Return the module for a tap of `channels` channels."""
+
+
+class Layer(nn.Sequential):
+    """Linear map or 1x1 convolution, then BatchNorm, then activation; each of the last two may be absent."""
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    on_maps: bool = False,
+    norm: bool = True,
+    activation: Activation = "relu",
+    bias: bool = True,
+    last_norm: LastNorm = "none",
+    last_bias: bool | None = None,
+    init_std: float | None = None,
+) -> nn.Sequential:
+    """Return a perceptron from `widths[0]` through the hidden widths to `widths[-1]`.
+
+    Args:
+        widths: Widths of input, hidden layers, output.
+        on_maps: 1x1 convolutions on [B, C, H, W] instead of linear maps on [B, C].
+        norm: BatchNorm after every hidden layer.
+        activation: After every hidden layer.
+        bias: Of all layers but the last.
+        last_norm: BatchNorm after the last layer: none, "plain" (no affine parameters) or "affine".
+        last_bias: Of the last layer; as `bias` unless given.
+        init_std: Truncated normal of this deviation for weights and zero biases; PyTorch's own otherwise.
+    """
+    layers = nn.Sequential()
+    last = len(widths) - 2
+    for index, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
+        with_bias = bias if index < last or last_bias is None else last_bias
+        layer = Layer()
+        if on_maps:
+            layer.add_module("conv", nn.Conv2d(width_in, width_out, 1, bias=with_bias))
+        else:
+            layer.add_module("linear", nn.Linear(width_in, width_out, bias=with_bias))
+        if (index < last and norm) or (index == last and last_norm != "none"):
+            batch_norm = nn.BatchNorm2d if on_maps else nn.BatchNorm1d
+            layer.add_module("bn", batch_norm(width_out, affine=index < last or last_norm == "affine"))
+        if index < last:
+            layer.add_module("act", nn.GELU() if activation == "gelu" else nn.ReLU())
+        layers.append(layer)
+    if init_std is not None:
+        init_truncated_normal(layers, init_std)
+    return layers
+
+
+def init_truncated_normal(module: nn.Module, std: float) -> None:
+    """Give every linear map and convolution in `module` truncated-normal weights and zero biases."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            nn.init.trunc_normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class SlotOutput(NamedTuple):
+    """What SlotCon compares: `embedding` [B, D, H, W] and raw `scores` [B, K, H, W], cosines to the prototypes."""
+
+    embedding: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class SlotHeadSpec(HeadSpec):
+    """SlotCon's projector and prototypes (arXiv 2205.15288, section 3; widths of the official code)."""
+
+    hidden: int = 4096
+    dim: int = 256
+    prototypes: int = 256
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return ("map",)
+
+    def build(self, channels: int) -> SlotHead:
+        return SlotHead(channels, self)
+
+
+class SlotHead(nn.Module):
+    """[B, C, H, W] -> `SlotOutput`. The cosine scores are computed in float32 under autocast."""
+
+    def __init__(self, channels: int, spec: SlotHeadSpec) -> None:
+        super().__init__()
+        widths = (channels, spec.hidden, spec.hidden, spec.dim)
+        self.projector = mlp(widths, on_maps=True, activation="gelu", init_std=0.02)
+        self.prototypes = nn.Embedding(spec.prototypes, spec.dim)
+
+    def forward(self, features: Tensor) -> SlotOutput:
+        embedding = at_least_float32(self.projector(features))  # [B, D, H, W]
+        prototypes = F.normalize(at_least_float32(self.prototypes.weight), dim=1)  # [K, D]
+        scores = F.conv2d(F.normalize(embedding, dim=1), prototypes[:, :, None, None])  # [B, K, H, W]
+        return SlotOutput(embedding, scores)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Return half-precision values as float32, and float32 or float64 as they are."""
+    return value.float() if value.dtype.itemsize < 4 else value

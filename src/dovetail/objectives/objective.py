@@ -1,0 +1,61 @@
+"""The contract of objectives: outputs of both branches and the views they came from -> a scalar and its raw parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.heads import HeadSpec
+from dovetail.schedules import Moment
+from dovetail.views.view import View
+
+
+class Loss(NamedTuple):
+    """`total` is what is minimised; `parts` are the raw, unweighted terms that the log shows."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """Compares what the heads of both branches made of the views.
+
+    `forward` changes no state. `update` moves what has no twin in the teacher (queues, centres), once per
+    micro-batch, after the loss. All state is parameters and buffers: saved and loaded, the next loss is bit-equal.
+    """
+
+    @abstractmethod
+    def forward(self, student: Sequence[Any], teacher: Sequence[Any], views: Sequence[View], moment: Moment) -> Loss:
+        """Return the loss.
+
+        Args:
+            student: The student head's output for each of `views`.
+            teacher: The teacher head's output, without gradient, for each view that the teacher sees: the first
+                ones, as global views come first. Empty for recipes without a teacher.
+            views: The views of this term.
+            moment: Where the run stands, for temperatures that change.
+        """
+
+    @torch.no_grad()
+    def update(self, student: Sequence[Any], teacher: Sequence[Any]) -> None:
+        """Move queues and centres by this micro-batch; most objectives have none."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec(ABC):
+    """Plain data that builds an objective for the head it sits behind."""
+
+    @abstractmethod
+    def build(self, head: HeadSpec) -> Objective:
+        """Return the module; raise `DovetailError` if the head's output is not what it compares."""
+
+
+def connected_zero(*tensors: Tensor) -> Tensor:
+    """Return a zero that keeps `tensors` in the graph, so that every rank reduces the same gradients."""
+    zero: Tensor = sum((tensor.sum() * 0.0 for tensor in tensors), start=torch.zeros((), device=tensors[0].device))
+    return zero

@@ -1,0 +1,198 @@
+"""Recipes: a method as plain frozen data. Named terms, views, schedules and optimiser rules; no tensors, no code paths.
+
+`dovetail show METHOD` prints one; every run saves the one it used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dovetail.errors import DovetailError
+from dovetail.heads import HeadSpec, Kind
+from dovetail.objectives.objective import ObjectiveSpec
+from dovetail.schedules import Cosine, Schedule, WarmupCosine
+from dovetail.views.plan import ViewPlan
+from dovetail.views.view import Role
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named output of a network: `channels` wide, one cell per `stride` pixels, from the encoder or the decoder."""
+
+    channels: int
+    stride: int
+    kind: Kind
+    part: Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class SameHead:
+    """A term uses the head of another term of this recipe (iBOT's shared head, ADCLR's queries)."""
+
+    term: str
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective on one tap with one weight.
+
+    Attributes:
+        name: Its name in the log, such as "encoder" or "decoder.p2".
+        tap: The tap it reads.
+        head: The head between tap and objective, or another term's.
+        objective: What compares student and teacher.
+        weight: Its factor in the sum of losses.
+        grid: Maps larger than grid x grid cells are average-pooled to it before the head; None keeps all cells.
+        checkpoint_head: Recompute the head in the backward pass instead of keeping its activations.
+        roles: The roles of the views it sees.
+    """
+
+    name: str
+    tap: str
+    head: HeadSpec | SameHead
+    objective: ObjectiveSpec
+    weight: Schedule = 1.0
+    grid: int | None = None
+    checkpoint_head: bool = False
+    roles: tuple[Role, ...] = ("global",)
+
+
+@dataclass(frozen=True)
+class LateralDropout:
+    """Dropout on what the decoder takes from all encoder maps but the deepest (DeCon-ML), in both branches.
+
+    kind "channel": each channel of each image falls out with probability `p`, the rest are scaled by 1/(1-p).
+    kind "path": the whole lateral falls out for the whole batch, without scaling.
+    """
+
+    p: float = 0.0
+    kind: Literal["channel", "path"] = "channel"
+
+
+@dataclass(frozen=True)
+class ParameterRule:
+    """Named exception for parameters: those whose name matches the regular expression `pattern` on the student.
+
+    Names begin with "network.", "heads.TERM." or "objectives.TERM.".
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    constant_lr: bool = False  # SimSiam's predictor: no schedule
+    weight_decay: bool = True
+    adapt: bool = True  # LARS: trust ratio
+    frozen_epochs: int = 0  # DINO: no gradient in the first epochs
+
+
+@dataclass(frozen=True)
+class OptimiserSpec:
+    """Optimiser and learning rate. The peak rate is `base_lr * global batch / 256`.
+
+    Attributes:
+        name: lars, lamb, sgd or adamw.
+        base_lr: Peak learning rate at a global batch of 256 images.
+        weight_decay: A number or a schedule.
+        momentum: Of LARS and SGD.
+        warmup_epochs: Epochs of linear warm-up.
+        warmup_start: Learning rate at step 0 as a share of the peak.
+        final_lr: Absolute learning rate at the end of the cosine.
+        peak_twice: See `WarmupCosine`.
+        decay_one_dimensional: Whether biases and norm parameters are decayed (and, by LARS, adapted).
+        clip_norm: Largest gradient norm, None for no clipping.
+        clip_each_parameter: Clip each tensor by itself (DINO) instead of all together.
+        rules: Exceptions, first match counts.
+    """
+
+    name: Literal["lars", "lamb", "sgd", "adamw"]
+    base_lr: float
+    weight_decay: Schedule
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    final_lr: float = 0.0
+    peak_twice: bool = False
+    decay_one_dimensional: bool = True
+    clip_norm: float | None = None
+    clip_each_parameter: bool = False
+    rules: tuple[ParameterRule, ...] = ()
+
+    def peak_lr(self, global_batch: int) -> float:
+        """Return the peak learning rate by linear scaling."""
+        return self.base_lr * global_batch / 256
+
+    def lr_schedule(self, peak: float) -> WarmupCosine:
+        """Return the learning rate's schedule for a given peak."""
+        return WarmupCosine(peak * self.warmup_start, peak, self.final_lr, self.warmup_epochs, self.peak_twice)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method, complete: what is compared, on which views, and how it is optimised.
+
+    Attributes:
+        name: The method's name.
+        terms: At least one; weights need not sum to one.
+        views: The views of one photograph in one step.
+        optimiser: Optimiser and learning rate.
+        teacher_momentum: Of the moving teacher; None for methods whose second branch is the student itself without
+            gradient (SimSiam) or that have none (SimCLR, Barlow Twins, VICReg).
+        teacher_views: The roles of views that the teacher sees.
+        teacher_buffers: BatchNorm statistics of the teacher: "own" (from its own forwards), "copied" from the
+            student at every step, or "averaged" like the parameters.
+        forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
+        lateral_dropout: See `LateralDropout`.
+        export: Which branch is exported.
+        epochs: The paper's number of epochs at its scale.
+        batch_size: The paper's global batch.
+        shuffle_batch_norm: Shuffle the teacher's images across ranks, so that BatchNorm leaks nothing (MoCo, DenseCL).
+        reference_double_momentum_counter: DeCon's official counter runs at twice the pace: the momentum reaches 1
+            at half of the run and falls back to its start. Default off.
+        reference_frozen_teacher: Regular expression of teacher parameters (as "heads.TERM....") that never move, as
+            the decoder's prototypes in DeCon's official code. Default none.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    views: ViewPlan
+    optimiser: OptimiserSpec
+    teacher_momentum: Schedule | None = field(default_factory=lambda: Cosine(0.99, 1.0))
+    teacher_views: tuple[Role, ...] = ("global",)
+    teacher_buffers: Literal["own", "copied", "averaged"] = "own"
+    forward_views: Literal["per_view", "per_size"] = "per_view"
+    lateral_dropout: LateralDropout | None = None
+    export: Literal["student", "teacher"] = "teacher"
+    epochs: int = 100
+    batch_size: int = 256
+    shuffle_batch_norm: bool = False
+    reference_double_momentum_counter: bool = False
+    reference_frozen_teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not names:
+            raise DovetailError(f"Recipe {self.name!r} has no term; give it at least one.")
+        if len(set(names)) != len(names):
+            raise DovetailError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
+
+    def head_of(self, term: Term) -> HeadSpec:
+        """Return the head spec that `term` uses, its own or the one it shares."""
+        if not isinstance(term.head, SameHead):
+            return term.head
+        owner = next((other for other in self.terms if other.name == term.head.term), None)
+        if owner is None or isinstance(owner.head, SameHead):
+            raise DovetailError(f"Term {term.name!r} shares the head of {term.head.term!r}, which has none of its own.")
+        return owner.head
+
+    def check(self, taps: dict[str, Tap]) -> None:
+        """Raise `DovetailError` for a term on a tap that is missing or of the wrong kind."""
+        for term in self.terms:
+            if term.tap not in taps:
+                raise DovetailError(f"Term {term.name!r} reads tap {term.tap!r}; the model has {', '.join(taps)}.")
+            kind, takes = taps[term.tap].kind, self.head_of(term).kinds
+            if kind not in takes:
+                raise DovetailError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
+
+    def with_terms(self, *terms: Term) -> Recipe:
+        """Return the recipe with other terms."""
+        return replace(self, terms=terms)

@@ -1,0 +1,1 @@
+"""Training: learner, engine, optimisers, checkpoints, monitors."""

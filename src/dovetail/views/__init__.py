@@ -1,0 +1,1 @@
+"""Views of photographs: geometry, cropping, photometrics, masks."""

@@ -1,0 +1,88 @@
+"""What views a recipe asks for: plain data, one `ViewSpec` for each view, in the order in which they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dovetail.views.view import Role
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Changes of colour and sharpness, drawn for each image by itself; strengths as in torchvision's ColorJitter."""
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    jitter_p: float = 0.8
+    grey_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    solarise_p: float = 0.0
+    solarise_threshold: int = 128
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """One view: a random resized crop, a flip, photometrics.
+
+    `scale` is the crop's share of the photograph's area, `ratio` its width over height.
+    """
+
+    size_px: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    flip_p: float = 0.5
+    photometric: Photometric = field(default_factory=Photometric)
+    role: Role = "global"
+
+
+@dataclass(frozen=True)
+class QuerySpec:
+    """ADCLR's query patches: `count` crops of the photograph, each resized to one patch of the ViT."""
+
+    count: int = 10
+    size_px: int = 16
+    scale: tuple[float, float] = (0.05, 0.25)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_p: float = 0.5
+    photometric: Photometric = field(default_factory=Photometric)
+    independent: bool = False  # draw photometrics anew for every global view
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """iBOT's masks on global views: a share of patches in blocks, or no mask at all, drawn for each image and view."""
+
+    patch_px: int = 16
+    share: tuple[float, float] = (0.1, 0.5)
+    p: float = 0.5
+    shape: Literal["block", "random"] = "block"
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """All the views of one photograph in one step; global views first.
+
+    `min_overlap`: the second view is drawn again, up to `overlap_tries` times, until it shares at least this part of
+    its own target area with the first; then it is taken as it comes (SlotCon: 0.01 and 10 tries). 0 turns it off.
+    """
+
+    views: tuple[ViewSpec, ...]
+    min_overlap: float = 0.0
+    overlap_tries: int = 10
+    queries: QuerySpec | None = None
+    masks: MaskSpec | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        roles = [view.role for view in self.views]
+        if roles != sorted(roles):  # "global" < "local"
+            raise ValueError("global views come before local ones")

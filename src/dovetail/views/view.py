@@ -1,0 +1,109 @@
+"""A view: pixels and where they came from, and the geometry between views of one photograph.
+
+Shapes: B images, C channels, H x W pixels, S query patches, h x w patches of a ViT.
+Boxes are `(x1, y1, x2, y2)` in [0, 1] of the source photograph, x to the right, y down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Role = Literal["global", "local"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch of crops, one of each photograph, all of one size and role.
+
+    Attributes:
+        pixels: [B, C, H, W] float, normalised.
+        box: [B, 4] float32, the crop in the photograph's [0, 1] frame, before flipping.
+        flipped: [B] bool, whether the pixels were mirrored left to right after cropping.
+        source_px: [B, 2] float32, the photograph's (width, height) in pixels.
+        role: "global" or "local". Global views come first in a list of views.
+        mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
+        queries: [B, S, C, P, P] float, query patches (ADCLR); None without them.
+    """
+
+    pixels: Tensor
+    box: Tensor
+    flipped: Tensor
+    source_px: Tensor
+    role: Role = "global"
+    mask: Tensor | None = None
+    queries: Tensor | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
+        """Return the view with every tensor on `device`."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def without_mask(self) -> View:
+        """Return the view as the teacher sees it: nothing masked."""
+        return replace(self, mask=None)
+
+
+def overlap_box(a: View, b: View) -> Tensor:
+    """Return where `b` overlaps `a`, in `a`'s own pixels' [0, 1] frame: [B, 4] (x1, y1, x2, y2).
+
+    The frame is that of the pixels as the network sees them, so x is mirrored where `a` is flipped. Boxes of crops
+    that do not intersect have a negative extent (SlotCon's convention); `overlaps` tells.
+    """
+    left_top = torch.maximum(a.box[:, :2], b.box[:, :2])
+    right_bottom = torch.minimum(a.box[:, 2:], b.box[:, 2:])
+    size = a.box[:, 2:] - a.box[:, :2]
+    x1, y1 = ((left_top - a.box[:, :2]) / size).unbind(1)
+    x2, y2 = ((right_bottom - a.box[:, :2]) / size).unbind(1)
+    mirrored_x1, mirrored_x2 = 1 - x2, 1 - x1
+    x1, x2 = torch.where(a.flipped, mirrored_x1, x1), torch.where(a.flipped, mirrored_x2, x2)
+    return torch.stack([x1, y1, x2, y2], dim=1)
+
+
+def overlaps(box: Tensor) -> Tensor:
+    """Return [B] bool: whether overlap boxes [B, 4] have a positive width and height."""
+    return (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+
+
+def corners_px(view: View) -> Tensor:
+    """Return [B, 4] the centres of the crop's corner pixels over (width - 1, height - 1) (PixPro's frame).
+
+    x1 and x2 change places where the view is flipped, so the width is negative there (PixPro's convention).
+    """
+    extent = view.source_px - 1
+    x1, y1 = (view.box[:, :2] * view.source_px / extent).unbind(1)
+    x2, y2 = ((view.box[:, 2:] * view.source_px - 1) / extent).unbind(1)
+    x1, x2 = torch.where(view.flipped, x2, x1), torch.where(view.flipped, x1, x2)
+    return torch.stack([x1, y1, x2, y2], dim=1)
+
+
+def align(maps: Tensor, box: Tensor, flipped: Tensor) -> Tensor:
+    """Resample maps [B, C, H, W] on their overlap `box` [B, 4] and undo flips, so that cells of two views correspond.
+
+    Bilinear at bin centres with border clamp, which is what RoIAlign with one sample per bin computes when the box
+    is not larger than the map. Images whose box has no extent give zeros without a gradient (RoIAlign's convention);
+    mask them with `overlaps`.
+    """
+    batch, _, height, width = maps.shape
+    box = box.to(maps.dtype)
+    x = _bin_centres(box[:, 0], box[:, 2], width)  # [B, W]
+    y = _bin_centres(box[:, 1], box[:, 3], height)  # [B, H]
+    grid = torch.stack([x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width)], dim=-1)
+    aligned = torch.nn.functional.grid_sample(
+        maps, grid * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    aligned = torch.where(flipped[:, None, None, None], aligned.flip(3), aligned)
+    return torch.where(overlaps(box)[:, None, None, None], aligned, torch.zeros_like(aligned))
+
+
+def _bin_centres(low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Return [B, bins]: the centres of equal bins between `low` and `high` [B]."""
+    share = (torch.arange(bins, device=low.device, dtype=low.dtype) + 0.5) / bins
+    return low[:, None] + (high - low)[:, None] * share
