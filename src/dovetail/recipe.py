@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dovetail.errors import DovetailError
-from dovetail.heads import HeadSpec, Kind
+from dovetail.heads.base import HeadSpec, Kind
 from dovetail.objectives.objective import ObjectiveSpec
 from dovetail.schedules import Cosine, Schedule, WarmupCosine
 from dovetail.views.plan import ViewPlan

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dovetail.heads import HeadSpec
+from dovetail.heads.base import HeadSpec
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 

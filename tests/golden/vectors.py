@@ -1,0 +1,103 @@
+"""Reading golden vectors and comparing ours with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+FLOAT64_TOLERANCE = 1e-6
+FLOAT32_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One file of vectors: `name` as `slotcon_a`, the sidecar's content, the tensors (empty without a tensor file)."""
+
+    name: str
+    sidecar: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The hyper-parameters that made the numbers."""
+        return self.sidecar["config"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose name begins with `prefix.`, named without it."""
+        return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours against the expected values.
+
+    `tolerance` replaces the general one where the reference itself is less exact (float32 arithmetic, 8-bit pixels).
+    `scale` replaces the largest expected magnitude as what the error is relative to (sums that cancel to zero).
+    """
+
+    what: str
+    ours: Tensor
+    expected: Tensor
+    tolerance: float | None = None
+    scale: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Largest absolute difference over the largest expected magnitude."""
+        if self.ours.shape != self.expected.shape:
+            return float("inf")
+        if self.expected.numel() == 0:
+            return 0.0
+        ours, expected = self.ours.detach().double(), self.expected.double()
+        if not torch.isfinite(ours).all():
+            return float("inf")
+        scale = self.scale if self.scale is not None else max(float(expected.abs().max()), 1e-12)
+        return float((ours - expected).abs().max()) / scale
+
+    @property
+    def allowed(self) -> float:
+        """The largest error that counts as a match."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return FLOAT64_TOLERANCE if self.expected.dtype in (torch.float64, torch.bool) else FLOAT32_TOLERANCE
+
+
+def read_folder(folder: Path) -> Iterator[Golden]:
+    """Yield every file of vectors in `folder`, by name."""
+    for sidecar in sorted(folder.glob("*.json")):
+        tensor_file = sidecar.with_suffix(".safetensors")
+        yield Golden(
+            name=sidecar.stem,
+            sidecar=json.loads(sidecar.read_text(encoding="utf-8")),
+            tensors=load_file(tensor_file) if tensor_file.exists() else {},
+        )
+
+
+def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into `module` in float64; running statistics are the only thing that may be missing."""
+    module.double()
+    missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+    absent = [name for name in missing if name.rsplit(".", 1)[-1] not in BUFFERS]
+    if absent or unexpected:
+        raise KeyError(f"missing {absent}, unexpected {unexpected}")
+
+
+BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def gradients(module: nn.Module, prefix: str, expected: Mapping[str, Tensor]) -> Iterator[Comparison]:
+    """Compare the gradients of `module`'s parameters with `expected` (named as the parameters)."""
+    for name, parameter in module.named_parameters():
+        if name in expected:
+            ours = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            yield Comparison(f"grad {prefix}.{name}", ours, expected[name])
