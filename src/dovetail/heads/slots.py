@@ -51,5 +51,3 @@ class SlotHead(nn.Module):
         prototypes = F.normalize(at_least_float32(self.prototypes.weight), dim=1)  # [K, D]
         scores = F.conv2d(F.normalize(embedding, dim=1), prototypes[:, :, None, None])  # [B, K, H, W]
         return SlotOutput(embedding, scores)
-
-
