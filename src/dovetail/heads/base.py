@@ -11,9 +11,11 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Kind = Literal["map", "tokens", "vector"]
@@ -94,3 +96,8 @@ def init_truncated_normal(module: nn.Module, std: float) -> None:
 def at_least_float32(value: Tensor) -> Tensor:
     """Return half-precision values as float32, and float32 or float64 as they are."""
     return value.float() if value.dtype.itemsize < 4 else value
+
+
+def full_precision(value: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast on `value`'s device: matrix products of float32 stay float32 in it."""
+    return torch.autocast(value.device.type, enabled=False)

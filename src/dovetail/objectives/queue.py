@@ -1,0 +1,45 @@
+"""A queue of keys: the negatives of earlier batches (MoCo, arXiv 1911.05722, section 3.2).
+
+Shapes: B keys, D of the embedding, K length of the queue.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.distributed import gather
+from dovetail.errors import DovetailError
+
+
+class Queue(nn.Module):
+    """`vectors` [D, K]: unit columns, oldest first from `pointer` [1] on; random until they are overwritten.
+
+    The batch need not divide the length: a batch that reaches the end goes on at the start.
+    """
+
+    vectors: Tensor
+    pointer: Tensor
+
+    def __init__(self, dim: int, length: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise DovetailError(f"The queue's length is {length}; give it at least 1.")
+        self.register_buffer("vectors", F.normalize(torch.randn(dim, length), dim=0))
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
+
+    def negatives(self) -> Tensor:
+        """Return a copy of `vectors`, so that `push` before the backward pass does not disturb it."""
+        return self.vectors.clone()
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Overwrite the oldest columns with `keys` [B, D] of all ranks, in rank order; of more than K the last K."""
+        length = self.vectors.shape[1]
+        keys = gather(keys.detach()).to(self.vectors.dtype)  # [ranks * B, D]
+        kept = keys[-length:]
+        start = self.pointer + (len(keys) - len(kept))
+        columns = (start + torch.arange(len(kept), device=start.device)) % length
+        self.vectors.index_copy_(1, columns, kept.T)
+        self.pointer.add_(len(keys)).remainder_(length)
