@@ -1,17 +1,19 @@
 """The contract of networks: a view in, a dictionary of named taps out.
 
-Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder maps at strides 2**0..2**5. `out` is
-another name for the decoder's finest map. A ViT has `cls` (vector), `patches` (tokens), `queries` (tokens).
+Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder maps at strides 2**0..2**5. A ViT has
+`cls` (vector), `patches` (tokens), `queries` (tokens).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dovetail.errors import DovetailError
 from dovetail.recipe import LateralDropout, Tap
 from dovetail.views.view import View
 
@@ -27,6 +29,8 @@ class Network(nn.Module, ABC):
         decoder_prefixes: Prefixes of decoder parameters; empty for an encoder alone.
         constructor: The exact Python call that makes `model`, for the example and `model.json`.
         size_multiple: Height and width of the pixels must be a multiple of this.
+        in_channels: Channels of the pixels.
+        unreached: Parameters of `model` that `prune` found no tap in use to reach.
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
     """
 
@@ -36,11 +40,40 @@ class Network(nn.Module, ABC):
     decoder_prefixes: tuple[str, ...]
     constructor: str
     size_multiple: int = 32
+    in_channels: int = 3
+    unreached: tuple[str, ...] = ()
     lateral_dropout: LateralDropout | None = None
 
     @abstractmethod
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need."""
+
+    def prune(self, taps: Collection[str]) -> None:
+        """Freeze every parameter that none of the `taps` reaches, found by one small forward and backward pass.
+
+        Distributed training needs a gradient for every trainable parameter. Frozen ones stay in the module and its
+        state, so that it can be exported whole.
+        """
+        self.requires_grad_(True)
+        training = self.training
+        self.eval()  # keep BatchNorm's statistics as they are
+        outputs = self(self.probe_view(), taps)
+        torch.stack([value.float().sum() for value in outputs.values()]).sum().backward()
+        self.train(training)
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+        self.unreached = tuple(name for name, value in self.model.named_parameters() if not value.requires_grad)
+
+    def probe_view(self) -> View:
+        """Return one small image of zeros, to find out what is reached and how large it is."""
+        side = 2 * self.size_multiple
+        return View(
+            pixels=torch.zeros(1, self.in_channels, side, side),
+            box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+            flipped=torch.zeros(1, dtype=torch.bool),
+            source_px=torch.full((1, 2), float(side)),
+        )
 
     def drop_laterals(self, laterals: list[Tensor]) -> list[Tensor]:
         """Apply `lateral_dropout` to decoder inputs, finest first; the last one, the deepest, is never dropped.
@@ -59,3 +92,17 @@ def drop_lateral(lateral: Tensor, rule: LateralDropout) -> Tensor:
         return F.dropout2d(lateral, rule.p, training=True)
     keep = (lateral.new_empty(()).uniform_() >= rule.p).to(lateral.dtype)  # one coin for the batch
     return lateral * keep
+
+
+def decoder_taps(taps: Mapping[str, Tap]) -> list[str]:
+    """Return the names of the decoder's maps, finest first."""
+    maps = [(tap.stride, name) for name, tap in taps.items() if tap.part == "decoder" and tap.kind == "map"]
+    return [name for _, name in sorted(maps)]
+
+
+def deepest_encoder_tap(taps: Mapping[str, Tap]) -> str:
+    """Return the name of the encoder's map with the largest stride."""
+    maps = [(tap.stride, name) for name, tap in taps.items() if tap.part == "encoder" and tap.kind == "map"]
+    if not maps:
+        raise DovetailError(f"The model has no encoder map to pre-train, only {', '.join(taps)}; choose another method.")
+    return max(maps)[1]
