@@ -7,7 +7,7 @@ lost on resume.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,14 @@ def value_at(schedule: Schedule, moment: Moment) -> float:
     if isinstance(schedule, (int, float)):
         return float(schedule)
     return schedule(moment)
+
+
+def scaled(schedule: Schedule, factor: float) -> Schedule:
+    """Return the schedule with all its values multiplied by `factor`."""
+    if isinstance(schedule, (int, float)):
+        return schedule * factor
+    if isinstance(schedule, WarmupCosine):
+        return replace(
+            schedule, start=schedule.start * factor, peak=schedule.peak * factor, end=schedule.end * factor
+        )
+    return replace(schedule, start=schedule.start * factor, end=schedule.end * factor)

@@ -96,8 +96,14 @@ BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
 
 
 def gradients(module: nn.Module, prefix: str, expected: Mapping[str, Tensor]) -> Iterator[Comparison]:
-    """Compare the gradients of `module`'s parameters with `expected` (named as the parameters)."""
-    for name, parameter in module.named_parameters():
-        if name in expected:
-            ours = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            yield Comparison(f"grad {prefix}.{name}", ours, expected[name])
+    """Compare the gradients of `module`'s parameters with `expected` (named as the parameters).
+
+    A bias in front of BatchNorm has a gradient of zero up to rounding, so errors are relative to at least a millionth
+    of the module's largest gradient.
+    """
+    named = {name: parameter for name, parameter in module.named_parameters() if name in expected}
+    largest = max((float(expected[name].abs().max()) for name in named), default=0.0)
+    for name, parameter in named.items():
+        ours = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        scale = max(float(expected[name].abs().max()), 1e-6 * largest)
+        yield Comparison(f"grad {prefix}.{name}", ours, expected[name], scale=scale)

@@ -58,7 +58,7 @@ class Network(nn.Module, ABC):
         training = self.training
         self.eval()  # keep BatchNorm's statistics as they are
         outputs = self(self.probe_view(), taps)
-        torch.stack([value.float().sum() for value in outputs.values()]).sum().backward()
+        torch.autograd.backward([value.float().sum() for value in outputs.values()])
         self.train(training)
         for parameter in self.parameters():
             parameter.requires_grad_(parameter.grad is not None)

@@ -1,0 +1,163 @@
+"""SlotCon's objective: group pixels into slots, and contrast the slots (arXiv 2205.15288, sections 3.2 and 3.3).
+
+    group(a, b) = - mean over cells of  softmax((s'_b - c) / t') . log softmax(s_a / t)
+    slot(a, b)  = 2 T mean over rows of CE(cos(predictor(slot_a), slot'_b) / T, same image and prototype)
+    loss        = w [group(1, 2) + group(2, 1)] + (1 - w) [slot(1, 2) + slot(2, 1)]
+
+with s the cosine scores on the two views' overlap, primes for the teacher, c the centre. A slot takes part where it
+wins at least one cell of the full view, in the student's view and in the teacher's.
+
+Departures from the official code:
+* Images whose crops do not overlap are left out of the group loss. There they add a constant without gradient and
+  count in the mean; `reference_disjoint_crops` brings that back.
+* Where no slot is common (or one alone, which BatchNorm cannot take) the slot loss is a zero with a graph; there it is
+  NaN or an error.
+
+Shapes: B images, D embedding, K prototypes, H x W cells, M rows that take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from dovetail.distributed import gather, mean_over_ranks, rank, world_size
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, at_least_float32, mlp
+from dovetail.heads.slots import SlotHeadSpec, SlotOutput
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero
+from dovetail.schedules import Moment
+from dovetail.views.view import View, align, overlap_box, overlaps
+
+
+@dataclass(frozen=True)
+class SlotSpec(ObjectiveSpec):
+    """Temperatures and weights of SlotCon; defaults of the official code.
+
+    Attributes:
+        student_temperature: t of the student's scores.
+        teacher_temperature: t' of the teacher's scores.
+        grouping_temperature: Of the assignment of cells to slots, in both branches.
+        contrast_temperature: T of the slot loss.
+        group_weight: w in [0, 1].
+        centre_momentum: Of the running mean of the teacher's scores.
+        predictor_hidden: Width of the slot predictor's hidden layers.
+        reference_disjoint_crops: See above; changes the loss of batches with crops that do not overlap.
+    """
+
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    grouping_temperature: float = 0.07
+    contrast_temperature: float = 0.2
+    group_weight: float = 0.5
+    centre_momentum: float = 0.9
+    predictor_hidden: int = 4096
+    reference_disjoint_crops: bool = False
+
+    def build(self, head: HeadSpec) -> SlotObjective:
+        if not isinstance(head, SlotHeadSpec):
+            raise DovetailError(f"SlotCon's objective needs a slot head; found {type(head).__name__}.")
+        return SlotObjective(self, head)
+
+
+class SlotObjective(Objective):
+    """Compares `SlotOutput`s of two global views. State: the predictor and the centre [1, K]."""
+
+    centre: Tensor
+
+    def __init__(self, spec: SlotSpec, head: SlotHeadSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        widths = (head.dim, spec.predictor_hidden, spec.predictor_hidden, head.dim)
+        self.predictor = mlp(widths, activation="gelu", init_std=0.02)
+        self.register_buffer("centre", torch.zeros(1, head.prototypes))
+
+    def forward(
+        self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        if len(student) != 2 or len(teacher) != 2:
+            raise DovetailError(f"SlotCon compares two global views; found {len(views)}.")
+        boxes = (overlap_box(views[0], views[1]), overlap_box(views[1], views[0]))
+        return self.compare(student, teacher, boxes, (views[0].flipped, views[1].flipped))
+
+    def compare(
+        self,
+        student: Sequence[SlotOutput],
+        teacher: Sequence[SlotOutput],
+        boxes: Sequence[Tensor],
+        flips: Sequence[Tensor],
+    ) -> Loss:
+        """Return the loss for two views whose overlap lies at `boxes` [B, 4] in each one's frame."""
+        group = self.group(student[0], teacher[1], boxes, flips) + self.group(
+            student[1], teacher[0], boxes[::-1], flips[::-1]
+        )
+        slot = self.slot(student[0], teacher[1]) + self.slot(student[1], teacher[0])
+        weight = self.spec.group_weight
+        return Loss(weight * group + (1 - weight) * slot, {"group": group, "slot": slot})
+
+    def group(
+        self, student: SlotOutput, teacher: SlotOutput, boxes: Sequence[Tensor], flips: Sequence[Tensor]
+    ) -> Tensor:
+        """Return group(a, b): the teacher's assignment of overlapping cells as the student's target."""
+        seen = align(student.scores, boxes[0], flips[0])  # [B, K, H, W]
+        target = align(teacher.scores, boxes[1], flips[1])
+        target = F.softmax((target - self.centre[:, :, None, None]) / self.spec.teacher_temperature, dim=1)
+        entropy = -(target * F.log_softmax(seen / self.spec.student_temperature, dim=1)).sum(1)  # [B, H, W]
+        if self.spec.reference_disjoint_crops:
+            return entropy.mean()
+        valid = overlaps(boxes[0]).to(entropy.dtype)  # [B]
+        return (entropy.mean((1, 2)) * valid).sum() / valid.sum().clamp(min=1)
+
+    def slot(self, student: SlotOutput, teacher: SlotOutput) -> Tensor:
+        """Return slot(a, b): each common slot finds its own among all active slots of the teacher's batch."""
+        student_active, teacher_active = active(student.scores), active(teacher.scores)  # [B, K]
+        common = student_active & teacher_active
+        slots = self.slots(student)  # [B, K, D]
+        if not enough_rows(common):
+            return connected_zero(slots, *self.predictor.parameters())
+        queries = F.normalize(at_least_float32(self.predictor(slots[common])), dim=1)  # [M, D]
+        keys, labels = self.keys(teacher, teacher_active, common)
+        logits = queries @ keys.T / self.spec.contrast_temperature
+        return F.cross_entropy(logits, labels) * (2 * self.spec.contrast_temperature)
+
+    def keys(self, teacher: SlotOutput, teacher_active: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all ranks' active teacher slots as unit rows, and for each common slot of this rank its row."""
+        all_active = gather(teacher_active)  # [ranks * B, K]
+        all_slots = gather(self.slots(teacher))  # [ranks * B, K, D]
+        row = (all_active.flatten().cumsum(0) - 1).view_as(all_active)
+        batch = common.shape[0]
+        own = row[rank() * batch : (rank() + 1) * batch]
+        return F.normalize(all_slots[all_active], dim=1), own[common]
+
+    def slots(self, output: SlotOutput) -> Tensor:
+        """Return [B, K, D]: the mean embedding of the cells of each slot, weighted by their assignment to it."""
+        assignment = F.softmax(output.scores.flatten(2) / self.spec.grouping_temperature, dim=1) + 1e-6  # [B, K, HW]
+        assignment = assignment / assignment.sum(2, keepdim=True)
+        return assignment @ output.embedding.flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def update(self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput]) -> None:
+        """Move the centre towards the mean of the teacher's scores over both whole views and all ranks."""
+        mean = torch.stack([output.scores.mean((0, 2, 3)) for output in teacher]).mean(0, keepdim=True)
+        self.centre.lerp_(mean_over_ranks(mean).to(self.centre.dtype), 1 - self.spec.centre_momentum)
+
+
+def active(scores: Tensor) -> Tensor:
+    """Return [B, K] bool: the slots that win at least one cell of [B, K, H, W] scores."""
+    winner = scores.flatten(2).argmax(1)  # [B, HW]
+    won = torch.zeros(scores.shape[:2], dtype=torch.bool, device=scores.device)
+    return won.scatter_(1, winner, True)
+
+
+def enough_rows(common: Tensor) -> bool:
+    """Whether every rank has the two rows that BatchNorm needs; the same answer on all ranks, as they must agree."""
+    count = common.sum()
+    if world_size() > 1:
+        dist.all_reduce(count, op=dist.ReduceOp.MIN)
+    return cast(int, count.item()) >= 2

@@ -1,0 +1,134 @@
+"""DeCon (arXiv 2503.17526): any encoder-only method becomes joint pre-training of encoder and decoder.
+
+    L = alpha L_encoder + (1 - alpha) mean over levels of L_level
+
+Every level of the decoder has its own head and its own objective, of the same form as the encoder's. One level is
+DeCon-SL, all of them with dropout on the laterals DeCon-ML. `decon` takes a recipe and returns a recipe, so that it
+works over any base and any decoder.
+
+Departures from the authors' code, as far as it is known: the teacher's momentum counter advances once per step, not
+twice (`reference_double_momentum_counter`), and the teacher's decoder prototypes move with the rest
+(`reference_frozen_prototypes`). Expected: over SlotCon (ResNet-50, COCO) +0.37 box AP and +0.32 mask AP on COCO, +1.42
+mIoU on VOC, +0.50 on Cityscapes (abstract, version 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from dovetail.errors import DovetailError
+from dovetail.heads.slots import SlotHeadSpec
+from dovetail.networks.network import decoder_taps
+from dovetail.recipe import LateralDropout, Recipe, SameHead, Tap, Term
+from dovetail.schedules import scaled
+
+KEPT_CELLS = 14  # heads on larger maps are recomputed in the backward pass
+
+
+def decon(
+    base: Recipe,
+    taps: Mapping[str, Tap],
+    *,
+    name: str = "decon",
+    decoder: Recipe | None = None,
+    levels: str = "finest",
+    alpha: float = 0.5,
+    lateral_dropout: float = 0.0,
+    lateral_dropout_kind: Literal["channel", "path"] = "channel",
+    decoder_prototypes: int = 0,
+    decoder_grid: int = 56,
+    reference_double_momentum_counter: bool = False,
+    reference_frozen_prototypes: bool = False,
+) -> Recipe:
+    """Return `base` with its terms on maps repeated on levels of the decoder.
+
+    Args:
+        base: The recipe of the encoder.
+        taps: The model's taps.
+        name: The new recipe's name.
+        decoder: Whose terms are repeated on the decoder; `base` itself unless given.
+        levels: "finest", "all", or names of decoder taps joined by commas, such as "p2,p3".
+        alpha: Weight of the encoder's terms in [0, 1); the decoder's have the rest in equal parts. At 0 the encoder
+            has no terms and learns through the decoder alone.
+        lateral_dropout: Probability in [0, 1) of dropping what the decoder takes from shallower encoder maps.
+        lateral_dropout_kind: "channel" for single channels, "path" for the whole lateral.
+        decoder_prototypes: Prototypes of slot heads on the decoder; 0 for as many as on the encoder.
+        decoder_grid: Decoder maps with more cells on a side are average-pooled to it before the head.
+        reference_double_momentum_counter: See the module's text; the momentum reaches 1 at half of the run.
+        reference_frozen_prototypes: See the module's text; the teacher's decoder prototypes stay random.
+    """
+    check_shares(alpha, lateral_dropout)
+    chosen = choose_levels(taps, levels)
+    repeated = [term for term in (decoder or base).terms if on_maps(decoder or base, term)]
+    if not repeated:
+        raise DovetailError(
+            f"Method {(decoder or base).name!r} compares no maps, so nothing can be repeated on the decoder; "
+            f"use '{base.name}+decon-sl'."
+        )
+    encoder_terms = [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
+    share = (1 - alpha) / len(chosen)
+    decoder_terms = [
+        on_level(decoder or base, term, tap, share, decoder_grid, decoder_prototypes)
+        for tap in chosen
+        for term in repeated
+    ]
+    return replace(
+        base,
+        name=name,
+        terms=(*encoder_terms, *decoder_terms),
+        views=replace(base.views, min_overlap=max(base.views.min_overlap, (decoder or base).views.min_overlap)),
+        lateral_dropout=LateralDropout(lateral_dropout, lateral_dropout_kind) if lateral_dropout else None,
+        reference_double_momentum_counter=reference_double_momentum_counter,
+        reference_frozen_teacher=r"^heads\.decoder_.*prototypes" if reference_frozen_prototypes else None,
+    )
+
+
+def check_shares(alpha: float, lateral_dropout: float) -> None:
+    """Raise `DovetailError` for weights and probabilities outside their range."""
+    if not 0 <= alpha <= 1:
+        raise DovetailError(f"alpha is {alpha:g}; it is the encoder's share of the loss, from 0 up to below 1.")
+    if alpha == 1:
+        raise DovetailError("alpha 1 leaves the decoder without a loss; use the base method by itself for that.")
+    if not 0 <= lateral_dropout < 1:
+        raise DovetailError(f"lateral_dropout is {lateral_dropout:g}; it is a probability, from 0 up to below 1.")
+
+
+def choose_levels(taps: Mapping[str, Tap], levels: str) -> list[str]:
+    """Return the decoder taps that `levels` names, finest first."""
+    available = decoder_taps(taps)
+    if not available:
+        raise DovetailError("This model has no decoder to pre-train; name one, such as smp/unet/resnet50.")
+    if levels == "finest":
+        return available[:1]
+    if levels == "all":
+        return available
+    named = [level.strip() for level in levels.split(",")]
+    wrong = [level for level in named if level not in available]
+    if wrong:
+        raise DovetailError(f"The decoder has no level {wrong[0]!r}; it has {', '.join(available)}.")
+    return named
+
+
+def on_maps(recipe: Recipe, term: Term) -> bool:
+    """Whether a term's head can sit on a map."""
+    return not isinstance(term.head, SameHead) and "map" in recipe.head_of(term).kinds
+
+
+def on_level(recipe: Recipe, term: Term, tap: str, share: float, grid: int, prototypes: int) -> Term:
+    """Return `term` on a decoder tap, with a fresh head and objective."""
+    head = recipe.head_of(term)
+    if prototypes and isinstance(head, SlotHeadSpec):
+        head = replace(head, prototypes=prototypes)
+    suffix = "" if term.name == "encoder" else f"_{term.name}"
+    return replace(
+        term,
+        name=f"decoder_{tap}{suffix}",
+        tap=tap,
+        head=head,
+        weight=scaled(term.weight, share),
+        grid=grid,
+        checkpoint_head=grid > KEPT_CELLS,
+        roles=("global",),
+    )

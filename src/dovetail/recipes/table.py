@@ -1,0 +1,147 @@
+"""The one table of methods, and the rule by which names are composed.
+
+    BASE                         slotcon, densecl, simclr, dino ...
+    adclr-BASE                   query patches over dino or ibot
+    decon-sl[-BASE]              one level of the decoder, over slotcon unless a base is named
+    decon-ml[-BASE]              all levels, with dropout on the laterals
+    METHOD+decon-sl[-BASE]       METHOD on the encoder, BASE (else slotcon) on the decoder; `+decon` is `+decon-sl`
+
+Options are keyword arguments of the functions that a name is composed of, in one namespace.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.recipe import Recipe, Tap
+from dovetail.recipes.decon import decon
+
+
+@dataclass(frozen=True)
+class Method:
+    """A base method: the function that makes its recipe, and what there is to know about it."""
+
+    module: str
+    family: Literal["dense", "image", "tokens"]
+    title: str
+    paper: str
+    year: int
+    needs: str = "any encoder"
+
+    def function(self, name: str) -> Callable[..., Recipe]:
+        """Return the recipe function, importing its module."""
+        functions: dict[str, Callable[..., Recipe]] = importlib.import_module(self.module).METHODS
+        return functions[name]
+
+
+METHODS: dict[str, Method] = {
+    "slotcon": Method("dovetail.recipes.slots", "dense", "SlotCon", "arXiv 2205.15288", 2022),
+}
+
+DECON_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sl": {"levels": "finest"},
+    "ml": {"levels": "all", "lateral_dropout": 0.5},
+}
+DECON_INTERNAL = {"base", "taps", "name", "decoder"}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A method's name taken apart.
+
+    Attributes:
+        base: Name of the base method on the encoder.
+        adclr: Whether query patches are added to it.
+        decon: None, "sl" or "ml".
+        decoder: Name of the base method on the decoder, where it is another one.
+    """
+
+    base: str
+    adclr: bool = False
+    decon: str | None = None
+    decoder: str | None = None
+
+
+def parse(name: str) -> Composition:
+    """Return what a method's name is composed of; raise `DovetailError` with the nearest name for a wrong one."""
+    encoder, plus, decoder = name.partition("+")
+    if plus:
+        left, right = parse(encoder), parse(decoder + "-sl" if decoder == "decon" else decoder)
+        if left.decon or right.decon is None or right.decoder:
+            raise DovetailError(f"{name!r} is not METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
+        return Composition(left.base, left.adclr, right.decon, right.base)
+    for level in DECON_DEFAULTS:
+        if name == f"decon-{level}" or name.startswith(f"decon-{level}-"):
+            return Composition(known_base(name, name.removeprefix(f"decon-{level}")[1:] or "slotcon"), decon=level)
+    if "adclr" in examples() and (name == "adclr" or name.startswith("adclr-")):
+        return Composition(known_base(name, name.removeprefix("adclr")[1:] or "dino"), adclr=True)
+    return Composition(known_base(name, name))
+
+
+def known_base(name: str, base: str) -> str:
+    """Return `base` if the table has it."""
+    if base not in METHODS:
+        raise unknown_name("method", name, examples())
+    return base
+
+
+def examples() -> list[str]:
+    """Return the names of all base methods and the usual compositions."""
+    composed = [f"decon-{level}" for level in DECON_DEFAULTS]
+    composed += [f"decon-{level}-{name}" for level in DECON_DEFAULTS for name in METHODS if name != "slotcon"]
+    return [*METHODS, *composed]
+
+
+def functions_of(composition: Composition) -> list[tuple[Callable[..., Any], set[str]]]:
+    """Return the functions that a composition calls, each with the parameters that are not options."""
+    functions: list[tuple[Callable[..., Any], set[str]]] = [
+        (METHODS[composition.base].function(composition.base), {"taps"})
+    ]
+    if composition.decoder and composition.decoder != composition.base:
+        functions.append((METHODS[composition.decoder].function(composition.decoder), {"taps"}))
+    if composition.decon:
+        functions.append((decon, DECON_INTERNAL))
+    return functions
+
+
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """Return the options that a method takes, with their defaults."""
+    composition = parse(name)
+    options: dict[str, inspect.Parameter] = {}
+    for function, internal in functions_of(composition):
+        for option, parameter in inspect.signature(function).parameters.items():
+            if option not in internal and option not in options:
+                options[option] = parameter
+    for option, default in DECON_DEFAULTS.get(composition.decon or "", {}).items():
+        options[option] = options[option].replace(default=default)
+    return options
+
+
+def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe of a method for a model with `taps`.
+
+    Raises:
+        DovetailError: For an unknown method or option, or one that does not fit the model.
+    """
+    composition, given = parse(name), dict(options or {})
+    known = options_of(name)
+    for option in given:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
+
+    def call(function: Callable[..., Recipe], *arguments: Any, **extra: Any) -> Recipe:
+        takes = inspect.signature(function).parameters
+        return function(*arguments, **extra, **{key: value for key, value in given.items() if key in takes})
+
+    recipe = call(METHODS[composition.base].function(composition.base), taps)
+    if composition.decon:
+        given = DECON_DEFAULTS[composition.decon] | given
+        other = composition.decoder
+        decoder = call(METHODS[other].function(other), taps) if other and other != composition.base else None
+        recipe = call(decon, recipe, taps, name=name, decoder=decoder)
+    return recipe

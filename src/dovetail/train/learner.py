@@ -1,0 +1,241 @@
+"""The learner: a student branch, a teacher branch, and the weighted sum of a recipe's terms.
+
+A branch is a network and its heads. The teacher is a deep copy of the student branch, moved once per optimiser step by
+one strict exponential moving average over all of it, so a head without a moving teacher cannot be written.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dovetail.networks.network import Network
+from dovetail.objectives.objective import Loss, Objective
+from dovetail.recipe import Recipe, SameHead, Term
+from dovetail.schedules import Moment, value_at
+from dovetail.train.recompute import recomputed
+from dovetail.train.shuffle import shuffled_across_ranks
+from dovetail.views.view import View
+
+Outputs = dict[str, list[Any]]
+
+
+class Branch(nn.Module):
+    """A network and the heads of a recipe's terms: views -> for each term, the head's output for each of its views."""
+
+    def __init__(self, recipe: Recipe, network: Network) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = network
+        self.network.lateral_dropout = recipe.lateral_dropout
+        self.heads = nn.ModuleDict(
+            {
+                term.name: term.head.build(network.taps[term.tap].channels)
+                for term in recipe.terms
+                if not isinstance(term.head, SameHead)
+            }
+        )
+
+    def forward(self, views: Sequence[View]) -> Outputs:
+        taps = self.taps_of(views)
+        outputs: Outputs = {}
+        for term in self.recipe.terms:
+            inputs = [at[term.tap] for view, at in zip(views, taps, strict=True) if view.role in term.roles]
+            outputs[term.name] = self.through_head(term, inputs)
+        return outputs
+
+    def taps_of(self, views: Sequence[View]) -> list[dict[str, Tensor]]:
+        """Return every view's taps, from one forward pass per view or per size of view."""
+        if self.recipe.forward_views == "per_view":
+            return [self.network(view, self.needed(view)) for view in views]
+        taps: list[dict[str, Tensor]] = [{} for _ in views]
+        for indices in same_kind([view_kind(view) for view in views]):
+            joint = concatenate([views[index] for index in indices])
+            answer = self.network(joint, self.needed(joint))
+            for tap, value in answer.items():
+                for index, part in zip(indices, value.chunk(len(indices)), strict=True):
+                    taps[index][tap] = part
+        return taps
+
+    def needed(self, view: View) -> Collection[str]:
+        """Return the taps that some term reads from this view."""
+        return {term.tap for term in self.recipe.terms if view.role in term.roles}
+
+    def through_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
+        """Return the head's output for each input; one pass for all of one shape where views go "per_size"."""
+        head = self.heads[term.head.term if isinstance(term.head, SameHead) else term.name]
+        run = recomputed(head) if term.checkpoint_head and torch.is_grad_enabled() else head
+        inputs = [pool_to_grid(value, term.grid) for value in inputs]
+        if self.recipe.forward_views == "per_view":
+            return [run(value) for value in inputs]
+        return apply_together(run, inputs)
+
+
+class Learner(nn.Module):
+    """Everything that a run trains, keeps and saves. The only module that is wrapped for distributed training.
+
+    Use: `loss = learner(views, moment)`, backward, `learner.update()` once per micro-batch, optimiser step,
+    `learner.move_teacher(moment)` once per optimiser step with the number of steps then done.
+    """
+
+    def __init__(self, recipe: Recipe, network: Network) -> None:
+        super().__init__()
+        recipe.check(network.taps)
+        network.prune({term.tap for term in recipe.terms})
+        self.recipe = recipe
+        self.student = Branch(recipe, network)
+        self.objectives = nn.ModuleDict(
+            {term.name: term.objective.build(recipe.head_of(term)) for term in recipe.terms}
+        )
+        self.teacher: Branch | None = None
+        if recipe.teacher_momentum is not None:
+            self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self._pending: list[tuple[Objective, list[Any], list[Any]]] = []
+
+    def forward(self, views: Sequence[View], moment: Moment) -> Loss:
+        """Return the weighted sum of the terms, and every term's raw parts as "TERM/PART" (with "TERM/loss")."""
+        student, teacher = self.student(views), self.targets(views)
+        total: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        self._pending = []
+        for term in self.recipe.terms:
+            objective = self.objectives[term.name]
+            seen = [view for view in views if view.role in term.roles]
+            loss: Loss = objective(student[term.name], teacher.get(term.name, []), seen, moment)
+            weighted = loss.total * value_at(term.weight, moment)
+            total = weighted if total is None else total + weighted
+            parts |= {f"{term.name}/{part}": value.detach() for part, value in loss.parts.items()}
+            parts[f"{term.name}/loss"] = loss.total.detach()
+            self._pending.append((objective, student[term.name], teacher.get(term.name, [])))  # type: ignore[arg-type]
+        assert total is not None  # a recipe has at least one term
+        return Loss(total, parts)
+
+    @torch.no_grad()
+    def targets(self, views: Sequence[View]) -> Outputs:
+        """Return the teacher's outputs, of the views and without the masks that it does not see."""
+        if self.teacher is None:
+            return {}
+        seen = [view.without_mask() for view in views if view.role in self.recipe.teacher_views]
+        if self.recipe.shuffle_batch_norm:
+            return shuffled_across_ranks(self.teacher, seen)
+        outputs: Outputs = self.teacher(seen)
+        return outputs
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move queues and centres by the last micro-batch. Call after backward, which still needs their old values."""
+        for objective, student, teacher in self._pending:
+            objective.update(pytree.tree_map_only(Tensor, torch.Tensor.detach, student), teacher)
+        self._pending = []
+
+    def momentum(self, moment: Moment, *, decoder: bool = False) -> float:
+        """Return the teacher's momentum at `moment`; of its decoder, which differs under one reference flag."""
+        schedule = self.recipe.teacher_momentum
+        if schedule is None:
+            return 0.0
+        if self.recipe.reference_double_momentum_counter:
+            moment = replace(moment, step=2 * moment.step + int(decoder))
+        return value_at(schedule, moment)
+
+    @torch.no_grad()
+    def move_teacher(self, moment: Moment) -> None:
+        """Move the whole teacher branch towards the student's, once."""
+        if self.teacher is None:
+            return
+        frozen = self.recipe.reference_frozen_teacher
+        for decoder in (False, True):
+            names = [
+                name
+                for name, _ in self.student.named_parameters()
+                if self.in_decoder(name) is decoder and not (frozen and re.search(frozen, name))
+            ]
+            source = dict(self.student.named_parameters())
+            target = dict(self.teacher.named_parameters())
+            momentum = self.momentum(moment, decoder=decoder)
+            average_into([target[name] for name in names], [source[name] for name in names], momentum)
+        self.move_buffers(self.momentum(moment))
+
+    def in_decoder(self, name: str) -> bool:
+        """Whether a branch's parameter belongs to the decoder or to a head on it."""
+        if name.startswith("heads."):
+            term = name.split(".")[1]
+            tap = next(one.tap for one in self.recipe.terms if one.name == term)
+            return self.student.network.taps[tap].part == "decoder"
+        return name.startswith(tuple(f"network.model.{prefix}" for prefix in self.student.network.decoder_prefixes))
+
+    def move_buffers(self, momentum: float) -> None:
+        """Move the teacher's BatchNorm statistics by the recipe's rule."""
+        rule = self.recipe.teacher_buffers
+        if rule == "own" or self.teacher is None:
+            return
+        pairs = list(zip(self.teacher.buffers(), self.student.buffers(), strict=True))
+        for target, source in pairs:
+            if rule == "averaged" and target.is_floating_point():
+                target.lerp_(source, 1 - momentum)
+            else:
+                target.copy_(source)
+
+    @property
+    def exported(self) -> Network:
+        """The network of the branch that the recipe exports."""
+        if self.recipe.export == "teacher" and self.teacher is not None:
+            return self.teacher.network
+        return self.student.network
+
+
+def average_into(target: list[Tensor], source: list[Tensor], momentum: float) -> None:
+    """Set `target = momentum * target + (1 - momentum) * source` for all tensors in one pass."""
+    if target:
+        torch._foreach_lerp_(target, [value.detach() for value in source], 1 - momentum)
+
+
+def pool_to_grid(value: Tensor, grid: int | None) -> Tensor:
+    """Average-pool maps [B, C, H, W] larger than `grid` cells on a side to it; others pass."""
+    if grid is None or value.dim() != 4 or max(value.shape[2:]) <= grid:
+        return value
+    height, width = (min(side, grid) for side in value.shape[2:])
+    return F.adaptive_avg_pool2d(value, (height, width))
+
+
+def apply_together(run: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[Any]:
+    """Return `run` of each input; inputs of one shape go through in one call, so BatchNorm sees them together."""
+    outputs: list[Any] = [None] * len(inputs)
+    for indices in same_kind([tuple(value.shape) for value in inputs]):
+        answer = run(torch.cat([inputs[index] for index in indices]))
+        leaves, structure = pytree.tree_flatten(answer)
+        pieces = [leaf.chunk(len(indices)) for leaf in leaves]
+        for place, index in enumerate(indices):
+            outputs[index] = pytree.tree_unflatten([piece[place] for piece in pieces], structure)
+    return outputs
+
+
+def same_kind(kinds: Sequence[Any]) -> list[list[int]]:
+    """Return the indices of equal kinds together, in order of first appearance."""
+    groups: dict[Any, list[int]] = {}
+    for index, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(index)
+    return list(groups.values())
+
+
+def view_kind(view: View) -> tuple[Any, ...]:
+    """Return what must agree for views to go through the network together."""
+    return view.role, tuple(view.pixels.shape), view.mask is None, view.queries is None
+
+
+def concatenate(views: Sequence[View]) -> View:
+    """Return views of one kind as one batch."""
+    first = views[0]
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(view, name) for view in views])
+        for name, value in vars(first).items()
+        if isinstance(value, Tensor)
+    }
+    return replace(first, **joined)
