@@ -1,0 +1,199 @@
+"""Optimisers from a recipe's `OptimiserSpec`: parameter groups by rule, hyperparameters as pure functions of the step.
+
+Nothing here waits for the device: norms and trust ratios stay tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dovetail.recipe import OptimiserSpec, ParameterRule
+from dovetail.schedules import Moment, value_at
+
+CLIP_EPSILON = 1e-6  # as in `torch.nn.utils.clip_grad_norm_` and in DINO
+
+
+class Lars(Optimizer):
+    """Layer-wise adaptive rate scaling with heavy-ball momentum (You et al. 2017, arXiv 1708.03888), as SlotCon has it.
+
+    For a parameter p with gradient g: `g <- g + weight_decay p`; where the group adapts and neither norm is 0,
+    `g <- g trust_coefficient |p| / (|g| + eps)`; then `v <- momentum v + g` and `p <- p - lr v`. The trust ratio
+    scales the gradient before momentum, so a change of `lr` acts on the whole velocity.
+
+    Args:
+        params: Parameters or groups; a group's "adapt" (default True) turns the trust ratio on.
+        lr: Learning rate.
+        momentum: Of the velocity.
+        weight_decay: Added to the gradient.
+        trust_coefficient: Factor of the trust ratio.
+        eps: Added to the gradient's norm; 0 in SlotCon, 1e-8 in PixPro.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        eps: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "eps": eps,
+            "adapt": True,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Do one step; gradients are overwritten with what enters the velocity."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        if group["weight_decay"] != 0:
+            torch._foreach_add_(grads, params, alpha=group["weight_decay"])
+        if group["adapt"]:
+            torch._foreach_mul_(grads, trust_ratios(params, grads, group["trust_coefficient"], group["eps"]))
+        velocities = []
+        for p in params:
+            state = self.state[p]
+            if "velocity" not in state:
+                state["velocity"] = torch.zeros_like(p)
+            velocities.append(state["velocity"])
+
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, grads)
+        torch._foreach_add_(params, velocities, alpha=-group["lr"])
+
+
+def trust_ratios(params: list[Tensor], grads: list[Tensor], coefficient: float, eps: float) -> list[Tensor]:
+    """Return `coefficient |p| / (|g| + eps)` for each pair, 1 where either norm is 0: scalars on the device."""
+    p_norm = torch.stack(torch._foreach_norm(params))
+    g_norm = torch.stack(torch._foreach_norm(grads))
+    usable = (p_norm > 0) & (g_norm > 0)
+    ratio = coefficient * p_norm / torch.where(usable, g_norm + eps, torch.ones_like(g_norm))
+    return list(torch.where(usable, ratio, torch.ones_like(ratio)).unbind())
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """What parameters of one group have in common."""
+
+    lr_scale: float
+    constant_lr: bool
+    decay: bool
+    adapt: bool
+    frozen_epochs: int
+
+
+def group_key(name: str, parameter: Tensor, spec: OptimiserSpec) -> GroupKey:
+    """Return the group of the parameter `name`: the first rule that matches, and the one-dimensional rule."""
+    rule = next((one for one in spec.rules if re.search(one.pattern, name)), ParameterRule(pattern=""))
+    exempt = parameter.ndim == 1 and not spec.decay_one_dimensional
+    return GroupKey(
+        lr_scale=rule.lr_scale,
+        constant_lr=rule.constant_lr,
+        decay=rule.weight_decay and not exempt,
+        adapt=rule.adapt and not exempt,
+        frozen_epochs=rule.frozen_epochs,
+    )
+
+
+def rule_names(learner: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters under the names that `ParameterRule` sees: without the leading "student."."""
+    return {
+        name.removeprefix("student."): parameter
+        for name, parameter in learner.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def parameter_groups(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> list[dict[str, Any]]:
+    """Return torch's parameter groups, in a stable order; every group carries the fields of its `GroupKey`."""
+    members: dict[GroupKey, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        members.setdefault(group_key(name, parameter, spec), []).append(parameter)
+    return [{"params": params, **vars(key)} for key, params in members.items()]
+
+
+def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> Optimizer:
+    """Return the optimiser for `named` parameters; learning rate and decay are set by `set_hyperparameters`.
+
+    LARS is this file's; SGD and AdamW are torch's fused forms; LAMB is timm's, without its own clipping.
+    """
+    groups = parameter_groups(named, spec)
+    match spec.name:
+        case "lars":
+            return Lars(groups, lr=0.0, momentum=spec.momentum)
+        case "sgd":
+            return SGD(groups, lr=0.0, momentum=spec.momentum, fused=True)
+        case "adamw":
+            return AdamW(groups, lr=0.0, fused=True)
+        case "lamb":
+            from timm.optim.lamb import Lamb
+
+            for group in groups:
+                group["always_adapt"] = group["adapt"]
+            lamb: Optimizer = Lamb(groups, lr=0.0, max_grad_norm=None)
+            return lamb
+
+
+def set_hyperparameters(optimiser: Optimizer, spec: OptimiserSpec, peak_lr: float, moment: Moment) -> None:
+    """Give every group its learning rate and weight decay at `moment`: a pure function, so nothing can drift."""
+    lr = spec.lr_schedule(peak_lr)(moment)
+    weight_decay = value_at(spec.weight_decay, moment)
+    for group in optimiser.param_groups:
+        group["lr"] = (peak_lr if group["constant_lr"] else lr) * group["lr_scale"]
+        group["weight_decay"] = weight_decay if group["decay"] else 0.0
+
+
+def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:
+    """Drop the gradients of groups that are frozen in this epoch; such parameters stay as they are."""
+    for group in optimiser.param_groups:
+        if moment.epoch < group["frozen_epochs"]:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+@torch.no_grad()
+def clip_gradients(optimiser: Optimizer, spec: OptimiserSpec) -> Tensor:
+    """Clip as the recipe says and return the norm of all gradients before clipping: a scalar on the device."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in parameters]
+    if spec.clip_norm is not None and spec.clip_each_parameter:
+        norms = torch.stack(torch._foreach_norm(grads))
+        factors = (spec.clip_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
+        torch._foreach_mul_(grads, list(factors.unbind()))
+        each: Tensor = torch.linalg.vector_norm(norms)
+        return each
+    norm = nn.utils.get_total_norm(grads)
+    if spec.clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, norm)
+    return norm
