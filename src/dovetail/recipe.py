@@ -28,9 +28,15 @@ class Tap:
 
 @dataclass(frozen=True)
 class SameHead:
-    """A term uses the head of another term of this recipe (iBOT's shared head, ADCLR's queries)."""
+    """A term uses the head of another term of this recipe (iBOT's shared head, ADCLR's queries).
+
+    Attributes:
+        term: The term that owns the head.
+        output: Which of the head's outputs, for heads with several (iBOT's prototypes of patches); "" for its first.
+    """
 
     term: str
+    output: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,19 @@ class LateralDropout:
 
     p: float = 0.0
     kind: Literal["channel", "path"] = "channel"
+
+
+@dataclass(frozen=True)
+class QueryRule:
+    """How query tokens (ADCLR) go through a ViT, in both branches.
+
+    attention "unidirectional": a query attends to the raw tokens and to itself, raw tokens only to raw tokens.
+    "query_to_query": queries attend to each other as well. "bidirectional": everything attends to everything.
+    positions "none": queries have no position. "crop": they get the view's position at the centre of their crop.
+    """
+
+    attention: Literal["unidirectional", "bidirectional", "query_to_query"] = "unidirectional"
+    positions: Literal["none", "crop"] = "none"
 
 
 @dataclass(frozen=True)
@@ -142,6 +161,7 @@ class Recipe:
             student at every step, or "averaged" like the parameters.
         forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
         lateral_dropout: See `LateralDropout`.
+        query_rule: See `QueryRule`.
         export: Which branch is exported.
         epochs: The paper's number of epochs at its scale.
         batch_size: The paper's global batch.
@@ -161,6 +181,7 @@ class Recipe:
     teacher_buffers: Literal["own", "copied", "averaged"] = "own"
     forward_views: Literal["per_view", "per_size"] = "per_view"
     lateral_dropout: LateralDropout | None = None
+    query_rule: QueryRule = QueryRule()
     export: Literal["student", "teacher"] = "teacher"
     epochs: int = 100
     batch_size: int = 256

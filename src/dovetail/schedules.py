@@ -69,16 +69,24 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class LinearByEpoch:
-    """`start` in epoch 0, in equal steps to `end` in epoch `epochs - 1`, constant from there (DINO's temperature)."""
+    """`start` in epoch 0, in equal steps to `end` in epoch `epochs - 1`, constant from there (DINO's temperature).
+
+    `delay_epochs` at `start` come before all that (iBOT's patch temperature, while nothing is masked yet).
+    """
 
     start: float
     end: float
     epochs: int
+    delay_epochs: int = 0
 
     def __call__(self, moment: Moment) -> float:
-        if moment.epoch >= self.epochs - 1:
-            return self.end
-        return self.start + (self.end - self.start) * moment.epoch / (self.epochs - 1)
+        epoch = moment.epoch - self.delay_epochs
+        if epoch < 0:
+            return self.start
+        if epoch >= self.epochs - 1:
+            # A ramp of one epoch is its first value, then the end.
+            return self.start if epoch == 0 and self.epochs == 1 else self.end
+        return self.start + (self.end - self.start) * epoch / (self.epochs - 1)
 
 
 Schedule = float | Cosine | WarmupCosine | LinearByEpoch

@@ -58,12 +58,16 @@ class QuerySpec:
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """iBOT's masks on global views: a share of patches in blocks, or no mask at all, drawn for each image and view."""
+    """iBOT's masks on global views: a share of patches in blocks, or no mask at all, drawn for each image and view.
+
+    Nothing is masked before epoch `start_epoch`.
+    """
 
     patch_px: int = 16
     share: tuple[float, float] = (0.1, 0.5)
     p: float = 0.5
     shape: Literal["block", "random"] = "block"
+    start_epoch: int = 0
 
 
 @dataclass(frozen=True)

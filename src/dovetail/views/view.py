@@ -27,6 +27,7 @@ class View:
         role: "global" or "local". Global views come first in a list of views.
         mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
         queries: [B, S, C, P, P] float, query patches (ADCLR); None without them.
+        query_box: [B, S, 4] float32, the queries' crops in the photograph's [0, 1] frame; None without them.
     """
 
     pixels: Tensor
@@ -36,6 +37,7 @@ class View:
     role: Role = "global"
     mask: Tensor | None = None
     queries: Tensor | None = None
+    query_box: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """Return the view with every tensor on `device`."""
