@@ -16,14 +16,17 @@ from dovetail.errors import DovetailError
 class Queue(nn.Module):
     """`vectors` [D, K]: unit columns, oldest first from `pointer` [1] on; random until they are overwritten.
 
-    The batch need not divide the length: a batch that reaches the end goes on at the start.
+    The batch need not divide the length: a batch that reaches the end goes on at the start. With
+    `reference_dropped_surplus` the keys beyond the end are dropped instead, as lightly's memory bank does, so that the
+    oldest keys stay longer and some images are never negatives.
     """
 
     vectors: Tensor
     pointer: Tensor
 
-    def __init__(self, dim: int, length: int) -> None:
+    def __init__(self, dim: int, length: int, *, reference_dropped_surplus: bool = False) -> None:
         super().__init__()
+        self.reference_dropped_surplus = reference_dropped_surplus
         if length < 1:
             raise DovetailError(f"The queue's length is {length}; give it at least 1.")
         self.register_buffer("vectors", F.normalize(torch.randn(dim, length), dim=0))
@@ -38,6 +41,8 @@ class Queue(nn.Module):
         """Overwrite the oldest columns with `keys` [B, D] of all ranks, in rank order; of more than K the last K."""
         length = self.vectors.shape[1]
         keys = gather(keys.detach()).to(self.vectors.dtype)  # [ranks * B, D]
+        if self.reference_dropped_surplus:
+            keys = keys[: length - int(self.pointer)]
         kept = keys[-length:]
         start = self.pointer + (len(keys) - len(kept))
         columns = (start + torch.arange(len(kept), device=start.device)) % length

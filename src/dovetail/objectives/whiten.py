@@ -1,0 +1,115 @@
+"""ZeroCL: agreement of whitened embeddings, without negatives and without a penalty between channels.
+
+Zero-CL, ICLR 2022, https://openreview.net/forum?id=RAW9tCdVxLj, and the authors' code (ImageNet-100 variant): the
+channels of each view are standardised and whitened, and the two views' correlation of each channel is driven to 1
+(feature-wise); the same with instances in the place of channels (instance-wise). The whitening matrix is a constant
+for the gradient. The authors' code trains one of the two at a time, the paper their sum, the default here.
+
+On several ranks each whitens its own images, as in the authors' code.
+
+Cost: eigenvalues of one symmetric matrix a view and mode, whose side is the smaller of B and D; with D = 8192 and
+B = 256 the [D, D] whitening matrix is never formed.
+
+Shapes: B images of this rank, D channels of the embedding; S samples and F features of what is whitened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.objectives.vector import require_views, vector_dim
+from dovetail.schedules import Moment
+from dovetail.views.view import View
+
+
+@dataclass(frozen=True)
+class ZeroCLSpec(ObjectiveSpec):
+    """ZeroCL's loss.
+
+    Attributes:
+        mode: "feature", "instance", or "both": their sum.
+        whitening_eps: Added to the eigenvalues of the covariance, above 0: one of the modes is rank-deficient.
+        std_eps: Added to standard deviations, outside the root.
+    """
+
+    mode: Literal["both", "feature", "instance"] = "both"
+    whitening_eps: float = 0.01
+    std_eps: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not self.whitening_eps > 0:
+            raise DovetailError(f"ZeroCL's whitening_eps is {self.whitening_eps:g}; it must be above 0.")
+
+    def build(self, head: HeadSpec) -> ZeroCL:
+        """Return the objective behind a head that makes vectors."""
+        vector_dim(head, "zerocl")
+        return ZeroCL(self)
+
+
+class ZeroCL(Objective):
+    """Sum over features f of ((1 / S) sum_s W1_sf W2_sf - 1)^2, W the whitened views. Parts: `feature`, `instance`."""
+
+    def __init__(self, spec: ZeroCLSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        require_views(student, "zerocl", exactly=2)
+        parts: dict[str, Tensor] = {}
+        with full_precision(student[0]):
+            if self.spec.mode != "instance":
+                parts["feature"] = self.disagreement(student)
+            if self.spec.mode != "feature":
+                parts["instance"] = self.disagreement([view.T for view in student])
+            total = torch.stack(list(parts.values())).sum()
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    def whitened(self, samples: Tensor) -> Tensor:
+        """Return samples [S, F] standardised over S and whitened."""
+        return whiten(standardise(at_least_float32(samples), eps=self.spec.std_eps), eps=self.spec.whitening_eps)
+
+    def disagreement(self, views: Sequence[Tensor]) -> Tensor:
+        """Return the sum over features of the squared distance of the views' [S, F] correlation from 1."""
+        first, second = (self.whitened(view) for view in views)
+        return ((first * second).mean(dim=0) - 1).square().sum()
+
+
+def standardise(samples: Tensor, *, eps: float) -> Tensor:
+    """Return samples [S, F] with mean 0 and unbiased deviation 1 in every feature, but for `eps` beside the root."""
+    return (samples - samples.mean(dim=0)) / (samples.std(dim=0) + eps)
+
+
+@torch.no_grad()
+def whitening_matrix(samples: Tensor, *, eps: float) -> Tensor:
+    """Return the symmetric M = (Y^T Y / S + eps I)^(-1/2) [F, F] of samples Y [S, F]."""
+    values, vectors = torch.linalg.eigh(samples.T.double() @ samples.double() / len(samples))
+    matrix: Tensor = (vectors * (values.clamp(min=0) + eps).rsqrt()) @ vectors.T
+    return matrix.to(samples.dtype)
+
+
+def whiten(samples: Tensor, *, eps: float) -> Tensor:
+    """Return Y M of samples Y [S, F], with M of `whitening_matrix` as a constant.
+
+    With fewer samples than features, M = eps^(-1/2) I - Y^T A Y for a matrix A [S, S] with the eigenvectors of
+    Y Y^T / S, so that M itself is not formed.
+    """
+    count, features = samples.shape
+    if features <= count:
+        return samples @ whitening_matrix(samples, eps=eps)
+    constant = samples.detach()
+    values, vectors = torch.linalg.eigh(constant.double() @ constant.double().T / count)
+    root, floor = (values.clamp(min=0) + eps).sqrt(), eps**0.5
+    # (floor^-1 - root^-1) / (S value), written so that it is also right where the value is 0.
+    inner: Tensor = (vectors / (count * floor * root * (root + floor))) @ vectors.T  # A
+    within: Tensor = ((samples @ constant.T) @ inner.to(samples.dtype)) @ constant
+    return samples / floor - within
