@@ -1,0 +1,144 @@
+"""DenseCL: contrast of whole images and of matched cells against two queues (arXiv 2011.09157).
+
+    loss = (1 - w) NCE(q, k+, queue_global) + w mean_i NCE(r_i, t_m(i), queue_dense)             (equations 1 to 4)
+    m(i) = argmax_j cos(f_query,i , f_key,j)   over the cells of the tap itself, not of the head
+
+One way, as in the paper: the first view is always the student's query, the second always the teacher's key. The
+dense queue takes one vector an image, the normalised average of the key's dense map.
+
+Departures: the queue's length need not be a multiple of the batch. The official option `num_grid`, which finds the
+matches on the tap's cells and looks them up on a pooled grid of another size, is not offered: with `Term.grid` the map
+is pooled before matching and before the head, so that indices mean the same cells.
+
+Shapes: B images, C channels of the tap, D of the embedding, N cells of the query map, M of the key map, K length of
+the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
+from dovetail.heads.dense import DenseHeadSpec, DenseOutput
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.objectives.queue import Queue
+from dovetail.schedules import Moment
+from dovetail.views.view import View
+
+AT_ONCE = 2**26  # similarities in memory at a time: 256 MiB of float32
+
+
+@dataclass(frozen=True)
+class DenseContrastSpec(ObjectiveSpec):
+    """DenseCL's loss.
+
+    Attributes:
+        temperature: Of both terms.
+        queue: Length of each of the two queues, in vectors.
+        dense_weight: Weight of the dense term in [0, 1]; the global one has the rest.
+        similarities_at_once: More similarities than these (to the queue, or between cells) are computed piece by
+            piece, and those to the queue again in the backward pass; the result is the same.
+    """
+
+    temperature: float = 0.2
+    queue: int = 65536
+    dense_weight: float = 0.5
+    similarities_at_once: int = AT_ONCE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dense_weight <= 1:
+            raise DovetailError(f"DenseCL's dense_weight is {self.dense_weight}; it must be between 0 and 1.")
+        if self.temperature <= 0:
+            raise DovetailError(f"DenseCL's temperature is {self.temperature}; it must be above 0.")
+
+    def build(self, head: HeadSpec) -> DenseContrast:
+        if not isinstance(head, DenseHeadSpec):
+            raise DovetailError(f"DenseCL's loss compares the output of a DenseHeadSpec; the term has {head}.")
+        return DenseContrast(self, head.dim)
+
+
+class DenseContrast(Objective):
+    """DenseCL's loss and its two queues of D x K unit vectors. Parts of the loss: `global`, `dense`."""
+
+    def __init__(self, spec: DenseContrastSpec, dim: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.queue_global = Queue(dim, spec.queue)
+        self.queue_dense = Queue(dim, spec.queue)
+
+    def forward(
+        self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        query, key, spec = student[0], teacher[1], self.spec
+        with full_precision(query.embedding):
+            index = correspondences(query.features, key.features, at_once=spec.similarities_at_once)  # [B, N]
+            cells = query.cells.flatten(2).transpose(1, 2)  # [B, N, D]
+            per_image = self._contrast(query.embedding, key.embedding, self.queue_global)
+            per_cell = self._contrast(cells.flatten(0, 1), take_cells(key.cells, index).flatten(0, 1), self.queue_dense)
+        total = (1 - spec.dense_weight) * per_image + spec.dense_weight * per_cell
+        return Loss(total, {"global": per_image.detach(), "dense": per_cell.detach()})
+
+    def _contrast(self, query: Tensor, positive: Tensor, queue: Queue) -> Tensor:
+        spec = self.spec
+        return info_nce(
+            query, positive.detach(), queue.negatives(), temperature=spec.temperature, at_once=spec.similarities_at_once
+        )
+
+    @torch.no_grad()
+    def update(self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput]) -> None:
+        """Put the keys of all ranks into the queues."""
+        self.queue_global.push(teacher[1].embedding)
+        self.queue_dense.push(teacher[1].pooled)
+
+
+@torch.no_grad()
+def correspondences(query: Tensor, key: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
+    """Return [B, N]: for each cell of `query` [B, C, H, W] the flat index of the most similar cell of `key`.
+
+    Similar by cosine; of equal ones the first. At most about `at_once` similarities are held at a time.
+    """
+    with full_precision(query):
+        queries = F.normalize(at_least_float32(query).flatten(2), dim=1).transpose(1, 2)  # [B, N, C]
+        keys = F.normalize(at_least_float32(key).flatten(2), dim=1)  # [B, C, M]
+        rows = max(1, at_once // (keys.shape[0] * keys.shape[2]))
+        return torch.cat([(part @ keys).argmax(dim=2) for part in torch.split(queries, rows, dim=1)], dim=1)
+
+
+def take_cells(cells: Tensor, index: Tensor) -> Tensor:
+    """Return [B, N, D]: the cells of a map [B, D, H, W] at flat indices [B, N]."""
+    flat = cells.flatten(2).transpose(1, 2)  # [B, M, D]
+    return flat.gather(1, index[:, :, None].expand(-1, -1, flat.shape[2]))
+
+
+def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float, at_once: int) -> Tensor:
+    """Return the mean over rows of -log(exp(q.k+ / T) / (exp(q.k+ / T) + sum_j exp(q.n_j / T))).
+
+    Args:
+        query: [R, D] unit rows.
+        positive: [R, D] unit rows.
+        negatives: [D, K] unit columns.
+        temperature: T.
+        at_once: Most logits held at a time; with more, blocks of rows are computed again in the backward pass.
+    """
+    rows = max(1, at_once // negatives.shape[1])
+    if len(query) <= rows:
+        return _info_nce_rows(query, positive, negatives, temperature).mean()
+    blocks = [
+        checkpoint(_info_nce_rows, q, p, negatives, temperature, use_reentrant=False, preserve_rng_state=False)
+        for q, p in zip(torch.split(query, rows), torch.split(positive, rows), strict=True)
+    ]
+    return torch.cat(blocks).mean()
+
+
+def _info_nce_rows(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Return [R]: the loss of each row."""
+    right = (query * positive).sum(dim=1, keepdim=True)  # [R, 1]
+    logits = torch.cat([right, query @ negatives], dim=1) / temperature  # [R, 1 + K]
+    return torch.logsumexp(logits, dim=1) - logits[:, 0]
