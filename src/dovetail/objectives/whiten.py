@@ -112,4 +112,5 @@ def whiten(samples: Tensor, *, eps: float) -> Tensor:
     # (floor^-1 - root^-1) / (S value), written so that it is also right where the value is 0.
     inner: Tensor = (vectors / (count * floor * root * (root + floor))) @ vectors.T  # A
     within: Tensor = ((samples @ constant.T) @ inner.to(samples.dtype)) @ constant
-    return samples / floor - within
+    whitened: Tensor = samples / floor - within
+    return whitened
