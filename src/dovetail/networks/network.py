@@ -8,14 +8,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
-from dovetail.recipe import LateralDropout, Tap
+from dovetail.recipe import LateralDropout, QueryRule, Tap
 from dovetail.views.view import View
+
+ALIASES = {"segmentation_models_pytorch": "smp"}
+
+
+@dataclass(frozen=True)
+class Construction:
+    """The Python call that makes a model: the dotted path of a function or class, and its keyword arguments."""
+
+    path: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        root, _, rest = self.path.partition(".")
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
+        return f"{ALIASES.get(root, root)}.{rest}({arguments})"
 
 
 class Network(nn.Module, ABC):
@@ -29,9 +46,11 @@ class Network(nn.Module, ABC):
         decoder_prefixes: Prefixes of decoder parameters; empty for an encoder alone.
         constructor: The exact Python call that makes `model`, for the example and `model.json`.
         size_multiple: Height and width of the pixels must be a multiple of this.
-        in_channels: Channels of the pixels.
-        unreached: Parameters of `model` that `prune` found no tap in use to reach.
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
+        query_rule: Set by a recipe; how a ViT's query tokens attend.
+        masks: Set by a recipe; whether views come with masks of patches.
+        construction: `constructor` as data, where it is known.
+        image_size: Side of the square images, in pixels, that the network was built for.
     """
 
     model: nn.Module
@@ -40,9 +59,11 @@ class Network(nn.Module, ABC):
     decoder_prefixes: tuple[str, ...]
     constructor: str
     size_multiple: int = 32
-    in_channels: int = 3
-    unreached: tuple[str, ...] = ()
     lateral_dropout: LateralDropout | None = None
+    query_rule: QueryRule = QueryRule()
+    masks: bool = False
+    construction: Construction | None = None
+    image_size: int = 224
 
     @abstractmethod
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
@@ -104,5 +125,18 @@ def deepest_encoder_tap(taps: Mapping[str, Tap]) -> str:
     """Return the name of the encoder's map with the largest stride."""
     maps = [(tap.stride, name) for name, tap in taps.items() if tap.part == "encoder" and tap.kind == "map"]
     if not maps:
-        raise DovetailError(f"The model has no encoder map to pre-train, only {', '.join(taps)}; choose another method.")
+        raise DovetailError(
+            f"The model has no encoder map to pre-train, only {', '.join(taps)}; choose another method."
+        )
     return max(maps)[1]
+
+
+def finest_decoder_tap(taps: Mapping[str, Tap]) -> str:
+    """Return the name of the decoder's finest map. Raises `DovetailError` for an encoder alone."""
+    names = decoder_taps(taps)
+    if not names:
+        raise DovetailError(
+            f"The model has no decoder (its taps are {', '.join(taps)}); choose one with a decoder, such as "
+            "'smp/unet/resnet50' or 'timm/resnet50+fpn'."
+        )
+    return names[0]
