@@ -1,0 +1,139 @@
+"""One table from a model's name, or the user's own module, to a network."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+
+import segmentation_models_pytorch as smp
+import timm
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_encoder
+from dovetail.networks.initialise import initialise
+from dovetail.networks.network import Construction, Network
+from dovetail.networks.own import OwnNetwork
+from dovetail.networks.smp import ARCHITECTURES, build_smp, wrap_smp
+from dovetail.networks.timm_cnn import TimmNetwork
+from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
+
+# What can stand behind the + of "timm/<name>+<decoder>", and its options.
+DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
+    "fpn": (encoder_fpn, {"channels": 256, "norm": True}),
+    "fpn-bias": (encoder_fpn, {"channels": 256, "norm": False}),
+    "fcn": (encoder_fcn, {"channels": 256, "dilation": 6}),
+    "fcn-d1": (encoder_fcn, {"channels": 512, "dilation": 1}),
+}
+
+# Families of timm whose models are plain vision transformers: one stride, tokens.
+VIT_FAMILIES = ("vision_transformer", "eva", "beit", "deit", "cait", "xcit", "naflexvit", "vision_transformer_sam")
+
+
+def build_network(
+    model: str | nn.Module,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    image_size: int = 224,
+) -> Network:
+    """Build the network to pre-train.
+
+    Args:
+        model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>", "torchvision/<name>"; or a
+            module: one of these libraries', or any other with `encoder` (and `decoder`).
+        in_channels: Channels of the pixels.
+        pretrained: Start from the library's ImageNet weights, which are downloaded.
+        encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
+        decoder: Dotted path of its decoder.
+        image_size: Side of the pixels in pixels; the network is probed with it.
+
+    Raises:
+        DovetailError: For a name that is not known, or a size that the model does not take.
+    """
+    if isinstance(model, str):
+        if encoder is not None or decoder is not None:
+            raise DovetailError(f"{model!r} knows its own parts; leave out `encoder` and `decoder`.")
+        network = _by_name(model, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
+    else:
+        network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
+    if pretrained:
+        initialise(network, "imagenet")
+    return network
+
+
+def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool) -> Network:
+    library, _, rest = model.partition("/")
+    match library:
+        case "timm" if rest:
+            return _build_timm(rest, in_channels=in_channels, image_size=image_size)
+        case "smp":
+            architecture, slash, encoder = rest.partition("/")
+            if not slash:
+                raise DovetailError(f"{model!r} names no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
+            return build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size)
+        case "torchvision":
+            return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
+        case _:
+            raise DovetailError(
+                f"There is no model {model!r}; write 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
+                "or 'torchvision/<name>'."
+            )
+
+
+def is_vit(name: str) -> bool:
+    """Tell whether timm's model `name` is a plain vision transformer."""
+    return timm.models.is_model_in_modules(name, VIT_FAMILIES)
+
+
+def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:
+    name, plus, decoder = rest.partition("+")
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    if is_vit(name):
+        from dovetail.networks.vit import build_vit
+
+        return build_vit(name, decoder=decoder or None, in_channels=in_channels, image_size=image_size)
+    if plus and decoder not in DECODERS:
+        raise unknown_name("decoder", decoder, DECODERS)
+    if plus:
+        build, options = DECODERS[decoder]
+        kwargs = {"name": name, "in_channels": in_channels, **options}
+        composed = build(**kwargs)
+        construction = Construction(f"dovetail.networks.decoders.{build.__name__}", kwargs)
+        return TimmNetwork(composed, construction=construction, in_channels=in_channels, image_size=image_size)
+    kwargs = {"model_name": name, "pretrained": False, "num_classes": 0, "in_chans": in_channels}
+    construction = Construction("timm.create_model", kwargs)
+    plain = plain_encoder(name, in_channels=in_channels)
+    return TimmNetwork(plain, construction=construction, in_channels=in_channels, image_size=image_size)
+
+
+def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_channels: int, image_size: int) -> Network:
+    if encoder is not None:
+        return OwnNetwork(model, encoder=encoder, decoder=decoder, in_channels=in_channels, image_size=image_size)
+    if decoder is not None:
+        raise DovetailError("A module with a decoder needs its encoder named too; give `encoder`.")
+    if isinstance(model, SegmentationModel):
+        return wrap_smp(model, in_channels=in_channels, image_size=image_size)
+    if is_torchvision(model):
+        return wrap_torchvision(model, construction=None, in_channels=in_channels, image_size=image_size)
+    if isinstance(model, (EncoderFPN, EncoderFCN)) or type(model).__module__.startswith("timm."):
+        return TimmNetwork(model, construction=None, in_channels=in_channels, image_size=image_size)
+    raise DovetailError(
+        f"{type(model).__name__} is a module of your own; name its parts with `encoder` and `decoder`, as dotted paths."
+    )
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the known names that match a shell pattern, or contain `pattern` when it has no wildcard."""
+    names = [f"timm/{name}" for name in timm.list_models()]
+    names += [f"timm/{name}+{decoder}" for name in ("resnet50", "convnext_tiny") for decoder in DECODERS]
+    encoders = [name for name in smp.encoders.get_encoder_names() if not name.startswith("timm-")]
+    names += [f"smp/{key}/{encoder}" for key in ARCHITECTURES if key != "dpt" for encoder in encoders]
+    names += [f"smp/dpt/tu-{name}" for name in timm.list_models("vit_*")]
+    names += [f"torchvision/{name}" for name in MODELS]
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [name for name in names if fnmatch.fnmatch(name, wanted)]

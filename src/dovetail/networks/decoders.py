@@ -1,0 +1,164 @@
+"""Dense decoders on encoders that have none, and the one forward of feature pyramids.
+
+* FPN: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, https://arxiv.org/abs/1612.03144. DeCon's
+  choice is 256 channels, no bias and BatchNorm on lateral and output convolutions; torchvision's own is a bias.
+* FCN: Long et al., "Fully Convolutional Networks for Semantic Segmentation", 2015, https://arxiv.org/abs/1411.4038, as
+  two 3x3 convolutions on the deepest map. DeCon uses 256 channels with dilation 6 for Cityscapes and VOC, and 512
+  channels with dilation 1 for ADE20K.
+
+The models here are what is exported. `EncoderFPN` answers like torchvision's detection backbones, so it can be given to
+`FasterRCNN` or `MaskRCNN` as it is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+
+import timm
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from dovetail.errors import DovetailError
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+def fpn_forward(
+    fpn: FeaturePyramidNetwork,
+    features: Sequence[Tensor],
+    *,
+    levels: Collection[int],
+    drop: Callable[[list[Tensor]], list[Tensor]],
+) -> dict[int, Tensor]:
+    """Run torchvision's feature pyramid, but only for the levels asked for.
+
+    Args:
+        fpn: The pyramid; its extra blocks (p6, pool) are not run.
+        features: Encoder maps [B, C_i, H_i, W_i], finest first.
+        levels: Indices into `features`.
+        drop: Drops from the lateral maps, finest first; it must leave the last, deepest one alone.
+
+    Returns:
+        Output maps [B, D, H_i, W_i] by level. Laterals finer than the finest level asked for are not computed.
+    """
+    finest = min(levels)
+    laterals = drop([fpn.inner_blocks[i](features[i]) for i in range(finest, len(features))])
+    merged = laterals[-1]
+    outputs: dict[int, Tensor] = {}
+    for level in range(len(features) - 1, finest - 1, -1):
+        lateral = laterals[level - finest]
+        if level < len(features) - 1:
+            merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+        if level in levels:
+            outputs[level] = fpn.layer_blocks[level](merged)
+    return outputs
+
+
+class ConvModule(nn.Sequential):
+    """3x3 convolution without bias, BatchNorm, ReLU; named as in mmsegmentation: `conv`, `bn`."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, dilation: int) -> None:
+        super().__init__()
+        conv = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv", conv)
+        self.add_module("bn", nn.BatchNorm2d(channels_out))
+        self.add_module("act", nn.ReLU())
+
+
+class FCNDecoder(nn.Module):
+    """Two `ConvModule`s on the encoder's deepest map [B, C, H, W] -> [B, channels, H, W]."""
+
+    def __init__(self, channels_in: int, channels: int = 256, *, dilation: int = 6) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            ConvModule(channels_in, channels, dilation=dilation), ConvModule(channels, channels, dilation=dilation)
+        )
+
+    def forward(self, deepest: Tensor) -> Tensor:
+        """Return the decoder's map, of the size of `deepest`."""
+        decoded: Tensor = self.convs(deepest)
+        return decoded
+
+
+class EncoderFPN(nn.Module):
+    """A timm encoder under a feature pyramid. `out_channels` and the answer are as torchvision's detectors expect."""
+
+    def __init__(self, encoder: nn.Module, *, channels: int = 256, norm: bool = True) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.indices = [index for index, _ in pyramid_stages(encoder)]
+        widths = [channels_in for _, channels_in in pyramid_stages(encoder)]
+        self.decoder = FeaturePyramidNetwork(
+            widths, channels, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d if norm else None
+        )
+        self.out_channels = channels
+
+    def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
+        """Return maps "0", "1", "2", "3" of strides 4 to 32 and "pool" of stride 64 for [B, C, H, W]."""
+        features = intermediates(self.encoder, pixels, self.indices)
+        pyramid: OrderedDict[str, Tensor] = self.decoder(OrderedDict((str(i), f) for i, f in enumerate(features)))
+        return pyramid
+
+
+class EncoderFCN(nn.Module):
+    """A timm encoder under an FCN decoder."""
+
+    def __init__(self, encoder: nn.Module, *, channels: int = 256, dilation: int = 6) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.indices = [index for index, _ in pyramid_stages(encoder)]
+        self.decoder = FCNDecoder(pyramid_stages(encoder)[-1][1], channels, dilation=dilation)
+        self.out_channels = channels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the decoder's map [B, channels, H/32, W/32] for [B, C, H, W]."""
+        decoded: Tensor = self.decoder(intermediates(self.encoder, pixels, self.indices[-1:])[0])
+        return decoded
+
+
+def encoder_fpn(name: str, *, in_channels: int = 3, channels: int = 256, norm: bool = True) -> EncoderFPN:
+    """Return timm's model `name`, randomly initialised, under a feature pyramid with or without BatchNorm."""
+    return EncoderFPN(plain_encoder(name, in_channels=in_channels), channels=channels, norm=norm)
+
+
+def encoder_fcn(name: str, *, in_channels: int = 3, channels: int = 256, dilation: int = 6) -> EncoderFCN:
+    """Return timm's model `name`, randomly initialised, under an FCN decoder."""
+    return EncoderFCN(plain_encoder(name, in_channels=in_channels), channels=channels, dilation=dilation)
+
+
+def plain_encoder(name: str, *, in_channels: int) -> nn.Module:
+    """Return timm's model `name` without classifier, randomly initialised."""
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
+    return model
+
+
+def stages_by_stride(encoder: nn.Module) -> dict[int, tuple[int, int]]:
+    """Return {stride: (index into timm's feature_info, channels)} of a timm model; the deepest stage of each stride."""
+    if not callable(getattr(type(encoder), "forward_intermediates", None)):
+        raise DovetailError(
+            f"timm's {type(encoder).__name__} cannot return its intermediate maps; choose another encoder."
+        )
+    info: Sequence[dict[str, int]] = encoder.feature_info  # type: ignore[assignment]
+    return {stage["reduction"]: (index, stage["num_chs"]) for index, stage in enumerate(info)}
+
+
+def pyramid_stages(encoder: nn.Module) -> list[tuple[int, int]]:
+    """Return (index, channels) of a timm model's stages of strides 4, 8, 16 and 32."""
+    stages = stages_by_stride(encoder)
+    if any(stride not in stages for stride in PYRAMID_STRIDES):
+        raise DovetailError(
+            f"This decoder needs maps of strides 4, 8, 16 and 32; {type(encoder).__name__} has {sorted(stages)}."
+        )
+    return [stages[stride] for stride in PYRAMID_STRIDES]
+
+
+def intermediates(encoder: nn.Module, pixels: Tensor, indices: Sequence[int]) -> list[Tensor]:
+    """Return a timm model's maps [B, C, H, W] at `indices`, running it no further than needed."""
+    maps: list[Tensor] = encoder.forward_intermediates(  # type: ignore[operator]
+        pixels, indices=list(indices), stop_early=True, intermediates_only=True, output_fmt="NCHW"
+    )
+    return maps

@@ -1,0 +1,80 @@
+"""Small trial runs of a network that leave it as it was: which image sizes it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from dovetail.errors import DovetailError
+from dovetail.networks.network import Network
+from dovetail.views.view import View
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Leave buffers (BatchNorm statistics), training modes and random numbers as they were."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    modes = {name: part.training for name, part in module.named_modules()}
+    devices = {tensor.device.index or 0 for tensor in module.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    buffer.copy_(buffers[name])
+            for name, part in module.named_modules():
+                part.training = modes[name]
+
+
+def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
+    """Return a view of noise, [B, in_channels, size, size], on the network's device and of its dtype."""
+    like = next(network.parameters())
+    pixels = torch.randn(batch_size, network.in_channels, size_px, size_px, device=like.device, dtype=like.dtype)
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device).expand(batch_size, 4)
+    return View(
+        pixels=pixels,
+        box=whole,
+        flipped=torch.zeros(batch_size, dtype=torch.bool, device=like.device),
+        source_px=torch.full((batch_size, 2), float(size_px), device=like.device),
+    )
+
+
+def check_image_size(
+    network: Network, size_px: int, *, taps: Collection[str] | None = None, batch_size: int = 2
+) -> None:
+    """Raise `DovetailError` when the network cannot train on images of `size_px` in batches of `batch_size`.
+
+    Runs one forward in training mode, without gradients, and leaves the network as it was.
+
+    Args:
+        network: Any network.
+        size_px: Side of the square pixels.
+        taps: The taps in use; all of them for None.
+        batch_size: Images in one forward on one device.
+    """
+    multiple = network.size_multiple
+    if size_px < multiple or size_px % multiple:
+        nearest = max(round(size_px / multiple), 1) * multiple
+        raise DovetailError(
+            f"Images of {size_px} px do not fit the model, whose sides must be multiples of {multiple}; the nearest "
+            f"size is {nearest}."
+        )
+    try:
+        with undisturbed(network), torch.no_grad():
+            network.train()
+            network(trial_view(network, size_px=size_px, batch_size=batch_size), taps or list(network.taps))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if "more than 1 value per channel" in str(error):
+            raise DovetailError(
+                f"The model's BatchNorm sees a single value per channel with {size_px} px and {batch_size} image(s) at "
+                "a time; use larger batches per device or larger images."
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DovetailError(
+            f"The model cannot take images of {size_px} px ({reason}); try the size it was built for, "
+            f"{network.image_size}."
+        ) from error

@@ -1,0 +1,155 @@
+"""segmentation_models_pytorch: every architecture, with its decoder's stages as taps.
+
+The library's own decoder runs; its stages are recorded as they come, and it is stopped after the last one needed.
+The encoder always runs whole, because the library offers no way to stop it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.network import Construction
+from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
+
+ARCHITECTURES: Mapping[str, str] = {
+    name.lower(): name
+    for name in (
+        "Unet",
+        "UnetPlusPlus",
+        "MAnet",
+        "Linknet",
+        "FPN",
+        "PSPNet",
+        "PAN",
+        "DeepLabV3",
+        "DeepLabV3Plus",
+        "UPerNet",
+        "Segformer",
+        "DPT",
+    )
+}
+
+# Modules of each decoder whose outputs are taps, in the order they run; the decoder's own output comes last.
+_STAGES: Mapping[str, Callable[[Any], list[nn.Module]]] = {
+    "UnetDecoder": lambda decoder: list(decoder.blocks),
+    "MAnetDecoder": lambda decoder: list(decoder.blocks),
+    "LinknetDecoder": lambda decoder: list(decoder.blocks),
+    "UnetPlusPlusDecoder": lambda decoder: [decoder.blocks[f"x_0_{i}"] for i in range(decoder.depth + 1)],
+    "FPNDecoder": lambda decoder: [decoder.p5, decoder.p4, decoder.p3],
+    "UPerNetDecoder": lambda decoder: [decoder.psp, *decoder.fpn_conv_blocks[:-1]],
+    "PANDecoder": lambda decoder: [decoder.get_submodule(name) for name in _pan_stages(decoder)],
+    "DeepLabV3PlusDecoder": lambda decoder: [decoder.aspp],
+    "DPTDecoder": lambda decoder: list(decoder.fusion_blocks[:-1]),
+}
+
+
+def _pan_stages(decoder: nn.Module) -> list[str]:
+    present = dict(decoder.named_children())
+    return [name for name in ("fpa", "gau3", "gau2") if name in present]
+
+
+class SmpNetwork(TwoPartNetwork):
+    """A segmentation model of segmentation_models_pytorch.
+
+    Encoder stages are "1".."5" as the library numbers them; decoder stages are "0", "1", … in the order they run.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
+    ) -> None:
+        encoder = model.get_submodule("encoder")
+        super().__init__(
+            model,
+            construction=construction,
+            encoder_prefix="encoder.model." if isinstance(encoder, TimmUniversalEncoder) else "encoder.",
+            decoder_prefixes=("decoder.",),
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+        self.size_multiple = max(self.size_multiple, int(encoder.output_stride))  # type: ignore[arg-type]
+
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the encoder's maps by the library's number, and the pixels themselves under "input"."""
+        encoder = self.model.get_submodule("encoder")
+        if isinstance(self.model, smp.DPT):
+            maps, prefixes = encoder(pixels)
+            stages = {str(index): value for index, value in enumerate(maps, start=1)}
+            tokens = {f"prefix{index}": value for index, value in enumerate(prefixes, start=1) if value is not None}
+            return {INPUT: pixels, **stages, **tokens}
+        first, *rest = encoder(pixels)
+        return {INPUT: first, **{str(index): value for index, value in enumerate(rest, start=1)}}
+
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return the wanted stages of the decoder, or all of them."""
+        decoder = self.model.get_submodule("decoder")
+        inner = _STAGES.get(type(decoder).__name__, lambda _: [])(decoder)
+        modules = {str(index): module for index, module in enumerate([*inner, decoder])}
+        if wanted is not None:
+            modules = {key: module for key, module in modules.items() if key in wanted}
+        outputs, _ = record(modules, lambda: decoder(*self._decoder_inputs(stages)))
+        return outputs
+
+    def _decoder_inputs(self, stages: Stages) -> tuple[list[Tensor | None], ...]:
+        """Return what the decoder takes: the features by stride, after lateral dropout, and a ViT's prefix tokens."""
+        keys = [key for key in stages if key.isdecimal()]
+        used = [key for key in keys if is_map(stages[key])]  # transformers hold an empty map at stride 2
+        dropped = dict(zip(used, self.drop_laterals([stages[key] for key in used]), strict=True))
+        features: list[Tensor | None] = [dropped.get(key, stages[key]) for key in keys]
+        if isinstance(self.model, smp.DPT):
+            return features, [stages.get(f"prefix{key}") for key in keys]
+        return ([stages[INPUT], *features],)
+
+
+def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: int) -> SmpNetwork:
+    """Build `smp.<architecture>(encoder_name=encoder)`, randomly initialised, with one class.
+
+    Args:
+        architecture: Any case, such as "unet" or "DeepLabV3Plus".
+        encoder: A name of the library, or a timm model as "tu-<name>".
+        in_channels: Channels of the pixels.
+        image_size: Side of the pixels that the model is probed with.
+    """
+    if architecture.lower() not in ARCHITECTURES:
+        raise unknown_name("architecture of segmentation_models_pytorch", architecture.lower(), ARCHITECTURES)
+    class_name = ARCHITECTURES[architecture.lower()]
+    if class_name == "DPT" and not encoder.startswith("tu-"):
+        encoder = f"tu-{encoder}"
+    _check_encoder(encoder)
+    kwargs: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "in_channels": in_channels}
+    if class_name == "DPT":
+        kwargs["dynamic_img_size"] = True  # crops of other sizes than the ViT's own; no parameter depends on it
+    construction = Construction(f"segmentation_models_pytorch.{class_name}", kwargs)
+    try:
+        model = getattr(smp, class_name)(**kwargs)
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise DovetailError(f"{construction} cannot be built ({error}); choose another encoder.") from error
+    return SmpNetwork(model, construction=construction, in_channels=in_channels, image_size=image_size)
+
+
+def _check_encoder(encoder: str) -> None:
+    if encoder.startswith("tu-"):
+        if not timm.is_model(encoder.removeprefix("tu-")):
+            raise unknown_name("timm model", encoder.removeprefix("tu-"), timm.list_models())
+    elif encoder not in smp.encoders.get_encoder_names():
+        raise unknown_name("encoder of segmentation_models_pytorch", encoder, smp.encoders.get_encoder_names())
+
+
+def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: int) -> SmpNetwork:
+    """Wrap a model that the user built; its constructor call is known when the library kept its arguments."""
+    kept: dict[str, Any] | None = vars(model).get("_hub_mixin_config")
+    construction = None
+    if kept is not None and type(model).__name__ in ARCHITECTURES.values():
+        defaults = {name: value.default for name, value in inspect.signature(type(model).__init__).parameters.items()}
+        kwargs = {name: value for name, value in kept.items() if name not in defaults or value != defaults[name]}
+        kwargs["encoder_weights"] = None
+        construction = Construction(f"segmentation_models_pytorch.{type(model).__name__}", kwargs)
+    return SmpNetwork(model, construction=construction, in_channels=in_channels, image_size=image_size)

@@ -1,0 +1,196 @@
+"""Networks whose encoder and decoder answer in stages: what all CNN adapters share.
+
+An adapter says how to run its encoder and its decoder and names their stages as it likes; the taps, their channels and
+strides are read off one probing forward, so that what is declared cannot differ from what is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.network import Construction, Network
+from dovetail.networks.probe import trial_view, undisturbed
+from dovetail.recipe import Tap
+from dovetail.views.view import View
+
+Stages = dict[str, Tensor]
+
+
+class StagedNetwork(Network):
+    """A network that runs its encoder, then its decoder, as far as the taps need.
+
+    Two stages of one stride have one name, `c4` or `p4`; it is the later one's, which is the deeper one of a dilated
+    encoder and the one nearer to the output of a decoder.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        construction: Construction | None,
+        encoder_prefix: str,
+        decoder_prefixes: tuple[str, ...],
+        in_channels: int,
+        image_size: int,
+    ) -> None:
+        """Wrap `model` and probe it once with an image of `image_size` x `image_size` pixels."""
+        super().__init__()
+        self.model = model.requires_grad_(True)
+        self.construction = construction
+        self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
+        self.encoder_prefix, self.decoder_prefixes = encoder_prefix, decoder_prefixes
+        self.in_channels, self.image_size = in_channels, image_size
+        self.taps: dict[str, Tap] = {}
+        self.stages: dict[str, str] = {}
+        self._discover()
+        self.size_multiple = max(tap.stride for tap in self.taps.values())
+
+    @abstractmethod
+    def run(
+        self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
+    ) -> tuple[Stages, Stages]:
+        """Return the wanted stages of the encoder and of the decoder: all of a part for None, none of it for ()."""
+
+    def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
+        """Return the named taps for a view, computing nothing that they do not need."""
+        for tap in taps:
+            if tap not in self.taps:
+                raise unknown_name("tap", tap, self.taps)
+        parts: dict[str, list[str]] = {"encoder": [], "decoder": []}
+        for tap in taps:
+            parts[self.taps[tap].part].append(tap)
+        wanted = {part: [self.stages[tap] for tap in names] for part, names in parts.items()}
+        features, maps = self.run(view.pixels, wanted["encoder"], wanted["decoder"])
+        return {tap: (maps if tap in parts["decoder"] else features)[self.stages[tap]] for tap in taps}
+
+    def probe_view(self) -> View:
+        """Return one image of noise of the size that the network was built for."""
+        return trial_view(self, size_px=self.image_size, batch_size=1)
+
+    def _discover(self) -> None:
+        """Fill `taps` and `stages` from one forward of a black image."""
+        like = next(self.model.parameters())
+        pixels = like.new_zeros(1, self.in_channels, self.image_size, self.image_size)
+        was_training = self.model.training
+        try:
+            with undisturbed(self.model), torch.no_grad():
+                self.model.eval()
+                features, maps = self.run(pixels, None, None)
+            self._declare(features, "encoder")
+            self._declare(maps, "decoder")
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, DovetailError):
+                raise
+            raise DovetailError(
+                f"{self.constructor} cannot take images of {self.image_size} px ({_first_line(error)}); choose another "
+                "image size, such as 224."
+            ) from error
+        finally:
+            self.model.train(was_training)
+        if not self.taps:
+            raise DovetailError(f"{self.constructor} gives no feature map; choose another model.")
+
+    def _declare(self, stages: Mapping[str, Tensor], part: Literal["encoder", "decoder"]) -> None:
+        found: dict[str, tuple[str, Tap]] = {}
+        for key, value in stages.items():
+            if not is_map(value) or key == INPUT:
+                continue
+            tap = tap_of(value, part, self.image_size)
+            found[tap_name(tap)] = (key, tap)
+        for name, (key, tap) in sorted(found.items()):
+            self.taps[name], self.stages[name] = tap, key
+
+
+class TwoPartNetwork(StagedNetwork):
+    """A staged network whose encoder and decoder can be run one after the other."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the encoder's stages, finest first: the wanted ones, or all for None."""
+
+    @abstractmethod
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return the decoder's stages in the order they are computed, from all of the encoder's `stages`."""
+
+    def run(
+        self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
+    ) -> tuple[Stages, Stages]:
+        """Run the encoder, wholly where the decoder needs it, and then the decoder."""
+        deep = decoder is None or bool(decoder)
+        features = self.encode(pixels, None if deep else encoder)
+        return features, self.decode(features, decoder) if deep else {}
+
+
+INPUT = "input"
+
+
+def is_map(value: object) -> bool:
+    """Tell whether a value is a map [B, C, H, W] with at least one channel."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] > 0
+
+
+def tap_of(value: Tensor, part: Literal["encoder", "decoder"], image_size: int) -> Tap:
+    """Return the tap that a map [B, C, H, W] of an image of `image_size` px is; strides are powers of two."""
+    stride = 2 ** max(round(math.log2(image_size / max(value.shape[-1], 1))), 0)
+    return Tap(channels=value.shape[1], stride=stride, kind="map", part=part)
+
+
+def tap_name(tap: Tap) -> str:
+    """Return `c3` or `p3` for a tap of stride 8 of the encoder or decoder."""
+    return f"{'c' if tap.part == 'encoder' else 'p'}{int(math.log2(tap.stride))}"
+
+
+def run_children(children: Iterable[tuple[str, nn.Module]], pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+    """Run modules one after another up to the last wanted one; return the outputs of the wanted, or of all."""
+    left = None if wanted is None else set(wanted)
+    stages: Stages = {}
+    for name, child in children:
+        if left is not None and not left:
+            break
+        pixels = child(pixels)
+        if left is None or name in left:
+            stages[name] = pixels
+        if left is not None:
+            left.discard(name)
+    return stages
+
+
+class _EnoughError(Exception):
+    """Everything wanted was recorded; what follows need not run."""
+
+
+def record(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
+    """Run `run` until every module has answered.
+
+    Returns the modules' outputs by name, in the order they were computed, and what `run` returned (None when it was
+    stopped early).
+    """
+    outputs: dict[str, Any] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs[name] = output
+            if len(outputs) == len(modules):
+                raise _EnoughError
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in modules.items()]
+    try:
+        return outputs, run()
+    except _EnoughError:
+        return outputs, None
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

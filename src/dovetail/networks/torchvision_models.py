@@ -1,0 +1,141 @@
+"""torchvision's segmentation and detection models.
+
+Pixels bypass the detectors' own transform: views are normalised already. torchvision's models are built without any
+weights, so that BatchNorm trains and no layer is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.segmentation import FCN, DeepLabV3
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.decoders import fpn_forward
+from dovetail.networks.network import Construction
+from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
+
+# Name -> its home in torchvision.models.
+MODELS: Mapping[str, str] = {
+    "fcn_resnet50": "segmentation",
+    "fcn_resnet101": "segmentation",
+    "deeplabv3_resnet50": "segmentation",
+    "deeplabv3_resnet101": "segmentation",
+    "deeplabv3_mobilenet_v3_large": "segmentation",
+    "fasterrcnn_resnet50_fpn": "detection",
+    "fasterrcnn_resnet50_fpn_v2": "detection",
+    "maskrcnn_resnet50_fpn": "detection",
+    "maskrcnn_resnet50_fpn_v2": "detection",
+    "retinanet_resnet50_fpn": "detection",
+    "retinanet_resnet50_fpn_v2": "detection",
+}
+
+
+class TorchvisionSegmentation(TwoPartNetwork):
+    """FCN or DeepLabV3. Encoder stages are the backbone's children; the decoder is the head before its classifier."""
+
+    def __init__(
+        self, model: FCN | DeepLabV3, *, construction: Construction | None, in_channels: int, image_size: int
+    ) -> None:
+        super().__init__(
+            model,
+            construction=construction,
+            encoder_prefix="backbone.",
+            decoder_prefixes=tuple(f"classifier.{name}." for name, _ in head_layers(model)),
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the outputs of the backbone's children by name."""
+        return run_children(self.model.get_submodule("backbone").named_children(), pixels, wanted)
+
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return the head's map before its dropout and classifier."""
+        decoded = list(stages.values())[-1]
+        for _, layer in head_layers(self.model):
+            decoded = layer(decoded)
+        return {"head": decoded}
+
+
+def head_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the children of a segmentation model's `classifier` up to its last ReLU."""
+    children = list(model.get_submodule("classifier").named_children())
+    last = max(index for index, (_, child) in enumerate(children) if isinstance(child, nn.ReLU))
+    return children[: last + 1]
+
+
+class TorchvisionDetector(TwoPartNetwork):
+    """Faster R-CNN, Mask R-CNN or RetinaNet on a backbone with a feature pyramid.
+
+    Encoder stages are the body's children, decoder stages the names of the body's layers that feed the pyramid.
+    """
+
+    def __init__(
+        self, model: FasterRCNN | RetinaNet, *, construction: Construction | None, in_channels: int, image_size: int
+    ) -> None:
+        backbone = model.get_submodule("backbone")
+        if not isinstance(backbone, BackboneWithFPN):
+            raise DovetailError(
+                f"{type(model).__name__} has a {type(backbone).__name__} as backbone, and only torchvision's "
+                "BackboneWithFPN is known; name the parts with `encoder` and `decoder`."
+            )
+        super().__init__(
+            model,
+            construction=construction,
+            encoder_prefix="backbone.body.",
+            decoder_prefixes=("backbone.fpn.",),
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the outputs of the body's children by name."""
+        return run_children(self.model.get_submodule("backbone.body").named_children(), pixels, wanted)
+
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return levels of the pyramid, named by the body's layers."""
+        backbone = self.model.get_submodule("backbone")
+        assert isinstance(backbone, BackboneWithFPN)
+        layers = list(backbone.body.return_layers)
+        levels = [layers.index(layer) for layer in (layers if wanted is None else wanted)]
+        features = [stages[layer] for layer in layers]
+        outputs = fpn_forward(backbone.fpn, features, levels=levels, drop=self.drop_laterals)
+        return {layers[level]: value for level, value in outputs.items()}
+
+
+def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPartNetwork:
+    """Build torchvision's model `name` without weights; every parameter trains.
+
+    Raises:
+        DovetailError: For an unknown name, or for pixels that do not have 3 channels.
+    """
+    if name not in MODELS:
+        raise unknown_name("torchvision model", name, MODELS)
+    if in_channels != 3:
+        raise DovetailError(
+            f"torchvision's models take 3 channels, not {in_channels}; replace the first convolution and pass the "
+            "model itself."
+        )
+    kwargs = {"weights": None, "weights_backbone": None}
+    construction = Construction(f"torchvision.models.{MODELS[name]}.{name}", dict(kwargs))
+    model = torchvision.models.get_model(name, **kwargs)
+    return wrap_torchvision(model, construction=construction, in_channels=in_channels, image_size=image_size)
+
+
+def wrap_torchvision(
+    model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
+) -> TwoPartNetwork:
+    """Wrap a segmentation or detection model of torchvision."""
+    if isinstance(model, (FCN, DeepLabV3)):
+        return TorchvisionSegmentation(model, construction=construction, in_channels=in_channels, image_size=image_size)
+    return TorchvisionDetector(model, construction=construction, in_channels=in_channels, image_size=image_size)
+
+
+def is_torchvision(model: nn.Module) -> bool:
+    """Tell whether `wrap_torchvision` takes the model."""
+    return isinstance(model, (FCN, DeepLabV3, FasterRCNN, RetinaNet))
