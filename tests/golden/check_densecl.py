@@ -61,7 +61,7 @@ def check(golden: Golden) -> Iterator[Comparison]:
 def check_teacher(golden: Golden) -> Iterator[Comparison]:
     """The teacher used is the one before, moved towards the student with constant momentum."""
     before, student = head_of(golden, "teacher_before_ema"), head_of(golden, "student")
-    average_into(list(before.parameters()), list(student.parameters()), golden.config["momentum"])
+    average_into([one.detach() for one in before.parameters()], list(student.parameters()), golden.config["momentum"])
     expected = golden.under("teacher")
     for name, moved in before.named_parameters():
         yield Comparison(f"ema {name}", moved, expected[name])

@@ -11,7 +11,7 @@ Cost at 224 pixels: c5 has 49 cells. A finer map costs as many times more, and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
@@ -137,4 +137,4 @@ def pixpro(
     )
 
 
-METHODS = {"densecl": densecl, "pixpro": pixpro}
+METHODS: dict[str, Callable[..., Recipe]] = {"densecl": densecl, "pixpro": pixpro}
