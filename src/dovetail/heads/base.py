@@ -37,6 +37,14 @@ class HeadSpec(ABC):
         """Return the module for a tap of `channels` channels."""
 
 
+class TeacherAware(ABC):
+    """A module that is another one in the teacher (no stochastic depth, other targets)."""
+
+    @abstractmethod
+    def become_teacher(self) -> None:
+        """Turn into the teacher's form; the learner calls this once on every such module of the teacher's copy."""
+
+
 class Layer(nn.Sequential):
     """Linear map or 1x1 convolution, then BatchNorm, then activation; each of the last two may be absent."""
 

@@ -46,6 +46,8 @@ class Network(nn.Module, ABC):
         decoder_prefixes: Prefixes of decoder parameters; empty for an encoder alone.
         constructor: The exact Python call that makes `model`, for the example and `model.json`.
         size_multiple: Height and width of the pixels must be a multiple of this.
+        in_channels: Channels of the pixels.
+        unreached: Parameters of `model` that `prune` found no tap in use to reach.
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
         query_rule: Set by a recipe; how a ViT's query tokens attend.
         masks: Set by a recipe; whether views come with masks of patches.
@@ -59,6 +61,8 @@ class Network(nn.Module, ABC):
     decoder_prefixes: tuple[str, ...]
     constructor: str
     size_multiple: int = 32
+    in_channels: int = 3
+    unreached: tuple[str, ...] = ()
     lateral_dropout: LateralDropout | None = None
     query_rule: QueryRule = QueryRule()
     masks: bool = False

@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dovetail.heads.base import TeacherAware
 from dovetail.networks.network import Network
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
@@ -71,8 +73,10 @@ class Branch(nn.Module):
 
     def through_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
         """Return the head's output for each input; one pass for all of one shape where views go "per_size"."""
-        head = self.heads[term.head.term if isinstance(term.head, SameHead) else term.name]
+        owner, output = (term.head.term, term.head.output) if isinstance(term.head, SameHead) else (term.name, "")
+        head = self.heads[owner]
         run = recomputed(head) if term.checkpoint_head and torch.is_grad_enabled() else head
+        run = partial(run, output=output) if output else run
         inputs = [pool_to_grid(value, term.grid) for value in inputs]
         if self.recipe.forward_views == "per_view":
             return [run(value) for value in inputs]
@@ -89,6 +93,7 @@ class Learner(nn.Module):
     def __init__(self, recipe: Recipe, network: Network) -> None:
         super().__init__()
         recipe.check(network.taps)
+        network.query_rule, network.masks = recipe.query_rule, recipe.views.masks is not None
         network.prune({term.tap for term in recipe.terms})
         self.recipe = recipe
         self.student = Branch(recipe, network)
@@ -98,6 +103,9 @@ class Learner(nn.Module):
         self.teacher: Branch | None = None
         if recipe.teacher_momentum is not None:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+            for module in self.teacher.modules():
+                if isinstance(module, TeacherAware):
+                    module.become_teacher()
         self._pending: list[tuple[Objective, list[Any], list[Any]]] = []
 
     def forward(self, views: Sequence[View], moment: Moment) -> Loss:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(module: nn.Module) -> Callable[[Tensor], Any]:
+def recomputed(module: nn.Module) -> Callable[..., Any]:
     """Return `module` as a function with activation checkpointing.
 
     The second computation leaves BatchNorm's running statistics alone, so they equal those without checkpointing.
@@ -20,7 +21,7 @@ def recomputed(module: nn.Module) -> Callable[[Tensor], Any]:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), statistics_kept(module)
 
-    return lambda value: checkpoint(module, value, use_reentrant=False, context_fn=contexts)
+    return partial(checkpoint, module, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

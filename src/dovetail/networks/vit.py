@@ -1,0 +1,259 @@
+"""Any timm ViT as a network: class token, patches, masks (iBOT) and query tokens (ADCLR), with timm's own blocks.
+
+Taken: `VisionTransformer` (DeiT with or without a distillation token, DeiT III, DINOv2, registers, layer scale,
+qk-norm) and `Eva` (EVA-02, DINOv3, RoPE-ViT). The module stays as timm made it, so its `state_dict` loads into timm
+strictly; the one parameter that masks need lives outside of it. Raw tokens are timm's own to the last bit, with and
+without queries.
+
+Taps: `cls` [B, C] (`pooled` [B, C], timm's pooled features, without a class token), `patches` [B, N, C] after the final
+norm, `patches_prenorm` [B, N, C] before it, `queries` [B, S, C] after it, and `patches` as a map [B, C, h, w] named by
+the rounded logarithm of its stride (patch 16 and 14: `c4`, patch 8: `c3`).
+
+Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.heads.base import Kind, TeacherAware
+from dovetail.networks.network import Network
+from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
+from dovetail.networks.vit_embed import embed, patch_px
+from dovetail.recipe import Tap
+from dovetail.views.view import View
+
+
+class Encoded(NamedTuple):
+    """Tokens after the last block, before the final norm, and the raw tokens after the blocks asked for."""
+
+    raw: Tensor
+    queries: Tensor | None
+    kept: dict[int, Tensor]
+
+
+class ViTNetwork(Network, TeacherAware):
+    """A timm ViT; see the module's docstring. `mask_token` [C] is trained only where a recipe masks."""
+
+    def __init__(self, model: nn.Module, *, constructor: str) -> None:
+        super().__init__()
+        check_model(model)
+        self.model = model
+        self.constructor = constructor
+        self.encoder_prefix, self.decoder_prefixes = "", ()
+        self._declare(model)
+
+    def _declare(self, vit: Any) -> None:
+        """Fill in what follows from the ViT."""
+        stride, channels = patch_px(vit), int(vit.embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(channels))  # zeros, as iBOT's code
+        self.in_channels = int(vit.patch_embed.proj.in_channels)
+        self.size_multiple = stride
+        self.image_size = int(vit.patch_embed.img_size[0])
+        kinds: dict[str, Kind] = {"cls" if vit.cls_token is not None else "pooled": "vector", "patches": "tokens"}
+        kinds |= {"patches_prenorm": "tokens", map_name(stride): "map"}
+        if all(takes_queries(block) for block in vit.blocks):
+            kinds["queries"] = "tokens"
+        self.taps = {name: Tap(channels, stride, kind, "encoder") for name, kind in kinds.items()}
+
+    @property
+    def vit(self) -> Any:
+        """The timm model itself; untyped, as timm is."""
+        return self.model
+
+    def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
+        """Return the named taps for a view, computing nothing that they do not need."""
+        for tap in taps:
+            if tap not in self.taps:
+                raise unknown_name("tap", tap, self.taps)
+        return self.token_taps(self.encode(view, with_queries="queries" in taps), view, taps)
+
+    def encode(self, view: View, *, with_queries: bool, keep: Collection[int] = ()) -> Encoded:
+        """Run embedding and blocks; `keep` are the indices of blocks whose raw tokens [B, T, C] are wanted as well."""
+        vit, kept = self.vit, {}
+        raw, queries, rotations = embed(
+            vit,
+            view,
+            mask_token=self.mask_token,
+            with_queries=with_queries,
+            query_positions=self.query_rule.positions == "crop",
+        )
+        for index, block in enumerate(vit.blocks):
+            raw, queries = self._through(block, raw, queries, rotations[index])
+            if index in keep:
+                kept[index] = raw
+        return Encoded(raw, queries, kept)
+
+    def _through(self, block: nn.Module, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Any:
+        """Run one block, recomputed in the backward pass where timm's `set_grad_checkpointing` is on."""
+
+        def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            if queries is not None:
+                attention = self.query_rule.attention
+                return tuple(two_streams(block, Streams(raw, queries), rotations, attention=attention))  # type: ignore[return-value]
+            return (block(raw) if rotations.raw is None else block(raw, rope=rotations.raw)), None
+
+        if self.vit.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, raw, queries, use_reentrant=False)
+        return run(raw, queries)
+
+    def token_taps(self, encoded: Encoded, view: View, taps: Collection[str]) -> dict[str, Tensor]:
+        """Return those of `taps` that are the ViT's own."""
+        vit, patch = self.vit, self.taps["patches"].stride
+        prefix, outputs = vit.num_prefix_tokens, {}
+        if "patches_prenorm" in taps:
+            outputs["patches_prenorm"] = encoded.raw[:, prefix:]
+        if "pooled" in taps:
+            outputs["pooled"] = self._pooled(encoded.raw)
+        if not {"cls", "patches", map_name(patch)}.isdisjoint(taps):
+            normed = self.final_norm(encoded.raw)
+            height, width = (side // patch for side in view.pixels.shape[-2:])
+            grid = normed[:, prefix:].reshape(-1, height, width, normed.shape[-1]).permute(0, 3, 1, 2)
+            outputs |= {"cls": normed[:, 0], "patches": normed[:, prefix:], map_name(patch): grid}
+        if encoded.queries is not None:
+            outputs["queries"] = self.final_norm(encoded.queries)
+        return {tap: outputs[tap] for tap in taps if tap in outputs}
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Normalise tokens; models that normalise after pooling (`fc_norm`) get that norm on every token instead."""
+        norm = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
+        normed: Tensor = norm(tokens)
+        return normed
+
+    def _pooled(self, raw: Tensor) -> Tensor:
+        """Return [B, C]: what timm's own classifier would read, or the patches' mean where it pools nothing."""
+        normed = self.vit.norm(raw)
+        pooled: Tensor = self.vit.forward_head(normed, pre_logits=True)
+        return pooled if pooled.dim() == 2 else self.final_norm(raw)[:, self.vit.num_prefix_tokens :].mean(dim=1)
+
+    def become_teacher(self) -> None:
+        """Switch stochastic depth off: the teacher's targets are those of the whole network (DINO)."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+
+    def probe_view(self) -> View:
+        """Return one small image with a mask and with queries, where a recipe has them, to find out what is reached."""
+        patch = self.taps["patches"].stride
+        side = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
+        cells, box = side // patch, torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        view = View(
+            pixels=torch.zeros(1, self.in_channels, side, side),
+            box=box,
+            flipped=torch.zeros(1, dtype=torch.bool),
+            source_px=torch.full((1, 2), float(side)),
+            mask=torch.arange(cells * cells).reshape(1, cells, cells) % 2 == 1 if self.masks else None,
+            queries=torch.zeros(1, 1, self.in_channels, patch, patch),
+            query_box=box[None],
+        )
+        parameter = self.mask_token
+        return replace(view, pixels=view.pixels.to(parameter.dtype), queries=view.queries.to(parameter.dtype)).to(  # type: ignore[union-attr]
+            parameter.device
+        )
+
+
+def build_vit(
+    name_or_module: str | nn.Module,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    image_size: int = 224,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
+) -> ViTNetwork:
+    """Return a timm ViT as a network.
+
+    Args:
+        name_or_module: A timm model name such as "vit_small_patch16_224", or a VisionTransformer or Eva module, which
+            is taken as it is; the four options of its construction below do not apply to it.
+        in_channels: Channels of the pixels.
+        pretrained: Start from timm's weights.
+        image_size: Side of the global views in pixels: the size of the grid of positions. Views of other sizes get
+            interpolated positions.
+        drop_path: Stochastic depth of the last block, rising linearly from 0 in the first; off in the teacher.
+        checkpoint_blocks: Recompute every block in the backward pass instead of keeping its activations.
+
+    Raises:
+        DovetailError: The name is unknown, or the model is not such a ViT.
+    """
+    if isinstance(name_or_module, str):
+        model, constructor = create(name_or_module, in_channels, pretrained, image_size, drop_path)
+    else:
+        model, constructor = name_or_module, f"{type(name_or_module).__module__}.{type(name_or_module).__qualname__}"
+        check_model(model)
+    if checkpoint_blocks:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    return ViTNetwork(model, constructor=constructor)
+
+
+def create(name: str, in_channels: int, pretrained: bool, image_size: int, drop_path: float) -> tuple[nn.Module, str]:
+    """Return timm's model of that name for views of any size, and the call that makes it (without its weights)."""
+    check_name(name)
+    options: dict[str, Any] = {
+        "num_classes": 0,
+        "in_chans": in_channels,
+        "img_size": image_size,
+        "dynamic_img_size": True,
+    }
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, drop_path_rate=drop_path, **options)
+    listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
+    return model, f"timm.create_model({name!r}, {listed})"
+
+
+def is_vit(name_or_module: str | nn.Module) -> bool:
+    """Tell whether `build_vit` is for this timm model: found out without allocating its weights."""
+    if isinstance(name_or_module, nn.Module):
+        return isinstance(name_or_module, (VisionTransformer, Eva))
+    if not timm.is_model(name_or_module):
+        return False
+    with torch.device("meta"):
+        return isinstance(timm.create_model(name_or_module), (VisionTransformer, Eva))
+
+
+def check_name(name: str) -> None:
+    """Raise `DovetailError` unless `name` is a timm ViT."""
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    if not is_vit(name):
+        with torch.device("meta"):
+            kind = type(timm.create_model(name)).__name__
+        raise DovetailError(
+            f"{name} is a {kind}, whose blocks take neither masks nor query tokens; choose one of timm's "
+            "VisionTransformer or Eva models, such as vit_small_patch16_224."
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise `DovetailError` unless tokens, masks and positions of `model` can be handled."""
+    if not isinstance(model, (VisionTransformer, Eva)):
+        raise DovetailError(
+            f"{type(model).__name__} is not one of timm's VisionTransformer or Eva models; choose one, such as "
+            "vit_small_patch16_224."
+        )
+    if not isinstance(model.patch_embed, PatchEmbed):
+        raise DovetailError(
+            f"The stem {type(model.patch_embed).__name__} mixes pixels of several patches, so that masks and queries "
+            "have no patch of their own; choose a ViT with plain patch embedding."
+        )
+    if not isinstance(model.patch_drop, (nn.Identity, type(None))):
+        raise DovetailError(
+            "The ViT drops patches, so that its tokens lose their places; build it without patch_drop_rate."
+        )
+
+
+def map_name(stride: int) -> str:
+    """Return the name of the patches as a map: `c` and the rounded base-2 logarithm of the patch size."""
+    return f"c{round(math.log2(stride))}"

@@ -1,0 +1,197 @@
+"""ADCLR's attention: query tokens next to the raw tokens of a timm ViT block, with the block's own weights.
+
+Paper: Zhang et al., "Patch-Level Contrasting without Patch Correspondence for Accurate and Dense Contrastive
+Representation Learning" (ADCLR), ICLR 2023, https://arxiv.org/abs/2306.13337. No official code was ever released.
+
+For raw tokens X [B, T, C] (class and register tokens included) and query tokens Q [B, S, C], with shared norm, q, k, v:
+
+    X' = softmax(q(X) k(X)^T) v(X)                                       the block as it is, on the fastest kernel
+    Q'_i = softmax([q(Q_i) k(X)^T, q(Q_i) k(Q_i)^T]) [v(X); v(Q_i)]      one logit for itself is appended
+
+That equals a (T+S) x (T+S) mask that hides every query from the raw tokens and from the other queries, at a cost of
+S (T+1) logits instead of (T+S)^2. The raw stream runs the same operations in the same order as timm, so its numbers
+are the same to the last bit. Stochastic depth draws once for each image and drops both streams of it together: the raw
+stream then draws the same random numbers with and without queries.
+
+Shapes: B images, T raw tokens, S queries, C channels, h heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock
+from torch import Tensor, nn
+
+QueryAttention = Literal["unidirectional", "bidirectional", "query_to_query"]
+
+
+class Streams(NamedTuple):
+    """Both kinds of token: `raw` [B, T, C] and `queries` [B, S, C]."""
+
+    raw: Tensor
+    queries: Tensor
+
+
+class Rotations(NamedTuple):
+    """RoPE's rows (sine, cosine): `raw` for the patches, `queries` for queries with a position; None without RoPE."""
+
+    raw: Tensor | None = None
+    queries: Tensor | None = None
+
+
+class Projected(NamedTuple):
+    """Queries, keys and values of one stream, [B, h, T, d] each."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+def takes_queries(block: nn.Module) -> bool:
+    """Tell whether query tokens can go through `block`: a block and an attention whose parts are known by name."""
+    known = type(block) in (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+    return known and type(block.attn) in (Attention, AttentionRope, EvaAttention)
+
+
+def two_streams(block: Any, streams: Streams, rotations: Rotations, *, attention: QueryAttention) -> Streams:
+    """Run one timm block on raw and query tokens; the raw tokens' result is that of `block` alone.
+
+    With `attention="bidirectional"` the raw tokens see the queries, so their result differs: an ablation.
+    """
+    inputs = Streams(*(_before_attention(block, tokens) for tokens in streams))
+    mixed = _attend(block.attn, inputs, rotations, attention)
+    mixed = Streams(*(_after_attention(block, tokens) for tokens in mixed))
+    streams = _add(streams, _drop_together(block.drop_path1, mixed))
+    mixed = Streams(*(_perceptron(block, tokens) for tokens in streams))
+    return _add(streams, _drop_together(block.drop_path2, mixed))
+
+
+def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAttention) -> Streams:
+    prefix = attn.num_prefix_tokens if isinstance(attn, (AttentionRope, EvaAttention)) else 0
+    raw = _project(attn, inputs.raw, rotations.raw, prefix)
+    queries = _project(attn, inputs.queries, rotations.queries, 0)
+    if attention == "bidirectional":
+        joint = Projected(*(torch.cat(pair, dim=2) for pair in zip(raw, queries, strict=True)))
+        outputs, length = _softmax_attention(attn, joint.q, joint.k, joint.v), raw.q.shape[2]
+        return Streams(
+            _finish(attn, outputs[:, :, :length], inputs.raw), _finish(attn, outputs[:, :, length:], inputs.queries)
+        )
+    raw_output = _softmax_attention(attn, raw.q, raw.k, raw.v)
+    if attention == "query_to_query":
+        keys, values = torch.cat([raw.k, queries.k], dim=2), torch.cat([raw.v, queries.v], dim=2)
+        query_output = _softmax_attention(attn, queries.q, keys, values)
+    else:
+        query_output = _raw_and_self(attn, queries, raw)
+    return Streams(_finish(attn, raw_output, inputs.raw), _finish(attn, query_output, inputs.queries))
+
+
+def _raw_and_self(attn: Any, queries: Projected, raw: Projected) -> Tensor:
+    """Return [B, h, S, d]: each query's mean over the raw values and its own, weighted by one softmax."""
+    q = queries.q * attn.scale
+    to_raw = q @ raw.k.transpose(-2, -1)  # [B, h, S, T]
+    to_self = (q * queries.k).sum(dim=-1, keepdim=True)  # [B, h, S, 1]
+    weights: Tensor = attn.attn_drop(torch.cat([to_raw, to_self], dim=-1).softmax(dim=-1)).to(raw.v.dtype)
+    return weights[..., :-1] @ raw.v + weights[..., -1:] * queries.v
+
+
+def _softmax_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v as the attention itself computes it: fused, or by hand."""
+    if attn.fused_attn:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0)
+    weights: Tensor = attn.attn_drop(((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1))
+    return weights @ v
+
+
+def _project(attn: Any, tokens: Tensor, rope: Tensor | None, prefix: int) -> Projected:
+    """Return q, k, v of `tokens`; all but the first `prefix` tokens are rotated by `rope`."""
+    q, k, v = _linear(attn, tokens)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if rope is not None:
+        half = attn.rotate_half
+        q, k = (
+            torch.cat([x[:, :, :prefix], apply_rot_embed_cat(x[:, :, prefix:], rope, half=half)], dim=2).type_as(v)
+            for x in (q, k)
+        )
+    if isinstance(attn, AttentionRope) and attn.num_kv_groups > 1:
+        k, v = (x.repeat_interleave(attn.num_kv_groups, dim=1) for x in (k, v))
+    return Projected(q, k, v)
+
+
+def _linear(attn: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, _ = tokens.shape
+    if attn.qkv is None:
+        q, k, v = (
+            layer(tokens).reshape(batch, length, -1, attn.head_dim).transpose(1, 2)
+            for layer in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        return q, k, v
+    separate_biases = isinstance(attn, EvaAttention)  # a bias of its own for q and v, none for k
+    if separate_biases and attn.q_bias is not None:
+        bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+        if attn.qkv_bias_separate:
+            joint = attn.qkv(tokens)
+            joint += bias
+        else:
+            joint = F.linear(tokens, weight=attn.qkv.weight, bias=bias)
+    else:
+        joint = attn.qkv(tokens)
+    q, k, v = joint.reshape(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def _finish(attn: Any, mixed: Tensor, inputs: Tensor) -> Tensor:
+    """Return [B, T, C] from the heads' [B, h, T, d]; `inputs` are what q, k and v were made of (for gates)."""
+    batch, length = inputs.shape[:2]
+    tokens = attn.norm(mixed.transpose(1, 2).reshape(batch, length, -1))
+    if attn.gate is not None:
+        tokens = tokens * attn.gate(inputs).sigmoid()
+    output: Tensor = attn.proj_drop(attn.proj(tokens))
+    return output
+
+
+def _before_attention(block: Any, tokens: Tensor) -> Tensor:
+    """Return what the attention of a block reads: pre-norm blocks normalise first."""
+    normed: Tensor = tokens if isinstance(block, (ResPostBlock, EvaBlockPostNorm)) else block.norm1(tokens)
+    return normed
+
+
+def _after_attention(block: Any, mixed: Tensor) -> Tensor:
+    """Return what is added for the attention: post-norm blocks normalise last, others may scale."""
+    if isinstance(block, Block):
+        mixed = block.ls1(mixed)
+    elif isinstance(block, EvaBlock):
+        mixed = mixed if block.gamma_1 is None else block.gamma_1 * mixed
+    else:
+        mixed = block.norm1(mixed)
+    return mixed
+
+
+def _perceptron(block: Any, tokens: Tensor) -> Tensor:
+    """Return what is added for the perceptron."""
+    if isinstance(block, Block):
+        mixed = block.ls2(block.mlp(block.norm2(tokens)))
+    elif isinstance(block, EvaBlock):
+        mixed = block.mlp(block.norm2(tokens))
+        mixed = mixed if block.gamma_2 is None else block.gamma_2 * mixed
+    else:
+        mixed = block.norm2(block.mlp(tokens))
+    output: Tensor = mixed
+    return output
+
+
+def _drop_together(drop_path: nn.Module, added: Streams) -> Streams:
+    """Drop the same images' paths in both streams, by the one draw that the raw stream alone would make."""
+    if isinstance(drop_path, nn.Identity) or not drop_path.training or drop_path.drop_prob == 0:
+        return added
+    keep = drop_path(added.raw.new_ones(added.raw.shape[0], 1, 1))
+    return Streams(added.raw * keep, added.queries * keep)
+
+
+def _add(streams: Streams, added: Streams) -> Streams:
+    return Streams(streams.raw + added.raw, streams.queries + added.queries)

@@ -1,0 +1,147 @@
+"""How pixels become a timm ViT's tokens: patches with masks, class and register tokens, positions, query tokens.
+
+Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries of P x P pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.eva import Eva
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.networks.vit_attention import Rotations
+from dovetail.views.view import View
+
+
+class Embedded(NamedTuple):
+    """What enters the first block: `raw` [B, T, C], `queries` [B, S, C] or None, and RoPE's rows for each block."""
+
+    raw: Tensor
+    queries: Tensor | None
+    rotations: list[Rotations]
+
+
+def patch_px(model: Any) -> int:
+    """Return the side of the model's square patches in pixels."""
+    height, width = model.patch_embed.patch_size
+    if height != width:
+        raise DovetailError(f"The model's patches are {height} x {width} pixels; choose a ViT with square patches.")
+    return int(height)
+
+
+def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bool, query_positions: bool) -> Embedded:
+    """Return the tokens of a view before the first block.
+
+    Args:
+        model: timm's VisionTransformer or Eva.
+        view: Pixels, and perhaps a mask and queries.
+        mask_token: [C], put in the place of masked patches before positions are added; needed if `view` has a mask.
+        with_queries: Embed the view's queries as well.
+        query_positions: Add to each query the position at the centre of its crop in this view, clamped to its border.
+    """
+    check_size(model, view.pixels)
+    patches = model.patch_embed(view.pixels)  # [B, h, w, C], or [B, N, C] of models for one size
+    if view.mask is not None:
+        patches = masked(patches, view.mask, mask_token)
+    rope: Tensor | None = None
+    if isinstance(model, Eva):
+        raw, rope = model._pos_embed(patches)
+    else:
+        raw = model._pos_embed(patches)
+    raw = model.norm_pre(raw)
+    queries, centres = None, None
+    if with_queries:
+        queries = embed_queries(model, view)
+        if query_positions:
+            centres = query_centres(view)
+            queries = add_positions(model, queries, centres)
+        queries = model.norm_pre(queries)
+    return Embedded(raw, queries, rotations(model, rope, view, centres))
+
+
+def check_size(model: Any, pixels: Tensor) -> None:
+    """Raise `DovetailError` for pixels whose sides the model cannot cut into patches."""
+    patch, sides = patch_px(model), tuple(pixels.shape[-2:])
+    if not model.dynamic_img_size and sides != tuple(model.patch_embed.img_size):
+        wanted = " x ".join(map(str, model.patch_embed.img_size))
+        raise DovetailError(
+            f"The ViT takes only {wanted} pixels and got {sides[0]} x {sides[1]}; build it with dynamic_img_size=True."
+        )
+    if sides[0] % patch or sides[1] % patch:
+        raise DovetailError(
+            f"Pixels of {sides[0]} x {sides[1]} cannot be cut into patches of {patch}; choose multiples of {patch}."
+        )
+
+
+def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
+    """Return patches [B, h, w, C] or [B, N, C] with `mask_token` [C] wherever `mask` [B, h, w] says so (iBOT)."""
+    cells = patches.shape[1:-1]
+    if mask_token is None or mask[0].numel() != cells.numel() or (len(cells) == 2 and mask.shape[1:] != cells):
+        found, wanted = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, cells))
+        raise DovetailError(
+            f"The mask has {found} cells and the view {wanted} patches; set the masks' patch_px to the model's patch."
+        )
+    return torch.where(mask.reshape(patches.shape[:-1])[..., None], mask_token.to(patches.dtype), patches)
+
+
+def embed_queries(model: Any, view: View) -> Tensor:
+    """Return [B, S, C]: each query patch as one token, through the same patch embedding, without a position."""
+    if view.queries is None:
+        raise DovetailError("The 'queries' tap was asked for a view without query patches; add them to the view plan.")
+    batch, count, channels, height, width = view.queries.shape
+    patch = patch_px(model)
+    if (height, width) != (patch, patch):
+        raise DovetailError(
+            f"Queries are {height} x {width} pixels and the model's patches {patch} x {patch}; "
+            f"set the queries' size_px to {patch}."
+        )
+    stem: PatchEmbed = model.patch_embed
+    tokens: Tensor = stem.norm(stem.proj(view.queries.reshape(-1, channels, height, width)).flatten(1))
+    return tokens.reshape(batch, count, -1)
+
+
+def query_centres(view: View) -> Tensor:
+    """Return [B, S, 2]: the centres (x, y) of the queries' crops in the [0, 1] frame of the view's own pixels.
+
+    x is mirrored where the view is flipped. Centres outside of the view are moved to its border.
+    """
+    if view.query_box is None:
+        raise DovetailError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
+    centres = (view.query_box[..., :2] + view.query_box[..., 2:]) / 2
+    inside = (centres - view.box[:, None, :2]) / (view.box[:, None, 2:] - view.box[:, None, :2])
+    x, y = inside.clamp(0, 1).unbind(-1)
+    return torch.stack([torch.where(view.flipped[:, None], 1 - x, x), y], dim=-1)
+
+
+def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
+    """Add to queries [B, S, C] the model's position embedding, bilinear at `centres` [B, S, 2], where it has one."""
+    if model.pos_embed is None:
+        return queries
+    height, width = model.patch_embed.grid_size
+    grid = model.pos_embed[:, -height * width :].reshape(1, height, width, -1).permute(0, 3, 1, 2)  # [1, C, h, w]
+    # One image whose rows are the batch, so that the grid need not be repeated.
+    at = (centres * 2 - 1)[None].to(grid.dtype)  # [1, B, S, 2]
+    sampled = F.grid_sample(grid, at, mode="bilinear", padding_mode="border", align_corners=False)[0]  # [C, B, S]
+    return queries + sampled.permute(1, 2, 0).to(queries.dtype)
+
+
+def rotations(model: Any, rope: Tensor | None, view: View, centres: Tensor | None) -> list[Rotations]:
+    """Return each block's rows of RoPE; queries with a position get those of the patch in which their centre lies."""
+    depth = len(model.blocks)
+    if rope is None:
+        return [Rotations()] * depth
+    per_block = list(rope) if model.rope_mixed else [rope] * depth  # [N, 2d] or, mixed, [heads, N, 2d]
+    if centres is None:
+        return [Rotations(rows) for rows in per_block]
+    patch = patch_px(model)
+    height, width = (side // patch for side in view.pixels.shape[-2:])
+    column = (centres[..., 0] * width).long().clamp(max=width - 1)
+    row = (centres[..., 1] * height).long().clamp(max=height - 1)
+    cell = row * width + column  # [B, S]
+    at_queries = [rows[cell][:, None] if rows.dim() == 2 else rows[:, cell].transpose(0, 1) for rows in per_block]
+    return [Rotations(rows, there) for rows, there in zip(per_block, at_queries, strict=True)]
