@@ -102,6 +102,7 @@ class ParameterRule:
     weight_decay: bool = True
     adapt: bool = True  # LARS: trust ratio
     frozen_epochs: int = 0  # DINO: no gradient in the first epochs
+    one_dimensional: bool = False  # only parameters with one dimension (Barlow Twins: biases and norms)
 
 
 @dataclass(frozen=True)

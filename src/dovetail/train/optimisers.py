@@ -113,9 +113,14 @@ class GroupKey:
     frozen_epochs: int
 
 
+def matches(rule: ParameterRule, name: str, parameter: Tensor) -> bool:
+    """Whether `rule` is about the parameter `name`."""
+    return re.search(rule.pattern, name) is not None and not (rule.one_dimensional and parameter.ndim != 1)
+
+
 def group_key(name: str, parameter: Tensor, spec: OptimiserSpec) -> GroupKey:
     """Return the group of the parameter `name`: the first rule that matches, and the one-dimensional rule."""
-    rule = next((one for one in spec.rules if re.search(one.pattern, name)), ParameterRule(pattern=""))
+    rule = next((one for one in spec.rules if matches(one, name, parameter)), ParameterRule(pattern=""))
     exempt = parameter.ndim == 1 and not spec.decay_one_dimensional
     return GroupKey(
         lr_scale=rule.lr_scale,

@@ -1,0 +1,156 @@
+"""Image-level methods that decorrelate channels or whiten: Barlow Twins, ZeroCL, VICReg.
+
+Each has its paper's settings for ImageNet. The head is 8192 wide; at less memory a narrower one costs some accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from dovetail.errors import DovetailError
+from dovetail.heads.vector import VectorHeadSpec
+from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
+from dovetail.objectives.whiten import ZeroCLSpec
+from dovetail.recipe import ParameterRule, Recipe, Tap, Term
+from dovetail.recipes.image_parts import byol_views, image_tap, lars
+from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
+
+
+def barlow(
+    taps: Mapping[str, Tap],
+    *,
+    hidden: int = 8192,
+    dim: int = 8192,
+    off_diagonal_weight: float = 0.0051,
+    loss_scale: float = 1.0,
+    base_lr: float = 0.2,
+    bias_lr: float = 0.0048,
+    weight_decay: float = 1.5e-6,
+    warmup_epochs: float = 10.0,
+    image_size: int = 224,
+    min_scale: float = 0.08,
+) -> Recipe:
+    """Return Barlow Twins (arXiv 2103.03230).
+
+    Args:
+        taps: The model's taps.
+        hidden: Width of the head's two hidden layers.
+        dim: Width of the embedding.
+        off_diagonal_weight: lambda, of correlations between different channels.
+        loss_scale: Factor of the loss; solo-learn multiplies by 0.024 or 0.1.
+        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to 0.0016.
+        bias_lr: The same of biases and normalisation layers.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_epochs: Linear warm-up from 0.
+        image_size: Side of the views in pixels.
+        min_scale: Smallest share of the photograph's area in a view.
+    """
+    rule = one_dimensional_rate(bias_lr, base_lr)
+    return Recipe(
+        name="barlow",
+        terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
+        views=byol_views(image_size, min_scale),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, final_lr=0.0016, rules=(rule,)),
+        teacher_momentum=None,
+        export="student",
+        epochs=1000,
+        batch_size=2048,
+    )
+
+
+def zerocl(
+    taps: Mapping[str, Tap],
+    *,
+    hidden: int = 8192,
+    dim: int = 8192,
+    mode: Literal["both", "feature", "instance"] = "both",
+    base_lr: float = 0.3,
+    bias_lr: float = 0.0048,
+    weight_decay: float = 1e-6,
+    warmup_epochs: float = 10.0,
+    image_size: int = 224,
+    min_scale: float = 0.08,
+) -> Recipe:
+    """Return ZeroCL (ICLR 2022), with the optimiser of the authors' code and the views of Barlow Twins.
+
+    Args:
+        taps: The model's taps.
+        hidden: Width of the head's two hidden layers.
+        dim: Width of the embedding.
+        mode: Whiten features, instances, or both; see `dovetail.objectives.whiten`.
+        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to 0.
+        bias_lr: The same of biases and normalisation layers.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_epochs: Linear warm-up from 0.
+        image_size: Side of the views in pixels.
+        min_scale: Smallest share of the photograph's area in a view.
+    """
+    rule = one_dimensional_rate(bias_lr, base_lr)
+    return Recipe(
+        name="zerocl",
+        terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), ZeroCLSpec(mode)),),
+        views=byol_views(image_size, min_scale),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=(rule,)),
+        teacher_momentum=None,
+        export="student",
+        epochs=400,
+        batch_size=256,
+    )
+
+
+def vicreg(
+    taps: Mapping[str, Tap],
+    *,
+    hidden: int = 8192,
+    dim: int = 8192,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+    variance_scale: float = 1.0,
+    base_lr: float = 0.2,
+    weight_decay: float = 1e-6,
+    warmup_epochs: float = 10.0,
+    image_size: int = 224,
+    min_scale: float = 0.08,
+) -> Recipe:
+    """Return VICReg (arXiv 2105.04906), with the paper's symmetric views.
+
+    Args:
+        taps: The model's taps.
+        hidden: Width of the head's two hidden layers.
+        dim: Width of the embedding.
+        invariance_weight: Of the mean squared difference of the views.
+        variance_weight: Of the hinge on each channel's deviation.
+        covariance_weight: Of the squared covariances of different channels.
+        variance_scale: 1 for the sum of both views' variance terms (the paper), 0.5 for their mean (its code).
+        base_lr: Learning rate at a batch of 256 (LARS); a cosine takes it to 0.002.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_epochs: Linear warm-up from 0.
+        image_size: Side of the views in pixels.
+        min_scale: Smallest share of the photograph's area in a view.
+    """
+    objective = VICRegSpec(invariance_weight, variance_weight, covariance_weight, variance_scale)
+    view = ViewSpec(image_size, (min_scale, 1.0), photometric=Photometric(blur_p=0.5, solarise_p=0.1))
+    return Recipe(
+        name="vicreg",
+        terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), objective),),
+        views=ViewPlan((view, view)),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, final_lr=0.002),
+        teacher_momentum=None,
+        export="student",
+        epochs=1000,
+        batch_size=2048,
+    )
+
+
+def wide_head(hidden: int, dim: int) -> VectorHeadSpec:
+    """Return the three-layer head of Barlow Twins, which VICReg and ZeroCL share."""
+    return VectorHeadSpec(hidden, dim, layers=3, bias=False)
+
+
+def one_dimensional_rate(bias_lr: float, base_lr: float) -> ParameterRule:
+    """Return the rule that gives biases and normalisation layers a learning rate of their own."""
+    if not base_lr > 0:
+        raise DovetailError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
+    return ParameterRule("", lr_scale=bias_lr / base_lr, one_dimensional=True)

@@ -1,0 +1,55 @@
+"""What the recipes of image-level methods share: the tap, the views, the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dovetail.networks.network import deepest_encoder_tap
+from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
+from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
+
+
+def image_tap(taps: Mapping[str, Tap]) -> str:
+    """Return the encoder's vector (a ViT's class token, or its pooled patches), else its deepest map."""
+    vectors = [name for name, tap in taps.items() if tap.kind == "vector" and tap.part == "encoder"]
+    return vectors[0] if vectors else deepest_encoder_tap(taps)
+
+
+def byol_views(image_size: int, min_scale: float) -> ViewPlan:
+    """Return BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times."""
+    view = ViewSpec(image_size, (min_scale, 1.0))
+    first, second = Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2)
+    return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)))
+
+
+def moco_views(image_size: int, min_scale: float) -> ViewPlan:
+    """Return the equal pair of MoCo v2, which SimSiam shares."""
+    photometric = Photometric(saturation=0.4)
+    view = ViewSpec(image_size, (min_scale, 1.0), interpolation="bilinear", photometric=photometric)
+    return ViewPlan((view, view))
+
+
+def lars(
+    base_lr: float,
+    weight_decay: float,
+    *,
+    warmup_epochs: float,
+    final_lr: float = 0.0,
+    rules: tuple[ParameterRule, ...] = (),
+) -> OptimiserSpec:
+    """Return LARS that neither decays nor adapts one-dimensional parameters."""
+    return OptimiserSpec(
+        "lars",
+        base_lr=base_lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        final_lr=final_lr,
+        decay_one_dimensional=False,
+        rules=rules,
+    )
+
+
+def given(value: float | None, default: float) -> float:
+    """Return `value`, or `default` for None."""
+    return default if value is None else value
