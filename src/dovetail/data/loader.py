@@ -1,0 +1,179 @@
+"""From a source of photographs to batches of views, in worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.order import Key, StepSampler
+from dovetail.data.skipped import SkippedLog
+from dovetail.data.sources import ImageSource
+from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
+from dovetail.views.plan import ViewPlan
+from dovetail.views.random import Purpose, stream
+from dovetail.views.sampling import draw_views, needed_shrink
+
+_REPLACEMENT_TRIES = 64
+
+
+class ViewDataset(Dataset[Sample]):
+    """The views of every photograph of a source, as a pure function of (seed, epoch, index).
+
+    In the place of an unreadable photograph comes another one, drawn from the same three numbers.
+    """
+
+    def __init__(self, source: ImageSource, plan: ViewPlan, *, seed: int, in_channels: int = 3) -> None:
+        """Keep what is needed; nothing is read.
+
+        Args:
+            source: Of photographs.
+            plan: The views wanted.
+            seed: Of the run.
+            in_channels: Of the pixels.
+        """
+        self._source = source
+        self._plan = plan
+        self._seed = seed
+        self._in_channels = in_channels
+        self._unreadable: dict[int, Skipped] = {}  # a cache only: it never changes what is returned
+
+    def __len__(self) -> int:
+        return self._source.num_images
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Return the views of photograph `index` in `epoch`, with `key` = (epoch, index)."""
+        epoch, index = key
+        skipped: list[Skipped] = []
+        for candidate in self._candidates(epoch, index):
+            try:
+                sample = self._read(epoch, index, candidate)
+            except UnreadableError as error:
+                self._unreadable[candidate] = Skipped(candidate, self._source.name(candidate), str(error))
+                skipped.append(self._unreadable[candidate])
+            else:
+                return replace(sample, skipped=tuple(skipped))
+        # Workers do not raise: the log in the main process says what happened, in one sentence.
+        return replace(self._blank(epoch, index), skipped=tuple(skipped))
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """Yield `index`, then the photographs to take instead."""
+        yield index
+        rng = stream(Purpose.REPLACEMENT, seed=self._seed, epoch=epoch, index=index)
+        for _ in range(_REPLACEMENT_TRIES):
+            yield int(rng.integers(self._source.num_images))
+
+    def _read(self, epoch: int, index: int, candidate: int) -> Sample:
+        if candidate in self._unreadable:
+            raise UnreadableError(self._unreadable[candidate].reason)
+        photograph = self._source.open(candidate, self._in_channels)
+        width, height = photograph.width_px, photograph.height_px
+        rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
+        draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
+        pixels = photograph.decode(needed_shrink(draw, self._plan))
+        return render(pixels, draw, self._plan, source_px=(width, height), epoch=epoch, index=index, used=candidate)
+
+    def _blank(self, epoch: int, index: int) -> Sample:
+        """Return black views, which only say that nothing could be read."""
+        rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
+        draw = draw_views(rng, self._plan, height=1, width=1, epoch=epoch)
+        black = torch.zeros(self._in_channels, 1, 1, dtype=torch.uint8)
+        return render(black, draw, self._plan, source_px=(1, 1), epoch=epoch, index=index, used=-1)
+
+
+class ViewLoader:
+    """Batches of views from the start step to the end of the run, in one iteration over all epochs.
+
+    Attributes:
+        plan: The plan of the views, for `to_views`.
+        steps_per_epoch: Optimiser steps in one epoch.
+        skipped: What could not be read so far.
+    """
+
+    def __init__(
+        self, dataset: ViewDataset, sampler: StepSampler, *, plan: ViewPlan, num_workers: int, skipped: SkippedLog
+    ) -> None:
+        """See `make_loader`."""
+        self.plan = plan
+        self.steps_per_epoch = sampler.steps_per_epoch
+        self.skipped = skipped
+        self._loader: DataLoader[Sample] = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            prefetch_factor=4 if num_workers > 0 else None,
+            worker_init_fn=_start_worker,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        """Yield batches; raise `DovetailError` when most images cannot be read."""
+        batch: ViewBatch
+        for batch in self._loader:
+            self.skipped.record(batch)
+            yield batch
+
+
+def make_loader(
+    source: ImageSource,
+    plan: ViewPlan,
+    *,
+    global_batch: int,
+    total_steps: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    micro_batches: int = 1,
+    in_channels: int = 3,
+    num_workers: int = 0,
+    skipped_file: Path | None = None,
+) -> ViewLoader:
+    """Return the loader of this rank's batches; the number of workers changes nothing but the speed.
+
+    Args:
+        source: Of photographs; see `open_source`.
+        plan: The views wanted; `to_views` needs the same one.
+        global_batch: Photographs in one optimiser step, over all ranks and micro-batches.
+        total_steps: Optimiser steps of the whole run.
+        seed: Of the run.
+        start_step: Where a resumed run goes on.
+        rank: This process.
+        world_size: Number of processes.
+        micro_batches: Batches that this rank's part of a step comes in.
+        in_channels: Of the pixels.
+        num_workers: Worker processes; 0 reads in this one.
+        skipped_file: Where unreadable images are named; None keeps only their count.
+
+    Raises:
+        DovetailError: There are fewer images than a batch takes, or the batch does not divide evenly.
+    """
+    sampler = StepSampler(
+        source.num_images,
+        global_batch,
+        seed=seed,
+        total_steps=total_steps,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        micro_batches=micro_batches,
+    )
+    dataset = ViewDataset(source, plan, seed=seed, in_channels=in_channels)
+    skipped = SkippedLog(skipped_file, source.num_images)
+    return ViewLoader(dataset, sampler, plan=plan, num_workers=num_workers, skipped=skipped)
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process ends the workers after it has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,79 @@
+"""What could not be read: written down once each, and the end of a run in which most cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dovetail.errors import DovetailError
+from dovetail.views.batch import ViewBatch
+
+_FEWEST_TRIED = 32  # fewer tell nothing about the rest of the source
+
+
+class SkippedLog:
+    """Writes `skipped.jsonl`: one line {"path", "reason"} for each unreadable image, over resumed runs too."""
+
+    def __init__(self, path: Path | None, num_images: int) -> None:
+        """Go on with the file at `path` if there is one; None writes nothing and only counts.
+
+        Args:
+            path: The file, in the run's folder.
+            num_images: Of the source.
+        """
+        self._path = path
+        self._tried = np.zeros(num_images, dtype=bool)
+        self._unreadable = np.zeros(num_images, dtype=bool)
+        self._known = self._read()
+
+    @property
+    def count(self) -> int:
+        """The number of images named so far."""
+        return len(self._known)
+
+    def record(self, batch: ViewBatch) -> None:
+        """Take note of what a batch found.
+
+        Raises:
+            DovetailError: More than half of the images tried (at least 32, or all there are) cannot be read.
+        """
+        self._tried[batch.index.numpy()] = True
+        used = batch.used.numpy()
+        self._tried[used[used >= 0]] = True
+        for skipped in batch.skipped:
+            self._tried[skipped.index] = True
+            self._unreadable[skipped.index] = True
+            self._write(skipped.path, skipped.reason)
+        num_tried, num_bad = int(self._tried.sum()), int(self._unreadable.sum())
+        enough = num_tried >= min(_FEWEST_TRIED, len(self._tried))
+        if batch.skipped and ((enough and num_bad * 2 > num_tried) or (used < 0).any()):
+            example = batch.skipped[0]
+            raise DovetailError(
+                f"{num_bad} of {num_tried} images tried cannot be read, such as {example.path!r} ({example.reason}); "
+                f"check the data{f', all are named in {self._path}' if self._path else ''}."
+            )
+
+    def _write(self, path: str, reason: str) -> None:
+        if path in self._known:
+            return
+        if self._path is not None:
+            # Other ranks write the same file: what they named meanwhile is not named again.
+            self._known |= self._read()
+            if path not in self._known:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"path": path, "reason": reason}) + "\n")
+        self._known.add(path)
+
+    def _read(self) -> set[str]:
+        if self._path is None or not self._path.exists():
+            return set()
+        known = set()
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                known.add(str(json.loads(line)["path"]))
+            except (ValueError, KeyError, TypeError):  # a line cut short when the run was killed
+                continue
+        return known

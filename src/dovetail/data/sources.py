@@ -1,0 +1,219 @@
+"""Where photographs come from: a folder, a list of paths, or a dataset. All are numbered from 0 in a stable order."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dovetail.data.decode import Photograph, UnreadableError, from_array, from_image, looks_like_image, open_file
+from dovetail.errors import DovetailError
+
+# Files with these names are taken without being opened; all others are looked into.
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy"}
+_HEAD_BYTES = 16
+
+
+class ImageSource(ABC):
+    """Numbered photographs. Instances are small and can be pickled, so that workers take a copy each."""
+
+    @property
+    @abstractmethod
+    def num_images(self) -> int:
+        """The number of photographs, unreadable ones included."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return the name of photograph `index` for people: its path where it has one."""
+
+    @abstractmethod
+    def open(self, index: int, channels: int) -> Photograph:
+        """Return photograph `index` with that many channels; raise `UnreadableError` if it cannot be read."""
+
+
+class PathSource(ImageSource):
+    """Photographs in files, in the order of `paths`."""
+
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self._paths = [os.fspath(path) for path in paths]
+
+    @property
+    def num_images(self) -> int:
+        return len(self._paths)
+
+    def name(self, index: int) -> str:
+        return self._paths[index]
+
+    def open(self, index: int, channels: int) -> Photograph:
+        return open_file(self._paths[index], channels)
+
+
+class DatasetSource(ImageSource):
+    """Photographs of a map-style dataset whose items are images, or tuples that begin with one.
+
+    An image is a Pillow image, an array [H, W] or [H, W, C], or a tensor [C, H, W]; uint8, or floating in [0, 1].
+    """
+
+    def __init__(self, dataset: Dataset[Any] | Sequence[Any]) -> None:
+        if not isinstance(dataset, Sized):
+            raise DovetailError(f"A {type(dataset).__name__} has no length; give a map-style dataset.")
+        self._dataset: Any = dataset
+        self._num_images = len(dataset)
+
+    @property
+    def num_images(self) -> int:
+        return self._num_images
+
+    def name(self, index: int) -> str:
+        return f"{type(self._dataset).__name__}[{index}]"
+
+    def open(self, index: int, channels: int) -> Photograph:
+        try:
+            item = self._dataset[index]
+        except Exception as error:  # somebody else's code: one bad item must not end the run
+            raise UnreadableError(f"{type(error).__name__}: {error}") from error
+        image = item[0] if isinstance(item, tuple | list) and len(item) else item
+        if isinstance(image, Image.Image):
+            return from_image(image, channels)
+        if isinstance(image, Tensor):
+            image = image.movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
+        if isinstance(image, np.ndarray):
+            return from_array(image, channels)
+        raise UnreadableError(f"a {type(image).__name__} is no image")
+
+
+def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -> ImageSource:
+    """Return the photographs that `data` means.
+
+    Args:
+        data: A folder (searched with everything below it), a text file with one path a line (relative ones start
+            from the file's folder), a sequence of paths, a map-style dataset or a sequence of images.
+
+    Raises:
+        DovetailError: There is no such folder or file, or no image in it.
+    """
+    if isinstance(data, ImageSource):
+        source = data
+    elif isinstance(data, str | Path):
+        source = _from_path(Path(data))
+    elif isinstance(data, Sequence) and all(isinstance(item, str | Path) for item in data):
+        source = PathSource(data)
+    else:
+        source = DatasetSource(data)
+    if source.num_images == 0:
+        raise DovetailError(f"The {type(data).__name__} of images is empty; give at least one.")
+    return source
+
+
+def _from_path(path: Path) -> PathSource:
+    if path.is_dir():
+        return PathSource(find_images(path))
+    if path.is_file():
+        return PathSource(read_list(path))
+    parent = path.absolute().parent
+    beside = (
+        sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:5]
+        if parent.is_dir()
+        else []
+    )
+    there = (
+        f"{parent} has {', '.join(beside)}"
+        if beside
+        else f"{parent} is {'empty' if parent.is_dir() else 'missing too'}"
+    )
+    raise DovetailError(f"There is no folder or list of images at {str(path)!r}; {there}.")
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the paths in a text file, one a line; empty lines are left out."""
+    content = path.read_bytes()
+    if looks_like_image(content[:_HEAD_BYTES]):
+        raise DovetailError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
+    if b"\0" in content:
+        raise DovetailError(f"{str(path)!r} is no text; give a folder, or a text file with one path on each line.")
+    lines = os.fsdecode(content).split("\n")
+    paths = [os.path.join(path.parent, line.strip()) for line in lines if line.strip()]  # noqa: PTH118 (keeps odd bytes)
+    if not paths:
+        raise DovetailError(f"The list {str(path)!r} names no image; write one path on each line.")
+    return paths
+
+
+def find_images(folder: Path) -> list[str]:
+    """Return the images in `folder` and below, sorted; hidden files are left out, loops of links are walked once.
+
+    Raises:
+        DovetailError: There is none; the message tells what was found.
+    """
+    others: Counter[str] = Counter()
+    images = []
+    num_folders = 0
+    for entry in _walk(folder):
+        if entry.is_dir():
+            num_folders += 1
+        elif _is_candidate(entry):
+            images.append(entry.path)
+        else:
+            others[Path(entry.name).suffix.lower()] += 1
+    if not images:
+        raise DovetailError(
+            f"Found {_inventory(others, num_folders)} but no images in {str(folder)!r}; give a folder of JPEG, PNG, "
+            "WebP, TIFF, BMP, GIF or .npy files."
+        )
+    return sorted(images)
+
+
+def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield every entry below `folder` that is not hidden; each real folder is entered once."""
+    waiting, seen = [os.fspath(folder)], set()
+    while waiting:
+        current = waiting.pop()
+        status = os.stat(current)  # noqa: PTH116 (a Path for each of many folders)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            raise DovetailError(
+                f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
+            ) from error
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+                if entry.is_dir():
+                    waiting.append(entry.path)
+
+
+def _is_candidate(entry: os.DirEntry[str]) -> bool:
+    """Return whether the file is an image by its name or, where the name does not tell, by its content."""
+    if Path(entry.name).suffix.lower() in _SUFFIXES:
+        return entry.is_file() or entry.is_symlink()  # a broken link is named as skipped, not forgotten
+    if not entry.is_file():
+        return False
+    try:
+        with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path would be made for each of millions of files)
+            return looks_like_image(file.read(_HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def _inventory(files: Counter[str], num_folders: int) -> str:
+    """Return such as "3 .txt files and 2 folders"."""
+    parts = [
+        f"{count} {suffix + ' ' if suffix else ''}file{'s' if count > 1 else ''}"
+        for suffix, count in files.most_common(3)
+    ]
+    rest = sum(files.values()) - sum(count for _, count in files.most_common(3))
+    if rest:
+        parts.append(f"{rest} other file{'s' if rest > 1 else ''}")
+    if num_folders:
+        parts.append(f"{num_folders} folder{'s' if num_folders > 1 else ''}")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else "nothing"

@@ -1,0 +1,269 @@
+"""From workers to the device: uint8 crops and drawn parameters become a list of `View`.
+
+Shapes: B photographs, V views of which G global, C channels, S query patches of P x P pixels, h x w patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.views import photometric
+from dovetail.views.plan import ViewPlan
+from dovetail.views.sampling import Box, Draw, Queries, resized_crop
+from dovetail.views.view import View
+
+# Photographs whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
+OTHER_MEAN, OTHER_STD = 0.5, 0.25
+# Values augmented at a time, so that intermediate copies stay in the processor's cache or in the device's memory.
+_CHUNK_CPU, _CHUNK_DEVICE = 1 << 22, 1 << 27
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A photograph that could not be read: its index and name in the source, and why."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photograph's views as a worker makes them.
+
+    Attributes:
+        crops: V tensors uint8 [C, size, size].
+        box: [V, 4] float32 in [0, 1] of the photograph, as in `View`.
+        flipped: [V] bool.
+        source_px: [2] float32 (width, height).
+        photometrics: [V, NUM_PARAMETERS] float32.
+        masks: G tensors [h, w] bool; empty without masking.
+        queries: uint8 [S, C, P, P]; None without them.
+        query_box: [S, 4] float32; None without them.
+        query_photometrics: [G or 1, S, NUM_PARAMETERS]; None without them.
+        epoch: The epoch that was asked for.
+        index: The photograph that was asked for.
+        used: The photograph that was taken, another one where that was unreadable; -1 if none could be read.
+        skipped: What could not be read on the way.
+    """
+
+    crops: tuple[Tensor, ...]
+    box: Tensor
+    flipped: Tensor
+    source_px: Tensor
+    photometrics: Tensor
+    masks: tuple[Tensor, ...]
+    queries: Tensor | None
+    query_box: Tensor | None
+    query_photometrics: Tensor | None
+    epoch: int
+    index: int
+    used: int
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """A batch of `Sample`, every field stacked along a first dimension B. Made by `collate`, read by `to_views`.
+
+    Attributes:
+        index: [B] int64, the photographs asked for.
+        used: [B] int64, the photographs taken; -1 where none could be read.
+        epoch: [B] int64.
+        skipped: What could not be read.
+    """
+
+    crops: tuple[Tensor, ...]
+    box: Tensor
+    flipped: Tensor
+    source_px: Tensor
+    photometrics: Tensor
+    masks: tuple[Tensor, ...]
+    queries: Tensor | None
+    query_box: Tensor | None
+    query_photometrics: Tensor | None
+    epoch: Tensor
+    index: Tensor
+    used: Tensor
+    skipped: tuple[Skipped, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pin_memory(self) -> ViewBatch:
+        """Return the batch in page-locked memory; the data loader calls this."""
+        pinned: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                pinned[field.name] = value.pin_memory()
+            elif field.name in ("crops", "masks"):
+                pinned[field.name] = tuple(tensor.pin_memory() for tensor in value)
+        return replace(self, **pinned)
+
+
+def render(
+    pixels: Tensor, draw: Draw, plan: ViewPlan, *, source_px: tuple[int, int], epoch: int, index: int, used: int
+) -> Sample:
+    """Return the views of one decoded photograph.
+
+    Args:
+        pixels: uint8 [C, H, W], the photograph or a smaller version of it.
+        draw: Where the views lie.
+        plan: What `draw` was drawn for.
+        source_px: (width, height) of the photograph, the frame of the boxes.
+        epoch: Passed on.
+        index: Passed on.
+        used: Passed on.
+    """
+    views = zip(draw.boxes, draw.flipped, plan.views, strict=True)
+    sample = Sample(
+        crops=tuple(
+            resized_crop(
+                pixels,
+                box,
+                size_px=spec.size_px,
+                interpolation=spec.interpolation,
+                flipped=flip,
+                source_px=source_px,
+            )
+            for box, flip, spec in views
+        ),
+        box=unit_boxes(draw.boxes, source_px),
+        flipped=torch.tensor(draw.flipped),
+        source_px=torch.tensor(source_px, dtype=torch.float32),
+        photometrics=torch.from_numpy(draw.photometrics),
+        masks=tuple(torch.from_numpy(mask) for mask in draw.masks),
+        queries=None,
+        query_box=None,
+        query_photometrics=None,
+        epoch=epoch,
+        index=index,
+        used=used,
+    )
+    if plan.queries is None or draw.queries is None:
+        return sample
+    return replace(
+        sample,
+        queries=_render_queries(pixels, draw.queries, size_px=plan.queries.size_px, source_px=source_px),
+        query_box=unit_boxes(draw.queries.boxes, source_px),
+        query_photometrics=torch.from_numpy(draw.queries.photometrics),
+    )
+
+
+def _render_queries(pixels: Tensor, queries: Queries, *, size_px: int, source_px: tuple[int, int]) -> Tensor:
+    """Return uint8 [S, C, P, P]."""
+    return torch.stack(
+        [
+            resized_crop(pixels, box, size_px=size_px, interpolation="bicubic", flipped=flip, source_px=source_px)
+            for box, flip in zip(queries.boxes, queries.flipped, strict=True)
+        ]
+    )
+
+
+def unit_boxes(boxes: Sequence[Box], source_px: tuple[int, int]) -> Tensor:
+    """Return [N, 4] float32 (x1, y1, x2, y2) in [0, 1] of a photograph of (width, height) pixels."""
+    corners = [(box.left, box.top, box.left + box.width, box.top + box.height) for box in boxes]
+    return (torch.tensor(corners, dtype=torch.float64) / torch.tensor(source_px * 2, dtype=torch.float64)).float()
+
+
+def collate(samples: Sequence[Sample]) -> ViewBatch:
+    """Return the batch of `samples`, in their order."""
+
+    def stack_optional(name: str) -> Tensor | None:
+        values = [getattr(sample, name) for sample in samples]
+        return None if values[0] is None else torch.stack(values)
+
+    return ViewBatch(
+        crops=tuple(torch.stack(crops) for crops in zip(*(sample.crops for sample in samples), strict=True)),
+        box=torch.stack([sample.box for sample in samples]),
+        flipped=torch.stack([sample.flipped for sample in samples]),
+        source_px=torch.stack([sample.source_px for sample in samples]),
+        photometrics=torch.stack([sample.photometrics for sample in samples]),
+        masks=tuple(torch.stack(masks) for masks in zip(*(sample.masks for sample in samples), strict=True)),
+        queries=stack_optional("queries"),
+        query_box=stack_optional("query_box"),
+        query_photometrics=stack_optional("query_photometrics"),
+        epoch=torch.tensor([sample.epoch for sample in samples]),
+        index=torch.tensor([sample.index for sample in samples]),
+        used=torch.tensor([sample.used for sample in samples]),
+        skipped=tuple(skipped for sample in samples for skipped in sample.skipped),
+    )
+
+
+@torch.no_grad()
+def to_views(
+    batch: ViewBatch, plan: ViewPlan, device: torch.device | str = "cpu", *, channels_last: bool = False
+) -> list[View]:
+    """Return the views on `device`: photometrics applied and normalised, in float32 whatever autocast says.
+
+    Args:
+        batch: From the loader, on the CPU (its parameters are read there without waiting for the device).
+        plan: The plan of the loader.
+        device: Where the views are wanted.
+        channels_last: Lay the pixels out as [B, H, W, C], which convolutions prefer; the shape stays [B, C, H, W].
+    """
+    device = torch.device(device)
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    mean, std = statistics(plan, batch.crops[0].shape[1])
+    source_px = move(batch.source_px)
+    with torch.autocast(device.type, enabled=False):
+        queries = _queries(batch, mean, std, device)
+        query_box = None if batch.query_box is None else move(batch.query_box)
+        views = []
+        for number, (crops, spec) in enumerate(zip(batch.crops, plan.views, strict=True)):
+            pixels = _pixels(crops, batch.photometrics[:, number], mean, std, device)
+            is_global = spec.role == "global"
+            with_queries = is_global and len(queries) > 0
+            views.append(
+                View(
+                    pixels=pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels,
+                    box=move(batch.box[:, number]),
+                    flipped=move(batch.flipped[:, number]),
+                    source_px=source_px,
+                    role=spec.role,
+                    mask=move(batch.masks[number]) if is_global and batch.masks else None,
+                    queries=queries[number % len(queries)] if with_queries else None,
+                    query_box=query_box if with_queries else None,
+                )
+            )
+    return views
+
+
+def statistics(plan: ViewPlan, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of each channel: the plan's if it gives that many, else 0.5 and 0.25."""
+    if len(plan.mean) == channels and len(plan.std) == channels:
+        return plan.mean, plan.std
+    return (OTHER_MEAN,) * channels, (OTHER_STD,) * channels
+
+
+def _pixels(
+    crops: Tensor, parameters: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> Tensor:
+    """Return uint8 crops [B, C, H, W] as augmented, normalised float32 on `device`."""
+    pixels = crops.to(device, non_blocking=True).float().div_(255)
+    step = max(1, (_CHUNK_CPU if device.type == "cpu" else _CHUNK_DEVICE) // pixels[0].numel())
+    for first in range(0, len(pixels), step):
+        chunk = slice(first, first + step)
+        photometric.apply(pixels[chunk], parameters[chunk])
+    return photometric.normalise(pixels, mean, std)
+
+
+def _queries(batch: ViewBatch, mean: Sequence[float], std: Sequence[float], device: torch.device) -> list[Tensor]:
+    """Return [B, S, C, P, P] once for each set of photometrics; empty without queries."""
+    if batch.queries is None or batch.query_photometrics is None:
+        return []
+    shape = batch.queries.shape
+    flat = batch.queries.flatten(0, 1)
+    return [
+        _pixels(flat, batch.query_photometrics[:, number].flatten(0, 1), mean, std, device).reshape(shape)
+        for number in range(batch.query_photometrics.shape[1])
+    ]

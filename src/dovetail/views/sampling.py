@@ -1,0 +1,195 @@
+"""Where views come from: crops, flips, query patches and masks, drawn before any pixel is decoded.
+
+Boxes are integers `(top, left, height, width)` in pixels of the photograph. Random resized crops follow torchvision;
+the second view's overlap with the first follows SlotCon (https://arxiv.org/abs/2205.15288, official code).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.views import photometric
+from dovetail.views.masks import draw_mask
+from dovetail.views.plan import QuerySpec, ViewPlan
+
+_TRIES = 10
+_SHRINK_MARGIN = 2  # a shrunk photograph still has at least this many pixels for one of the crop
+_MOST_SHRINK = 8  # of a JPEG decoder
+
+
+class Box(NamedTuple):
+    """A crop in pixels of the photograph."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def intersection(self, other: Box) -> int:
+        """Return the common area in pixels, 0 for crops that do not meet."""
+        height = min(self.top + self.height, other.top + other.height) - max(self.top, other.top)
+        width = min(self.left + self.width, other.left + other.width) - max(self.left, other.left)
+        return max(height, 0) * max(width, 0)
+
+
+def random_box(
+    rng: np.random.Generator,
+    *,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[Box, float]:
+    """Return a random resized crop of a height x width photograph, and the area in pixels that it aimed at.
+
+    Area uniform in `scale` of the photograph, log of the width-to-height ratio uniform; after ten tries that do not
+    fit, the largest central crop with an allowed ratio (torchvision's RandomResizedCrop).
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(low, high))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
+            return Box(int(top), int(left), box_height, box_width), area
+    return _central_box(height, width, ratio)
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[Box, float]:
+    box_width, box_height = width, height
+    if width / height < ratio[0]:
+        box_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        box_width = max(1, round(height * ratio[1]))
+    box = Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+    return box, float(box_height * box_width)
+
+
+def accepts(first: Box, second: Box, *, target_area: float, min_overlap: float) -> bool:
+    """Return whether `second` shares at least `min_overlap` of its (unrounded) `target_area` with `first`."""
+    return first.intersection(second) >= min_overlap * target_area
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What was drawn for ADCLR's query patches: S boxes and flips, photometrics [G, S, NUM_PARAMETERS].
+
+    G is the number of global views where they are independent, else 1.
+    """
+
+    boxes: list[Box]
+    flipped: list[bool]
+    photometrics: np.ndarray
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random about one photograph's V views, G of them global.
+
+    Attributes:
+        boxes: V crops.
+        flipped: V flips.
+        photometrics: [V, NUM_PARAMETERS] float32.
+        queries: Of ADCLR; None without them.
+        masks: G masks [h, w] bool; empty without masking.
+    """
+
+    boxes: list[Box]
+    flipped: list[bool]
+    photometrics: np.ndarray
+    queries: Queries | None
+    masks: list[np.ndarray]
+
+
+def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: int, epoch: int = 0) -> Draw:
+    """Return what `plan` asks for in `epoch`, drawn for one photograph of height x width pixels."""
+    boxes = _draw_boxes(rng, plan, height, width)
+    flipped = [bool(rng.random() < spec.flip_p) for spec in plan.views]
+    photometrics = np.stack([photometric.draw(rng, spec.photometric) for spec in plan.views])
+    global_specs = [spec for spec in plan.views if spec.role == "global"]
+    queries = None
+    if plan.queries is not None:
+        queries = _draw_queries(rng, plan.queries, num_global=len(global_specs), height=height, width=width)
+    masks: list[np.ndarray] = []
+    if plan.masks is not None:
+        for spec in global_specs:
+            side = spec.size_px // plan.masks.patch_px
+            mask = draw_mask(rng, plan.masks, height=side, width=side)
+            masks.append(mask if epoch >= plan.masks.start_epoch else np.zeros_like(mask))
+    return Draw(boxes, flipped, photometrics, queries, masks)
+
+
+def _draw_boxes(rng: np.random.Generator, plan: ViewPlan, height: int, width: int) -> list[Box]:
+    boxes: list[Box] = []
+    for number, spec in enumerate(plan.views):
+        box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)
+        if number == 1 and plan.min_overlap > 0:
+            for _ in range(plan.overlap_tries):
+                if accepts(boxes[0], box, target_area=area, min_overlap=plan.min_overlap):
+                    break
+                # The last of these is taken as it comes.
+                box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)
+        boxes.append(box)
+    return boxes
+
+
+def _draw_queries(rng: np.random.Generator, spec: QuerySpec, *, num_global: int, height: int, width: int) -> Queries:
+    boxes = [
+        random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)[0] for _ in range(spec.count)
+    ]
+    flipped = [bool(rng.random() < spec.flip_p) for _ in range(spec.count)]
+    sets = num_global if spec.independent else 1
+    drawn = [[photometric.draw(rng, spec.photometric) for _ in range(spec.count)] for _ in range(sets)]
+    return Queries(boxes, flipped, np.array(drawn, dtype=np.float32))
+
+
+def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
+    """Return the divisor 1, 2, 4 or 8 by which the photograph may be decoded smaller without hurting any view.
+
+    Every crop keeps at least twice the pixels of its view in both directions, so a photograph of a few megapixels is
+    decoded as it is, and one of a hundred is not.
+    """
+    pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
+    if plan.queries is not None and draw.queries is not None:
+        pairs += [(box, plan.queries.size_px) for box in draw.queries.boxes]
+    spare = min(min(box.height, box.width) / (size_px * _SHRINK_MARGIN) for box, size_px in pairs)
+    shrink = 1
+    while shrink < _MOST_SHRINK and spare >= shrink * 2:
+        shrink *= 2
+    return shrink
+
+
+def resized_crop(
+    pixels: Tensor,
+    box: Box,
+    *,
+    size_px: int,
+    interpolation: Literal["bilinear", "bicubic"],
+    flipped: bool = False,
+    source_px: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return the crop `box` of uint8 `pixels` [C, H, W], resized with antialiasing to [C, size, size], then mirrored.
+
+    Args:
+        pixels: The photograph, or a smaller version of it.
+        box: In pixels of the photograph.
+        size_px: Side of the result.
+        interpolation: Within one or two grey levels of Pillow's filter of that name.
+        flipped: Mirror left to right.
+        source_px: (width, height) of the photograph when `pixels` is smaller; the box is then rounded to its grid.
+    """
+    _, height, width = pixels.shape
+    top, left, bottom, right = box.top, box.left, box.top + box.height, box.left + box.width
+    if source_px is not None and source_px != (width, height):
+        across, down = width / source_px[0], height / source_px[1]
+        left, right, top, bottom = round(left * across), round(right * across), round(top * down), round(bottom * down)
+    crop = pixels[None, :, top:bottom, left:right]
+    resized = torch.nn.functional.interpolate(crop, size=(size_px, size_px), mode=interpolation, antialias=True)[0]
+    return resized.flip(2) if flipped else resized
