@@ -1,0 +1,204 @@
+"""The engine: Lightning's Trainer runs a Learner; this file says what one step is and when to log, save and stop.
+
+A run is one pass of Lightning over the batches that are left, so that where a run stands is one integer of ours: the
+number of optimiser steps done. Batches are a pure function of that number, and so are the random numbers of every
+step. A run killed at any point and resumed therefore ends in the same weights, bit for bit, on the same machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from dovetail.errors import DovetailError
+from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.defaults import Settings
+from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job
+from dovetail.train.learner import Learner
+from dovetail.train.logs import RunLog, quiet_lightning
+from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
+from dovetail.train.step import Batches, LearnerModule, ToViews
+
+SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        steps: Optimiser steps done in all.
+        seconds: Wall time of this process's part of the run.
+        images_per_second: Over this part, all devices together; 0 when nothing was left to do.
+        loss: Mean loss in the last line of the log; None when nothing was left to do.
+        checkpoint: The last checkpoint.
+        collapsed: Taps whose features were collapsed at the end.
+    """
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    loss: float | None
+    checkpoint: Path
+    collapsed: tuple[str, ...] = ()
+
+
+def train(
+    learner: Learner,
+    *,
+    batches: Batches,
+    to_views: ToViews,
+    settings: Settings,
+    out: Path,
+    resume: bool = False,
+    loggers: Sequence[Logger] = (),
+) -> Result:
+    """Train `learner` to the end of `settings` and return how it went.
+
+    Writes `metrics.jsonl`, `train.log`, `tensorboard/` and `checkpoints/` into `out`.
+
+    Args:
+        learner: Left trained, on the processor. Its initial weights must be a pure function of the seed, as must the
+            batches, for a run that is killed before its first checkpoint to start again alike.
+        batches: Called once per process, with the steps that are done, after the processes know each other.
+        to_views: Makes views on the device; runs in float32, with this step's random numbers.
+        settings: From `dovetail.train.defaults.resolve`.
+        out: The run's folder.
+        resume: Go on from the newest whole checkpoint in `out`; from the start where there is none.
+        loggers: Lightning loggers beside TensorBoard.
+
+    Raises:
+        Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
+        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk.
+    """
+    checkpoints = Checkpoints(out / "checkpoints")
+    state = checkpoints.load() if resume else None
+    start = 0 if state is None else restore(learner, state, settings)
+    if start >= settings.total_steps:
+        return Result(start, 0.0, 0.0, None, checkpoints.last)
+    started = time.perf_counter()
+    stops = StopRequests()
+    with quiet_lightning():
+        tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
+        module = LearnerModule(learner, settings, batches, to_views, start)
+        module.optimiser_state = None if state is None else state["optimiser"]
+        overseer = Overseer(settings, checkpoints, stops)
+        trainer = build_trainer(settings, out, callbacks=[overseer], loggers=[tensorboard, *loggers])
+        run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
+        with run_log.opened(start):
+            overseer.log = run_log
+            if resume:
+                log.info("Going on from step %d of %d.", start, settings.total_steps)
+            stops.listen(signal.SIGINT)  # before loading processes start, which inherit it
+            try:
+                trainer.fit(module)
+            finally:
+                stops.restore()
+            check_ending(module, stops, settings, out)
+    seconds = time.perf_counter() - started
+    rate = (module.steps_done - start) * settings.global_batch / seconds
+    loss = overseer.last_reading.loss if overseer.last_reading else None
+    return Result(module.steps_done, seconds, rate, loss, checkpoints.last, tuple(overseer.collapse.collapsed))
+
+
+def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
+    """Load the learner's part of a checkpoint and return the steps done.
+
+    Raises:
+        DovetailError: When the checkpoint is of a run with other settings or another model.
+    """
+    if state.get("format") != CHECKPOINT_FORMAT:
+        raise DovetailError("The checkpoint was written by another version of this program; start with --overwrite.")
+    then, now = state["settings"], settings.as_dict()
+    then["global_batch"], now["global_batch"] = state["global_batch"], settings.global_batch
+    for name in (*SAME_RUN, "global_batch"):
+        if then[name] != now[name]:
+            raise DovetailError(
+                f"The run to resume had {name} {then[name]}, now it is {now[name]}; "
+                "use the run's own config.yaml or start with --overwrite."
+            )
+    try:
+        learner.load_state_dict(state["learner"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise DovetailError(
+            f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
+        ) from error
+    return int(state["step"])
+
+
+def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings, out: Path) -> None:
+    """Raise unless the run has done all its steps."""
+    done, total = module.steps_done, settings.total_steps
+    if done >= total:
+        return
+    if stops.received is None:
+        raise DovetailError(f"The data ended after step {done} of {total}; check the images and go on with --resume.")
+    if stops.received == getattr(signal, "SIGUSR1", None):
+        requeue_slurm_job()
+    name = signal.Signals(stops.received).name
+    raise Interrupted(
+        f"Stopped by {name} after step {done} of {total}, with a checkpoint in {out / 'checkpoints'}; "
+        "the same command with --resume goes on from there.",
+        signal_number=stops.received,
+    )
+
+
+def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    """Return Lightning's Trainer for the run: one pass, no validation, no checkpoints or bars of its own."""
+    on_gpu = settings.accelerator == "cuda"
+    if on_gpu and not settings.deterministic:
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+    strategy: str | Strategy = settings.strategy
+    if settings.world_size > 1 and strategy in ("auto", "ddp"):
+        # Every process's BatchNorm statistics are its own; queues and centres are equal by construction.
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy,
+        plugins=[precision_plugin(settings)],
+        accumulate_grad_batches=settings.accumulate,
+        max_epochs=1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        sync_batchnorm=settings.sync_batch_norm,
+        deterministic=settings.deterministic,
+        benchmark=on_gpu and not settings.deterministic,
+        default_root_dir=out,
+    )
+
+
+class CachedAutocast(MixedPrecision):
+    """bfloat16 autocast that casts each weight once a step, not once for every view."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device)
+
+    def autocast_context_manager(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=True)
+
+
+def precision_plugin(settings: Settings) -> Precision:
+    """Return Lightning's plugin for the precision."""
+    return CachedAutocast(settings.accelerator) if settings.precision == "bf16-mixed" else Precision()

@@ -1,0 +1,228 @@
+"""What a run leaves to read: `metrics.jsonl`, `train.log`, TensorBoard events and other loggers, lines or a bar.
+
+Only the first process of a run writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+TEXT_LOG = "train.log"
+PACKAGE = "dovetail"
+CHATTY = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+
+# Lightning's remarks that are wrong or idle here, because order, logging and saving are this package's.
+IDLE_REMARKS = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped",
+    "LOCAL_RANK",
+    "Using default `ModelCheckpoint`",
+    "The model summary",
+    "Using bfloat16 Automatic Mixed Precision",
+    "`Trainer` already configured",
+    "Starting with v2.2.0",
+)
+IDLE_WARNINGS = (
+    r".*GPU available but not used",
+    r".*MPS available but not used",
+    r".*The number of training batches .* is smaller than the logging interval",
+    r".*does not have many workers",
+    r".*Found \d+ module\(s\) in eval mode at the start of training",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One line of the log, after `step` optimiser steps; losses and the gradient's norm are means since the last line.
+
+    Attributes:
+        step: Optimiser steps done.
+        epoch: Whole epochs done.
+        loss: The weighted sum that is minimised.
+        parts: Every term's raw parts, as "TERM/PART".
+        weights: Every term's weight.
+        lr: Learning rate of the last step.
+        weight_decay: Of the last step.
+        teacher_momentum: Of the last move of the teacher; None without one.
+        grad_norm: Norm of all gradients, before clipping.
+        images_per_second: Over all devices.
+        data_wait: Share of the time in which training waited for data, in [0, 1].
+        effective_rank: Of each tap; empty where the batch is too small to tell.
+        spread: Of each tap.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    parts: dict[str, float]
+    weights: dict[str, float]
+    lr: float
+    weight_decay: float
+    teacher_momentum: float | None
+    grad_norm: float
+    images_per_second: float
+    data_wait: float
+    effective_rank: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, float]:
+        """Return every number under one name, as "parts/encoder/slot", for loggers of scalars."""
+        numbers: dict[str, float] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                numbers |= {f"{name}/{key}": number for key, number in value.items()}
+            elif value is not None and name != "step":
+                numbers[name] = value
+        return numbers
+
+    def line(self, total_steps: int) -> str:
+        """Return the reading in one line for people."""
+        return (
+            f"step {self.step}/{total_steps}  epoch {self.epoch}  loss {self.loss:.4f}  lr {self.lr:.3g}  "
+            f"{self.images_per_second:.1f} img/s  waiting for data {self.data_wait:.0%}"
+        )
+
+
+class RunLog:
+    """Writes a run's readings and remarks into `folder`, to loggers and to the screen; inert where not `active`."""
+
+    def __init__(self, folder: Path, *, total_steps: int, active: bool, loggers: Sequence[Logger] = ()) -> None:
+        self.folder = folder
+        self.total_steps = total_steps
+        self.active = active
+        self.loggers = loggers
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def opened(self, start_step: int) -> Iterator[RunLog]:
+        """Log within; lines past `start_step` of a run that is resumed are dropped, as they come again."""
+        if not self.active:
+            yield self
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        drop_readings_after(self.folder / METRICS, start_step)
+        self._bar = progress_bar() if sys.stderr.isatty() else None
+        handlers = self._handlers()
+        package = logging.getLogger(PACKAGE)
+        level = package.level
+        for handler in handlers:
+            package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        if self._bar is not None:
+            self._bar.add_task("", total=self.total_steps, completed=start_step, status="")
+            self._bar.start()
+        try:
+            yield self
+        finally:
+            if self._bar is not None:
+                self._bar.stop()
+            for handler in handlers:
+                package.removeHandler(handler)
+                handler.close()
+            package.setLevel(level)
+
+    def _handlers(self) -> list[logging.Handler]:
+        file = logging.FileHandler(self.folder / TEXT_LOG, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        screen: logging.Handler
+        if self._bar is not None:
+            screen = RichHandler(console=self._bar.console, show_path=False, show_level=False, log_time_format="%X")
+            screen.addFilter(lambda record: record.levelno > logging.INFO or not hasattr(record, "shown_by_bar"))
+        else:
+            screen = logging.StreamHandler()
+            screen.setFormatter(logging.Formatter("%(message)s"))
+        return [file, screen]
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+
+    def write(self, reading: Reading, *, seconds_left: float) -> None:
+        """Write a reading everywhere."""
+        if not self.active:
+            return
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(vars(reading)) + "\n")
+        for logger in self.loggers:
+            logger.log_metrics(reading.flat(), step=reading.step)
+        line = f"{reading.line(self.total_steps)}  left {timedelta(seconds=round(seconds_left))}"
+        log.info("%s", line, extra={"shown_by_bar": True})
+        if self._bar is not None:
+            status = f"loss {reading.loss:.4f}  {reading.images_per_second:.1f} img/s  wait {reading.data_wait:.0%}"
+            self._bar.update(self._bar.task_ids[0], completed=reading.step, status=status)
+
+
+def progress_bar() -> Progress:
+    """Return a bar with share done, remaining time, rate, loss and data-wait share."""
+    return Progress(
+        TextColumn("{task.completed}/{task.total} steps"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=Console(stderr=True),
+    )
+
+
+def drop_readings_after(path: Path, step: int) -> None:
+    """Drop the lines of a metrics file that lie past `step`, and a last line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    aside.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class _IdleRemarks(logging.Filter):
+    """Drops remarks that begin with one of `IDLE_REMARKS`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(IDLE_REMARKS)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's idle remarks and warnings off the screen within; all others pass."""
+    silence = _IdleRemarks()
+    loggers: list[Any] = [logging.getLogger(name) for name in CHATTY]
+    targets = [target for logger in loggers for target in (logger, *logger.handlers)]
+    for target in targets:
+        target.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            for pattern in IDLE_WARNINGS:
+                warnings.filterwarnings("ignore", message=pattern)
+            yield
+    finally:
+        for target in targets:
+            target.removeFilter(silence)

@@ -1,0 +1,114 @@
+"""What happens between steps: log lines, checkpoints, leaving when asked to."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.defaults import Settings
+from dovetail.train.interrupts import StopRequests, stop_signals
+from dovetail.train.logs import Reading, RunLog
+from dovetail.train.monitors import CollapseWatch
+from dovetail.train.step import LearnerModule
+
+CHECKPOINT_FORMAT = 1
+AGREE_EVERY_STEPS = 10  # several processes must stop and save at one step, and asking each other costs a wait
+
+log = logging.getLogger(__name__)
+
+
+class Overseer(Callback):
+    """Logs, saves and stops a run; only between optimiser steps, never between the micro-batches of one."""
+
+    def __init__(self, settings: Settings, checkpoints: Checkpoints, stops: StopRequests) -> None:
+        self.settings = settings
+        self.checkpoints = checkpoints
+        self.stops = stops
+        self.collapse = CollapseWatch()
+        self.last_reading: Reading | None = None
+        self.log: RunLog | None = None
+        self._step = 0
+        self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks, and listen for signals now that Lightning has set its own handlers."""
+        self.stops.listen(*stop_signals())
+        self._step = self._read_step = self._module(pl_module).steps_done
+        self._read_at = self._saved_at = time.perf_counter()
+        if trainer.is_global_zero:
+            self.checkpoints.clear_leftovers()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log, save and stop where due."""
+        module = self._module(pl_module)
+        step = module.steps_done
+        if step == self._step:
+            return  # between the micro-batches of one step
+        self._step = step
+        if self.log is not None:
+            self.log.advance(step)
+        if self.settings.logs_after(step):
+            self._read(module)
+        stop = self._agreed(trainer, step, self.stops.received is not None)
+        late = time.perf_counter() - self._saved_at >= 60 * self.settings.save_every_minutes
+        if self._agreed(trainer, step, late) or stop or self.settings.saves_after(step):
+            self._save(trainer, module)
+        if stop:
+            trainer.should_stop = True
+
+    def _agreed(self, trainer: Trainer, step: int, wish: bool) -> bool:
+        """Return whether any process wishes so; several ask each other only now and then."""
+        if trainer.world_size == 1:
+            return wish
+        return step % AGREE_EVERY_STEPS == 0 and trainer.strategy.reduce_boolean_decision(wish, all=False)
+
+    def _read(self, module: LearnerModule) -> None:
+        now, waited = time.perf_counter(), module.seconds_waited
+        seconds = max(now - self._read_at, 1e-9)
+        steps = module.steps_done - self._read_step
+        reading = module.reading(
+            images_per_second=steps * self.settings.global_batch / seconds,
+            data_wait=min((waited - self._waited) / seconds, 1.0),
+        )
+        self._read_step, self._read_at, self._waited = module.steps_done, now, waited
+        self.last_reading = reading
+        left = (self.settings.total_steps - module.steps_done) * seconds / steps
+        if self.log is not None:
+            self.log.write(reading, seconds_left=left)
+        for sentence in self.collapse.warnings(module.health):
+            log.warning("%s", sentence)
+
+    def _save(self, trainer: Trainer, module: LearnerModule) -> None:
+        """Write a checkpoint of a state that is known to be finite."""
+        module.guard.settle()
+        step = module.steps_done
+        learner = {
+            name.removeprefix("learner."): value
+            for name, value in trainer.strategy.lightning_module_state_dict().items()
+        }
+        optimiser = trainer.strategy.optimizer_state(trainer.optimizers[0])
+        if trainer.is_global_zero:
+            state = {
+                "format": CHECKPOINT_FORMAT,
+                "step": step,
+                "settings": self.settings.as_dict(),
+                "global_batch": self.settings.global_batch,
+                "learner": learner,
+                "optimiser": optimiser,
+            }
+            keep = self.settings.moment(step).epoch if self.settings.keeps_after(step) else None
+            self.checkpoints.save(state, keep_as_epoch=keep)
+        trainer.strategy.barrier("checkpoint")
+        self._saved_at = time.perf_counter()
+
+    def _module(self, module: LightningModule) -> LearnerModule:
+        if not isinstance(module, LearnerModule):
+            raise TypeError(f"{type(module).__name__} is no LearnerModule")
+        return module

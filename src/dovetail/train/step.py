@@ -1,0 +1,196 @@
+"""One step of a run as a Lightning module: views, loss, backward; then clipping, the optimiser, the teacher, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from dovetail.distributed import rank
+from dovetail.objectives.objective import Loss
+from dovetail.schedules import Moment, value_at
+from dovetail.train.defaults import Settings
+from dovetail.train.learner import Learner
+from dovetail.train.logs import Reading
+from dovetail.train.monitors import FiniteGuard, Health, TapWatch
+from dovetail.train.optimisers import (
+    build_optimiser,
+    clip_gradients,
+    drop_frozen_gradients,
+    rule_names,
+    set_hyperparameters,
+)
+from dovetail.views.view import View
+
+Batches = Callable[[int], Iterable[Any]]
+"""From a number of optimiser steps done to this process's batches from there on, `accumulate` for each step."""
+
+ToViews = Callable[[Any, torch.device], list[View]]
+"""From a batch, as a loader gives it, to views on the device."""
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """Whether channels-last memory pays: BatchNorm among the layers, or more convolutions than a patch embedding."""
+    modules = list(network.modules())
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in modules)
+    return convolutions > 0 and (convolutions > 2 or any(isinstance(module, _BatchNorm) for module in modules))
+
+
+def seed_step(seed: int, step: int, micro_batch: int) -> None:
+    """Make torch's random numbers a pure function of (seed, step, micro-batch, rank)."""
+    mixed = 0
+    for number in (seed, step, micro_batch, rank()):
+        mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**64
+        mixed ^= mixed >> 29
+    torch.manual_seed(mixed % 2**63)
+
+
+class TimedBatches:
+    """`count` batches of a loader, and the seconds spent waiting for them."""
+
+    def __init__(self, source: Iterable[Any], count: int) -> None:
+        self.source = source
+        self.count = count
+        self.seconds = 0.0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self.source)
+        for _ in range(self.count):
+            before = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.seconds += time.perf_counter() - before
+            yield batch
+
+
+class LearnerModule(LightningModule):
+    """One step: views, loss, backward, queues and centres; then clipping, the optimiser, the teacher, once."""
+
+    def __init__(
+        self, learner: Learner, settings: Settings, batches: Batches, to_views: ToViews, steps_done: int
+    ) -> None:
+        super().__init__()
+        self.learner = learner
+        self.settings = settings
+        self.batches = batches
+        self.to_views = to_views
+        self.steps_done = steps_done
+        self.optimiser_state: dict[str, Any] | None = None
+        self.timed: TimedBatches | None = None
+        self.losses: list[Loss] = []
+        self.grad_norms: list[Tensor] = []
+        self.taps = TapWatch()
+        self.guard = FiniteGuard()
+        self.health: dict[str, Health] = {}
+        self._micro_batch = 0
+        self._channels_last = is_convolutional(learner.student.network)
+        if self._channels_last:
+            learner.to(memory_format=torch.channels_last)
+
+    @property
+    def moment(self) -> Moment:
+        """Where the run stands."""
+        return self.settings.moment(self.steps_done)
+
+    @property
+    def seconds_waited(self) -> float:
+        """Seconds spent waiting for data so far."""
+        return 0.0 if self.timed is None else self.timed.seconds
+
+    def train_dataloader(self) -> TimedBatches:
+        left = (self.settings.total_steps - self.steps_done) * self.settings.accumulate
+        self.timed = TimedBatches(self.batches(self.steps_done), left)
+        return self.timed
+
+    def configure_optimizers(self) -> Optimizer:
+        optimiser = build_optimiser(rule_names(self.learner), self.learner.recipe.optimiser)
+        if self.optimiser_state is not None:
+            optimiser.load_state_dict(self.optimiser_state)
+            self.optimiser_state = None
+        return optimiser
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[View]:
+        """Make the views here, before autocast begins."""
+        seed_step(self.settings.seed, self.steps_done, self._micro_batch)
+        views = self.to_views(batch, device)
+        if not self._channels_last:
+            return views
+        return [replace(view, pixels=view.pixels.contiguous(memory_format=torch.channels_last)) for view in views]
+
+    def training_step(self, views: list[View], batch_idx: int) -> Tensor:
+        network = self.learner.student.network
+        with self.taps.watching(network) if self.settings.logs_after(self.steps_done + 1) else nullcontext():
+            loss: Loss = self.learner(views, self.moment)
+        self.losses.append(Loss(loss.total.detach(), loss.parts))
+        return loss.total
+
+    def on_after_backward(self) -> None:
+        self.learner.update()
+        self._micro_batch += 1
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        spec = self.learner.recipe.optimiser
+        set_hyperparameters(optimizer, spec, self.settings.peak_lr, self.moment)
+        drop_frozen_gradients(optimizer, self.moment)
+        norm = clip_gradients(optimizer, spec)
+        loss = mean_loss(self.losses[-self.settings.accumulate :])
+        lr = spec.lr_schedule(self.settings.peak_lr)(self.moment)
+        self.guard.watch(loss, norm, step=self.steps_done + 1, lr=lr)
+        self.grad_norms.append(norm)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        optimizer.step(closure=optimizer_closure)
+        self.steps_done += 1
+        self._micro_batch = 0
+        self.learner.move_teacher(self.moment)
+
+    def reading(self, *, images_per_second: float, data_wait: float) -> Reading:
+        """Return the means since the last reading; waits for the device."""
+        recipe, step_taken = self.learner.recipe, self.settings.moment(self.steps_done - 1)
+        loss = mean_loss(self.losses)
+        numbers = torch.stack([loss.total.float(), *(part.float() for part in loss.parts.values())]).tolist()
+        grad_norm = float(torch.stack(self.grad_norms).mean())
+        self.losses, self.grad_norms = [], []
+        self.health = self.taps.read()
+        return Reading(
+            step=self.steps_done,
+            epoch=self.moment.epoch,
+            loss=numbers[0],
+            parts=dict(zip(loss.parts, numbers[1:], strict=True)),
+            weights={term.name: value_at(term.weight, step_taken) for term in recipe.terms},
+            lr=recipe.optimiser.lr_schedule(self.settings.peak_lr)(step_taken),
+            weight_decay=value_at(recipe.optimiser.weight_decay, step_taken),
+            teacher_momentum=None if self.learner.teacher is None else self.learner.momentum(self.moment),
+            grad_norm=grad_norm,
+            images_per_second=images_per_second,
+            data_wait=data_wait,
+            effective_rank={tap: one.rank for tap, one in self.health.items()},
+            spread={tap: one.spread for tap, one in self.health.items()},
+        )
+
+
+def mean_loss(losses: Sequence[Loss]) -> Loss:
+    """Return the mean of losses and of each of their parts, on the device."""
+    if len(losses) == 1:
+        return losses[0]
+    gathered: dict[str, list[Tensor]] = {}
+    for loss in losses:
+        for name, part in loss.parts.items():
+            gathered.setdefault(name, []).append(part)
+    parts = {name: torch.stack(values).mean() for name, values in gathered.items()}
+    return Loss(torch.stack([loss.total for loss in losses]).mean(), parts)
