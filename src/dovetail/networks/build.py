@@ -11,13 +11,14 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 
 from dovetail.errors import DovetailError, unknown_name
-from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_encoder
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_encoder, size_options
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork
 from dovetail.networks.smp import ARCHITECTURES, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
+from dovetail.networks.vit import ViTNetwork, build_vit, is_vit
 
 # What can stand behind the + of "timm/<name>+<decoder>", and its options.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
@@ -26,9 +27,6 @@ DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] =
     "fcn": (encoder_fcn, {"channels": 256, "dilation": 6}),
     "fcn-d1": (encoder_fcn, {"channels": 512, "dilation": 1}),
 }
-
-# Families of timm whose models are plain vision transformers: one stride, tokens.
-VIT_FAMILIES = ("vision_transformer", "eva", "beit", "deit", "cait", "xcit", "naflexvit", "vision_transformer_sam")
 
 
 def build_network(
@@ -60,7 +58,7 @@ def build_network(
         network = _by_name(model, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
-    if pretrained:
+    if pretrained and not isinstance(network, ViTNetwork):
         initialise(network, "imagenet")
     return network
 
@@ -69,7 +67,7 @@ def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool)
     library, _, rest = model.partition("/")
     match library:
         case "timm" if rest:
-            return _build_timm(rest, in_channels=in_channels, image_size=image_size)
+            return _build_timm(rest, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
         case "smp":
             architecture, slash, encoder = rest.partition("/")
             if not slash:
@@ -84,19 +82,12 @@ def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool)
             )
 
 
-def is_vit(name: str) -> bool:
-    """Tell whether timm's model `name` is a plain vision transformer."""
-    return timm.models.is_model_in_modules(name, VIT_FAMILIES)
-
-
-def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:
+def _build_timm(rest: str, *, in_channels: int, image_size: int, pretrained: bool) -> Network:
     name, plus, decoder = rest.partition("+")
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
     if is_vit(name):
-        from dovetail.networks.vit import build_vit
-
-        return build_vit(name, decoder=decoder or None, in_channels=in_channels, image_size=image_size)
+        return build_vit(rest, in_channels=in_channels, pretrained=pretrained, image_size=image_size)
     if plus and decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
     if plus:
@@ -105,8 +96,8 @@ def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:
         composed = build(**kwargs)
         construction = Construction(f"dovetail.networks.decoders.{build.__name__}", kwargs)
         return TimmNetwork(composed, construction=construction, in_channels=in_channels, image_size=image_size)
-    kwargs = {"model_name": name, "pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    construction = Construction("timm.create_model", kwargs)
+    kwargs = {"num_classes": 0, "in_chans": in_channels, **size_options(name)}
+    construction = Construction("timm.create_model", kwargs, args=(name,))
     plain = plain_encoder(name, in_channels=in_channels)
     return TimmNetwork(plain, construction=construction, in_channels=in_channels, image_size=image_size)
 
@@ -120,6 +111,8 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
         return wrap_smp(model, in_channels=in_channels, image_size=image_size)
     if is_torchvision(model):
         return wrap_torchvision(model, construction=None, in_channels=in_channels, image_size=image_size)
+    if is_vit(model):
+        return build_vit(model)
     if isinstance(model, (EncoderFPN, EncoderFCN)) or type(model).__module__.startswith("timm."):
         return TimmNetwork(model, construction=None, in_channels=in_channels, image_size=image_size)
     raise DovetailError(

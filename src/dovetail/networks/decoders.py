@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -132,8 +133,14 @@ def encoder_fcn(name: str, *, in_channels: int = 3, channels: int = 256, dilatio
 
 def plain_encoder(name: str, *, in_channels: int) -> nn.Module:
     """Return timm's model `name` without classifier, randomly initialised."""
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
+    model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_channels, **size_options(name))
     return model
+
+
+def size_options(name: str) -> dict[str, Any]:
+    """Return the options with which timm's model `name` takes images of any size; no parameter depends on them."""
+    swin = timm.models.is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2"))
+    return {"strict_img_size": False} if swin else {}
 
 
 def stages_by_stride(encoder: nn.Module) -> dict[int, tuple[int, int]]:

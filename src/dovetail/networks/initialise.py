@@ -13,7 +13,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
 from dovetail.errors import DovetailError
-from dovetail.networks.network import Network
+from dovetail.networks.network import Construction, Network
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
@@ -61,11 +61,11 @@ def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: 
 
 def imagenet_weights(network: Network) -> dict[str, Tensor]:
     """Return the library's ImageNet weights for the encoder, named from the encoder's root; they are downloaded."""
-    construction = network.construction
+    construction = Construction.parse(network.constructor)
     if construction is None:
         raise DovetailError("ImageNet weights are known for named models only; load them into your module beforehand.")
     try:
-        return _fetch(construction.path, construction.kwargs)
+        return _fetch(construction)
     except (OSError, RuntimeError, KeyError, ValueError, URLError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DovetailError(
@@ -74,10 +74,11 @@ def imagenet_weights(network: Network) -> dict[str, Tensor]:
         ) from error
 
 
-def _fetch(path: str, kwargs: Mapping[str, object]) -> dict[str, Tensor]:
+def _fetch(construction: Construction) -> dict[str, Tensor]:
+    path, kwargs = construction.path, construction.kwargs
     library = path.partition(".")[0]
     weights: dict[str, Tensor]
-    if library == "segmentation_models_pytorch":
+    if library == "smp":
         return _fetch_smp(kwargs)
     if library == "torchvision":
         name = path.rsplit(".", 1)[1]
@@ -85,10 +86,10 @@ def _fetch(path: str, kwargs: Mapping[str, object]) -> dict[str, Tensor]:
         model = torchvision.models.get_model(backbone, weights="IMAGENET1K_V1")
         weights = (model.features if backbone.startswith("mobilenet") else model).state_dict()
         return weights
-    name = str(kwargs.get("model_name") or kwargs["name"])
-    channels = kwargs.get("in_chans") or kwargs.get("in_channels") or 3
-    weights = timm.create_model(name, pretrained=True, num_classes=0, in_chans=channels).state_dict()
-    return weights
+    if library == "timm":
+        return dict(timm.create_model(*construction.args, **{**kwargs, "pretrained": True}).state_dict())
+    encoder = timm.create_model(str(kwargs["name"]), pretrained=True, num_classes=0, in_chans=kwargs["in_channels"])
+    return dict(encoder.state_dict())
 
 
 def _fetch_smp(kwargs: Mapping[str, object]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder
 
 from __future__ import annotations
 
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +20,30 @@ from dovetail.errors import DovetailError
 from dovetail.recipe import LateralDropout, QueryRule, Tap
 from dovetail.views.view import View
 
-ALIASES = {"segmentation_models_pytorch": "smp"}
-
 
 @dataclass(frozen=True)
 class Construction:
-    """The Python call that makes a model: the dotted path of a function or class, and its keyword arguments."""
+    """The Python call that makes a model: the dotted path of a function or class, and its arguments (plain values)."""
 
     path: str
     kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
-        root, _, rest = self.path.partition(".")
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
-        return f"{ALIASES.get(root, root)}.{rest}({arguments})"
+        arguments = [repr(value) for value in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.path}({', '.join(arguments)})"
+
+    @classmethod
+    def parse(cls, call: str) -> Construction | None:
+        """Return the construction that `call`, such as "timm.create_model('resnet18')", spells; None for other text."""
+        try:
+            node = ast.parse(call, mode="eval").body
+            if not isinstance(node, ast.Call):
+                return None
+            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+            return cls(ast.unparse(node.func), kwargs, tuple(ast.literal_eval(value) for value in node.args))
+        except (SyntaxError, ValueError):
+            return None
 
 
 class Network(nn.Module, ABC):
@@ -51,7 +62,6 @@ class Network(nn.Module, ABC):
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
         query_rule: Set by a recipe; how a ViT's query tokens attend.
         masks: Set by a recipe; whether views come with masks of patches.
-        construction: `constructor` as data, where it is known.
         image_size: Side of the square images, in pixels, that the network was built for.
     """
 
@@ -66,7 +76,6 @@ class Network(nn.Module, ABC):
     lateral_dropout: LateralDropout | None = None
     query_rule: QueryRule = QueryRule()
     masks: bool = False
-    construction: Construction | None = None
     image_size: int = 224
 
     @abstractmethod
@@ -94,7 +103,7 @@ class Network(nn.Module, ABC):
         """Return one small image of zeros, to find out what is reached and how large it is."""
         side = 2 * self.size_multiple
         return View(
-            pixels=torch.zeros(1, self.in_channels, side, side),
+            pixels=torch.zeros([1, self.in_channels, side, side]),
             box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
             flipped=torch.zeros(1, dtype=torch.bool),
             source_px=torch.full((1, 2), float(side)),

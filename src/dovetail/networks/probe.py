@@ -33,7 +33,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
     """Return a view of noise, [B, in_channels, size, size], on the network's device and of its dtype."""
     like = next(network.parameters())
-    pixels = torch.randn(batch_size, network.in_channels, size_px, size_px, device=like.device, dtype=like.dtype)
+    shape = [batch_size, network.in_channels, size_px, size_px]
+    pixels = torch.randn(shape, device=like.device, dtype=like.dtype)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device).expand(batch_size, 4)
     return View(
         pixels=pixels,
@@ -53,10 +54,11 @@ def check_image_size(
     Args:
         network: Any network.
         size_px: Side of the square pixels.
-        taps: The taps in use; all of them for None.
+        taps: The taps in use; for None all of them but a ViT's queries, which need a view with query patches.
         batch_size: Images in one forward on one device.
     """
     multiple = network.size_multiple
+    taps = taps or [tap for tap in network.taps if tap != "queries"]
     if size_px < multiple or size_px % multiple:
         nearest = max(round(size_px / multiple), 1) * multiple
         raise DovetailError(
@@ -66,7 +68,9 @@ def check_image_size(
     try:
         with undisturbed(network), torch.no_grad():
             network.train()
-            network(trial_view(network, size_px=size_px, batch_size=batch_size), taps or list(network.taps))
+            network(trial_view(network, size_px=size_px, batch_size=batch_size), taps)
+    except DovetailError:
+        raise
     except (RuntimeError, ValueError, AssertionError) as error:
         if "more than 1 value per channel" in str(error):
             raise DovetailError(

@@ -17,6 +17,7 @@ from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.decoders import size_options
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
 
@@ -125,9 +126,10 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
         encoder = f"tu-{encoder}"
     _check_encoder(encoder)
     kwargs: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "in_channels": in_channels}
+    kwargs |= size_options(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else {}
     if class_name == "DPT":
         kwargs["dynamic_img_size"] = True  # crops of other sizes than the ViT's own; no parameter depends on it
-    construction = Construction(f"segmentation_models_pytorch.{class_name}", kwargs)
+    construction = Construction(f"smp.{class_name}", kwargs)
     try:
         model = getattr(smp, class_name)(**kwargs)
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
@@ -151,5 +153,5 @@ def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: int) -> 
         defaults = {name: value.default for name, value in inspect.signature(type(model).__init__).parameters.items()}
         kwargs = {name: value for name, value in kept.items() if name not in defaults or value != defaults[name]}
         kwargs["encoder_weights"] = None
-        construction = Construction(f"segmentation_models_pytorch.{type(model).__name__}", kwargs)
+        construction = Construction(f"smp.{type(model).__name__}", kwargs)
     return SmpNetwork(model, construction=construction, in_channels=in_channels, image_size=image_size)

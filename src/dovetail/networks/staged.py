@@ -43,7 +43,6 @@ class StagedNetwork(Network):
         """Wrap `model` and probe it once with an image of `image_size` x `image_size` pixels."""
         super().__init__()
         self.model = model.requires_grad_(True)
-        self.construction = construction
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = encoder_prefix, decoder_prefixes
         self.in_channels, self.image_size = in_channels, image_size
@@ -85,9 +84,9 @@ class StagedNetwork(Network):
                 features, maps = self.run(pixels, None, None)
             self._declare(features, "encoder")
             self._declare(maps, "decoder")
+        except DovetailError:
+            raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, DovetailError):
-                raise
             raise DovetailError(
                 f"{self.constructor} cannot take images of {self.image_size} px ({_first_line(error)}); choose another "
                 "image size, such as 224."

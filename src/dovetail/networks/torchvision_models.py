@@ -136,6 +136,11 @@ def wrap_torchvision(
     return TorchvisionDetector(model, construction=construction, in_channels=in_channels, image_size=image_size)
 
 
+def is_segmentation(model: nn.Module) -> bool:
+    """Tell whether the model is torchvision's FCN or DeepLabV3."""
+    return isinstance(model, (FCN, DeepLabV3))
+
+
 def is_torchvision(model: nn.Module) -> bool:
     """Tell whether `wrap_torchvision` takes the model."""
     return isinstance(model, (FCN, DeepLabV3, FasterRCNN, RetinaNet))
