@@ -1,0 +1,221 @@
+"""SelfPatch's head: class-attention over all patches and, in the teacher, over each patch's most similar neighbours.
+
+Yun et al., "Patch-level Representation Learning for Self-supervised Vision Transformers", CVPR 2022,
+https://arxiv.org/abs/2206.07990 (sections 3.2 and 3.3).
+
+Departs from the official code: patches at the border have 5 or 3 neighbours, where the code takes those of the opposite
+border (`reference_wraparound`, default off; on, border targets mix in unrelated patches), and any square grid is taken
+instead of 14 x 14 and 6 x 6.
+
+Cost: the teacher attends from N class tokens to k + 1 tokens each; keys and values of patches are computed once.
+
+Shapes: B images, N = side^2 patches, C channels, G groups (1 or N), M members of a group, k neighbours, h heads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, Kind, TeacherAware, init_truncated_normal
+from dovetail.heads.prototypes import PrototypeHeadSpec
+
+
+class SelfPatchOutput(NamedTuple):
+    """Logits of the image, `cls` [B, K], and of every patch, `patches` [B, N, L]."""
+
+    cls: Tensor
+    patches: Tensor
+
+
+class Neighbours(NamedTuple):
+    """Flat indices of patches [..., M], and whether each is one: False where the border leaves fewer than M."""
+
+    patch: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class SelfPatchHeadSpec(HeadSpec):
+    """SelfPatch's aggregation module and its two prototype heads.
+
+    Attributes:
+        cls: Head of the aggregated class token.
+        patch: Head of the patches.
+        neighbours: How many of the (at most 8) adjacent patches make a patch's target.
+        blocks: Class-attention blocks.
+        head_channels: Channels of one attention head; the tap's channels must be a multiple.
+        reference_wraparound: See the module's docstring.
+    """
+
+    cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
+    patch: PrototypeHeadSpec = field(default_factory=lambda: PrototypeHeadSpec(prototypes=4096))
+    neighbours: int = 4
+    blocks: int = 2
+    head_channels: int = 64
+    reference_wraparound: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.neighbours <= 8:
+            raise DovetailError(f"A patch has up to 8 neighbours, not {self.neighbours}; choose 1 to 8.")
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return ("tokens",)
+
+    def build(self, channels: int) -> SelfPatchHead:
+        return SelfPatchHead(channels, self)
+
+
+class SelfPatchHead(nn.Module, TeacherAware):
+    """Patch tokens [B, N, C] before the final norm -> `SelfPatchOutput`; the teacher's patches are aggregated ones."""
+
+    def __init__(self, channels: int, spec: SelfPatchHeadSpec) -> None:
+        super().__init__()
+        if channels % spec.head_channels:
+            raise DovetailError(
+                f"SelfPatch's heads of {spec.head_channels} channels do not divide {channels}; set head_channels."
+            )
+        self.spec = spec
+        self.aggregation = Aggregation(channels, heads=channels // spec.head_channels, blocks=spec.blocks)
+        self.cls_head = spec.cls.build(channels)
+        self.patch_head = spec.patch.build(channels)
+        self.in_teacher = False
+
+    def become_teacher(self) -> None:
+        """Give every patch the aggregate of its neighbours from now on."""
+        self.in_teacher = True
+
+    def forward(self, tokens: Tensor) -> SelfPatchOutput:
+        cls, patches = self.aggregate(tokens)
+        return SelfPatchOutput(self.cls_head(cls), self.patch_head(patches))
+
+    def aggregate(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image's vector [B, C] and the patches' [B, N, C], before the prototype heads."""
+        cls = self.aggregation(tokens)[:, 0]
+        if not self.in_teacher:
+            return cls, self.aggregation.norm(tokens)
+        return cls, self.aggregation(tokens, self.choose(tokens))
+
+    def choose(self, tokens: Tensor) -> Neighbours:
+        """Return [B, N, k]: each patch's most similar neighbours, most similar first."""
+        around = neighbourhood(square_side(tokens.shape[1]), wraparound=self.spec.reference_wraparound)
+        around = Neighbours(around.patch.to(tokens.device), around.valid.to(tokens.device))
+        return most_similar(tokens, around, self.spec.neighbours)
+
+
+def square_side(patches: int) -> int:
+    """Return the side of the square grid that `patches` tokens come from."""
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise DovetailError(f"SelfPatch needs square views and got {patches} patches; make views as high as wide.")
+    return side
+
+
+def neighbourhood(side: int, *, wraparound: bool) -> Neighbours:
+    """Return [N, 8]: the 3 x 3 neighbourhood of each patch of a side x side grid without itself, row by row."""
+    steps = torch.tensor([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)])  # [8, 2]
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    there = torch.stack([rows.flatten(), columns.flatten()], dim=1)[:, None] + steps  # [N, 8, 2]
+    inside = ((there >= 0) & (there < side)).all(dim=2)
+    wrapped = there % side
+    valid = torch.ones_like(inside) if wraparound else inside
+    return Neighbours(wrapped[..., 0] * side + wrapped[..., 1], valid)
+
+
+def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
+    """Return [B, N, count]: of the candidates `around` [N, M], those of largest cosine similarity to the patch."""
+    unit = F.normalize(tokens, dim=2)  # [B, N, C]
+    similarity = torch.einsum("bnc,bnmc->bnm", unit, unit[:, around.patch])
+    similarity = similarity.masked_fill(~around.valid, -torch.inf)
+    order = similarity.topk(count, dim=2).indices  # [B, N, count]
+    patch = around.patch.expand(len(tokens), -1, -1).gather(2, order)
+    return Neighbours(patch, around.valid.expand(len(tokens), -1, -1).gather(2, order))
+
+
+class Aggregation(nn.Module):
+    """A learned class token that attends to groups of patches through class-attention blocks, and the final norm."""
+
+    def __init__(self, channels: int, *, heads: int, blocks: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, channels), std=0.02))
+        self.blocks = nn.ModuleList(ClassAttentionBlock(channels, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        init_truncated_normal(self.blocks, 0.02)
+
+    def forward(self, tokens: Tensor, groups: Neighbours | None = None) -> Tensor:
+        """Return [B, G, C]: the normalised class token of each group; of all patches together (G = 1) for None."""
+        count = 1 if groups is None else groups.patch.shape[1]
+        cls = self.cls_token.expand(len(tokens), count, -1)  # [B, G, C]
+        for block in self.blocks:
+            cls = block(cls, tokens, groups)
+        normed: Tensor = self.norm(cls)
+        return normed
+
+
+class ClassAttentionBlock(nn.Module):
+    """Pre-norm block in which class tokens attend to themselves and their group's patches; patches stay as they are."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attn = ClassAttention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = Perceptron(channels)
+
+    def forward(self, cls: Tensor, tokens: Tensor, groups: Neighbours | None) -> Tensor:
+        """Return the class tokens [B, G, C] after this block."""
+        cls = cls + self.attn(self.norm1(cls), self.norm1(tokens), groups)
+        after: Tensor = cls + self.mlp(self.norm2(cls))
+        return after
+
+
+class ClassAttention(nn.Module):
+    """Attention of class tokens [B, G, C] to themselves and to their group of tokens [B, N, C] -> [B, G, C]."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v = (nn.Linear(channels, channels) for _ in range(3))
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, cls: Tensor, tokens: Tensor, groups: Neighbours | None) -> Tensor:
+        q = self.q(cls) * (cls.shape[-1] // self.heads) ** -0.5
+        keys, values = (
+            torch.cat([of(cls)[:, :, None], _members(of(tokens), groups)], dim=2) for of in (self.k, self.v)
+        )
+        q, keys, values = (x.unflatten(-1, (self.heads, -1)) for x in (q, keys, values))
+        logits = torch.einsum("bghd,bgmhd->bghm", q, keys)
+        if groups is not None:
+            itself = groups.valid.new_ones(*groups.valid.shape[:2], 1)
+            logits = logits.masked_fill(~torch.cat([itself, groups.valid], dim=2)[:, :, None], -torch.inf)
+        mixed = torch.einsum("bghm,bgmhd->bghd", logits.softmax(dim=-1).to(values.dtype), values)
+        output: Tensor = self.proj(mixed.flatten(2))
+        return output
+
+
+def _members(tokens: Tensor, groups: Neighbours | None) -> Tensor:
+    """Return [B, G, M, C]: the tokens [B, N, C] of each group."""
+    if groups is None:
+        return tokens[:, None]
+    batch = torch.arange(len(tokens), device=tokens.device)[:, None, None]
+    return tokens[batch, groups.patch]
+
+
+class Perceptron(nn.Module):
+    """A transformer block's perceptron, four times as wide within."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc2 = nn.Linear(4 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return output

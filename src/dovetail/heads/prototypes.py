@@ -1,0 +1,104 @@
+"""DINO's head: perceptron, unit length, weight-normalised prototypes; with iBOT's second set of prototypes for patches.
+
+DINO: Caron et al., 2021, https://arxiv.org/abs/2104.14294. iBOT: Zhou et al., 2022, https://arxiv.org/abs/2111.07832.
+
+Departs from the official codes: embedding and prototypes are compared in float32 under autocast, as a temperature of
+0.04 would magnify the rounding of bfloat16 to a tenth of a logit.
+
+Shapes: B images, N tokens, C channels of the tap, D of the bottleneck, K prototypes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, Kind, at_least_float32, full_precision, mlp
+
+PATCH_OUTPUT = "patch"
+
+
+@dataclass(frozen=True)
+class PrototypeHeadSpec(HeadSpec):
+    """DINO's head (code of arXiv 2104.14294).
+
+    Attributes:
+        hidden: Width of the hidden layers.
+        bottleneck: Width of the embedding that is compared with the prototypes.
+        prototypes: How many prototypes.
+        layers: Linear maps before the prototypes, at least 1.
+        norm: BatchNorm after the hidden layers (convolutional encoders).
+        learned_magnitude: Learn each prototype's length (DINO's `norm_last_layer=False`) instead of keeping it at 1.
+        patch_prototypes: Prototypes of patches behind the same perceptron (iBOT), as the output "patch"; 0 for none.
+    """
+
+    hidden: int = 2048
+    bottleneck: int = 256
+    prototypes: int = 65536
+    layers: int = 3
+    norm: bool = False
+    learned_magnitude: bool = False
+    patch_prototypes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise DovetailError(f"A prototype head with {self.layers} layers has no perceptron; give it at least 1.")
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return ("vector", "tokens")
+
+    def build(self, channels: int) -> PrototypeHead:
+        return PrototypeHead(channels, self)
+
+    def width(self, output: str = "") -> int:
+        """Return the number of prototypes K of an output. Raises `DovetailError` for one that the head lacks."""
+        if output not in ("", PATCH_OUTPUT) or (output and not self.patch_prototypes):
+            raise DovetailError(f"The prototype head has no output {output!r}; give it patch_prototypes for 'patch'.")
+        return self.patch_prototypes if output else self.prototypes
+
+
+class PrototypeHead(nn.Module):
+    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines where magnitudes are not learned."""
+
+    def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
+        super().__init__()
+        widths = (channels, *[spec.hidden] * (spec.layers - 1), spec.bottleneck)
+        self.mlp = mlp(widths, norm=spec.norm, activation="gelu", init_std=0.02)
+        self.last_layer = Prototypes(spec.bottleneck, spec.prototypes, learned_magnitude=spec.learned_magnitude)
+        self.last_layer_patch: Prototypes | None = None
+        if spec.patch_prototypes:
+            self.last_layer_patch = Prototypes(
+                spec.bottleneck, spec.patch_prototypes, learned_magnitude=spec.learned_magnitude
+            )
+
+    def forward(self, features: Tensor, output: str = "") -> Tensor:
+        """Return the logits, in float32 or wider; `output="patch"` takes the prototypes of patches."""
+        rows = features.reshape(-1, features.shape[-1])  # BatchNorm sees every token as a sample
+        embedding = F.normalize(at_least_float32(self.mlp(rows)), dim=1)
+        prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer
+        assert prototypes is not None  # the recipe's heads were asked for this output when it was built
+        logits: Tensor = prototypes(embedding)
+        return logits.reshape(*features.shape[:-1], -1)
+
+
+class Prototypes(nn.Module):
+    """[B, D] -> [B, K] against `magnitude * direction / |direction|`; both are `last_layer` to DINO's freezing rule."""
+
+    def __init__(self, dim: int, count: int, *, learned_magnitude: bool) -> None:
+        super().__init__()
+        # The initialisation of a linear map, which DINO's code keeps here.
+        self.direction = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(count, dim), a=math.sqrt(5)))
+        self.magnitude = nn.Parameter(torch.ones(count, 1)) if learned_magnitude else None
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        prototypes = F.normalize(at_least_float32(self.direction), dim=1)
+        if self.magnitude is not None:
+            prototypes = prototypes * at_least_float32(self.magnitude)
+        with full_precision(embedding):
+            return F.linear(embedding, prototypes)

@@ -1,0 +1,123 @@
+"""DINO's objective: the student's distribution over prototypes follows the centred, sharpened one of the teacher.
+
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, https://arxiv.org/abs/2104.14294.
+With H(P, s) = -sum_k P_k log softmax(s / student_temperature)_k and P = softmax((t - centre) / teacher_temperature):
+
+    loss = mean over pairs (u, v), images and tokens of H(P_u, s_v)
+
+The pairs: u a global view of the teacher, v a view of the student other than u ("cross"), or the same one ("same").
+On vectors this is DINO's loss. On query tokens [B, S, K] of the two global views it is ADCLR's
+(https://arxiv.org/abs/2306.13337): query i of one view against query i of the other, 1/(2S) of the sum over both.
+
+The centre is a moving mean of the teacher's raw logits over all the views that it saw, over all ranks; the loss takes
+the old one.
+
+Shapes: B images, N tokens, K prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dovetail.distributed import mean_over_ranks
+from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec, at_least_float32
+from dovetail.heads.prototypes import PrototypeHeadSpec
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.schedules import Moment, Schedule, value_at
+from dovetail.views.view import View
+
+Pairing = Literal["cross", "same"]
+
+
+@dataclass(frozen=True)
+class DistillSpec(ObjectiveSpec):
+    """DINO's objective.
+
+    Attributes:
+        student_temperature: Temperature of the student, above 0.
+        teacher_temperature: Temperature of the teacher, above 0.
+        centre_momentum: Share of the centre that stays at every update, in [0, 1].
+        pairing: "cross" or "same" views; see the module's docstring.
+    """
+
+    student_temperature: float = 0.1
+    teacher_temperature: Schedule = 0.04
+    centre_momentum: float = 0.9
+    pairing: Pairing = "cross"
+
+    def build(self, head: HeadSpec) -> DistillObjective:
+        return DistillObjective(self, prototypes_of(head, "DINO's objective"))
+
+
+def prototypes_of(head: HeadSpec, what: str, output: str = "") -> int:
+    """Return the number of prototypes that `head` gives. Raises `DovetailError` if it is no prototype head."""
+    if not isinstance(head, PrototypeHeadSpec):
+        raise DovetailError(f"{what} compares logits of prototypes; {type(head).__name__} gives none, so use another.")
+    return head.width(output)
+
+
+class DistillObjective(Objective):
+    """See the module's docstring. Logits of each view are [B, K] or [B, N, K]."""
+
+    centre: Tensor
+
+    def __init__(self, spec: DistillSpec, prototypes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("centre", torch.zeros(prototypes))
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        temp = value_at(self.spec.teacher_temperature, moment)
+        targets = {
+            index: soften(logits, self.centre, temp)
+            for index, logits in enumerate(teacher)
+            if views[index].role == "global"
+        }
+        losses: list[Tensor] = []
+        pairs = 0
+        for index, logits in enumerate(student):
+            chosen = [target for other, target in targets.items() if (other == index) == (self.spec.pairing == "same")]
+            if chosen:
+                # One product with the sum of targets instead of one for each target: less memory, the same loss.
+                target = sum(chosen[1:], start=chosen[0])
+                losses.append(cross_entropy(target, logits, self.spec.student_temperature).mean())
+                pairs += len(chosen)
+        if not pairs:
+            raise DovetailError(
+                f"{len(student)} view(s) give no {self.spec.pairing}-view pair; give the recipe two global views."
+            )
+        total = torch.stack(losses).sum() / pairs
+        return Loss(total, {"cross_entropy": total})
+
+    @torch.no_grad()
+    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        move_centre(self.centre, teacher, self.spec.centre_momentum)
+
+
+def soften(logits: Tensor, centre: Tensor, temp: float) -> Tensor:
+    """Return the teacher's distribution softmax((logits - centre) / temp) over the last dimension."""
+    return F.softmax((at_least_float32(logits) - centre) / temp, dim=-1)
+
+
+def cross_entropy(target: Tensor, logits: Tensor, temp: float) -> Tensor:
+    """Return -sum_k target_k log softmax(logits / temp)_k over the last dimension."""
+    return -(target * F.log_softmax(at_least_float32(logits) / temp, dim=-1)).sum(dim=-1)
+
+
+@torch.no_grad()
+def move_centre(centre: Tensor, teacher: Sequence[Tensor], momentum: float) -> None:
+    """Move `centre` [K] in place to `momentum * centre + (1 - momentum) * mean` of raw logits, over all ranks.
+
+    Every view's rows count alike, images as well as tokens.
+    """
+    rows = torch.cat([at_least_float32(logits).reshape(-1, logits.shape[-1]) for logits in teacher])
+    centre.lerp_(mean_over_ranks(rows.mean(dim=0)).to(centre.dtype), 1 - momentum)

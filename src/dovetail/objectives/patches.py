@@ -1,0 +1,157 @@
+"""Objectives on patches of one and the same view: iBOT's masked patches and SelfPatch's neighbours.
+
+iBOT: Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", 2022, https://arxiv.org/abs/2111.07832.
+
+    loss = mean over global views and images of (1 / max(M, 1)) sum over the M masked patches of H(P_teacher, s_student)
+
+The student sees the masked image, the teacher the whole one; an image without a mask counts as 0. The centre moves by
+all of the teacher's patches. Only masked patches enter the softmax, which is what the loss costs.
+
+SelfPatch: Yun et al., 2022, https://arxiv.org/abs/2206.07990 (equations 3 to 5). Its patch loss compares each patch of
+the student with the teacher's aggregate of that patch's neighbours, in all views, local ones too:
+
+    loss = DINO(cls) + patch_weight * mean over views, images and patches of H(P_teacher, s_student)
+
+H and P are those of `distill`. Shapes: B images, N patches, K prototypes of the image, L of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
+from dovetail.heads.base import HeadSpec
+from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
+from dovetail.objectives.distill import DistillObjective, DistillSpec, cross_entropy, move_centre, prototypes_of, soften
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero
+from dovetail.schedules import Moment, Schedule, value_at
+from dovetail.views.view import View
+
+
+@dataclass(frozen=True)
+class MaskedPatchSpec(ObjectiveSpec):
+    """iBOT's objective on masked patches. Fields as in `DistillSpec`."""
+
+    student_temperature: float = 0.1
+    teacher_temperature: Schedule = 0.04
+    centre_momentum: float = 0.9
+
+    def build(self, head: HeadSpec) -> MaskedPatchObjective:
+        separate = isinstance(head, PrototypeHeadSpec) and head.patch_prototypes > 0
+        return MaskedPatchObjective(self, prototypes_of(head, "iBOT's objective", PATCH_OUTPUT if separate else ""))
+
+
+class MaskedPatchObjective(Objective):
+    """See the module's docstring. Logits of each view are [B, N, K]; views say what was masked."""
+
+    centre: Tensor
+
+    def __init__(self, spec: MaskedPatchSpec, prototypes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("centre", torch.zeros(prototypes))
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        temp = value_at(self.spec.teacher_temperature, moment)
+        losses: list[Tensor] = []
+        for logits, seen, view in zip(student, teacher, views, strict=False):  # the teacher sees the first views
+            if view.mask is None:
+                losses.append(connected_zero(logits))
+                continue
+            mask = view.mask.flatten(1)  # [B, N]
+            target = soften(seen[mask], self.centre, temp)
+            each = cross_entropy(target, logits[mask], self.spec.student_temperature)  # of all masked patches
+            share = mask.to(each.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+            losses.append((each * share[mask]).sum() / len(mask))
+        if not losses:
+            raise DovetailError("Masked patches need the teacher's view of them; let the teacher see the global views.")
+        total = torch.stack(losses).mean()
+        return Loss(total, {"cross_entropy": total})
+
+    @torch.no_grad()
+    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        move_centre(self.centre, teacher, self.spec.centre_momentum)
+
+
+@dataclass(frozen=True)
+class SelfPatchSpec(ObjectiveSpec):
+    """SelfPatch's two losses. Fields as in `DistillSpec`, the same for the image and for patches.
+
+    Attributes:
+        patch_weight: Weight of the patches' loss beside the image's.
+    """
+
+    student_temperature: float = 0.1
+    teacher_temperature: Schedule = 0.04
+    centre_momentum: float = 0.9
+    patch_weight: float = 0.1
+
+    def build(self, head: HeadSpec) -> SelfPatchObjective:
+        if not isinstance(head, SelfPatchHeadSpec):
+            raise DovetailError(f"SelfPatch's objective needs SelfPatch's head and got {type(head).__name__}.")
+        return SelfPatchObjective(self, head)
+
+
+class SelfPatchObjective(Objective):
+    """See the module's docstring. The teacher sees local views too; only its global ones are targets of the image."""
+
+    def __init__(self, spec: SelfPatchSpec, head: SelfPatchHeadSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        distill = DistillSpec(spec.student_temperature, spec.teacher_temperature, spec.centre_momentum)
+        self.cls = DistillObjective(distill, head.cls.width())
+        self.patches = SamePatchObjective(distill, head.patch.width())
+
+    def forward(
+        self,
+        student: Sequence[SelfPatchOutput],
+        teacher: Sequence[SelfPatchOutput],
+        views: Sequence[View],
+        moment: Moment,
+    ) -> Loss:
+        cls = self.cls([one.cls for one in student], [one.cls for one in teacher], views, moment).total
+        patches = self.patches([one.patches for one in student], [one.patches for one in teacher], views, moment).total
+        return Loss(cls + self.spec.patch_weight * patches, {"cls": cls, "patches": patches})
+
+    @torch.no_grad()
+    def update(self, student: Sequence[SelfPatchOutput], teacher: Sequence[SelfPatchOutput]) -> None:
+        self.cls.update([one.cls for one in student], [one.cls for one in teacher])
+        self.patches.update([one.patches for one in student], [one.patches for one in teacher])
+
+
+class SamePatchObjective(Objective):
+    """Every patch of the student against the teacher's target for that patch; logits of each view are [B, N, K]."""
+
+    centre: Tensor
+
+    def __init__(self, spec: DistillSpec, prototypes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("centre", torch.zeros(prototypes))
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
+    ) -> Loss:
+        if len(student) != len(teacher):
+            raise DovetailError(
+                f"SelfPatch compares every view and its teacher saw {len(teacher)} of {len(student)}; let it see local "
+                "views as well."
+            )
+        temp = value_at(self.spec.teacher_temperature, moment)
+        losses = [
+            cross_entropy(soften(target, self.centre, temp), logits, self.spec.student_temperature).mean()
+            for logits, target in zip(student, teacher, strict=True)
+        ]
+        total = torch.stack(losses).mean()
+        return Loss(total, {"cross_entropy": total})
+
+    @torch.no_grad()
+    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        move_centre(self.centre, teacher, self.spec.centre_momentum)
