@@ -79,7 +79,7 @@ def corners_px(view: View) -> Tensor:
 
     x1 and x2 change places where the view is flipped, so the width is negative there (PixPro's convention).
     """
-    extent = view.source_px - 1
+    extent = (view.source_px - 1).clamp(min=1)  # a photograph of one pixel has its only centre at 0
     x1, y1 = (view.box[:, :2] * view.source_px / extent).unbind(1)
     x2, y2 = ((view.box[:, 2:] * view.source_px - 1) / extent).unbind(1)
     x1, x2 = torch.where(view.flipped, x2, x1), torch.where(view.flipped, x1, x2)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+
+from dovetail.views.plan import MaskSpec, QuerySpec, ViewPlan, ViewSpec
+from dovetail.views.random import Purpose, stream
+from dovetail.views.sampling import Box, accepts, draw_views, needed_shrink, random_box, resized_crop
+
+SIZES = st.integers(1, 2000)
+
+
+def generator(seed: int) -> np.random.Generator:
+    return stream(Purpose.VIEWS, seed=seed, epoch=0)
+
+
+@given(st.integers(0, 10**6), SIZES, SIZES, st.floats(0.01, 0.9))
+def test_boxes_lie_inside(seed: int, height: int, width: int, low: float) -> None:
+    box, area = random_box(generator(seed), height=height, width=width, scale=(low, 1.0), ratio=(3 / 4, 4 / 3))
+    assert box.height >= 1
+    assert box.width >= 1
+    assert box.top >= 0
+    assert box.left >= 0
+    assert box.top + box.height <= height
+    assert box.left + box.width <= width
+    assert 0 < area <= height * width
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 160), (40, 400)])
+def test_boxes_are_distributed_as_torchvisions(height: int, width: int) -> None:
+    scale, ratio, count = (0.08, 1.0), (3 / 4, 4 / 3), 1500
+    torch.manual_seed(0)
+    image = torch.zeros(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)], float)
+    rng = generator(0)
+    ours = np.array([random_box(rng, height=height, width=width, scale=scale, ratio=ratio)[0] for _ in range(count)])
+    for column in range(4):
+        error = np.hypot(theirs[:, column].std(), ours[:, column].std()) / count**0.5
+        assert abs(theirs[:, column].mean() - ours[:, column].mean()) < 4 * error
+        assert abs(theirs[:, column].std() - ours[:, column].std()) < 4 * error
+
+
+def test_overlap_rule_counts_the_target_area() -> None:
+    first, second = Box(0, 0, 10, 10), Box(9, 0, 10, 10)
+    assert first.intersection(second) == 10
+    assert accepts(first, second, target_area=100.0, min_overlap=0.1)
+    assert not accepts(first, second, target_area=100.1, min_overlap=0.1)
+    assert first.intersection(Box(10, 10, 5, 5)) == 0
+
+
+def test_second_view_overlaps_the_first() -> None:
+    spec = ViewSpec(32, scale=(0.05, 0.1))
+    missed = {0.0: 0, 0.3: 0}
+    for min_overlap in missed:
+        plan = ViewPlan((spec, spec), min_overlap=min_overlap)
+        for seed in range(200):
+            first, second = draw_views(generator(seed), plan, height=100, width=100).boxes
+            missed[min_overlap] += first.intersection(second) < 0.25 * second.height * second.width
+    assert missed[0.0] > 150
+    assert missed[0.3] < missed[0.0] * 0.75
+
+
+def test_impossible_overlap_still_gives_a_box() -> None:
+    plan = ViewPlan((ViewSpec(32, scale=(0.01, 0.02)), ViewSpec(32, scale=(0.9, 1.0))), min_overlap=0.9)
+    assert len(draw_views(generator(0), plan, height=50, width=50).boxes) == 2
+
+
+def test_draw_has_what_the_plan_asks_for() -> None:
+    local = ViewSpec(16, scale=(0.05, 0.25), role="local")
+    queries = QuerySpec(count=5, size_px=8, independent=True)
+    plan = ViewPlan((ViewSpec(32), ViewSpec(32), local), queries=queries, masks=MaskSpec(patch_px=8, p=1.0))
+    draw = draw_views(generator(0), plan, height=40, width=60)
+    assert len(draw.boxes) == len(draw.flipped) == len(draw.photometrics) == 3
+    assert [mask.shape for mask in draw.masks] == [(4, 4), (4, 4)]
+    assert draw.queries is not None
+    assert len(draw.queries.boxes) == 5
+    assert draw.queries.photometrics.shape[:2] == (2, 5)
+
+
+def test_nothing_is_masked_before_the_start_epoch() -> None:
+    plan = ViewPlan((ViewSpec(32),), masks=MaskSpec(patch_px=4, p=1.0, start_epoch=2))
+    before, after = (draw_views(generator(0), plan, height=40, width=60, epoch=epoch) for epoch in (1, 2))
+    assert not before.masks[0].any()
+    assert after.masks[0].any()
+    assert before.boxes == after.boxes
+
+
+@pytest.mark.parametrize(("interpolation", "pillow"), [("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR)])
+@pytest.mark.parametrize("size", [9, 40])
+def test_resized_crop_is_pillows(interpolation: str, pillow: Image.Resampling, size: int) -> None:
+    array = generator(1).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+    box = Box(3, 5, 20, 31)
+    crop = Image.fromarray(array).crop((5, 3, 36, 23)).resize((size, size), pillow).transpose(Image.FLIP_LEFT_RIGHT)
+    ours = resized_crop(
+        torch.from_numpy(array).permute(2, 0, 1),
+        box,
+        size_px=size,
+        interpolation=interpolation,  # type: ignore[arg-type]
+        flipped=True,
+    )
+    difference = ours.permute(1, 2, 0).int() - torch.from_numpy(np.asarray(crop).copy()).int()
+    assert difference.abs().max() <= 2
+
+
+@given(SIZES, SIZES)
+@settings(max_examples=50)
+def test_one_crop_of_any_size_of_photograph(height: int, width: int) -> None:
+    box, _ = random_box(generator(0), height=height, width=width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    pixels = torch.full((2, height, width), 77, dtype=torch.uint8)
+    assert resized_crop(pixels, box, size_px=8, interpolation="bicubic").eq(77).all()
+
+
+@pytest.mark.parametrize(("side", "shrink"), [(100, 1), (127, 1), (128, 2), (255, 2), (256, 4), (5000, 8)])
+def test_shrink_leaves_twice_the_pixels(side: int, shrink: int) -> None:
+    plan = ViewPlan((ViewSpec(32, scale=(1.0, 1.0), ratio=(1.0, 1.0)),))
+    draw = draw_views(generator(0), plan, height=side, width=side)
+    assert needed_shrink(replace(draw, boxes=[Box(0, 0, side, side)]), plan) == shrink
+
+
+def test_crop_of_a_shrunk_photograph_shows_the_same_place() -> None:
+    x = torch.linspace(0, 255, 800)
+    pixels = torch.stack([x.expand(600, 800), x[:600, None].expand(600, 800)]).to(torch.uint8)
+    small = torch.nn.functional.interpolate(pixels[None], size=(150, 200), mode="bilinear", antialias=True)[0]
+    box = Box(101, 203, 301, 401)
+    full = resized_crop(pixels, box, size_px=32, interpolation="bicubic")
+    shrunk = resized_crop(small, box, size_px=32, interpolation="bicubic", source_px=(800, 600))
+    assert (full.int() - shrunk.int()).abs().max() <= 1
