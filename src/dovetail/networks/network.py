@@ -89,14 +89,14 @@ class Network(nn.Module, ABC):
         state, so that it can be exported whole.
         """
         self.requires_grad_(True)
-        training = self.training
-        self.eval()  # keep BatchNorm's statistics as they are
-        outputs = self(self.probe_view(), taps)
-        torch.autograd.backward([value.float().sum() for value in outputs.values()])
-        self.train(training)
-        for parameter in self.parameters():
-            parameter.requires_grad_(parameter.grad is not None)
-            parameter.grad = None
+        parameters = list(self.parameters())
+        with undisturbed(self), torch.enable_grad():
+            self.eval()  # one image is too few for BatchNorm where a decoder pools to a single cell
+            outputs = self(self.probe_view(), taps)
+            total = torch.stack([value.float().sum() for value in outputs.values()]).sum()
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
         self.unreached = tuple(name for name, value in self.model.named_parameters() if not value.requires_grad)
 
     def probe_view(self) -> View:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import torch
-from torch import nn
 
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
+from dovetail.networks.undisturbed import undisturbed
 from dovetail.views.view import View
-
-
-@contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Leave buffers (BatchNorm statistics), training modes and random numbers as they were."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    modes = {name: part.training for name, part in module.named_modules()}
-    devices = {tensor.device.index or 0 for tensor in module.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, buffer in module.named_buffers():
-                    buffer.copy_(buffers[name])
-            for name, part in module.named_modules():
-                part.training = modes[name]
 
 
 def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.network import Construction, Network
-from dovetail.networks.probe import trial_view, undisturbed
+from dovetail.networks.probe import trial_view
+from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import Tap
 from dovetail.views.view import View
 

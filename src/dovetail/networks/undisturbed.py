@@ -1,0 +1,26 @@
+"""Trial runs that leave a module as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put back buffers (BatchNorm statistics), training modes and the state of random numbers afterwards."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    modes = [(part, part.training) for part in module.modules()]
+    devices = {tensor.device.index or 0 for tensor in module.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    buffer.copy_(buffers[name])
+            for part, training in modes:
+                part.training = training
