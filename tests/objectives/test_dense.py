@@ -181,3 +181,8 @@ def test_wrong_settings_are_refused_with_a_sentence() -> None:
         DenseContrastSpec(temperature=0)
     with pytest.raises(DovetailError, match="DenseHeadSpec"):
         DenseContrastSpec().build(PixelHeadSpec())
+
+
+def test_other_than_two_views_are_refused() -> None:
+    with pytest.raises(DovetailError, match="the student has 3, the teacher 1"):
+        objective()([output()] * 3, [output()], [], NOW)

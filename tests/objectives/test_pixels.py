@@ -255,3 +255,8 @@ def test_wrong_settings_are_refused_with_a_sentence() -> None:
         PixelConsistencySpec().build(DenseHeadSpec())
     with pytest.raises(DovetailError, match="switch both"):
         PixelConsistencySpec(instance_weight=1.0).build(PixelHeadSpec())
+
+
+def test_other_than_two_views_are_refused() -> None:
+    with pytest.raises(DovetailError, match="the student has 3, the teacher 1"):
+        objective()([output()] * 3, [output()], [], NOW)

@@ -32,7 +32,7 @@ from dovetail.objectives.queue import Queue
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 
-AT_ONCE = 2**26  # similarities in memory at a time: 256 MiB of float32
+AT_ONCE = 2**25  # similarities in memory at a time: 128 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ class DenseContrast(Objective):
     def forward(
         self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
+        if len(student) != 2 or len(teacher) != 2:
+            raise DovetailError(
+                f"DenseCL compares two global views; the student has {len(student)}, the teacher {len(teacher)}."
+            )
         query, key, spec = student[0], teacher[1], self.spec
         with full_precision(query.embedding):
             index = correspondences(query.features, key.features, at_once=spec.similarities_at_once)  # [B, N]
@@ -139,6 +143,7 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature:
 
 def _info_nce_rows(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Return [R]: the loss of each row."""
-    right = (query * positive).sum(dim=1, keepdim=True)  # [R, 1]
-    logits = torch.cat([right, query @ negatives], dim=1) / temperature  # [R, 1 + K]
-    return torch.logsumexp(logits, dim=1) - logits[:, 0]
+    query = query / temperature
+    right = (query * positive).sum(dim=1)
+    # Not concatenated with the negatives: that would hold all logits twice.
+    return torch.logaddexp(right, torch.logsumexp(query @ negatives, dim=1)) - right

@@ -31,7 +31,7 @@ from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.schedules import Moment
 from dovetail.views.view import View, corners_px
 
-AT_ONCE = 2**26  # pairs of cells in memory at a time: 256 MiB of float32
+AT_ONCE = 2**24  # pairs of cells in memory at a time: 64 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ class PixelConsistency(Objective):
     def forward(
         self, student: Sequence[PixelOutput], teacher: Sequence[PixelOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
+        if len(student) != 2 or len(teacher) != 2:
+            raise DovetailError(
+                f"PixPro compares two global views; the student has {len(student)}, the teacher {len(teacher)}."
+            )
         pixel = self.pixel(student[0], teacher[1], views[0], views[1])
         pixel = pixel + self.pixel(student[1], teacher[0], views[1], views[0])
         if self.instance_predictor is None:
