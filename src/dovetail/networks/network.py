@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import LateralDropout, QueryRule, Tap
 from dovetail.views.view import View
 
