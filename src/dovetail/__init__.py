@@ -1,3 +1,45 @@
-"""Dovetail: pre-train whole dense-prediction models on unlabelled images."""
+"""Dovetail: pre-train whole dense-prediction models, encoder and decoder together, on unlabelled images.
+
+    run = dovetail.pretrain(data="photos/", model="smp/unet/resnet50", method="decon-sl", out="runs/wheat")
+    model = dovetail.load("runs/wheat")
+    print(dovetail.load_into(my_unet, "runs/wheat"))
+
+The functions are imported when they are first used, so that `import dovetail` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dovetail.errors import DovetailError
+    from dovetail.exporting import export
+    from dovetail.pretraining import Run, pretrain
+    from dovetail.export import MatchReport, load, load_into
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "DovetailError": "dovetail.errors",
+    "MatchReport": "dovetail.export",
+    "Run": "dovetail.pretraining",
+    "export": "dovetail.exporting",
+    "load": "dovetail.export",
+    "load_into": "dovetail.export",
+    "pretrain": "dovetail.pretraining",
+}
+
+__all__ = ["DovetailError", "MatchReport", "Run", "export", "load", "load_into", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dovetail' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -15,7 +15,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.recipe import Recipe, Tap
@@ -32,6 +32,7 @@ class Method:
     paper: str
     year: int
     needs: str = "any encoder"
+    golden: bool = True  # whether numbers of the official code cover it
 
     def function(self, name: str) -> Callable[..., Recipe]:
         """Return the recipe function, importing its module."""
@@ -41,6 +42,16 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "slotcon": Method("dovetail.recipes.slots", "dense", "SlotCon", "arXiv 2205.15288", 2022),
+    "densecl": Method("dovetail.recipes.dense", "dense", "DenseCL", "arXiv 2011.09157", 2021),
+    "pixpro": Method("dovetail.recipes.dense", "dense", "PixPro", "arXiv 2011.10043", 2021),
+    "simclr": Method("dovetail.recipes.image", "image", "SimCLR", "arXiv 2002.05709", 2020),
+    "moco-v2": Method("dovetail.recipes.image", "image", "MoCo v2", "arXiv 2003.04297", 2020),
+    "moco-v3": Method("dovetail.recipes.image", "image", "MoCo v3", "arXiv 2104.02057", 2021),
+    "byol": Method("dovetail.recipes.image", "image", "BYOL", "arXiv 2006.07733", 2020),
+    "simsiam": Method("dovetail.recipes.image", "image", "SimSiam", "arXiv 2011.10566", 2021),
+    "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021),
+    "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022),
+    "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022),
 }
 
 DECON_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -114,9 +125,10 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     composition = parse(name)
     options: dict[str, inspect.Parameter] = {}
     for function, internal in functions_of(composition):
+        types = get_type_hints(function)
         for option, parameter in inspect.signature(function).parameters.items():
             if option not in internal and option not in options:
-                options[option] = parameter
+                options[option] = parameter.replace(annotation=types[option])
     for option, default in DECON_DEFAULTS.get(composition.decon or "", {}).items():
         options[option] = options[option].replace(default=default)
     return options

@@ -53,6 +53,7 @@ class Settings:
         save_every_minutes: Minutes between two writes of `last.ckpt`.
         save_every_steps: Steps between two writes of `last.ckpt`; None leaves it to the minutes.
         keep_every_epochs: Epochs between two checkpoints that are kept; None keeps none but the last.
+        max_steps: The run ends after this many steps, and schedules with it; None for the steps of `epochs`.
     """
 
     seed: int
@@ -74,6 +75,7 @@ class Settings:
     save_every_minutes: float = 10.0
     save_every_steps: int | None = None
     keep_every_epochs: int | None = None
+    max_steps: int | None = None
 
     @property
     def world_size(self) -> int:
@@ -88,7 +90,8 @@ class Settings:
     @property
     def total_steps(self) -> int:
         """Optimiser steps in the whole run."""
-        return self.epochs * self.steps_per_epoch
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def moment(self, step: int) -> Moment:
         """Return where the run stands when `step` optimiser steps are done."""
@@ -158,6 +161,7 @@ class Wishes:
     save_every_minutes: float = 10.0
     save_every_steps: int | None = None
     keep_every_epochs: int | None = None
+    max_steps: int | None = None
 
 
 def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
@@ -214,13 +218,15 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         save_every_minutes=wishes.save_every_minutes,
         save_every_steps=wishes.save_every_steps,
         keep_every_epochs=wishes.keep_every_epochs,
+        max_steps=wishes.max_steps,
     )
 
 
 def _check_ranges(wishes: Wishes) -> None:
     lowest = {
         "devices": 1, "num_nodes": 1, "batch_size": 1, "accumulate": 1, "epochs": 1, "workers": 0,
-        "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "seed": 0,
+        "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "max_steps": 1,
+        "seed": 0,
     }  # fmt: skip
     for name, low in lowest.items():
         value = getattr(wishes, name)

@@ -24,13 +24,13 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from dovetail.errors import DovetailError
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
-from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job
+from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
 from dovetail.train.step import Batches, LearnerModule, ToViews
 
-SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr")
+SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr", "max_steps")
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +99,10 @@ def train(
         trainer = build_trainer(settings, out, callbacks=[overseer], loggers=[tensorboard, *loggers])
         run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
         with run_log.opened(start):
-            overseer.log = run_log
+            overseer.run_log = run_log
             if resume:
                 log.info("Going on from step %d of %d.", start, settings.total_steps)
-            stops.listen(signal.SIGINT)  # before loading processes start, which inherit it
+            stops.listen(*stop_signals())
             try:
                 trainer.fit(module)
             finally:
@@ -122,12 +122,12 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
     """
     if state.get("format") != CHECKPOINT_FORMAT:
         raise DovetailError("The checkpoint was written by another version of this program; start with --overwrite.")
-    then, now = state["settings"], settings.as_dict()
-    then["global_batch"], now["global_batch"] = state["global_batch"], settings.global_batch
-    for name in (*SAME_RUN, "global_batch"):
-        if then[name] != now[name]:
+    then = Settings.from_dict(state["settings"])
+    for name in SAME_RUN:
+        before, now = getattr(then, name), getattr(settings, name)
+        if before != now:
             raise DovetailError(
-                f"The run to resume had {name} {then[name]}, now it is {now[name]}; "
+                f"The run to resume had {name} {before}, now it is {now}; "
                 "use the run's own config.yaml or start with --overwrite."
             )
     try:

@@ -1,0 +1,216 @@
+"""The command line: one thin command per public function, generated from its typed signature.
+
+Heavy imports happen inside the verbs, so that `dovetail --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from dovetail import __version__
+from dovetail.errors import DovetailError, unknown_name
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: where its function is, what it does in one line, and what to do with its result."""
+
+    module: str
+    function: str
+    summary: str
+    positional: tuple[str, ...] = ()
+    has_recipe: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function, importing its module."""
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+
+VERBS: dict[str, Verb] = {
+    "pretrain": Verb(
+        "dovetail.pretraining", "pretrain", "pre-train a model on a folder of unlabelled images", has_recipe=True
+    ),
+    "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
+    "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
+    "methods": Verb("dovetail.showing", "methods", "list the methods"),
+    "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line. Exits with 0, with 2 after a mistake in what was asked for, 130 after Ctrl-C."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"dovetail {__version__}")
+        return 0
+    try:
+        if arguments[0] not in VERBS:
+            raise unknown_name("command", arguments[0], VERBS)
+        return call(arguments[0], arguments[1:])
+    except DovetailError as error:
+        print(f"dovetail: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0  # the reader of a pipe has seen enough
+
+
+def overview() -> str:
+    """Return the text of `dovetail --help`."""
+    lines = ["usage: dovetail COMMAND [options]", "", "Pre-train whole dense-prediction models on unlabelled images."]
+    lines += ["", "commands:"]
+    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "`dovetail COMMAND --help` lists a command's options, with units and defaults."]
+    return "\n".join(lines)
+
+
+def call(name: str, arguments: list[str]) -> int:
+    """Parse a command's options and call its function."""
+    verb = VERBS[name]
+    function = verb.load()
+    arguments = [underscored(argument) for argument in arguments]
+    parser = make_parser(name, verb, function, arguments)
+    given = {key: value for key, value in parser.parse_args(arguments).as_dict().items() if key != "config"}
+    if verb.has_recipe:
+        given["recipe"] = changed_options(parser, given.get("recipe") or {})
+    result = function(**given)
+    if isinstance(result, str):
+        print(result)
+    return 0
+
+
+def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: list[str]) -> Any:
+    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`."""
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise DovetailError(explain(message, known_options(self)))
+
+        def format_help(self) -> str:
+            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help())
+
+    positional = positional_values(verb, arguments)
+    parser = Parser(prog=f"dovetail {name}", description=(inspect.getdoc(function) or "").split("\n\n")[0])
+    if verb.has_recipe and name != "show":
+        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    signature = inspect.signature(function).parameters
+    helps = docstring_helps(function)
+    for option in verb.positional:
+        parser.add_argument(option, type=str, nargs="?", default=signature[option].default, help=helps[option])
+    plain = [option for option, parameter in signature.items() if parameter.annotation in ("Any", "bool")]
+    for option in plain:  # modules and datasets have names here; switches take no value
+        how = {"action": "store_true"} if signature[option].annotation == "bool" else {"type": str, "default": None}
+        parser.add_argument(f"--{option}", help=helps[option], **how)
+    parser.add_function_arguments(function, skip={"recipe", *verb.positional, *plain}, as_group=False)
+    if verb.has_recipe:
+        add_recipe_options(parser, positional.get("method") or method_in(arguments, signature["method"].default))
+    return parser
+
+
+OPTION = r"(?<![\w-])--[a-z][\w.-]*"
+
+
+def underscored(argument: str) -> str:
+    """Return `--max-steps` as `--max_steps`, the name of the function's parameter; a value after `=` stays."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def hyphened(option: str) -> str:
+    """Return `--max_steps` as users write it."""
+    return option.replace("_", "-")
+
+
+def positional_values(verb: Verb, arguments: list[str]) -> dict[str, str]:
+    """Return the positional arguments by name, as far as they can be told before parsing."""
+    values = [value for value in arguments if not value.startswith("-")]
+    return dict(zip(verb.positional, values[:1], strict=False)) if verb.positional else {}
+
+
+def method_in(arguments: list[str], default: Any) -> str:
+    """Return the method that the command line or its YAML file names."""
+    method = default if isinstance(default, str) else "decon-sl"
+    for index, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        following = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
+        if key == "--config":
+            method = method_in_file(following) or method
+        if key == "--method":
+            return following
+    return method
+
+
+def method_in_file(path: str) -> str | None:
+    """Return the method that a YAML file names."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a plain name from the command line
+            content = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DovetailError(f"The config file {path!r} cannot be read: {str(error).splitlines()[0]}.") from None
+    return content.get("method") if isinstance(content, dict) else None
+
+
+def add_recipe_options(parser: Any, method: str) -> None:
+    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
+    from dovetail.recipes.table import functions_of, options_of, parse
+
+    helps: dict[str, str] = {}
+    for part, _ in functions_of(parse(method)):
+        helps = docstring_helps(part) | helps
+    for option, parameter in options_of(method).items():
+        parser.add_argument(
+            f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")
+        )
+
+
+def changed_options(parser: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe's options that differ from their defaults."""
+    defaults = parser.get_defaults().as_dict().get("recipe", {})
+    return {key: value for key, value in recipe.items() if key not in defaults or value != defaults[key]}
+
+
+def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the text on each parameter in a function's docstring."""
+    text = inspect.getdoc(function) or ""
+    found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
+
+
+def known_options(parser: Any) -> list[str]:
+    """Return a parser's option names, with their dashes."""
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+
+
+def explain(message: str, known: list[str]) -> str:
+    """Return a parser's message as one sentence, with the nearest option for a wrong one."""
+    message = " ".join(message.split())
+    wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
+    if not wrong:
+        return message.rstrip(".") + "."
+    name = wrong.group(1) or "--" + wrong.group(2)
+    close = difflib.get_close_matches(name.split("=")[0], known, n=1, cutoff=0.5)
+    hint = f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
+    return f"There is no option {hyphened(name)!r}; {hint}"
+
+
+if __name__ == "__main__":
+    main()

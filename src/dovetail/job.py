@@ -1,0 +1,198 @@
+"""What `pretrain` does once its options are known: build, print what was resolved, train, export, say how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from dovetail.data.loader import make_loader
+from dovetail.data.sources import ImageSource, open_source
+from dovetail.distributed import rank, world_size
+from dovetail.errors import DovetailError
+from dovetail.networks.build import build_network
+from dovetail.networks.initialise import initialise
+from dovetail.networks.network import Construction, Network
+from dovetail.networks.probe import check_image_size
+from dovetail.pretraining import Run, write_config
+from dovetail.recipe import Recipe
+from dovetail.recipes import presets
+from dovetail.recipes.table import build, options_of
+from dovetail.showing import recipe_lines, words
+from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
+from dovetail.train.engine import train
+from dovetail.train.learner import Learner
+from dovetail.views.batch import ViewBatch, statistics, to_views
+from dovetail.views.view import View
+from dovetail.export import MODEL_FILE, save_exported
+
+EXPORTED = "exported"
+SKIPPED = "skipped.jsonl"
+
+
+def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
+    """Run the pre-training that `asked` (the parameters of `pretrain`) describes, in `out`."""
+    source = open_source(asked["data"])
+    torch.manual_seed(asked["seed"])
+    network = network_for(asked)
+    options = recipe_options(asked, source)
+    recipe = build(asked["method"], network.taps, options)
+    settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
+    for view in recipe.views.views:
+        taps = {term.tap for term in recipe.terms if view.role in term.roles}
+        check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
+    initialise(network, starting_weights(asked["init"]))
+    resolved = resolved_options(asked, settings, options)
+    announce(resolved, recipe, network, settings, out)
+    learner = Learner(recipe, network)
+    result = train(
+        learner,
+        batches=lambda start: batches_from(source, recipe, settings, asked["in_channels"], out, start),
+        to_views=lambda batch, device: views_of(batch, recipe, device),
+        settings=settings,
+        out=out,
+        resume=resume,
+    )
+    export_run(learner, resolved, settings, out)
+    return Run(out, result.steps, settings.total_steps)
+
+
+def network_for(asked: Mapping[str, Any]) -> Network:
+    """Return the network of the model that was asked for; a module given in Python is copied, not changed."""
+    model = asked["model"]
+    if not isinstance(model, (str, nn.Module)):
+        raise DovetailError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
+    return build_network(
+        model,
+        in_channels=asked["in_channels"],
+        encoder=asked["encoder"],
+        decoder=asked["decoder"],
+        image_size=asked["image_size"] or 224,
+    )
+
+
+def recipe_options(asked: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
+    """Return the options of the recipe: the preset's, then those that were given."""
+    accelerator = best_accelerator() if asked["accelerator"] == "auto" else asked["accelerator"]
+    preset = presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
+    options = presets.options(preset, asked["method"])
+    if asked["image_size"] is not None:
+        options["image_size"] = asked["image_size"]
+    return options | dict(asked["recipe"] or {})
+
+
+def wishes_of(asked: Mapping[str, Any]) -> Wishes:
+    """Return what was asked of the engine."""
+    same = (
+        *("seed", "accelerator", "devices", "num_nodes", "batch_size", "accumulate", "epochs", "max_steps"),
+        *("precision", "workers", "strategy", "log_every_steps", "save_every_minutes", "keep_every_epochs"),
+    )
+    return Wishes(peak_lr=asked["lr"], **{name: asked[name] for name in same})
+
+
+def starting_weights(init: str | None) -> str | Path | None:
+    """Return what `init` names: a run's folder stands for its exported model."""
+    if init is None or init == "imagenet" or not Path(init).is_dir():
+        return init
+    path = Path(init) / EXPORTED / MODEL_FILE
+    if not path.is_file():
+        raise DovetailError(f"The run {init} has exported no weights yet; finish it with --resume first.")
+    return path
+
+
+def resolved_options(asked: Mapping[str, Any], settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of `pretrain` with everything on "auto" filled in; the preset has become options."""
+    own = settings.as_dict() | {"lr": settings.peak_lr}
+    filled = {name: own.get(name, value) for name, value in asked.items()}
+    return filled | {"preset": "paper", "recipe": {name: value for name, value in options.items()}}
+
+
+@rank_zero_only
+def announce(options: Mapping[str, Any], recipe: Recipe, network: Network, settings: Settings, out: Path) -> None:
+    """Save and print what was resolved, before the first step."""
+    write_config(out, options)
+    text = recipe_lines(recipe, network)
+    (out / "recipe.txt").write_text(text + "\n", encoding="utf-8")
+    model = options["model"] if isinstance(options["model"], str) else type(options["model"]).__name__
+    print(f"{options['method']} on {model}, {settings.num_images:,} images, into {out}")
+    print(settings.table())
+    given = ", ".join(f"{name}={value}" for name, value in options["recipe"].items())
+    print(f"recipe options    {given or 'as published'}")
+    for term in recipe.terms:
+        print(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def term_line(recipe: Recipe, network: Network, name: str) -> str:
+    """Return one line on a term: tap, cells and weight."""
+    term = next(one for one in recipe.terms if one.name == name)
+    tap = network.taps[term.tap]
+    cells = recipe.views.views[0].size_px // tap.stride
+    line = f"weight {words(term.weight)}, tap {term.tap} ({tap.channels} channels, stride {tap.stride} px)"
+    if tap.kind == "map":
+        line += f", {cells}x{cells} cells"
+        if term.grid is not None and cells > term.grid:
+            line += f" pooled to {term.grid}x{term.grid}"
+    if term.checkpoint_head:
+        line += ", head recomputed in the backward pass"
+    return line
+
+
+def batches_from(
+    source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path, start: int
+) -> Iterable[ViewBatch]:
+    """Return this process's batches from step `start` on."""
+    return make_loader(
+        source,
+        recipe.views,
+        global_batch=settings.global_batch,
+        total_steps=settings.total_steps,
+        seed=settings.seed,
+        start_step=start,
+        rank=rank(),
+        world_size=world_size(),
+        micro_batches=settings.accumulate,
+        in_channels=in_channels,
+        num_workers=settings.workers,
+        skipped_file=out / SKIPPED if rank() == 0 else None,
+    )
+
+
+def views_of(batch: ViewBatch, recipe: Recipe, device: torch.device) -> list[View]:
+    """Return a batch's views on the device."""
+    return to_views(batch, recipe.views, device)
+
+
+@rank_zero_only
+def export_run(learner: Learner, options: Mapping[str, Any], settings: Settings, out: Path) -> None:
+    """Write the weights and say how to load them."""
+    network = learner.exported
+    mean, std = statistics(learner.recipe.views, options["in_channels"])
+    extra = {"model": options["model"] if isinstance(options["model"], str) else None, "steps": settings.total_steps}
+    save_exported(network, out / EXPORTED, method=options["method"], extra=extra, mean=mean, std=std)
+    print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
+    print(example(network, out))
+
+
+def example(network: Network, out: Path) -> str:
+    """Return Python that makes the model and loads the run into it, ready to paste."""
+    call, construction = network.constructor, Construction.parse(network.constructor)
+    lines = ["    import dovetail"]
+    if construction is None:
+        lines.append("    model = ...  # your own module, as it was given")
+    else:
+        module = construction.path.rpartition(".")[0]
+        lines += [
+            f"    import {IMPORTED_AS.get(module, module)}",
+            "",
+            f"    model = {call}  # with your number of classes",
+        ]
+    lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
+    return "\n".join(lines)
+
+
+IMPORTED_AS = {"smp": "segmentation_models_pytorch as smp"}

@@ -1,0 +1,232 @@
+"""`pretrain`: a folder of photographs and a model's name in, a run folder with weights out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dovetail.errors import DovetailError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dovetail.networks.network import Network
+    from dovetail.recipe import Recipe
+    from dovetail.train.defaults import Settings
+
+CONFIG = "config.yaml"
+RECIPE = "recipe.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or stopped run.
+
+    Attributes:
+        folder: Where everything is: config.yaml, metrics.jsonl, train.log, checkpoints/, exported/.
+        step: Optimiser steps done.
+        total_steps: Optimiser steps of the whole run.
+    """
+
+    folder: Path
+    step: int
+    total_steps: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total_steps
+
+    def load(self) -> nn.Module:
+        """Return the pre-trained module; see `dovetail.load`."""
+        from dovetail.export import load
+
+        return load(self.folder)
+
+
+def pretrain(
+    *,
+    data: Any = None,
+    model: Any = None,
+    method: str = "decon-sl",
+    out: str | Path = "",
+    preset: Literal["auto", "paper", "small"] = "auto",
+    recipe: dict[str, Any] | None = None,
+    epochs: int | Literal["auto"] = "auto",
+    max_steps: int | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    accumulate: int = 1,
+    lr: float | Literal["auto"] = "auto",
+    image_size: int | None = None,
+    in_channels: int = 3,
+    init: str | None = None,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    seed: int = 0,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int | Literal["auto"] = "auto",
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    log_every_steps: int = 20,
+    save_every_minutes: float = 10.0,
+    keep_every_epochs: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Run:
+    """Pre-train a model on unlabelled images.
+
+    Args:
+        data: Folder of images (searched recursively), text file with one path a line, or (in Python) a sequence of
+            paths or a dataset of images.
+        model: Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn,
+            smp/ARCHITECTURE/ENCODER, torchvision/NAME), or (in Python) a module.
+        method: Name of a method (`dovetail methods` lists them).
+        out: Folder of the run; must be empty or new unless `overwrite` or `resume` is given.
+        preset: Sizes of heads and the like: "paper" as published, "small" for up to 20,000 images or no GPU, "auto"
+            chooses between them; options of the recipe that are given count more.
+        recipe: Options of the method's recipe (`dovetail show METHOD` prints it).
+        epochs: Passes over the images.
+        max_steps: Stop after this many optimiser steps; schedules are those of a run of this length.
+        batch_size: Images per device and forward pass.
+        accumulate: Forward passes per optimiser step.
+        lr: Peak learning rate; "auto" scales the recipe's linearly with the global batch.
+        image_size: Side of the global views in pixels; the recipe's unless given.
+        in_channels: Channels of the images.
+        init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for the library's own.
+        encoder: Of a module of your own: name of the sub-module that is the encoder.
+        decoder: Of a module of your own: name of the sub-module that is the decoder.
+        seed: Of weights, order of images, views and dropout.
+        accelerator: Kind of device.
+        devices: Number of devices on each node.
+        num_nodes: Number of nodes.
+        strategy: Lightning's strategy for several devices.
+        precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
+        workers: Loading processes per device.
+        log_every_steps: Steps between two lines of metrics.jsonl.
+        save_every_minutes: Minutes between two checkpoints.
+        keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
+        overwrite: Empty a non-empty `out` first.
+        resume: Go on with the run in `out`, exactly where it stopped.
+
+    Returns:
+        The run; `run.load()` gives the pre-trained module.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    asked = {name: value for name, value in locals().items() if name not in ("overwrite", "resume")}
+    folder = check_out(out, overwrite=overwrite, resume=resume)
+    if resume:
+        asked = resumed(asked, folder)
+    require(asked)
+    from dovetail.job import execute
+
+    return execute(asked, folder, resume=resume)
+
+
+def require(asked: Mapping[str, Any]) -> None:
+    """Raise `DovetailError` where something without a default is missing."""
+    if asked["data"] is None:
+        raise DovetailError("No data was named; give a folder of images with --data.")
+    if asked["model"] is None:
+        raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
+
+
+def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
+    """Return the run's folder, made and, with `overwrite`, emptied.
+
+    Raises:
+        DovetailError: If it is not empty and neither way on is chosen, or cannot be written.
+    """
+    if not str(out):
+        raise DovetailError("No folder for the run was named; give one with --out.")
+    if overwrite and resume:
+        raise DovetailError("--overwrite and --resume exclude each other; choose one.")
+    folder = Path(out)
+    if resume and not (folder / CONFIG).is_file():
+        raise DovetailError(f"There is no run to resume in {folder}: it has no {CONFIG}.")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise DovetailError(f"{folder} is a file; name a folder for the run.")
+        if not resume and folder.is_dir() and any(folder.iterdir()):
+            if not overwrite:
+                raise DovetailError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
+            empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise DovetailError(f"Cannot write to {folder}: {error.strerror}; choose another folder for --out.") from None
+    return folder
+
+
+def empty(folder: Path) -> None:
+    """Remove what a run left in `folder`; refuse where it does not look like one."""
+    if not (folder / CONFIG).is_file():
+        raise DovetailError(
+            f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; name another folder."
+        )
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the saved run's options; the machine's (devices, workers, log) may differ from those of the first time."""
+    saved = read_config(folder)
+    movable = ("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes")
+    for name, value in asked.items():
+        if name in ("out", *movable) or value == default_of(name):
+            continue
+        if not isinstance(value, (str, int, float, bool, dict, Path)):
+            saved[name] = value  # a module or a dataset cannot be written down: it is given again
+        elif normal(value) != saved.get(name) and not (name == "recipe" and not value):
+            raise DovetailError(
+                f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
+            )
+    given = {name: asked[name] for name in movable if asked[name] != default_of(name)}
+    return {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
+
+
+def default_of(name: str) -> Any:
+    """Return the default of one of `pretrain`'s parameters."""
+    defaults = pretrain.__kwdefaults__
+    return None if defaults is None else defaults[name]
+
+
+def normal(value: Any) -> Any:
+    """Return a value as it reads in a config file."""
+    return os.fspath(value) if isinstance(value, Path) else value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a run's saved options."""
+    import yaml
+
+    try:
+        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DovetailError(f"{folder / CONFIG} cannot be read: {str(error).splitlines()[0]}.") from None
+    if not isinstance(content, dict):
+        raise DovetailError(f"{folder / CONFIG} holds no options; start the run anew.")
+    return content
+
+
+def write_config(folder: Path, options: Mapping[str, Any]) -> None:
+    """Save a run's options, resolved, so that `dovetail pretrain --config` runs the same again."""
+    import yaml
+
+    plain = {name: normal(value) for name, value in options.items()}
+    for name in ("data", "model"):
+        if not isinstance(plain[name], str):
+            plain[name] = None  # given in Python; must be given again
+    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,127 @@
+"""The laws that every method of the table obeys, alone and composed; a new line in the table is tested by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dovetail.recipes.table import examples
+from dovetail.schedules import Moment
+from dovetail.train.learner import Learner
+from dovetail.views.view import View
+from tests.tiny import START, make_views, tiny_learner
+
+METHODS = examples()
+
+
+@pytest.fixture(params=METHODS, scope="module")
+def learner(request: pytest.FixtureRequest) -> Learner:
+    """A learner after one step, so that queues, centres and the teacher are away from their start."""
+    learner = tiny_learner(request.param)
+    optimiser = torch.optim.SGD((p for p in learner.parameters() if p.requires_grad), lr=0.05)
+    learner(make_views(learner.recipe.views, seed=7), START).total.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    learner.update()
+    learner.move_teacher(Moment(50, 100, 10))
+    return learner
+
+
+def loss_of(learner: Learner, views: list[View], seed: int = 0) -> Tensor:
+    """Return the loss with the dropouts of `seed`."""
+    torch.manual_seed(seed)
+    return learner(views, START).total
+
+
+def test_every_trainable_parameter_gets_a_gradient(learner: Learner) -> None:
+    learner = copy.deepcopy(learner)
+    loss_of(learner, make_views(learner.recipe.views)).backward()
+    trainable = {name: value for name, value in learner.named_parameters() if value.requires_grad}
+    assert trainable
+    assert [name for name, value in trainable.items() if value.grad is None] == []
+    # A bias in front of BatchNorm has no influence; nothing else may be without one.
+    idle = [name for name, value in trainable.items() if value.dim() > 1 and not value.grad.abs().sum() > 0]
+    assert idle == []
+
+
+def test_the_whole_teacher_moves_towards_the_student(learner: Learner) -> None:
+    if learner.teacher is None:
+        pytest.skip("this method has no teacher")
+    learner = copy.deepcopy(learner)
+    with torch.no_grad():
+        for parameter in learner.student.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    before = {name: value.clone() for name, value in learner.teacher.named_parameters()}
+    student = dict(learner.student.named_parameters())
+    moment = Moment(30, 100, 10)
+    learner.move_teacher(moment)
+    momentum = learner.momentum(moment)
+    for name, value in learner.teacher.named_parameters():
+        torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * student[name])
+        assert not torch.equal(value, before[name]), name
+
+
+def test_the_teacher_gets_no_gradient(learner: Learner) -> None:
+    if learner.teacher is None:
+        pytest.skip("this method has no teacher")
+    assert not any(parameter.requires_grad for parameter in learner.teacher.parameters())
+
+
+def test_weight_zero_leaves_a_term_out(learner: Learner) -> None:
+    if len(learner.recipe.terms) == 1:
+        pytest.skip("this method has one term")
+    views = make_views(learner.recipe.views)
+    torch.manual_seed(0)
+    whole = copy.deepcopy(learner)(views, START)
+    for left_out in learner.recipe.terms:
+        without = copy.deepcopy(learner)
+        without.recipe = learner.recipe.with_terms(
+            *(replace(term, weight=0.0) if term is left_out else term for term in learner.recipe.terms)
+        )
+        part = whole.parts[f"{left_out.name}/loss"] * learner_weight(left_out.weight)
+        torch.testing.assert_close(loss_of(without, views) + part, whole.total, rtol=1e-5, atol=1e-6)
+
+
+def learner_weight(weight: Any) -> float:
+    """Return a term's weight at the start."""
+    return weight if isinstance(weight, float) else weight(START)
+
+
+def test_the_order_of_images_changes_nothing(learner: Learner) -> None:
+    learner = copy.deepcopy(learner).double()
+    for branch in (learner.student, learner.teacher):
+        if branch is not None:
+            branch.network.lateral_dropout = None
+    views = make_views(learner.recipe.views, dtype=torch.float64)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = [
+        replace(view, **{name: value[order] for name, value in vars(view).items() if isinstance(value, Tensor)})
+        for view in views
+    ]
+    torch.testing.assert_close(loss_of(copy.deepcopy(learner), shuffled), loss_of(learner, views), rtol=1e-7, atol=1e-9)
+
+
+def test_saved_and_loaded_the_next_loss_is_bit_equal(learner: Learner) -> None:
+    views = make_views(learner.recipe.views, seed=3)
+    restored = copy.deepcopy(learner)
+    with torch.no_grad():
+        for value in restored.state_dict().values():
+            value.zero_()
+    restored.load_state_dict(copy.deepcopy(learner.state_dict()))
+    assert torch.equal(loss_of(restored, views), loss_of(copy.deepcopy(learner), views))
+
+
+def test_the_loss_under_half_precision_is_close(learner: Learner) -> None:
+    learner = copy.deepcopy(learner)
+    views = make_views(learner.recipe.views)
+    exact = loss_of(copy.deepcopy(learner), views).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss_of(learner, views).detach()
+    assert rounded.dtype == torch.float32
+    assert torch.isfinite(rounded)
+    assert abs(float(rounded) - float(exact)) < 0.15 * (1 + abs(float(exact)))
