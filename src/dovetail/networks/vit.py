@@ -46,7 +46,7 @@ class Encoded(NamedTuple):
 
 
 class ViTNetwork(Network, TeacherAware):
-    """A timm ViT; see the module's docstring. `mask_token` [C] is trained only where a recipe masks."""
+    """A timm ViT; see the module's docstring. `mask_token` [1, C] is trained only where a recipe masks."""
 
     def __init__(self, model: nn.Module, *, constructor: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ViTNetwork(Network, TeacherAware):
     def _declare(self, vit: Any) -> None:
         """Fill in what follows from the ViT."""
         stride, channels = patch_px(vit), int(vit.embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(channels))  # zeros, as iBOT's code
+        self.mask_token = nn.Parameter(torch.zeros(1, channels))  # zeros, and decayed as a matrix, as in iBOT's code
         self.in_channels = int(vit.patch_embed.proj.in_channels)
         self.size_multiple = stride
         self.image_size = int(vit.patch_embed.img_size[0])

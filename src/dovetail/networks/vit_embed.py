@@ -40,7 +40,7 @@ def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bo
     Args:
         model: timm's VisionTransformer or Eva.
         view: Pixels, and perhaps a mask and queries.
-        mask_token: [C], put in the place of masked patches before positions are added; needed if `view` has a mask.
+        mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask.
         with_queries: Embed the view's queries as well.
         query_positions: Add to each query the position at the centre of its crop in this view, clamped to its border.
     """
@@ -79,7 +79,7 @@ def check_size(model: Any, pixels: Tensor) -> None:
 
 
 def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
-    """Return patches [B, h, w, C] or [B, N, C] with `mask_token` [C] wherever `mask` [B, h, w] says so (iBOT)."""
+    """Return patches [B, h, w, C] or [B, N, C] with `mask_token` [1, C] wherever `mask` [B, h, w] says so (iBOT)."""
     cells = patches.shape[1:-1]
     if mask_token is None or mask[0].numel() != cells.numel() or (len(cells) == 2 and mask.shape[1:] != cells):
         found, wanted = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, cells))
