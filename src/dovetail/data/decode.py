@@ -161,15 +161,17 @@ def _with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Return `image` as L, RGB or RGBA."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.mode == "La":  # Pillow knows no direct way from it
+        image = image.convert("LA")
+    transparent = image.has_transparency_data or image.mode == "RGBX"
+    if not transparent and image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")
     if channels == 4:
         return image if image.mode in ("RGBA", "RGBX") else image.convert("RGBA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "RGB" if channels == 3 else "L"
-    if mode == "L" and image.mode == "P":
-        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 

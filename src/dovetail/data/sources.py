@@ -156,7 +156,7 @@ def find_images(folder: Path) -> list[str]:
     images = []
     num_folders = 0
     for entry in _walk(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             num_folders += 1
         elif _is_candidate(entry):
             images.append(entry.path)
@@ -188,21 +188,27 @@ def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
         for entry in entries:
             if not entry.name.startswith("."):
                 yield entry
-                if entry.is_dir():
+                if _is_folder(entry):
                     waiting.append(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
     """Return whether the file is an image by its name or, where the name does not tell, by its content."""
-    if Path(entry.name).suffix.lower() in _SUFFIXES:
-        return entry.is_file() or entry.is_symlink()  # a broken link is named as skipped, not forgotten
-    if not entry.is_file():
-        return False
+    named = os.path.splitext(entry.name)[1].lower() in _SUFFIXES  # noqa: PTH122 (as below)
     try:
+        if named or not entry.is_file():
+            return named and (entry.is_file() or entry.is_symlink())
         with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path would be made for each of millions of files)
             return looks_like_image(file.read(_HEAD_BYTES))
     except OSError:
-        return False
+        return named  # a broken link is named as skipped, not forgotten
 
 
 def _inventory(files: Counter[str], num_folders: int) -> str:

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.sources import DatasetSource, PathSource, open_source
+from dovetail.errors import DovetailError
+from tests.data.photos import folder_of, smooth
+
+
+def names(source: object) -> list[str]:
+    assert isinstance(source, PathSource)
+    return [Path(source.name(index)).name for index in range(source.num_images)]
+
+
+def test_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
+    folder_of(tmp_path / "b", 2)
+    folder_of(tmp_path / "a" / "deep", 1)
+    folder_of(tmp_path / ".hidden", 1)
+    (tmp_path / "a" / ".000.jpg").write_bytes(b"")
+    (tmp_path / "a" / "notes.txt").write_text("text")
+    source = open_source(tmp_path)
+    assert names(source) == ["000.jpg", "000.jpg", "001.jpg"]
+    assert source.name(0) == str(tmp_path / "a" / "deep" / "000.jpg")
+    assert source.open(0, 3).decode(1).shape == (3, 40, 60)
+
+
+def test_content_counts_where_the_name_does_not_tell(tmp_path: Path) -> None:
+    photo = folder_of(tmp_path, 1) / "000.jpg"
+    (tmp_path / "scan.dat").write_bytes(photo.read_bytes())
+    (tmp_path / "plain").write_bytes(photo.read_bytes())
+    (tmp_path / "table.csv").write_text("1,2")
+    (tmp_path / "broken.png").touch()
+    assert names(open_source(str(tmp_path))) == ["000.jpg", "broken.png", "plain", "scan.dat"]
+
+
+def test_links(tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 1)
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path)
+    (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos" / "self")
+    (tmp_path / "photos" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "photos" / "twin.jpg").symlink_to(tmp_path / "photos" / "000.jpg")
+    assert names(open_source(tmp_path)) == ["000.jpg", "gone.jpg", "twin.jpg"]
+
+
+def test_pipes_are_left_alone(tmp_path: Path) -> None:
+    folder_of(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    assert names(open_source(tmp_path)) == ["000.jpg"]
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    content = (folder_of(tmp_path / "a", 1) / "000.jpg").read_bytes()
+    for name in (b"line\nbreak.jpg", b"\xff\xfe.jpg", "grün 猫.jpg".encode()):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(content)  # noqa: PTH118
+    source = open_source(tmp_path)
+    assert source.num_images == 4
+    assert all(source.open(index, 3).width_px == 60 for index in range(4))
+
+
+def test_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt", "README", "x/y.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "z").mkdir()
+    with pytest.raises(DovetailError, match=r"Found 3 \.txt files, 1 file, 1 \.csv file and 2 folders but no images"):
+        open_source(tmp_path)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="Found nothing but no images"):
+        open_source(tmp_path)
+
+
+def test_missing_folder_says_what_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DovetailError, match=r"no folder or list of images at .*photo'; .* has photos"):
+        open_source(tmp_path / "photo")
+    with pytest.raises(DovetailError, match="is missing too"):
+        open_source(tmp_path / "nowhere" / "photo")
+
+
+def test_list_of_paths(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", 2)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"a/001.jpg\r\n\n{folder / '000.jpg'}\n")
+    source = open_source(listing)
+    assert names(source) == ["001.jpg", "000.jpg"]
+    assert all(source.open(index, 3).width_px == 60 for index in range(2))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\n \n", "names no image"), (b"\0\1", "is no text"), (b"\xff\xd8\xff\xe0", "is an image")],
+)
+def test_list_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(DovetailError, match=message):
+        open_source(tmp_path / "list")
+
+
+def test_sequence_of_paths(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 2)
+    assert names(open_source([folder / "001.jpg", str(folder / "000.jpg")])) == ["001.jpg", "000.jpg"]
+    with pytest.raises(DovetailError, match="The list of images is empty"):
+        open_source([])
+
+
+class Items(Dataset[object]):
+    def __init__(self, items: list[object]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        return self.items[index]
+
+
+def test_dataset_of_anything_that_is_an_image() -> None:
+    array = smooth()
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    source = open_source(Items([array, Image.fromarray(array), (array, 3), tensor, tensor / 255, [tensor, "label"]]))
+    assert isinstance(source, DatasetSource)
+    for index in range(source.num_images):
+        assert source.open(index, 3).decode(1).equal(tensor)
+    assert source.name(1) == "Items[1]"
+
+
+def test_dataset_with_bad_items() -> None:
+    class Broken(Items):
+        def __getitem__(self, index: int) -> object:
+            raise KeyError(index)
+
+    for dataset in (Broken([1]), Items(["text"]), Items([()]), Items([np.zeros(3)])):
+        with pytest.raises(UnreadableError):
+            open_source(dataset).open(0, 3)
+
+
+def test_dataset_without_a_length() -> None:
+    class Endless(IterableDataset[object]):
+        def __iter__(self) -> Iterator[object]:
+            yield from ()
+
+    with pytest.raises(DovetailError, match="map-style"):
+        open_source(Endless())

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+from torchvision.transforms.v2 import functional as reference
+
+from dovetail.views import photometric
+from dovetail.views.plan import Photometric
+from dovetail.views.random import Purpose, stream
+
+COUNT = 2000
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return stream(Purpose.VIEWS, seed=seed, epoch=0)
+
+
+def images(count: int = 4, channels: int = 3) -> Tensor:
+    return torch.rand(count, channels, 12, 17, generator=torch.Generator().manual_seed(0))
+
+
+def one(column: int, value: float, count: int) -> Tensor:
+    parameters = torch.tensor([photometric.IDENTITY] * count)
+    parameters[:, column] = value
+    return parameters
+
+
+@pytest.mark.parametrize(
+    ("column", "operation", "values"),
+    [
+        (photometric.BRIGHTNESS, reference.adjust_brightness, (0.0, 0.6, 1.4)),
+        (photometric.CONTRAST, reference.adjust_contrast, (0.0, 0.6, 1.4)),
+        (photometric.SATURATION, reference.adjust_saturation, (0.0, 0.8, 1.2)),
+        (photometric.HUE, reference.adjust_hue, (-0.5, -0.1, 0.07)),
+        (photometric.SOLARISE, reference.solarize, (0.5, 0.999)),
+    ],
+)
+def test_operation_is_torchvisions(
+    column: int, operation: Callable[[Tensor, float], Tensor], values: tuple[float, ...]
+) -> None:
+    pixels = images()
+    pixels = pixels[(pixels - 0.5).abs().amin((1, 2, 3)) > 0] if column == photometric.SOLARISE else pixels
+    for value in values:
+        slack = 0.5 / 255 if column == photometric.SOLARISE else 0.0
+        expected = operation(pixels, value - slack)
+        ours = photometric.apply(pixels.clone(), one(column, value, len(pixels)))
+        torch.testing.assert_close(ours, expected, atol=2e-3, rtol=0)  # torchvision's luma has four digits
+
+
+def test_grey_is_torchvisions() -> None:
+    pixels = images()
+    expected = reference.rgb_to_grayscale(pixels, num_output_channels=3)
+    torch.testing.assert_close(photometric.apply(pixels, one(photometric.GREY, 1.0, 4)), expected, atol=2e-3, rtol=0)
+
+
+def test_identity_changes_nothing() -> None:
+    pixels = images()
+    assert photometric.apply(pixels.clone(), torch.tensor([photometric.IDENTITY] * 4)).equal(pixels)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.3, 2.0, 5.0])
+def test_blur_is_close_to_a_gaussian(sigma: float) -> None:
+    impulse = torch.zeros(1, 1, 61, 61)
+    impulse[0, 0, 30, 30] = 1
+    blurred = photometric.blur(impulse, torch.full((1, 1, 1, 1), sigma))
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
+    distance = torch.arange(61) - 30
+    variance = (blurred[0, 0].sum(0) * distance.square()).sum().item()
+    assert variance == pytest.approx(sigma**2, rel=1e-3)
+
+
+def test_blur_keeps_flat_images_and_reaches_over_small_ones() -> None:
+    flat = torch.full((2, 3, 4, 5), 0.3)
+    sigmas = torch.tensor([0.1, 9.0])[:, None, None, None]
+    torch.testing.assert_close(photometric.blur(flat, sigmas), flat)
+
+
+def test_every_image_has_its_own_parameters() -> None:
+    pixels, rng = images(24), generator()
+    spec = Photometric(jitter_p=0.7, grey_p=0.3, blur_p=0.5, solarise_p=0.5)
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(24)]))
+    together = photometric.apply(pixels.clone(), parameters)
+    alone = [photometric.apply(pixels[i : i + 1].clone(), parameters[i : i + 1]) for i in range(24)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_jitter_goes_in_the_drawn_order() -> None:
+    names = {
+        photometric.BRIGHTNESS: reference.adjust_brightness,
+        photometric.CONTRAST: reference.adjust_contrast,
+        photometric.SATURATION: reference.adjust_saturation,
+        photometric.HUE: reference.adjust_hue,
+    }
+    values = {
+        photometric.BRIGHTNESS: 1.4,
+        photometric.CONTRAST: 1.3,
+        photometric.SATURATION: 0.5,
+        photometric.HUE: 0.1,
+    }
+    parameters = torch.tensor([photometric.IDENTITY] * 24)
+    parameters[:, photometric.ORDER] = torch.arange(24)
+    for column, value in values.items():
+        parameters[:, column] = value
+    pixels = images(1).expand(24, -1, -1, -1).clone()
+    ours = photometric.apply(pixels.clone(), parameters)
+    for row, order in enumerate(permutations(names)):
+        expected = pixels[row]
+        for column in order:
+            expected = names[column](expected, values[column])
+        torch.testing.assert_close(ours[row], expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_other_channel_counts_keep_their_colours(channels: int) -> None:
+    pixels, rng = images(8, channels), generator()
+    spec = Photometric(jitter_p=1.0, grey_p=1.0, blur_p=1.0, solarise_p=0.5)
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(8)]))
+    result = photometric.apply(pixels.clone(), parameters)
+    parameters[:, [photometric.SATURATION, photometric.HUE, photometric.GREY]] = torch.tensor([1.0, 0.0, 0.0])
+    assert result.equal(photometric.apply(pixels, parameters))
+
+
+def mean_and_std_agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    error = np.hypot(ours.std(), theirs.std()) / COUNT**0.5
+    return bool(abs(ours.mean() - theirs.mean()) < 4 * error and abs(ours.std() - theirs.std()) < 4 * error)
+
+
+def test_jitter_is_distributed_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    jitter = ColorJitter(0.4, 0.3, 0.2, 0.1)
+    theirs = [
+        jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) for _ in range(COUNT)
+    ]
+    rng, spec = generator(), Photometric(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1, jitter_p=1.0)
+    ours = np.stack([photometric.draw(rng, spec) for _ in range(COUNT)])
+    for column, index in zip(
+        (photometric.BRIGHTNESS, photometric.CONTRAST, photometric.SATURATION, photometric.HUE),
+        range(1, 5),
+        strict=True,
+    ):
+        assert mean_and_std_agree(ours[:, column], np.array([draw[index] for draw in theirs], float))
+    counts = np.bincount(ours[:, photometric.ORDER].astype(int), minlength=24)
+    assert ((counts - COUNT / 24) ** 2 / (COUNT / 24)).sum() < 50  # chi-squared, 23 degrees of freedom, p = 0.001
+
+
+def test_probabilities_and_ranges_follow_the_spec() -> None:
+    rng = generator()
+    spec = Photometric(jitter_p=0.8, grey_p=0.2, blur_p=0.5, blur_sigma_px=(0.5, 2.0), solarise_p=0.1)
+    drawn = np.stack([photometric.draw(rng, spec) for _ in range(COUNT)])
+    sigma = drawn[:, photometric.SIGMA]
+    rates = {
+        0.8: (drawn[:, photometric.BRIGHTNESS] != 1).mean(),
+        0.2: drawn[:, photometric.GREY].mean(),
+        0.5: (sigma > 0).mean(),
+        0.1: (drawn[:, photometric.SOLARISE] < 1).mean(),
+    }
+    for expected, rate in rates.items():
+        assert abs(rate - expected) < 4 * (expected * (1 - expected) / COUNT) ** 0.5
+    assert sigma[sigma > 0].min() >= 0.5
+    assert sigma.max() <= 2.0
+    assert abs(sigma[sigma > 0].mean() - 1.25) < 0.06
+
+
+def test_no_change_at_zero_strength() -> None:
+    nothing = Photometric(brightness=0, contrast=0, saturation=0, hue=0, jitter_p=1, grey_p=0, blur_p=0)
+    drawn = photometric.draw(generator(), nothing)
+    assert drawn[1:].tolist() == pytest.approx(photometric.IDENTITY[1:])
+
+
+def test_normalise() -> None:
+    pixels = images(2)
+    expected = reference.normalize(pixels, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    torch.testing.assert_close(photometric.normalise(pixels, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), expected)
