@@ -19,6 +19,7 @@ from dovetail.networks.smp import ARCHITECTURES, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
 from dovetail.networks.vit import ViTNetwork, build_vit, is_vit
+from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
 # What can stand behind the + of "timm/<name>+<decoder>", and its options.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
@@ -87,7 +88,8 @@ def _build_timm(rest: str, *, in_channels: int, image_size: int, pretrained: boo
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
     if is_vit(name):
-        return build_vit(rest, in_channels=in_channels, pretrained=pretrained, image_size=image_size)
+        build_tokens = build_vit_fpn if plus else build_vit
+        return build_tokens(rest, in_channels=in_channels, pretrained=pretrained, image_size=image_size)
     if plus and decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
     if plus:
@@ -111,6 +113,8 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
         return wrap_smp(model, in_channels=in_channels, image_size=image_size)
     if is_torchvision(model):
         return wrap_torchvision(model, construction=None, in_channels=in_channels, image_size=image_size)
+    if isinstance(model, ViTFPN):
+        return build_vit_fpn(model)
     if is_vit(model):
         return build_vit(model)
     if isinstance(model, (EncoderFPN, EncoderFCN)) or type(model).__module__.startswith("timm."):

@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.heads.base import Kind, TeacherAware
-from dovetail.networks.network import Network
+from dovetail.networks.network import Construction, Network
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
 from dovetail.recipe import Tap
@@ -48,13 +48,14 @@ class Encoded(NamedTuple):
 class ViTNetwork(Network, TeacherAware):
     """A timm ViT; see the module's docstring. `mask_token` [1, C] is trained only where a recipe masks."""
 
-    def __init__(self, model: nn.Module, *, constructor: str) -> None:
+    def __init__(self, model: nn.Module, *, construction: Construction | None) -> None:
         super().__init__()
-        check_model(model)
         self.model = model
-        self.constructor = constructor
+        self.construction = construction
+        self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = "", ()
-        self._declare(model)
+        check_model(self.vit)
+        self._declare(self.vit)
 
     def _declare(self, vit: Any) -> None:
         """Fill in what follows from the ViT."""
@@ -79,6 +80,10 @@ class ViTNetwork(Network, TeacherAware):
         for tap in taps:
             if tap not in self.taps:
                 raise unknown_name("tap", tap, self.taps)
+        return self.answer(view, taps)
+
+    def answer(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
+        """Return the named taps, all of which there are."""
         return self.token_taps(self.encode(view, with_queries="queries" in taps), view, taps)
 
     def encode(self, view: View, *, with_queries: bool, keep: Collection[int] = ()) -> Encoded:
@@ -120,12 +125,17 @@ class ViTNetwork(Network, TeacherAware):
             outputs["pooled"] = self._pooled(encoded.raw)
         if not {"cls", "patches", map_name(patch)}.isdisjoint(taps):
             normed = self.final_norm(encoded.raw)
-            height, width = (side // patch for side in view.pixels.shape[-2:])
-            grid = normed[:, prefix:].reshape(-1, height, width, normed.shape[-1]).permute(0, 3, 1, 2)
-            outputs |= {"cls": normed[:, 0], "patches": normed[:, prefix:], map_name(patch): grid}
+            outputs |= {"cls": normed[:, 0], "patches": normed[:, prefix:], map_name(patch): self.as_map(normed, view)}
         if encoded.queries is not None:
             outputs["queries"] = self.final_norm(encoded.queries)
         return {tap: outputs[tap] for tap in taps if tap in outputs}
+
+    def as_map(self, raw: Tensor, view: View) -> Tensor:
+        """Return the patches among raw tokens [B, T, C] as a map [B, C, h, w]."""
+        patch = self.taps["patches"].stride
+        height, width = (side // patch for side in view.pixels.shape[-2:])
+        patches = raw[:, self.vit.num_prefix_tokens :]
+        return patches.reshape(-1, height, width, raw.shape[-1]).permute(0, 3, 1, 2)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Normalise tokens; models that normalise after pooling (`fc_norm`) get that norm on every token instead."""
@@ -189,28 +199,23 @@ def build_vit(
     Raises:
         DovetailError: The name is unknown, or the model is not such a ViT.
     """
+    construction: Construction | None = None
     if isinstance(name_or_module, str):
-        model, constructor = create(name_or_module, in_channels, pretrained, image_size, drop_path)
+        check_name(name_or_module)
+        options: dict[str, Any] = {
+            "num_classes": 0,
+            "in_chans": in_channels,
+            "img_size": image_size,
+            "dynamic_img_size": True,
+        }
+        construction = Construction("timm.create_model", options, args=(name_or_module,))
+        model = timm.create_model(name_or_module, pretrained=pretrained, drop_path_rate=drop_path, **options)
     else:
-        model, constructor = name_or_module, f"{type(name_or_module).__module__}.{type(name_or_module).__qualname__}"
+        model = name_or_module
         check_model(model)
     if checkpoint_blocks:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    return ViTNetwork(model, constructor=constructor)
-
-
-def create(name: str, in_channels: int, pretrained: bool, image_size: int, drop_path: float) -> tuple[nn.Module, str]:
-    """Return timm's model of that name for views of any size, and the call that makes it (without its weights)."""
-    check_name(name)
-    options: dict[str, Any] = {
-        "num_classes": 0,
-        "in_chans": in_channels,
-        "img_size": image_size,
-        "dynamic_img_size": True,
-    }
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, drop_path_rate=drop_path, **options)
-    listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    return model, f"timm.create_model({name!r}, {listed})"
+    return ViTNetwork(model, construction=construction)
 
 
 def is_vit(name_or_module: str | nn.Module) -> bool:
