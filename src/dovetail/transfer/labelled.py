@@ -1,0 +1,201 @@
+"""Labelled sets for segmentation: a folder of images beside a folder of masks.
+
+Masks are PNG files, palette ("P") or grey ("L", 16-bit "I;16"), whose values are the labels. An image and its mask have
+the same stem and the same size; names of either folder may differ in the suffix.
+
+Shapes: C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.metrics import IGNORE_INDEX
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
+
+
+class Labelled(NamedTuple):
+    """`image` [3, H, W] uint8 and `mask` [H, W] int64, the class of each pixel or the ignore index."""
+
+    image: Tensor
+    mask: Tensor
+
+
+class LabelledSet(Protocol):
+    """Images with masks, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Labelled: ...
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Images and masks matched by stem, read when asked for. Build with `MaskFolder.open`.
+
+    Attributes:
+        images: Paths of the images, sorted by stem.
+        masks: The path of each one's mask.
+        classes: Labels are 0 .. classes - 1.
+        ignore_index: The label of pixels that do not count.
+    """
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    classes: int
+    ignore_index: int = IGNORE_INDEX
+
+    @classmethod
+    def open(
+        cls, images: Path | str, masks: Path | str, *, classes: int, ignore_index: int = IGNORE_INDEX
+    ) -> MaskFolder:
+        """Return the images of a folder that have a mask of the same stem in the other.
+
+        Raises:
+            DovetailError: For a missing or empty folder, for two files of one stem, and for images without masks.
+        """
+        found = by_stem(Path(images), IMAGE_SUFFIXES, "image")
+        labels = by_stem(Path(masks), MASK_SUFFIXES, "mask")
+        lonely = sorted(set(found) - set(labels))
+        if lonely:
+            raise DovetailError(
+                f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
+                f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away."
+            )
+        stems = sorted(found)
+        paths = tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems)
+        return cls(*paths, classes=classes, ignore_index=ignore_index)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Labelled:
+        image, mask = read_image(self.images[index]), read_mask(self.masks[index])
+        if image.shape[1:] != mask.shape:
+            raise DovetailError(
+                f"{self.masks[index]} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {self.images[index].name} "
+                f"{image.shape[2]}x{image.shape[1]}; save both at one size."
+            )
+        check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
+        return Labelled(image, mask)
+
+    def faults(self) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        for index in range(len(self)):
+            try:
+                self[index]
+            except DovetailError as fault:
+                yield str(fault)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The items of another set at `indices`, in that order."""
+
+    whole: LabelledSet
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Labelled:
+        return self.whole[self.indices[index]]
+
+
+class InMemory:
+    """A set read once and kept: for small sets, which are read again and again."""
+
+    def __init__(self, items: Sequence[Labelled]) -> None:
+        self.items = list(items)
+
+    @classmethod
+    def of(cls, data: LabelledSet) -> InMemory:
+        """Return all of `data`, read now."""
+        return cls([data[index] for index in range(len(data))])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Labelled:
+        return self.items[index]
+
+
+def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path]:
+    """Return the files of a folder that have one of the `suffixes`, by stem."""
+    if not folder.is_dir():
+        raise DovetailError(f"There is no folder {folder} with {kind}s; {what_is_at(folder)}.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise DovetailError(
+                f"{folder} holds both {files[path.stem].name} and {path.name}; {kind}s need different stems."
+            )
+        files[path.stem] = path
+    if not files:
+        held = sorted({path.suffix or path.name for path in folder.iterdir()})
+        raise DovetailError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
+    return files
+
+
+def what_is_at(path: Path) -> str:
+    """Return a clause that says what is there instead of a folder."""
+    if path.exists():
+        return "it is a file"
+    parent = next((one for one in path.parents if one.is_dir()), Path.cwd())
+    held = sorted(one.name for one in parent.iterdir() if one.is_dir())[:5]
+    return f"{parent} holds {', '.join(held) if held else 'no folder'}"
+
+
+def read_image(path: Path) -> Tensor:
+    """Return an image as [3, H, W] uint8, turned as its EXIF tag says."""
+    with opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits: PIL's own conversion cuts them off at 255
+            values = np.asarray(upright).astype(np.uint32) >> 8
+            upright = Image.fromarray(values.astype(np.uint8))
+        pixels = np.array(upright.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: Path) -> Tensor:
+    """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap."""
+    with opened(path) as image:
+        if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
+            raise DovetailError(
+                f"{path} has mode {image.mode}; a mask holds one label for each pixel, so save it as palette or grey."
+            )
+        labels = np.array(image).astype(np.int64)
+    return torch.from_numpy(labels)
+
+
+def opened(path: Path) -> Image.Image:
+    """Return the opened and decoded file; raise `DovetailError` where it is no image."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError) as fault:
+        raise DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.") from fault
+    return image
+
+
+def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> None:
+    """Raise `DovetailError` for labels that are neither classes nor the ignored one."""
+    wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
+    if wrong.numel():
+        raise DovetailError(
+            f"{where} holds label {int(wrong.max())} on {wrong.numel()} pixels, but there are {classes} classes "
+            f"(0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
+        )

@@ -1,0 +1,91 @@
+"""Scores of semantic segmentation, counted exactly from one confusion matrix over all pixels of all images.
+
+    IoU_c = TP_c / (TP_c + FP_c + FN_c)    mIoU = mean over the classes that occur in truth or prediction
+    aAcc  = sum_c TP_c / pixels            mAcc = mean over the classes that occur in truth of TP_c / (TP_c + FN_c)
+
+Shapes: K classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Shares in [0, 1].
+
+    Attributes:
+        miou: Mean intersection over union of the classes that occur in truth or prediction.
+        accuracy: Share of all labelled pixels that are right (aAcc).
+        mean_accuracy: Mean over the classes that occur in truth of the share of their pixels that are right (mAcc).
+        iou: Intersection over union of each class; NaN for one that occurs in neither.
+        pixels: Labelled pixels counted.
+    """
+
+    miou: float
+    accuracy: float
+    mean_accuracy: float
+    iou: tuple[float, ...]
+    pixels: int
+
+
+class ConfusionMatrix:
+    """Counts of pixels [K, K], rows truth, columns prediction; int64, so that no count is rounded."""
+
+    def __init__(self, classes: int, *, ignore_index: int = IGNORE_INDEX) -> None:
+        self.classes = classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def add(self, prediction: Tensor, truth: Tensor) -> None:
+        """Count labels of `prediction` against `truth`, both integer tensors of one shape.
+
+        Raises:
+            DovetailError: For a label outside 0 .. K - 1 that is not the ignored one.
+        """
+        if prediction.shape != truth.shape:
+            raise DovetailError(
+                f"Predictions of shape {tuple(prediction.shape)} do not fit truth of shape {tuple(truth.shape)}; "
+                "resize the logits to the mask's size."
+            )
+        kept = truth != self.ignore_index
+        rows, columns = truth[kept].long(), prediction[kept].long()
+        for name, labels in (("truth", rows), ("prediction", columns)):
+            if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= self.classes):
+                wrong = int(labels.max()) if int(labels.max()) >= self.classes else int(labels.min())
+                raise DovetailError(
+                    f"The {name} holds label {wrong}, but there are {self.classes} classes (0 to {self.classes - 1}); "
+                    "give the right number of classes or ignore index."
+                )
+        pairs = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
+        self.counts += pairs.view(self.classes, self.classes).cpu()
+
+    def scores(self) -> SegmentationScores:
+        """Return the scores of everything counted so far.
+
+        Raises:
+            DovetailError: When nothing was counted.
+        """
+        pixels = int(self.counts.sum())
+        if pixels == 0:
+            raise DovetailError("No labelled pixel was counted; check the masks and the ignore index.")
+        right = self.counts.diagonal().double()
+        truth, predicted = self.counts.sum(1).double(), self.counts.sum(0).double()
+        union = truth + predicted - right
+        iou = right / union  # 0 / 0 is NaN: the class occurs nowhere
+        recall = right / truth
+        return SegmentationScores(
+            miou=float(iou[union > 0].mean()),
+            accuracy=float(right.sum() / pixels),
+            mean_accuracy=float(recall[truth > 0].mean()),
+            iou=tuple(iou.tolist()),
+            pixels=pixels,
+        )
