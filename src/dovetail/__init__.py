@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail.errors import DovetailError
+    from dovetail.export import MatchReport, load, load_into
     from dovetail.exporting import export
     from dovetail.pretraining import Run, pretrain
-    from dovetail.export import MatchReport, load, load_into
 
 __version__ = "0.1.0"
 

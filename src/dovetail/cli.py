@@ -101,8 +101,8 @@ def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise DovetailError(explain(message, known_options(self)))
 
-        def format_help(self) -> str:
-            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help())
+        def format_help(self, formatter: Any = None) -> str:
+            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
 
     positional = positional_values(verb, arguments)
     parser = Parser(prog=f"dovetail {name}", description=(inspect.getdoc(function) or "").split("\n\n")[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
+from dovetail.export import MODEL_FILE, save_exported
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
@@ -22,14 +22,13 @@ from dovetail.networks.probe import check_image_size
 from dovetail.pretraining import Run, write_config
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
-from dovetail.recipes.table import build, options_of
+from dovetail.recipes.table import build
 from dovetail.showing import recipe_lines, words
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
-from dovetail.export import MODEL_FILE, save_exported
 
 EXPORTED = "exported"
 SKIPPED = "skipped.jsonl"
@@ -109,7 +108,7 @@ def resolved_options(asked: Mapping[str, Any], settings: Settings, options: Mapp
     """Return the parameters of `pretrain` with everything on "auto" filled in; the preset has become options."""
     own = settings.as_dict() | {"lr": settings.peak_lr}
     filled = {name: own.get(name, value) for name, value in asked.items()}
-    return filled | {"preset": "paper", "recipe": {name: value for name, value in options.items()}}
+    return filled | {"preset": "paper", "recipe": dict(options)}
 
 
 @rank_zero_only

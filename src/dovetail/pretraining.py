@@ -14,9 +14,6 @@ from dovetail.errors import DovetailError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dovetail.networks.network import Network
-    from dovetail.recipe import Recipe
-    from dovetail.train.defaults import Settings
 
 CONFIG = "config.yaml"
 RECIPE = "recipe.txt"
@@ -171,7 +168,8 @@ def empty(folder: Path) -> None:
     """Remove what a run left in `folder`; refuse where it does not look like one."""
     if not (folder / CONFIG).is_file():
         raise DovetailError(
-            f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; name another folder."
+            f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; "
+            "name another folder."
         )
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():

@@ -1,0 +1,79 @@
+"""DeCon as a transformer: which terms it makes, with which weights, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.heads.slots import SlotHeadSpec
+from dovetail.recipe import Recipe, Tap
+from dovetail.recipes.table import build
+from dovetail.schedules import Moment, value_at
+
+TAPS = {
+    "c5": Tap(512, 32, "map", "encoder"),
+    "p2": Tap(64, 4, "map", "decoder"),
+    "p3": Tap(64, 8, "map", "decoder"),
+    "p4": Tap(64, 16, "map", "decoder"),
+}
+START = Moment(0, 10, 5)
+
+
+def weights(recipe: Recipe) -> dict[str, float]:
+    return {term.name: value_at(term.weight, START) for term in recipe.terms}
+
+
+def test_one_level_is_the_finest_by_default() -> None:
+    recipe = build("decon-sl", TAPS, {"alpha": 0.25})
+    assert weights(recipe) == {"encoder": 0.25, "decoder_p2": 0.75}
+    assert [term.tap for term in recipe.terms] == ["c5", "p2"]
+
+
+def test_all_levels_share_the_decoder_weight_and_drop_laterals() -> None:
+    recipe = build("decon-ml", TAPS, {"alpha": 0.4})
+    assert weights(recipe) == pytest.approx({"encoder": 0.4, "decoder_p2": 0.2, "decoder_p3": 0.2, "decoder_p4": 0.2})
+    assert recipe.lateral_dropout is not None
+    assert recipe.lateral_dropout.p == 0.5
+    assert build("decon-sl", TAPS).lateral_dropout is None
+
+
+def test_alpha_zero_leaves_the_encoder_without_terms() -> None:
+    assert weights(build("decon-sl", TAPS, {"alpha": 0.0})) == {"decoder_p2": 1.0}
+
+
+@pytest.mark.parametrize(("option", "value"), [("alpha", -0.1), ("alpha", 1.5), ("alpha", 1.0), ("lateral_dropout", 1.0)])
+def test_shares_out_of_range_get_a_sentence(option: str, value: float) -> None:
+    with pytest.raises(DovetailError, match=option):
+        build("decon-sl", TAPS, {option: value})
+
+
+def test_levels_by_name() -> None:
+    recipe = build("decon-sl", TAPS, {"levels": "p4, p3"})
+    assert [term.tap for term in recipe.terms] == ["c5", "p4", "p3"]
+    with pytest.raises(DovetailError, match="has no level 'p7'; it has p2, p3, p4"):
+        build("decon-sl", TAPS, {"levels": "p7"})
+
+
+def test_a_model_without_a_decoder_gets_a_sentence() -> None:
+    with pytest.raises(DovetailError, match="no decoder"):
+        build("decon-sl", {"c5": TAPS["c5"]})
+
+
+def test_decoder_prototypes_can_differ() -> None:
+    recipe = build("decon-sl", TAPS, {"prototypes": 10, "decoder_prototypes": 20})
+    assert [head.prototypes for term in recipe.terms if isinstance(head := term.head, SlotHeadSpec)] == [10, 20]
+
+
+def test_another_base_on_the_decoder() -> None:
+    recipe = build("densecl+decon-sl", TAPS)
+    names = [(term.name, type(term.objective).__name__) for term in recipe.terms]
+    assert names[-1] == ("decoder_p2", "SlotSpec")
+    assert names[0][1] != "SlotSpec"
+    assert recipe.views.min_overlap > 0  # SlotCon needs crops that overlap
+
+
+def test_every_level_of_a_base_has_its_own_head_and_objective() -> None:
+    for base in ("densecl", "pixpro", "simclr"):
+        recipe = build(f"decon-ml-{base}", TAPS)
+        assert [term.tap for term in recipe.terms][1:] == ["p2", "p3", "p4"]
+        assert len({term.name for term in recipe.terms}) == 4

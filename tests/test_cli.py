@@ -1,0 +1,85 @@
+"""The command line: what it prints, what it says of mistakes, and its list of options, so that it cannot drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dovetail.cli import VERBS, run
+
+PRETRAIN = """
+accelerator accumulate batch-size config data decoder devices encoder epochs help image-size in-channels init
+keep-every-epochs log-every-steps lr max-steps method model num-nodes out overwrite precision preset print-config
+resume save-every-minutes seed strategy workers
+""".split()
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}" in text for name in VERBS)
+
+
+def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["pretrain", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    listed = {word.strip("[],").removeprefix("--") for word in text.split() if word.startswith(("--", "[--"))}
+    assert {word for word in listed if not word.startswith("recipe.")} == set(PRETRAIN)
+    assert "recipe.alpha" in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pretran"], "There is no command 'pretran'; did you mean 'pretrain'?"),
+        (["pretrain", "--epohs", "3"], "There is no option '--epohs'; did you mean '--epochs'?"),
+        (["pretrain", "--method", "decon-sk"], "There is no method 'decon-sk'; did you mean 'decon-sl'?"),
+        (["pretrain", "--recipe.alhpa", "0.3"], "did you mean '--recipe.alpha'?"),
+        (["pretrain", "--recipe.alpha", "half"], "alpha"),
+        (["pretrain", "--out", "x"], "No data was named; give a folder of images with --data."),
+        (["pretrain", "--data", "x", "--out", "y"], "No model was named"),
+        (["pretrain", "--data", "x", "--model", "m"], "No folder for the run was named; give one with --out."),
+        (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["show", "slotkon"], "did you mean 'slotcon'?"),
+        (["export", "--run", "nowhere", "--to", "x.safetensors"], "nowhere"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    shown = capsys.readouterr()
+    assert sentence in shown.err
+    assert shown.err.startswith("dovetail: ")
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.err
+
+
+def test_show_prints_terms_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "decon-sl", "--model", "timm/test_resnet+fpn", "--recipe.alpha", "0.25"]) == 0
+    text = capsys.readouterr().out
+    assert "decoder_p2" in text
+    assert "0.75" in text
+    assert "prototypes=256" in text
+
+
+def test_methods_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["methods"]) == run(["models", "smp/unet/resnet*"]) == 0
+    text = capsys.readouterr().out
+    assert "slotcon" in text
+    assert "smp/unet/resnet50\n" in text
+    assert "smp/fpn" not in text
+
+
+def test_printed_config_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["pretrain", "--method", "decon-ml", "--max-steps", "7", "--recipe.alpha", "0.25", "--print-config"])
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert content["max_steps"] == 7
+    assert content["recipe"]["alpha"] == 0.25
+    assert content["recipe"]["levels"] == "all"
