@@ -30,7 +30,7 @@ class Overseer(Callback):
         self.stops = stops
         self.collapse = CollapseWatch()
         self.last_reading: Reading | None = None
-        self.log: RunLog | None = None
+        self.run_log: RunLog | None = None
         self._step = 0
         self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
         self._saved_at = 0.0
@@ -52,8 +52,8 @@ class Overseer(Callback):
         if step == self._step:
             return  # between the micro-batches of one step
         self._step = step
-        if self.log is not None:
-            self.log.advance(step)
+        if self.run_log is not None:
+            self.run_log.advance(step)
         if self.settings.logs_after(step):
             self._read(module)
         stop = self._agreed(trainer, step, self.stops.received is not None)
@@ -80,8 +80,8 @@ class Overseer(Callback):
         self._read_step, self._read_at, self._waited = module.steps_done, now, waited
         self.last_reading = reading
         left = (self.settings.total_steps - module.steps_done) * seconds / steps
-        if self.log is not None:
-            self.log.write(reading, seconds_left=left)
+        if self.run_log is not None:
+            self.run_log.write(reading, seconds_left=left)
         for sentence in self.collapse.warnings(module.health):
             log.warning("%s", sentence)
 
@@ -99,7 +99,6 @@ class Overseer(Callback):
                 "format": CHECKPOINT_FORMAT,
                 "step": step,
                 "settings": self.settings.as_dict(),
-                "global_batch": self.settings.global_batch,
                 "learner": learner,
                 "optimiser": optimiser,
             }
