@@ -77,6 +77,8 @@ class SmpNetwork(TwoPartNetwork):
             image_size=image_size,
         )
         self.size_multiple = max(self.size_multiple, int(encoder.output_stride))  # type: ignore[arg-type]
+        if isinstance(model, smp.DPT):  # its coarsest map is below the ViT's own, at stride 32 for four blocks
+            self.size_multiple = max(self.size_multiple, 2 ** (len(model.decoder.fusion_blocks) + 1))
 
     def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
         """Return the encoder's maps by the library's number, and the pixels themselves under "input"."""
