@@ -1,0 +1,100 @@
+"""The log's files, and Lightning's silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dovetail.train.interrupts import StopRequests, stop_signals
+from dovetail.train.logs import Reading, RunLog, drop_readings_after, quiet_lightning
+
+
+def reading(step: int) -> Reading:
+    return Reading(
+        step=step,
+        epoch=1,
+        loss=2.5,
+        parts={"encoder/slot": 1.5},
+        weights={"encoder": 0.5},
+        lr=0.1,
+        weight_decay=1e-5,
+        teacher_momentum=None,
+        grad_norm=3.0,
+        images_per_second=40.0,
+        data_wait=0.25,
+        effective_rank={"c5": 7.0},
+        spread={"c5": 0.4},
+    )
+
+
+def test_readings_go_to_both_files_and_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path, total_steps=100, active=True).opened(0) as run_log:
+        run_log.advance(20)
+        run_log.write(reading(20), seconds_left=80)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == vars(reading(20))
+    line = "step 20/100  epoch 1  loss 2.5000  lr 0.1  40.0 img/s  waiting for data 25%  left 0:01:20"
+    assert line in (tmp_path / "train.log").read_text()
+    assert capsys.readouterr().err == f"{line}\n"
+    assert not logging.getLogger("dovetail").handlers
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", total_steps=100, active=False).opened(0) as run_log:
+        run_log.advance(20)
+        run_log.write(reading(20), seconds_left=80)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scalars_have_one_name_each() -> None:
+    flat = reading(3).flat()
+    assert flat["parts/encoder/slot"] == 1.5
+    assert flat["effective_rank/c5"] == 7.0
+    assert "teacher_momentum" not in flat
+    assert all(isinstance(value, (int, float)) for value in flat.values())
+
+
+def test_readings_past_the_step_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    whole = [json.dumps({"step": step}) for step in (2, 4, 6)]
+    path.write_text("\n".join(whole) + '\n{"step": 1, "lo')
+    drop_readings_after(path, 4)
+    assert path.read_text().splitlines() == whole[:2]
+    drop_readings_after(tmp_path / "missing", 4)
+
+
+def test_only_idle_remarks_are_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with quiet_lightning(), pytest.warns(UserWarning, match="that matters"):
+        lightning.warning("GPU available: False, used: False")
+        lightning.warning("Something that matters")
+        warnings.warn("Something that matters", UserWarning, stacklevel=1)
+    assert "GPU available" not in caplog.text
+    assert "Something that matters" in caplog.text
+    lightning.warning("GPU available: now heard")
+    assert "now heard" in caplog.text
+
+
+def test_stop_signals_include_slurms_only_in_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert len(stop_signals()) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert len(stop_signals()) == 3
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    stops = StopRequests()
+    before = signal.getsignal(signal.SIGINT)
+    stops.listen(signal.SIGINT)
+    try:
+        signal.raise_signal(signal.SIGINT)
+        assert stops.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        stops.restore()
+    assert signal.getsignal(signal.SIGINT) is before
