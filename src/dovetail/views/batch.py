@@ -20,7 +20,7 @@ from dovetail.views.view import View
 # Photographs whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
 OTHER_MEAN, OTHER_STD = 0.5, 0.25
 # Values augmented at a time, so that intermediate copies stay in the processor's cache or in the device's memory.
-_CHUNK_CPU, _CHUNK_DEVICE = 1 << 22, 1 << 27
+_CHUNK_CPU, _CHUNK_DEVICE = 1 << 20, 1 << 27
 
 
 @dataclass(frozen=True)
