@@ -1,0 +1,187 @@
+"""Fine-tuning learns, repeats itself, and treats each part as told; evaluation gives known answers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.labelled import InMemory, Labelled
+from dovetail.transfer.segment import (
+    SegmentOptions,
+    Window,
+    build_optimiser,
+    evaluate_segmentation,
+    finetune_segmentation,
+    predict,
+    rate_share,
+    sliding_logits,
+    training_batch,
+)
+
+
+class Tiny(nn.Module):
+    """A model with an encoder, a decoder and a head, logits at half the size."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.decoder = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.segmentation_head = nn.Conv2d(8, classes, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.segmentation_head(self.decoder(self.encoder(pixels)))
+        return logits
+
+
+class ColourIsClass(nn.Module):
+    """Answers with the class that `squares` painted: perfect predictions."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+def squares(count: int = 6, side: int = 16, seed: int = 0) -> InMemory:
+    """Return images of two halves, the class of each half being its one bright channel."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for _ in range(count):
+        left, right = torch.randperm(3, generator=generator)[:2].tolist()
+        mask = torch.full((side, side), left)
+        mask[:, side // 2 :] = right
+        image = (F.one_hot(mask, 3) * 200).permute(2, 0, 1).to(torch.uint8)
+        items.append(Labelled(image, mask))
+    return InMemory(items)
+
+
+def options(**changes: object) -> SegmentOptions:
+    base = SegmentOptions(classes=3, steps=30, batch_size=4, lr=0.02, precision="float32")
+    return dataclasses.replace(base, **changes)
+
+
+def tiny(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny()
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_learns_and_repeats_bit_for_bit(optimiser: str) -> None:
+    rate = 0.02 if optimiser == "adamw" else 0.2
+    first, second = tiny(), tiny()
+    plan = options(optimiser=optimiser, lr=rate, steps=60)
+    losses = finetune_segmentation(first, squares(), plan)
+    assert losses[-1] < 0.3 * losses[0]
+    assert finetune_segmentation(second, squares(), plan) == losses
+    assert evaluate_segmentation(first, squares(seed=5), plan).miou > 0.8
+
+
+def test_perfect_predictions_score_one() -> None:
+    scores = evaluate_segmentation(ColourIsClass(), squares(), options(mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert (scores.miou, scores.accuracy, scores.mean_accuracy) == (1.0, 1.0, 1.0)
+
+
+def test_images_of_several_sizes_are_evaluated() -> None:
+    mixed = InMemory([*squares(2, 16).items, *squares(3, 24).items, *squares(1, 16).items])
+    scores = evaluate_segmentation(ColourIsClass(), mixed, options())
+    assert scores.pixels == 3 * 16 * 16 + 3 * 24 * 24
+    assert scores.miou == 1.0
+
+
+def test_bfloat16_runs() -> None:
+    model = tiny()
+    losses = finetune_segmentation(model, squares(), options(precision="bf16"))
+    assert losses[-1] < 0.5 * losses[0]
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    first, *others = squares().items
+    outcomes = []
+    for label in (255, 77):
+        hidden = [Labelled(item.image, torch.full_like(item.mask, label)) for item in others]
+        model = tiny()
+        finetune_segmentation(model, InMemory([first, *hidden]), options(steps=3, batch_size=6, ignore_index=label))
+        outcomes.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(*outcomes)
+    model = tiny()
+    finetune_segmentation(model, squares(), options(steps=3, batch_size=6))
+    assert not torch.equal(outcomes[0], torch.cat([parameter.flatten() for parameter in model.parameters()]))
+
+
+def test_learning_rate_of_each_part() -> None:
+    model = tiny()
+    optimiser = build_optimiser(model, options(lr=0.1, lr_scale={"encoder": 0.0, "decoder": 0.5}))
+    rate = {id(parameter): group["lr"] for group in optimiser.param_groups for parameter in group["params"]}
+    decay = {id(parameter): group["weight_decay"] for group in optimiser.param_groups for parameter in group["params"]}
+    assert all(id(parameter) not in rate for parameter in model.encoder.parameters())
+    assert {rate[id(parameter)] for parameter in model.decoder.parameters()} == {0.05}
+    assert {rate[id(parameter)] for parameter in model.segmentation_head.parameters()} == {0.1}
+    assert decay[id(model.segmentation_head.weight)] == 1e-4
+    assert decay[id(model.segmentation_head.bias)] == 0.0
+    before = copy.deepcopy(model.encoder.state_dict())
+    finetune_segmentation(model, squares(), options(steps=2, lr_scale={"encoder": 0.0}))
+    assert torch.equal(before["0.weight"], model.encoder[0].weight)
+
+
+def test_rate_for_a_part_without_parameters_is_refused() -> None:
+    with pytest.raises(DovetailError, match=r"part 'neck'.*decoder, encoder, head"):
+        build_optimiser(tiny(), options(lr_scale={"neck": 0.1}))
+
+
+def test_rate_decays_polynomially_after_warmup() -> None:
+    plan = options(steps=10, warmup_steps=3, power=1.0)
+    assert [rate_share(plan, step) for step in (0, 2, 5, 9)] == pytest.approx([0.25, 0.75 * 0.8, 0.5, 0.1])
+
+
+def test_batch_norm_statistics() -> None:
+    data, model = squares(), tiny()
+    norm = model.encoder[1]
+    start = norm.running_mean.clone()
+    finetune_segmentation(model, data, options(steps=1, batch_norm="frozen"))
+    assert torch.equal(norm.running_mean, start)
+    once = tiny()
+    finetune_segmentation(once, data, options(steps=1, batch_norm="train"))
+    again = tiny()
+    finetune_segmentation(again, data, options(steps=1, batch_norm="reestimate"))
+    images = torch.cat([training_batch(data, options(batch_norm="reestimate"), step)[0] for step in range(8)])
+    pixels = (images.float() / 255 - torch.tensor(options().mean)[:, None, None]) / torch.tensor(options().std)[
+        :, None, None
+    ]
+    plain = tiny().encoder[0](pixels).mean((0, 2, 3))
+    # One training step moves the mean by a tenth of the way towards its batch; all batches have nearly one mean.
+    assert (again.encoder[1].running_mean - plain).abs().max() < 0.1
+    assert (once.encoder[1].running_mean - plain).abs().max() > 0.2
+
+
+def test_batches_are_a_function_of_seed_and_step() -> None:
+    data = squares(5)
+    for step in (0, 3):
+        images, masks = training_batch(data, options(), step)
+        assert torch.equal(images, training_batch(data, options(), step)[0])
+        assert not torch.equal(masks, training_batch(data, options(seed=1), step)[1])
+    small = training_batch(squares(2), options(batch_size=7), 0)
+    assert small[0].shape == (7, 3, 16, 16)
+
+
+def test_sliding_windows_cover_everything_and_agree_with_the_whole() -> None:
+    pixels = torch.randn(2, 3, 21, 30)
+    local = nn.Conv2d(3, 4, 1)  # sees one pixel, so windows change nothing
+    assert torch.allclose(sliding_logits(local, pixels, Window(8, 5)), local(pixels), atol=1e-5)
+    assert torch.allclose(sliding_logits(local, pixels, Window(64, 5)), local(pixels), atol=1e-5)
+    images = torch.randint(0, 255, (2, 3, 20, 20), dtype=torch.uint8)
+    model = tiny().eval()
+    assert predict(model, images, options(), window=Window(16, 8)).shape == (2, 20, 20)
+
+
+def test_bad_input_is_one_sentence() -> None:
+    with pytest.raises(DovetailError, match="training set is empty"):
+        finetune_segmentation(tiny(), InMemory([]), options())
+    with pytest.raises(DovetailError, match="gives 3 classes, but the data has 5"):
+        finetune_segmentation(tiny(), squares(), options(classes=5))
+    with pytest.raises(DovetailError, match="label 2, but there are 2 classes"):
+        finetune_segmentation(Tiny(2), squares(), options(classes=2))
