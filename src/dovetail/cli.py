@@ -171,11 +171,12 @@ def method_in_file(path: str) -> str | None:
 
 def add_recipe_options(parser: Any, method: str) -> None:
     """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
-    from dovetail.recipes.table import functions_of, options_of, parse
+    from dovetail.recipes.table import options_of, parse, parts_of
 
     helps: dict[str, str] = {}
-    for part, _ in functions_of(parse(method)):
-        helps = docstring_helps(part) | helps
+    for part in parts_of(parse(method)).values():
+        own = docstring_helps(part.function)
+        helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
     for option, parameter in options_of(method).items():
         parser.add_argument(
             f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_type_hints
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.recipe import Recipe, Tap
+from dovetail.recipes.adclr import adclr
 from dovetail.recipes.decon import decon
 
 
@@ -52,13 +53,21 @@ METHODS: dict[str, Method] = {
     "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021),
     "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022),
     "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022),
+    "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021, "a ViT"),
+    "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
+    "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
 }
+
+ADCLR_BASES = ("dino", "ibot")
 
 DECON_DEFAULTS: dict[str, dict[str, Any]] = {
     "sl": {"levels": "finest"},
     "ml": {"levels": "all", "lateral_dropout": 0.5},
 }
-DECON_INTERNAL = {"base", "taps", "name", "decoder"}
+
+# Parameters of the transformers that are not options, and options of a base that mean the whole run.
+INTERNAL = {"base", "taps", "name", "decoder"}
+RUN_WIDE = {"base_lr", "weight_decay", "warmup_epochs", "momentum", "image_size", "min_scale", "jitter"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def parse(name: str) -> Composition:
     for level in DECON_DEFAULTS:
         if name == f"decon-{level}" or name.startswith(f"decon-{level}-"):
             return Composition(known_base(name, name.removeprefix(f"decon-{level}")[1:] or "slotcon"), decon=level)
-    if "adclr" in examples() and (name == "adclr" or name.startswith("adclr-")):
+    if name == "adclr" or name.startswith("adclr-"):
         return Composition(known_base(name, name.removeprefix("adclr")[1:] or "dino"), adclr=True)
     return Composition(known_base(name, name))
 
@@ -103,32 +112,59 @@ def known_base(name: str, base: str) -> str:
 
 def examples() -> list[str]:
     """Return the names of all base methods and the usual compositions."""
+    bases = [name for name in METHODS if name != "slotcon" and METHODS[name].family != "tokens"]
     composed = [f"decon-{level}" for level in DECON_DEFAULTS]
-    composed += [f"decon-{level}-{name}" for level in DECON_DEFAULTS for name in METHODS if name != "slotcon"]
-    return [*METHODS, *composed]
+    composed += [f"decon-{level}-{name}" for level in DECON_DEFAULTS for name in bases]
+    composed += [f"adclr-{name}" for name in ADCLR_BASES]
+    return [*METHODS, *composed, "dino+decon-sl", "adclr+decon"]
 
 
-def functions_of(composition: Composition) -> list[tuple[Callable[..., Any], set[str]]]:
-    """Return the functions that a composition calls, each with the parameters that are not options."""
-    functions: list[tuple[Callable[..., Any], set[str]]] = [
-        (METHODS[composition.base].function(composition.base), {"taps"})
-    ]
-    if composition.decoder and composition.decoder != composition.base:
-        functions.append((METHODS[composition.decoder].function(composition.decoder), {"taps"}))
+@dataclass(frozen=True)
+class Part:
+    """A function that a composition calls: its options by their names in the composition."""
+
+    function: Callable[..., Recipe]
+    options: Mapping[str, inspect.Parameter]
+    prefix: str = ""
+
+    def __call__(self, *arguments: Any, given: Mapping[str, Any], **extra: Any) -> Recipe:
+        """Call the function with those of the `given` options that are its own."""
+        own = {name.removeprefix(self.prefix): value for name, value in given.items() if name in self.options}
+        return self.function(*arguments, **extra, **own)
+
+
+def part(function: Callable[..., Recipe], *, prefix: str = "", without: Collection[str] = ()) -> Part:
+    """Return a function as a part, with its options' types resolved and their names behind `prefix`."""
+    types = get_type_hints(function)
+    options = {
+        prefix + name: parameter.replace(annotation=types[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in INTERNAL and name not in without
+    }
+    return Part(function, options, prefix)
+
+
+def parts_of(composition: Composition) -> dict[str, Part]:
+    """Return what a composition calls: "base", and "adclr", "decon", "decoder" where it has them."""
+    parts = {"base": part(METHODS[composition.base].function(composition.base))}
+    if composition.adclr:
+        parts["adclr"] = part(adclr)
     if composition.decon:
-        functions.append((decon, DECON_INTERNAL))
-    return functions
+        parts["decon"] = part(decon)
+    if composition.decoder and composition.decoder != composition.base:
+        # Both bases may have an option of one name; the decoder's stands behind a prefix.
+        function = METHODS[composition.decoder].function(composition.decoder)
+        taken = {name.removeprefix("decoder_") for name in parts["decon"].options}
+        parts["decoder"] = part(function, prefix="decoder_", without=RUN_WIDE | taken)
+    return parts
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
-    """Return the options that a method takes, with their defaults."""
+    """Return the options that a method takes, with their types and defaults."""
     composition = parse(name)
     options: dict[str, inspect.Parameter] = {}
-    for function, internal in functions_of(composition):
-        types = get_type_hints(function)
-        for option, parameter in inspect.signature(function).parameters.items():
-            if option not in internal and option not in options:
-                options[option] = parameter.replace(annotation=types[option])
+    for one in parts_of(composition).values():
+        options = {**one.options, **options}
     for option, default in DECON_DEFAULTS.get(composition.decon or "", {}).items():
         options[option] = options[option].replace(default=default)
     return options
@@ -140,20 +176,16 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     Raises:
         DovetailError: For an unknown method or option, or one that does not fit the model.
     """
-    composition, given = parse(name), dict(options or {})
-    known = options_of(name)
-    for option in given:
+    composition, known = parse(name), options_of(name)
+    parts = parts_of(composition)
+    for option in options or {}:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
-
-    def call(function: Callable[..., Recipe], *arguments: Any, **extra: Any) -> Recipe:
-        takes = inspect.signature(function).parameters
-        return function(*arguments, **extra, **{key: value for key, value in given.items() if key in takes})
-
-    recipe = call(METHODS[composition.base].function(composition.base), taps)
-    if composition.decon:
-        given = DECON_DEFAULTS[composition.decon] | given
-        other = composition.decoder
-        decoder = call(METHODS[other].function(other), taps) if other and other != composition.base else None
-        recipe = call(decon, recipe, taps, name=name, decoder=decoder)
-    return recipe
+    given = DECON_DEFAULTS.get(composition.decon or "", {}) | dict(options or {})
+    recipe = parts["base"](taps, given=given)
+    if "adclr" in parts:
+        recipe = parts["adclr"](recipe, taps, given=given)
+    if "decon" in parts:
+        decoder = parts["decoder"](taps, given=given) if "decoder" in parts else None
+        recipe = parts["decon"](recipe, taps, given=given, name=name, decoder=decoder)
+    return replace(recipe, name=name)
