@@ -1,4 +1,4 @@
-"""The losses of an independent library, lightly, by name: contrast, regression, decorrelation, matched cells."""
+"""The losses of an independent library, lightly: contrast, regression, decorrelation, distillation, matched cells."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dovetail.heads.prototypes import PrototypeHeadSpec
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.contrast import NTXentSpec, QueueContrastSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.dense import correspondences, info_nce, take_cells
+from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.objective import Loss, Objective
+from dovetail.objectives.patches import MaskedPatchSpec
 from dovetail.objectives.regress import regress
 from dovetail.schedules import Moment
+from tests.golden.check_dino import empty_view, views_of
 from tests.golden.vectors import Comparison, Golden, load
 
 NOW = Moment(0, 1, 1)
@@ -32,6 +36,8 @@ def check(golden: Golden) -> Iterator[Comparison]:
         yield from check_views(golden, name, spec.build(head))
     yield from check_memory_bank(golden)
     yield from check_cosines(golden)
+    yield from check_distill(golden)
+    yield from check_masked_patches(golden)
     yield from check_matched_cells(golden)
 
 
@@ -93,6 +99,41 @@ def check_cosines(golden: Golden) -> Iterator[Comparison]:
     inputs = leaves(tensors, "prediction1", "prediction2")
     targets = [tensors["target1"], tensors["target2"]]
     yield from finish(case, regress(list(inputs.values()), targets, convention="negative_cosine"), tensors, inputs)
+
+
+def check_distill(golden: Golden) -> Iterator[Comparison]:
+    """DINO's loss and centre; the first views of the student are the teacher's."""
+    case, constants = "dino", golden.config["dino"]
+    tensors = golden.under(case)
+    inputs = leaves(tensors, "student_logits")
+    logits, targets = list(inputs["student_logits"]), list(tensors["teacher_logits"])
+    spec = DistillSpec(constants["student_temp"], constants["teacher_temp"], constants["center_momentum"])
+    objective = spec.build(PrototypeHeadSpec(prototypes=len(tensors["center"]))).double()
+    objective.centre.copy_(tensors["center"])
+    views = views_of(len(targets[0]), len(logits) - len(targets))
+    yield from finish(case, objective(logits, targets, views, NOW), tensors, inputs)
+    objective.update(logits, targets)
+    yield Comparison(f"{case} new centre", objective.centre, tensors["expected.new_center"])
+
+
+def check_masked_patches(golden: Golden) -> Iterator[Comparison]:
+    """iBOT's loss of masked patches; lightly's centre takes these alone, so the update is given no others."""
+    case, constants = "ibot_patch_masked_only", golden.config["ibot"]
+    tensors = golden.under(case)
+    inputs = leaves(tensors, "student_masked_logits")
+    mask, prototypes = tensors["mask"].flatten(1), len(tensors["center"])
+
+    def on_grid(rows: Tensor) -> Tensor:
+        return torch.zeros(*mask.shape, prototypes, dtype=rows.dtype).masked_scatter(mask[:, :, None], rows)
+
+    spec = MaskedPatchSpec(constants["student_temp"], constants["teacher_temp"], constants["center_momentum"])
+    objective = spec.build(PrototypeHeadSpec(prototypes=prototypes)).double()
+    objective.centre.copy_(tensors["center"])
+    logits, targets = on_grid(inputs["student_masked_logits"]), on_grid(tensors["teacher_masked_logits"])
+    loss = objective([logits], [targets], [empty_view(len(mask), "global", tensors["mask"])], NOW)
+    yield from finish(case, loss, tensors, inputs)
+    objective.update([], [tensors["teacher_masked_logits"]])
+    yield Comparison(f"{case} new centre", objective.centre, tensors["expected.new_center"])
 
 
 def check_matched_cells(golden: Golden) -> Iterator[Comparison]:

@@ -257,9 +257,9 @@ def contrast(
     """
 
     def sum_of(rows: slice, anchors: Tensor, candidates: Tensor) -> Tensor:
-        logits = anchors[rows] @ candidates.T / temperature  # [rows, N]
+        logits = (anchors[rows] / temperature) @ candidates.T  # [rows, N], the only matrix of this size
         if excluded is not None:
-            logits = logits.scatter(1, excluded[rows, None], -torch.inf)
+            logits = logits.scatter_(1, excluded[rows, None], -torch.inf)
         right = logits.gather(1, positives[rows])  # [rows, P]
         best = torch.logsumexp(right, dim=1) if positives_inside else right.mean(dim=1)
         return (torch.logsumexp(logits, dim=1) - best).sum()
@@ -278,9 +278,10 @@ def queue_info_nce(
     """Return the mean InfoNCE of queries [B, D] against their own key [B, D] and shared negatives [D, K]."""
 
     def sum_of(rows: slice, query: Tensor, negatives: Tensor) -> Tensor:
-        right = (query[rows] * key[rows]).sum(dim=1, keepdim=True)  # [rows, 1]
-        logits = torch.cat([right, query[rows] @ negatives], dim=1) / temperature  # [rows, 1 + K]
-        return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
+        asked = query[rows] / temperature
+        right = (asked * key[rows]).sum(dim=1)  # [rows]
+        wrong = torch.logsumexp(asked @ negatives, dim=1)  # [rows]
+        return (torch.logaddexp(right, wrong) - right).sum()
 
     return mean_in_blocks(sum_of, query, negatives, rows_per_block=rows_per_block)
 
