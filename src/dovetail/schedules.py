@@ -104,7 +104,5 @@ def scaled(schedule: Schedule, factor: float) -> Schedule:
     if isinstance(schedule, (int, float)):
         return schedule * factor
     if isinstance(schedule, WarmupCosine):
-        return replace(
-            schedule, start=schedule.start * factor, peak=schedule.peak * factor, end=schedule.end * factor
-        )
+        return replace(schedule, start=schedule.start * factor, peak=schedule.peak * factor, end=schedule.end * factor)
     return replace(schedule, start=schedule.start * factor, end=schedule.end * factor)
