@@ -20,7 +20,8 @@ CASES = ("frozen_magnitude", "learned_magnitude_bn")
 
 def empty_view(batch: int, role: Role, mask: Tensor | None = None) -> View:
     """Return a view without pixels, for objectives that read only its role and mask."""
-    return View(torch.zeros(batch, 0), torch.zeros(batch, 4), torch.zeros(batch, dtype=torch.bool), mask, role, mask)  # type: ignore[arg-type]
+    nothing = torch.zeros(batch, 0)
+    return View(nothing, torch.zeros(batch, 4), torch.zeros(batch, dtype=torch.bool), nothing, role, mask)
 
 
 def views_of(batch: int, local_crops: int) -> list[View]:

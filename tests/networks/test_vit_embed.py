@@ -1,0 +1,116 @@
+"""Masks replace patches, queries are patches without a place, and mistakes are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dovetail.errors import DovetailError
+from dovetail.networks.vit import build_vit
+from dovetail.networks.vit_embed import embed, query_centres
+from dovetail.recipe import QueryRule
+from tests.networks.vits import PATCH, SIDE, network, tiny_vit, view
+
+CELLS = SIDE // PATCH
+
+
+def test_masked_patches_become_the_token_before_positions() -> None:
+    net, seen = network(), view()
+    mask = torch.rand(2, CELLS, CELLS, generator=torch.Generator().manual_seed(0)) < 0.4
+    vit = net.vit
+    patches = vit.patch_embed(seen.pixels)
+    patches = torch.where(mask[..., None], net.mask_token, patches)
+    expected = vit._pos_embed(patches)
+    made = embed(vit, replace(seen, mask=mask), mask_token=net.mask_token, with_queries=False, query_positions=False)
+    assert torch.equal(made.raw, expected)
+
+
+@pytest.mark.parametrize("name", ["plain", "eva_rope", "dinov3"])
+def test_what_is_masked_is_not_seen(name: str) -> None:
+    net, seen = network(name), view()
+    mask = torch.zeros(2, CELLS, CELLS, dtype=torch.bool)
+    mask[:, 1, 2] = True
+    other = seen.pixels.clone()
+    other[..., PATCH : 2 * PATCH, 2 * PATCH : 3 * PATCH] += 1
+    seen = replace(seen, mask=mask)
+    outputs = [net(replace(seen, pixels=pixels), ["patches", "queries"]) for pixels in (seen.pixels, other)]
+    for tap in ("patches", "queries"):
+        assert torch.equal(outputs[0][tap], outputs[1][tap])
+    assert not torch.equal(outputs[0]["patches"], net(seen.without_mask(), ["patches"])["patches"])
+
+
+def test_a_fixed_size_model_takes_masks_and_its_own_size_only() -> None:
+    net = build_vit(tiny_vit(dynamic_img_size=False)).eval()
+    seen = replace(view(), mask=torch.ones(2, CELLS, CELLS, dtype=torch.bool))
+    assert net(seen, ["patches"])["patches"].shape == (2, CELLS * CELLS, 48)
+    with pytest.raises(
+        DovetailError, match="takes only 32 x 32 pixels and got 48 x 48; build it with dynamic_img_size"
+    ):
+        net(view(side=48), ["patches"])
+
+
+def test_a_query_that_is_a_patch_embeds_as_that_patch() -> None:
+    net, seen = network(), view()
+    cut = seen.pixels[:, None, :, 8:16, 16:24]
+    made = embed(net.vit, replace(seen, queries=cut), mask_token=None, with_queries=True, query_positions=False)
+    patch = net.vit.patch_embed(seen.pixels)[:, 1, 2]
+    assert made.queries is not None
+    torch.testing.assert_close(made.queries[:, 0], patch, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "registers"])
+def test_positions_of_queries_are_those_of_the_patches_under_them(name: str) -> None:
+    net = network(name)
+    # A view of the whole photograph, and a query whose crop is centred on its patch in row 1, column 2.
+    seen = replace(
+        view(batch=1, queries=1),
+        box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+        query_box=torch.tensor([[[0.5, 0.25, 0.75, 0.5]]]),
+    )
+    made = [
+        embed(net.vit, seen, mask_token=None, with_queries=True, query_positions=positions).queries
+        for positions in (True, False)
+    ]
+    assert made[0] is not None
+    assert made[1] is not None
+    grid = net.vit.pos_embed[0, -CELLS * CELLS :]
+    torch.testing.assert_close((made[0] - made[1])[0, 0], grid[1 * CELLS + 2], rtol=1e-5, atol=1e-5)
+
+
+def test_centres_are_mirrored_where_the_view_is_and_kept_inside() -> None:
+    seen = replace(
+        view(batch=2, queries=2),
+        box=torch.tensor([[0.5, 0.0, 1.0, 0.5]]).repeat(2, 1),
+        query_box=torch.tensor([[0.5, 0.1, 0.7, 0.3], [0.0, 0.6, 0.2, 0.8]]).repeat(2, 1, 1),
+        flipped=torch.tensor([False, True]),
+    )
+    centres = query_centres(seen)
+    torch.testing.assert_close(centres[0], torch.tensor([[0.2, 0.4], [0.0, 1.0]]))
+    torch.testing.assert_close(centres[1], torch.tensor([[0.8, 0.4], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("name", ["plain", "eva_rope", "dinov3", "rope_mixed"])
+def test_positions_change_queries_and_nothing_else(name: str) -> None:
+    net, seen = network(name), view()
+    plain = net(seen, ["patches", "queries"])
+    net.query_rule = QueryRule(positions="crop")
+    placed = net(seen, ["patches", "queries"])
+    assert torch.equal(placed["patches"], plain["patches"])
+    assert not torch.allclose(placed["queries"], plain["queries"], atol=1e-4)
+
+
+def test_mistakes_are_told() -> None:
+    net, seen = network(), view()
+    with pytest.raises(DovetailError, match="mask has 2 x 2 cells and the view 4 x 4 patches"):
+        net(replace(seen, mask=torch.zeros(2, 2, 2, dtype=torch.bool)), ["patches"])
+    with pytest.raises(DovetailError, match="view without query patches"):
+        net(replace(seen, queries=None), ["queries"])
+    with pytest.raises(DovetailError, match="Queries are 16 x 16 pixels and the model's patches 8 x 8"):
+        net(replace(seen, queries=torch.zeros(2, 1, 3, 16, 16)), ["queries"])
+    with pytest.raises(DovetailError, match="Pixels of 36 x 36 cannot be cut into patches of 8"):
+        net(view(side=36), ["patches"])
+    net.query_rule = QueryRule(positions="crop")
+    with pytest.raises(DovetailError, match="need the queries' boxes"):
+        net(replace(seen, query_box=None), ["queries"])
