@@ -12,10 +12,16 @@ from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
 from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.patches import MaskedPatchSpec
 from dovetail.schedules import LinearByEpoch
-from tests.golden.check_dino import at_epoch, empty_view, head_spec, loaded_head, schedule_values, temperature
+from tests.golden.check_dino import (
+    at_epoch,
+    cases_with_heads,
+    empty_view,
+    head_spec,
+    loaded_head,
+    schedule_values,
+    temperature,
+)
 from tests.golden.vectors import Comparison, Golden, gradients
-
-CASES = ("separate_heads", "shared_head")
 
 
 def patch_temperature(golden: Golden) -> LinearByEpoch:
@@ -36,14 +42,15 @@ def check(golden: Golden) -> Iterator[Comparison]:
     # The official schedule has nepochs entries whatever its delay; ours is asked for as many as are stored.
     patch = schedule_values(patch_temperature(golden), len(expected["patch"]))
     yield Comparison("teacher_temp_schedule.patch", patch, expected["patch"])
-    for name in CASES:
-        for one in check_case(golden, Golden(name, {}, golden.under(name)), separate=name == "separate_heads"):
+    for name in cases_with_heads(golden):
+        for one in check_case(golden, Golden(name, {}, golden.under(name))):
             yield replace(one, what=f"{name}.{one.what}")
 
 
-def check_case(golden: Golden, case: Golden, *, separate: bool) -> Iterator[Comparison]:
+def check_case(golden: Golden, case: Golden) -> Iterator[Comparison]:
     config = golden.config
     weights = {branch: case.under(f"{branch}.head") for branch in ("student", "teacher")}
+    separate = any(name.startswith("last_layer_patch.") for name in weights["student"])
     spec = head_spec(golden, config["K_cls"], weights["student"], config["K_patch"] if separate else 0)
     student, teacher = (loaded_head(spec, config["D"], weights[branch]) for branch in ("student", "teacher"))
     output = PATCH_OUTPUT if separate else ""
