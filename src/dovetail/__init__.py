@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail.errors import DovetailError
-    from dovetail.export import MatchReport, load, load_into
+    from dovetail.weights import MatchReport, load, load_into
     from dovetail.exporting import export
     from dovetail.pretraining import Run, pretrain
 
@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "DovetailError": "dovetail.errors",
-    "MatchReport": "dovetail.export",
+    "MatchReport": "dovetail.weights",
     "Run": "dovetail.pretraining",
     "export": "dovetail.exporting",
-    "load": "dovetail.export",
-    "load_into": "dovetail.export",
+    "load": "dovetail.weights",
+    "load_into": "dovetail.weights",
     "pretrain": "dovetail.pretraining",
 }
 

@@ -24,7 +24,7 @@ def export(*, run: str | Path, to: str | Path, format: Format = "model") -> Path
     Raises:
         DovetailError: For a run without weights, or a format that does not fit the model.
     """
-    from dovetail.export import export_weights
+    from dovetail.weights import export_weights
 
     written = export_weights(run, format=format, to=to)
     print(written)

@@ -14,7 +14,7 @@ from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
-from dovetail.export import MODEL_FILE, save_exported
+from dovetail.weights import MODEL_FILE, save_exported
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network

@@ -40,7 +40,7 @@ class Run:
 
     def load(self) -> nn.Module:
         """Return the pre-trained module; see `dovetail.load`."""
-        from dovetail.export import load
+        from dovetail.weights import load
 
         return load(self.folder)
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from dovetail.errors import DovetailError
-from dovetail.export import export_weights, load, load_into, read_exported, save_exported
+from dovetail.weights import export_weights, load, load_into, read_exported, save_exported
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
 
