@@ -15,9 +15,9 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from dovetail.errors import DovetailError
-from dovetail.weights import export_weights, load, load_into, read_exported, save_exported
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
+from dovetail.weights import export_weights, load, load_into, read_exported, save_exported
 
 PARAMETERS = {"weight", "bias", "running_mean", "running_var"}
 
@@ -235,7 +235,14 @@ def test_own_modules_load_by_their_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["smp/unet/resnet18", "timm/resnet18", "timm/resnet18+fcn", "timm/vit_tiny_patch16_224"]
+    "name",
+    [
+        "smp/unet/resnet18",
+        "timm/resnet18",
+        "timm/resnet18+fcn",
+        "timm/vit_tiny_patch16_224",
+        "timm/vit_tiny_patch16_224+fpn",
+    ],
 )
 def test_load_builds_the_model(tmp_path: Path, name: str) -> None:
     network = export(tmp_path, name, taps=("c4",))

@@ -211,6 +211,11 @@ def test_vits_go_to_their_own_builder() -> None:
     network = build_network("timm/vit_tiny_patch16_224", image_size=64)
     assert type(network) is type(build_vit("vit_tiny_patch16_224", image_size=64))
     assert type(build_network(network.model)) is type(network)
+    pyramid = build_network("timm/vit_tiny_patch16_224+fpn", image_size=64)
+    assert decoder_taps(pyramid.taps) == ["p2", "p3", "p4", "p5"]
+    assert type(build_network(pyramid.model)) is type(pyramid)
+    with pytest.raises(DovetailError, match="did you mean 'fpn'"):
+        build_network("timm/vit_tiny_patch16_224+fpm", image_size=64)
 
 
 def test_instances_are_recognised() -> None:

@@ -12,7 +12,10 @@ from dovetail.networks.build import build_network
 from dovetail.networks.parts import Parts, local_name, locate_parts, untrained_names
 
 
-@pytest.mark.parametrize("name", ["timm/resnet18", "timm/resnet18+fcn", "smp/unet/resnet18", "smp/fpn/tu-resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    ["timm/resnet18", "timm/resnet18+fcn", "smp/unet/resnet18", "smp/fpn/tu-resnet18", "timm/vit_tiny_patch16_224+fpn"],
+)
 def test_located_parts_agree_with_the_network(name: str) -> None:
     network = build_network(name, image_size=64)
     parts = locate_parts(network.model)

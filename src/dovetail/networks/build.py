@@ -93,10 +93,10 @@ def _build_timm(rest: str, *, in_channels: int, image_size: int, pretrained: boo
     if plus and decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
     if plus:
-        build, options = DECODERS[decoder]
+        compose, options = DECODERS[decoder]
         kwargs = {"name": name, "in_channels": in_channels, **options}
-        composed = build(**kwargs)
-        construction = Construction(f"dovetail.networks.decoders.{build.__name__}", kwargs)
+        composed = compose(**kwargs)
+        construction = Construction(f"dovetail.networks.decoders.{compose.__name__}", kwargs)
         return TimmNetwork(composed, construction=construction, in_channels=in_channels, image_size=image_size)
     kwargs = {"num_classes": 0, "in_chans": in_channels, **size_options(name)}
     construction = Construction("timm.create_model", kwargs, args=(name,))
@@ -129,6 +129,7 @@ def list_models(pattern: str = "*") -> list[str]:
     names = [f"timm/{name}" for name in timm.list_models()]
     names += [f"timm/{name}+{decoder}" for name in ("resnet50", "convnext_tiny") for decoder in DECODERS]
     encoders = [name for name in smp.encoders.get_encoder_names() if not name.startswith("timm-")]
+    names += [f"timm/vit_small_patch16_224+{decoder}" for decoder in ("fpn", "fpn-bias")]
     names += [f"smp/{key}/{encoder}" for key in ARCHITECTURES if key != "dpt" for encoder in encoders]
     names += [f"smp/dpt/tu-{name}" for name in timm.list_models("vit_*")]
     names += [f"torchvision/{name}" for name in MODELS]

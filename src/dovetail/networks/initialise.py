@@ -88,7 +88,10 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
         return weights
     if library == "timm":
         return dict(timm.create_model(*construction.args, **{**kwargs, "pretrained": True}).state_dict())
-    encoder = timm.create_model(str(kwargs["name"]), pretrained=True, num_classes=0, in_chans=kwargs["in_channels"])
+    # A composed model: `name` and `in_channels` of its timm encoder, and `image_size` where positions depend on it.
+    name = str(construction.args[0] if construction.args else kwargs["name"])
+    size = {"img_size": kwargs["image_size"], "dynamic_img_size": True} if "image_size" in kwargs else {}
+    encoder = timm.create_model(name, pretrained=True, num_classes=0, in_chans=kwargs["in_channels"], **size)
     return dict(encoder.state_dict())
 
 

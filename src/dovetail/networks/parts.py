@@ -19,6 +19,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN
 from dovetail.networks.torchvision_models import head_layers, is_segmentation
+from dovetail.networks.vit_fpn import ViTFPN
 
 Part = Literal["encoder", "decoder", "head"]
 
@@ -63,7 +64,7 @@ def locate_parts(model: nn.Module) -> Parts | None:
     if isinstance(model, SegmentationModel):
         timm_inside = isinstance(model.get_submodule("encoder"), TimmUniversalEncoder)
         return Parts("encoder.model." if timm_inside else "encoder.", ("decoder.",))
-    if isinstance(model, (EncoderFPN, EncoderFCN)):
+    if isinstance(model, (EncoderFPN, EncoderFCN, ViTFPN)):
         return Parts("encoder.", ("decoder.",))
     if is_segmentation(model):
         return Parts("backbone.", tuple(f"classifier.{name}." for name, _ in head_layers(model)))
