@@ -133,6 +133,8 @@ def require(asked: Mapping[str, Any]) -> None:
         raise DovetailError("No data was named; give a folder of images with --data.")
     if asked["model"] is None:
         raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
+    if asked["in_channels"] < 1:
+        raise DovetailError(f"in_channels is {asked['in_channels']}; it must be at least 1.")
 
 
 def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:

@@ -1,0 +1,258 @@
+"""The main job from end to end on real files: every model, resume, refusals, bad images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+
+import dovetail
+from dovetail.cli import run as run_command
+from dovetail.networks.construct import construct
+from dovetail.recipes.table import options_of
+
+TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
+MODELS = [
+    "timm/test_resnet",
+    "timm/test_convnext",
+    "timm/test_resnet+fpn",
+    "timm/test_resnet+fcn",
+    *(
+        f"smp/{architecture}/resnet18"
+        for architecture in (
+            *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"),
+            *("deeplabv3", "deeplabv3plus", "upernet", "segformer"),
+        )
+    ),
+    "torchvision/fcn_resnet50",
+    "torchvision/deeplabv3_resnet50",
+    "torchvision/maskrcnn_resnet50_fpn",
+    "torchvision/fasterrcnn_resnet50_fpn",
+    "torchvision/retinanet_resnet50_fpn",
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of twelve small photographs with structure."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+        coarse.resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"{index:02d}.jpg")
+    return folder
+
+
+@pytest.fixture
+def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
+    """`dovetail.pretrain` with small defaults."""
+
+    def call(**options: Any) -> dovetail.Run:
+        given: dict[str, Any] = {
+            "data": photos,
+            "model": "timm/test_resnet+fpn",
+            "method": "decon-sl",
+            "image_size": 64,
+            "batch_size": 4,
+            "max_steps": 2,
+            "workers": 0,
+            "log_every_steps": 1,
+            "precision": "32-true",
+        }
+        given |= options
+        known = options_of(given["method"]) if given["method"] != "decon-xl" else TINY
+        tiny = {name: value for name, value in TINY.items() if name in known}
+        return dovetail.pretrain(**(given | {"recipe": tiny | options.get("recipe", {})}))
+
+    return call
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_loads_strictly_after_two_steps(
+    model: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    has_decoder = "+" in model or not model.startswith("timm/")
+    size = 128 if "/pan/" in model else 64  # its attention pools the deepest map three times
+    run = pretrain(model=model, out=tmp_path, method="decon-sl" if has_decoder else "slotcon", image_size=size)
+    assert run.finished
+    info = json.loads((tmp_path / "exported" / "model.json").read_text())
+    weights = load_file(tmp_path / "exported" / "model.safetensors")
+    target = construct(info["constructor"])
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    report = dovetail.load_into(target, tmp_path)
+    assert len(report.matched) > 10
+    assert set(report.fresh) == set(info["untrained"])
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, before[name] if name in report.fresh else weights[name]), name
+    target.load_state_dict(weights, strict=True)
+    loaded = run.load()
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+
+
+class Stopping(Dataset[Image.Image]):
+    """Photographs that ask the process to stop, as Ctrl-C does, when one has been read `after` times in all."""
+
+    def __init__(self, photos: Path, after: int | None) -> None:
+        self.paths, self.after, self.reads = sorted(photos.iterdir()), after, 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        self.reads += 1
+        if self.reads == self.after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Image.open(self.paths[index])
+
+
+def test_a_resumed_run_ends_in_the_same_bits(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    pretrain(out=tmp_path / "whole", max_steps=6, method="decon-ml", data=Stopping(photos, None))
+    with pytest.raises(dovetail.DovetailError, match="--resume goes on from there"):
+        pretrain(out=tmp_path / "parts", max_steps=6, method="decon-ml", data=Stopping(photos, 10))
+    assert not (tmp_path / "parts" / "exported").exists()
+    dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
+    whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_the_saved_config_runs_the_same_again(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path / "first", recipe={"alpha": 0.25})
+    config = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
+    assert "auto" not in [config[name] for name in ("batch_size", "epochs", "lr", "workers", "precision", "devices")]
+    assert config["recipe"]["alpha"] == 0.25
+    arguments = ["pretrain", "--config", str(tmp_path / "first" / "config.yaml"), "--out", str(tmp_path / "second")]
+    assert run_command(arguments) == 0
+    first, second = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_what_a_run_leaves(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path, max_steps=3, keep_every_epochs=1)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    wanted = {"config.yaml", "recipe.txt", "metrics.jsonl", "train.log", "checkpoints/last.ckpt"}
+    wanted |= {"checkpoints/epoch-0001.ckpt", "exported/model.json"}
+    wanted |= {f"exported/{name}.safetensors" for name in ("model", "encoder", "decoder")}
+    assert wanted <= left
+    assert any("tfevents" in name for name in left)
+    readings = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [reading["step"] for reading in readings] == [1, 2, 3]
+
+
+def test_a_module_of_ones_own(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 4, 1))
+            self.top = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(16, 8, 3, 1, 1))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.top(self.body(pixels))
+
+    mine = Own()
+    before = {name: value.clone() for name, value in mine.state_dict().items()}
+    pretrain(model=mine, encoder="body", decoder="top", out=tmp_path)
+    fresh = Own()
+    report = dovetail.load_into(fresh, tmp_path)
+    assert len(report.matched) == len(before)
+    with pytest.raises(dovetail.DovetailError, match="load_into"):
+        dovetail.load(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_other_numbers_of_channels(channels: int, pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        np.save(tmp_path / "data" / f"{index}.npy", rng.integers(0, 256, (70, 80, channels), dtype=np.uint8))
+    pretrain(data=tmp_path / "data", in_channels=channels, model="smp/unet/resnet18", out=tmp_path / "run")
+    assert dovetail.load(tmp_path / "run").encoder.conv1.in_channels == channels
+
+
+@pytest.mark.parametrize("source", ["file", "run"])
+def test_init_continues_from_weights(source: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path / "first")
+    weights = tmp_path / "first" / "exported" / "model.safetensors"
+    init = tmp_path / "first" if source == "run" else weights
+    # Without steps' worth of learning rate the weights stay where they began.
+    pretrain(out=tmp_path / "second", init=str(init), lr=1e-12, seed=5)
+    after = load_file(tmp_path / "second" / "exported" / "model.safetensors")
+    for name, value in load_file(weights).items():
+        if value.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(after[name], value)
+
+
+def test_bad_images_are_skipped_and_named(photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    (data / "empty.jpg").write_bytes(b"")
+    (data / "cut.jpg").write_bytes((photos / "00.jpg").read_bytes()[:300])
+    (data / "text.png").write_text("no image at all")
+    pretrain(data=data, out=tmp_path / "run", max_steps=6)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert {Path(line["path"]).name for line in lines} <= {"empty.jpg", "cut.jpg", "text.png"}
+    assert lines
+    assert all(line["reason"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"data": "nowhere"}, "nowhere"),
+        ({"model": "smp/unett/resnet18"}, "did you mean 'unet'"),
+        ({"model": "smp/unet/resnet19"}, "did you mean 'resnet18'|resnet"),
+        ({"model": "timm/resnet51"}, "did you mean 'resnet50'|resnet"),
+        ({"method": "decon-xl"}, "did you mean"),
+        ({"model": "smp/unet/resnet18", "image_size": 70}, "nearest size is 64"),
+        ({"batch_size": 64}, "12"),
+        ({"recipe": {"alpha": 1.5}}, "alpha is 1.5"),
+        ({"recipe": {"aplha": 0.5}}, "did you mean 'alpha'"),
+        ({"model": "timm/test_resnet"}, "no decoder"),
+        ({"method": "dino"}, "."),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"init": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"out": "/proc/nowhere"}, "Cannot write"),
+        ({"out": ""}, "No folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    options: dict[str, Any], sentence: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    with pytest.raises(dovetail.DovetailError, match=sentence) as raised:
+        pretrain(**({"out": tmp_path / "run"} | options))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_is_not_empty_is_refused(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path / "run")
+    with pytest.raises(dovetail.DovetailError, match="add --overwrite to start anew or --resume to go on"):
+        pretrain(out=tmp_path / "run")
+    pretrain(out=tmp_path / "run", overwrite=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    with pytest.raises(dovetail.DovetailError, match="leaves it alone"):
+        pretrain(out=tmp_path / "precious", overwrite=True)
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+    with pytest.raises(dovetail.DovetailError, match="no run to resume"):
+        pretrain(out=tmp_path / "precious", resume=True)
+
+
+def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path)
+    with pytest.raises(dovetail.DovetailError, match="has method 'decon-sl', not 'slotcon'"):
+        dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
