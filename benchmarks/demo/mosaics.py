@@ -10,6 +10,7 @@ Shapes: H x W pixels of a photograph, S the side of a mosaic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -142,30 +143,16 @@ def fill(source: Grey, inside: NDArray[np.bool_], plan: MosaicPlan, rng: np.rand
     left = int(rng.integers(source.shape[1] - width + 1))
     values = source[top + rows - rows.min(), left + columns - columns.min()]
     values = (values - values.mean()) / max(float(values.std()), 1.0)
-    return (128 + plan.deviation * values).astype(np.float32)
+    filled: Grey = (128 + plan.deviation * values).astype(np.float32)
+    return filled
 
 
-@dataclass(frozen=True)
-class MosaicFolders:
-    """Where the mosaics lie: `unlabelled` holds images alone, the others have `images` and `masks` in them."""
+def write_mosaics(out: Path, plan: MosaicPlan, counts: Mapping[Split, int]) -> dict[Split, Path]:
+    """Write `counts` mosaics of each split as grey PNG files below `out` and return each split's folder.
 
-    unlabelled: Path
-    labelled: Path
-    validation: Path
-    test: Path
-
-
-def write_mosaics(
-    out: Path, plan: MosaicPlan, *, unlabelled: int = 512, labelled: int = 48, validation: int = 64, test: int = 128
-) -> MosaicFolders:
-    """Write the mosaics of every split as grey PNG files below `out` and return the folders."""
+    "unlabelled" holds images alone; the others have the folders `images` and `masks` in them.
+    """
     photographs = read_textures()
-    counts: dict[Split, int] = {
-        "unlabelled": unlabelled,
-        "labelled": labelled,
-        "validation": validation,
-        "test": test,
-    }
     for split, count in counts.items():
         images = out / split if split == "unlabelled" else out / split / "images"
         masks = out / split / "masks"
@@ -177,4 +164,4 @@ def write_mosaics(
             Image.fromarray(pixels).save(images / f"{index:04d}.png")
             if split != "unlabelled":
                 Image.fromarray(mask).save(masks / f"{index:04d}.png")
-    return MosaicFolders(*(out / split for split in counts))
+    return {split: out / split for split in counts}
