@@ -10,7 +10,7 @@ An exported folder holds
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,17 +109,10 @@ def save_exported(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: _plain(value) for name, value in network.model.state_dict().items()}
     parts = locate_parts(network.model) or Parts(network.encoder_prefix, network.decoder_prefixes)
+    normalisation = {"mean": list(mean), "std": list(std)} if mean is not None and std is not None else None
     info = {
-        "format": 1,
-        "constructor": network.constructor,
-        "class": f"{type(network.model).__module__}.{type(network.model).__qualname__}",
-        "in_channels": network.in_channels,
-        "image_size": network.image_size,
-        "normalisation": {"mean": list(mean), "std": list(std)} if mean is not None and std is not None else None,
-        "encoder_prefix": parts.encoder_prefix,
-        "decoder_prefixes": list(parts.decoder_prefixes),
-        "decoder_root": parts.decoder_root,
-        "untrained": untrained_names(weights, parts, network.unreached),
+        **_description(network, parts, weights),
+        "normalisation": normalisation,
         "method": method,
         "versions": {"dovetail": version("dovetail-ssl"), "torch": torch.__version__},
         "extra": dict(extra),
@@ -130,6 +123,21 @@ def save_exported(
         if chosen:
             save_file(chosen, folder / f"{part}.safetensors")
     (folder / SIDECAR).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[str, Any]:
+    """Return what `model.json` says about the model itself."""
+    return {
+        "format": 1,
+        "constructor": network.constructor,
+        "class": f"{type(network.model).__module__}.{type(network.model).__qualname__}",
+        "in_channels": network.in_channels,
+        "image_size": network.image_size,
+        "encoder_prefix": parts.encoder_prefix,
+        "decoder_prefixes": list(parts.decoder_prefixes),
+        "decoder_root": parts.decoder_root,
+        "untrained": untrained_names(names, parts, network.unreached),
+    }
 
 
 def part_of(weights: Mapping[str, Tensor], parts: Parts, part: str) -> dict[str, Tensor]:
@@ -204,8 +212,8 @@ def load_into(model: nn.Module, source: str | Path, *, part: SelectedPart = "all
     report, pairs = match(model, exported, part=part)
     if not report.matched:
         raise DovetailError(
-            f"None of the tensors in {exported.path} fits {type(model).__name__} ({_faults(report) or 'no common name'}); "
-            "build the model that was pre-trained."
+            f"None of the tensors in {exported.path} fits {type(model).__name__} "
+            f"({_faults(report) or 'no common name'}); build the model that was pre-trained."
         )
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise DovetailError(
