@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.objectives.objective import Loss
@@ -25,8 +26,15 @@ from dovetail.train.interrupts import Interrupted
 from dovetail.train.learner import Learner
 from dovetail.train.step import is_convolutional, seed_step
 from dovetail.views.view import View
-from tests.tiny import tiny_learner
+from tests.tiny import make_views, tiny_learner
 from tests.train.runs import Views, differing, learner_with_dropout, run, settings
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights after a whole run of the usual settings."""
+    learner, _ = run(tmp_path_factory.mktemp("whole"), settings())
+    return learner.state_dict()
 
 
 class Killed(BaseException):
@@ -50,16 +58,15 @@ def run_until(
             run(out, chosen, learner=learner)
 
 
-@pytest.mark.parametrize(("killed_at", "save_every"), [(1, 2), (2, 2), (5, 2)])
+@pytest.mark.parametrize("killed_at", [1, 2, 5])
 def test_a_resumed_run_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, save_every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Tensor], killed_at: int
 ) -> None:
-    chosen = settings(save_every_steps=save_every)
-    whole, _ = run(tmp_path / "whole", chosen)
+    chosen = settings(save_every_steps=2)
     run_until(monkeypatch, killed_at, tmp_path / "cut", chosen)
     resumed, result = run(tmp_path / "cut", chosen, resume=True)
     assert result.steps == chosen.total_steps
-    assert differing(whole.state_dict(), resumed.state_dict()) == []
+    assert differing(uninterrupted, resumed.state_dict()) == []
     lines = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert lines == [2, 4, 6]
 
@@ -182,7 +189,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_take_it(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, uninterrupted: dict[str, Tensor], number: signal.Signals
+) -> None:
     chosen = settings()
     before = signal.getsignal(number)
 
@@ -198,8 +207,22 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
     resumed, _ = run(tmp_path, chosen, resume=True)
-    whole, _ = run(tmp_path / "whole", chosen)
-    assert differing(whole.state_dict(), resumed.state_dict()) == []
+    assert differing(uninterrupted, resumed.state_dict()) == []
+
+
+def test_a_collapsed_run_is_told_so(tmp_path: Path) -> None:
+    """Images that are all alike have features that are all alike."""
+
+    class Alike(Views):
+        def to_views(self, batch: int, device: torch.device) -> list[View]:
+            views = make_views(self.plan, batch=8, seed=0)
+            return [replace(view, pixels=view.pixels[:1].expand_as(view.pixels)) for view in views]
+
+    chosen = settings(log_every_steps=1, epochs=1)
+    learner = tiny_learner("pixpro")
+    _, result = run(tmp_path, chosen, learner=learner, views=Alike(learner.recipe.views, chosen))
+    assert result.collapsed == tuple(term.tap for term in learner.recipe.terms)
+    assert "are collapsing" in (tmp_path / "train.log").read_text()
 
 
 def test_data_that_ends_early_is_an_error(tmp_path: Path) -> None:

@@ -30,21 +30,16 @@ CHATTY = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.
 IDLE_REMARKS = (
     "GPU available",
     "TPU available",
-    "HPU available",
     "💡 Tip",
     "`Trainer.fit` stopped",
     "LOCAL_RANK",
-    "Using default `ModelCheckpoint`",
-    "The model summary",
-    "Using bfloat16 Automatic Mixed Precision",
-    "`Trainer` already configured",
-    "Starting with v2.2.0",
+    "You are using a CUDA device",
+    "Initializing distributed",
+    "----------",
 )
 IDLE_WARNINGS = (
-    r".*GPU available but not used",
-    r".*MPS available but not used",
+    r".*[GT]PU available but not used",
     r".*The number of training batches .* is smaller than the logging interval",
-    r".*does not have many workers",
     r".*Found \d+ module\(s\) in eval mode at the start of training",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
