@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return call(arguments[0], arguments[1:])
     except DovetailError as error:
         print(f"dovetail: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except BrokenPipeError:
         return 0  # the reader of a pipe has seen enough
 

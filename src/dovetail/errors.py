@@ -7,7 +7,12 @@ from collections.abc import Iterable
 
 
 class DovetailError(ValueError):
-    """A mistake in what was asked for. The command line prints it without a traceback and exits with 2."""
+    """A mistake in what was asked for. The command line prints it without a traceback and exits with `exit_code`."""
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should exit with."""
+        return 2
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> DovetailError:

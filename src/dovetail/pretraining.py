@@ -68,7 +68,7 @@ def pretrain(
     devices: int | Literal["auto"] = "auto",
     num_nodes: int = 1,
     strategy: str = "auto",
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     workers: int | Literal["auto"] = "auto",
     log_every_steps: int = 20,
     save_every_minutes: float = 10.0,
@@ -118,7 +118,8 @@ def pretrain(
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
     asked = {name: value for name, value in locals().items() if name not in ("overwrite", "resume")}
-    folder = check_out(out, overwrite=overwrite, resume=resume)
+    resume = resume or (requeued() and (Path(out) / CONFIG).is_file())
+    folder = check_out(out, overwrite=overwrite, resume=resume) if is_first_process() else Path(out)
     if resume:
         asked = resumed(asked, folder)
     require(asked)
@@ -135,6 +136,17 @@ def require(asked: Mapping[str, Any]) -> None:
         raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
     if asked["in_channels"] < 1:
         raise DovetailError(f"in_channels is {asked['in_channels']}; it must be at least 1.")
+
+
+def requeued() -> bool:
+    """Whether SLURM runs this job again, with the command that it had at first."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a distributed run that makes the folder; launchers number the others."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0
 
 
 def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:

@@ -7,6 +7,7 @@ step. A run killed at any point and resumed therefore ends in the same weights, 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import time
@@ -20,6 +21,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from dovetail.errors import DovetailError
 from dovetail.train.checkpoints import Checkpoints
@@ -165,7 +167,7 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
     strategy: str | Strategy = settings.strategy
     if settings.world_size > 1 and strategy in ("auto", "ddp"):
         # Every process's BatchNorm statistics are its own; queues and centres are equal by construction.
-        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        strategy = DDPStrategy(gradient_as_bucket_view=True, **{buffers_option(): False})
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -187,6 +189,12 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
         benchmark=on_gpu and not settings.deterministic,
         default_root_dir=out,
     )
+
+
+def buffers_option() -> str:
+    """Return DistributedDataParallel's name for sending rank 0's buffers to all before each forward."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.14 renamed it
 
 
 class CachedAutocast(MixedPrecision):
