@@ -167,7 +167,8 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
     strategy: str | Strategy = settings.strategy
     if settings.world_size > 1 and strategy in ("auto", "ddp"):
         # Every process's BatchNorm statistics are its own; queues and centres are equal by construction.
-        strategy = DDPStrategy(gradient_as_bucket_view=True, **{buffers_option(): False})
+        options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
+        strategy = DDPStrategy(**options)
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
