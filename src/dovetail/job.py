@@ -43,7 +43,8 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     recipe = build(asked["method"], network.taps, options)
     settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
     for view in recipe.views.views:
-        taps = {term.tap for term in recipe.terms if view.role in term.roles}
+        # Queries need a view with query patches, and no image size can be wrong for them alone.
+        taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     initialise(network, starting_weights(asked["init"]))
     resolved = resolved_options(asked, settings, options)
