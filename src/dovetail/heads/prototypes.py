@@ -97,8 +97,9 @@ class Prototypes(nn.Module):
         self.magnitude = nn.Parameter(torch.ones(count, 1)) if learned_magnitude else None
 
     def forward(self, embedding: Tensor) -> Tensor:
-        prototypes = F.normalize(at_least_float32(self.direction), dim=1)
+        direction = at_least_float32(self.direction)
+        scale = torch.linalg.vector_norm(direction, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()  # [K, 1]
         if self.magnitude is not None:
-            prototypes = prototypes * at_least_float32(self.magnitude)
+            scale = scale * at_least_float32(self.magnitude)
         with full_precision(embedding):
-            return F.linear(embedding, prototypes)
+            return F.linear(embedding, direction * scale)

@@ -15,10 +15,11 @@ from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, enco
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork
-from dovetail.networks.smp import ARCHITECTURES, build_smp, wrap_smp
+from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
 from dovetail.networks.vit import ViTNetwork, build_vit, is_vit
+from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
 # What can stand behind the + of "timm/<name>+<decoder>", and its options.
@@ -59,7 +60,7 @@ def build_network(
         network = _by_name(model, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
-    if pretrained and not isinstance(network, ViTNetwork):
+    if pretrained and (not isinstance(network, ViTNetwork) or isinstance(network, DPTNetwork)):
         initialise(network, "imagenet")
     return network
 
@@ -73,7 +74,7 @@ def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool)
             architecture, slash, encoder = rest.partition("/")
             if not slash:
                 raise DovetailError(f"{model!r} names no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
-            return build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size)
+            return _with_tokens(build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size))
         case "torchvision":
             return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
         case _:
@@ -110,7 +111,7 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
     if decoder is not None:
         raise DovetailError("A module with a decoder needs its encoder named too; give `encoder`.")
     if isinstance(model, SegmentationModel):
-        return wrap_smp(model, in_channels=in_channels, image_size=image_size)
+        return _with_tokens(wrap_smp(model, in_channels=in_channels, image_size=image_size))
     if is_torchvision(model):
         return wrap_torchvision(model, construction=None, in_channels=in_channels, image_size=image_size)
     if isinstance(model, ViTFPN):
@@ -122,6 +123,14 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
     raise DovetailError(
         f"{type(model).__name__} is a module of your own; name its parts with `encoder` and `decoder`, as dotted paths."
     )
+
+
+def _with_tokens(network: SmpNetwork) -> Network:
+    """Return a DPT as a network that has its ViT's token taps too, anything else as it is."""
+    model = network.model
+    if isinstance(model, smp.DPT) and gives_tokens(model):
+        return DPTNetwork(model, construction=Construction.parse(network.constructor))
+    return network
 
 
 def list_models(pattern: str = "*") -> list[str]:

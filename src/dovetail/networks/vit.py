@@ -51,7 +51,6 @@ class ViTNetwork(Network, TeacherAware):
     def __init__(self, model: nn.Module, *, construction: Construction | None) -> None:
         super().__init__()
         self.model = model
-        self.construction = construction
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = "", ()
         check_model(self.vit)
@@ -97,12 +96,12 @@ class ViTNetwork(Network, TeacherAware):
             query_positions=self.query_rule.positions == "crop",
         )
         for index, block in enumerate(vit.blocks):
-            raw, queries = self._through(block, raw, queries, rotations[index])
+            raw, queries = self.through_block(block, raw, queries, rotations[index])
             if index in keep:
                 kept[index] = raw
         return Encoded(raw, queries, kept)
 
-    def _through(self, block: nn.Module, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Any:
+    def through_block(self, block: nn.Module, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Any:
         """Run one block, recomputed in the backward pass where timm's `set_grad_checkpointing` is on."""
 
         def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:

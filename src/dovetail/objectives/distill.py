@@ -109,8 +109,13 @@ def soften(logits: Tensor, centre: Tensor, temp: float) -> Tensor:
 
 
 def cross_entropy(target: Tensor, logits: Tensor, temp: float) -> Tensor:
-    """Return -sum_k target_k log softmax(logits / temp)_k over the last dimension."""
-    return -(target * F.log_softmax(at_least_float32(logits) / temp, dim=-1)).sum(dim=-1)
+    """Return -sum_k target_k log softmax(logits / temp)_k over the last dimension.
+
+    Written as (sum_k target_k) logsumexp - sum_k target_k logit_k: no log softmax and no product is kept.
+    """
+    scaled = at_least_float32(logits) / temp
+    entropy: Tensor = target.sum(dim=-1) * torch.logsumexp(scaled, dim=-1) - torch.linalg.vecdot(target, scaled)
+    return entropy
 
 
 @torch.no_grad()
