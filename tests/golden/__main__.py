@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -33,15 +34,27 @@ def run_file(golden: Golden) -> tuple[str, bool]:
     check = check_for(group)
     if check is None:
         return (f"{golden.name}: UNCHECKED", False) if is_built(group) else (f"{golden.name}: not built yet", True)
-    comparisons = list(check(golden))
+    try:
+        comparisons = list(check(golden))
+    except Exception as error:  # the other files are still to be checked
+        traceback.print_exc()
+        return f"{golden.name}: FAILED with {type(error).__name__}: {error}", False
     if not comparisons:
         return f"{golden.name}: EMPTY CHECK", False
+    return summary(golden, comparisons)
+
+
+def summary(golden: Golden, comparisons: list[Comparison]) -> tuple[str, bool]:
+    """Return the line to print for a file's comparisons, and whether all match and none is missing."""
     worst = max(comparisons, key=lambda one: one.error / one.allowed)
     wrong = [one for one in comparisons if not one.error <= one.allowed]
     line = f"{golden.name}: {len(comparisons)} comparisons, largest relative error {worst.error:.1e} ({worst.what})"
     if wrong:
         line += f"  WRONG in {len(wrong)}: " + ", ".join(one.what for one in wrong[:5])
-    return line, not wrong
+    missing = golden.not_compared(comparisons)
+    if missing:
+        line += f"  {len(missing)} expected tensors NOT COMPARED: " + ", ".join(missing[:5])
+    return line, not wrong and not missing
 
 
 def main(arguments: list[str]) -> int:

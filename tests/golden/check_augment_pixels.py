@@ -92,4 +92,4 @@ def _flipped(image: Tensor) -> Tensor:
 
 
 def _levels(what: str, ours: Tensor, expected: Tensor, levels: int = LEVELS) -> Comparison:
-    return Comparison(what, ours.float(), expected.float(), tolerance=(levels + 0.1) / 255, scale=255.0)
+    return Comparison(what, ours.float(), expected.float(), (levels + 0.1) / 255, scale=255.0, covers=expected)

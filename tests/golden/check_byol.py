@@ -10,7 +10,7 @@ from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.regress import Regress, RegressSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.schedules import Moment
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
 def check(golden: Golden) -> Iterator[Comparison]:
@@ -53,6 +53,7 @@ def check_predictor(golden: Golden) -> Iterator[Comparison]:
     spec = RegressSpec(predictor=PredictorSpec(config["hidden"]))
     objective = spec.build(VectorHeadSpec(dim=config["D"]))
     load(objective.predictor, golden.under(f"{case}.predictor"))
+    use_eps(objective, batch_norm=config["bn_eps"])
     projections = [tensors[f"projection{view}"].requires_grad_() for view in (1, 2)]
     targets = [tensors[f"target{view}"] for view in (1, 2)]
     loss = objective(projections, targets, [], Moment(0, 1, 1))

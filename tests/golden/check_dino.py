@@ -13,7 +13,7 @@ from dovetail.objectives.distill import DistillObjective, DistillSpec
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import LinearByEpoch, Moment, value_at
 from dovetail.views.view import Role, View
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
 def empty_view(batch: int, role: Role, mask: Tensor | None = None) -> View:
@@ -92,6 +92,8 @@ def check_case(golden: Golden, tensors: dict[str, Tensor]) -> Iterator[Compariso
     student, teacher = (
         loaded_head(spec, config["D"], case.under(f"{branch}.head")) for branch in ("student", "teacher")
     )
+    for head in (student, teacher):
+        use_eps(head, batch_norm=config["bn_eps"])
     objective = DistillSpec(config["student_temp"], temperature(golden), config["center_momentum"]).build(spec).double()
     assert isinstance(objective, DistillObjective)
     objective.centre.copy_(case["center"].flatten())

@@ -14,7 +14,7 @@ from dovetail.objectives.contrast import KeyContrastSpec
 from dovetail.objectives.objective import Loss
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.schedules import Moment
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
 def check(golden: Golden) -> Iterator[Comparison]:
@@ -55,6 +55,7 @@ def projector_of(golden: Golden, case: str, branch: str) -> VectorHead:
     )
     head = spec.build(config["D"])
     load(head.projector, golden.under(f"{case}.{branch}.projector"))
+    use_eps(head, batch_norm=config["bn_eps"])
     return head
 
 
@@ -65,6 +66,7 @@ def check_heads(golden: Golden, case: str, temperature: float) -> Iterator[Compa
     predictor = PredictorSpec(config["hidden"], config["predictor_layers"], bias=False, last_norm=last_norm)
     objective = KeyContrastSpec(temperature, predictor).build(VectorHeadSpec(dim=config["out"]))
     load(objective.predictor, golden.under(f"{case}.student.predictor"))
+    use_eps(objective, batch_norm=config["bn_eps"])
     student, teacher = (projector_of(golden, case, branch) for branch in ("student", "teacher"))
     features = [tensors[f"student.features{view}"].requires_grad_() for view in (1, 2)]
     projections = [student(value) for value in features]

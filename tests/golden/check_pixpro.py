@@ -12,7 +12,7 @@ from dovetail.objectives.pixels import PixelConsistency, PixelConsistencySpec, c
 from dovetail.schedules import Cosine, Moment
 from dovetail.train.learner import average_into
 from dovetail.views.view import View
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 HEAD_PARTS = ("projector", "instance_projector")
 OBJECTIVE_PARTS = ("value_transform", "instance_predictor")
@@ -26,9 +26,7 @@ def weights_of(tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[st
 
 def in_training(module: nn.Module, golden: Golden) -> nn.Module:
     """Give BatchNorm the stored epsilon and mode."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.eps = golden.config["bn_eps"]
+    use_eps(module, batch_norm=golden.config["bn_eps"])
     return module.train(golden.config["bn_mode"] == "train")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dovetail.heads.aggregate import SelfPatchHead, SelfPatchHeadSpec, neighbourhood
 from dovetail.objectives.patches import SelfPatchSpec
 from tests.golden.check_dino import at_epoch, head_spec, temperature, views_of
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 ROLES = ("global", "local")
 
@@ -41,6 +41,8 @@ def check(golden: Golden) -> Iterator[Comparison]:
     config = golden.config
     student, teacher = loaded(golden, "student"), loaded(golden, "teacher")
     teacher.become_teacher()
+    for head in (student, teacher):
+        use_eps(head, layer_norm=config["layer_norm_eps"])
     objective = SelfPatchSpec(
         config["student_temp"], temperature(golden), config["center_momentum"], config["patch_loss_weight"]
     ).build(spec_of(golden))
@@ -75,14 +77,15 @@ def check(golden: Golden) -> Iterator[Comparison]:
 def check_targets(golden: Golden, teacher: SelfPatchHead, role: str) -> Iterator[Comparison]:
     """Compare candidates, the chosen neighbours as sets, and the aggregated tokens."""
     around = neighbourhood(golden.config[f"grid_{role}"], wraparound=True).patch
-    yield Comparison(f"neighbourhood.{role}", around.sort(1).values, golden[f"neighbourhood.{role}"].sort(1).values)
+    stored = golden[f"neighbourhood.{role}"]
+    yield Comparison(f"neighbourhood.{role}", around.sort(1).values, stored.sort(1).values, covers=stored)
     with torch.no_grad():
         views = golden[f"teacher.{role}_tokens"]
         chosen = torch.stack([teacher.choose(view).patch for view in views])
         pairs = [teacher.aggregate(view) for view in views]
     made = torch.stack([torch.cat([cls[:, None], patches], dim=1) for cls, patches in pairs])
     expected = golden[f"expected.teacher.{role}.selected_neighbours"]
-    yield Comparison(f"neighbours.{role}", chosen.sort(-1).values, expected.sort(-1).values)
+    yield Comparison(f"neighbours.{role}", chosen.sort(-1).values, expected.sort(-1).values, covers=expected)
     yield Comparison(f"aggregated.{role}", made, golden[f"expected.teacher.{role}.aggregated_tokens"])
 
 

@@ -11,7 +11,7 @@ from dovetail.objectives.regress import RegressSpec, regress
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.schedules import Moment
 from tests.golden.check_byol import input_gradients
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
 def check(golden: Golden) -> Iterator[Comparison]:
@@ -33,6 +33,7 @@ def check_predictor(golden: Golden) -> Iterator[Comparison]:
     spec = RegressSpec(targets="student", convention="negative_cosine", predictor=predictor)
     objective = spec.build(VectorHeadSpec(dim=config["D"]))
     load(objective.predictor, golden.under(f"{case}.predictor"))
+    use_eps(objective, batch_norm=config["bn_eps"])
     projections = [tensors[f"projection{view}"].requires_grad_() for view in (1, 2)]
     loss = objective(projections, [], [], Moment(0, 1, 1))
     loss.total.backward()

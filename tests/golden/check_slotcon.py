@@ -13,7 +13,7 @@ from dovetail.objectives.slots import SlotObjective, SlotSpec, active
 from dovetail.schedules import Cosine, Moment
 from dovetail.train.learner import average_into
 from dovetail.views.view import align
-from tests.golden.vectors import Comparison, Golden, gradients, load
+from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
 def head_and_teacher(golden: Golden, prefix: str, channels: int, prototypes: int) -> tuple[SlotHead, SlotHead]:
@@ -24,6 +24,7 @@ def head_and_teacher(golden: Golden, prefix: str, channels: int, prototypes: int
     for branch in ("student", "teacher"):
         head = spec.build(channels)
         load(head, head_weights(golden.under(f"{prefix}{branch}")))
+        use_eps(head, batch_norm=config["bn_eps"])
         heads.append(head)
     return heads[0], heads[1]
 
@@ -41,6 +42,7 @@ def objective_for(golden: Golden, prefix: str, group_weight: float, prototypes: 
         student_temperature=config["student_temp"],
         teacher_temperature=config["teacher_temp"],
         grouping_temperature=config["grouping_temp"],
+        grouping_eps=config["grouping_eps"],
         contrast_temperature=config["contrast_temp"],
         group_weight=group_weight,
         centre_momentum=config["center_momentum"],
@@ -49,6 +51,7 @@ def objective_for(golden: Golden, prefix: str, group_weight: float, prototypes: 
     )
     objective = spec.build(SlotHeadSpec(hidden=config["hid"], dim=config["out"], prototypes=prototypes)).double()
     load(objective.predictor, golden.under(f"{prefix}student.predictor"))
+    use_eps(objective, batch_norm=config["bn_eps"])
     return objective
 
 
@@ -66,6 +69,7 @@ def check_momentum(golden: Golden) -> Iterator[Comparison]:
     """The teacher used is the one before, moved by the stored momentum schedule towards the student."""
     config = golden.config
     momentum = Cosine(config["teacher_momentum_base"], 1.0)(Moment(config["ema_k"], config["ema_K"], 1))
+    yield Comparison("momentum", torch.tensor(momentum, dtype=torch.float64), golden["ema.momentum_used"])
     expected = head_weights(golden.under("teacher"))
     before = head_weights(golden.under("teacher_before_ema"))
     student = head_weights(golden.under("student"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 FLOAT64_TOLERANCE = 1e-6
 FLOAT32_TOLERANCE = 1e-4
+
+# Results are what follows "expected" and a few that are stored without it; averaged teachers are results as well.
+RESULT = re.compile(r"(^|\.)expected\.|momentum_used$|^teacher_temp_schedule|^neighbourhood\.|\.step\d+\.(loss|grad)")
+BEFORE = "teacher_before_ema."
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,18 @@ class Golden:
         """The tensors whose name begins with `prefix.`, named without it."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
 
+    def results(self) -> list[str]:
+        """The names of all tensors that are results, so that a check has to compare them."""
+        averaged = {name.replace("teacher_before_ema.", "teacher.") for name in self.tensors if BEFORE in name}
+        return [name for name in self.tensors if RESULT.search(name) or name in averaged]
+
+    def not_compared(self, comparisons: Iterable[Comparison]) -> list[str]:
+        """The results that none of `comparisons` has as its expected values (told by their memory)."""
+        stored = [one.expected if one.covers is None else one.covers for one in comparisons]
+        seen = {(value.data_ptr(), value.numel()) for value in stored}
+        results = ((name, self.tensors[name]) for name in self.results())
+        return [name for name, value in results if value.numel() and (value.data_ptr(), value.numel()) not in seen]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -43,6 +60,7 @@ class Comparison:
 
     `tolerance` replaces the general one where the reference itself is less exact (float32 arithmetic, 8-bit pixels).
     `scale` replaces the largest expected magnitude as what the error is relative to (sums that cancel to zero).
+    `covers` is the stored tensor that `expected` was made from, where it is not stored as it is compared.
     """
 
     what: str
@@ -50,6 +68,7 @@ class Comparison:
     expected: Tensor
     tolerance: float | None = None
     scale: float | None = None
+    covers: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -61,8 +80,8 @@ class Comparison:
         ours, expected = self.ours.detach().double(), self.expected.double()
         if not torch.isfinite(ours).all():
             return float("inf")
-        scale = self.scale if self.scale is not None else max(float(expected.abs().max()), 1e-12)
-        return float((ours - expected).abs().max()) / scale
+        scale = self.scale if self.scale is not None else float(expected.abs().max())
+        return float((ours - expected).abs().max()) / max(scale, 1e-12)
 
     @property
     def allowed(self) -> float:
@@ -93,6 +112,15 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def use_eps(module: nn.Module, *, batch_norm: float | None = None, layer_norm: float | None = None) -> None:
+    """Give all normalisation layers in `module` the stored epsilons."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and batch_norm is not None:
+            part.eps = batch_norm
+        elif isinstance(part, nn.LayerNorm) and layer_norm is not None:
+            part.eps = layer_norm
 
 
 def gradients(module: nn.Module, prefix: str, expected: Mapping[str, Tensor]) -> Iterator[Comparison]:

@@ -34,16 +34,16 @@ def make_output(seed: int, *, batch: int = 3, side: int = 6, grad: bool = False)
 
 def make_view(box: list[list[float]], flipped: list[bool]) -> View:
     count = len(box)
-    return View(
-        torch.zeros(count, 3, 8, 8), torch.tensor(box), torch.tensor(flipped), torch.full((count, 2), 100.0)
-    )
+    return View(torch.zeros(count, 3, 8, 8), torch.tensor(box), torch.tensor(flipped), torch.full((count, 2), 100.0))
 
 
 def whole(count: int = 3) -> View:
     return make_view([[0.0, 0.0, 1.0, 1.0]] * count, [False] * count)
 
 
-def loss_of(objective: SlotObjective, student: list[SlotOutput], teacher: list[SlotOutput], views: list[View]) -> Tensor:
+def loss_of(
+    objective: SlotObjective, student: list[SlotOutput], teacher: list[SlotOutput], views: list[View]
+) -> Tensor:
     return objective(student, teacher, views, START).total
 
 
@@ -139,3 +139,15 @@ def test_wrong_heads_and_numbers_of_views_get_a_sentence(objective: SlotObjectiv
         SlotSpec().build(VectorHeadSpec(8, 4))
     with pytest.raises(DovetailError, match="two global views"):
         loss_of(objective, [make_output(1)], [make_output(2)], [whole()])
+
+
+def test_slots_are_means_weighted_by_assignment() -> None:
+    output = make_output(7)
+    spec = SlotSpec(predictor_hidden=12, grouping_temperature=0.3, grouping_eps=0.05)
+    slots = spec.build(HEAD).double().slots(output)
+    for image in range(3):
+        cells, scores = output.embedding[image].flatten(1).T, output.scores[image].flatten(1).T  # [N, D], [N, K]
+        share = torch.softmax(scores / 0.3, dim=1) + 0.05
+        for slot in range(5):
+            mean = (share[:, slot, None] * cells).sum(0) / share[:, slot].sum()
+            torch.testing.assert_close(slots[image, slot], mean)

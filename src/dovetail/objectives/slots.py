@@ -44,6 +44,7 @@ class SlotSpec(ObjectiveSpec):
         student_temperature: t of the student's scores.
         teacher_temperature: t' of the teacher's scores.
         grouping_temperature: Of the assignment of cells to slots, in both branches.
+        grouping_eps: Added to every assignment, so that no slot is without cells.
         contrast_temperature: T of the slot loss.
         group_weight: w in [0, 1].
         centre_momentum: Of the running mean of the teacher's scores.
@@ -54,6 +55,7 @@ class SlotSpec(ObjectiveSpec):
     student_temperature: float = 0.1
     teacher_temperature: float = 0.07
     grouping_temperature: float = 0.07
+    grouping_eps: float = 1e-6
     contrast_temperature: float = 0.2
     group_weight: float = 0.5
     centre_momentum: float = 0.9
@@ -137,7 +139,8 @@ class SlotObjective(Objective):
 
     def slots(self, output: SlotOutput) -> Tensor:
         """Return [B, K, D]: the mean embedding of the cells of each slot, weighted by their assignment to it."""
-        assignment = F.softmax(output.scores.flatten(2) / self.spec.grouping_temperature, dim=1) + 1e-6  # [B, K, HW]
+        assignment = F.softmax(output.scores.flatten(2) / self.spec.grouping_temperature, dim=1)  # [B, K, HW]
+        assignment = assignment + self.spec.grouping_eps
         assignment = assignment / assignment.sum(2, keepdim=True)
         return assignment @ output.embedding.flatten(2).transpose(1, 2)
 
