@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail.errors import DovetailError
-    from dovetail.weights import MatchReport, load, load_into
+    from dovetail.evaluating import evaluate_knn, evaluate_linear
     from dovetail.exporting import export
     from dovetail.pretraining import Run, pretrain
+    from dovetail.weights import MatchReport, load, load_into
 
 __version__ = "0.1.0"
 
@@ -24,13 +25,25 @@ _PUBLIC = {
     "DovetailError": "dovetail.errors",
     "MatchReport": "dovetail.weights",
     "Run": "dovetail.pretraining",
+    "evaluate_knn": "dovetail.evaluating",
+    "evaluate_linear": "dovetail.evaluating",
     "export": "dovetail.exporting",
     "load": "dovetail.weights",
     "load_into": "dovetail.weights",
     "pretrain": "dovetail.pretraining",
 }
 
-__all__ = ["DovetailError", "MatchReport", "Run", "export", "load", "load_into", "pretrain"]
+__all__ = [
+    "DovetailError",
+    "MatchReport",
+    "Run",
+    "evaluate_knn",
+    "evaluate_linear",
+    "export",
+    "load",
+    "load_into",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,8 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
     "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
+    "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),
+    "evaluate linear": Verb("dovetail.evaluating", "evaluate_linear", "train a linear classifier on frozen features"),
     "methods": Verb("dovetail.showing", "methods", "list the methods"),
     "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),
 }
@@ -59,9 +61,11 @@ def run(arguments: list[str]) -> int:
         print(f"dovetail {__version__}")
         return 0
     try:
-        if arguments[0] not in VERBS:
-            raise unknown_name("command", arguments[0], VERBS)
-        return call(arguments[0], arguments[1:])
+        name = command_in(arguments)
+        if name is None:
+            print(overview(arguments[0]))
+            return 0
+        return call(name, arguments[len(name.split()) :])
     except DovetailError as error:
         print(f"dovetail: {error}", file=sys.stderr)
         return error.exit_code
@@ -69,11 +73,32 @@ def run(arguments: list[str]) -> int:
         return 0  # the reader of a pipe has seen enough
 
 
-def overview() -> str:
-    """Return the text of `dovetail --help`."""
+def command_in(arguments: list[str]) -> str | None:
+    """Return the command that arguments begin with, of one word or two; None where a group's help is asked for.
+
+    Raises:
+        DovetailError: For an unknown command.
+    """
+    first = arguments[0]
+    kinds = [name.split()[1] for name in VERBS if name.startswith(f"{first} ")]
+    if not kinds:
+        if first not in VERBS:
+            raise unknown_name("command", first, {name.split()[0] for name in VERBS})
+        return first
+    if len(arguments) > 1 and arguments[1] in ("-h", "--help", "help"):
+        return None
+    if len(arguments) == 1 or arguments[1].startswith("-"):
+        raise DovetailError(f"`dovetail {first}` needs one word more: {', '.join(kinds)}.")
+    if arguments[1] not in kinds:
+        raise unknown_name(f"command '{first}' of the kind", arguments[1], kinds)
+    return f"{first} {arguments[1]}"
+
+
+def overview(group: str = "") -> str:
+    """Return the text of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
     lines = ["usage: dovetail COMMAND [options]", "", "Pre-train whole dense-prediction models on unlabelled images."]
     lines += ["", "commands:"]
-    lines += [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:<18} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
     lines += ["", "`dovetail COMMAND --help` lists a command's options, with units and defaults."]
     return "\n".join(lines)
 
@@ -111,17 +136,25 @@ def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: 
     signature = inspect.signature(function).parameters
     helps = docstring_helps(function)
     for option in verb.positional:
-        parser.add_argument(option, type=str, nargs="?", default=signature[option].default, help=helps[option])
+        count = "*" if signature[option].annotation.startswith("list[") else "?"
+        parser.add_argument(option, type=str, nargs=count, default=signature[option].default, help=helps[option])
     plain = [option for option, parameter in signature.items() if parameter.annotation in ("Any", "bool")]
     for option in plain:  # modules and datasets have names here; switches take no value
         how = {"action": "store_true"} if signature[option].annotation == "bool" else {"type": str, "default": None}
         parser.add_argument(f"--{option}", help=helps[option], **how)
-    parser.add_function_arguments(function, skip={"recipe", *verb.positional, *plain}, as_group=False)
+    several = {name: SEVERAL[one.annotation] for name, one in signature.items() if one.annotation in SEVERAL}
+    for option, kind in several.items():
+        if option not in verb.positional:
+            default = signature[option].default
+            parser.add_argument(f"--{option}", type=kind, nargs="+", default=list(default), help=helps[option])
+    parser.add_function_arguments(function, skip={"recipe", *verb.positional, *plain, *several}, as_group=False)
     if verb.has_recipe:
         add_recipe_options(parser, positional.get("method") or method_in(arguments, signature["method"].default))
     return parser
 
 
+# Options that take several values: `--k 10 20`.
+SEVERAL: dict[str, type] = {"list[int]": int, "list[float]": float, "list[str]": str}
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
 

@@ -1,0 +1,184 @@
+"""Folders of images by class, as ImageNet has them, and the two ways of cutting an image to size.
+
+    data/train/<class>/*.jpg    data/val/<class>/*.jpg    (or valid, validation, test)
+
+Shapes: C channels, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from dovetail.data.decode import Photograph, UnreadableError, open_file
+from dovetail.errors import DovetailError
+from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
+
+SUFFIXES = IMAGE_SUFFIXES | {".gif"}
+HELD_OUT = ("val", "valid", "validation", "test")
+RESIZE_SHARE = 256 / 224  # the field's protocol: shorter side to 256, central 224
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """Images in one folder for each class. Build with `ClassFolder.open`.
+
+    Attributes:
+        paths: The images, by class, then by name.
+        labels: The class of each.
+        names: Of the classes: label l is names[l].
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, folder: Path, *, names: tuple[str, ...] | None = None) -> ClassFolder:
+        """Return the images of a folder of folders.
+
+        Args:
+            folder: Holds one folder for each class.
+            names: The classes, where another folder has said what they are; sorted folder names without it.
+
+        Raises:
+            DovetailError: For a missing folder, one without class folders or images, and for unknown classes.
+        """
+        if not folder.is_dir():
+            raise DovetailError(f"There is no folder {folder}; {what_is_at(folder)}.")
+        found = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+        if not found:
+            raise DovetailError(
+                f"{folder} holds no folders of classes; sort its images into one folder for each class."
+            )
+        known = names if names is not None else tuple(found)
+        unknown = sorted(set(found) - set(known))
+        if unknown:
+            raise DovetailError(
+                f"{folder} holds class {unknown[0]!r}, which the training images lack; give both the same classes."
+            )
+        paths: list[Path] = []
+        labels: list[int] = []
+        for name in found:
+            inside = sorted(one for one in (folder / name).rglob("*") if is_image(one))
+            paths += inside
+            labels += [known.index(name)] * len(inside)
+        if not paths:
+            raise DovetailError(f"The class folders of {folder} hold no images; put some in.")
+        return cls(tuple(paths), tuple(labels), known)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: list[int]) -> ClassFolder:
+        """Return the images at `indices`, in that order."""
+        chosen = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
+        return ClassFolder(*chosen, self.names)
+
+    def faults(self) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be read and each empty class."""
+        for label in sorted(set(range(len(self.names))) - set(self.labels)):
+            yield f"Class {self.names[label]!r} has no image beside {self.paths[0].parent}; add some."
+        for path in self.paths:
+            try:
+                decoded(photograph(path, 3), 1)
+            except DovetailError as fault:
+                yield str(fault)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path looks like an image's."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def open_splits(data: str | Path) -> tuple[ClassFolder, ClassFolder]:
+    """Return the training and the held-out images of a folder laid out as above.
+
+    Raises:
+        DovetailError: Where either is missing.
+    """
+    folder = Path(data)
+    train = ClassFolder.open(folder / "train")
+    held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
+    if held_out is None:
+        raise DovetailError(
+            f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
+        )
+    return train, ClassFolder.open(held_out, names=train.names)
+
+
+def photograph(path: Path, channels: int) -> Photograph:
+    """Return the photograph at `path`; raise `DovetailError` where it cannot be read."""
+    try:
+        return open_file(path, channels)
+    except UnreadableError as fault:
+        raise unreadable(path, fault) from fault
+
+
+def unreadable(path: Path, fault: UnreadableError) -> DovetailError:
+    """Return the error for an image that cannot be read."""
+    return DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.")
+
+
+def decoded(photo: Photograph, shrink: int) -> Tensor:
+    """Return a photograph's pixels [C, H, W] uint8."""
+    try:
+        return photo.decode(shrink)
+    except UnreadableError as fault:
+        raise DovetailError(f"An image cannot be decoded ({fault}); replace it or take it away.") from fault
+
+
+def central(path: Path, *, channels: int, size: int) -> Tensor:
+    """Return [C, S, S] uint8: shorter side to S * 256 / 224 px (bicubic), then the central square."""
+    photo, shorter = photograph(path, channels), round(size * RESIZE_SHARE)
+    pixels = read(path, photo, shorter)
+    factor = shorter / min(pixels.shape[1:])
+    height, width = (max(round(side * factor), shorter) for side in pixels.shape[1:])
+    pixels = resized(pixels, height, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    return pixels[:, top : top + size, left : left + size]
+
+
+def random_crop(
+    path: Path, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
+) -> Tensor:
+    """Return [C, S, S] uint8: a random part of the image (area from `smallest_area` on, aspect 3/4 to 4/3), flipped
+    left to right half of the time (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
+    photo = photograph(path, channels)
+    pixels = read(path, photo, size)
+    height, width = pixels.shape[1:]
+    box = (0, 0, height, width)
+    for _ in range(10):
+        area = rng.uniform(smallest_area, 1.0) * height * width
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < high <= height:
+            box = (int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1)), high, wide)
+            break
+    top, left, high, wide = box
+    cut = pixels[:, top : top + high, left : left + wide]
+    cut = resized(cut, size, size)
+    return cut.flip(2) if rng.random() < 0.5 else cut
+
+
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return pixels [C, H, W] uint8 at another size, bicubic with antialiasing."""
+    result: Tensor = tv.resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return result
+
+
+def read(path: Path, photo: Photograph, side: int) -> Tensor:
+    """Return pixels decoded no larger than needed: at least twice `side` on the shorter side stays where there was."""
+    spare = min(photo.width_px, photo.height_px) / (2 * side)
+    shrink = max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare)
+    try:
+        return photo.decode(shrink)
+    except UnreadableError as fault:
+        raise unreadable(path, fault) from fault

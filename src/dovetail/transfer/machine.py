@@ -1,0 +1,92 @@
+"""Where fine-tuning computes: device, number format, loading threads; the rules are those of pre-training."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.train.defaults import available_cores, best_accelerator, best_precision
+from dovetail.train.step import is_convolutional
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "float32"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Attributes: `device`, `precision` as resolved, and `threads` that read images (0 reads where it computes)."""
+
+    device: str
+    precision: Literal["bf16", "float32"]
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context of the number format."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return `model` on the device, a convolutional one with channels last in memory."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if is_convolutional(model) else model
+
+
+def machine(
+    accelerator: Accelerator = "auto", precision: Precision = "auto", workers: int | Literal["auto"] = "auto"
+) -> Machine:
+    """Return where to compute, "auto" resolved.
+
+    Raises:
+        DovetailError: For an accelerator that this machine lacks, or a negative number of workers.
+    """
+    kind = best_accelerator() if accelerator == "auto" else accelerator
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DovetailError("This machine has no CUDA GPU that torch can use; leave --accelerator on auto.")
+    if workers != "auto" and workers < 0:
+        raise DovetailError(f"workers is {workers}; it must be at least 0.")
+    if precision == "auto":
+        precision = "bf16" if best_precision(kind) == "bf16-mixed" else "float32"
+    threads = min(available_cores() - 1, MAX_THREADS) if workers == "auto" else workers
+    return Machine(kind, precision, threads)
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
+    """Yield `function(item)` in order; `threads` of them compute up to two results each ahead of their use.
+
+    What threads run must not draw from global random state; reading and decoding of images release Python's lock.
+    """
+    if threads <= 0:
+        yield from map(function, items)
+        return
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return uint8 [B, C, H, W] as float32, each channel by its mean and deviation (values in [0, 1])."""
+    centre = torch.tensor(mean, device=images.device).view(-1, 1, 1)
+    spread = torch.tensor(std, device=images.device).view(-1, 1, 1)
+    return (images.float() / 255 - centre) / spread

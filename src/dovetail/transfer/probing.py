@@ -1,0 +1,146 @@
+"""The jobs behind `dovetail evaluate`: frozen features, then neighbours or a linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.features import Features, compute_features, kept_features
+from dovetail.transfer.images import ClassFolder, open_splits
+from dovetail.transfer.knn import knn_predictions, pieces
+from dovetail.transfer.linear import ProbeOptions, choose_rate, train_probes
+from dovetail.transfer.machine import Machine, machine
+from dovetail.transfer.progress import progress
+from dovetail.transfer.results import Results, Row, fingerprint, over_images
+from dovetail.transfer.start import Source, source_of, weights_mark
+
+
+def evaluate_knn(asked: Mapping[str, Any]) -> Results:
+    """Classify held-out images by their nearest training images; `asked` are the parameters of the command."""
+    source, where, train, held_out = prepared(asked)
+    usable = [k for k in dict.fromkeys(asked["k"]) if k <= len(train)]
+    if not usable:
+        raise DovetailError(f"There are {len(train)} training images, fewer than every k in {asked['k']}; lower --k.")
+    bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
+    labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
+    found = knn_predictions(
+        queries.to(where.device),
+        bank.to(where.device),
+        labels,
+        classes=len(train.names),
+        k=usable,
+        temperature=asked["temperature"],
+    )
+    rows = tuple(
+        Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked["seed"])})
+        for k, predicted in found.items()
+    )
+    left_out = sorted(set(asked["k"]) - set(usable))
+    notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
+    return Results("evaluate knn", rows, plain(asked), data_facts(train, held_out), where.device, notes)
+
+
+def evaluate_linear(asked: Mapping[str, Any]) -> Results:
+    """Train a linear probe on frozen features; `asked` are the parameters of the command."""
+    source, where, train, held_out = prepared(asked)
+    options = ProbeOptions(
+        classes=len(train.names),
+        epochs=asked["epochs"],
+        batch_size=asked["batch_size"],
+        rates=tuple(sorted(set(asked["lr"]))),
+        weight_decay=asked["weight_decay"],
+        seed=asked["seed"],
+    )
+    blocks = asked["blocks"] if is_tokens(source) else 1
+    known, unknown = (features_of(source, asked, data, where, blocks=blocks) for data in (train, held_out))
+    known, unknown = known.to(where.device), unknown.to(where.device)
+    labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
+    sweep = len(options.rates) > 1
+    with progress("linear probe", options.epochs * (1 + sweep)) as advance:
+        rate, accuracy = options.rates[0], dict[float, float]()
+        if sweep:
+            rate, accuracy = choose_rate(known, labels, options, on_epoch=lambda: advance(1))
+        probe = train_probes(known, labels, [rate], options, on_epoch=lambda: advance(1))
+    logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
+    row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked["seed"]))
+    listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
+    notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
+    if sweep and rate in (options.rates[0], options.rates[-1]):
+        notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
+    return Results("evaluate linear", (row,), plain(asked), data_facts(train, held_out), where.device, tuple(notes))
+
+
+def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Any]:
+    """Return top-1, and top-5 where there are more than five classes, of logits [N, K]."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    right = (best == truth[:, None]).cpu().numpy()
+    scores = {"top1": over_images(right[:, 0], seed=seed)}
+    if logits.shape[1] > 5:
+        scores["top5"] = over_images(right.max(1), seed=seed)
+    return scores
+
+
+def prepared(asked: Mapping[str, Any]) -> tuple[Source, Machine, ClassFolder, ClassFolder]:
+    """Return the model's source, where to compute, and the training and held-out images."""
+    source = source_of(asked["run"], asked["model"], image_size=asked["image_size"])
+    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
+    train, held_out = open_splits(asked["data"])
+    return source, where, train, held_out
+
+
+def is_tokens(source: Source) -> bool:
+    """Whether the source's encoder is a ViT, whose blocks can be chosen."""
+    from dovetail.networks.vit import ViTNetwork
+
+    return isinstance(source.network("random"), ViTNetwork)
+
+
+def features_of(source: Source, asked: Mapping[str, Any], data: ClassFolder, where: Machine, *, blocks: int) -> Tensor:
+    """Return the features of all images, from the file where they are kept."""
+
+    def compute() -> Tensor:
+        with seeded_start(asked["seed"]):
+            model = Features(source.network("random" if source.run is None else "all"), blocks=blocks)
+        with progress("features", len(data)) as advance:
+            return compute_features(
+                model,
+                data,
+                size=source.image_size,
+                mean=source.mean,
+                std=source.std,
+                machine=where,
+                on_batch=advance,
+            )
+
+    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, asked["seed"])
+    features, _ = kept_features(Path(asked["out"]) / "features", compute, data, marks=marks)
+    return features
+
+
+@contextmanager
+def seeded_start(seed: int) -> Iterator[None]:
+    """Draw random weights from `seed`, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def data_facts(train: ClassFolder, held_out: ClassFolder) -> dict[str, Any]:
+    """Return what results.json says about the data."""
+    return {
+        "fingerprint": fingerprint([*train.paths, *held_out.paths]),
+        "train_images": len(train),
+        "test_images": len(held_out),
+        "classes": len(train.names),
+    }
+
+
+def plain(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON takes them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}

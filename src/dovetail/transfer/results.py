@@ -1,0 +1,205 @@
+"""What a measurement leaves: results.json, and a table on the terminal.
+
+    results.json: {format, task, rows: [{setting, scores: {name: {mean, deviation, low, high, values}}}],
+                   config, seed, versions, device, data: {fingerprint, ...}, notes}
+
+`low` and `high` bound the mean with 95 % by bootstrap: over seeds where there are several, else over test images where
+a score is a mean over them. The fingerprint covers names and sizes of files, not their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dovetail.errors import DovetailError
+
+RESULTS = "results.json"
+LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its spread: shares in [0, 1].
+
+    Attributes:
+        mean: Over the values.
+        values: One for each seed.
+        deviation: Standard deviation over seeds (n - 1); None for a single one.
+        low, high: 95 % bootstrap interval of the mean; None where there is nothing to draw from.
+    """
+
+    mean: float
+    values: tuple[float, ...]
+    deviation: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{100 * self.mean:.2f}"
+        if self.deviation is not None:
+            text += f" ± {100 * self.deviation:.2f}"
+        if self.low is not None and self.high is not None:
+            text += f" [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+        return text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was set, and the scores there."""
+
+    setting: Mapping[str, Any]
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a measurement found.
+
+    Attributes:
+        task: Such as "evaluate knn".
+        rows: The table.
+        config: Options, resolved.
+        data: Fingerprint and sizes of the data.
+        device: Where it was computed.
+        notes: Sentences to read with the numbers.
+        versions: Of the libraries.
+    """
+
+    task: str
+    rows: tuple[Row, ...]
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    device: str
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: library_versions())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        rows = [
+            {"setting": dict(row.setting), "scores": {name: vars(score) for name, score in row.scores.items()}}
+            for row in self.rows
+        ]
+        return {
+            "format": 1,
+            "task": self.task,
+            "rows": rows,
+            "config": dict(self.config),
+            "seed": self.config.get("seed"),
+            "versions": dict(self.versions),
+            "device": self.device,
+            "data": dict(self.data),
+            "notes": list(self.notes),
+        }
+
+    def write(self, out: Path) -> Path:
+        """Write results.json into `out` and print the table; return the file."""
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / RESULTS
+        path.write_text(json.dumps(self.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        print_table(self.task, self.rows)
+        for note in self.notes:
+            print(note)
+        print(path)
+        return path
+
+
+def read_results(folder: str | Path) -> Results:
+    """Read a results.json, named itself or by its folder.
+
+    Raises:
+        DovetailError: Where there is none, or something else.
+    """
+    path = Path(folder)
+    path = path / RESULTS if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(
+            Row(row["setting"], {name: score_from(values) for name, values in row["scores"].items()})
+            for row in content["rows"]
+        )
+        config, data = content["config"], content["data"]
+        return Results(
+            content["task"], rows, config, data, content["device"], tuple(content["notes"]), content["versions"]
+        )
+    except OSError as error:
+        raise DovetailError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DovetailError(f"{path} holds no results of this program ({error}); measure again.") from error
+
+
+def score_from(values: Mapping[str, Any]) -> Score:
+    """Return a score from its plain values."""
+    return Score(values["mean"], tuple(values["values"]), values["deviation"], values["low"], values["high"])
+
+
+def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
+    """Return the score of one value for each seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Score(mean, tuple(values))
+    low, high = bootstrap(np.asarray(values, dtype=float), seed=seed)
+    return Score(mean, tuple(values), float(np.std(values, ddof=1)), low, high)
+
+
+def over_images(right: np.ndarray[Any, Any], *, seed: int = 0) -> Score:
+    """Return the mean of one number for each image, with the interval of another draw of images."""
+    low, high = bootstrap(right.astype(float), seed=seed)
+    return Score(float(right.mean()), (float(right.mean()),), None, low, high)
+
+
+def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of `values` under resampling.
+
+    Shares of right and wrong answers are drawn from their binomial, which is the same and quicker.
+    """
+    rng = np.random.default_rng((seed, 3))
+    count = len(values)
+    if set(np.unique(values).tolist()) <= {0.0, 1.0}:
+        means = rng.binomial(count, values.mean(), size=draws) / count
+    else:
+        means = np.array([values[rng.integers(count, size=count)].mean() for _ in range(draws)])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """Print rows with all their settings and scores, in per cent."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{title} (per cent)")
+    settings = list(dict.fromkeys(name for row in rows for name in row.setting))
+    scores = list(dict.fromkeys(name for row in rows for name in row.scores))
+    for name in settings:
+        table.add_column(name)
+    for name in scores:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [shown(row.setting.get(name)) for name in settings]
+        table.add_row(*cells, *(str(row.scores[name]) if name in row.scores else "-" for name in scores))
+    Console().print(table)
+
+
+def shown(value: Any) -> str:
+    """Return a setting as text."""
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Return a hash over the names (folder and file) and sizes of files, whatever folder the set lies in."""
+    lines = sorted(f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what computed the numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

@@ -1,0 +1,60 @@
+"""Nested, seeded, class-balanced subsets of a labelled set, for measuring with few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dovetail.errors import DovetailError
+
+
+def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """Return all indices in an order whose every beginning is balanced over classes.
+
+    One image after the other is taken from those of the class of which the smallest share was taken so far, at random
+    within the class; so the first images cover all classes, and a beginning of n images holds about n / N of every
+    class. Beginnings are nested by construction. Images without any class come last.
+
+    Args:
+        classes: The classes that occur in each image: one label, or several for masks and boxes.
+        seed: Of the order.
+    """
+    rng = np.random.default_rng((seed, 2))
+    labels = sorted({label for one in classes for label in one})
+    row = {label: index for index, label in enumerate(labels)}
+    queues: list[list[int]] = [[] for _ in labels]
+    shuffled = [int(index) for index in rng.permutation(len(classes))]
+    for index in reversed(shuffled):  # popped from the end
+        for label in set(classes[index]):
+            queues[row[label]].append(index)
+    totals = np.array([len(queue) for queue in queues], dtype=float)
+    taken = np.zeros(len(labels))
+    tie_break = rng.random(len(labels)) * 1e-9
+    done = np.zeros(len(classes), dtype=bool)
+    order: list[int] = []
+    while queues:
+        share = np.where([bool(queue) for queue in queues], taken / np.maximum(totals, 1) + tie_break, np.inf)
+        chosen = int(share.argmin())
+        if not np.isfinite(share[chosen]):
+            break
+        index = queues[chosen].pop()
+        if done[index]:
+            continue
+        done[index] = True
+        order.append(index)
+        for label in set(classes[index]):
+            taken[row[label]] += 1
+    return order + [index for index in shuffled if not done[index]]
+
+
+def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
+    """Return the first `fraction` of an order, at least one index, ascending."""
+    check_fraction(fraction)
+    return sorted(order[: max(round(fraction * len(order)), 1)])
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise `DovetailError` unless 0 < fraction <= 1."""
+    if not 0 < fraction <= 1:
+        raise DovetailError(f"fraction is {fraction:g}; it must be above 0 and at most 1.")

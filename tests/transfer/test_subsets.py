@@ -1,0 +1,45 @@
+"""Subsets are nested, seeded and balanced."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.subsets import balanced_order, fraction_of
+
+LABELS = [[0]] * 60 + [[1]] * 30 + [[2]] * 10
+
+
+def test_every_beginning_has_the_classes_in_proportion() -> None:
+    order = balanced_order(LABELS, 0)
+    assert {LABELS[index][0] for index in order[:3]} == {0, 1, 2}
+    for count in (10, 20, 50):
+        found = Counter(LABELS[index][0] for index in order[:count])
+        assert abs(found[0] - 0.6 * count) <= 1
+        assert abs(found[1] - 0.3 * count) <= 1
+        assert abs(found[2] - 0.1 * count) <= 1
+
+
+def test_fractions_are_nested_and_seeds_differ() -> None:
+    order = balanced_order(LABELS, 0)
+    subsets = [set(fraction_of(order, fraction)) for fraction in (0.001, 0.01, 0.1, 0.5, 1.0)]
+    assert [len(one) for one in subsets] == [1, 1, 10, 50, 100]
+    assert all(small <= large for small, large in itertools.pairwise(subsets))
+    assert balanced_order(LABELS, 0) == order
+    assert balanced_order(LABELS, 1) != order
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=30), st.integers(0, 5))
+def test_an_order_is_a_permutation_whatever_the_classes(classes: list[list[int]], seed: int) -> None:
+    assert sorted(balanced_order(classes, seed)) == list(range(len(classes)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
+def test_fractions_out_of_range_are_refused(fraction: float) -> None:
+    with pytest.raises(DovetailError, match="fraction is"):
+        fraction_of([0, 1], fraction)
