@@ -71,6 +71,7 @@ def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
             "workers": 0,
             "log_every_steps": 1,
             "precision": "32-true",
+            "report_every_minutes": 0.0,  # drawing would take most of the time
         }
         given |= options
         known = options_of(given["method"]) if given["method"] != "decon-xl" else TINY

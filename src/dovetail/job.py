@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
@@ -33,6 +36,8 @@ from dovetail.views.view import View
 EXPORTED = "exported"
 SKIPPED = "skipped.jsonl"
 
+log = logging.getLogger(__name__)
+
 
 def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     """Run the pre-training that `asked` (the parameters of `pretrain`) describes, in `out`."""
@@ -49,6 +54,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     initialise(network, starting_weights(asked["init"]))
     resolved = resolved_options(asked, settings, options)
     announce(resolved, recipe, network, settings, out)
+    report = report_of(resolved, recipe, network, source, settings, out)
     learner = Learner(recipe, network)
     result = train(
         learner,
@@ -57,6 +63,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         settings=settings,
         out=out,
         resume=resume,
+        callbacks=[report] if report is not None else [],
     )
     export_run(learner, resolved, settings, out)
     return Run(out, result.steps, settings.total_steps)
@@ -165,6 +172,27 @@ def batches_from(
 def views_of(batch: ViewBatch, recipe: Recipe, device: torch.device) -> list[View]:
     """Return a batch's views on the device."""
     return to_views(batch, recipe.views, device)
+
+
+@rank_zero_only
+def report_of(
+    options: Mapping[str, Any], recipe: Recipe, network: Network, source: ImageSource, settings: Settings, out: Path
+) -> Callback | None:
+    """Return what writes the run's page as it goes; None where none is wanted or none can be prepared."""
+    minutes = options["report_every_minutes"]
+    if minutes <= 0:
+        return None
+    try:
+        # Drawing takes a second to import.
+        from dovetail.report.live import ReportWriter
+        from dovetail.report.page import Page, Subject
+
+        text, total = recipe_lines(recipe, network), settings.total_steps
+        subject = Subject(out, options, recipe, text, source, total, textwrap.dedent(example(network, out)))
+        return ReportWriter(Page.prepare(subject, network), every_minutes=minutes)
+    except Exception as error:  # a page is no reason for a run not to start
+        log.warning("The run's page cannot be prepared (%s: %s); the run goes on.", type(error).__name__, error)
+        return None
 
 
 @rank_zero_only

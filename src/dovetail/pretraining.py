@@ -73,6 +73,7 @@ def pretrain(
     log_every_steps: int = 20,
     save_every_minutes: float = 10.0,
     keep_every_epochs: int | None = None,
+    report_every_minutes: float = 5.0,
     overwrite: bool = False,
     resume: bool = False,
 ) -> Run:
@@ -108,6 +109,7 @@ def pretrain(
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
+        report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         overwrite: Empty a non-empty `out` first.
         resume: Go on with the run in `out`, exactly where it stopped.
 
@@ -195,7 +197,10 @@ def empty(folder: Path) -> None:
 def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the saved run's options; the machine's (devices, workers, log) may differ from those of the first time."""
     saved = read_config(folder)
-    movable = ("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes")
+    movable = (
+        *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
+        "report_every_minutes",
+    )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):
             continue

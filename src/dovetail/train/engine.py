@@ -67,6 +67,7 @@ def train(
     out: Path,
     resume: bool = False,
     loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -81,6 +82,7 @@ def train(
         out: The run's folder.
         resume: Go on from the newest whole checkpoint in `out`; from the start where there is none.
         loggers: Lightning loggers beside TensorBoard.
+        callbacks: Lightning callbacks after the engine's own.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
@@ -98,7 +100,7 @@ def train(
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.optimiser_state = None if state is None else state["optimiser"]
         overseer = Overseer(settings, checkpoints, stops)
-        trainer = build_trainer(settings, out, callbacks=[overseer], loggers=[tensorboard, *loggers])
+        trainer = build_trainer(settings, out, callbacks=[overseer, *callbacks], loggers=[tensorboard, *loggers])
         run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
         with run_log.opened(start):
             overseer.run_log = run_log

@@ -1,0 +1,93 @@
+"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dovetail.train.logs import METRICS
+from dovetail.train.monitors import MIN_RANK, MIN_SPREAD, PATIENCE, CollapseWatch, Health
+
+State = Literal["healthy", "low", "collapsing", "unknown"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot: `values` at optimiser steps `steps`."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the monitors say of a tap: a state, and the same in words."""
+
+    tap: str
+    state: State
+    words: str
+
+
+@dataclass(frozen=True)
+class History:
+    """All readings of a run, oldest first; each is a line of `metrics.jsonl`."""
+
+    readings: tuple[dict[str, Any], ...]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest reading; empty before the first."""
+        return self.readings[-1] if self.readings else {}
+
+    def number(self, field: str, name: str = "") -> Series:
+        """Return the series of a field that is one number; readings without it are left out."""
+        points = [(reading["step"], reading[field]) for reading in self.readings if reading.get(field) is not None]
+        return Series(name or field, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
+
+    def group(self, field: str) -> list[Series]:
+        """Return the series of a field that maps names to numbers, in order of first appearance."""
+        names = dict.fromkeys(name for reading in self.readings for name in reading.get(field, {}))
+        return [self._named(field, name) for name in names]
+
+    def _named(self, field: str, name: str) -> Series:
+        points = [(one["step"], one[field][name]) for one in self.readings if name in one.get(field, {})]
+        return Series(name, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
+
+    def verdicts(self, taps: Sequence[str]) -> list[Verdict]:
+        """Return what the monitors say of each tap by now."""
+        watch = CollapseWatch()
+        for reading in self.readings:
+            ranks, spreads = reading.get("effective_rank", {}), reading.get("spread", {})
+            watch.warnings({tap: Health(ranks[tap], spreads[tap]) for tap in ranks if tap in spreads})
+        return [_verdict(tap, self._named("effective_rank", tap), self._named("spread", tap), watch) for tap in taps]
+
+
+def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> Verdict:
+    if not ranks.values or not spreads.values:
+        return Verdict(tap, "unknown", "no reading yet, or too few images in a batch to tell")
+    numbers = f"effective rank {ranks.values[-1]:.1f}, spread {spreads.values[-1]:.3f}"
+    low = watch.low.get(tap, 0)
+    bounds = f"bounds {MIN_RANK:g} and {MIN_SPREAD:g}"
+    if low >= PATIENCE:
+        return Verdict(tap, "collapsing", f"collapsing: {numbers}, below the {bounds} in {low} readings on end")
+    if low:
+        return Verdict(tap, "low", f"low, not yet for long: {numbers} ({bounds})")
+    return Verdict(tap, "healthy", f"healthy: {numbers}, above the {bounds}")
+
+
+def read_history(folder: Path) -> History:
+    """Return the readings in a run's folder; a last line that is being written is left out."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    readings: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            reading = json.loads(line)
+            readings[int(reading["step"])] = reading
+        except (ValueError, KeyError, TypeError):
+            continue
+    return History(tuple(readings[step] for step in sorted(readings)))

@@ -1,0 +1,81 @@
+"""The page while a run goes: written every few minutes by the first process, and never a reason for a run to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dovetail.report.features import ColouredMaps
+from dovetail.report.page import Page, State
+from dovetail.train.step import LearnerModule
+
+TENSORBOARD_PX = 224
+
+log = logging.getLogger(__name__)
+
+
+class ReportWriter(Callback):
+    """Writes a run's page after the first reading, then every `every_minutes`, and when the run ends.
+
+    Give it to the first process only; it asks nothing of the others.
+    """
+
+    def __init__(self, page: Page, *, every_minutes: float) -> None:
+        self.page = page
+        self.every_minutes = every_minutes
+        self._written_at: float | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the page where due."""
+        module = self._module(pl_module)
+        first = self._written_at is None and module.settings.logs_after(module.steps_done)
+        late = self._written_at is not None and time.perf_counter() - self._written_at >= 60 * self.every_minutes
+        if (first or late) and module.steps_done < module.settings.total_steps:
+            self._write(module, "running")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page for good, and give TensorBoard its pictures."""
+        module = self._module(pl_module)
+        done = module.steps_done >= module.settings.total_steps
+        after = self._write(module, "finished" if done else "stopped")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                self._show(logger, after, module.steps_done)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say on the page that the run has stopped."""
+        self._write(self._module(pl_module), "stopped")
+
+    def _write(self, module: LearnerModule, state: State) -> dict[str, ColouredMaps]:
+        """Write the page; a failure is logged and forgotten."""
+        try:
+            return self.page.write(module.learner.exported, state=state)
+        except Exception as error:  # the page is a comfort, the run is the work
+            log.warning("The run's page could not be written (%s: %s); the run goes on.", type(error).__name__, error)
+            return {}
+        finally:
+            self._written_at = time.perf_counter()
+
+    def _show(self, logger: TensorBoardLogger, after: dict[str, ColouredMaps], step: int) -> None:
+        for when, maps in (("before", self.page.before), ("after", after)):
+            for tap, colours in maps.items():
+                strip = np.concatenate([enlarged(picture) for picture in colours.pictures], axis=1)
+                logger.experiment.add_image(f"pca/{tap}/{when}", strip, step, dataformats="HWC")
+
+    def _module(self, module: LightningModule) -> LearnerModule:
+        if not isinstance(module, LearnerModule):
+            raise TypeError(f"{type(module).__name__} is no LearnerModule")
+        return module
+
+
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """Return a picture [h, w, 3] with its cells repeated, to about `TENSORBOARD_PX` high."""
+    times = max(1, TENSORBOARD_PX // picture.shape[0])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,0 +1,260 @@
+"""`report.html`: a run on one page that needs nothing else to open.
+
+Jinja2 escapes everything that is put into the page; only the plots are markup, and Matplotlib escapes their text. A
+content policy in the page forbids loading anything from anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.sources import ImageSource
+from dovetail.networks.network import Network
+from dovetail.recipe import Recipe
+from dovetail.report.features import ColouredMaps, coloured, maps_of, shown_taps
+from dovetail.report.history import History, read_history
+from dovetail.report.machine import machine, versions
+from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, shown, square
+from dovetail.report.plots import LINE_COLOURS, Plot, draw
+from dovetail.report.sample import PHOTOGRAPHS, Example, draw_sample, overlap_in_words
+from dovetail.train.monitors import MIN_RANK, MIN_SPREAD
+
+PAGE = "report.html"
+PICTURE_PX = 320
+
+State = Literal["running", "finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a page is about.
+
+    Attributes:
+        folder: Of the run.
+        options: Resolved parameters of `pretrain`.
+        recipe: Of the run.
+        recipe_text: The same as tables of plain text.
+        source: The photographs.
+        total_steps: Optimiser steps of the whole run.
+        loading: Python that loads the weights.
+    """
+
+    folder: Path
+    options: Mapping[str, Any]
+    recipe: Recipe
+    recipe_text: str
+    source: ImageSource
+    total_steps: int
+    loading: str
+
+
+@dataclass
+class Page:
+    """The page of one run, written again and again; what does not change is made once.
+
+    `before` holds the untrained network's coloured maps, by tap.
+    """
+
+    subject: Subject
+    examples: list[Example]
+    photographs: list[Any]
+    taps: list[str]
+    before: dict[str, ColouredMaps]
+    began: datetime = field(default_factory=lambda: datetime.now().astimezone())
+
+    @classmethod
+    def prepare(cls, subject: Subject, network: Network) -> Page:
+        """Return the page of a run that is about to start, with the pictures of its untrained network."""
+        in_channels = network.in_channels
+        examples = draw_sample(
+            subject.source, subject.recipe, seed=int(subject.options["seed"]), in_channels=in_channels
+        )
+        photographs = sample_squares(
+            subject.source, count=PHOTOGRAPHS, side_px=subject.recipe.views.views[0].size_px, channels=in_channels
+        )
+        taps = shown_taps(network.taps, subject.recipe) if photographs else []
+        page = cls(subject, examples, photographs, taps, {})
+        page.before = page.coloured_maps(network)
+        return page
+
+    def coloured_maps(self, network: Network) -> dict[str, ColouredMaps]:
+        """Return the coloured maps of the sample's photographs, by tap."""
+        if not self.taps:
+            return {}
+        view = as_view(self.photographs, self.subject.recipe.views, network)
+        return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
+
+    def write(self, network: Network, *, state: State) -> dict[str, ColouredMaps]:
+        """Write the page as the run now stands, in one move; returns the maps of `network` for other pictures."""
+        after = self.coloured_maps(network)
+        text = self.render(after, network, state=state)
+        path = self.subject.folder / PAGE
+        aside = path.with_name(f"{PAGE}.{os.getpid()}.tmp")
+        aside.write_text(text, encoding="utf-8", errors="replace")
+        aside.replace(path)
+        return after
+
+    def render(self, after: Mapping[str, ColouredMaps], network: Network, *, state: State) -> str:
+        """Return the page's text."""
+        subject, history = self.subject, read_history(self.subject.folder)
+        environment = Environment(
+            loader=PackageLoader("dovetail.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        template = environment.get_template("report.html.j2")
+        return template.render(
+            title=f"{subject.options['method']} on {model_name(subject.options)}",
+            state=state,
+            written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            step=history.last.get("step", 0),
+            total_steps=subject.total_steps,
+            facts=facts(subject, history, network),
+            verdicts=history.verdicts(taps_in_use(subject.recipe)),
+            plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history))],  # noqa: S704
+            line_colours=LINE_COLOURS,
+            examples=self.examples,
+            overlap_words=overlap_in_words(subject.recipe),
+            maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
+            photographs=[jpeg_uri(shown(one)) for one in self.photographs],
+            extras=[],
+            loading=subject.loading,
+            options={name: words_of(value) for name, value in subject.options.items()},
+            recipe_text=subject.recipe_text,
+        )
+
+
+def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> list[Any]:
+    """Return the first `count` readable photographs of a source as uint8 squares [C, S, S]."""
+    squares: list[Any] = []
+    for index in range(min(source.num_images, 8 * count)):
+        try:
+            squares.append(square(source.open(index, channels), side_px))
+        except UnreadableError:
+            continue
+        if len(squares) == count:
+            break
+    return squares
+
+
+def taps_in_use(recipe: Recipe) -> list[str]:
+    """Return the taps of a recipe's terms, each once."""
+    return list(dict.fromkeys(term.tap for term in recipe.terms))
+
+
+def model_name(options: Mapping[str, Any]) -> str:
+    """Return the model's name; a module that was given in Python is named by its class."""
+    model = options["model"]
+    return model if isinstance(model, str) else type(model).__name__
+
+
+def facts(subject: Subject, history: History, network: Network) -> dict[str, str]:
+    """Return what was run, in words."""
+    options, source = subject.options, subject.source
+    millions = sum(value.numel() for value in network.parameters()) / 1e6
+    data = options["data"]
+    named = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    return {
+        "model": f"{model_name(options)}, {millions:.1f} million parameters",
+        "method": f"{options['method']}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
+        "data": f"{named}, {source.num_images:,} images, {unreadable(subject.folder)}",
+        "views": views_in_words(subject.recipe),
+        "length": f"{options['epochs']} epochs, {subject.total_steps:,} optimiser steps of {options['batch_size']} "
+        f"images on each of {options['devices']} device(s)"
+        + (f", {options['accumulate']} passes a step" if options["accumulate"] > 1 else ""),
+        "speed": speed_in_words(history, subject.total_steps, int(options["batch_size"]), options),
+        "folder": str(subject.folder),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "machine": machine(str(options["accelerator"]), str(options["precision"])),
+    }
+
+
+def unreadable(folder: Path) -> str:
+    """Return how many photographs could not be read."""
+    path = folder / "skipped.jsonl"
+    count = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else 0
+    return f"{count} of them unreadable (skipped.jsonl)" if count else "all readable so far"
+
+
+def views_in_words(recipe: Recipe) -> str:
+    """Return such as "2 global of 224 px, 10 query patches"."""
+    kinds: dict[tuple[str, int], int] = {}
+    for view in recipe.views.views:
+        kinds[view.role, view.size_px] = kinds.get((view.role, view.size_px), 0) + 1
+    parts = [f"{count} {role} of {size} px" for (role, size), count in kinds.items()]
+    if recipe.views.queries is not None:
+        parts.append(f"{recipe.views.queries.count} query patches of {recipe.views.queries.size_px} px")
+    return ", ".join(parts)
+
+
+def speed_in_words(history: History, total_steps: int, batch_size: int, options: Mapping[str, Any]) -> str:
+    """Return the speed of the last reading and, from it, the time that is left."""
+    last = history.last
+    if not last:
+        return "no reading yet"
+    rate = last["images_per_second"]
+    words = f"{rate:.1f} images per second, {last['data_wait']:.0%} of the time waiting for data"
+    images = batch_size * int(options["accumulate"]) * int(options["devices"]) * int(options["num_nodes"])
+    left = (total_steps - last["step"]) * images / max(rate, 1e-9)
+    return f"{words}, about {timedelta(seconds=round(left))} left" if last["step"] < total_steps else words
+
+
+def plots(history: History) -> list[Plot]:
+    """Return the page's plots; one for each term, then what drives and watches the run."""
+    found: dict[str, list[Any]] = {}
+    for series in history.group("parts"):
+        term, _, part = series.name.partition("/")
+        found.setdefault(term, []).append(type(series)(part, series.steps, series.values))
+    shown_plots = [Plot("Loss, weighted sum of the terms", "loss (no unit)", [history.number("loss")])]
+    shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
+    shown_plots += [
+        Plot("Learning rate", "rate per step (no unit)", [history.number("lr")], from_zero=True),
+        Plot("Teacher's momentum", "share kept per step", [history.number("teacher_momentum")]),
+        Plot("Weights of the terms", "weight (no unit)", history.group("weights"), from_zero=True),
+        Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
+        Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
+        Plot("Waiting for data", "share of the time", [history.number("data_wait")], from_zero=True),
+        Plot("Effective rank", "dimensions", history.group("effective_rank"), from_zero=True, lower=MIN_RANK),
+        Plot("Spread", "1 = even, 0 = one point", history.group("spread"), from_zero=True, lower=MIN_SPREAD),
+    ]
+    return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
+
+
+def map_row(tap: str, before: ColouredMaps | None, after: ColouredMaps, network: Network) -> dict[str, Any]:
+    """Return what the page shows of one tap: its words, and data URIs of its maps before and after."""
+    about = network.taps[tap]
+    return {
+        "tap": tap,
+        "part": about.part,
+        "words": f"{about.channels} channels, stride {about.stride} px",
+        "before": _uris(before.pictures) if before else [],
+        "before_share": before.share if before else 0.0,
+        "after": _uris(after.pictures),
+        "after_share": after.share,
+    }
+
+
+def _uris(pictures: Sequence[Rgb]) -> list[str]:
+    return [png_uri(picture) for picture in pictures]
+
+
+def words_of(value: Any) -> str:
+    """Return an option's value as short text."""
+    if value is None:
+        return "none"
+    if isinstance(value, str | int | float | os.PathLike):
+        return str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={words_of(one)}" for name, one in value.items()) or "as published"
+    return type(value).__name__

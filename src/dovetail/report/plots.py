@@ -1,0 +1,130 @@
+"""Curves as small inline SVG that takes the page's colours, light or dark.
+
+Matplotlib draws; text stays text, so that it can be read aloud, searched and resized. Colours are written as
+placeholders and become CSS variables afterwards.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dovetail.report.history import Series
+
+# Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+SIZE_INCHES = (4.4, 2.7)
+FONT_POINTS = 9
+# What no other part of a plot is coloured with, and the variable of the page that takes its place.
+INK, GRID = "#010203", "#040506"
+VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {
+    colour: f"var(--line-{number})" for number, colour in enumerate(LINE_COLOURS)
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": FONT_POINTS,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+}
+MOST_POINTS = 600  # more cannot be told apart at this width
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot's title, its axis and lines. `unit` stands beside the vertical axis; `lower` is a bound to draw."""
+
+    title: str
+    unit: str
+    lines: Sequence[Series]
+    logarithmic: bool = False
+    from_zero: bool = False
+    lower: float | None = None
+
+
+def draw(plot: Plot, *, name: str) -> str:
+    """Return a plot as an inline `<svg>`; `name` keeps its ids apart from those of others on the page."""
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for number, line in enumerate(plot.lines):
+            steps, values = thinned(line)
+            colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+            dashes = DASHES[number // len(LINE_COLOURS) % len(DASHES)] if number >= len(LINE_COLOURS) else DASHES[0]
+            marker = "o" if len(steps) == 1 else ""
+            axes.plot(steps, values, color=colour, linestyle=dashes, label=line.name, marker=marker, markersize=3)
+        _finish(axes, plot)
+        if len(plot.lines) > 1:
+            figure.legend(loc="outside lower left", ncols=min(len(plot.lines), 2), fontsize=FONT_POINTS - 1)
+        return themed(_svg(figure), name=name, label=plot.title)
+
+
+def _finish(axes: Axes, plot: Plot) -> None:
+    """Give the axes their units, bounds and scale."""
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel(plot.unit)
+    if plot.lower is not None:
+        axes.axhline(plot.lower, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.annotate("bound", (1, plot.lower), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    values = [value for line in plot.lines for value in line.values]
+    if plot.logarithmic and values and min(values) > 0:
+        axes.set_yscale("log")
+    elif plot.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def thinned(line: Series) -> tuple[list[int], list[float]]:
+    """Return at most `MOST_POINTS` points, each the mean of its neighbours, so that no part of a run is left out."""
+    every = math.ceil(len(line.steps) / MOST_POINTS) or 1
+    starts = range(0, len(line.steps), every)
+    values = [line.values[start : start + every] for start in starts]
+    steps = [line.steps[min(start + every, len(line.steps)) - 1] for start in starts]
+    return steps, [math.fsum(part) / len(part) for part in values]
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(
+        text, format="svg", transparent=True, metadata={key: None for key in ("Creator", "Date", "Format", "Type")}
+    )
+    return text.getvalue()
+
+
+def themed(svg: str, *, name: str, label: str) -> str:
+    """Return Matplotlib's SVG file as a fragment of a page: own ids, the page's colours, no foreign names."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    head, rest = svg.split(">", 1)  # the page gives the size
+    svg = re.sub(r'\s(?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", head) + ">" + rest
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg)
+    for placeholder, variable in VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

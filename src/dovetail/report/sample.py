@@ -1,0 +1,163 @@
+"""A sample of a run's views, with where they came from: views are a pure function of (seed, epoch, image).
+
+All boxes here are in [0, 1] of the picture that they are drawn on, x to the right, y down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.loader import ViewDataset
+from dovetail.data.order import epoch_order
+from dovetail.data.sources import ImageSource
+from dovetail.objectives.slots import SlotSpec
+from dovetail.recipe import Recipe
+from dovetail.report.pixels import jpeg_uri, shown, thumbnail, unnormalised
+from dovetail.views.batch import collate, to_views
+from dovetail.views.view import View, overlap_box, overlaps
+
+PHOTOGRAPHS = 3
+LONGEST_PX = 420
+
+Kind = Literal["global", "local", "overlap", "query"]
+
+
+class Box(NamedTuple):
+    """A rectangle on a picture."""
+
+    kind: Kind
+    number: int
+    label: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI, its size in pixels, words for who cannot see it, boxes on it."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One photograph, its views in order, and the query patches of the first one."""
+
+    name: str
+    source: Picture
+    views: tuple[Picture, ...]
+    queries: tuple[Picture, ...]
+    overlap: float | None
+
+
+def draw_sample(
+    source: ImageSource, recipe: Recipe, *, seed: int, in_channels: int, count: int = PHOTOGRAPHS
+) -> list[Example]:
+    """Return the views that the first `count` readable photographs of the first epoch give, as the run sees them."""
+    dataset = ViewDataset(source, recipe.views, seed=seed, in_channels=in_channels)
+    examples: list[Example] = []
+    for index in epoch_order(source.num_images, seed=seed, epoch=0)[: 8 * count]:
+        sample = dataset[(0, int(index))]
+        if sample.used < 0:
+            continue
+        try:
+            photograph = source.open(sample.used, in_channels)
+            picture = thumbnail(photograph, LONGEST_PX)
+        except UnreadableError:
+            continue
+        views = to_views(collate([sample]), recipe.views)
+        name = source.name(sample.used)
+        boxes = (*_view_boxes(views), *_query_boxes(views[0]))
+        height, width = picture.shape[:2]
+        on_source = Picture(jpeg_uri(picture), width, height, f"Photograph {name}", boxes)
+        examples.append(Example(name, on_source, _pictures(views, recipe), _queries(views[0], recipe), _common(views)))
+        if len(examples) == count:
+            break
+    return examples
+
+
+def _corners(corners: Tensor) -> tuple[float, float, float, float]:
+    """Return (left, top, width, height) of (x1, y1, x2, y2)."""
+    left, top, right, bottom = (round(float(value), 4) for value in corners)
+    return left, top, round(right - left, 4), round(bottom - top, 4)
+
+
+def _view_boxes(views: list[View]) -> list[Box]:
+    boxes = [
+        Box(view.role, number, f"view {number}", *_corners(view.box[0])) for number, view in enumerate(views, start=1)
+    ]
+    pair = _first_pair(views)
+    if pair is None:
+        return boxes
+    low = pair[0].box[0, :2].maximum(pair[1].box[0, :2])
+    high = pair[0].box[0, 2:].minimum(pair[1].box[0, 2:])
+    left, top, width, height = *low.tolist(), *(high - low).tolist()
+    return [Box("overlap", 0, "overlap of views 1 and 2", left, top, width, height), *boxes]
+
+
+def _query_boxes(view: View) -> list[Box]:
+    if view.query_box is None:
+        return []
+    return [
+        Box("query", number, f"query {number}", *_corners(corners))
+        for number, corners in enumerate(view.query_box[0], start=1)
+    ]
+
+
+def _first_pair(views: list[View]) -> tuple[View, View] | None:
+    """Return the first two global views where they overlap."""
+    if len(views) < 2 or views[1].role != "global" or not bool(overlaps(overlap_box(views[0], views[1]))):
+        return None
+    return views[0], views[1]
+
+
+def _common(views: list[View]) -> float | None:
+    """Return the overlap's share of the first view's area; None where the first two views do not meet."""
+    pair = _first_pair(views)
+    if pair is None:
+        return None
+    _, _, width, height = _corners(overlap_box(*pair)[0])
+    return width * height
+
+
+def _pictures(views: list[View], recipe: Recipe) -> tuple[Picture, ...]:
+    pair = _first_pair(views)
+    pictures = []
+    for number, view in enumerate(views, start=1):
+        boxes: tuple[Box, ...] = ()
+        if pair is not None and number <= 2:
+            corners = overlap_box(pair[number - 1], pair[2 - number])[0]
+            boxes = (Box("overlap", 0, "overlap", *_corners(corners)),)
+        pixels = shown(unnormalised(view.pixels[0], recipe.views))
+        words = f"View {number}, {view.role}{', mirrored' if bool(view.flipped[0]) else ''}"
+        pictures.append(Picture(jpeg_uri(pixels), pixels.shape[1], pixels.shape[0], words, boxes))
+    return tuple(pictures)
+
+
+def _queries(view: View, recipe: Recipe) -> tuple[Picture, ...]:
+    if view.queries is None:
+        return ()
+    patches = [shown(patch) for patch in unnormalised(view.queries[0], recipe.views)]
+    return tuple(
+        Picture(jpeg_uri(patch), patch.shape[1], patch.shape[0], f"Query patch {number}")
+        for number, patch in enumerate(patches, start=1)
+    )
+
+
+def overlap_in_words(recipe: Recipe) -> str:
+    """Return what the hatched overlap means for this recipe."""
+    terms = [term.name for term in recipe.terms if isinstance(term.objective, SlotSpec)]
+    if terms:
+        named = "term " + terms[0] if len(terms) == 1 else "terms " + ", ".join(terms)
+        return f"SlotCon ({named}) resamples both views' maps on the overlap, undoes flips, and compares cell by cell."
+    return "The overlap is what the first two views share of the photograph."
