@@ -129,7 +129,9 @@ def _with_tokens(network: SmpNetwork) -> Network:
     """Return a DPT as a network that has its ViT's token taps too, anything else as it is."""
     model = network.model
     if isinstance(model, smp.DPT) and gives_tokens(model):
-        return DPTNetwork(model, construction=Construction.parse(network.constructor))
+        tapped = DPTNetwork(model, construction=Construction.parse(network.constructor))
+        tapped.image_size = network.image_size
+        return tapped
     return network
 
 

@@ -13,16 +13,25 @@ from dovetail.views.view import View
 
 
 def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
-    """Return a view of noise, [B, in_channels, size, size], on the network's device and of its dtype."""
+    """Return a view of noise, [B, in_channels, size, size], on the network's device and of its dtype.
+
+    A network that takes query patches gets one for each image.
+    """
     like = next(network.parameters())
     shape = [batch_size, network.in_channels, size_px, size_px]
     pixels = torch.randn(shape, device=like.device, dtype=like.dtype)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device).expand(batch_size, 4)
+    queries = None
+    if "queries" in network.taps:
+        patch = network.taps["queries"].stride
+        queries = torch.randn(batch_size, 1, network.in_channels, patch, patch, device=like.device, dtype=like.dtype)
     return View(
         pixels=pixels,
         box=whole,
         flipped=torch.zeros(batch_size, dtype=torch.bool, device=like.device),
         source_px=torch.full((batch_size, 2), float(size_px), device=like.device),
+        queries=queries,
+        query_box=None if queries is None else whole[:, None],
     )
 
 

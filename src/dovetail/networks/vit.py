@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.heads.base import Kind, TeacherAware
 from dovetail.networks.network import Construction, Network
+from dovetail.networks.probe import trial_view
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
 from dovetail.recipe import Tap
@@ -156,22 +157,12 @@ class ViTNetwork(Network, TeacherAware):
 
     def probe_view(self) -> View:
         """Return one small image with a mask and with queries, where a recipe has them, to find out what is reached."""
-        patch = self.taps["patches"].stride
         side = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
-        cells, box = side // patch, torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-        view = View(
-            pixels=torch.zeros(1, self.in_channels, side, side),
-            box=box,
-            flipped=torch.zeros(1, dtype=torch.bool),
-            source_px=torch.full((1, 2), float(side)),
-            mask=torch.arange(cells * cells).reshape(1, cells, cells) % 2 == 1 if self.masks else None,
-            queries=torch.zeros(1, 1, self.in_channels, patch, patch),
-            query_box=box[None],
-        )
-        parameter = self.mask_token
-        return replace(view, pixels=view.pixels.to(parameter.dtype), queries=view.queries.to(parameter.dtype)).to(  # type: ignore[union-attr]
-            parameter.device
-        )
+        view, cells = trial_view(self, size_px=side, batch_size=1), side // self.taps["patches"].stride
+        if not self.masks:
+            return view
+        every_second = torch.arange(cells * cells, device=view.pixels.device).reshape(1, cells, cells) % 2 == 1
+        return replace(view, mask=every_second)
 
 
 def build_vit(
