@@ -185,3 +185,16 @@ def test_bad_input_is_one_sentence() -> None:
         finetune_segmentation(tiny(), squares(), options(classes=5))
     with pytest.raises(DovetailError, match="label 2, but there are 2 classes"):
         finetune_segmentation(Tiny(2), squares(), options(classes=2))
+
+
+def test_threads_change_nothing() -> None:
+    first, second = tiny(), tiny()
+    losses = finetune_segmentation(first, squares(), options(steps=6))
+    assert finetune_segmentation(second, squares(), options(steps=6), threads=3) == losses
+    scores = evaluate_segmentation(first, squares(), options())
+    assert evaluate_segmentation(first, squares(), options(batch_size=1), threads=2) == scores
+
+
+def test_the_rate_drops_by_tenths() -> None:
+    plan = options(steps=10, power=0.0, drops=(0.7, 0.9))
+    assert [rate_share(plan, step) for step in (0, 6, 7, 9)] == pytest.approx([1.0, 1.0, 0.1, 0.01])

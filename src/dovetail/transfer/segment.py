@@ -9,7 +9,7 @@ Shapes: B images, C channels, K classes, H x W pixels, h x w cells of the logits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dovetail.errors import DovetailError
 from dovetail.transfer.augment import Augmentation, augmented
 from dovetail.transfer.labelled import Labelled, LabelledSet
+from dovetail.transfer.machine import ahead
 from dovetail.transfer.metrics import IGNORE_INDEX, ConfusionMatrix, SegmentationScores
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
@@ -47,6 +48,7 @@ class SegmentOptions:
         weight_decay: Of tensors with more than one dimension.
         warmup_steps: Steps of linear warm-up.
         power: Of the polynomial decay; 0 keeps the rate.
+        drops: Shares of the steps after which the rate is a tenth of what it was.
         batch_norm: BatchNorm's running statistics: "train" goes on from those there, "reestimate" first replaces them
             by the mean over the training images, "frozen" keeps them fixed and normalises by them in training too.
         augmentation: What training images go through.
@@ -66,6 +68,7 @@ class SegmentOptions:
     weight_decay: float = 1e-4
     warmup_steps: int = 0
     power: float = 0.9
+    drops: tuple[float, ...] = ()
     batch_norm: Literal["train", "reestimate", "frozen"] = "train"
     augmentation: Augmentation = field(default_factory=Augmentation)
     ignore_index: int = IGNORE_INDEX
@@ -90,6 +93,7 @@ def finetune_segmentation(
     *,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
+    threads: int = 0,
 ) -> list[float]:
     """Fine-tune `model` in place on `train` and return the loss of every step.
 
@@ -99,6 +103,7 @@ def finetune_segmentation(
         options: See `SegmentOptions`.
         device: Where to compute.
         on_step: Called after every step with its number, from 0, and its loss.
+        threads: Threads that prepare batches ahead of their use; the result does not depend on them.
 
     Raises:
         DovetailError: For an empty set, labels beyond K, a model with another number of classes, or a part's learning
@@ -114,8 +119,8 @@ def finetune_segmentation(
     if options.batch_norm == "frozen":
         freeze_batch_norm(model)
     losses: list[float] = []
-    for step in range(options.steps):
-        images, masks = training_batch(train, options, step)
+    batches = ahead(lambda step: training_batch(train, options, step), range(options.steps), threads=threads)
+    for step, (images, masks) in enumerate(batches):
         set_rate(optimiser, rate_share(options, step))
         with autocast(options, device):
             logits = resized(model(normalised(images.to(device), options)), masks.shape[1:])
@@ -138,6 +143,8 @@ def evaluate_segmentation(
     *,
     window: Window | None = None,
     device: torch.device | str = "cpu",
+    threads: int = 0,
+    on_batch: Callable[[int], None] | None = None,
 ) -> SegmentationScores:
     """Return the scores of `model` on `data`, at the size of the masks.
 
@@ -147,13 +154,17 @@ def evaluate_segmentation(
         options: As in fine-tuning; what concerns training is not used, but `batch_size` is.
         window: Sliding inference; None looks at whole images.
         device: Where to compute.
+        threads: Threads that read images ahead of their use.
+        on_batch: Called after every batch with the number of its images.
     """
     placed(model, device).eval()
     matrix = ConfusionMatrix(options.classes, ignore_index=options.ignore_index)
-    for items in batches_of_one_size(data, options.batch_size):
+    for items in batches_of_one_size(data, options.batch_size, threads=threads):
         images = torch.stack([item.image for item in items])
         prediction = predict(model, images, options, window=window, device=device)
         matrix.add(prediction, torch.stack([item.mask for item in items]))
+        if on_batch is not None:
+            on_batch(len(items))
     return matrix.scores()
 
 
@@ -240,7 +251,8 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
 def rate_share(options: SegmentOptions, step: int) -> float:
     """Return the share of its peak that a learning rate has at `step`."""
     warmup = min((step + 1) / (options.warmup_steps + 1), 1.0)
-    return float(warmup * (1 - step / options.steps) ** options.power)
+    dropped = 0.1 ** sum(step >= drop * options.steps for drop in options.drops)
+    return float(warmup * dropped * (1 - step / options.steps) ** options.power)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
@@ -271,17 +283,16 @@ def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tup
     return images, masks
 
 
-def batches_of_one_size(data: LabelledSet, batch_size: int) -> list[list[Labelled]]:
-    """Return the items in order, in batches whose images have one size."""
-    batches: list[list[Labelled]] = []
-    for index in range(len(data)):
-        item = data[index]
-        fits = batches and len(batches[-1]) < batch_size and batches[-1][0].mask.shape == item.mask.shape
-        if fits:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-    return batches
+def batches_of_one_size(data: LabelledSet, batch_size: int, *, threads: int = 0) -> Iterator[list[Labelled]]:
+    """Yield the items in order, in batches whose images have one size; few are in memory at once."""
+    batch: list[Labelled] = []
+    for item in ahead(data.__getitem__, range(len(data)), threads=threads):
+        if batch and (len(batch) == batch_size or batch[0].mask.shape != item.mask.shape):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def normalised(images: Tensor, options: SegmentOptions) -> Tensor:
