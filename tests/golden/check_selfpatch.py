@@ -26,6 +26,7 @@ def spec_of(golden: Golden) -> SelfPatchHeadSpec:
         blocks=sum(name.startswith("aggregation.") and name.endswith("norm1.weight") for name in weights),
         head_channels=config["D"] // config["heads"],
         reference_wraparound=True,
+        mlp_ratio=config["mlp_ratio"],
     )
 
 
@@ -49,17 +50,20 @@ def check(golden: Golden) -> Iterator[Comparison]:
     objective.double()
     objective.cls.centre.copy_(golden["center_cls"].flatten())
     objective.patches.centre.copy_(golden["center_patch"].flatten())
-    tokens = {role: golden[f"student.{role}_tokens"].requires_grad_() for role in ROLES}
-    outputs = [student(view) for role in ROLES for view in tokens[role]]
+    roles = [role for role in ROLES if len(golden.tensors.get(f"student.{role}_tokens", ()))]  # perhaps no local crop
+    tokens = {role: golden[f"student.{role}_tokens"].requires_grad_() for role in roles}
+    outputs = [student(view) for role in roles for view in tokens[role]]
     with torch.no_grad():
-        seen = [teacher(view) for role in ROLES for view in golden[f"teacher.{role}_tokens"]]
-    loss = objective(outputs, seen, views_of(config["B"], config["local_crops"]), at_epoch(config["epoch"]))
+        seen = [teacher(view) for role in roles for view in golden[f"teacher.{role}_tokens"]]
+    views = views_of(config["B"], len(outputs) - 2)
+    loss = objective(outputs, seen, views, at_epoch(config["epoch"]))
     loss.total.backward()
     objective.update(outputs, seen)
-    for role in ROLES:
+    for role in roles:
         yield from check_targets(golden, teacher, role)
     first_local = len(golden["student.global_tokens"])
-    for role, chosen in (("global", slice(0, first_local)), ("local", slice(first_local, None))):
+    slices = {"global": slice(0, first_local), "local": slice(first_local, None)}
+    for role, chosen in ((role, slices[role]) for role in roles):
         for branch, made in (("student", outputs), ("teacher", seen)):
             for part, logits in (("cls", [one.cls for one in made]), ("patch", [one.patches for one in made])):
                 yield from check_logits(golden, f"{branch}.{role}.{part}_logits", logits[chosen])

@@ -124,6 +124,12 @@ def test_the_student_normalises_patches_and_the_teacher_aggregates_them() -> Non
     assert made.patches.shape == (2, 25, 10)
 
 
+def test_perceptrons_are_as_wide_as_asked() -> None:
+    for ratio, hidden in ((4.0, 48), (1.5, 18)):
+        block = SelfPatchHeadSpec(SMALL, SMALL, head_channels=6, mlp_ratio=ratio).build(12).aggregation.blocks[0]
+        assert (block.mlp.fc1.out_features, block.mlp.fc2.in_features) == (hidden, hidden)
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(DovetailError, match="up to 8 neighbours, not 9"):
         SelfPatchHeadSpec(neighbours=9)

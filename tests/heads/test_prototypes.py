@@ -45,6 +45,10 @@ def test_tokens_go_through_as_vectors_do() -> None:
     torch.testing.assert_close(head(tokens), head(tokens.flatten(0, 1)).reshape(2, 7, 10))
 
 
+def test_no_view_is_no_logits() -> None:
+    assert SPEC.build(8)(torch.randn(0, 3, 8)).shape == (0, 3, 10)
+
+
 def test_patches_may_have_prototypes_of_their_own() -> None:
     spec = PrototypeHeadSpec(hidden=16, bottleneck=6, prototypes=10, patch_prototypes=4)
     head = spec.build(8)

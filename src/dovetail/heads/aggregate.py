@@ -52,6 +52,7 @@ class SelfPatchHeadSpec(HeadSpec):
         blocks: Class-attention blocks.
         head_channels: Channels of one attention head; the tap's channels must be a multiple.
         reference_wraparound: See the module's docstring.
+        mlp_ratio: How many times as wide the blocks' perceptrons are within.
     """
 
     cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
@@ -60,6 +61,7 @@ class SelfPatchHeadSpec(HeadSpec):
     blocks: int = 2
     head_channels: int = 64
     reference_wraparound: bool = False
+    mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= 8:
@@ -83,7 +85,9 @@ class SelfPatchHead(nn.Module, TeacherAware):
                 f"SelfPatch's heads of {spec.head_channels} channels do not divide {channels}; set head_channels."
             )
         self.spec = spec
-        self.aggregation = Aggregation(channels, heads=channels // spec.head_channels, blocks=spec.blocks)
+        self.aggregation = Aggregation(
+            channels, heads=channels // spec.head_channels, blocks=spec.blocks, mlp_ratio=spec.mlp_ratio
+        )
         self.cls_head = spec.cls.build(channels)
         self.patch_head = spec.patch.build(channels)
         self.in_teacher = False
@@ -142,10 +146,10 @@ def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
 class Aggregation(nn.Module):
     """A learned class token that attends to groups of patches through class-attention blocks, and the final norm."""
 
-    def __init__(self, channels: int, *, heads: int, blocks: int) -> None:
+    def __init__(self, channels: int, *, heads: int, blocks: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, channels), std=0.02))
-        self.blocks = nn.ModuleList(ClassAttentionBlock(channels, heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ClassAttentionBlock(channels, heads, mlp_ratio) for _ in range(blocks))
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         init_truncated_normal(self.blocks, 0.02)
 
@@ -162,12 +166,12 @@ class Aggregation(nn.Module):
 class ClassAttentionBlock(nn.Module):
     """Pre-norm block in which class tokens attend to themselves and their group's patches; patches stay as they are."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = ClassAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = Perceptron(channels)
+        self.mlp = Perceptron(channels, round(mlp_ratio * channels))
 
     def forward(self, cls: Tensor, tokens: Tensor, groups: Neighbours | None) -> Tensor:
         """Return the class tokens [B, G, C] after this block."""
@@ -209,12 +213,12 @@ def _members(tokens: Tensor, groups: Neighbours | None) -> Tensor:
 
 
 class Perceptron(nn.Module):
-    """A transformer block's perceptron, four times as wide within."""
+    """A transformer block's perceptron."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         output: Tensor = self.fc2(F.gelu(self.fc1(tokens)))

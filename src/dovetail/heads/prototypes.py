@@ -84,7 +84,7 @@ class PrototypeHead(nn.Module):
         prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer
         assert prototypes is not None  # the recipe's heads were asked for this output when it was built
         logits: Tensor = prototypes(embedding)
-        return logits.reshape(*features.shape[:-1], -1)
+        return logits.reshape(*features.shape[:-1], logits.shape[-1])
 
 
 class Prototypes(nn.Module):
