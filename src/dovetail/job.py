@@ -17,7 +17,6 @@ from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
-from dovetail.weights import MODEL_FILE, save_exported
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
@@ -32,6 +31,7 @@ from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
+from dovetail.weights import MODEL_FILE, save_exported
 
 EXPORTED = "exported"
 SKIPPED = "skipped.jsonl"

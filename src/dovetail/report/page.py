@@ -18,7 +18,9 @@ from markupsafe import Markup
 
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
+from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
+from dovetail.networks.probe import check_image_size
 from dovetail.recipe import Recipe
 from dovetail.report.features import ColouredMaps, coloured, maps_of, shown_taps
 from dovetail.report.history import History, read_history
@@ -78,9 +80,8 @@ class Page:
         examples = draw_sample(
             subject.source, subject.recipe, seed=int(subject.options["seed"]), in_channels=in_channels
         )
-        photographs = sample_squares(
-            subject.source, count=PHOTOGRAPHS, side_px=subject.recipe.views.views[0].size_px, channels=in_channels
-        )
+        side_px = picture_side(network, subject.recipe.views.views[0].size_px)
+        photographs = sample_squares(subject.source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
         taps = shown_taps(network.taps, subject.recipe) if photographs else []
         page = cls(subject, examples, photographs, taps, {})
         page.before = page.coloured_maps(network)
@@ -122,7 +123,7 @@ class Page:
             total_steps=subject.total_steps,
             facts=facts(subject, history, network),
             verdicts=history.verdicts(taps_in_use(subject.recipe)),
-            plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history))],  # noqa: S704
+            plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history))],
             line_colours=LINE_COLOURS,
             examples=self.examples,
             overlap_words=overlap_in_words(subject.recipe),
@@ -133,6 +134,20 @@ class Page:
             options={name: words_of(value) for name, value in subject.options.items()},
             recipe_text=subject.recipe_text,
         )
+
+
+def picture_side(network: Network, size_px: int) -> int:
+    """Return the side of photographs for maps: twice the views' where the network takes it, for maps twice as fine.
+
+    ViTs stay with the size whose positions they have learned.
+    """
+    if any(tap.kind == "tokens" for tap in network.taps.values()):
+        return size_px
+    try:
+        check_image_size(network, 2 * size_px, taps=[name for name, tap in network.taps.items() if tap.kind == "map"])
+    except DovetailError:
+        return size_px
+    return 2 * size_px
 
 
 def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> list[Any]:
@@ -170,10 +185,8 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
         "method": f"{options['method']}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
         "data": f"{named}, {source.num_images:,} images, {unreadable(subject.folder)}",
         "views": views_in_words(subject.recipe),
-        "length": f"{options['epochs']} epochs, {subject.total_steps:,} optimiser steps of {options['batch_size']} "
-        f"images on each of {options['devices']} device(s)"
-        + (f", {options['accumulate']} passes a step" if options["accumulate"] > 1 else ""),
-        "speed": speed_in_words(history, subject.total_steps, int(options["batch_size"]), options),
+        "length": length_in_words(subject),
+        "speed": speed_in_words(history, subject),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": machine(str(options["accelerator"]), str(options["precision"])),
@@ -198,16 +211,34 @@ def views_in_words(recipe: Recipe) -> str:
     return ", ".join(parts)
 
 
-def speed_in_words(history: History, total_steps: int, batch_size: int, options: Mapping[str, Any]) -> str:
+def images_per_step(options: Mapping[str, Any]) -> int:
+    """Return the images of one optimiser step, over all devices."""
+    return int(options["batch_size"] * options["accumulate"] * options["devices"] * options["num_nodes"])
+
+
+def length_in_words(subject: Subject) -> str:
+    """Return how long the run is, in steps and in passes over the images."""
+    options, images = subject.options, images_per_step(subject.options)
+    passes = subject.total_steps * images / subject.source.num_images
+    words = f"{subject.total_steps:,} optimiser steps of {images:,} images, {passes:,.1f} passes over the data"
+    parts = (
+        (options["accumulate"], "micro-batches a step"),
+        (options["devices"], "devices"),
+        (options["num_nodes"], "nodes"),
+    )
+    return ", ".join([words, *(f"{count} {what}" for count, what in parts if count > 1)])
+
+
+def speed_in_words(history: History, subject: Subject) -> str:
     """Return the speed of the last reading and, from it, the time that is left."""
     last = history.last
     if not last:
         return "no reading yet"
     rate = last["images_per_second"]
     words = f"{rate:.1f} images per second, {last['data_wait']:.0%} of the time waiting for data"
-    images = batch_size * int(options["accumulate"]) * int(options["devices"]) * int(options["num_nodes"])
-    left = (total_steps - last["step"]) * images / max(rate, 1e-9)
-    return f"{words}, about {timedelta(seconds=round(left))} left" if last["step"] < total_steps else words
+    steps_left = subject.total_steps - last["step"]
+    left = timedelta(seconds=round(steps_left * images_per_step(subject.options) / max(rate, 1e-9)))
+    return f"{words}, about {left} left" if steps_left > 0 else words
 
 
 def plots(history: History) -> list[Plot]:
@@ -219,7 +250,7 @@ def plots(history: History) -> list[Plot]:
     shown_plots = [Plot("Loss, weighted sum of the terms", "loss (no unit)", [history.number("loss")])]
     shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
     shown_plots += [
-        Plot("Learning rate", "rate per step (no unit)", [history.number("lr")], from_zero=True),
+        Plot("Learning rate", "learning rate (no unit)", [history.number("lr")], from_zero=True),
         Plot("Teacher's momentum", "share kept per step", [history.number("teacher_momentum")]),
         Plot("Weights of the terms", "weight (no unit)", history.group("weights"), from_zero=True),
         Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),

@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from dovetail.report.history import Series
 
@@ -29,7 +31,7 @@ INK, GRID = "#010203", "#040506"
 VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {
     colour: f"var(--line-{number})" for number, colour in enumerate(LINE_COLOURS)
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": FONT_POINTS,
@@ -74,7 +76,7 @@ def draw(plot: Plot, *, name: str) -> str:
         for number, line in enumerate(plot.lines):
             steps, values = thinned(line)
             colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-            dashes = DASHES[number // len(LINE_COLOURS) % len(DASHES)] if number >= len(LINE_COLOURS) else DASHES[0]
+            dashes = DASHES[number % len(DASHES)]  # so that of two equal lines both are seen
             marker = "o" if len(steps) == 1 else ""
             axes.plot(steps, values, color=colour, linestyle=dashes, label=line.name, marker=marker, markersize=3)
         _finish(axes, plot)
@@ -93,9 +95,11 @@ def _finish(axes: Axes, plot: Plot) -> None:
     values = [value for line in plot.lines for value in line.values]
     if plot.logarithmic and values and min(values) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     elif plot.from_zero:
         axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def thinned(line: Series) -> tuple[list[int], list[float]]:
@@ -109,9 +113,7 @@ def thinned(line: Series) -> tuple[list[int], list[float]]:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    figure.savefig(
-        text, format="svg", transparent=True, metadata={key: None for key in ("Creator", "Date", "Format", "Type")}
-    )
+    figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return text.getvalue()
 
 

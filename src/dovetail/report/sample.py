@@ -5,7 +5,7 @@ All boxes here are in [0, 1] of the picture that they are drawn on, x to the rig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -51,13 +51,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One photograph, its views in order, and the query patches of the first one."""
+    """One photograph with its views in order, and with the query patches of the first view where there are any.
+
+    `overlap` is the share of view 1 that view 2 overlaps, where the recipe aligns it and the two meet.
+    """
 
     name: str
     source: Picture
     views: tuple[Picture, ...]
-    queries: tuple[Picture, ...]
     overlap: float | None
+    query_source: Picture | None
+    queries: tuple[Picture, ...]
 
 
 def draw_sample(
@@ -77,10 +81,21 @@ def draw_sample(
             continue
         views = to_views(collate([sample]), recipe.views)
         name = source.name(sample.used)
-        boxes = (*_view_boxes(views), *_query_boxes(views[0]))
         height, width = picture.shape[:2]
-        on_source = Picture(jpeg_uri(picture), width, height, f"Photograph {name}", boxes)
-        examples.append(Example(name, on_source, _pictures(views, recipe), _queries(views[0], recipe), _common(views)))
+        plain = Picture(jpeg_uri(picture), width, height, f"Photograph {name}")
+        pair = _first_pair(views) if slot_terms(recipe) else None
+        on_source = replace(plain, boxes=tuple(_view_boxes(views, pair)), alt=f"{plain.alt} with the views' boxes")
+        queries = _query_boxes(views[0])
+        examples.append(
+            Example(
+                name,
+                on_source,
+                _pictures(views, pair, recipe),
+                _common(pair),
+                replace(plain, boxes=tuple(queries), alt=f"{plain.alt} with the query patches") if queries else None,
+                _queries(views[0], recipe),
+            )
+        )
         if len(examples) == count:
             break
     return examples
@@ -92,11 +107,10 @@ def _corners(corners: Tensor) -> tuple[float, float, float, float]:
     return left, top, round(right - left, 4), round(bottom - top, 4)
 
 
-def _view_boxes(views: list[View]) -> list[Box]:
+def _view_boxes(views: list[View], pair: tuple[View, View] | None) -> list[Box]:
     boxes = [
         Box(view.role, number, f"view {number}", *_corners(view.box[0])) for number, view in enumerate(views, start=1)
     ]
-    pair = _first_pair(views)
     if pair is None:
         return boxes
     low = pair[0].box[0, :2].maximum(pair[1].box[0, :2])
@@ -121,17 +135,15 @@ def _first_pair(views: list[View]) -> tuple[View, View] | None:
     return views[0], views[1]
 
 
-def _common(views: list[View]) -> float | None:
-    """Return the overlap's share of the first view's area; None where the first two views do not meet."""
-    pair = _first_pair(views)
+def _common(pair: tuple[View, View] | None) -> float | None:
+    """Return the overlap's share of the first view's area."""
     if pair is None:
         return None
     _, _, width, height = _corners(overlap_box(*pair)[0])
     return width * height
 
 
-def _pictures(views: list[View], recipe: Recipe) -> tuple[Picture, ...]:
-    pair = _first_pair(views)
+def _pictures(views: list[View], pair: tuple[View, View] | None, recipe: Recipe) -> tuple[Picture, ...]:
     pictures = []
     for number, view in enumerate(views, start=1):
         boxes: tuple[Box, ...] = ()
@@ -156,8 +168,16 @@ def _queries(view: View, recipe: Recipe) -> tuple[Picture, ...]:
 
 def overlap_in_words(recipe: Recipe) -> str:
     """Return what the hatched overlap means for this recipe."""
-    terms = [term.name for term in recipe.terms if isinstance(term.objective, SlotSpec)]
-    if terms:
-        named = "term " + terms[0] if len(terms) == 1 else "terms " + ", ".join(terms)
-        return f"SlotCon ({named}) resamples both views' maps on the overlap, undoes flips, and compares cell by cell."
-    return "The overlap is what the first two views share of the photograph."
+    terms = slot_terms(recipe)
+    if not terms:
+        return ""
+    named = "term " + terms[0] if len(terms) == 1 else "terms " + ", ".join(terms)
+    return (
+        f"The hatched area is the overlap of views 1 and 2: SlotCon ({named}) resamples both views' maps on it, undoes "
+        "flips, and compares cell by cell."
+    )
+
+
+def slot_terms(recipe: Recipe) -> list[str]:
+    """Return the names of the terms that align views on their overlap."""
+    return [term.name for term in recipe.terms if isinstance(term.objective, SlotSpec)]
