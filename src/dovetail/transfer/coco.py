@@ -1,0 +1,283 @@
+"""COCO's instance JSON: images, boxes, polygons, run-length masks, crowds; read as it comes.
+
+Quirks that are met: images without annotations; several polygons an object; polygons of fewer than three points (left
+out); compressed and plain run-lengths; crowds, which count neither for nor against a detection; boxes of no area, which
+cannot be learned from; category ids with gaps; fields that are missing.
+
+Format: https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval.core.mask as coco_mask
+import numpy as np
+from PIL import Image
+
+from dovetail.errors import DovetailError
+
+
+@dataclass(frozen=True)
+class CocoObject:
+    """One annotation.
+
+    Attributes:
+        id: As in the file.
+        label: Index into the set's categories.
+        box: Left, top, width, height in pixels.
+        segmentation: Polygons (lists of x, y in turn) or a run-length dictionary; None where there is none.
+        area: In pixels, as the file says it.
+        crowd: Whether it stands for a group.
+    """
+
+    id: int
+    label: int
+    box: tuple[float, float, float, float]
+    segmentation: Any
+    area: float
+    crowd: bool
+
+    @property
+    def has_area(self) -> bool:
+        """Whether the box holds anything."""
+        return self.box[2] > 0 and self.box[3] > 0
+
+    def run_length(self, height: int, width: int) -> dict[str, Any] | None:
+        """Return the mask as compressed run-lengths; None without a mask."""
+        return as_run_length(self.segmentation, height, width)
+
+    def mask(self, height: int, width: int) -> np.ndarray[Any, Any]:
+        """Return the mask [H, W] as bool; all False without a mask."""
+        coded = self.run_length(height, width)
+        if coded is None:
+            return np.zeros((height, width), dtype=bool)
+        return np.asarray(coco_mask.decode(coded)).astype(bool)
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image with its objects, possibly none."""
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    objects: tuple[CocoObject, ...]
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """All images of a file. Build with `CocoSet.open`.
+
+    Attributes:
+        path: The JSON file.
+        images: In the order of the file.
+        names: Of the categories, by label.
+        ids: The file's id of each category.
+    """
+
+    path: Path
+    images: tuple[CocoImage, ...]
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path, folder: Path | None = None) -> CocoSet:
+        """Read a JSON file.
+
+        Args:
+            path: The file.
+            folder: Where its images are; searched for beside the file unless given.
+
+        Raises:
+            DovetailError: For the first fault of the file; `faults_of` lists all.
+        """
+        content, faults = parse(path)
+        if faults:
+            raise DovetailError(faults[0])
+        return build(path, content, folder)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: list[int]) -> CocoSet:
+        """Return the set of the images at `indices`, in that order."""
+        return CocoSet(self.path, tuple(self.images[index] for index in indices), self.names, self.ids)
+
+    def faults(self) -> Iterator[str]:
+        """Read every image and yield one sentence for each fault of an image or an object."""
+        for image in self.images:
+            yield from faults_of_image(image)
+
+
+def faults_of_image(image: CocoImage) -> Iterator[str]:
+    """Yield what is wrong with an image's file and its objects."""
+    try:
+        with Image.open(image.path) as opened:
+            opened.load()
+            size = opened.size
+    except OSError as error:
+        yield f"{image.path} cannot be read as an image ({error}); replace it or take it away."
+        return
+    if size != (image.width, image.height):
+        yield (
+            f"{image.path} is {size[0]}x{size[1]} pixels, but its annotations say {image.width}x{image.height}; "
+            "correct the annotations."
+        )
+    for one in image.objects:
+        if not one.has_area:
+            yield f"{image.path}: annotation {one.id} has a box of no area, {list(one.box)}; it is not learned from."
+        elif one.box[0] >= image.width or one.box[1] >= image.height or one.box[0] + one.box[2] <= 0:
+            yield f"{image.path}: the box of annotation {one.id}, {list(one.box)}, lies outside of the image."
+
+
+def faults_of(path: Path) -> list[str]:
+    """Return one sentence for each fault of a file's structure: what `CocoSet.open` would stop at."""
+    return parse(path)[1]
+
+
+def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a file's content, and one sentence for each of its faults."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DovetailError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
+    except ValueError as error:
+        raise DovetailError(f"{path} is broken JSON ({error}); write the file anew.") from error
+    if not isinstance(content, dict):
+        return {}, [f"{path} holds a {type(content).__name__}, not COCO's dictionary of images and categories."]
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if missing:
+        return content, [
+            f"{path} has no list of {missing[0]}; COCO's instance files hold images, annotations, categories."
+        ]
+    faults = [*faults_of_lists(path, content)]
+    return content, faults
+
+
+def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the faults among images, categories and annotations."""
+    for key, needed in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name"))):
+        for one in content[key]:
+            lacking = [field for field in needed if not isinstance(one, dict) or field not in one]
+            if lacking:
+                yield f"{path}: an entry of {key} has no {lacking[0]} ({str(one)[:80]})."
+    if not content["categories"]:
+        yield f"{path} names no category; add the list of categories."
+    images = {one.get("id") for one in content["images"] if isinstance(one, dict)}
+    if len(images) < len(content["images"]):
+        yield f"{path} has several images of one id; give each its own."
+    categories = {one.get("id") for one in content["categories"] if isinstance(one, dict)}
+    for one in content["annotations"]:
+        if not isinstance(one, dict) or "id" not in one:
+            yield f"{path}: an annotation has no id ({str(one)[:80]})."
+            continue
+        if one.get("category_id") not in categories:
+            yield f"{path}: annotation {one['id']} has category {one.get('category_id')}, which is not in the list."
+        if one.get("image_id") not in images:
+            yield f"{path}: annotation {one['id']} belongs to image {one.get('image_id')}, which is not in the list."
+        if not one.get("bbox") and not one.get("segmentation"):
+            yield f"{path}: annotation {one['id']} has neither a box nor a mask."
+
+
+def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSet:
+    """Return the set of a file without faults."""
+    categories = sorted(content["categories"], key=lambda one: one["id"])
+    labels = {one["id"]: label for label, one in enumerate(categories)}
+    objects: dict[int, list[CocoObject]] = {}
+    sizes = {one["id"]: (int(one["height"]), int(one["width"])) for one in content["images"]}
+    for one in content["annotations"]:
+        found = object_of(one, labels[one["category_id"]], sizes[one["image_id"]])
+        objects.setdefault(one["image_id"], []).append(found)
+    where = folder if folder is not None else images_folder(path, [one["file_name"] for one in content["images"]])
+    images = tuple(
+        CocoImage(
+            one["id"],
+            where / one["file_name"],
+            int(one["width"]),
+            int(one["height"]),
+            tuple(objects.get(one["id"], ())),
+        )
+        for one in content["images"]
+    )
+    if not images:
+        raise DovetailError(f"{path} lists no images; add some.")
+    names, ids = tuple(str(one["name"]) for one in categories), tuple(labels)
+    return CocoSet(path, images, names, ids)
+
+
+def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> CocoObject:
+    """Return an annotation, its box and area computed from the mask where they are missing."""
+    segmentation = one.get("segmentation") or None
+    box = one.get("bbox")
+    coded = as_run_length(segmentation, *size) if not box or "area" not in one else None
+    if not box:
+        box = [float(value) for value in coco_mask.toBbox(coded)] if coded is not None else [0.0, 0.0, 0.0, 0.0]
+    area = one.get("area")
+    if area is None:
+        area = float(coco_mask.area(coded)) if coded is not None else box[2] * box[3]
+    left, top, width, height = (float(value) for value in box)
+    return CocoObject(
+        int(one["id"]), label, (left, top, width, height), segmentation, float(area), bool(one.get("iscrowd", 0))
+    )
+
+
+def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+    """Return polygons or run-lengths as one compressed run-length mask; None where nothing is left of them."""
+    if segmentation is None:
+        return None
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            coded: dict[str, Any] = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+            return coded
+        return dict(segmentation)
+    polygons = [points for points in segmentation if len(points) >= 6]
+    if not polygons:
+        return None
+    merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return merged
+
+
+def images_folder(path: Path, names: list[str]) -> Path:
+    """Return where a file's images are: beside it, or where COCO, or other programs' exports, put them.
+
+    Raises:
+        DovetailError: When they are in none of these places.
+    """
+    split = path.stem.removeprefix("instances_")
+    beside = [path.parent, path.parent / "images", path.parent / split]
+    above = [path.parent.parent / split, path.parent.parent / "images" / split, path.parent.parent / "images"]
+    places = [*beside, *above, path.parent.parent]
+    for place in places:
+        if names and (place / names[0]).is_file():
+            return place
+    tried = ", ".join(str(place) for place in places[:5])
+    raise DovetailError(
+        f"The images of {path}, such as {names[0] if names else '?'}, are not in {tried}; move them there."
+    )
+
+
+def find_coco(data: Path) -> tuple[Path, Path | None] | None:
+    """Return the training and the validation file that `data` means; None where it is no COCO set.
+
+    A file is a training set without validation; a folder holds annotations/instances_train*.json and
+    instances_val*.json, or train.json and val.json there or in itself.
+    """
+    if data.is_file() and data.suffix.lower() == ".json":
+        return data, None
+    for folder in (data / "annotations", data):
+        if not folder.is_dir():
+            continue
+        files = sorted(folder.glob("*.json"), key=lambda one: (not one.name.startswith("instances_"), one.name))
+        train = next((one for one in files if "train" in one.name), None)
+        val = next((one for one in files if "val" in one.name), None)
+        if train is not None:
+            return train, val
+        if len(files) == 1:
+            return files[0], None
+    return None

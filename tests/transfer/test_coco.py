@@ -1,0 +1,91 @@
+"""COCO files: quirks are met, faults are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.coco import CocoSet, faults_of
+from tests.transfer.coco_files import SIDE, write_coco
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_coco(tmp_path) / "annotations" / "instances_train2017.json"
+
+
+def test_reads_polygons_run_lengths_crowds_and_gaps_in_ids(file: Path) -> None:
+    found = CocoSet.open(file)
+    assert (found.names, found.ids) == (("cat", "kite"), (17, 38))
+    first, empty, third = found.images
+    assert [one.label for one in first.objects] == [0, 1, 0, 1]
+    assert [one.crowd for one in first.objects] == [False, False, True, False]
+    assert [one.has_area for one in first.objects] == [True, True, True, False]
+    assert empty.objects == ()
+    mask = first.objects[0].mask(SIDE, SIDE)
+    assert mask[10, 10]
+    assert mask[27, 5]  # the second part
+    assert not mask[27, 20]
+    assert abs(int(first.objects[1].mask(SIDE, SIDE).sum()) - 36) <= 6  # the polygon of two points is left out
+    assert int(first.objects[2].mask(SIDE, SIDE).sum()) == 50
+    assert not first.objects[3].mask(SIDE, SIDE).any()
+    assert third.objects[0].box == (34.0, 2.0, 5.0, 10.0)  # computed from the mask
+    assert third.objects[0].area == 50
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=99), "annotation 11 has category 99"),
+        (lambda c: c["annotations"][1].update(image_id=77), "annotation 12 belongs to image 77"),
+        (lambda c: c.pop("categories"), "no list of categories"),
+        (lambda c: c["images"][0].pop("width"), "an entry of images has no width"),
+        (lambda c: c["images"][1].update(id=1), "several images of one id"),
+        (lambda c: c["annotations"][4].pop("segmentation"), "annotation 15 has neither a box nor a mask"),
+        (lambda c: c.update(categories=[]), "names no category"),
+    ],
+)
+def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:
+    with pytest.raises(DovetailError, match=r"instances_train2017\.json") as caught:
+        CocoSet.open(changed(file, change))
+    listed = faults_of(file)
+    assert str(caught.value) == listed[0]
+    assert any(sentence in fault for fault in listed)
+
+
+def test_broken_json_names_the_file_and_the_place(file: Path) -> None:
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(DovetailError, match=r"instances_train2017\.json is broken JSON .*column"):
+        CocoSet.open(file)
+
+
+def test_missing_images_are_looked_for(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "train2017").rename(tmp_path / "elsewhere")
+    with pytest.raises(DovetailError, match=r"000000000001\.png, are not in"):
+        CocoSet.open(file)
+    assert len(CocoSet.open(file, tmp_path / "elsewhere")) == 3
+
+
+def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["images"][1]["width"] = 41
+        content["annotations"][0]["bbox"] = [50, 3, 5, 5]
+
+    found = CocoSet.open(changed(file, change))
+    (tmp_path / "train2017" / "000000000003.png").write_bytes(b"")
+    faults = list(found.faults())
+    assert len(faults) == 4
+    for part in ("000000000002.png is 40x40 pixels", "000000000003.png cannot be read", "no area", "outside"):
+        assert sum(part in fault for fault in faults) == 1

@@ -1,0 +1,178 @@
+"""Every format is written as its makers write it, quirks included, and read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.readers import open_segmentation
+from tests.transfer.coco_files import write_coco
+
+SIZE = (24, 16)  # width, height
+
+
+def write_image(path: Path, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(path)
+
+
+def write_mask(path: Path, values: Any, *, palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    labels[:, : len(values)] = values
+    image = Image.fromarray(labels)
+    if palette:
+        image = image.convert("P")
+        image.putdata(labels.ravel().tolist())
+        image.putpalette([value for index in range(256) for value in (index, 255 - index, (7 * index) % 256)])
+    image.save(path)
+
+
+def voc(root: Path, *, augmented: bool = False) -> Path:
+    base = root / "VOCdevkit" / "VOC2012"
+    lists = base / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for stem in ("2007_000032", "2007_000039", "2007_000063"):
+        write_image(base / "JPEGImages" / f"{stem}.jpg")
+        write_mask(base / "SegmentationClass" / f"{stem}.png", [1, 20, 255], palette=True)
+        if augmented:
+            write_mask(base / "SegmentationClassAug" / f"{stem}.png", [2, 15, 255])
+    (lists / "train.txt").write_text("2007_000032\n")
+    (lists / "val.txt").write_text("2007_000039\n\n")
+    if augmented:
+        (lists / "trainaug.txt").write_text(
+            "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n2007_000063\n"
+        )
+    return root
+
+
+def test_voc_has_palettes_and_void(tmp_path: Path) -> None:
+    found = open_segmentation(voc(tmp_path))
+    assert (found.format, found.classes, len(found.train), len(found.val)) == ("voc", 21, 1, 1)
+    assert found.names[20] == "tvmonitor"
+    image, mask = found.train[0]
+    assert image.shape == (3, 16, 24)
+    assert mask[0, :4].tolist() == [1, 20, 255, 0]
+    assert found.train.classes_in(0) == [0, 1, 20]
+
+
+def test_the_augmented_training_set_of_voc(tmp_path: Path) -> None:
+    found = open_segmentation(voc(tmp_path, augmented=True) / "VOCdevkit" / "VOC2012")
+    assert (len(found.train), len(found.val)) == (2, 1)
+    assert found.train[0].mask[0, :3].tolist() == [2, 15, 255]
+    assert found.val[0].mask[0, :3].tolist() == [1, 20, 255]
+    assert "trainaug" in found.note
+
+
+def test_a_list_that_names_a_missing_mask(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    (root / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000039.png").unlink()
+    with pytest.raises(DovetailError, match=r"2007_000039\.png"):
+        open_segmentation(root)
+
+
+def test_ade20k_does_not_count_label_zero(tmp_path: Path) -> None:
+    root = tmp_path / "ADEChallengeData2016"
+    for split, stem in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
+        write_image(root / "images" / split / f"{stem}.jpg")
+        write_mask(root / "annotations" / split / f"{stem}.png", [1, 150, 0])
+    rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t1\t1\t0\tthing{i}, other" for i in range(1, 151))]
+    (root / "objectInfo150.txt").write_text("\n".join(rows))
+    found = open_segmentation(tmp_path)
+    assert (found.format, found.classes) == ("ade20k", 150)
+    assert found.train[0].mask[0, :4].tolist() == [0, 149, 255, 255]
+    assert found.names[0] == "thing1"
+    write_mask(root / "annotations" / "training" / "ADE_train_00000001.png", [151])
+    with pytest.raises(DovetailError, match=r"ADE_train_00000001\.png holds label 151"):
+        found.train[0]
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_cityscapes_counts_19_of_34_labels(kind: str, tmp_path: Path) -> None:
+    for split, city in (("train", "aachen"), ("val", "munster")):
+        stem = f"{city}_000000_000019"
+        write_image(tmp_path / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png")
+        folder = tmp_path / "gtFine" / split / city
+        write_mask(folder / f"{stem}_gtFine_labelIds.png", [7, 33, 3])
+        write_mask(folder / f"{stem}_gtFine_instanceIds.png", [7, 33, 3])
+        if kind == "labelTrainIds":
+            write_mask(folder / f"{stem}_gtFine_labelTrainIds.png", [0, 18, 255, 255])
+    found = open_segmentation(tmp_path)
+    assert (found.format, found.classes, len(found.train)) == ("cityscapes", 19, 1)
+    expected = [0, 18, 255, 255]
+    assert found.train[0].mask[0, :4].tolist() == expected
+
+
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
+def test_images_beside_masks_match_by_stem(layout: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for index in range(2):
+            write_image(tmp_path / layout.format(split) / f"field.{index}.tif")
+            write_mask(tmp_path / layout.replace("images", "masks").format(split) / f"field.{index}.png", [3, 255])
+    found = open_segmentation(tmp_path)
+    assert (found.format, found.classes, len(found.train), len(found.val)) == ("folders", 4, 2, 2)
+    assert open_segmentation(tmp_path, classes=7).classes == 7
+    with pytest.raises(DovetailError, match="holds label 3"):
+        open_segmentation(tmp_path, classes=2).train[0]
+
+
+def test_a_set_without_validation_holds_a_fifth_out(tmp_path: Path) -> None:
+    for index in range(10):
+        write_image(tmp_path / "images" / f"{index}.jpg")
+        write_mask(tmp_path / "masks" / f"{index}.png", [1], palette=True)
+    found = open_segmentation(tmp_path)
+    assert (len(found.train), len(found.val)) == (8, 2)
+    assert "2 of 10" in found.note
+    assert found.train.files() == open_segmentation(tmp_path).train.files()
+
+
+def test_faults_of_folders_name_each_file(tmp_path: Path) -> None:
+    for index in range(6):
+        write_image(tmp_path / "images" / f"{index}.jpg", (25, 16) if index == 2 else SIZE)
+        write_mask(tmp_path / "masks" / f"{index}.png", [9 if index == 3 else 1])
+    Image.new("RGB", SIZE).save(tmp_path / "masks" / "4.png")
+    found = open_segmentation(tmp_path, classes=2)
+    faults = [*found.train.faults(), *found.val.faults()]
+    assert len(faults) == 3
+    for name in ("2.png", "3.png", "4.png"):
+        assert sum(name in fault for fault in faults) == 1
+    (tmp_path / "masks" / "0.png").unlink()
+    with pytest.raises(DovetailError, match=r"1 of 6 images .* have no mask .*0\.jpg"):
+        open_segmentation(tmp_path, classes=2)
+
+
+def test_coco_objects_become_masks_the_smaller_on_top(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    found = open_segmentation(tmp_path)
+    assert (found.format, found.names) == ("coco", ("background", "cat", "kite"))
+    mask = found.train[0].mask
+    assert mask[5, 5] == 1  # the large polygon
+    assert mask[9, 9] == 2  # the small one on it
+    assert mask[30, 30] == 0
+    assert int(found.train[1].mask.sum()) == 0  # an image without annotations
+    assert mask[5, 36] == 1  # a crowd's run-lengths
+
+
+def test_a_single_coco_file_is_split(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    found = open_segmentation(tmp_path / "annotations" / "instances_train2017.json")
+    assert len(found.train) + len(found.val) == 3
+    assert found.note
+
+
+def test_unknown_folders_and_differing_categories(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="no set that is known"):
+        open_segmentation(tmp_path)
+    write_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "dog"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DovetailError, match="other categories"):
+        open_segmentation(tmp_path)
