@@ -81,3 +81,18 @@ def test_logits_stay_in_single_precision_under_autocast() -> None:
 def test_a_head_without_layers_is_refused() -> None:
     with pytest.raises(DovetailError, match="0 layers"):
         PrototypeHeadSpec(layers=0)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_few_rows_and_many_have_the_same_logits_and_gradients(learned: bool) -> None:
+    spec = PrototypeHeadSpec(hidden=16, bottleneck=6, prototypes=10, learned_magnitude=learned)
+    head, features = spec.build(8).double(), torch.randn(12, 8, dtype=torch.float64)
+    cotangent = torch.randn(12, 10, dtype=torch.float64)
+    joint = head(features)
+    (joint * cotangent).sum().backward()
+    expected = [parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None]
+    head.zero_grad()
+    apart = torch.cat([head(rows) for rows in features.split(4)])
+    (apart * cotangent).sum().backward()
+    torch.testing.assert_close(apart, joint)
+    torch.testing.assert_close([parameter.grad for parameter in head.parameters()], expected)

@@ -64,7 +64,7 @@ class PrototypeHeadSpec(HeadSpec):
 
 
 class PrototypeHead(nn.Module):
-    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines where magnitudes are not learned."""
+    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are logits where magnitudes are not learned."""
 
     def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
         super().__init__()
@@ -102,4 +102,8 @@ class Prototypes(nn.Module):
         if self.magnitude is not None:
             scale = scale * at_least_float32(self.magnitude)
         with full_precision(embedding):
+            # The smaller of the two products is scaled: K x D prototypes would cost a few rows more than all the rest.
+            if len(embedding) < embedding.shape[1]:
+                logits: Tensor = F.linear(embedding, direction) * scale[:, 0]
+                return logits
             return F.linear(embedding, direction * scale)
