@@ -11,6 +11,8 @@ from dovetail.recipe import OptimiserSpec
 from dovetail.schedules import Cosine, Moment, Schedule, value_at
 from tests.golden.vectors import Comparison, Golden
 
+VALUES = {"momentum_at_update", "lr_used_at_iteration", "values"}
+
 
 def compare(what: str, schedule: Schedule, expected: Sequence[float], *, total: int, per_epoch: int) -> Comparison:
     ours = [value_at(schedule, Moment(step, total, per_epoch)) for step in range(len(expected))]
@@ -42,6 +44,9 @@ def check(golden: Golden) -> Iterator[Comparison]:
         if not isinstance(case, dict) or "config" not in case:
             continue
         config = case["config"]
+        unknown = {key for key, value in case.items() if isinstance(value, list)} - VALUES
+        if unknown:
+            raise KeyError(f"{name} has values of an unknown kind: {', '.join(sorted(unknown))}")
         if "momentum_at_update" in case:
             total = config["total_updates_K"]
             schedule = Cosine(config["base"], 1.0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 FLOAT64_TOLERANCE = 1e-6
 FLOAT32_TOLERANCE = 1e-4
+EXACT = 1e-12  # indices, pointers, masks
 
 # Results are what follows "expected" and a few that are stored without it; averaged teachers are results as well.
 RESULT = re.compile(r"(^|\.)expected\.|momentum_used$|^teacher_temp_schedule|^neighbourhood\.|\.step\d+\.(loss|grad)")
@@ -88,18 +89,22 @@ class Comparison:
         """The largest error that counts as a match."""
         if self.tolerance is not None:
             return self.tolerance
-        return FLOAT64_TOLERANCE if self.expected.dtype in (torch.float64, torch.bool) else FLOAT32_TOLERANCE
+        if not self.expected.is_floating_point():
+            return EXACT
+        return FLOAT64_TOLERANCE if self.expected.dtype == torch.float64 else FLOAT32_TOLERANCE
 
 
 def read_folder(folder: Path) -> Iterator[Golden]:
     """Yield every file of vectors in `folder`, by name."""
     for sidecar in sorted(folder.glob("*.json")):
         tensor_file = sidecar.with_suffix(".safetensors")
-        yield Golden(
-            name=sidecar.stem,
-            sidecar=json.loads(sidecar.read_text(encoding="utf-8")),
-            tensors=load_file(tensor_file) if tensor_file.exists() else {},
-        )
+        tensors = load_file(tensor_file) if tensor_file.exists() else {}
+        golden = Golden(sidecar.stem, json.loads(sidecar.read_text(encoding="utf-8")), tensors)
+        results = set(golden.results())
+        for name, value in tensors.items():
+            if value.is_floating_point() and name not in results:
+                tensors[name] = value.double()  # the modules are in float64, whatever the inputs are stored in
+        yield golden
 
 
 def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
