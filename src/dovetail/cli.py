@@ -42,6 +42,15 @@ VERBS: dict[str, Verb] = {
     "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
     "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),
     "evaluate linear": Verb("dovetail.evaluating", "evaluate_linear", "train a linear classifier on frozen features"),
+    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each photograph"),
+    "visualize pca": Verb("dovetail.report.visualize", "pca", "draw feature maps before and after pre-training"),
+    "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over photographs"),
+    "visualize attention": Verb("dovetail.report.visualize", "attention", "draw what a ViT's tokens attend to"),
+    "visualize correspondence": Verb(
+        "dovetail.report.visualize", "correspondence", "draw which cells of two pictures match"
+    ),
+    "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest photographs"),
+    "finetune segment": Verb("dovetail.finetuning", "finetune_segment", "fine-tune for semantic segmentation"),
     "methods": Verb("dovetail.showing", "methods", "list the methods"),
     "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),
 }
@@ -98,7 +107,7 @@ def overview(group: str = "") -> str:
     """Return the text of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
     lines = ["usage: dovetail COMMAND [options]", "", "Pre-train whole dense-prediction models on unlabelled images."]
     lines += ["", "commands:"]
-    lines += [f"  {name:<18} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
+    lines += [f"  {name:<24} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
     lines += ["", "`dovetail COMMAND --help` lists a command's options, with units and defaults."]
     return "\n".join(lines)
 

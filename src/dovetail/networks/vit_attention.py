@@ -72,6 +72,24 @@ def two_streams(block: Any, streams: Streams, rotations: Rotations, *, attention
     return _add(streams, _drop_together(block.drop_path2, mixed))
 
 
+def attention_weights(block: Any, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Streams:
+    """Return what each token of a block attends to, for pictures: weights that sum to one.
+
+    `raw` is [B, h, T, T], `queries` [B, h, S, T + 1] with a query's weight on itself last (unidirectional queries);
+    S is 0 without queries.
+    """
+    attn = block.attn
+    prefix = attn.num_prefix_tokens if isinstance(attn, (AttentionRope, EvaAttention)) else 0
+    tokens = _project(attn, _before_attention(block, raw), rotations.raw, prefix)
+    of_raw = ((tokens.q * attn.scale) @ tokens.k.transpose(-2, -1)).softmax(dim=-1)
+    if queries is None:
+        return Streams(of_raw, of_raw.new_zeros(*of_raw.shape[:2], 0, raw.shape[1] + 1))
+    asking = _project(attn, _before_attention(block, queries), rotations.queries, 0)
+    to_raw = (asking.q * attn.scale) @ tokens.k.transpose(-2, -1)  # [B, h, S, T]
+    to_self = (asking.q * attn.scale * asking.k).sum(dim=-1, keepdim=True)  # [B, h, S, 1]
+    return Streams(of_raw, torch.cat([to_raw, to_self], dim=-1).softmax(dim=-1))
+
+
 def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAttention) -> Streams:
     prefix = attn.num_prefix_tokens if isinstance(attn, (AttentionRope, EvaAttention)) else 0
     raw = _project(attn, inputs.raw, rotations.raw, prefix)

@@ -1,0 +1,152 @@
+"""`dovetail embed`: one vector for each photograph.
+
+A ViT's class token, or the mean over the encoder's deepest map. Shapes: N photographs, C channels, S x S pixels, D
+dimensions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.sources import ImageSource, open_source
+from dovetail.errors import DovetailError
+from dovetail.report.pixels import square
+from dovetail.transfer.features import Features
+from dovetail.transfer.machine import Machine, ahead, machine, normalised
+from dovetail.transfer.start import Source, source_of
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Embeddings(NamedTuple):
+    """`vectors` [N, D] float32 of the photographs `indices` of a source; `skipped` are (name, reason)."""
+
+    vectors: NDArray[np.float32]
+    indices: list[int]
+    skipped: list[tuple[str, str]]
+    in_channels: int
+
+
+def embed(
+    *,
+    run: str | Path,
+    data: Any = None,
+    out: str | Path,
+    side_px: int | None = None,
+    batch_size: int = 64,
+    accelerator: Accelerator = "auto",
+) -> Path:
+    """Write one vector for each photograph: a ViT's class token, or the mean over the encoder's deepest map.
+
+    Args:
+        run: Folder of the run, with exported weights.
+        data: Folder of images, text file with one path a line, or (in Python) a sequence of paths or a dataset.
+        out: File to write: .npy (the paths go beside it, into NAME.paths.json), or .parquet with columns path and
+            embedding.
+        side_px: Side in pixels of the central squares; that of pre-training unless given.
+        batch_size: Photographs in one forward pass.
+        accelerator: Kind of device.
+
+    Returns:
+        The file.
+
+    Raises:
+        DovetailError: For another ending, a run without weights, or no readable photograph.
+    """
+    path = Path(out)
+    if path.suffix not in (".npy", ".parquet"):
+        raise DovetailError(f"{path} must end in .npy or .parquet; rename it.")
+    arrow = parquet_library() if path.suffix == ".parquet" else None
+    if data is None:
+        raise DovetailError("No data was named; give a folder of images with --data.")
+    source = open_source(data)
+    found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
+    names = [source.name(index) for index in found.indices]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if arrow is not None:
+        write_parquet(arrow, path, names, found.vectors)
+    else:
+        np.save(path, found.vectors)
+        path.with_suffix(".paths.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
+    count, width = found.vectors.shape
+    unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
+    print(f"{path}: {count} embeddings of {width} dimensions{unread}")
+    return path
+
+
+def embeddings_of(
+    run: str | Path, source: ImageSource, *, side_px: int | None, batch_size: int, where: Machine | None = None
+) -> Embeddings:
+    """Return the embeddings of all readable photographs of a source, in its order.
+
+    Raises:
+        DovetailError: For a run without weights, a batch of none, or no readable photograph.
+    """
+    if batch_size < 1:
+        raise DovetailError(f"batch_size is {batch_size}; it must be at least 1.")
+    weights = source_of(run, None, image_size=side_px)
+    where = where or machine()
+    model = Features(weights.network("all"))
+    where.place(model).eval()
+
+    def read(index: int) -> Tensor | str:
+        try:
+            return square(source.open(index, weights.in_channels), weights.image_size)
+        except UnreadableError as error:
+            return str(error)
+
+    vectors: list[Tensor] = []
+    indices: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    waiting: list[Tensor] = []
+    for index, pixels in enumerate(ahead(read, range(source.num_images), threads=where.threads)):
+        if isinstance(pixels, str):
+            skipped.append((source.name(index), pixels))
+            continue
+        indices.append(index)
+        waiting.append(pixels)
+        if len(waiting) == batch_size:
+            vectors.append(_forward(model, waiting, weights, where))
+            waiting = []
+    if waiting:
+        vectors.append(_forward(model, waiting, weights, where))
+    if not vectors:
+        raise DovetailError(f"None of the {source.num_images} images can be read ({skipped[0][1]}); check the data.")
+    return Embeddings(torch.cat(vectors).numpy(), indices, skipped, weights.in_channels)
+
+
+@torch.no_grad()
+def _forward(model: Features, squares: list[Tensor], weights: Source, where: Machine) -> Tensor:
+    """Return [B, D] float32 on the processor."""
+    pixels = normalised(torch.stack(squares).to(where.device), weights.mean, weights.std)
+    with where.autocast():
+        found: Tensor = model(pixels)
+    return found.float().cpu()
+
+
+def parquet_library() -> Any:
+    """Return pyarrow; raise `DovetailError` where it is not installed."""
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError:
+        raise DovetailError(
+            "Parquet needs the package pyarrow; install dovetail-ssl[parquet], or write a .npy file."
+        ) from None
+
+
+def write_parquet(arrow: Any, path: Path, names: list[str], vectors: NDArray[np.float32]) -> None:
+    """Write the columns path (text) and embedding (lists of equal length of float32)."""
+    flat = arrow.array(vectors.reshape(-1), type=arrow.float32())
+    lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    texts = arrow.array([name.encode("utf-8", "replace").decode() for name in names], type=arrow.string())
+    table = arrow.table({"path": texts, "embedding": lists})
+    importlib.import_module("pyarrow.parquet").write_table(table, path)

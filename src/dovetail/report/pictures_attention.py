@@ -1,0 +1,143 @@
+"""What a ViT's class token and query tokens attend to in its last block.
+
+Shapes: N photographs, C channels, h x w patches, T raw tokens, S queries, H heads, P pixels of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.networks.vit import ViTNetwork
+from dovetail.networks.vit_attention import attention_weights, takes_queries
+from dovetail.networks.vit_embed import embed
+from dovetail.report.features import at_rest
+from dovetail.report.pixels import as_view, shown
+from dovetail.report.restored import Restored
+from dovetail.report.sheets import FONT_POINTS, Sheet, blended, heat, short
+from dovetail.views.view import View
+
+MOST_HEADS = 6
+# Query patches are cut here: (x1, y1, x2, y2) of the photograph, the four quarters' middles and the centre.
+QUERY_BOXES = (
+    *((0.1, 0.1, 0.4, 0.4), (0.6, 0.1, 0.9, 0.4), (0.35, 0.35, 0.65, 0.65)),
+    *((0.1, 0.6, 0.4, 0.9), (0.6, 0.6, 0.9, 0.9)),
+)
+
+
+class Attention(NamedTuple):
+    """Weights of the last block: `cls` [N, H, h, w] (None without a class token), `queries` [N, S, h, w]."""
+
+    cls: Tensor | None
+    queries: Tensor | None
+
+
+def vit_of(run: Restored) -> ViTNetwork:
+    """Return the run's ViT; raise `DovetailError` for another model, or a block whose parts are not known."""
+    network = run.after
+    if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
+        raise DovetailError(
+            f"{run.options['model']} is no ViT with plain attention; draw its pca instead, or take a run of such as "
+            "timm/vit_small_patch16_224."
+        )
+    return network
+
+
+def attention_of(network: ViTNetwork, view: View) -> Attention:
+    """Return the weights of the last block on the patches of `view`, a query's weights averaged over heads."""
+    vit, with_queries = network.vit, view.queries is not None
+    patch = network.taps["patches"].stride
+    height, width = (side // patch for side in view.pixels.shape[-2:])
+    with at_rest(network):
+        raw, queries, rotations = embed(
+            vit,
+            view,
+            mask_token=None,
+            with_queries=with_queries,
+            query_positions=network.query_rule.positions == "crop",
+        )
+        for index, block in enumerate(vit.blocks[:-1]):
+            raw, queries = network.through_block(block, raw, queries, rotations[index])
+        weights = attention_weights(vit.blocks[-1], raw, queries, rotations[-1])
+    prefix = vit.num_prefix_tokens
+    cls = None
+    if vit.cls_token is not None:
+        cls = weights.raw[:, :, 0, prefix:].reshape(*weights.raw.shape[:2], height, width).float().cpu()
+    if queries is None:
+        return Attention(cls, None)
+    to_patches = weights.queries.mean(dim=1)[:, :, prefix:-1]  # the last weight is the query's own
+    return Attention(cls, to_patches.reshape(*to_patches.shape[:2], height, width).float().cpu())
+
+
+def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
+    """Return a sheet of the class token's attention: the mean over heads, then the first heads.
+
+    Raises:
+        DovetailError: For a model that is no ViT or has no class token.
+    """
+    network = vit_of(run)
+    cls = attention_of(network, as_view(squares, run.recipe.views, network)).cls
+    if cls is None:
+        raise DovetailError(f"{run.options['model']} has no class token; draw its pca instead.")
+    heads = min(cls.shape[1], MOST_HEADS)
+    title = f"Attention of the class token in the last block, after {run.step:,} steps"
+    sheet = Sheet(len(names), 2 + heads, title=title)
+    for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
+        photograph = shown(pixels)
+        sheet.show(row, 0, photograph, title=short(name), smooth=True)
+        maps = [cls[row].mean(dim=0), *cls[row, :heads]]
+        for column, weights in enumerate(maps, start=1):
+            words = "mean of the heads" if column == 1 else f"head {column - 1}"
+            picture = blended(photograph, heat(weights.numpy()), share=0.75)
+            sheet.show(row, column, picture, title=words if row == 0 else "")
+    sheet.scale(0, 1, "attention, share of the picture's largest")
+    return sheet
+
+
+def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
+    """Return a sheet of the attention of query tokens that stand for five crops of each photograph."""
+    network = vit_of(run)
+    view = with_queries(as_view(squares, run.recipe.views, network), network.taps["patches"].stride)
+    queries = attention_of(network, view).queries
+    assert queries is not None  # the view has queries
+    title = f"Attention of query tokens in the last block, mean of the heads, after {run.step:,} steps"
+    sheet = Sheet(len(names), 1 + len(QUERY_BOXES), title=title)
+    for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
+        photograph = shown(pixels)
+        side = len(photograph)
+        axes = sheet.show(row, 0, photograph, title=short(name), smooth=True)
+        for number, box in enumerate(QUERY_BOXES, start=1):
+            axes.add_patch(rectangle(box, side))
+            axes.text(box[0] * side, box[1] * side, str(number), fontsize=FONT_POINTS - 1, va="top", bbox=LABEL)
+            picture = blended(photograph, heat(queries[row, number - 1].numpy()), share=0.75)
+            place = sheet.show(row, number, picture, title=f"query {number}" if row == 0 else "")
+            place.add_patch(rectangle(box, side))
+    sheet.scale(0, 1, "attention, share of the picture's largest")
+    return sheet
+
+
+LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+
+
+def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
+    """Return a box in [0, 1] as an outline on a photograph of `side` pixels."""
+    left, top, right, bottom = box
+    place = (left * side - 0.5, top * side - 0.5)
+    return Rectangle(place, (right - left) * side, (bottom - top) * side, fill=False, edgecolor="white", linewidth=1.5)
+
+
+def with_queries(view: View, patch_px: int) -> View:
+    """Return a view of whole photographs with the patches of `QUERY_BOXES`: [N, S, C, P, P]."""
+    side = view.pixels.shape[-1]
+    patches = []
+    for left, top, right, bottom in QUERY_BOXES:
+        crop = view.pixels[:, :, round(top * side) : round(bottom * side), round(left * side) : round(right * side)]
+        patches.append(torch.nn.functional.interpolate(crop, size=(patch_px, patch_px), mode="bicubic", antialias=True))
+    boxes = torch.tensor(QUERY_BOXES, device=view.pixels.device).expand(len(view.pixels), -1, -1)
+    return replace(view, queries=torch.stack(patches, dim=1), query_box=boxes)

@@ -1,0 +1,172 @@
+"""Which cells of two pictures match: nearest neighbours among the cells of a map, both ways, by cosine.
+
+Shapes: C channels, h x w cells of a map, M = h w; S the pictures' side in pixels. Places are (x, y) in [0, 1] of a
+picture, in the order of cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import torch
+from matplotlib.patches import ConnectionPatch
+from torch import Tensor
+
+from dovetail.data.loader import ViewDataset
+from dovetail.data.sources import ImageSource
+from dovetail.errors import DovetailError
+from dovetail.networks.network import Network
+from dovetail.report.features import maps_of, shown_taps
+from dovetail.report.pixels import Rgb, as_view, shown, unnormalised
+from dovetail.report.restored import Restored
+from dovetail.report.sheets import MAP, Sheet, short
+from dovetail.views.batch import collate, to_views
+from dovetail.views.view import View
+
+
+class Matches(NamedTuple):
+    """Pairs of cells: `first` and `second` [L] are indices of cells, `cosine` [L] how alike they are, best first.
+
+    `nearest` [M] is each first cell's nearest second one, mutual or not.
+    """
+
+    first: Tensor
+    second: Tensor
+    cosine: Tensor
+    nearest: Tensor
+
+
+def match(first: Tensor, second: Tensor) -> Matches:
+    """Return the mutual nearest neighbours among the cells of two maps [C, h, w]."""
+    a, b = (torch.nn.functional.normalize(value.flatten(1), dim=0) for value in (first, second))
+    cosine = a.T @ b  # [M, M]
+    there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
+    cells = torch.arange(len(there))
+    mutual = cells[back[there] == cells]
+    values = cosine[mutual, there[mutual]]
+    order = values.argsort(descending=True, stable=True)
+    return Matches(mutual[order], there[mutual[order]], values[order], there)
+
+
+def spread_out(matches: Matches, width: int, lines: int) -> Matches:
+    """Return up to `lines` matches, best first, no two of which begin within a coarse cell of the first map.
+
+    The best matches crowd together on one edge; lines from all over the picture say more.
+    """
+    step = max(1, round(width / (2 * lines**0.5)))
+    kept: list[int] = []
+    taken: set[tuple[int, int]] = set()
+    for place, cell in enumerate(matches.first.tolist()):
+        coarse = (cell // width // step, cell % width // step)
+        if coarse not in taken:
+            taken.add(coarse)
+            kept.append(place)
+        if len(kept) == lines:
+            break
+    chosen = torch.tensor(kept, dtype=torch.long)
+    return Matches(matches.first[chosen], matches.second[chosen], matches.cosine[chosen], matches.nearest)
+
+
+def cell_places(height: int, width: int) -> Tensor:
+    """Return [M, 2]: the centres (x, y) of a map's cells."""
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def in_photograph(places: Tensor, view: View) -> Tensor:
+    """Return places [M, 2] of a view's pixels as (x, y) in pixels of its one photograph."""
+    x = 1 - places[:, 0] if bool(view.flipped[0]) else places[:, 0]
+    corner, size = view.box[0, :2], view.box[0, 2:] - view.box[0, :2]
+    return (corner + torch.stack([x, places[:, 1]], dim=1) * size) * view.source_px[0]
+
+
+def median_error(first: Tensor, second: Tensor, views: tuple[View, View]) -> float | None:
+    """Return the median distance in the photograph, in pixels, between a cell and its match.
+
+    Over the cells of the first view that lie in the second; None where there are none.
+    """
+    places = cell_places(first.shape[1], first.shape[2])
+    true = in_photograph(places, views[0])
+    low, high = (views[1].box[0].view(2, 2) * views[1].source_px[0]).unbind(0)
+    inside = ((true >= low) & (true <= high)).all(dim=1)
+    if not bool(inside.any()):
+        return None
+    found = in_photograph(cell_places(second.shape[1], second.shape[2]), views[1])[match(first, second).nearest]
+    return float((found - true).norm(dim=1)[inside].median())
+
+
+def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> list[Sheet]:
+    """Return a sheet of each photograph: matches between its first two views, before and after, with the error.
+
+    Raises:
+        DovetailError: For a recipe with one view, or no readable photograph whose views overlap.
+    """
+    if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
+        raise DovetailError(f"The method {run.options['method']} has one global view; give --between photographs.")
+    dataset = ViewDataset(source, run.recipe.views, seed=int(run.options["seed"]), in_channels=run.in_channels)
+    tap = shown_taps(run.after.taps, run.recipe)[-1]
+    sheets: list[Sheet] = []
+    for index in range(source.num_images):
+        if len(sheets) == most:
+            break
+        sample = dataset[(0, index)]
+        if sample.used != index:
+            continue
+        first, second = to_views(collate([sample]), run.recipe.views)[:2]
+        pictures = tuple(shown(unnormalised(view.pixels[0], run.recipe.views)) for view in (first, second))
+        rows = []
+        for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
+            maps = [_map(network, view, tap) for view in (first, second)]
+            error = median_error(maps[0], maps[1], (first, second))
+            known = "views do not overlap" if error is None else f"median error {error:.0f} px of the photograph"
+            rows.append((f"{when}: {known}", maps))
+        sheets.append(_sheet(f"Two views of {short(source.name(index))}, tap {tap}", pictures, rows, lines))
+    if not sheets:
+        raise DovetailError("None of the photographs could be read; give others with --images.")
+    return sheets
+
+
+def photograph_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
+    """Return a sheet of each two photographs: their matches, before and after."""
+    tap = shown_taps(run.after.taps, run.recipe)[-1]
+    sheets = []
+    for start in range(0, len(names) - 1, 2):
+        pair = squares[start : start + 2]
+        rows = []
+        for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
+            maps = maps_of(network, as_view(pair, run.recipe.views, network), [tap])[tap]
+            rows.append((when, [maps[0], maps[1]]))
+        title = f"{short(names[start])} and {short(names[start + 1])}, tap {tap}"
+        sheets.append(_sheet(title, (shown(pair[0]), shown(pair[1])), rows, lines))
+    return sheets
+
+
+def _map(network: Network, view: View, tap: str) -> Tensor:
+    """Return one map [C, h, w] of a view of one photograph, without its mask."""
+    plain = View(view.pixels, view.box, view.flipped, view.source_px)
+    like = next(network.parameters())
+    return maps_of(network, plain.to(like.device), [tap])[tap][0]
+
+
+def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list[Tensor]]], lines: int) -> Sheet:
+    """Return rows of two pictures with lines between their best matches."""
+    sheet = Sheet(len(rows), 2, title=title, cell=(3.2, 3.3))
+    for row, (words, maps) in enumerate(rows):
+        left = sheet.show(row, 0, pictures[0], title=words, smooth=True)
+        right = sheet.show(row, 1, pictures[1], smooth=True)
+        matches = spread_out(match(maps[0], maps[1]), maps[0].shape[2], lines)
+        starts = cell_places(maps[0].shape[1], maps[0].shape[2])[matches.first]
+        ends = cell_places(maps[1].shape[1], maps[1].shape[2])[matches.second]
+        colours = mpl.colormaps[MAP](matches.cosine.clamp(0, 1).numpy())
+        for start, end, colour in zip(starts.tolist(), ends.tolist(), colours, strict=True):
+            height, width = pictures[0].shape[:2]
+            a, b = (start[0] * width, start[1] * height), (end[0] * pictures[1].shape[1], end[1] * pictures[1].shape[0])
+            line = ConnectionPatch(a, b, "data", "data", axesA=left, axesB=right, color=colour, linewidth=1.4)
+            line.set_in_layout(False)
+            sheet.figure.add_artist(line)
+            for axes, (x, y) in ((left, a), (right, b)):
+                axes.plot(x, y, marker="o", markersize=4, color=colour, markeredgecolor="black", markeredgewidth=0.5)
+    sheet.scale(0, 1, "cosine similarity (no unit)")
+    return sheet

@@ -1,0 +1,57 @@
+"""Nearest neighbours among a folder's photographs, as a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.data.sources import open_source
+from dovetail.errors import DovetailError
+from dovetail.report.embedding import embeddings_of
+from dovetail.report.pixels import thumbnail
+from dovetail.report.sheets import Sheet, rows_of, short
+
+THUMBNAIL_PX = 240
+
+
+def neighbours_sheet(
+    run: str | Path, images: Any, *, most: int, count: int, side_px: int | None, batch_size: int
+) -> Sheet:
+    """Return the contact sheet: a photograph in each row, then its nearest neighbours with their cosine.
+
+    Raises:
+        DovetailError: For fewer than two readable photographs.
+    """
+    if most < 1 or count < 1:
+        raise DovetailError(f"most is {most} and count {count}; both must be at least 1.")
+    if images is None:
+        raise DovetailError("No photographs were named; give a folder of images with --images.")
+    source = open_source(images)
+    found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size)
+    rows_of(found.indices, 2, "A sheet of neighbours")
+    queries = np.linspace(0, len(found.indices) - 1, min(most, len(found.indices))).round().astype(int)
+    order, cosine = nearest(found.vectors, queries, count)
+    sheet = Sheet(
+        len(queries), 1 + order.shape[1], title=f"Nearest among {len(found.indices):,} photographs, by cosine"
+    )
+    for row, query in enumerate(queries):
+        for column, item in enumerate([query, *order[row]]):
+            index = found.indices[item]
+            words = short(source.name(index)) if column == 0 else f"{cosine[row, column - 1]:.2f}"
+            picture = thumbnail(source.open(index, found.in_channels), THUMBNAIL_PX)
+            sheet.show(row, column, picture, title=words, smooth=True)
+    return sheet
+
+
+def nearest(
+    vectors: NDArray[np.float32], queries: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return, for each of Q queries, its up to `count` nearest other rows of `vectors` [N, D], and their cosines."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosine = unit[queries] @ unit.T  # [Q, N]
+    cosine[np.arange(len(queries)), queries] = -np.inf  # not itself
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
+    return order, np.take_along_axis(cosine, order, axis=1)

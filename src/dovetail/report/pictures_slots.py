@@ -1,0 +1,111 @@
+"""SlotCon's slots over photographs: the prototype that wins each cell.
+
+Shapes: C channels, K prototypes, h x w cells, S the photographs' side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.heads.slots import SlotOutput
+from dovetail.objectives.slots import SlotSpec
+from dovetail.recipe import SameHead, Term
+from dovetail.report.features import maps_of
+from dovetail.report.pixels import as_view, shown
+from dovetail.report.restored import Restored
+from dovetail.report.sheets import FONT_POINTS, Sheet, blended, short
+
+# Okabe and Ito's; slots beyond these are grey, since more colours could not be told apart.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+REST = (128, 128, 128)
+LEAST_LABELLED = 0.03  # of a photograph's cells
+
+
+def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> dict[str, Sheet]:
+    """Return a sheet of the slots of each term, by the term's name.
+
+    Raises:
+        DovetailError: For a recipe without slots.
+    """
+    terms = [term for term in run.recipe.terms if isinstance(term.objective, SlotSpec)]
+    if not terms:
+        raise DovetailError(
+            f"The method {run.options['method']} has no slots; choose a run of slotcon or decon-sl, or draw its pca."
+        )
+    return {term.name: _sheet(run, term, names, squares) for term in terms}
+
+
+def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
+    winners = np.stack([winning_slots(run, term, pixels) for pixels in squares])  # [N, h, w]
+    slots, counts = np.unique(winners, return_counts=True)
+    largest = slots[np.argsort(-counts, kind="stable")][: len(COLOURS)].tolist()
+    share = {int(slot): count / winners.size for slot, count in zip(slots, counts, strict=True)}
+    columns = min(len(names), 4)
+    sheet = Sheet(
+        2 * -(-len(names) // columns),
+        columns,
+        title=f"Slots of term {term.name} (tap {term.tap}) after {run.step:,} steps: {len(slots)} slots win cells",
+    )
+    for number, (name, pixels, winner) in enumerate(zip(names, squares, winners, strict=True)):
+        row, column = 2 * (number // columns), number % columns
+        photograph = shown(pixels)
+        sheet.show(row, column, photograph, title=short(name), smooth=True)
+        axes = sheet.show(row + 1, column, blended(photograph, coloured_slots(winner, largest)))
+        for slot in largest:
+            place = label_place(winner == slot)
+            if place is not None:
+                x, y = (position * len(photograph) / len(winner) for position in place)
+                axes.text(x, y, str(slot), ha="center", va="center", fontsize=FONT_POINTS, weight="bold", bbox=LABEL)
+    handles = [
+        Patch(color=colour, label=f"slot {slot}, {share[slot]:.0%}")
+        for slot, colour in zip(largest, COLOURS, strict=False)
+    ]
+    rest = 1 - sum(share[slot] for slot in largest)
+    handles += [Patch(color="#808080", label=f"others, {rest:.0%}")] if rest > 0 else []
+    sheet.figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        fontsize=FONT_POINTS,
+        frameon=False,
+        title="share of cells",
+    )
+    return sheet
+
+
+LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+
+
+@torch.no_grad()
+def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:
+    """Return [h, w]: the prototype with the highest score in each cell of one photograph [C, S, S]."""
+    owner = term.head.term if isinstance(term.head, SameHead) else term.name
+    maps = maps_of(run.after, as_view([pixels], run.recipe.views, run.after), [term.tap])[term.tap]
+    output: SlotOutput = run.branch.heads[owner](maps)
+    winner: NDArray[np.int64] = output.scores[0].argmax(dim=0).numpy()
+    return winner
+
+
+def coloured_slots(winner: NDArray[np.int64], largest: Sequence[int]) -> NDArray[np.uint8]:
+    """Return [h, w, 3]: the colour of each cell's slot."""
+    colours = np.empty((*winner.shape, 3), dtype=np.uint8)
+    colours[:] = REST
+    for slot, colour in zip(largest, COLOURS, strict=False):
+        colours[winner == slot] = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    return colours
+
+
+def label_place(cells: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Return the centre (x, y), in cells, of the cell nearest to the middle of `cells` [h, w]; None for very few."""
+    rows, columns = np.nonzero(cells)
+    if len(rows) < max(1.0, LEAST_LABELLED * cells.size):
+        return None
+    nearest = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
+    return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5

@@ -1,0 +1,100 @@
+"""A run read back from its folder: its recipe, the network that it began with, and all that it has learned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dovetail.errors import DovetailError
+from dovetail.job import network_for, starting_weights
+from dovetail.networks.initialise import initialise
+from dovetail.networks.network import Network
+from dovetail.pretraining import read_config
+from dovetail.recipe import Recipe
+from dovetail.recipes.table import build
+from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.learner import Branch, Learner
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run, read back.
+
+    Attributes:
+        folder: Of the run.
+        options: Its resolved parameters.
+        recipe: Its recipe.
+        before: The network that it began with: that of the same seed, or of the weights it started from.
+        learner: Everything it has learned, from its newest checkpoint.
+        step: Optimiser steps done by then.
+    """
+
+    folder: Path
+    options: Mapping[str, Any]
+    recipe: Recipe
+    before: Network
+    learner: Learner
+    step: int
+
+    @property
+    def branch(self) -> Branch:
+        """The branch that the run exports: network and heads."""
+        teacher = self.learner.teacher
+        return teacher if self.recipe.export == "teacher" and teacher is not None else self.learner.student
+
+    @property
+    def after(self) -> Network:
+        """The network as it is now."""
+        return self.branch.network
+
+    @property
+    def side_px(self) -> int:
+        """Side of the run's first view."""
+        return self.recipe.views.views[0].size_px
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the pixels."""
+        return int(self.options["in_channels"])
+
+
+def restore(run: str | Path, *, model: nn.Module | None = None) -> Restored:
+    """Read a run's folder.
+
+    Args:
+        run: The folder.
+        model: For a run whose model was given in Python: the same module again.
+
+    Raises:
+        DovetailError: For a folder without a run or a checkpoint, and for a module that is not given again.
+    """
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise DovetailError(f"There is no run in {folder}: it has no config.yaml; give the folder of --out.")
+    options = read_config(folder)
+    if model is not None:
+        options["model"] = model
+    if options.get("model") is None:
+        raise DovetailError(f"The model of {folder} was given in Python; give the same module with model=.")
+    state = Checkpoints(folder / "checkpoints").load()
+    if state is None:
+        raise DovetailError(f"The run in {folder} has no checkpoint yet; let it go on until it has saved one.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(options["seed"]))
+        before = network_for(options)
+        initialise(before, starting_weights(options.get("init")))
+        recipe = build(options["method"], before.taps, options.get("recipe") or {})
+        learner = Learner(recipe, copy.deepcopy(before))
+    try:
+        learner.load_state_dict(state["learner"])
+    except RuntimeError as error:
+        raise DovetailError(
+            f"The checkpoint in {folder} does not fit its config.yaml; was it written by another version?"
+        ) from error
+    return Restored(folder, options, recipe, before, learner.eval(), int(state["step"]))
