@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.coco import faults_of, find_coco
+from dovetail.transfer.readers import open_segmentation
 
 
 class Checkable(Protocol):
@@ -31,3 +34,29 @@ def report_faults(sets: Sequence[tuple[str, Checkable]]) -> None:
     if count:
         raise DovetailError(f"{count} faults were found in {images} images, listed above; mend them and check again.")
     print(f"{images} images were read; no fault was found.")
+
+
+def check_segmentation(data: str | Path, classes: int | None) -> None:
+    """Read a segmentation set and list its faults.
+
+    Raises:
+        DovetailError: When there is any.
+    """
+    found = find_coco(Path(data))
+    if found is not None:
+        report_files([path for path in found if path is not None])
+    sets = open_segmentation(data, classes=classes)
+    report_faults([("train", sets.train), ("held-out", sets.val)])
+
+
+def report_files(paths: Sequence[Path]) -> None:
+    """Print one line for each fault in the structure of COCO files.
+
+    Raises:
+        DovetailError: When there is any.
+    """
+    faults = [fault for path in paths for fault in faults_of(path)]
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise DovetailError(f"{len(faults)} faults were found in the annotations, listed above; mend them first.")

@@ -71,6 +71,7 @@ class Results:
         data: Fingerprint and sizes of the data.
         device: Where it was computed.
         notes: Sentences to read with the numbers.
+        details: Further plain values, such as the score of each class.
         versions: Of the libraries.
     """
 
@@ -81,6 +82,7 @@ class Results:
     device: str
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: library_versions())
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -98,6 +100,7 @@ class Results:
             "device": self.device,
             "data": dict(self.data),
             "notes": list(self.notes),
+            "details": dict(self.details),
         }
 
     def write(self, out: Path) -> Path:

@@ -57,7 +57,16 @@ class Source:
             return None
         if self.run is None:
             raise DovetailError(f"Starting from {start!r} needs a pre-training run; give its folder with --run.")
+        if not self.has_decoder:
+            if start == "decoder":
+                raise DovetailError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
+            start = "encoder"
         return load_into(model, self.run, part=start)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the run's model has a decoder."""
+        return self.run is not None and bool(read_exported(self.run).info.get("decoder_prefixes"))
 
 
 def source_of(run: str | Path | None, model: str | None, *, image_size: int | None = None) -> Source:

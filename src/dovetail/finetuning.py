@@ -1,0 +1,90 @@
+"""`finetune segment`, `finetune classify` and `finetune detect`: what a run is worth after fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dovetail.evaluating import with_out
+
+if TYPE_CHECKING:
+    from dovetail.transfer.results import Results
+
+
+def finetune_segment(
+    *,
+    run: str | Path | None = None,
+    data: str | Path = "",
+    out: str | Path = "",
+    model: str | None = None,
+    decoder: Literal["auto", "fcn", "fpn", "upernet"] = "auto",
+    start: list[str] = ["all"],  # noqa: B006 - read only
+    fraction: list[float] = [1.0],  # noqa: B006 - read only
+    seeds: int = 1,
+    seed: int = 0,
+    classes: int | None = None,
+    steps: int | Literal["auto"] = "auto",
+    batch_size: int = 16,
+    optimiser: Literal["auto", "adamw", "sgd"] = "auto",
+    lr: float | Literal["auto"] = "auto",
+    encoder_lr_scale: float = 1.0,
+    weight_decay: float | Literal["auto"] = "auto",
+    warmup_steps: int = 0,
+    crop_size: int | None = None,
+    image_size: int | None = None,
+    output_stride: Literal["auto", 8, 16, 32] = "auto",
+    batch_norm: Literal["train", "reestimate", "frozen"] = "train",
+    inference: Literal["auto", "whole", "slide"] = "auto",
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    check: bool = False,
+) -> Results | None:
+    """Fine-tune a run for semantic segmentation and measure mIoU, aAcc and mAcc.
+
+    Args:
+        run: Folder of a pre-training run.
+        data: Folder of VOC 2012, ADE20K, Cityscapes, COCO, or of images/ beside masks/; or a COCO JSON file.
+        out: Folder for results.json and the model; RUN/finetune-segment unless given.
+        model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
+        decoder: Of an encoder without one: fcn for a CNN, fpn (Semantic FPN) for both, upernet for a ViT.
+        start: What to load of the run: random, encoder, decoder, all; several make several rows of the table.
+        fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
+        seeds: Trials for each row, with seeds from `seed` on.
+        seed: Of subsets, new weights, order and augmentation.
+        classes: Number of classes of images beside masks; counted from the masks unless given.
+        steps: Optimiser steps; "auto" takes the protocol's, in proportion for a fraction of the images.
+        batch_size: Images in a step.
+        optimiser: Kind of optimiser; "auto" takes the protocol's.
+        lr: Peak learning rate; "auto" takes the protocol's.
+        encoder_lr_scale: Factor on the encoder's learning rate; 0 freezes it.
+        weight_decay: Of tensors with more than one dimension; "auto" takes the protocol's.
+        warmup_steps: Steps of linear warm-up.
+        crop_size: Side of training crops in pixels; the protocol's unless given.
+        image_size: Side in pixels for which a ViT's positions are built; the run's unless given.
+        output_stride: Stride of the deepest map of a ResNet under an FCN; "auto" takes the protocol's.
+        batch_norm: "train" goes on from the run's statistics, "reestimate" measures them anew first, "frozen" keeps
+            them.
+        inference: Whole images, or windows of the crop's size every two thirds of it; "auto" takes the protocol's.
+        accelerator: Kind of device.
+        precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
+        workers: Threads that read images.
+        check: Read the whole set, list all its faults, and stop.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    asked = with_out(dict(locals()), "finetune-segment")
+    if check:
+        from dovetail.transfer.checking import check_segmentation
+
+        check_segmentation(asked["data"], classes)
+        return None
+    from dovetail.transfer import segmenting
+
+    results = segmenting.finetune_segment(asked)
+    results.write(Path(asked["out"]))
+    return results

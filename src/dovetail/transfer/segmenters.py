@@ -1,0 +1,246 @@
+"""Models for semantic segmentation on what was pre-trained: [B, C, H, W] -> logits [B, K, h, w].
+
+* A model of segmentation_models_pytorch, and torchvision's FCN and DeepLabV3, with K classes.
+* FCN on a CNN: two convolutions on the deepest map and a classifier (Long et al., 2015,
+  https://arxiv.org/abs/1411.4038); the stride of the deepest map is an option for ResNets, by dilation.
+* Semantic FPN on a feature pyramid, of a CNN or a ViT: every level is convolved and upsampled to stride 4, and all are
+  summed (Kirillov et al., 2019, https://arxiv.org/abs/1901.02446).
+* UPerNet on a ViT: pooled context and fused levels (Xiao et al., 2018, https://arxiv.org/abs/1807.10221), with the
+  decoder of segmentation_models_pytorch, on four evenly spaced blocks brought to strides 4 to 32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import timm
+import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.networks.construct import construct
+from dovetail.networks.decoders import PYRAMID_STRIDES, EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn
+from dovetail.networks.network import Construction
+from dovetail.networks.vit import is_vit
+from dovetail.networks.vit_embed import patch_px
+from dovetail.networks.vit_fpn import ViTFPN, evenly_spaced, rescale, vit_fpn
+from dovetail.transfer.start import Source
+
+DecoderName = Literal["auto", "fcn", "fpn", "upernet"]
+PARTS = {
+    "encoder": ("body.encoder.", "model.backbone."),
+    "decoder": ("body.decoder.",),
+    "head": ("head.", "body.segmentation_head.", "body.scales.", "model.classifier."),
+}
+
+
+class SemanticFPNHead(nn.Module):
+    """Levels "0" .. "3" of a pyramid, strides 4 to 32 -> logits at stride 4."""
+
+    def __init__(self, channels: int, classes: int, *, width: int = 128) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(upsampling(channels, width, level) for level in range(4))
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, pyramid: OrderedDict[str, Tensor]) -> Tensor:
+        """Return [B, K, H/4, W/4]."""
+        size = pyramid["0"].shape[-2:]
+        total: Tensor | None = None
+        for index, level in enumerate(self.levels):
+            value = level(pyramid[str(index)])
+            if value.shape[-2:] != size:
+                value = F.interpolate(value, size, mode="bilinear", align_corners=False)
+            total = value if total is None else total + value
+        logits: Tensor = self.classifier(total)
+        return logits
+
+
+def upsampling(channels: int, width: int, steps: int) -> nn.Sequential:
+    """Return `steps` times convolution, GroupNorm, ReLU and doubling; one of the first three for no step."""
+    layers = nn.Sequential()
+    for step in range(max(steps, 1)):
+        convolution = nn.Conv2d(channels if step == 0 else width, width, 3, padding=1, bias=False)
+        layers.extend([convolution, nn.GroupNorm(math.gcd(32, width), width), nn.ReLU()])
+        if steps:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    return layers
+
+
+class ViTMaps(nn.Module):
+    """A timm ViT -> four maps of its width at strides 4, 8, 16 and 32, from evenly spaced blocks."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        vit: Any = encoder
+        self.encoder = encoder
+        self.width = int(vit.embed_dim)
+        self.blocks = evenly_spaced(len(vit.blocks))
+        self.scales = nn.ModuleList(rescale(self.width, patch_px(encoder), stride) for stride in PYRAMID_STRIDES)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return [B, C, H/s, W/s] for each stride s."""
+        indices = sorted(set(self.blocks))
+        found = self.encoder.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=indices, intermediates_only=True, output_fmt="NCHW"
+        )
+        by_block = dict(zip(indices, found, strict=True))
+        return [scale(by_block[block]) for scale, block in zip(self.scales, self.blocks, strict=True)]
+
+
+class UPerNetHead(nn.Module):
+    """Four maps at strides 4 to 32 -> logits at stride 4."""
+
+    def __init__(self, channels: int, classes: int, *, width: int = 256) -> None:
+        super().__init__()
+        self.decoder = UPerNetDecoder([3, 0, *([channels] * 4)], encoder_depth=5, decoder_channels=width)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return [B, K, H/4, W/4]."""
+        finest = maps[0]
+        logits: Tensor = self.classifier(self.decoder([finest, finest, *maps]))  # the first two are not looked at
+        return logits
+
+
+class Segmenter(nn.Module):
+    """A body that was pre-trained, and a new head on it.
+
+    Attributes:
+        body: What weights are loaded into.
+        head: Body's answer -> logits.
+        multiple: Height and width of the pixels are padded to a multiple of this; logits are cut back.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, *, multiple: int = 1) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.multiple = multiple
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits [B, K, h, w] of normalised pixels."""
+        height, width = pixels.shape[-2:]
+        down, right = -height % self.multiple, -width % self.multiple
+        if not (down or right):
+            plain: Tensor = self.head(self.body(pixels))
+            return plain
+        logits: Tensor = self.head(self.body(F.pad(pixels, (0, right, 0, down))))
+        logits = F.interpolate(logits, (height + down, width + right), mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+
+class Unpacked(nn.Module):
+    """torchvision's segmentation model, whose answer is a dictionary."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.model(pixels)["out"]
+        return logits
+
+
+def build_segmenter(
+    source: Source, *, classes: int, decoder: DecoderName = "auto", output_stride: int = 32
+) -> tuple[nn.Module, nn.Module]:
+    """Return the model with random weights, and the module in it that pre-trained weights go into.
+
+    Args:
+        source: What was pre-trained.
+        classes: K.
+        decoder: Of an encoder without one: "fcn" (CNN), "fpn" (Semantic FPN), "upernet" (ViT); "auto" takes FCN on a
+            CNN and Semantic FPN on a ViT.
+        output_stride: Stride of the deepest map of a ResNet under an FCN: 32, 16 or 8.
+
+    Raises:
+        DovetailError: For models that cannot be segmenters, and decoders that do not fit.
+    """
+    call = Construction.parse(source.constructor)
+    if call is None:
+        raise DovetailError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+    library = call.path.partition(".")[0]
+    if library != "timm" and decoder != "auto" and not call.path.startswith("dovetail."):
+        raise DovetailError(f"{source.constructor} has its own decoder; leave --decoder out, or name another --model.")
+    if library == "smp":
+        model = construct(str(Construction(call.path, {**call.kwargs, "classes": classes}, call.args)))
+        return padded(model), model
+    if call.path.startswith("torchvision.models.segmentation."):
+        inner = construct(str(Construction(call.path, {**call.kwargs, "num_classes": classes}, call.args)))
+        return Unpacked(inner), inner
+    if library == "torchvision":
+        raise DovetailError(
+            f"{source.constructor} is a detector; name a segmentation model with --model, such as timm/resnet50+fpn."
+        )
+    body = body_of(call, source, decoder)
+    if output_stride != 32:
+        dilate(body, output_stride)
+    return on_body(body, classes)
+
+
+def padded(model: nn.Module) -> nn.Module:
+    """Return a model of segmentation_models_pytorch for images of any size."""
+    inner: Any = model
+    return Segmenter(model, nn.Identity(), multiple=max(int(inner.encoder.output_stride), 32))
+
+
+def body_of(call: Construction, source: Source, decoder: DecoderName) -> nn.Module:
+    """Return encoder and decoder without a head, randomly initialised."""
+    name = str(call.args[0] if call.args else call.kwargs.get("name"))
+    tokens = is_vit(name)
+    if call.path.startswith("dovetail.networks.") and decoder == "auto":
+        return construct(str(call))
+    chosen = ("fpn" if tokens else "fcn") if decoder == "auto" else decoder
+    if chosen == "upernet" and tokens:
+        options: dict[str, Any] = {"num_classes": 0, "in_chans": source.in_channels, "img_size": source.image_size}
+        return ViTMaps(timm.create_model(name, dynamic_img_size=True, **options))
+    if chosen == "fpn":
+        if tokens:
+            return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size)
+        return encoder_fpn(name, in_channels=source.in_channels)
+    if chosen == "fcn" and not tokens:
+        return encoder_fcn(name, in_channels=source.in_channels)
+    fits = "fpn or upernet" if tokens else "fcn or fpn"
+    raise DovetailError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
+
+
+def on_body(body: nn.Module, classes: int) -> tuple[nn.Module, nn.Module]:
+    """Return a segmenter on a body, and the module that pre-trained weights go into."""
+    if isinstance(body, ViTMaps):
+        return Segmenter(body, UPerNetHead(body.width, classes), multiple=32), body.encoder
+    if isinstance(body, EncoderFCN):
+        head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(body.out_channels, classes, 1))
+        return Segmenter(body, head), body
+    if isinstance(body, (EncoderFPN, ViTFPN)):
+        head_on_pyramid = SemanticFPNHead(body.out_channels, classes)
+        return Segmenter(body, head_on_pyramid, multiple=32), body
+    raise DovetailError(f"{type(body).__name__} has no decoder that is known; name another model with --model.")
+
+
+def dilate(body: nn.Module, output_stride: int) -> None:
+    """Give a ResNet's last stages stride 1 and dilation instead, so that its deepest map has `output_stride`.
+
+    Raises:
+        DovetailError: For other strides, and for encoders that are no ResNets.
+    """
+    encoder = body.encoder if isinstance(body, EncoderFCN) else None
+    stages = [getattr(encoder, name, None) for name in ("layer3", "layer4")]
+    if output_stride not in (8, 16) or not all(isinstance(stage, nn.Sequential) for stage in stages):
+        raise DovetailError(
+            f"An output stride of {output_stride} is for FCNs on ResNets, 32, 16 or 8; leave --output-stride out."
+        )
+    chosen = stages[1:] if output_stride == 16 else stages
+    for index, stage in enumerate(chosen):
+        assert isinstance(stage, nn.Sequential)
+        for module in stage.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (2 ** (index + 1), 2 ** (index + 1))
+            elif isinstance(module, nn.AvgPool2d):
+                module.stride = module.kernel_size = 1

@@ -1,0 +1,158 @@
+"""`finetune` from end to end on tiny sets: numbers, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dovetail
+from dovetail.cli import run as run_command
+from tests.transfer.pictures import COLOURS, exported_run, noisy
+
+FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
+
+
+def mask_folder(root: Path, *, images: int = 10, side: int = 48) -> Path:
+    """Write images of two halves in the classes' colours, and their masks."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for index in range(images):
+        left, right = rng.permutation(3)[:2]
+        mask = np.full((side, side), left, np.uint8)
+        mask[:, side // 2 :] = right
+        image = noisy(COLOURS[left], (side, side), rng)
+        image.paste(noisy(COLOURS[right], (side // 2, side), rng), (side // 2, 0))
+        mask[0] = 255
+        image.save(root / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mask_folder(tmp_path_factory.mktemp("masks"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_run(tmp_path_factory.mktemp("run"), "timm/test_resnet+fpn")
+
+
+def test_segmentation_learns_and_leaves_its_files(masks: Path, run: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(
+        run=run, data=masks, out=tmp_path, steps=15, batch_size=3, lr=0.01, crop_size=48, **FAST
+    )
+    assert results is not None
+    assert results.rows[0].scores["mIoU"].mean > 0.6
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert set(content["rows"][0]["scores"]) == {"mIoU", "aAcc", "mAcc"}
+    assert content["data"]["format"] == "folders"
+    assert set(content["details"]["iou_per_class"]) == {"0", "1", "2"}
+    assert json.loads((tmp_path / "task.json").read_text())["task"] == "segment"
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_table_over_starts_fractions_and_seeds(
+    masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--run", str(run), "--data", str(masks), "--out", str(tmp_path), "--steps", "1", "--batch-size", "2"]
+    options += ["--crop-size", "32", "--accelerator", "cpu", "--workers", "0", "--seeds", "2"]
+    options += ["--start", "random", "encoder", "decoder", "all", "--fraction", "0.25", "1.0"]
+    assert run_command(["finetune", "segment", *options]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    settings = [(row["setting"]["start"], row["setting"]["images"]) for row in content["rows"]]
+    assert settings == [(start, count) for start in ("random", "encoder", "decoder", "all") for count in (2, 8)]
+    score = content["rows"][0]["scores"]["mIoU"]
+    assert len(score["values"]) == 2
+    assert score["low"] <= score["mean"] <= score["high"]
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 16
+    assert "±" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("timm/test_resnet", {}),
+        ("timm/test_resnet", {"decoder": "fpn"}),
+        ("timm/test_resnet+fcn", {"batch_norm": "frozen"}),
+        ("timm/test_vit+fpn", {"encoder_lr_scale": 0.1}),
+        ("timm/test_vit", {}),
+        ("timm/test_vit", {"decoder": "upernet"}),
+        ("smp/unet/resnet18", {"inference": "slide"}),
+        pytest.param("torchvision/fcn_resnet50", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_family_of_models_is_segmented(model: str, options: dict[str, Any], masks: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", model, image_size=64)
+    results = dovetail.finetune_segment(
+        run=run, data=masks, steps=1, batch_size=2, crop_size=40, fraction=[0.3], **FAST, **options
+    )
+    assert results is not None
+    assert 0 <= results.rows[0].scores["aAcc"].mean <= 1
+    assert (run / "finetune-segment" / "results.json").is_file()
+
+
+def test_what_is_loaded_is_what_was_asked_for(run: Path) -> None:
+    from dovetail.transfer.segmenters import build_segmenter
+    from dovetail.transfer.start import source_of
+
+    source = source_of(run, None)
+    weights = dovetail.load(run).state_dict()
+    for start, loaded in (("random", set()), ("encoder", {"encoder"}), ("decoder", {"decoder"}), ("all", None)):
+        torch.manual_seed(1)
+        _, body = build_segmenter(source, classes=3)
+        source.load(body, start)  # type: ignore[arg-type]
+        for name, value in body.state_dict().items():
+            if value.dim() < 2:
+                continue
+            expected = loaded is None or name.partition(".")[0] in loaded
+            assert torch.equal(value, weights[name]) == expected, (start, name)
+
+
+def test_dilation_gives_the_stride(tmp_path: Path) -> None:
+    from dovetail.transfer.segmenters import build_segmenter
+    from dovetail.transfer.start import source_of
+
+    source = source_of(None, "timm/resnet18+fcn")
+    for stride in (32, 16, 8):
+        model, _ = build_segmenter(source, classes=2, output_stride=stride)
+        with torch.no_grad():
+            assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 2, 64 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--start", "nothing"], "There is no starting point 'nothing'"),
+        (["--fraction", "2"], "fraction is 2"),
+        (["--seeds", "0"], "seeds is 0"),
+        (["--classes", "2"], "holds label 2"),
+        (["--decoder", "upernet"], "does not go on"),
+        (["--crop-size", "4"], "crop_size is 4"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    options: list[str], sentence: str, masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--run", str(run), "--data", str(masks), "--out", str(tmp_path), "--accelerator", "cpu", *options]
+    assert run_command(["finetune", "segment", *given]) == 2
+    shown = capsys.readouterr().err
+    assert sentence in shown
+    assert shown.count("\n") == 1
+
+
+def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = mask_folder(tmp_path, images=5)
+    Image.new("RGB", (48, 48)).save(data / "masks" / "2.png")
+    options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "3", "--check"]
+    assert run_command(["finetune", "segment", *options]) == 2
+    shown = capsys.readouterr()
+    assert "2.png has mode RGB" in shown.out
+    assert "1 faults" in shown.err
