@@ -64,7 +64,7 @@ class PrototypeHeadSpec(HeadSpec):
 
 
 class PrototypeHead(nn.Module):
-    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are logits where magnitudes are not learned."""
+    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines where magnitudes are not learned."""
 
     def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
         super().__init__()
