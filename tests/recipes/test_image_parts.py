@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dovetail.errors import DovetailError
 from dovetail.recipe import Tap
-from dovetail.recipes.image_parts import byol_views, given, image_tap, moco_views
+from dovetail.recipes.image_parts import byol_views, given, image_tap, moco_views, one_dimensional_rate
+from dovetail.recipes.table import build
+from dovetail.train.optimisers import group_key
 
 MAP, TOKENS, VECTOR = (Tap(8, 16, kind, "encoder") for kind in ("map", "tokens", "vector"))
 
@@ -40,3 +43,23 @@ def test_moco_s_views_are_alike() -> None:
 
 def test_only_none_is_replaced() -> None:
     assert (given(None, 2.0), given(0.0, 2.0)) == (2.0, 0.0)
+
+
+LARS_METHODS = ["slotcon", "pixpro", "simclr", "moco-v3", "byol", "vicreg", "barlow", "zerocl"]
+
+
+@pytest.mark.parametrize("method", LARS_METHODS)
+def test_one_dimensional_tensors_take_the_rate_that_is_theirs(method: str) -> None:
+    taps = {"c5": Tap(8, 32, "map", "encoder")}
+    spec = build(method, taps, {"base_lr": 4.0, "bias_lr": 0.2}).optimiser
+    assert spec.name == "lars"
+    assert spec.peak_lr(256) * group_key("network.model.bn1.weight", torch.zeros(3), spec).lr_scale == pytest.approx(
+        0.2
+    )
+    assert group_key("network.model.conv1.weight", torch.zeros(3, 3, 1, 1), spec).lr_scale == 1.0
+
+
+def test_a_rate_relative_to_nothing_is_refused() -> None:
+    assert one_dimensional_rate(None, 0.0) == ()
+    with pytest.raises(DovetailError, match="above 0"):
+        one_dimensional_rate(0.1, 0.0)

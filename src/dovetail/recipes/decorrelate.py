@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from dovetail.errors import DovetailError
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.whiten import ZeroCLSpec
-from dovetail.recipe import ParameterRule, Recipe, Tap, Term
-from dovetail.recipes.image_parts import byol_views, image_tap, lars
+from dovetail.recipe import Recipe, Tap, Term
+from dovetail.recipes.image_parts import byol_views, image_tap, lars, one_dimensional_rate
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
@@ -46,12 +45,17 @@ def barlow(
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
     """
-    rule = one_dimensional_rate(bias_lr, base_lr)
     return Recipe(
         name="barlow",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
         views=byol_views(image_size, min_scale),
-        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, final_lr=0.0016, rules=(rule,)),
+        optimiser=lars(
+            base_lr,
+            weight_decay,
+            warmup_epochs=warmup_epochs,
+            final_lr=0.0016,
+            rules=one_dimensional_rate(bias_lr, base_lr),
+        ),
         teacher_momentum=None,
         export="student",
         epochs=1000,
@@ -86,12 +90,13 @@ def zerocl(
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
     """
-    rule = one_dimensional_rate(bias_lr, base_lr)
     return Recipe(
         name="zerocl",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), ZeroCLSpec(mode)),),
         views=byol_views(image_size, min_scale),
-        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=(rule,)),
+        optimiser=lars(
+            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
+        ),
         teacher_momentum=None,
         export="student",
         epochs=400,
@@ -109,6 +114,7 @@ def vicreg(
     covariance_weight: float = 1.0,
     variance_scale: float = 1.0,
     base_lr: float = 0.2,
+    bias_lr: float | None = None,
     weight_decay: float = 1e-6,
     warmup_epochs: float = 10.0,
     image_size: int = 224,
@@ -125,6 +131,7 @@ def vicreg(
         covariance_weight: Of the squared covariances of different channels.
         variance_scale: 1 for the sum of both views' variance terms (the paper), 0.5 for their mean (its code).
         base_lr: Learning rate at a batch of 256 (LARS); a cosine takes it to 0.002.
+        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
@@ -136,7 +143,13 @@ def vicreg(
         name="vicreg",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), objective),),
         views=ViewPlan((view, view)),
-        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, final_lr=0.002),
+        optimiser=lars(
+            base_lr,
+            weight_decay,
+            warmup_epochs=warmup_epochs,
+            final_lr=0.002,
+            rules=one_dimensional_rate(bias_lr, base_lr),
+        ),
         teacher_momentum=None,
         export="student",
         epochs=1000,
@@ -147,10 +160,3 @@ def vicreg(
 def wide_head(hidden: int, dim: int) -> VectorHeadSpec:
     """Return the three-layer head of Barlow Twins, which VICReg and ZeroCL share."""
     return VectorHeadSpec(hidden, dim, layers=3, bias=False)
-
-
-def one_dimensional_rate(bias_lr: float, base_lr: float) -> ParameterRule:
-    """Return the rule that gives biases and normalisation layers a learning rate of their own."""
-    if not base_lr > 0:
-        raise DovetailError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
-    return ParameterRule("", lr_scale=bias_lr / base_lr, one_dimensional=True)

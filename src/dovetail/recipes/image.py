@@ -19,7 +19,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
-from dovetail.recipes.image_parts import byol_views, given, image_tap, lars, moco_views
+from dovetail.recipes.image_parts import byol_views, given, image_tap, lars, moco_views, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -31,6 +31,7 @@ def simclr(
     dim: int = 128,
     temperature: float = 0.1,
     base_lr: float = 0.3,
+    bias_lr: float | None = None,
     weight_decay: float = 1e-6,
     warmup_epochs: float = 10.0,
     jitter: float = 1.0,
@@ -47,6 +48,7 @@ def simclr(
         dim: Width of the embedding.
         temperature: Of the cosines.
         base_lr: Learning rate at a batch of 256 (LARS).
+        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
         jitter: Strength of the colour jitter.
@@ -61,7 +63,9 @@ def simclr(
         name="simclr",
         terms=(Term("encoder", image_tap(taps), head, NTXentSpec(temperature, rows_per_block=rows_per_block)),),
         views=ViewPlan((view, view)),
-        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs),
+        optimiser=lars(
+            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
+        ),
         teacher_momentum=None,
         forward_views="per_size",
         export="student",
@@ -122,6 +126,7 @@ def moco_v3(
     temperature: float | None = None,
     momentum: float = 0.99,
     base_lr: float | None = None,
+    bias_lr: float | None = None,
     weight_decay: float | None = None,
     warmup_epochs: float | None = None,
     frozen_patches: bool = True,
@@ -144,6 +149,7 @@ def moco_v3(
         temperature: Of the cosines.
         momentum: The teacher's at the start; a cosine takes it to 1.
         base_lr: Learning rate at a batch of 256.
+        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: For a ViT of all parameters, else of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
         frozen_patches: Keep a ViT's patch embedding at its random start, which steadies the training.
@@ -168,7 +174,7 @@ def moco_v3(
             weight_decay=given(weight_decay, decay),
             warmup_epochs=given(warmup_epochs, warmup),
             decay_one_dimensional=vit,
-            rules=(frozen,) if vit and frozen_patches else (),
+            rules=(*([frozen] if vit and frozen_patches else []), *one_dimensional_rate(bias_lr, given(base_lr, lr))),
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         export="student",
@@ -185,6 +191,7 @@ def byol(
     convention: Literal["squared_distance", "negative_cosine"] = "squared_distance",
     momentum: float = 0.996,
     base_lr: float = 0.2,
+    bias_lr: float | None = None,
     weight_decay: float = 1.5e-6,
     warmup_epochs: float = 10.0,
     image_size: int = 224,
@@ -200,6 +207,7 @@ def byol(
         convention: See `dovetail.objectives.regress`.
         momentum: The teacher's at the start; a cosine takes it to 1.
         base_lr: Learning rate at a batch of 256 (LARS).
+        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
@@ -210,7 +218,9 @@ def byol(
         name="byol",
         terms=(Term("encoder", image_tap(taps), VectorHeadSpec(hidden, dim), objective),),
         views=byol_views(image_size, min_scale),
-        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs),
+        optimiser=lars(
+            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
+        ),
         teacher_momentum=Cosine(momentum, 1.0),
         export="student",
         epochs=1000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dovetail.errors import DovetailError
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
@@ -48,6 +49,18 @@ def lars(
         decay_one_dimensional=False,
         rules=rules,
     )
+
+
+def one_dimensional_rate(bias_lr: float | None, base_lr: float) -> tuple[ParameterRule, ...]:
+    """Return the rule that gives biases and normalisation layers a learning rate of their own; none for None.
+
+    LARS does not adapt them, so a rate that suits its weights in a short run of small batches is far too high for them.
+    """
+    if bias_lr is None:
+        return ()
+    if not base_lr > 0:
+        raise DovetailError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
+    return (ParameterRule("", lr_scale=bias_lr / base_lr, one_dimensional=True),)
 
 
 def given(value: float | None, default: float) -> float:

@@ -14,6 +14,7 @@ from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import OptimiserSpec, Recipe, Tap, Term
+from dovetail.recipes.image_parts import one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -30,6 +31,7 @@ def slotcon(
     contrast_temperature: float = 0.2,
     momentum: float = 0.99,
     base_lr: float = 1.0,
+    bias_lr: float | None = None,
     weight_decay: float = 1e-5,
     warmup_epochs: float = 5.0,
     image_size: int = 224,
@@ -50,6 +52,7 @@ def slotcon(
         contrast_temperature: Of the slot loss.
         momentum: The teacher's at the start; a cosine takes it to 1.
         base_lr: Learning rate at a batch of 256 (LARS).
+        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from a hundredth of the peak.
         image_size: Side of the views in pixels.
@@ -79,6 +82,7 @@ def slotcon(
             warmup_start=0.01,
             final_lr=1e-6,
             decay_one_dimensional=False,
+            rules=one_dimensional_rate(bias_lr, base_lr),
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         epochs=800,
