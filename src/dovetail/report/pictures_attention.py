@@ -20,7 +20,7 @@ from dovetail.networks.vit_embed import embed
 from dovetail.report.features import at_rest
 from dovetail.report.pixels import as_view, shown
 from dovetail.report.restored import Restored
-from dovetail.report.sheets import FONT_POINTS, Sheet, blended, heat, short
+from dovetail.report.sheets import FONT_POINTS, Sheet, heat, short
 from dovetail.views.view import View
 
 MOST_HEADS = 6
@@ -89,13 +89,11 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     title = f"Attention of the class token in the last block, after {run.step:,} steps"
     sheet = Sheet(len(names), 2 + heads, title=title)
     for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
-        photograph = shown(pixels)
-        sheet.show(row, 0, photograph, title=short(name), smooth=True)
+        sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
         maps = [cls[row].mean(dim=0), *cls[row, :heads]]
         for column, weights in enumerate(maps, start=1):
             words = "mean of the heads" if column == 1 else f"head {column - 1}"
-            picture = blended(photograph, heat(weights.numpy()), share=0.75)
-            sheet.show(row, column, picture, title=words if row == 0 else "")
+            sheet.show(row, column, heat(weights.numpy()), title=peak(weights, words if row == 0 else ""))
     sheet.scale(0, 1, "attention, share of the picture's largest")
     return sheet
 
@@ -115,11 +113,22 @@ def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) 
         for number, box in enumerate(QUERY_BOXES, start=1):
             axes.add_patch(rectangle(box, side))
             axes.text(box[0] * side, box[1] * side, str(number), fontsize=FONT_POINTS - 1, va="top", bbox=LABEL)
-            picture = blended(photograph, heat(queries[row, number - 1].numpy()), share=0.75)
-            place = sheet.show(row, number, picture, title=f"query {number}" if row == 0 else "")
-            place.add_patch(rectangle(box, side))
+            weights = queries[row, number - 1]
+            place = sheet.show(row, number, heat(weights.numpy()), title=peak(weights, words_of(number, row)))
+            place.add_patch(rectangle(box, weights.shape[1]))
     sheet.scale(0, 1, "attention, share of the picture's largest")
     return sheet
+
+
+def peak(weights: Tensor, words: str) -> str:
+    """Return a title that says how far the largest weight of a map [h, w] stands out: 1 is attention spread evenly."""
+    times = f"largest {float(weights.max() / weights.mean()):.1f} x even"
+    return f"{words}\n{times}" if words else times
+
+
+def words_of(number: int, row: int) -> str:
+    """Return a column's heading, over the first row only."""
+    return f"query {number}" if row == 0 else ""
 
 
 LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}

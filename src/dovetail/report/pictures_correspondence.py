@@ -152,9 +152,9 @@ def _map(network: Network, view: View, tap: str) -> Tensor:
 
 def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list[Tensor]]], lines: int) -> Sheet:
     """Return rows of two pictures with lines between their best matches."""
-    sheet = Sheet(len(rows), 2, title=title, cell=(3.2, 3.3))
+    sheet = Sheet(len(rows), 2, title=title, cell=(3.4, 2.95))
     for row, (words, maps) in enumerate(rows):
-        left = sheet.show(row, 0, pictures[0], title=words, smooth=True)
+        left = sheet.show(row, 0, pictures[0], title=words, smooth=True, left=True)
         right = sheet.show(row, 1, pictures[1], smooth=True)
         matches = spread_out(match(maps[0], maps[1]), maps[0].shape[2], lines)
         starts = cell_places(maps[0].shape[1], maps[0].shape[2])[matches.first]

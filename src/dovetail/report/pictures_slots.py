@@ -6,6 +6,7 @@ Shapes: C channels, K prototypes, h x w cells, S the photographs' side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from dovetail.report.sheets import FONT_POINTS, Sheet, blended, short
 # Okabe and Ito's; slots beyond these are grey, since more colours could not be told apart.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 REST = (128, 128, 128)
-LEAST_LABELLED = 0.03  # of a photograph's cells
+LEAST_LABELLED = 0.05  # of a photograph's cells
 
 
 def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> dict[str, Sheet]:
@@ -58,11 +59,10 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
         photograph = shown(pixels)
         sheet.show(row, column, photograph, title=short(name), smooth=True)
         axes = sheet.show(row + 1, column, blended(photograph, coloured_slots(winner, largest)))
-        for slot in largest:
-            place = label_place(winner == slot)
-            if place is not None:
-                x, y = (position * len(photograph) / len(winner) for position in place)
-                axes.text(x, y, str(slot), ha="center", va="center", fontsize=FONT_POINTS, weight="bold", bbox=LABEL)
+        scale = len(photograph) / len(winner)
+        for slot, (x, y) in label_places(winner, largest).items():
+            label: dict[str, Any] = {"fontsize": FONT_POINTS - 1, "weight": "bold", "bbox": LABEL}
+            axes.text(x * scale, y * scale, str(slot), ha="center", va="center", **label)
     handles = [
         Patch(color=colour, label=f"slot {slot}, {share[slot]:.0%}")
         for slot, colour in zip(largest, COLOURS, strict=False)
@@ -80,7 +80,7 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
     return sheet
 
 
-LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+LABEL: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 @torch.no_grad()
@@ -102,10 +102,21 @@ def coloured_slots(winner: NDArray[np.int64], largest: Sequence[int]) -> NDArray
     return colours
 
 
-def label_place(cells: NDArray[np.bool_]) -> tuple[float, float] | None:
-    """Return the centre (x, y), in cells, of the cell nearest to the middle of `cells` [h, w]; None for very few."""
-    rows, columns = np.nonzero(cells)
-    if len(rows) < max(1.0, LEAST_LABELLED * cells.size):
-        return None
-    nearest = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
-    return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
+def label_places(winner: NDArray[np.int64], slots: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Return where to write each slot's number, (x, y) in cells of [h, w]: where its cells are densest.
+
+    Slots with few cells are left out, and those whose number would lie on that of a larger one.
+    """
+    side = min(winner.shape)
+    around = 2 * max(1, side // 12) + 1
+    places: dict[int, tuple[float, float]] = {}
+    for slot in slots:
+        cells = torch.from_numpy(winner == slot).float()
+        if float(cells.mean()) < LEAST_LABELLED:
+            continue
+        density = torch.nn.functional.avg_pool2d(cells[None, None], around, stride=1, padding=around // 2)[0, 0]
+        row, column = divmod(int((density + 1e-3 * cells).argmax()), winner.shape[1])
+        x, y = column + 0.5, row + 0.5
+        if all((x - other_x) ** 2 + (y - other_y) ** 2 > (side / 8) ** 2 for other_x, other_y in places.values()):
+            places[slot] = (x, y)
+    return places

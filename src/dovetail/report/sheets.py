@@ -42,13 +42,18 @@ class Sheet:
             if title:
                 self.figure.suptitle(title, fontsize=FONT_POINTS + 1)
 
-    def show(self, row: int, column: int, picture: Rgb, *, title: str = "", smooth: bool = False) -> Axes:
-        """Put a picture into a place and return it for more; cells of maps stay squares unless `smooth`."""
+    def show(
+        self, row: int, column: int, picture: Rgb, *, title: str = "", smooth: bool = False, left: bool = False
+    ) -> Axes:
+        """Put a picture into a place and return it for more; cells of maps stay squares unless `smooth`.
+
+        A title that is wider than the picture starts at its `left`.
+        """
         axes: Axes = self.axes[row, column]
         axes.imshow(picture, interpolation="antialiased" if smooth else "nearest")
         if title:
             with mpl.rc_context(STYLE):
-                axes.set_title(title, fontsize=FONT_POINTS)
+                axes.set_title(title, fontsize=FONT_POINTS, loc="left" if left else "center")
         return axes
 
     def scale(self, low: float, high: float, label: str) -> None:
