@@ -151,3 +151,29 @@ def test_slots_are_means_weighted_by_assignment() -> None:
         for slot in range(5):
             mean = (share[:, slot, None] * cells).sum(0) / share[:, slot].sum()
             torch.testing.assert_close(slots[image, slot], mean)
+
+
+def test_the_group_weight_shares_out_the_loss() -> None:
+    student, teacher = [make_output(1), make_output(2)], [make_output(3), make_output(4)]
+    objective = SlotSpec(predictor_hidden=12, group_weight=0.3).build(HEAD).double()
+    loss = objective(student, teacher, [whole(), whole()], START)
+    torch.testing.assert_close(loss.total, 0.3 * loss.parts["group"] + 0.7 * loss.parts["slot"])
+
+
+def test_one_image_with_overlap_counts_whole(objective: SlotObjective) -> None:
+    student, teacher = [make_output(1), make_output(2)], [make_output(3), make_output(4)]
+    boxes, others = [[0.0, 0.0, 0.4, 0.4]] * 3, [[0.1, 0.1, 0.5, 0.5]] + [[0.5, 0.5, 0.9, 0.9]] * 2
+    views = [make_view(boxes, [False] * 3), make_view(others, [False] * 3)]
+    with_all = objective(student, teacher, views, START).parts["group"]
+    first = [[SlotOutput(one.embedding[:1], one.scores[:1]) for one in outputs] for outputs in (student, teacher)]
+    alone = [make_view(boxes[:1], [False]), make_view(others[:1], [False])]
+    torch.testing.assert_close(with_all, objective(*first, alone, START).parts["group"])
+
+
+@pytest.mark.parametrize(("rows", "compared"), [(1, False), (2, True)])
+def test_two_common_slots_are_enough(objective: SlotObjective, rows: int, compared: bool) -> None:
+    student, teacher = make_output(1, batch=2), make_output(2, batch=2)
+    for slot, output in ((0, student), (0 if rows == 2 else 1, teacher)):
+        output.scores.fill_(-1)[:, slot] = 1
+    teacher.scores[1, 0] = 1.5  # in the second image, slot 0 is common in either case
+    assert bool(objective.slot(student, teacher) > 0) is compared
