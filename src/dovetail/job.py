@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
 from torch import nn
 
 from dovetail.data.loader import make_loader
@@ -201,7 +202,17 @@ def export_run(learner: Learner, options: Mapping[str, Any], settings: Settings,
     network = learner.exported
     mean, std = statistics(learner.recipe.views, options["in_channels"])
     extra = {"model": options["model"] if isinstance(options["model"], str) else None, "steps": settings.total_steps}
-    save_exported(network, out / EXPORTED, method=options["method"], extra=extra, mean=mean, std=std)
+    fresh = out / f"{EXPORTED}.tmp"
+    try:
+        save_exported(network, fresh, method=options["method"], extra=extra, mean=mean, std=std)
+        (out / EXPORTED).mkdir(exist_ok=True)
+        for file in sorted(fresh.iterdir()):  # each whole or absent, whenever the run is killed
+            file.replace(out / EXPORTED / file.name)
+        fresh.rmdir()
+    except (OSError, SafetensorError) as error:
+        raise DovetailError(
+            f"The weights could not be written to {out / EXPORTED} ({error}); make room there and add --resume."
+        ) from error
     print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
     print(example(network, out))
 

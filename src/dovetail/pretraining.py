@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 RECIPE = "recipe.txt"
+PROBE = ".writable"
+LEFTOVERS = (PROBE, f"{CONFIG}.tmp")  # what a run killed before it had a config leaves
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,12 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
     try:
         if folder.exists() and not folder.is_dir():
             raise DovetailError(f"{folder} is a file; name a folder for the run.")
-        if not resume and folder.is_dir() and any(folder.iterdir()):
+        if not resume and folder.is_dir() and any(entry.name not in LEFTOVERS for entry in folder.iterdir()):
             if not overwrite:
                 raise DovetailError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
             empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / PROBE
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
     except OSError as error:
@@ -246,4 +248,6 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
             plain[name] = None  # given in Python; must be given again
-    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    fresh = folder / f"{CONFIG}.tmp"
+    fresh.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    fresh.replace(folder / CONFIG)  # whole or absent, whenever the run is killed
