@@ -36,6 +36,7 @@ def slotcon(
     warmup_epochs: float = 5.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
     grid: int | None = None,
     reference_disjoint_crops: bool = False,
 ) -> Recipe:
@@ -57,6 +58,7 @@ def slotcon(
         warmup_epochs: Linear warm-up from a hundredth of the peak.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px.
         grid: Pool maps with more cells on a side to it; None keeps them.
         reference_disjoint_crops: See `dovetail.objectives.slots`.
     """
@@ -73,7 +75,7 @@ def slotcon(
     return Recipe(
         name="slotcon",
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, grid=grid),),
-        views=slotcon_views(image_size, min_scale),
+        views=slotcon_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec(
             "lars",
             base_lr=base_lr,
@@ -90,11 +92,12 @@ def slotcon(
     )
 
 
-def slotcon_views(image_size: int, min_scale: float) -> ViewPlan:
+def slotcon_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
     """Return BYOL's asymmetric pair on crops that overlap."""
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0))
-    first = Photometric(blur_p=1.0, solarise_p=0.0)
-    second = Photometric(blur_p=0.1, solarise_p=0.2)
+    blur = (min(0.1, blur_px), blur_px)
+    first = Photometric(blur_p=1.0, blur_sigma_px=blur, solarise_p=0.0)
+    second = Photometric(blur_p=0.1, blur_sigma_px=blur, solarise_p=0.2)
     return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)), min_overlap=0.01)
 
 
