@@ -75,9 +75,7 @@ KEYS = {"Tab": 9, "Enter": 13}
 def browser(profile: Path) -> Iterator[Browser]:
     """Start a browser with a fresh profile folder, and end it."""
     port = _free_port()
-    driver = subprocess.Popen(
-        ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         base = f"http://127.0.0.1:{port}"
         _await(base)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dovetail.errors import DovetailError
@@ -138,7 +139,9 @@ def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
     """Return a box in [0, 1] as an outline on a photograph of `side` pixels."""
     left, top, right, bottom = box
     place = (left * side - 0.5, top * side - 0.5)
-    return Rectangle(place, (right - left) * side, (bottom - top) * side, fill=False, edgecolor="white", linewidth=1.5)
+    size = ((right - left) * side, (bottom - top) * side)
+    outline = [withStroke(linewidth=3.5, foreground="black")]
+    return Rectangle(place, *size, fill=False, edgecolor="white", linewidth=1.5, path_effects=outline)
 
 
 def with_queries(view: View, patch_px: int) -> View:

@@ -61,7 +61,7 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
         axes = sheet.show(row + 1, column, blended(photograph, coloured_slots(winner, largest)))
         scale = len(photograph) / len(winner)
         for slot, (x, y) in label_places(winner, largest).items():
-            label: dict[str, Any] = {"fontsize": FONT_POINTS - 1, "weight": "bold", "bbox": LABEL}
+            label: dict[str, Any] = {"fontsize": FONT_POINTS - 1, "bbox": LABEL}
             axes.text(x * scale, y * scale, str(slot), ha="center", va="center", **label)
     handles = [
         Patch(color=colour, label=f"slot {slot}, {share[slot]:.0%}")

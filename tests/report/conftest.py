@@ -1,0 +1,68 @@
+"""Two tiny runs with their pages, of a method with slots and of one with query patches, on files with hostile names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dovetail
+
+HOSTILE = ("<script>alert(1)<b>.jpg", "\"quoted' & $math$.jpg", "plain.jpg")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of nine small photographs with structure."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in (*HOSTILE, *(f"{number}.png" for number in range(6))):
+        coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+        coarse.resize((90, 70), Image.Resampling.BICUBIC).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slot_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of DeCon over SlotCon on a ResNet with a pyramid."""
+    return pretrained(photos, tmp_path_factory.mktemp("slots"))
+
+
+@pytest.fixture(scope="session")
+def query_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of ADCLR over DINO on a ViT."""
+    folder = tmp_path_factory.mktemp("queries")
+    dovetail.pretrain(
+        data=photos,
+        model="timm/test_vit",
+        method="adclr",
+        out=folder,
+        image_size=64,
+        batch_size=4,
+        max_steps=1,
+        workers=0,
+        precision="32-true",
+        recipe={"hidden": 16, "bottleneck": 8, "prototypes": 16, "local_crops": 1, "local_size": 32, "queries": 3},
+    )
+    return folder
+
+
+def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0) -> Path:
+    """Pre-train for two steps and return the run's folder."""
+    dovetail.pretrain(
+        data=photos,
+        model="timm/test_resnet+fpn",
+        method="decon-sl",
+        out=folder,
+        image_size=64,
+        batch_size=8,
+        max_steps=2,
+        workers=0,
+        log_every_steps=1,
+        precision="32-true",
+        report_every_minutes=report_every_minutes,
+        recipe={"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8},
+    )
+    return folder

@@ -1,0 +1,90 @@
+"""The page in a real browser: at two widths, by day and by night, with the keyboard. Screenshots stay to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from PIL import Image
+
+from dovetail.report.page import PAGE
+from tests.report.browser import Browser, browser, missing_browser
+
+SCREENSHOTS = Path(__file__).parents[2] / "test-artefacts"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_browser()), reason=missing_browser() or "there is one")]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium with a fresh profile."""
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("run", ["slot_run", "query_run"])
+def test_the_page_renders(
+    run: str, width: int, scheme: Literal["light", "dark"], chromium: Browser, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(run)
+    chromium.open(folder / PAGE, width=width, scheme=scheme)
+    SCREENSHOTS.mkdir(exist_ok=True)
+    shot = SCREENSHOTS / f"report-{run}-{width}-{scheme}.png"
+    chromium.screenshot(shot)
+    assert chromium.console() == []
+    assert chromium.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    broken = "return [...document.images].filter(image => !image.complete || image.naturalWidth === 0).length"
+    assert chromium.run(broken) == 0
+    assert chromium.run("return document.querySelectorAll('.plots svg').length") >= 8
+    corner = Image.open(shot).convert("L").getpixel((2, 2))
+    assert isinstance(corner, int | float)
+    assert corner > 230 if scheme == "light" else corner < 50
+
+
+def test_text_stands_out_from_its_ground(slot_run: Path, chromium: Browser) -> None:
+    for scheme in ("light", "dark"):
+        chromium.open(slot_run / PAGE, width=1600, scheme=scheme)
+        colours = chromium.run(
+            "const style = getComputedStyle(document.documentElement);"
+            "return ['--page', '--card', '--ink', '--quiet', '--accent', '--good', '--warn', '--bad']"
+            ".map(name => style.getPropertyValue(name).trim())"
+        )
+        ground, card, *inks = map(luminance, colours)
+        for ink in inks:
+            assert min(contrast(ink, ground), contrast(ink, card)) >= 4.5  # WCAG 2.2, level AA
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of #rrggbb (WCAG 2.2)."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: float, other: float) -> float:
+    """Return the contrast ratio of two luminances."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
+def test_the_keyboard_reaches_everything_and_copies(slot_run: Path, chromium: Browser) -> None:
+    chromium.open(slot_run / PAGE, width=1600, scheme="light")
+    seen = []
+    for _ in range(40):
+        chromium.press("Tab")
+        name = chromium.run("const one = document.activeElement; return one.id || one.textContent.trim().slice(0, 30)")
+        if name in seen:
+            break
+        seen.append(name)
+    assert seen[0] == "To the content"
+    assert {"Curves", "example", "copy", "Options of the run (config.yam"} <= set(seen)
+    chromium.run("document.getElementById('copy').focus()")
+    chromium.press("Enter")
+    for _ in range(50):
+        said = chromium.run("return document.getElementById('copied').textContent")
+        if said:
+            break
+    assert said in ("Copied.", "Selected; copy it with Ctrl+C.")
+    assert chromium.console() == []

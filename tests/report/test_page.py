@@ -1,0 +1,153 @@
+"""The run's page: whole, escaped, offline, and no danger to a run."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dovetail.report.page import PAGE, Page
+from tests.report.conftest import HOSTILE, pretrained
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Checks nesting, and gathers ids, attributes that load something, headings and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action", "srcset") and value:
+                self.loads.append(value)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def outline(run: Path) -> Outline:
+    parser = Outline()
+    parser.feed((run / PAGE).read_text(encoding="utf-8"))
+    parser.close()
+    return parser
+
+
+@pytest.fixture(params=["slot_run", "query_run"])
+def run(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def test_the_page_is_well_formed_and_small(run: Path) -> None:
+    page = outline(run)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert (run / PAGE).stat().st_size < 3_000_000
+    for section in ("run", "health", "curves", "views", "maps", "load", "all"):
+        assert section in page.ids
+    anchors = {load.removeprefix("#") for load in page.loads if load.startswith("#")}
+    assert anchors <= set(page.ids)
+
+
+def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
+    page = outline(run)
+    assert page.loads
+    assert all(load.startswith(("#", "data:image/")) for load in page.loads)
+    text = (run / PAGE).read_text(encoding="utf-8")
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "default-src 'none'" in text
+
+
+def test_hostile_names_are_text(slot_run: Path) -> None:
+    page = outline(slot_run)
+    assert page.tags.count("script") == 1
+    assert page.tags.count("b") == 0
+    raw = (slot_run / PAGE).read_text(encoding="utf-8")
+    assert "<script>alert" not in raw
+
+
+def test_every_hostile_name_comes_out_as_it_is(photos: Path, slot_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dovetail.data.sources import PathSource
+    from dovetail.report import page as module
+    from dovetail.report.restored import restore
+
+    restored = restore(slot_run)
+    source = PathSource([photos / name for name in HOSTILE])
+    options = dict(restored.options) | {"data": HOSTILE[0]}
+    subject = module.Subject(slot_run, options, restored.recipe, "a < b", source, 2, "print('<i>')")
+    text = Page.prepare(subject, restored.before).render({}, restored.after, state="running")
+    parser = Outline()
+    parser.feed(text)
+    said = "".join(parser.text)
+    assert all(name in said for name in HOSTILE)
+    assert "print('<i>')" in said
+    assert parser.tags.count("script") == 1
+    assert parser.tags.count("i") == 0
+
+
+def test_the_page_tells_what_was_run(slot_run: Path) -> None:
+    text = " ".join("".join(outline(slot_run).text).split())
+    for words in (
+        *("decon-sl on timm/test_resnet+fpn", "Finished", "step 2 of 2", "9 images, all readable", "2 global of 64 px"),
+        *("encoder on c5, decoder_p2 on p2", "torch 2.", "load_into", "prototypes=6", "Term decoder_p2, raw"),
+        *("optimiser steps", "images per second", "Encoder, tap c5", "Decoder, tap p2", "Before", "SlotCon (terms"),
+    ):
+        assert words in text, words
+
+
+def test_queries_are_drawn_on_their_source(query_run: Path) -> None:
+    text = " ".join("".join(outline(query_run).text).split())
+    assert "ADCLR's query patches" in text
+    assert "3 query patches of 16 px" in text
+    assert "q3" in text
+
+
+def test_tensorboard_gets_the_maps(slot_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(slot_run / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {f"pca/{tap}/{when}" for tap in ("c5", "p2") for when in ("before", "after")}
+
+
+def test_a_page_that_fails_stops_no_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(Page, "render", fail)
+    pretrained(photos, tmp_path)
+    assert not (tmp_path / PAGE).exists()
+    assert "page could not be written (RuntimeError: no ink)" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert (tmp_path / "exported").is_dir()
+
+
+def test_no_page_where_none_is_wanted_and_the_same_weights(photos: Path, slot_run: Path, tmp_path: Path) -> None:
+    pretrained(photos, tmp_path, report_every_minutes=0)
+    assert not (tmp_path / PAGE).exists()
+    with_page, without = (load_file(folder / "exported" / "model.safetensors") for folder in (slot_run, tmp_path))
+    assert all(torch.equal(value, without[name]) for name, value in with_page.items())
