@@ -13,6 +13,7 @@ from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
+from tests.transfer.coco_files import write_coco
 from tests.transfer.pictures import COLOURS, exported_run, noisy
 
 FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
@@ -156,3 +157,27 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr()
     assert "2.png has mode RGB" in shown.out
     assert "1 faults" in shown.err
+
+
+def test_detection_of_masks_from_the_command_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_coco(tmp_path / "coco")
+    out = tmp_path / "out"
+    options = ["--run", str(run), "--data", str(data), "--out", str(out), "--task", "masks", "--steps", "2"]
+    options += ["--batch-size", "2", "--image-size", "64", "--accelerator", "cpu", "--workers", "0"]
+    assert run_command(["finetune", "detect", *options]) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert content["rows"][0]["setting"]["start"] == "all"
+    assert {"box AP", "box AP50", "box AP75", "mask AP"} <= set(content["rows"][0]["scores"])
+    assert json.loads((out / "task.json").read_text())["options"]["ids"] == [17, 38]
+    capsys.readouterr()
+    assert run_command(["finetune", "detect", *options, "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "no area" in shown.out
+    assert "2 faults were found in 6 images" in shown.err
+
+
+def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["finetune", "detect", "--run", str(run), "--data", str(masks), "--out", str(tmp_path)]) == 2
+    assert "is no COCO set" in capsys.readouterr().err

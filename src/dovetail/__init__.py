@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dovetail.errors import DovetailError
     from dovetail.evaluating import evaluate_knn, evaluate_linear
     from dovetail.exporting import export
-    from dovetail.finetuning import finetune_segment
+    from dovetail.finetuning import finetune_detect, finetune_segment
     from dovetail.pretraining import Run, pretrain
     from dovetail.weights import MatchReport, load, load_into
 
@@ -29,6 +29,7 @@ _PUBLIC = {
     "evaluate_knn": "dovetail.evaluating",
     "evaluate_linear": "dovetail.evaluating",
     "export": "dovetail.exporting",
+    "finetune_detect": "dovetail.finetuning",
     "finetune_segment": "dovetail.finetuning",
     "load": "dovetail.weights",
     "load_into": "dovetail.weights",
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate_knn",
     "evaluate_linear",
     "export",
+    "finetune_detect",
     "finetune_segment",
     "load",
     "load_into",

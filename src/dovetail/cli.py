@@ -50,6 +50,7 @@ VERBS: dict[str, Verb] = {
         "dovetail.report.visualize", "correspondence", "draw which cells of two pictures match"
     ),
     "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest photographs"),
+    "finetune detect": Verb("dovetail.finetuning", "finetune_detect", "fine-tune for detection and instances"),
     "finetune segment": Verb("dovetail.finetuning", "finetune_segment", "fine-tune for semantic segmentation"),
     "methods": Verb("dovetail.showing", "methods", "list the methods"),
     "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),

@@ -88,3 +88,70 @@ def finetune_segment(
     results = segmenting.finetune_segment(asked)
     results.write(Path(asked["out"]))
     return results
+
+
+def finetune_detect(
+    *,
+    run: str | Path | None = None,
+    data: str | Path = "",
+    out: str | Path = "",
+    model: str | None = None,
+    task: Literal["boxes", "masks"] = "boxes",
+    head: Literal["rcnn", "retinanet"] = "rcnn",
+    start: list[str] = ["auto"],  # noqa: B006 - read only
+    fraction: list[float] = [1.0],  # noqa: B006 - read only
+    seeds: int = 1,
+    seed: int = 0,
+    epochs: int = 12,
+    steps: int | None = None,
+    batch_size: int = 16,
+    lr: float | Literal["auto"] = "auto",
+    image_size: int = 800,
+    batch_norm: Literal["train", "frozen"] = "train",
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    check: bool = False,
+) -> Results | None:
+    """Fine-tune a run for detection or instance segmentation and measure COCO's average precision.
+
+    Args:
+        run: Folder of a pre-training run.
+        data: COCO's folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.
+        out: Folder for results.json and the model; RUN/finetune-detect unless given.
+        model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
+        task: Boxes, or masks as well.
+        head: Faster and Mask R-CNN, or RetinaNet (boxes only).
+        start: What to load of the run: random, encoder, decoder, all; "auto" loads the decoder where it is a pyramid.
+        fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
+        seeds: Trials for each row, with seeds from `seed` on.
+        seed: Of subsets, new weights, order and flips.
+        epochs: Passes over the images; 12 is the 1x schedule.
+        steps: Optimiser steps, instead of epochs.
+        batch_size: Images in a step.
+        lr: Peak learning rate; "auto" is 0.02 for 16 images and in proportion for fewer, 1e-4 for ViTs.
+        image_size: Largest shorter side in pixels; training draws from 80 to 100 % of it, the longer side has at most
+            5/3.
+        batch_norm: "train", or "frozen" for steps of very few images.
+        accelerator: Kind of device.
+        precision: Number format of the backbone; the heads compute in float32.
+        workers: Threads that read images.
+        check: Read the whole set, list all its faults, and stop.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    asked = with_out(dict(locals()), "finetune-detect")
+    if check:
+        from dovetail.transfer.checking import check_detection
+
+        check_detection(asked["data"])
+        return None
+    from dovetail.transfer import detecting
+
+    results = detecting.finetune_detect(asked)
+    results.write(Path(asked["out"]))
+    return results

@@ -60,3 +60,18 @@ def report_files(paths: Sequence[Path]) -> None:
         print(fault)
     if faults:
         raise DovetailError(f"{len(faults)} faults were found in the annotations, listed above; mend them first.")
+
+
+def check_detection(data: str | Path) -> None:
+    """Read a COCO set and list its faults.
+
+    Raises:
+        DovetailError: When there is any, or no such set.
+    """
+    from dovetail.transfer.detecting import open_detection
+
+    found = find_coco(Path(data))
+    if found is not None:
+        report_files([path for path in found if path is not None])
+    train, val, _ = open_detection(data)
+    report_faults([("train", train), ("held-out", val)])

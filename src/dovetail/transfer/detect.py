@@ -1,0 +1,242 @@
+"""Fine-tuning for detection and instance segmentation, and its measurement.
+
+The 1x schedule (Detectron): 12 passes over the images, SGD with momentum 0.9, weight decay 1e-4, learning rate 0.02
+for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs: AdamW, 1e-4, weight decay
+0.05 on matrices. What step k sees is a pure function of (seed, k), but for torchvision's random resizing.
+
+Shapes: H x W pixels, N objects.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import faster_coco_eval.core.mask as coco_mask
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.coco import CocoImage, CocoSet
+from dovetail.transfer.labelled import read_image
+from dovetail.transfer.machine import Machine, ahead
+from dovetail.transfer.segment import freeze_batch_norm
+
+Target = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """How a detector is fine-tuned.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images in a step.
+        optimiser: "sgd" (momentum 0.9) or "adamw".
+        lr: Peak learning rate.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_steps: Steps of linear warm-up.
+        drops: Shares of the steps after which the rate is a tenth of what it was.
+        with_masks: Whether masks are learned.
+        batch_norm: "train" or "frozen": running statistics fixed, and used in training too.
+        seed: Of order and flips.
+    """
+
+    steps: int
+    batch_size: int = 16
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    weight_decay: float = 1e-4
+    warmup_steps: int = 1000
+    drops: tuple[float, ...] = (2 / 3, 8 / 9)
+    with_masks: bool = False
+    batch_norm: Literal["train", "frozen"] = "train"
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate at `step`."""
+        warmup = min((step + 1) / (self.warmup_steps + 1), 1.0)
+        return float(self.lr * warmup * 0.1 ** sum(step >= drop * self.steps for drop in self.drops))
+
+
+def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
+    """Return an image [3, H, W] in [0, 1] and what is learned from it: `boxes` [N, 4] as left, top, right, bottom in
+    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Crowds, boxes of no area and empty masks are left out."""
+    pixels = read_pixels(image)
+    objects = [one for one in image.objects if one.has_area and not one.crowd]
+    target: Target = {}
+    if with_masks:
+        drawn = [one.mask(image.height, image.width) for one in objects]
+        kept = [index for index, mask in enumerate(drawn) if mask.any()]
+        objects = [objects[index] for index in kept]
+        empty = np.zeros((0, image.height, image.width), dtype=np.uint8)
+        masks = torch.from_numpy(np.stack([drawn[index] for index in kept]).astype(np.uint8) if kept else empty)
+        target["masks"] = masks.flip(2) if flip else masks
+    boxes = torch.tensor([one.box for one in objects], dtype=torch.float32).reshape(-1, 4)
+    left, top, width, height = boxes.unbind(1)
+    boxes = torch.stack([left, top, left + width, top + height], dim=1)
+    if flip:
+        boxes = torch.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], dim=1)
+    target["boxes"] = boxes
+    target["labels"] = torch.tensor([one.label + 1 for one in objects], dtype=torch.int64)
+    return (pixels.flip(2) if flip else pixels), target
+
+
+def read_pixels(image: CocoImage) -> Tensor:
+    """Return [3, H, W] in [0, 1]; raise `DovetailError` where the file has another size than the annotations say."""
+    pixels = read_image(image.path)
+    if tuple(pixels.shape[1:]) != (image.height, image.width):
+        raise DovetailError(
+            f"{image.path} is {pixels.shape[2]}x{pixels.shape[1]} pixels, but its annotations say "
+            f"{image.width}x{image.height}; correct the annotations."
+        )
+    return pixels.float() / 255
+
+
+def training_batch(data: CocoSet, options: DetectOptions, step: int) -> tuple[list[Tensor], list[Target]]:
+    """Return the images and targets of a step, a pure function of (seed, step)."""
+    images, targets = [], []
+    for place in range(step * options.batch_size, (step + 1) * options.batch_size):
+        turn, offset = divmod(place, len(data))
+        order = np.random.default_rng((options.seed, 0, turn)).permutation(len(data))
+        flip = bool(np.random.default_rng((options.seed, 1, place)).random() < 0.5)
+        image, target = training_item(data.images[int(order[offset])], flip=flip, with_masks=options.with_masks)
+        images.append(image)
+        targets.append(target)
+    return images, targets
+
+
+def finetune_detection(
+    model: nn.Module,
+    data: CocoSet,
+    options: DetectOptions,
+    *,
+    machine: Machine,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Fine-tune a detector of torchvision's in place and return the loss of every step.
+
+    Args:
+        model: (images, targets) -> losses, as torchvision's detectors answer in training.
+        data: Images with objects, or without.
+        options: See `DetectOptions`.
+        machine: Where to compute.
+        on_step: Called after every step with its number, from 0, and its loss.
+
+    Raises:
+        DovetailError: For an empty set, and where the loss stops being a number.
+    """
+    if len(data) == 0:
+        raise DovetailError("The training set is empty; give at least one image.")
+    model.to(machine.device).train()
+    if options.batch_norm == "frozen":
+        freeze_batch_norm(model)
+    optimiser = build_optimiser(model, options)
+    batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
+    losses: list[float] = []
+    for step, (images, targets) in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate(step)
+        placed = [{name: value.to(machine.device) for name, value in target.items()} for target in targets]
+        with backbone_in(model, machine):
+            parts: Mapping[str, Tensor] = model([image.to(machine.device) for image in images], placed)
+        loss = torch.stack(list(parts.values())).sum()
+        losses.append(loss.item())
+        if not np.isfinite(losses[-1]):
+            raise DovetailError(f"The loss is {losses[-1]} at step {step + 1}; lower --lr.")
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        if on_step is not None:
+            on_step(step, losses[-1])
+    return losses
+
+
+def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Optimizer:
+    """Return the optimiser; vectors (norms, biases) are not decayed."""
+    matrices = [value for value in model.parameters() if value.requires_grad and value.dim() > 1]
+    vectors = [value for value in model.parameters() if value.requires_grad and value.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if options.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=options.lr)
+
+
+class backbone_in:
+    """The context in which a detector's backbone alone computes in the machine's number format.
+
+    Boxes are decoded in the format of what the heads answer, and bfloat16 has no pixel's precision in an image's size.
+    """
+
+    def __init__(self, model: nn.Module, machine: Machine) -> None:
+        self.backbone = model.get_submodule("backbone")
+        self.machine = machine
+
+    def __enter__(self) -> None:
+        plain = self.backbone.forward
+
+        def forward(pixels: Tensor) -> OrderedDict[str, Tensor]:
+            with self.machine.autocast():
+                maps: OrderedDict[str, Tensor] = plain(pixels)
+            return OrderedDict((name, value.float()) for name, value in maps.items())
+
+        self.backbone.forward = forward
+
+    def __exit__(self, *_: object) -> None:
+        del self.backbone.forward
+
+
+@torch.no_grad()
+def detect(model: nn.Module, images: list[Tensor], machine: Machine) -> list[dict[str, Tensor]]:
+    """Return what a detector in evaluation mode finds in images [3, H, W] in [0, 1], on the CPU: boxes, labels, scores,
+    and masks [N, 1, H, W] in [0, 1]."""
+    with backbone_in(model, machine):
+        found: list[dict[str, Tensor]] = model([image.to(machine.device) for image in images])
+    return [{name: value.cpu() for name, value in one.items()} for one in found]
+
+
+def detections_of(
+    model: nn.Module,
+    data: CocoSet,
+    *,
+    machine: Machine,
+    batch_size: int = 4,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return COCO's result dictionaries of all images of a set."""
+    model.to(machine.device).eval()
+    results: list[dict[str, Any]] = []
+    pixels = ahead(read_pixels, data.images, threads=machine.threads)
+    for start in range(0, len(data), batch_size):
+        images = data.images[start : start + batch_size]
+        found = detect(model, [next(pixels) for _ in images], machine)
+        for image, one in zip(images, found, strict=True):
+            results += [{"image_id": image.id, **entry} for entry in as_coco(one, data.ids)]
+        if on_batch is not None:
+            on_batch(len(images))
+    return results
+
+
+def as_coco(found: Mapping[str, Tensor], ids: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return one image's detections as category_id, bbox, score and, with masks, segmentation."""
+    entries: list[dict[str, Any]] = []
+    for index, (box, label, score) in enumerate(
+        zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ):
+        if not 1 <= label <= len(ids):
+            continue  # RetinaNet's unused output for background
+        left, top, right, bottom = box
+        entry = {"category_id": ids[label - 1], "bbox": [left, top, right - left, bottom - top], "score": score}
+        if "masks" in found:
+            mask = (found["masks"][index, 0] > 0.5).numpy().astype(np.uint8)
+            coded = dict(coco_mask.encode(np.asfortranarray(mask)))
+            counts = coded["counts"]
+            entry["segmentation"] = {
+                "size": [int(side) for side in coded["size"]],
+                "counts": counts.decode() if isinstance(counts, bytes) else counts,
+            }
+        entries.append(entry)
+    return entries

@@ -1,0 +1,169 @@
+"""The job behind `dovetail finetune detect`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.average_precision import average_precision
+from dovetail.transfer.coco import CocoSet, find_coco
+from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
+from dovetail.transfer.detectors import DetectorSpec, build_detector, keeps_decoder
+from dovetail.transfer.finished import Task, save_finished
+from dovetail.transfer.machine import Machine, machine
+from dovetail.transfer.probing import plain
+from dovetail.transfer.progress import progress
+from dovetail.transfer.readers import held_out, split_note
+from dovetail.transfer.results import Results, fingerprint
+from dovetail.transfer.start import Source, check_starts, source_of
+from dovetail.transfer.subsets import balanced_order
+from dovetail.transfer.trials import Trial, run_trials
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a fine-tuning but its trial."""
+
+    source: Source
+    train: CocoSet
+    val: CocoSet
+    spec: DetectorSpec
+    options: DetectOptions
+    epochs: int
+    fixed_steps: bool
+    where: Machine
+
+    def options_for(self, trial: Trial) -> DetectOptions:
+        """Return the options of a trial: its seed, and the steps that its images take."""
+        steps = self.options.steps
+        if not self.fixed_steps:
+            steps = max(self.epochs * len(trial.indices) // self.options.batch_size, 1)
+        warmup = min(self.options.warmup_steps, steps // 4)
+        return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
+
+
+def finetune_detect(asked: Mapping[str, Any]) -> Results:
+    """Fine-tune and measure; `asked` are the parameters of the command."""
+    train, val, note = open_detection(asked["data"])
+    plan = plan_of(asked, train, val)
+    starts = list(asked["start"])
+    if starts == ["auto"]:
+        starts = ["random" if plan.source.run is None else "all" if keeps_decoder(plan.source) else "encoder"]
+    out = Path(asked["out"])
+
+    def fit(trial: Trial) -> Mapping[str, float]:
+        model, scores = fit_detector(plan, trial)
+        if trial.keep:
+            save_finished(out, model, task_of(plan))
+        return scores
+
+    labels = [sorted({one.label for one in image.objects}) for image in train.images]
+    rows = run_trials(
+        check_starts(starts, plan.source),
+        asked["fraction"],
+        range(asked["seed"], asked["seed"] + asked["seeds"]),
+        total=len(train),
+        order=lambda seed: balanced_order(labels, seed),
+        fit=fit,
+        out=out,
+    )
+    resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(plan.options).items()}}
+    files = [train.path, *(image.path for image in (*train.images, *val.images) if image.path.is_file())]
+    facts = {
+        "format": "coco",
+        "fingerprint": fingerprint(files),
+        "train_images": len(train),
+        "test_images": len(val),
+        "classes": len(train.names),
+    }
+    return Results("finetune detect", rows, resolved, facts, plan.where.device, (note,) if note else ())
+
+
+def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]:
+    """Return the fine-tuned detector of a trial and its scores."""
+    torch.manual_seed(trial.seed)
+    model, target = build_detector(plan.source, plan.spec)
+    plan.source.load(target, trial.start)
+    options = plan.options_for(trial)
+    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
+        finetune_detection(
+            model,
+            plan.train.subset(list(trial.indices)),
+            options,
+            machine=plan.where,
+            on_step=lambda step, loss: advance(1),
+        )
+    with progress("measuring", len(plan.val)) as advance:
+        found = detections_of(model, plan.val, machine=plan.where, on_batch=advance)
+    boxes = average_precision(plan.val, found, "bbox")
+    if not boxes:
+        raise DovetailError(f"{plan.val.path} holds no object to measure on; add annotations.")
+    scores = {f"box {name}": value for name, value in boxes.items()}
+    if plan.spec.task == "masks":
+        scores |= {f"mask {name}": value for name, value in average_precision(plan.val, found, "segm").items()}
+    return model, scores
+
+
+def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
+    """Return the training and the validation part of a COCO set, and what to know about the split.
+
+    Raises:
+        DovetailError: Where there is no COCO set, or its parts have other categories.
+    """
+    found = find_coco(Path(data))
+    if found is None:
+        raise DovetailError(
+            f"{data} is no COCO set; give a JSON file, or a folder with annotations/instances_train*.json and "
+            "instances_val*.json."
+        )
+    train = CocoSet.open(found[0])
+    if found[1] is None:
+        kept, held = held_out(len(train))
+        return train.subset(kept), train.subset(held), split_note(held, kept)
+    val = CocoSet.open(found[1])
+    if (val.names, val.ids) != (train.names, train.ids):
+        raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+    return train, val, ""
+
+
+def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
+    """Return the plan, with everything on "auto" filled in."""
+    source = source_of(asked["run"], asked["model"])
+    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
+    for name in ("batch_size", "seeds", "epochs"):
+        if asked[name] < 1:
+            raise DovetailError(f"{name} is {asked[name]}; it must be at least 1.")
+    side = asked["image_size"]
+    if side < 32:
+        raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
+    sides = tuple(round(side * share) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0))
+    spec = DetectorSpec(asked["task"], asked["head"], len(train.names), sides, round(side * 1333 / 800))
+    with torch.device("meta"):
+        model, _ = build_detector(source, spec)
+    tokens = "ViTFPN" in {type(module).__name__ for module in model.modules()}
+    batch = asked["batch_size"]
+    rate = 1e-4 if tokens else 0.02 * batch / 16
+    options = DetectOptions(
+        steps=asked["steps"] or max(asked["epochs"] * len(train) // batch, 1),
+        batch_size=batch,
+        optimiser="adamw" if tokens else "sgd",
+        lr=rate if asked["lr"] == "auto" else asked["lr"],
+        weight_decay=0.05 if tokens else 1e-4,
+        with_masks=spec.task == "masks",
+        batch_norm=asked["batch_norm"],
+        seed=asked["seed"],
+    )
+    return Plan(source, train, val, spec, options, asked["epochs"], asked["steps"] is not None, where)
+
+
+def task_of(plan: Plan) -> Task:
+    """Return what is needed to use the detector later."""
+    spec = plan.spec
+    options = {"task": spec.task, "head": spec.head, "sides": list(spec.sides), "longest": spec.longest}
+    return Task.of("detect", plan.source, plan.train.names, {**options, "ids": list(plan.train.ids)})

@@ -1,0 +1,153 @@
+"""torchvision's detectors on what was pre-trained: Faster and Mask R-CNN, RetinaNet.
+
+The backbone is the run's own where it has a feature pyramid (a detector of torchvision, `timm/NAME+fpn` on a CNN or a
+ViT), so that encoder and decoder can be loaded; else a new pyramid goes on the run's encoder. On a ViT the pyramid
+takes four evenly spaced blocks brought to strides 4 to 32, as in XCiT's and SelfPatch's protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from dovetail.errors import DovetailError
+from dovetail.networks.construct import construct
+from dovetail.networks.decoders import EncoderFPN, encoder_fpn
+from dovetail.networks.network import Construction
+from dovetail.networks.vit import is_vit
+from dovetail.networks.vit_fpn import ViTFPN, vit_fpn
+from dovetail.transfer.start import Source
+
+DetectTask = Literal["boxes", "masks"]
+DetectHead = Literal["rcnn", "retinanet"]
+PYRAMIDS = ("dovetail.networks.decoders.encoder_fpn", "dovetail.networks.vit_fpn.vit_fpn")
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What is built.
+
+    Attributes:
+        task: "boxes", or "masks" as well.
+        head: "rcnn" (two stages) or "retinanet" (boxes only).
+        classes: Number of categories; the detector's label 0 is background.
+        sides: Shorter sides that images are resized to in pixels, one at random in training, the last otherwise.
+        longest: Most that the longer side may be.
+    """
+
+    task: DetectTask
+    head: DetectHead
+    classes: int
+    sides: tuple[int, ...]
+    longest: int
+
+
+class RetinaLevels(nn.Module):
+    """A pyramid of strides 4 to 32 as RetinaNet wants it: strides 8 to 32, and 64 and 128 by pooling."""
+
+    def __init__(self, body: EncoderFPN | ViTFPN) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = body.out_channels
+
+    def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
+        """Return five maps for [B, C, H, W]."""
+        pyramid: OrderedDict[str, Tensor] = self.body(pixels)
+        levels = [pyramid[name] for name in ("1", "2", "3")]
+        for _ in range(2):
+            levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
+        return OrderedDict((str(index), level) for index, level in enumerate(levels))
+
+
+def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Module]:
+    """Return the detector with random weights, and the module in it that pre-trained weights go into.
+
+    Raises:
+        DovetailError: For masks from RetinaNet, and for models without an encoder that a pyramid fits.
+    """
+    if spec.head == "retinanet" and spec.task == "masks":
+        raise DovetailError("RetinaNet has no masks; give --task boxes or --head rcnn.")
+    if source.in_channels != 3:
+        raise DovetailError(f"The model takes {source.in_channels} channels; detectors are for 3 (RGB).")
+    call = Construction.parse(source.constructor)
+    if call is None:
+        raise DovetailError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+    sizes: dict[str, Any] = {
+        "min_size": spec.sides,
+        "max_size": spec.longest,
+        "image_mean": list(source.mean),
+        "image_std": list(source.std),
+    }
+    if call.path.startswith("torchvision.models.detection."):
+        name = torchvision_name(call.path.rpartition(".")[2], spec)
+        builder = torchvision.models.get_model_builder(name)
+        model: nn.Module = builder(weights=None, weights_backbone=None, num_classes=spec.classes + 1, **sizes)
+        return model, model
+    body = pyramid_of(call, source)
+    return on_pyramid(body, spec, sizes), body
+
+
+def torchvision_name(name: str, spec: DetectorSpec) -> str:
+    """Return the name of torchvision's detector with the same backbone, for the task."""
+    wanted = "retinanet" if spec.head == "retinanet" else "maskrcnn" if spec.task == "masks" else "fasterrcnn"
+    return re.sub("^(fasterrcnn|maskrcnn|retinanet)", wanted, name)
+
+
+def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
+    """Return the run's own encoder and pyramid, or its encoder under a new pyramid, randomly initialised."""
+    if call.path in PYRAMIDS:
+        model = construct(str(call))
+        assert isinstance(model, (EncoderFPN, ViTFPN))
+        return model
+    name = encoder_name(call)
+    if name is None:
+        raise DovetailError(
+            f"{source.constructor} has no encoder of timm's; name a detector with --model, such as timm/resnet50+fpn."
+        )
+    if is_vit(name):
+        return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size)
+    return encoder_fpn(name, in_channels=source.in_channels)
+
+
+def encoder_name(call: Construction) -> str | None:
+    """Return timm's name of a model's encoder; None where timm has none."""
+    import timm
+
+    if call.path.startswith("smp."):
+        name = str(call.kwargs.get("encoder_name", "resnet34")).removeprefix("tu-")
+    elif call.path.startswith("torchvision."):
+        found = re.search(r"resnet\d+", call.path)
+        name = found[0] if found else ""
+    else:
+        name = str(call.args[0] if call.args else call.kwargs.get("name"))
+    return name if timm.is_model(name) else None
+
+
+def on_pyramid(body: EncoderFPN | ViTFPN, spec: DetectorSpec, sizes: Mapping[str, Any]) -> nn.Module:
+    """Return a detector on a pyramid."""
+    classes = spec.classes + 1
+    detector: nn.Module
+    if spec.head == "retinanet":
+        octaves = tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in (32, 64, 128, 256, 512))
+        anchors = AnchorGenerator(octaves, ((0.5, 1.0, 2.0),) * len(octaves))
+        detector = RetinaNet(RetinaLevels(body), classes, anchor_generator=anchors, **sizes)
+        return detector
+    family = MaskRCNN if spec.task == "masks" else FasterRCNN
+    detector = family(body, num_classes=classes, **sizes)
+    return detector
+
+
+def keeps_decoder(source: Source) -> bool:
+    """Whether the run's own decoder is part of the detector."""
+    call = Construction.parse(source.constructor)
+    own = call is not None and (call.path in PYRAMIDS or call.path.startswith("torchvision.models.detection."))
+    return own and source.has_decoder
