@@ -65,6 +65,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         out=out,
         resume=resume,
         callbacks=[report] if report is not None else [],
+        names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
     export_run(learner, resolved, settings, out)
     return Run(out, result.steps, settings.total_steps)
@@ -99,6 +100,7 @@ def wishes_of(asked: Mapping[str, Any]) -> Wishes:
     same = (
         *("seed", "accelerator", "devices", "num_nodes", "batch_size", "accumulate", "epochs", "max_steps"),
         *("precision", "workers", "strategy", "log_every_steps", "save_every_minutes", "keep_every_epochs"),
+        "skip_nonfinite_steps",
     )
     return Wishes(peak_lr=asked["lr"], **{name: asked[name] for name in same})
 
@@ -188,9 +190,10 @@ def report_of(
         from dovetail.report.live import ReportWriter
         from dovetail.report.page import Page, Subject
 
-        text, total = recipe_lines(recipe, network), settings.total_steps
+        text, total = (out / "recipe.txt").read_text(encoding="utf-8"), settings.total_steps
         subject = Subject(out, options, recipe, text, source, total, textwrap.dedent(example(network, out)))
-        return ReportWriter(Page.prepare(subject, network), every_minutes=minutes)
+        with torch.random.fork_rng(devices=[]):  # the heads that are drawn next must not depend on the page
+            return ReportWriter(Page.prepare(subject, network), every_minutes=minutes)
     except Exception as error:  # a page is no reason for a run not to start
         log.warning("The run's page cannot be prepared (%s: %s); the run goes on.", type(error).__name__, error)
         return None

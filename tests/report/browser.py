@@ -55,8 +55,10 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press and release a key."""
-        for kind in ("keyDown", "keyUp"):
-            self.devtools("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+        typed = {"text": "\r"} if key == "Enter" else {}
+        for kind, more in (("keyDown", typed), ("keyUp", {})):
+            values = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+            self.devtools("Input.dispatchKeyEvent", **values, **more)
 
     def console(self) -> list[str]:
         """Return what the page has logged since the last call, errors of loading included."""

@@ -1,7 +1,8 @@
-"""The page in a real browser: at two widths, by day and by night, with the keyboard. Screenshots stay to be looked at."""
+"""The page in a real browser: at two widths, by day and by night, with the keyboard. Screenshots stay."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -86,5 +87,6 @@ def test_the_keyboard_reaches_everything_and_copies(slot_run: Path, chromium: Br
         said = chromium.run("return document.getElementById('copied').textContent")
         if said:
             break
+        time.sleep(0.1)
     assert said in ("Copied.", "Selected; copy it with Ctrl+C.")
     assert chromium.console() == []
