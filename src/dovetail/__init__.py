@@ -13,10 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dovetail.comparing import compare
     from dovetail.errors import DovetailError
     from dovetail.evaluating import evaluate_knn, evaluate_linear
     from dovetail.exporting import export
-    from dovetail.finetuning import finetune_detect, finetune_segment
+    from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
+    from dovetail.predicting import predict
     from dovetail.pretraining import Run, pretrain
     from dovetail.weights import MatchReport, load, load_into
 
@@ -29,10 +31,13 @@ _PUBLIC = {
     "evaluate_knn": "dovetail.evaluating",
     "evaluate_linear": "dovetail.evaluating",
     "export": "dovetail.exporting",
+    "compare": "dovetail.comparing",
+    "finetune_classify": "dovetail.finetuning",
     "finetune_detect": "dovetail.finetuning",
     "finetune_segment": "dovetail.finetuning",
     "load": "dovetail.weights",
     "load_into": "dovetail.weights",
+    "predict": "dovetail.predicting",
     "pretrain": "dovetail.pretraining",
 }
 
@@ -40,13 +45,16 @@ __all__ = [
     "DovetailError",
     "MatchReport",
     "Run",
+    "compare",
     "evaluate_knn",
     "evaluate_linear",
     "export",
+    "finetune_classify",
     "finetune_detect",
     "finetune_segment",
     "load",
     "load_into",
+    "predict",
     "pretrain",
 ]
 

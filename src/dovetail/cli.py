@@ -50,8 +50,11 @@ VERBS: dict[str, Verb] = {
         "dovetail.report.visualize", "correspondence", "draw which cells of two pictures match"
     ),
     "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest photographs"),
+    "finetune classify": Verb("dovetail.finetuning", "finetune_classify", "fine-tune for classification"),
     "finetune detect": Verb("dovetail.finetuning", "finetune_detect", "fine-tune for detection and instances"),
     "finetune segment": Verb("dovetail.finetuning", "finetune_segment", "fine-tune for semantic segmentation"),
+    "predict": Verb("dovetail.predicting", "predict", "write a fine-tuned run's predictions for photographs"),
+    "compare": Verb("dovetail.comparing", "compare", "print the results of several runs side by side", ("results",)),
     "methods": Verb("dovetail.showing", "methods", "list the methods"),
     "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),
 }

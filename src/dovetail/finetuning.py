@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dovetail.evaluating import with_out
+from dovetail.evaluating import check_images, with_out
 
 if TYPE_CHECKING:
     from dovetail.transfer.results import Results
@@ -153,5 +153,71 @@ def finetune_detect(
     from dovetail.transfer import detecting
 
     results = detecting.finetune_detect(asked)
+    results.write(Path(asked["out"]))
+    return results
+
+
+def finetune_classify(
+    *,
+    run: str | Path | None = None,
+    data: str | Path = "",
+    out: str | Path = "",
+    model: str | None = None,
+    start: list[str] = ["all"],  # noqa: B006 - read only
+    fraction: list[float] = [1.0],  # noqa: B006 - read only
+    seeds: int = 1,
+    seed: int = 0,
+    epochs: int = 100,
+    steps: int | None = None,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    layer_decay: float = 0.75,
+    weight_decay: float = 0.05,
+    mixup: float = 0.0,
+    label_smoothing: float = 0.1,
+    image_size: int | None = None,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    check: bool = False,
+) -> Results | None:
+    """Fine-tune a run's encoder for classification and measure top-1 (and top-5) accuracy.
+
+    Args:
+        run: Folder of a pre-training run.
+        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's.
+        out: Folder for results.json and the model; RUN/finetune-classify unless given.
+        model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
+        start: What to load of the run: random, encoder, all; several make several rows of the table.
+        fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
+        seeds: Trials for each row, with seeds from `seed` on.
+        seed: Of subsets, new weights, order, crops and mixing.
+        epochs: Passes over the images, of which a fraction takes as many; at least 100 steps.
+        steps: Optimiser steps, instead of epochs.
+        batch_size: Images in a step.
+        lr: Peak learning rate of the classifier.
+        layer_decay: Factor from a block's learning rate to that of the block before it.
+        weight_decay: Of tensors with more than one dimension.
+        mixup: Parameter of mixup's Beta distribution; 0 turns it off.
+        label_smoothing: Share of the truth that is spread over all classes.
+        image_size: Side of the images in pixels; the run's unless given.
+        accelerator: Kind of device.
+        precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
+        workers: Threads that read images.
+        check: Read the whole set, list all its faults, and stop.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    asked = with_out(dict(locals()), "finetune-classify")
+    if check:
+        check_images(asked["data"])
+        return None
+    from dovetail.transfer import classifying
+
+    results = classifying.finetune_classify(asked)
     results.write(Path(asked["out"]))
     return results

@@ -1,0 +1,131 @@
+"""The job behind `dovetail finetune classify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.classify import Classifier, ClassifyOptions, class_logits, finetune_classification
+from dovetail.transfer.features import Features
+from dovetail.transfer.finished import Task, save_finished
+from dovetail.transfer.images import ClassFolder
+from dovetail.transfer.machine import Machine
+from dovetail.transfer.probing import data_facts, plain, prepared
+from dovetail.transfer.progress import progress
+from dovetail.transfer.results import Results
+from dovetail.transfer.start import Source, check_starts
+from dovetail.transfer.subsets import balanced_order
+from dovetail.transfer.trials import Trial, run_trials
+
+MIN_STEPS = 100
+
+
+def build_classifier(source: Source, classes: int) -> Classifier:
+    """Return a classifier with random weights; weights go into `features.network.model`.
+
+    The mean over the deepest map, or a ViT's class token after the final norm, goes through a linear layer. What of the
+    network the classifier does not read (a decoder) is frozen.
+    """
+    network = source.network("random")
+    network.requires_grad_(True)
+    features = Features(network)
+    tap = "cls" if "cls" in network.taps else "pooled" if "pooled" in network.taps else features.tap
+    network.prune([tap])
+    return Classifier(features, classes)
+
+
+def finetune_classify(asked: Mapping[str, Any]) -> Results:
+    """Fine-tune and measure; `asked` are the parameters of the command."""
+    source, where, train, held_out = prepared(asked)
+    options = options_of(asked, source, train)
+    out = Path(asked["out"])
+
+    def fit(trial: Trial) -> Mapping[str, float]:
+        model, scores = fit_classifier(source, options, train, held_out, trial, where, fixed=asked["steps"] is not None)
+        if trial.keep:
+            save_finished(out, model, Task.of("classify", source, train.names, {}))
+        return scores
+
+    rows = run_trials(
+        check_starts(asked["start"], source),
+        asked["fraction"],
+        range(asked["seed"], asked["seed"] + asked["seeds"]),
+        total=len(train),
+        order=lambda seed: balanced_order([[label] for label in train.labels], seed),
+        fit=fit,
+        out=out,
+    )
+    resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(options).items()}}
+    return Results("finetune classify", rows, resolved, data_facts(train, held_out), where.device)
+
+
+def options_of(asked: Mapping[str, Any], source: Source, train: ClassFolder) -> ClassifyOptions:
+    """Return the options of the whole training set.
+
+    Raises:
+        DovetailError: For numbers out of range.
+    """
+    ranges = {"batch_size": (1, 1e9), "seeds": (1, 1e9), "epochs": (1, 1e9), "layer_decay": (0, 1), "mixup": (0, 1e9)}
+    for name, (low, high) in {**ranges, "label_smoothing": (0, 0.999), "lr": (0, 1e9)}.items():
+        if not low <= asked[name] <= high:
+            bound = f"at least {low:g}" if high == 1e9 else f"from {low:g} to {high:g}"
+            raise DovetailError(f"{name} is {asked[name]}; it must be {bound}.")
+    steps = asked["steps"] or max(asked["epochs"] * len(train) // asked["batch_size"], MIN_STEPS)
+    return ClassifyOptions(
+        classes=len(train.names),
+        steps=steps,
+        size=source.image_size,
+        mean=source.mean,
+        std=source.std,
+        batch_size=asked["batch_size"],
+        lr=asked["lr"],
+        layer_decay=asked["layer_decay"],
+        weight_decay=asked["weight_decay"],
+        warmup_steps=steps // 20,
+        mixup=asked["mixup"],
+        label_smoothing=asked["label_smoothing"],
+        seed=asked["seed"],
+    )
+
+
+def fit_classifier(
+    source: Source,
+    options: ClassifyOptions,
+    train: ClassFolder,
+    held_out: ClassFolder,
+    trial: Trial,
+    where: Machine,
+    *,
+    fixed: bool,
+) -> tuple[Classifier, dict[str, float]]:
+    """Return the fine-tuned model of a trial and its scores; the steps are in proportion to the images unless fixed."""
+    torch.manual_seed(trial.seed)
+    model = build_classifier(source, options.classes)
+    source.load(model.features.network.model, trial.start)
+    if not fixed:
+        steps = max(round(options.steps * len(trial.indices) / len(train)), MIN_STEPS)
+        options = replace(options, steps=steps, warmup_steps=steps // 20)
+    options = replace(options, seed=trial.seed)
+    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
+        finetune_classification(
+            model,
+            train.subset(list(trial.indices)),
+            options,
+            machine=where,
+            on_step=lambda step, loss: advance(1),
+        )
+    with progress("measuring", len(held_out)) as advance:
+        logits = class_logits(
+            model, held_out, size=options.size, mean=options.mean, std=options.std, machine=where, on_batch=advance
+        )
+    best = logits.topk(min(5, options.classes), dim=1).indices
+    right = best == torch.tensor(held_out.labels)[:, None]
+    scores = {"top1": float(right[:, 0].float().mean())}
+    if options.classes > 5:
+        scores["top5"] = float(right.any(dim=1).float().mean())
+    return model, scores

@@ -1,0 +1,109 @@
+"""`predict` writes what a fine-tuned run says; `compare` puts runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dovetail
+from dovetail.cli import run as run_command
+from tests.test_finetuning import mask_folder
+from tests.transfer.coco_files import write_coco
+from tests.transfer.pictures import COLOURS, class_folder, exported_run, noisy
+
+FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Photographs of odd sizes, two of one stem, one deeper down, one grey."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    noisy(COLOURS[0], (50, 41), rng).save(folder / "a.png")
+    noisy(COLOURS[1], (37, 64), rng).save(folder / "a.jpg")
+    noisy(COLOURS[2], (40, 40), rng).convert("L").save(folder / "deep" / "b.png")
+    return folder
+
+
+def test_segmentation_masks_have_the_photographs_sizes(photos: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn")
+    data = mask_folder(tmp_path / "masks", images=5)
+    dovetail.finetune_segment(run=run, data=data, out=tmp_path / "tuned", steps=1, batch_size=2, crop_size=32, **FAST)
+    out = dovetail.predict(run=tmp_path / "tuned", data=photos, out=tmp_path / "out", **FAST)
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
+    with Image.open(out / "a.jpg.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (37, 64))
+        assert int(np.asarray(mask).max()) < 3
+        assert mask.getpalette()[3:6] == [128, 0, 0]  # VOC's second colour
+    assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
+
+
+def test_classes_from_the_command_line(photos: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run")
+    data, tuned = class_folder(tmp_path / "classes"), tmp_path / "tuned"
+    options = ["--accelerator", "cpu", "--workers", "0"]
+    arguments = ["--run", str(run), "--data", str(data), "--out", str(tuned), "--steps", "12", "--batch-size", "6"]
+    assert run_command(["finetune", "classify", *arguments, "--lr", "0.005", "--mixup", "0.2", *options]) == 0
+    assert json.loads((tuned / "results.json").read_text())["rows"][0]["scores"]["top1"]["mean"] > 0.5
+    arguments = ["--run", str(tuned), "--data", str(photos), "--out", str(tmp_path / "out")]
+    assert run_command(["predict", *arguments, *options]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    assert {row["file"] for row in rows} == {"a.png", "a.jpg", "deep/b.png"}
+    assert sum(float(rows[0][f"probability{rank}"]) for rank in (1, 2, 3)) == pytest.approx(1, abs=1e-3)
+    assert rows[0]["class1"].startswith("n0000000")
+
+
+def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
+    run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn"), write_coco(tmp_path / "coco")
+    tuned = tmp_path / "tuned"
+    dovetail.finetune_detect(
+        run=run, data=data, out=tuned, steps=1, batch_size=1, image_size=40, head="retinanet", **FAST
+    )
+    out = dovetail.predict(run=tuned, data=photos, out=tmp_path / "out", min_score=0.0, **FAST)
+    found = json.loads((out / "predictions.json").read_text())
+    assert {one["category_id"] for one in found} <= {17, 38}
+    assert all(one["category"] == {17: "cat", 38: "kite"}[one["category_id"]] for one in found)
+
+
+def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = class_folder(tmp_path / "classes")
+    for name in ("one", "two"):
+        run = exported_run(tmp_path / "runs" / name, seed=len(name))
+        dovetail.evaluate_knn(run=run, data=data, k=[1], **FAST)
+    capsys.readouterr()
+    assert run_command(["compare", str(tmp_path / "runs" / "one"), str(tmp_path / "runs" / "two")]) == 0
+    shown = capsys.readouterr().out
+    assert "one/evaluate-knn" in shown
+    assert "two/evaluate-knn" in shown
+    assert "different data" not in shown
+    rows = dovetail.compare([str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
+    assert rows[0].setting == {"run": "evaluate-knn", "k": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compare"], "No results were named"),
+        (["compare", "nowhere"], "There is no file or folder nowhere"),
+        (["compare", "."], "None of the 1 folders"),
+        (["predict", "--data", "x", "--out", "y"], "No fine-tuned run was named"),
+        (["predict", "--run", ".", "--data", ".", "--out", "y"], "holds no fine-tuned model"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(arguments) == 2
+    assert sentence in capsys.readouterr().err
