@@ -75,6 +75,19 @@ def test_positives_inside_and_outside_differ_with_three_views_only() -> None:
     assert outside(three, [], [], NOW).total > inside(three, [], [], NOW).total + 0.1
 
 
+def test_positives_outside_are_the_mean_of_each_ones_loss() -> None:
+    views = outputs(3)
+    rows = torch.nn.functional.normalize(torch.cat(views), dim=1)
+    batch, losses = len(views[0]), []
+    for anchor in range(len(rows)):
+        others = [row for row in range(len(rows)) if row != anchor]
+        logits = rows[others] @ rows[anchor] / 0.3
+        right = [place for place, row in enumerate(others) if row % batch == anchor % batch]
+        losses.append((torch.logsumexp(logits, 0) - logits[right]).mean())
+    made = NTXentSpec(0.3, "outside").build(HEAD)(views, [], [], NOW).total
+    torch.testing.assert_close(made, torch.stack(losses).mean())
+
+
 def test_no_pair_matrix_is_kept_for_the_backward_pass() -> None:
     sizes: list[int] = []
 

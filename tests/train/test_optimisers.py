@@ -179,3 +179,10 @@ def test_clipping_bounds_norms_and_returns_the_norm_before(each: bool) -> None:
         norm = before[name].norm() if each else total
         expected = before[name] * min(1.0, 0.01 / float(norm + 1e-6))
         torch.testing.assert_close(p.grad, expected, msg=name)
+
+
+def test_epsilon_is_added_to_the_gradients_norm() -> None:
+    parameter = nn.Parameter(torch.tensor([3.0, 4.0]))  # norm 5
+    parameter.grad = torch.tensor([0.6, 0.8])  # norm 1
+    Lars([parameter], lr=1.0, trust_coefficient=0.1, eps=4.0).step()
+    torch.testing.assert_close(parameter.detach(), torch.tensor([3.0, 4.0]) - 0.1 * torch.tensor([0.6, 0.8]))
