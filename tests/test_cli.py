@@ -12,7 +12,7 @@ from dovetail.cli import VERBS, run
 PRETRAIN = """
 accelerator accumulate batch-size config data decoder devices encoder epochs help image-size in-channels init
 keep-every-epochs log-every-steps lr max-steps method model num-nodes out overwrite precision preset print-config
-report-every-minutes resume save-every-minutes seed strategy workers
+report-every-minutes resume save-every-minutes seed skip-nonfinite-steps strategy workers
 """.split()
 
 

@@ -76,6 +76,7 @@ def pretrain(
     save_every_minutes: float = 10.0,
     keep_every_epochs: int | None = None,
     report_every_minutes: float = 5.0,
+    skip_nonfinite_steps: int = 0,
     overwrite: bool = False,
     resume: bool = False,
 ) -> Run:
@@ -112,6 +113,8 @@ def pretrain(
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
+        skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
+            the run ends for it; all are in nonfinite.jsonl with their images.
         overwrite: Empty a non-empty `out` first.
         resume: Go on with the run in `out`, exactly where it stopped.
 
@@ -201,7 +204,7 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     saved = read_config(folder)
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
-        "report_every_minutes",
+        *("report_every_minutes", "skip_nonfinite_steps"),
     )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):

@@ -111,7 +111,7 @@ def test_the_table_names_every_number(recipe: Recipe) -> None:
     settings = resolve(recipe, Wishes(), num_images=50)
     table = settings.table()
     assert all(name in table for name in settings.as_dict())
-    assert f"total_steps         {settings.total_steps}" in table
+    assert f"total_steps {settings.total_steps}" in " ".join(table.split())
 
 
 def test_a_run_logs_and_saves_when_due(recipe: Recipe) -> None:

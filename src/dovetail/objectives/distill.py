@@ -19,17 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dovetail.distributed import mean_over_ranks
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32
 from dovetail.heads.prototypes import PrototypeHeadSpec
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, sample_rows
 from dovetail.schedules import Moment, Schedule, value_at
 from dovetail.views.view import View
 
@@ -99,23 +100,47 @@ class DistillObjective(Objective):
         return Loss(total, {"cross_entropy": total})
 
     @torch.no_grad()
+    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
+        if not teacher:
+            return None
+        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
+
+    @torch.no_grad()
     def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         move_centre(self.centre, teacher, self.spec.centre_momentum)
 
 
 def soften(logits: Tensor, centre: Tensor, temp: float) -> Tensor:
     """Return the teacher's distribution softmax((logits - centre) / temp) over the last dimension."""
-    return F.softmax((at_least_float32(logits) - centre) / temp, dim=-1)
+    return F.softmax((at_least_float32(logits) - centre).div_(temp), dim=-1)
 
 
 def cross_entropy(target: Tensor, logits: Tensor, temp: float) -> Tensor:
-    """Return -sum_k target_k log softmax(logits / temp)_k over the last dimension.
-
-    Written as (sum_k target_k) logsumexp - sum_k target_k logit_k: no log softmax and no product is kept.
-    """
-    scaled = at_least_float32(logits) / temp
-    entropy: Tensor = target.sum(dim=-1) * torch.logsumexp(scaled, dim=-1) - torch.linalg.vecdot(target, scaled)
+    """Return -sum_k target_k log softmax(logits / temp)_k over the last dimension; no gradient reaches `target`."""
+    entropy: Tensor = _CrossEntropy.apply(target, at_least_float32(logits), temp)
     return entropy
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Written as (sum_k target_k) logsumexp - sum_k target_k logit_k, which keeps its inputs and nothing of their size.
+
+    The gradient is made in place of one array. With 65,536 prototypes these arrays are the largest of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, logits: Tensor, temp: float) -> Tensor:
+        scaled = logits / temp
+        ctx.temp, mass, normal = temp, target.sum(dim=-1), torch.logsumexp(scaled, dim=-1)
+        ctx.save_for_backward(target, logits, mass, normal)
+        entropy: Tensor = mass * normal - torch.linalg.vecdot(target, scaled)
+        return entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        target, logits, mass, normal = ctx.saved_tensors
+        gradient = (logits / ctx.temp).sub_(normal[..., None]).exp_().mul_(mass[..., None]).sub_(target)
+        return None, gradient.mul_((grad / ctx.temp)[..., None]), None
 
 
 @torch.no_grad()

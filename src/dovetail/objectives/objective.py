@@ -14,6 +14,16 @@ from dovetail.heads.base import HeadSpec
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 
+ROWS = 512
+"""Rows of a sample of assignments; fewer where prototypes are many."""
+
+
+def sample_rows(logits: Tensor) -> Tensor:
+    """Return a sample of the rows of [..., K], evenly spaced: [N, K] of a few million values at most."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    most = max(min(ROWS, (1 << 22) // rows.shape[1]), 1)
+    return rows[:: -(-len(rows) // most)]
+
 
 class Loss(NamedTuple):
     """`total` is what is minimised; `parts` are the raw, unweighted terms that the log shows."""
@@ -40,6 +50,13 @@ class Objective(nn.Module, ABC):
             views: The views of this term.
             moment: Where the run stands, for temperatures that change.
         """
+
+    def assignments(self, teacher: Sequence[Any], moment: Moment) -> Tensor | None:
+        """Return the teacher's distributions over prototypes, [N, K] of at most `ROWS` rows; None without prototypes.
+
+        For the monitors, from what the loss has seen.
+        """
+        return None
 
     @torch.no_grad()
     def update(self, student: Sequence[Any], teacher: Sequence[Any]) -> None:

@@ -28,7 +28,7 @@ from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
 from dovetail.objectives.distill import DistillObjective, DistillSpec, cross_entropy, move_centre, prototypes_of, soften
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero, sample_rows
 from dovetail.schedules import Moment, Schedule, value_at
 from dovetail.views.view import View
 
@@ -76,6 +76,12 @@ class MaskedPatchObjective(Objective):
         return Loss(total, {"cross_entropy": total})
 
     @torch.no_grad()
+    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
+        if not teacher:
+            return None
+        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
+
+    @torch.no_grad()
     def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         move_centre(self.centre, teacher, self.spec.centre_momentum)
 
@@ -121,6 +127,10 @@ class SelfPatchObjective(Objective):
         return Loss(cls + self.spec.patch_weight * patches, {"cls": cls, "patches": patches})
 
     @torch.no_grad()
+    def assignments(self, teacher: Sequence[SelfPatchOutput], moment: Moment) -> Tensor | None:
+        return self.cls.assignments([one.cls for one in teacher], moment)
+
+    @torch.no_grad()
     def update(self, student: Sequence[SelfPatchOutput], teacher: Sequence[SelfPatchOutput]) -> None:
         self.cls.update([one.cls for one in student], [one.cls for one in teacher])
         self.patches.update([one.patches for one in student], [one.patches for one in teacher])
@@ -151,6 +161,12 @@ class SamePatchObjective(Objective):
         ]
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total})
+
+    @torch.no_grad()
+    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
+        if not teacher:
+            return None
+        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
 
     @torch.no_grad()
     def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:

@@ -31,7 +31,7 @@ from dovetail.distributed import gather, mean_over_ranks, rank, world_size
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, mlp
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero, sample_rows
 from dovetail.schedules import Moment
 from dovetail.views.view import View, align, overlap_box, overlaps
 
@@ -143,6 +143,13 @@ class SlotObjective(Objective):
         assignment = assignment + self.spec.grouping_eps
         assignment = assignment / assignment.sum(2, keepdim=True)
         return assignment @ output.embedding.flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def assignments(self, teacher: Sequence[SlotOutput], moment: Moment) -> Tensor | None:
+        if not teacher:
+            return None
+        scores = sample_rows(teacher[0].scores.movedim(1, -1))
+        return F.softmax((scores - self.centre) / self.spec.teacher_temperature, dim=1)
 
     @torch.no_grad()
     def update(self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput]) -> None:

@@ -54,6 +54,7 @@ class Settings:
         save_every_steps: Steps between two writes of `last.ckpt`; None leaves it to the minutes.
         keep_every_epochs: Epochs between two checkpoints that are kept; None keeps none but the last.
         max_steps: The run ends after this many steps, and schedules with it; None for the steps of `epochs`.
+        skip_nonfinite_steps: Steps of the whole run that may be left out because the loss or gradient is not finite.
     """
 
     seed: int
@@ -76,6 +77,7 @@ class Settings:
     save_every_steps: int | None = None
     keep_every_epochs: int | None = None
     max_steps: int | None = None
+    skip_nonfinite_steps: int = 0
 
     @property
     def world_size(self) -> int:
@@ -119,6 +121,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
         known = {field.name for field in fields(cls)}
+        values = {"skip_nonfinite_steps": 0} | values  # runs from before there was this option
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
             raise DovetailError(f"The settings' fields do not fit this version ({odd}); start the run anew.")
@@ -162,6 +165,7 @@ class Wishes:
     save_every_steps: int | None = None
     keep_every_epochs: int | None = None
     max_steps: int | None = None
+    skip_nonfinite_steps: int = 0
 
 
 def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
@@ -219,6 +223,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         save_every_steps=wishes.save_every_steps,
         keep_every_epochs=wishes.keep_every_epochs,
         max_steps=wishes.max_steps,
+        skip_nonfinite_steps=wishes.skip_nonfinite_steps,
     )
 
 
@@ -226,7 +231,7 @@ def _check_ranges(wishes: Wishes) -> None:
     lowest = {
         "devices": 1, "num_nodes": 1, "batch_size": 1, "accumulate": 1, "epochs": 1, "workers": 0,
         "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "max_steps": 1,
-        "seed": 0,
+        "seed": 0, "skip_nonfinite_steps": 0,
     }  # fmt: skip
     for name, low in lowest.items():
         value = getattr(wishes, name)

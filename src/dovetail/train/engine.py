@@ -29,8 +29,9 @@ from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
+from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
-from dovetail.train.step import Batches, LearnerModule, ToViews
+from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr", "max_steps")
 
@@ -68,6 +69,7 @@ def train(
     resume: bool = False,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
+    names: ImageNames | None = None,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -83,6 +85,7 @@ def train(
         resume: Go on from the newest whole checkpoint in `out`; from the start where there is none.
         loggers: Lightning loggers beside TensorBoard.
         callbacks: Lightning callbacks after the engine's own.
+        names: From a batch to the names of its images, for the sentence on a loss that is not finite.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
@@ -98,6 +101,8 @@ def train(
     with quiet_lightning():
         tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
         module = LearnerModule(learner, settings, batches, to_views, start)
+        module.names, module.guard.record = names, out / RECORD
+        module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
         module.optimiser_state = None if state is None else state["optimiser"]
         overseer = Overseer(settings, checkpoints, stops)
         trainer = build_trainer(settings, out, callbacks=[overseer, *callbacks], loggers=[tensorboard, *loggers])

@@ -144,6 +144,17 @@ class Learner(nn.Module):
             objective.update(pytree.tree_map_only(Tensor, torch.Tensor.detach, student), teacher)
         self._pending = []
 
+    def assignments(self, moment: Moment) -> dict[str, Tensor]:
+        """Return, for each term with prototypes, a sample of the teacher's distributions over them: [N, K].
+
+        Of the last forward pass; call before `update`.
+        """
+        found = {
+            term.name: objective.assignments(teacher, moment)
+            for term, (objective, _, teacher) in zip(self.recipe.terms, self._pending, strict=False)
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def momentum(self, moment: Moment, *, decoder: bool = False) -> float:
         """Return the teacher's momentum at `moment`; of its decoder, which differs under one reference flag."""
         schedule = self.recipe.teacher_momentum

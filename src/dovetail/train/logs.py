@@ -65,6 +65,11 @@ class Reading:
         data_wait: Share of the time in which training waited for data, in [0, 1].
         effective_rank: Of each tap; empty where the batch is too small to tell.
         spread: Of each tap.
+        prototypes_used: Of each term with prototypes: their effective number, the perplexity of the teacher's mean
+            assignment over a sample of the batch.
+        teacher_entropy: Of each term with prototypes: the mean entropy of the teacher's assignments, as a share of
+            the largest possible one, in [0, 1].
+        skipped_steps: Steps of the whole run left out because a number was not finite.
     """
 
     step: int
@@ -80,6 +85,9 @@ class Reading:
     data_wait: float
     effective_rank: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    prototypes_used: dict[str, float] = field(default_factory=dict)
+    teacher_entropy: dict[str, float] = field(default_factory=dict)
+    skipped_steps: int = 0
 
     def flat(self) -> dict[str, float]:
         """Return every number under one name, as "parts/encoder/slot", for loggers of scalars."""

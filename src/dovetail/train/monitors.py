@@ -5,15 +5,19 @@ Shapes: N samples, C channels of a tap, H x W cells, T tokens.
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dovetail.distributed import mean_over_ranks
 from dovetail.errors import DovetailError
 from dovetail.objectives.objective import Loss
 
@@ -21,6 +25,10 @@ MIN_RANK = 1.5
 MIN_SPREAD = 0.01
 MIN_SAMPLES = 8  # fewer say nothing about rank
 PATIENCE = 3
+RECORD = "nonfinite.jsonl"
+SHOWN_IMAGES = 4
+
+log = logging.getLogger(__name__)
 
 
 class Health(NamedTuple):
@@ -134,30 +142,82 @@ class Glance:
     values: Tensor
     step: int
     lr: float
-    arrived: torch.cuda.Event | None
+    images: Sequence[str] = ()
+    arrived: torch.cuda.Event | None = None
+
+    def wrong(self) -> list[str]:
+        """Return the names of what is not finite; waits for the device."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        finite = torch.isfinite(self.values).tolist()
+        wrong = [name for name, good in zip(self.names, finite, strict=True) if not good]
+        # The terms say more than their sum.
+        return [name for name in wrong if name not in ("the loss", "the gradient")] or wrong
+
+
+def glance_at(loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> Glance:
+    """Return the numbers of a step, still on the device."""
+    named = {"the loss": loss.total.detach(), "the gradient": grad_norm, **loss.parts}
+    values = torch.stack([value.float().reshape(()) for value in named.values()])
+    return Glance(list(named), values, step, lr, images)
 
 
 class FiniteGuard:
-    """Stops a run at a loss or gradient that is no number.
+    """Stops a run at a loss or gradient that is no number, or lets it skip such steps.
 
     On a processor before the weights take the step. On a GPU the numbers are copied without waiting and looked at one
-    step later, so the weights in memory have taken it, but no checkpoint has.
+    step later, so the weights in memory have taken it, but no checkpoint has. Where steps may be skipped, the numbers
+    are waited for on a GPU as well.
+
+    Args:
+        record: Where each such step is written down with all its images, one JSON line; None writes nothing.
+        may_skip: Steps that may be skipped in the whole run.
+
+    Attributes:
+        skipped: Steps skipped so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, record: Path | None = None, *, may_skip: int = 0) -> None:
+        self.record = record
+        self.may_skip = may_skip
+        self.skipped = 0
         self._waiting: Glance | None = None
 
-    def watch(self, loss: Loss, grad_norm: Tensor, *, step: int, lr: float) -> None:
+    def lets_pass(self, loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> bool:
+        """Return whether the step may be taken; False where it has to be skipped, on all ranks alike.
+
+        Raises:
+            DovetailError: As `settle`, where no step may be skipped any more.
+        """
+        if self.may_skip == 0:
+            self.watch(loss, grad_norm, step=step, lr=lr, images=images)
+            return True
+        glance = glance_at(loss, grad_norm, step=step, lr=lr, images=images)
+        wrong = glance.wrong()
+        if not float(mean_over_ranks(torch.tensor(float(bool(wrong)), device=glance.values.device))):
+            return True
+        wrong = wrong or ["a number of another process"]
+        if self.skipped >= self.may_skip:
+            raise self.error(glance, wrong)
+        self.skipped += 1
+        self.write(glance, wrong)
+        log.warning(
+            "Step %d is skipped, as it gave no finite number: %s (%s); %d of %d such steps.",
+            *(glance.step, ", ".join(wrong), some_images(glance.images), self.skipped, self.may_skip),
+        )
+        return False
+
+    def watch(self, loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> None:
         """Hand in one step's numbers; raises for this one on a processor, for the one before on a GPU."""
-        named = {"the loss": loss.total.detach(), "the gradient": grad_norm, **loss.parts}
-        values = torch.stack([value.float().reshape(()) for value in named.values()])
+        glance = glance_at(loss, grad_norm, step=step, lr=lr, images=images)
+        values = glance.values
         self.settle()
         arrived = None
         if values.is_cuda:
             values = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        self._waiting = Glance(list(named), values, step, lr, arrived)
+        self._waiting = replace(glance, values=values, arrived=arrived)
         if arrived is None:
             self.settle()
 
@@ -165,20 +225,38 @@ class FiniteGuard:
         """Look at the numbers handed in last.
 
         Raises:
-            DovetailError: Naming what is not finite, the step and the learning rate.
+            DovetailError: Naming what is not finite, the step, the learning rate and the images.
         """
         glance, self._waiting = self._waiting, None
-        if glance is None:
-            return
-        if glance.arrived is not None:
-            glance.arrived.synchronize()
-        finite = torch.isfinite(glance.values)
-        if bool(finite.all()):
-            return
-        wrong = [name for name, good in zip(glance.names, finite.tolist(), strict=True) if not good]
-        # The terms say more than their sum.
-        named = [name for name in wrong if name not in ("the loss", "the gradient")] or wrong
-        raise DovetailError(
-            f"Not a finite number at step {glance.step}: {', '.join(named)} (learning rate {glance.lr:.3g}); "
-            "try a lower learning rate or a longer warm-up, or --precision 32-true, and go on with --resume."
+        wrong = [] if glance is None else glance.wrong()
+        if glance is not None and wrong:
+            raise self.error(glance, wrong)
+
+    def error(self, glance: Glance, wrong: Sequence[str]) -> DovetailError:
+        """Write the step down and return the sentence that ends the run."""
+        self.write(glance, wrong)
+        where = some_images(glance.images) if glance.images else ""
+        after = f", after {self.skipped} skipped steps" if self.skipped else ""
+        return DovetailError(
+            f"Not a finite number at step {glance.step}: {', '.join(wrong)} (learning rate {glance.lr:.3g}){after}"
+            f"{', with ' + where if where else ''}; the last checkpoint is kept: try a lower learning rate or a longer "
+            "warm-up, --precision 32-true, or go on with --resume --skip-nonfinite-steps 10."
         )
+
+    def write(self, glance: Glance, wrong: Sequence[str]) -> None:
+        """Append the step and all its images to the record."""
+        if self.record is None:
+            return
+        line = {"step": glance.step, "lr": glance.lr, "not_finite": list(wrong), "images": list(glance.images)}
+        try:
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # the sentence matters more
+            log.warning("The images of step %d could not be written to %s: %s", glance.step, self.record, error)
+
+
+def some_images(images: Sequence[str]) -> str:
+    """Return "the images 'a.jpg', 'b.jpg' and 30 more", printable whatever the names hold."""
+    shown = ", ".join(map(ascii, images[:SHOWN_IMAGES]))
+    more = len(images) - SHOWN_IMAGES
+    return f"the images {shown}" + (f" and {more} more (all are in {RECORD})" if more > 0 else "")

@@ -13,6 +13,7 @@ from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.logs import Reading, RunLog
 from dovetail.train.monitors import CollapseWatch
+from dovetail.train.prototypes import PrototypeWatch
 from dovetail.train.step import LearnerModule
 
 CHECKPOINT_FORMAT = 1
@@ -29,6 +30,7 @@ class Overseer(Callback):
         self.checkpoints = checkpoints
         self.stops = stops
         self.collapse = CollapseWatch()
+        self.prototypes = PrototypeWatch()
         self.last_reading: Reading | None = None
         self.run_log: RunLog | None = None
         self._step = 0
@@ -70,6 +72,8 @@ class Overseer(Callback):
         return step % AGREE_EVERY_STEPS == 0 and trainer.strategy.reduce_boolean_decision(wish, all=False)
 
     def _read(self, module: LearnerModule) -> None:
+        if not module.losses:
+            return  # every step since the last reading was skipped
         now, waited = time.perf_counter(), module.seconds_waited
         seconds = max(now - self._read_at, 1e-9)
         steps = module.steps_done - self._read_step
@@ -82,7 +86,13 @@ class Overseer(Callback):
         left = (self.settings.total_steps - module.steps_done) * seconds / steps
         if self.run_log is not None:
             self.run_log.write(reading, seconds_left=left)
-        for sentence in self.collapse.warnings(module.health):
+        sentences = self.collapse.warnings(module.health)
+        sentences += self.prototypes.warnings(
+            reading.prototypes_used,
+            reading.teacher_entropy,
+            share_done=reading.step / self.settings.total_steps,
+        )
+        for sentence in sentences:
             log.warning("%s", sentence)
 
     def _save(self, trainer: Trainer, module: LearnerModule) -> None:
@@ -101,6 +111,7 @@ class Overseer(Callback):
                 "settings": self.settings.as_dict(),
                 "learner": learner,
                 "optimiser": optimiser,
+                "skipped_steps": module.guard.skipped,
             }
             keep = self.settings.moment(step).epoch if self.settings.keeps_after(step) else None
             self.checkpoints.save(state, keep_as_epoch=keep)

@@ -28,6 +28,8 @@ from dovetail.train.optimisers import (
     rule_names,
     set_hyperparameters,
 )
+from dovetail.train.prototypes import PrototypeUse, prototype_uses
+from dovetail.train.undo import Undo
 from dovetail.views.view import View
 
 Batches = Callable[[int], Iterable[Any]]
@@ -35,6 +37,9 @@ Batches = Callable[[int], Iterable[Any]]
 
 ToViews = Callable[[Any, torch.device], list[View]]
 """From a batch, as a loader gives it, to views on the device."""
+
+ImageNames = Callable[[Any], Sequence[str]]
+"""From a batch to the names of its images."""
 
 
 def is_convolutional(network: nn.Module) -> bool:
@@ -93,8 +98,13 @@ class LearnerModule(LightningModule):
         self.losses: list[Loss] = []
         self.grad_norms: list[Tensor] = []
         self.taps = TapWatch()
-        self.guard = FiniteGuard()
+        self.guard = FiniteGuard(may_skip=settings.skip_nonfinite_steps)
+        self.undo = Undo(learner) if settings.skip_nonfinite_steps else None
         self.health: dict[str, Health] = {}
+        self.prototypes: dict[str, PrototypeUse] = {}
+        self.names: ImageNames | None = None
+        self._images: list[str] = []
+        self._skipping = False
         self._micro_batch = 0
         self._channels_last = is_convolutional(learner.student.network)
         if self._channels_last:
@@ -124,6 +134,10 @@ class LearnerModule(LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[View]:
         """Make the views here, before autocast begins."""
+        if self.undo is not None and self._micro_batch == 0:
+            self.undo.keep()
+        if self.names is not None:
+            self._images.extend(self.names(batch))
         seed_step(self.settings.seed, self.steps_done, self._micro_batch)
         views = self.to_views(batch, device)
         if not self._channels_last:
@@ -132,8 +146,11 @@ class LearnerModule(LightningModule):
 
     def training_step(self, views: list[View], batch_idx: int) -> Tensor:
         network = self.learner.student.network
-        with self.taps.watching(network) if self.settings.logs_after(self.steps_done + 1) else nullcontext():
+        logs = self.settings.logs_after(self.steps_done + 1)
+        with self.taps.watching(network) if logs else nullcontext():
             loss: Loss = self.learner(views, self.moment)
+        if logs and self._micro_batch == 0:
+            self.prototypes = prototype_uses(self.learner.assignments(self.moment))
         self.losses.append(Loss(loss.total.detach(), loss.parts))
         return loss.total
 
@@ -148,16 +165,26 @@ class LearnerModule(LightningModule):
         norm = clip_gradients(optimizer, spec)
         loss = mean_loss(self.losses[-self.settings.accumulate :])
         lr = spec.lr_schedule(self.settings.peak_lr)(self.moment)
-        self.guard.watch(loss, norm, step=self.steps_done + 1, lr=lr)
-        self.grad_norms.append(norm)
+        images, self._images = self._images, []
+        self._skipping = not self.guard.lets_pass(loss, norm, step=self.steps_done + 1, lr=lr, images=images)
+        if not self._skipping:
+            self.grad_norms.append(norm)
+        elif self.undo is not None:
+            self.undo.back(optimizer)
+            del self.losses[-self.settings.accumulate :]
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
+        if self.undo is not None:
+            self.undo.keep_counts(optimizer)
         optimizer.step(closure=optimizer_closure)
         self.steps_done += 1
         self._micro_batch = 0
-        self.learner.move_teacher(self.moment)
+        if not self._skipping:
+            self.learner.move_teacher(self.moment)
+        elif self.undo is not None:
+            self.undo.counts_back(optimizer)
 
     def reading(self, *, images_per_second: float, data_wait: float) -> Reading:
         """Return the means since the last reading; waits for the device."""
@@ -181,6 +208,9 @@ class LearnerModule(LightningModule):
             data_wait=data_wait,
             effective_rank={tap: one.rank for tap, one in self.health.items()},
             spread={tap: one.spread for tap, one in self.health.items()},
+            prototypes_used={term: float(one.used) for term, one in self.prototypes.items()},
+            teacher_entropy={term: float(one.entropy) for term, one in self.prototypes.items()},
+            skipped_steps=self.guard.skipped,
         )
 
 
