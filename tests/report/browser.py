@@ -115,5 +115,8 @@ def _ask(address: str, values: dict[str, Any] | None, *, method: str = "POST") -
     body = None if values is None else json.dumps(values).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=START_SECONDS) as answer:
-        return json.load(answer)["value"]
+    try:
+        with opener.open(request, timeout=START_SECONDS) as answer:
+            return json.load(answer)["value"]
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"{address}: {json.load(error)['value']['message'].splitlines()[0]}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from dovetail.report.features import ColouredMaps
 from dovetail.report.page import Page, State
 from dovetail.train.step import LearnerModule
+
+if TYPE_CHECKING:
+    from dovetail.report.extras import Extra
 
 TENSORBOARD_PX = 224
 
@@ -56,12 +59,26 @@ class ReportWriter(Callback):
     def _write(self, module: LearnerModule, state: State) -> dict[str, ColouredMaps]:
         """Write the page; a failure is logged and forgotten."""
         try:
-            return self.page.write(module.learner.exported, state=state)
+            extras = self._extras(module) if state != "running" else []
+            return self.page.write(module.learner.exported, state=state, extras=extras)
         except Exception as error:  # the page is a comfort, the run is the work
             log.warning("The run's page could not be written (%s: %s); the run goes on.", type(error).__name__, error)
             return {}
         finally:
             self._written_at = time.perf_counter()
+
+    def _extras(self, module: LearnerModule) -> list[Extra]:
+        """Return the pictures that end the page; the page does without where they fail."""
+        from dovetail.report.extras import extras_of
+        from dovetail.report.restored import Restored
+
+        subject, network = self.page.subject, module.learner.exported
+        run = Restored(subject.folder, subject.options, subject.recipe, network, module.learner, module.steps_done)
+        try:
+            return extras_of(run, self.page.names, self.page.photographs)
+        except Exception as error:
+            log.warning("The page lacks its last pictures (%s: %s).", type(error).__name__, error)
+            return []
 
     def _show(self, logger: TensorBoardLogger, after: dict[str, ColouredMaps], step: int) -> None:
         for when, maps in (("before", self.page.before), ("after", after)):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from torch import Tensor
 
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
@@ -68,7 +69,8 @@ class Page:
 
     subject: Subject
     examples: list[Example]
-    photographs: list[Any]
+    photographs: list[Tensor]
+    names: list[str]
     taps: list[str]
     before: dict[str, ColouredMaps]
     began: datetime = field(default_factory=lambda: datetime.now().astimezone())
@@ -81,9 +83,9 @@ class Page:
             subject.source, subject.recipe, seed=int(subject.options["seed"]), in_channels=in_channels
         )
         side_px = picture_side(network, subject.recipe.views.views[0].size_px)
-        photographs = sample_squares(subject.source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
+        names, photographs = sample_squares(subject.source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
         taps = shown_taps(network.taps, subject.recipe) if photographs else []
-        page = cls(subject, examples, photographs, taps, {})
+        page = cls(subject, examples, photographs, names, taps, {})
         page.before = page.coloured_maps(network)
         return page
 
@@ -94,17 +96,22 @@ class Page:
         view = as_view(self.photographs, self.subject.recipe.views, network)
         return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
 
-    def write(self, network: Network, *, state: State) -> dict[str, ColouredMaps]:
-        """Write the page as the run now stands, in one move; returns the maps of `network` for other pictures."""
+    def write(self, network: Network, *, state: State, extras: Sequence[Any] = ()) -> dict[str, ColouredMaps]:
+        """Write the page as the run now stands, in one move; returns the maps of `network` for other pictures.
+
+        `extras` are further sections with pictures, see `dovetail.report.extras`.
+        """
         after = self.coloured_maps(network)
-        text = self.render(after, network, state=state)
+        text = self.render(after, network, state=state, extras=extras)
         path = self.subject.folder / PAGE
         aside = path.with_name(f"{PAGE}.{os.getpid()}.tmp")
         aside.write_text(text, encoding="utf-8", errors="replace")
         aside.replace(path)
         return after
 
-    def render(self, after: Mapping[str, ColouredMaps], network: Network, *, state: State) -> str:
+    def render(
+        self, after: Mapping[str, ColouredMaps], network: Network, *, state: State, extras: Sequence[Any] = ()
+    ) -> str:
         """Return the page's text."""
         subject, history = self.subject, read_history(self.subject.folder)
         environment = Environment(
@@ -129,7 +136,7 @@ class Page:
             overlap_words=overlap_in_words(subject.recipe),
             maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
             photographs=[jpeg_uri(shown(one)) for one in self.photographs],
-            extras=[],
+            extras=extras,
             loading=subject.loading,
             options={name: words_of(value) for name, value in subject.options.items()},
             recipe_text=subject.recipe_text,
@@ -150,17 +157,19 @@ def picture_side(network: Network, size_px: int) -> int:
     return 2 * size_px
 
 
-def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> list[Any]:
-    """Return the first `count` readable photographs of a source as uint8 squares [C, S, S]."""
-    squares: list[Any] = []
+def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
+    """Return the names of the first `count` readable photographs of a source, and uint8 squares [C, S, S] of them."""
+    names: list[str] = []
+    squares: list[Tensor] = []
     for index in range(min(source.num_images, 8 * count)):
         try:
             squares.append(square(source.open(index, channels), side_px))
         except UnreadableError:
             continue
+        names.append(source.name(index))
         if len(squares) == count:
             break
-    return squares
+    return names, squares
 
 
 def taps_in_use(recipe: Recipe) -> list[str]:

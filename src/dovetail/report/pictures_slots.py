@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotOutput
+from dovetail.networks.undisturbed import undisturbed
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import SameHead, Term
 from dovetail.report.features import maps_of
@@ -83,13 +84,14 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
 LABEL: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
-@torch.no_grad()
 def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:
     """Return [h, w]: the prototype with the highest score in each cell of one photograph [C, S, S]."""
     owner = term.head.term if isinstance(term.head, SameHead) else term.name
     maps = maps_of(run.after, as_view([pixels], run.recipe.views, run.after), [term.tap])[term.tap]
-    output: SlotOutput = run.branch.heads[owner](maps)
-    winner: NDArray[np.int64] = output.scores[0].argmax(dim=0).numpy()
+    head = run.branch.heads[owner]
+    with undisturbed(head), torch.no_grad():
+        output: SlotOutput = head.eval()(maps.to(next(head.parameters()).device))
+    winner: NDArray[np.int64] = output.scores[0].argmax(dim=0).cpu().numpy()
     return winner
 
 

@@ -40,7 +40,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, its size in pixels, words for who cannot see it, boxes on it."""
+    """An image as a data URI, the size in which boxes are drawn on it, words for who cannot see it, boxes on it."""
 
     uri: str
     width: int
@@ -81,7 +81,8 @@ def draw_sample(
             continue
         views = to_views(collate([sample]), recipe.views)
         name = source.name(sample.used)
-        height, width = picture.shape[:2]
+        enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers are as large on small photographs
+        height, width = (round(side * enlarged) for side in picture.shape[:2])
         plain = Picture(jpeg_uri(picture), width, height, f"Photograph {name}")
         pair = _first_pair(views) if slot_terms(recipe) else None
         on_source = replace(plain, boxes=tuple(_view_boxes(views, pair)), alt=f"{plain.alt} with the views' boxes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -61,13 +61,17 @@ class Sheet:
         mappable = ScalarMappable(Normalize(low, high), MAP)
         self.figure.colorbar(mappable, ax=list(self.axes.flat), label=label, shrink=0.6, aspect=30)
 
+    def save(self, file: Path | IO[bytes]) -> None:
+        """Save as PNG into a file, opened or not."""
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
+            self.figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
     def write(self, path: Path) -> Path:
         """Save as PNG and return the path."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with mpl.rc_context(STYLE), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
-                self.figure.savefig(path, dpi=DPI, metadata={"Software": None})
+            self.save(path)
         except OSError as error:
             raise DovetailError(f"Cannot write {path}: {error.strerror}; choose another folder for --out.") from None
         return path
