@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import dovetail
+from dovetail.cli import VERBS, docstring_helps
 from dovetail.cli import run as run_command
 from dovetail.networks.build import build_network
 from dovetail.transfer.features import Features
@@ -95,3 +97,26 @@ def test_mistakes_get_one_sentence(
     shown = capsys.readouterr().err
     assert sentence in shown
     assert shown.count("\n") == 1
+
+
+TRANSFER = ["evaluate knn", "evaluate linear", "finetune classify", "finetune segment", "finetune detect", "predict"]
+
+
+@pytest.mark.parametrize("name", TRANSFER)
+def test_every_option_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command([*name.split(), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    verb = VERBS[name]
+    helps = docstring_helps(verb.load())
+    for option in inspect.signature(verb.load()).parameters:
+        assert f"--{option.replace('_', '-')}" in text
+        assert helps[option].split()[0] in text
+
+
+def test_groups_have_an_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["finetune", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "finetune detect" in shown
+    assert "pretrain " not in shown

@@ -55,6 +55,10 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["images"][1].update(id=1), "several images of one id"),
         (lambda c: c["annotations"][4].pop("segmentation"), "annotation 15 has neither a box nor a mask"),
         (lambda c: c.update(categories=[]), "names no category"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 11 has the box [1, 2, 3]"),
+        (lambda c: c["annotations"][2]["segmentation"].pop("size"), "annotation 13 lack counts or size"),
+        (lambda c: c["annotations"][0].update(segmentation=[3, 4, 5, 6]), "a polygon of annotation 11"),
+        (lambda c: c["annotations"][0].update(segmentation="mask.png"), "the mask of annotation 11 is a str"),
     ],
 )
 def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:

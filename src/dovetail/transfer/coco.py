@@ -181,8 +181,22 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}: annotation {one['id']} has category {one.get('category_id')}, which is not in the list."
         if one.get("image_id") not in images:
             yield f"{path}: annotation {one['id']} belongs to image {one.get('image_id')}, which is not in the list."
-        if not one.get("bbox") and not one.get("segmentation"):
-            yield f"{path}: annotation {one['id']} has neither a box nor a mask."
+        yield from faults_of_shape(path, one)
+
+
+def faults_of_shape(path: Path, one: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with an annotation's box and mask."""
+    box, mask = one.get("bbox"), one.get("segmentation")
+    if not box and not mask:
+        yield f"{path}: annotation {one['id']} has neither a box nor a mask."
+    if box and (len(box) != 4 or not all(isinstance(value, int | float) for value in box)):
+        yield f"{path}: annotation {one['id']} has the box {str(box)[:60]}; a box is left, top, width, height."
+    if isinstance(mask, dict) and not ({"counts", "size"} <= set(mask)):
+        yield f"{path}: the run-lengths of annotation {one['id']} lack counts or size."
+    elif mask and not isinstance(mask, dict | list):
+        yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; give polygons or run-lengths."
+    elif isinstance(mask, list) and not all(isinstance(part, list) and len(part) % 2 == 0 for part in mask):
+        yield f"{path}: a polygon of annotation {one['id']} is no list of x, y in turn."
 
 
 def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSet:

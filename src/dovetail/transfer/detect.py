@@ -131,7 +131,7 @@ def finetune_detection(
     """
     if len(data) == 0:
         raise DovetailError("The training set is empty; give at least one image.")
-    model.to(machine.device).train()
+    machine.place(model).train()
     if options.batch_norm == "frozen":
         freeze_batch_norm(model)
     optimiser = build_optimiser(model, options)
@@ -207,7 +207,7 @@ def detections_of(
     on_batch: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Return COCO's result dictionaries of all images of a set."""
-    model.to(machine.device).eval()
+    machine.place(model).eval()
     results: list[dict[str, Any]] = []
     pixels = ahead(read_pixels, data.images, threads=machine.threads)
     for start in range(0, len(data), batch_size):

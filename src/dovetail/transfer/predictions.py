@@ -80,7 +80,7 @@ def segment(task: Task, folder: Path, base: Path, paths: list[Path], out: Path, 
         task.source(), classes=len(task.names), decoder=options["decoder"], output_stride=options["output_stride"]
     )
     load_weights(model, folder)
-    model.to(where.device).eval()
+    where.place(model).eval()
     red, green, blue = task.mean
     spread_red, spread_green, spread_blue = task.std
     how = SegmentOptions(
@@ -142,7 +142,7 @@ def detections(
     )
     model, _ = build_detector(task.source(), spec)
     load_weights(model, folder)
-    model.to(where.device).eval()
+    where.place(model).eval()
     ids = tuple(int(one) for one in options["ids"])
     names = dict(zip(ids, task.names, strict=True))
     found: list[dict[str, Any]] = []

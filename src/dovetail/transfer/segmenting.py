@@ -188,7 +188,14 @@ def in_memory(data: MaskFiles | CocoMasks) -> LabelledSet:
     """Return a small set read once, a large one as it is."""
     first = data[0]
     size = first.image.nbytes + first.mask.nbytes
-    return InMemory.of(data) if size * len(data) <= MEMORY_BYTES else data
+    if size * len(data) > MEMORY_BYTES:
+        return data
+    items = [first]
+    with progress("reading", len(data) - 1) as advance:
+        for index in range(1, len(data)):
+            items.append(data[index])
+            advance(1)
+    return InMemory(items)
 
 
 def class_lists(data: MaskFiles | CocoMasks) -> list[list[int]]:
