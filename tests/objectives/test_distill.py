@@ -12,7 +12,7 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.heads.prototypes import PrototypeHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
-from dovetail.objectives.distill import DistillObjective, DistillSpec, Pairing
+from dovetail.objectives.distill import DistillObjective, DistillSpec, Pairing, cross_entropy
 from dovetail.schedules import LinearByEpoch, Moment
 from dovetail.views.view import View
 from tests.golden.check_dino import views_of
@@ -112,3 +112,19 @@ def test_mistakes_are_told() -> None:
     lonely: list[View] = views_of(BATCH, 0)[:1]
     with pytest.raises(DovetailError, match=r"1 view\(s\) give no cross-view pair"):
         objective()(logits(1), logits(1), lonely, START)
+
+
+def test_the_cross_entropy_is_the_one_of_log_softmax_and_so_is_its_gradient() -> None:
+    target, guess = logits(2, 3)[0].abs(), logits(1, 3, seed=1)[0].requires_grad_()  # targets of any sum
+    made, expected = cross_entropy(target, guess, 0.1), -(target * torch.log_softmax(guess / 0.1, dim=-1)).sum(-1)
+    torch.testing.assert_close(made, expected)
+    cotangent = torch.randn(made.shape, dtype=made.dtype)
+    gradients = [torch.autograd.grad((value * cotangent).sum(), guess)[0] for value in (made, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_cross_entropy_of_sharp_logits_is_finite() -> None:
+    guess = torch.tensor([[60.0, -60.0], [1e4, 0.0]], requires_grad=True)
+    cross_entropy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), guess, 0.1).sum().backward()
+    assert guess.grad is not None
+    assert torch.isfinite(guess.grad).all()
