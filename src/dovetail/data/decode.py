@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +96,7 @@ def open_bytes(content: bytes, channels: int) -> Photograph:
 
 def from_image(image: Image.Image, channels: int) -> Photograph:
     """Return the photograph in a Pillow image; raise `UnreadableError` if it cannot be loaded."""
-    with _reasons(), _quiet_pillow():
+    with _reasons(), _quiet_pillow(), _quiet_libtiff(image):
         _check_size(*image.size)
         # Pillow turns TIFFs upright by itself when it loads them.
         turn = None if image.format == "TIFF" else _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
@@ -229,6 +231,23 @@ def _reasons() -> Iterator[None]:
         raise UnreadableError("it is no image in a format that is read here") from error
     except Exception as error:  # damaged files make decoders raise almost anything
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet_libtiff(image: Image.Image) -> Iterator[None]:
+    """Send what libtiff itself writes to the terminal on damaged TIFFs nowhere; Pillow raises the same."""
+    if image.format != "TIFF":
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -10,15 +10,19 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dovetail.data.deadline import deadline
 from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
+from dovetail.errors import DovetailError
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
 from dovetail.views.random import Purpose, stream
 from dovetail.views.sampling import draw_views, needed_shrink
 
+IMAGE_SECONDS = 60.0
+BATCH_SECONDS = 600.0
 _REPLACEMENT_TRIES = 64
 
 
@@ -28,7 +32,15 @@ class ViewDataset(Dataset[Sample]):
     In the place of an unreadable photograph comes another one, drawn from the same three numbers.
     """
 
-    def __init__(self, source: ImageSource, plan: ViewPlan, *, seed: int, in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        plan: ViewPlan,
+        *,
+        seed: int,
+        in_channels: int = 3,
+        image_seconds: float = IMAGE_SECONDS,
+    ) -> None:
         """Keep what is needed; nothing is read.
 
         Args:
@@ -36,7 +48,9 @@ class ViewDataset(Dataset[Sample]):
             plan: The views wanted.
             seed: Of the run.
             in_channels: Of the pixels.
+            image_seconds: What takes longer to read counts as unreadable.
         """
+        self._image_seconds = image_seconds
         self._source = source
         self._plan = plan
         self._seed = seed
@@ -71,11 +85,12 @@ class ViewDataset(Dataset[Sample]):
     def _read(self, epoch: int, index: int, candidate: int) -> Sample:
         if candidate in self._unreadable:
             raise UnreadableError(self._unreadable[candidate].reason)
-        photograph = self._source.open(candidate, self._in_channels)
-        width, height = photograph.width_px, photograph.height_px
-        rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
-        draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
-        pixels = photograph.decode(needed_shrink(draw, self._plan))
+        with deadline(self._image_seconds):
+            photograph = self._source.open(candidate, self._in_channels)
+            width, height = photograph.width_px, photograph.height_px
+            rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
+            draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
+            pixels = photograph.decode(needed_shrink(draw, self._plan))
         return render(pixels, draw, self._plan, source_px=(width, height), epoch=epoch, index=index, used=candidate)
 
     def _blank(self, epoch: int, index: int) -> Sample:
@@ -96,9 +111,17 @@ class ViewLoader:
     """
 
     def __init__(
-        self, dataset: ViewDataset, sampler: StepSampler, *, plan: ViewPlan, num_workers: int, skipped: SkippedLog
+        self,
+        dataset: ViewDataset,
+        sampler: StepSampler,
+        *,
+        plan: ViewPlan,
+        num_workers: int,
+        skipped: SkippedLog,
+        batch_seconds: float = BATCH_SECONDS,
     ) -> None:
-        """See `make_loader`."""
+        """See `make_loader`; where worker processes give nothing for `batch_seconds`, the run ends."""
+        self._batch_seconds = batch_seconds
         self.plan = plan
         self.steps_per_epoch = sampler.steps_per_epoch
         self.skipped = skipped
@@ -111,17 +134,39 @@ class ViewLoader:
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers > 0 else None,
             worker_init_fn=_start_worker,
+            timeout=batch_seconds if num_workers > 0 else 0,
         )
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches; raise `DovetailError` when most images cannot be read."""
-        batch: ViewBatch
-        for batch in self._loader:
+        """Yield batches; raise `DovetailError` when most images cannot be read, or a worker hangs or is killed."""
+        batches: Iterator[ViewBatch] = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise self._lost(error) from error
             self.skipped.record(batch)
             yield batch
+
+    def _lost(self, error: RuntimeError) -> Exception:
+        """Return the sentence on a worker that gives nothing any more; other errors as they are."""
+        text = str(error)
+        if "timed out" in text:
+            return DovetailError(
+                f"No images came from the loading processes for {self._batch_seconds:g} seconds; check the disk that "
+                "they are on and go on with --resume, or with --resume --workers 0 to see where it stops."
+            )
+        if "DataLoader worker (pid" in text:
+            return DovetailError(
+                f"A loading process ended ({text.splitlines()[0].rstrip('.')}), most often for want of memory; go on "
+                "with --resume and fewer --workers."
+            )
+        return error
 
 
 def make_loader(

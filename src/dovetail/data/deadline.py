@@ -1,0 +1,42 @@
+"""A limit to the time that one photograph may take."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from dovetail.data.decode import UnreadableError
+
+AGAIN_SECONDS = 1.0  # a decoder may have swallowed the first exception
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise `UnreadableError` within where it takes more than `seconds`.
+
+    Ends what waits for a file system or a pipe, and what decodes piece by piece. One long call into a library that
+    never returns to Python is not ended; the loader's own limit is for that. Does nothing outside the main thread and
+    on systems without such timers. A timer that was running before goes on afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise UnreadableError(f"it could not be read within {seconds:g} seconds")
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, late)
+    before, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        if before:
+            left = max(before - (time.monotonic() - began), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)

@@ -1,0 +1,219 @@
+"""A run among hundreds of malformed files: it finishes, every file that was skipped is named, nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import dovetail
+from dovetail.data.deadline import deadline
+from dovetail.data.decode import Photograph, UnreadableError, open_file
+from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
+from dovetail.data.order import StepSampler
+from dovetail.data.skipped import SkippedLog
+from dovetail.data.sources import ImageSource, PathSource, open_source
+from dovetail.errors import DovetailError
+from dovetail.views.plan import ViewPlan, ViewSpec
+from tests.data.fuzz import Corpus, encoded, make_corpus, smooth
+
+PLAN = ViewPlan(views=(ViewSpec(size_px=16),))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("fuzz") / "corpus")
+
+
+def named(path: Path) -> set[str]:
+    return {json.loads(line)["path"] for line in path.read_text(encoding="utf-8").splitlines()}
+
+
+def unreadable(source: ImageSource) -> set[str]:
+    """Return the names of what cannot be read, one after another in this process."""
+    found = set()
+    for index in range(source.num_images):
+        try:
+            source.open(index, 3).decode(1)
+        except UnreadableError:
+            found.add(source.name(index))
+    return found
+
+
+def test_the_corpus_is_large_and_reproducible(corpus: Corpus, tmp_path: Path) -> None:
+    assert len(corpus.malformed) >= 400
+    again = make_corpus(tmp_path / "again", whole=0)
+    contents = [
+        {os.fsencode(path.name): path.read_bytes() for path in one.malformed if not path.is_symlink()}
+        for one in (corpus, again)
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_every_skipped_file_is_named_and_no_worker_dies(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = open_source(corpus.folder)
+    expected = unreadable(source)
+    assert {os.fspath(path) for path in corpus.certain} <= expected
+    assert not any("whole-" in path for path in expected)
+    log = tmp_path / "skipped.jsonl"
+    batch = 16
+    loader = make_loader(
+        source,
+        PLAN,
+        global_batch=batch,
+        total_steps=source.num_images // batch,
+        seed=0,
+        num_workers=2,
+        skipped_file=log,
+    )
+    asked = {index for one in loader for index in one.index.tolist()}
+    left_out = {source.name(index) for index in set(range(source.num_images)) - asked}
+    assert len(left_out) == source.num_images % batch
+    assert expected - left_out <= named(log) <= expected
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_training_among_malformed_files_finishes(corpus: Corpus, tmp_path: Path) -> None:
+    run = dovetail.pretrain(
+        data=corpus.folder,
+        model="timm/test_resnet+fpn",
+        out=tmp_path,
+        image_size=64,
+        batch_size=16,
+        epochs=1,
+        workers=2,
+        precision="32-true",
+        report_every_minutes=0.0,
+        recipe={"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8},
+    )
+    assert run.finished
+    assert len(named(tmp_path / "skipped.jsonl")) > 200
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_may_go_and_change_during_the_run(tmp_path: Path, workers: int) -> None:
+    """One is deleted, one becomes text, one a folder and one a pipe on which nobody writes."""
+    paths = []
+    for number in range(40):
+        paths.append(tmp_path / f"{number:02}.jpg")
+        Image.fromarray(smooth(24, 32, seed=number)).save(paths[-1])
+    source = open_source(tmp_path)
+    for path in paths[:4]:
+        path.unlink()
+    paths[1].write_text("no image")
+    paths[2].mkdir()
+    os.mkfifo(paths[3])
+    dataset = ViewDataset(source, PLAN, seed=0, image_seconds=0.5)
+    sampler = StepSampler(40, 8, seed=0, total_steps=5, start_step=0, rank=0, world_size=1, micro_batches=1)
+    log = tmp_path / "skipped.jsonl"
+    loader = ViewLoader(dataset, sampler, plan=PLAN, num_workers=workers, skipped=SkippedLog(log, 40))
+    assert sum(len(batch) for batch in loader) == 40
+    assert named(log) == {os.fspath(path) for path in paths[:4]}
+    assert "not be read within 0.5 seconds" in log.read_text()
+
+
+class Stuck(ImageSource):
+    """One photograph whose decoder never comes back to Python's signals."""
+
+    @property
+    def num_images(self) -> int:
+        return 8
+
+    def name(self, index: int) -> str:
+        return f"{index}"
+
+    def open(self, index: int, channels: int) -> Photograph:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        while True:
+            time.sleep(1)
+
+
+class Dying(Stuck):
+    """A photograph whose decoder takes the process with it."""
+
+    def open(self, index: int, channels: int) -> Photograph:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"), [(Stuck(), "No images came from"), (Dying(), "A loading process ended")]
+)
+def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, sentence: str) -> None:
+    sampler = StepSampler(8, 4, seed=0, total_steps=2, start_step=0, rank=0, world_size=1, micro_batches=1)
+    loader = ViewLoader(
+        *(ViewDataset(source, PLAN, seed=0), sampler),
+        plan=PLAN,
+        num_workers=1,
+        skipped=SkippedLog(None, 8),
+        batch_seconds=3.0,
+    )
+    with pytest.raises(DovetailError, match=sentence) as raised:
+        next(iter(loader))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_deadline_ends_what_waits_and_gives_the_timer_back() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    began = time.monotonic()
+    with pytest.raises(UnreadableError, match=r"within 0\.1 seconds"), deadline(0.1):
+        time.sleep(20)
+    assert time.monotonic() - began < 5
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_a_timer_that_ran_before_goes_on() -> None:
+    came: list[int] = []
+    outer = signal.signal(signal.SIGALRM, lambda number, frame: came.append(number))
+    kept = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with deadline(5.0):
+            pass
+        time.sleep(0.5)
+        assert came == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *kept)
+        signal.signal(signal.SIGALRM, outer)
+
+
+@pytest.fixture
+def damaged_tiff(tmp_path: Path) -> Path:
+    content = bytearray(encoded(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw"))
+    content[200:400] = bytes(range(200))
+    path = tmp_path / "damaged.tif"
+    path.write_bytes(bytes(content))
+    return path
+
+
+def test_damaged_tiffs_leave_the_terminal_alone(damaged_tiff: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnreadableError):
+        open_file(damaged_tiff, 3).decode(1)
+    os.write(2, b"still there\n")
+    assert capfd.readouterr().err == "still there\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_without_permission_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "secret.jpg"
+    Image.fromarray(smooth()).save(path)
+    path.chmod(0)
+    with pytest.raises(UnreadableError, match="Permission denied"):
+        PathSource([path]).open(0, 3)
+
+
+def test_views_of_the_whole_files_are_as_without_the_others(corpus: Corpus) -> None:
+    """A skipped file changes nothing but its own place in the batch."""
+    source = open_source(corpus.folder)
+    index = next(index for index in range(source.num_images) if "whole-" in source.name(index))
+    first, second = (ViewDataset(source, PLAN, seed=1)[(0, index)] for _ in range(2))
+    assert first.used == index
+    assert torch.equal(first.crops[0], second.crops[0])
