@@ -61,6 +61,11 @@ def test_the_class_token_of_the_last_block_is_timms_own() -> None:
     assert torch.equal(two[:, two.shape[1] // 2 :], one)
 
 
+def test_sizes_that_fit_no_patches_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(dovetail.DovetailError, match="the model's patches are 16 px"):
+        dovetail.evaluate_knn(model="timm/test_vit", data=data, out=tmp_path, image_size=40, workers=0)
+
+
 def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--out", str(tmp_path / "o"), "--check"]
     assert run_command(["evaluate", "knn", "--data", str(data), *options]) == 0

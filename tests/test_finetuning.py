@@ -157,6 +157,13 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr()
     assert "2.png has mode RGB" in shown.out
     assert "1 faults" in shown.err
+    for name in ("0.png", "4.png"):
+        (data / "masks" / name).unlink()
+    assert run_command(["finetune", "segment", *options]) == 2
+    shown = capsys.readouterr()
+    assert "0.png has no mask" in shown.out
+    assert "4.png has no mask" in shown.out
+    assert "2 files are missing" in shown.err
 
 
 def test_detection_of_masks_from_the_command_line(

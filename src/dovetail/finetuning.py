@@ -31,7 +31,6 @@ def finetune_segment(
     weight_decay: float | Literal["auto"] = "auto",
     warmup_steps: int = 0,
     crop_size: int | None = None,
-    image_size: int | None = None,
     output_stride: Literal["auto", 8, 16, 32] = "auto",
     batch_norm: Literal["train", "reestimate", "frozen"] = "train",
     inference: Literal["auto", "whole", "slide"] = "auto",
@@ -61,7 +60,6 @@ def finetune_segment(
         weight_decay: Of tensors with more than one dimension; "auto" takes the protocol's.
         warmup_steps: Steps of linear warm-up.
         crop_size: Side of training crops in pixels; the protocol's unless given.
-        image_size: Side in pixels for which a ViT's positions are built; the run's unless given.
         output_stride: Stride of the deepest map of a ResNet under an FCN; "auto" takes the protocol's.
         batch_norm: "train" goes on from the run's statistics, "reestimate" measures them anew first, "frozen" keeps
             them.

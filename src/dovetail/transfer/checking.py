@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import faults_of, find_coco
-from dovetail.transfer.readers import open_segmentation
+from dovetail.transfer.readers import MissingFilesError, open_segmentation
 
 
 class Checkable(Protocol):
@@ -45,7 +45,12 @@ def check_segmentation(data: str | Path, classes: int | None) -> None:
     found = find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
-    sets = open_segmentation(data, classes=classes)
+    try:
+        sets = open_segmentation(data, classes=classes)
+    except MissingFilesError as fault:
+        for sentence in fault.faults:
+            print(sentence)
+        raise DovetailError(f"{len(fault.faults)} files are missing, listed above; add them and check again.") from None
     report_faults([("train", sets.train), ("held-out", sets.val)])
 
 

@@ -37,6 +37,14 @@ from dovetail.transfer.metrics import IGNORE_INDEX
 HELD_OUT_SHARE = 0.2
 
 
+class MissingFilesError(DovetailError):
+    """Files that should be there are not; `faults` has a sentence for each."""
+
+    def __init__(self, sentence: str, faults: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.faults = faults
+
+
 @dataclass(frozen=True)
 class MaskFiles:
     """Images and masks by path, read when asked for.
@@ -227,7 +235,10 @@ def checked(files: MaskFiles, where: str) -> MaskFiles:
         raise DovetailError(f"{where} names no image; give at least one.")
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
-        raise DovetailError(f"{len(missing)} files that {where} names are missing, such as {missing[0]}; add them.")
+        raise MissingFilesError(
+            f"{len(missing)} files that {where} names are missing, such as {missing[0]}; add them.",
+            tuple(f"{path} is missing, but {where} names it." for path in missing),
+        )
     return files
 
 
@@ -324,9 +335,10 @@ def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
     found, labels = by_stem(images, IMAGE_SUFFIXES, "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     lonely = sorted(set(found) - set(labels))
     if lonely:
-        raise DovetailError(
+        raise MissingFilesError(
             f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
-            f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away."
+            f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away.",
+            tuple(f"{found[stem]} has no mask in {masks}." for stem in lonely),
         )
     stems = sorted(found)
     return MaskFiles(tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems), classes)

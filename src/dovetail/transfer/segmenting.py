@@ -210,7 +210,7 @@ def class_lists(data: MaskFiles | CocoMasks) -> list[list[int]]:
 
 def plan_of(asked: Mapping[str, Any], data: SegmentationData) -> Plan:
     """Return the plan, with everything on "auto" filled in by the table of the module."""
-    source = source_of(asked["run"], asked["model"], image_size=asked["image_size"])
+    source = source_of(asked["run"], asked["model"])
     if source.in_channels != 3:
         raise DovetailError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])

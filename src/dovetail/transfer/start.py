@@ -44,6 +44,11 @@ class Source:
     def network(self, start: Start = "all") -> Network:
         """Return the model as a network, with the weights that `start` says."""
         network = build_network(construct(self.constructor), in_channels=self.in_channels, image_size=self.image_size)
+        patch = network.taps["patches"].stride if "patches" in network.taps else 1
+        if self.image_size % patch:
+            raise DovetailError(
+                f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
+            )
         self.load(network.model, start)
         return network
 
