@@ -26,6 +26,7 @@ from dovetail.networks.construct import construct
 from dovetail.networks.names import detectron2_decoder, detectron2_encoder, is_resnet, mm_decoder
 from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, local_name, locate_parts, untrained_names
+from dovetail.sidecar import read_sidecar
 
 SelectedPart = Literal["all", "encoder", "decoder"]
 MODEL_FILE, SIDECAR = "model.safetensors", "model.json"
@@ -173,8 +174,7 @@ def read_exported(source: str | Path) -> Exported:
         weights = load_file(path)
     except SafetensorError as error:
         raise DovetailError(f"{path} is not a .safetensors file ({error}); export the weights again.") from error
-    sidecar = path.parent / SIDECAR
-    info = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    info = read_sidecar(path.parent / SIDECAR)
     if info and path.name in ("encoder.safetensors", "decoder.safetensors"):
         info = _info_of_part(info, path.stem)
     return Exported(weights, info, path)

@@ -17,6 +17,13 @@ from dovetail.networks.network import Construction
 from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.torchvision_models import MODELS
 
+OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
+# Arguments by which the libraries load weights, from a file or over the network.
+LOADS = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
+    *("weights", "weights_backbone", "encoder_weights"),
+)
+
 
 def construct(call: str) -> nn.Module:
     """Build the module that `call` spells, such as "smp.Unet(encoder_name='resnet18', encoder_weights=None)".
@@ -30,10 +37,31 @@ def construct(call: str) -> nn.Module:
         raise DovetailError(
             f"{call} cannot be built from its name; build your model yourself and load the weights with load_into."
         )
-    model = function(*construction.args, **construction.kwargs)
+    refuse_loading(construction)
+    try:
+        model = function(*construction.args, **construction.kwargs)
+    except DovetailError:
+        raise
+    except Exception as error:  # libraries raise almost anything for arguments that another program wrote
+        raise DovetailError(
+            f"{call} cannot be called here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            "; build your model yourself and load the weights with load_into."
+        ) from error
     if not isinstance(model, nn.Module):
         raise DovetailError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
     return model
+
+
+def refuse_loading(construction: Construction) -> None:
+    """Raise `DovetailError` where the call would fetch or read weights of its own: a file's text may not ask for it."""
+    names = [str(value) for value in (*construction.args, *construction.kwargs.values()) if isinstance(value, str)]
+    asked = [name for name in LOADS if construction.kwargs.get(name) not in (None, False)]
+    asked += [name for name in names if ":" in name or "/" in name or "\\" in name]
+    if asked:
+        raise DovetailError(
+            f"{construction} would load more than the weights beside it ({asked[0]}); build your model yourself and "
+            "load the weights with load_into."
+        )
 
 
 def _function(path: str) -> Callable[..., Any] | None:
@@ -46,7 +74,7 @@ def _function(path: str) -> Callable[..., Any] | None:
     if name in MODELS and module == f"torchvision.models.{MODELS[name]}":
         builder: Callable[..., Any] = torchvision.models.get_model_builder(name)
         return builder
-    if module.startswith("dovetail.networks.") and not name.startswith("_"):
+    if module in OWN and not name.startswith("_"):
         found = getattr(importlib.import_module(module), name, None)
-        return found if inspect.isfunction(found) or inspect.isclass(found) else None
+        return found if inspect.isfunction(found) and found.__module__ == module else None
     return None

@@ -1,0 +1,37 @@
+"""Reading `model.json`, which anyone may have written: plain values of the right kinds, or a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dovetail.errors import DovetailError
+
+TEXTS = ("constructor", "encoder_prefix")
+LISTS = ("decoder_prefixes", "untrained")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the content of a `model.json`; empty where there is none.
+
+    Raises:
+        DovetailError: When it is no JSON, or lacks what it has to say.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DovetailError(f"{path} cannot be read ({error}); export the weights again.") from error
+    if not isinstance(info, dict):
+        raise DovetailError(f"{path} holds a {type(info).__name__} and no description; export the weights again.")
+    wrong = [name for name in TEXTS if not isinstance(info.get(name), str)]
+    wrong += [name for name in LISTS if not _is_texts(info.get(name))]
+    if wrong:
+        raise DovetailError(f"{path} does not say its {wrong[0]} as it should; export the weights again.")
+    return info
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
