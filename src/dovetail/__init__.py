@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
     from dovetail.predicting import predict
     from dovetail.pretraining import Run, pretrain
+    from dovetail.report.embedding import embed
     from dovetail.weights import MatchReport, load, load_into
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _PUBLIC = {
     "DovetailError": "dovetail.errors",
     "MatchReport": "dovetail.weights",
     "Run": "dovetail.pretraining",
+    "embed": "dovetail.report.embedding",
     "evaluate_knn": "dovetail.evaluating",
     "evaluate_linear": "dovetail.evaluating",
     "export": "dovetail.exporting",
@@ -46,6 +48,7 @@ __all__ = [
     "MatchReport",
     "Run",
     "compare",
+    "embed",
     "evaluate_knn",
     "evaluate_linear",
     "export",

@@ -30,6 +30,7 @@ from dovetail.showing import recipe_lines, words
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
+from dovetail.train.loggers import extra_loggers
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
 from dovetail.weights import MODEL_FILE, save_exported
@@ -55,6 +56,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     initialise(network, starting_weights(asked["init"]))
     resolved = resolved_options(asked, settings, options)
     announce(resolved, recipe, network, settings, out)
+    loggers = extra_loggers(asked["loggers"], out)
     report = report_of(resolved, recipe, network, source, settings, out)
     learner = Learner(recipe, network)
     result = train(
@@ -64,6 +66,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         settings=settings,
         out=out,
         resume=resume,
+        loggers=loggers,
         callbacks=[report] if report is not None else [],
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
@@ -82,6 +85,8 @@ def network_for(asked: Mapping[str, Any]) -> Network:
         encoder=asked["encoder"],
         decoder=asked["decoder"],
         image_size=asked["image_size"] or 224,
+        drop_path=asked["drop_path"],
+        checkpoint_blocks=asked["checkpoint_blocks"],
     )
 
 

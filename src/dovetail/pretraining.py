@@ -65,6 +65,8 @@ def pretrain(
     init: str | None = None,
     encoder: str | None = None,
     decoder: str | None = None,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
     seed: int = 0,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int | Literal["auto"] = "auto",
@@ -76,6 +78,7 @@ def pretrain(
     save_every_minutes: float = 10.0,
     keep_every_epochs: int | None = None,
     report_every_minutes: float = 5.0,
+    loggers: list[str] = [],  # noqa: B006 - read only
     skip_nonfinite_steps: int = 0,
     overwrite: bool = False,
     resume: bool = False,
@@ -102,6 +105,8 @@ def pretrain(
         init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for the library's own.
         encoder: Of a module of your own: name of the sub-module that is the encoder.
         decoder: Of a module of your own: name of the sub-module that is the decoder.
+        drop_path: Of a ViT named as timm/NAME: stochastic depth of its last block, in [0, 1); off in the teacher.
+        checkpoint_blocks: Of a ViT named as timm/NAME: compute blocks again in the backward pass, to save memory.
         seed: Of weights, order of images, views and dropout.
         accelerator: Kind of device.
         devices: Number of devices on each node.
@@ -112,6 +117,7 @@ def pretrain(
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
+        loggers: Loggers beside TensorBoard: wandb, mlflow, or both; their packages must be installed.
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
             the run ends for it; all are in nonfinite.jsonl with their images.
@@ -204,7 +210,7 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     saved = read_config(folder)
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
-        *("report_every_minutes", "skip_nonfinite_steps"),
+        *("report_every_minutes", "loggers", "skip_nonfinite_steps"),
     )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):

@@ -21,6 +21,7 @@ QUIET = (
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--allow-file-access-from-files"),
 )
 START_SECONDS = 60.0
+SHOTS = 4
 
 
 def missing_browser() -> str:
@@ -66,7 +67,13 @@ class Browser:
 
     def screenshot(self, path: Path) -> None:
         """Write the whole page, however long, as PNG."""
-        shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        for attempt in range(SHOTS):
+            try:
+                shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+                break
+            except RuntimeError as error:  # Chromium gives up on a frame that a busy machine draws too late
+                if "capture screenshot" not in str(error) or attempt == SHOTS - 1:
+                    raise
         path.write_bytes(base64.b64decode(shot["data"]))
 
 

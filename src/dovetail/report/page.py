@@ -196,6 +196,11 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
         "speed": speed_in_words(history, subject),
+        **(
+            {"skipped": f"{skipped} steps without finite numbers"}
+            if (skipped := history.last.get("skipped_steps"))
+            else {}
+        ),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": machine(str(options["accelerator"]), str(options["precision"])),
@@ -267,6 +272,8 @@ def plots(history: History) -> list[Plot]:
         Plot("Waiting for data", "share of the time", [history.number("data_wait")], from_zero=True),
         Plot("Effective rank", "dimensions", history.group("effective_rank"), from_zero=True, lower=MIN_RANK),
         Plot("Spread", "1 = even, 0 = one point", history.group("spread"), from_zero=True, lower=MIN_SPREAD),
+        Plot("Prototypes in use", "effective number", history.group("prototypes_used"), from_zero=True),
+        Plot("Entropy of the teacher", "share of the largest", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
 

@@ -53,7 +53,7 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
     sheet = Sheet(
         2 * -(-len(names) // columns),
         columns,
-        title=f"Slots of term {term.name} (tap {term.tap}) after {run.step:,} steps: {len(slots)} slots win cells",
+        title=f"Slots of term {term.name} (tap {term.tap}) after {run.step:,} steps: {counted(len(slots))}",
     )
     for number, (name, pixels, winner) in enumerate(zip(names, squares, winners, strict=True)):
         row, column = 2 * (number // columns), number % columns
@@ -79,6 +79,11 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
         title="share of cells",
     )
     return sheet
+
+
+def counted(slots: int) -> str:
+    """Return how many slots win cells, in words."""
+    return "1 slot wins all cells" if slots == 1 else f"{slots} slots win cells"
 
 
 LABEL: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}

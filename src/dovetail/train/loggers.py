@@ -1,0 +1,47 @@
+"""Weights & Biases and MLflow beside TensorBoard, by their names. Nothing is sent anywhere unless one is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+
+from dovetail.errors import DovetailError, unknown_name
+
+PROJECT = "dovetail"
+
+
+def wandb_logger(out: Path) -> Logger:
+    """Return a logger for Weights & Biases; its own environment variables (WANDB_MODE and so on) count."""
+    return WandbLogger(project=os.environ.get("WANDB_PROJECT", PROJECT), name=out.name, save_dir=out)
+
+
+def mlflow_logger(out: Path) -> Logger:
+    """Return a logger for MLflow: to MLFLOW_TRACKING_URI, else into mlruns/ in the run's folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlruns").resolve().as_uri()
+    return MLFlowLogger(experiment_name=PROJECT, run_name=out.name, tracking_uri=uri)
+
+
+MAKERS: Mapping[str, Callable[[Path], Logger]] = {"wandb": wandb_logger, "mlflow": mlflow_logger}
+
+
+def extra_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+    """Return the loggers of these names for the run in `out`.
+
+    Raises:
+        DovetailError: For an unknown name, or a package that is not installed.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in MAKERS:
+            raise unknown_name("logger", name, MAKERS)
+        try:
+            found.append(MAKERS[name](out))
+        except ImportError:
+            raise DovetailError(
+                f"The logger {name} needs the package {name}, which is not installed; run `pip install {name}`, or "
+                "leave it out."
+            ) from None
+    return found
