@@ -10,7 +10,8 @@ Shapes: H x W pixels, N objects.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -165,28 +166,25 @@ def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=options.lr)
 
 
-class backbone_in:
-    """The context in which a detector's backbone alone computes in the machine's number format.
+@contextmanager
+def backbone_in(model: nn.Module, machine: Machine) -> Iterator[None]:
+    """Let a detector's backbone, and it alone, compute in the machine's number format.
 
     Boxes are decoded in the format of what the heads answer, and bfloat16 has no pixel's precision in an image's size.
     """
+    backbone = model.get_submodule("backbone")
+    plain = backbone.forward
 
-    def __init__(self, model: nn.Module, machine: Machine) -> None:
-        self.backbone = model.get_submodule("backbone")
-        self.machine = machine
+    def forward(pixels: Tensor) -> OrderedDict[str, Tensor]:
+        with machine.autocast():
+            maps: OrderedDict[str, Tensor] = plain(pixels)
+        return OrderedDict((name, value.float()) for name, value in maps.items())
 
-    def __enter__(self) -> None:
-        plain = self.backbone.forward
-
-        def forward(pixels: Tensor) -> OrderedDict[str, Tensor]:
-            with self.machine.autocast():
-                maps: OrderedDict[str, Tensor] = plain(pixels)
-            return OrderedDict((name, value.float()) for name, value in maps.items())
-
-        self.backbone.forward = forward
-
-    def __exit__(self, *_: object) -> None:
-        del self.backbone.forward
+    backbone.forward = forward
+    try:
+        yield
+    finally:
+        del backbone.forward
 
 
 @torch.no_grad()
