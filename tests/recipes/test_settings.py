@@ -21,7 +21,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.objectives.whiten import ZeroCLSpec
-from dovetail.recipe import Recipe, SameHead, Tap
+from dovetail.recipe import LateralDropout, Recipe, SameHead, Tap
 from dovetail.recipes.table import METHODS, build
 from dovetail.schedules import Cosine, LinearByEpoch, Moment, value_at
 
@@ -176,3 +176,8 @@ def test_who_is_exported() -> None:
     exported = {method: recipe_of(method).export for method in METHODS}
     teachers = {method for method, branch in exported.items() if branch == "teacher"}
     assert teachers == {"slotcon", "dino", "ibot", "selfpatch"}
+
+
+def test_lateral_dropout_is_what_is_asked_for() -> None:
+    recipe = build("decon-ml", PYRAMID, {"lateral_dropout": 0.3, "lateral_dropout_kind": "path"})
+    assert recipe.lateral_dropout == LateralDropout(0.3, "path")
