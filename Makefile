@@ -18,7 +18,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough
 
 golden: $(STAMP)
 	$(BIN)/python -m tests.golden

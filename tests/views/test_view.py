@@ -82,7 +82,7 @@ def test_aligned_cells_show_the_same_place(pair: tuple[View, View]) -> None:
 
 
 @given(pairs(), st.integers(3, 9))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None)
 def test_align_is_roi_align(pair: tuple[View, View], size: int) -> None:
     a, b = pair
     box = overlap_box(a, b)

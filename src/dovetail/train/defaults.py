@@ -9,11 +9,11 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, unknown_name
 from dovetail.recipe import Recipe
 from dovetail.schedules import Moment
 
@@ -235,10 +235,18 @@ def _check_ranges(wishes: Wishes) -> None:
     }  # fmt: skip
     for name, low in lowest.items():
         value = getattr(wishes, name)
-        if value not in ("auto", None) and value < low:
+        if value in ("auto", None):
+            continue
+        if isinstance(value, str):
+            raise DovetailError(f"{name} is {value!r}; give a number or leave it out.")
+        if not low <= value < math.inf:  # NaN fails too
             raise DovetailError(f"{name} is {value}; it must be at least {low}.")
-    if wishes.peak_lr != "auto" and not 0 < wishes.peak_lr < math.inf:
-        raise DovetailError(f"peak_lr is {wishes.peak_lr}; it must be a positive number.")
+    for name, known in (("accelerator", get_args(Accelerator)), ("precision", get_args(Precision))):
+        if getattr(wishes, name) not in ("auto", *known):
+            raise unknown_name(name, str(getattr(wishes, name)), ("auto", *known))
+    peak_lr: Any = wishes.peak_lr  # from Python it may be any text
+    if peak_lr != "auto" and (isinstance(peak_lr, str) or not 0 < peak_lr < math.inf):
+        raise DovetailError(f"peak_lr is {peak_lr}; it must be a positive number.")
 
 
 def best_accelerator() -> Accelerator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr", "max_steps")
+
+# What gloo and NCCL say when the other end is gone.
+LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +118,13 @@ def train(
             stops.listen(*stop_signals())
             try:
                 trainer.fit(module)
+            except RuntimeError as error:
+                if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
+                    raise DovetailError(
+                        f"Another process of this run ended or could not be reached ({first_line(error)}); see what it "
+                        "said above, and go on with --resume."
+                    ) from error
+                raise
             finally:
                 stops.restore()
             check_ending(module, stops, settings, out)
@@ -147,6 +158,11 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
             f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
         ) from error
     return int(state["step"])
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in its first line, without what torch adds on the place in its source."""
+    return re.sub(r"^\[.*?\] ", "", str(error).split("\n", 1)[0]).rstrip(".")
 
 
 def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings, out: Path) -> None:
