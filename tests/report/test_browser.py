@@ -75,12 +75,22 @@ def test_the_keyboard_reaches_everything_and_copies(slot_run: Path, chromium: Br
     seen = []
     for _ in range(40):
         chromium.press("Tab")
-        name = chromium.run("const one = document.activeElement; return one.id || one.textContent.trim().slice(0, 30)")
+        name = chromium.run(
+            "const one = document.activeElement;"
+            "return one.id || one.getAttribute('aria-label') || one.textContent.trim().slice(0, 30)"
+        )
         if name in seen:
             break
         seen.append(name)
     assert seen[0] == "To the content"
-    assert {"Curves", "example", "copy", "Options of the run (config.yam"} <= set(seen)
+    assert {
+        "Curves",
+        "Slots, picture 1",
+        "Slots, picture 2",
+        "example",
+        "copy",
+        "Options of the run (config.yam",
+    } <= set(seen)
     chromium.run("document.getElementById('copy').focus()")
     chromium.press("Enter")
     for _ in range(50):

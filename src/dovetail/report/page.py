@@ -188,6 +188,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     options, source = subject.options, subject.source
     millions = sum(value.numel() for value in network.parameters()) / 1e6
     data = options["data"]
+    skipped = history.last.get("skipped_steps", 0)
     named = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     return {
         "model": f"{model_name(options)}, {millions:.1f} million parameters",
@@ -196,11 +197,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
         "speed": speed_in_words(history, subject),
-        **(
-            {"skipped": f"{skipped} steps without finite numbers"}
-            if (skipped := history.last.get("skipped_steps"))
-            else {}
-        ),
+        **({"skipped": f"{skipped} steps, which gave no finite number"} if skipped else {}),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": machine(str(options["accelerator"]), str(options["precision"])),
