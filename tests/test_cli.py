@@ -9,12 +9,7 @@ import yaml
 
 from dovetail.cli import VERBS, run
 
-PRETRAIN = """
-accelerator accumulate batch-size checkpoint-blocks config data decoder devices drop-path encoder epochs help image-size
-in-channels init
-keep-every-epochs log-every-steps loggers lr max-steps method model num-nodes out overwrite precision preset print-config
-report-every-minutes resume save-every-minutes seed skip-nonfinite-steps strategy workers
-""".split()
+PRETRAIN = ["accelerator", "accumulate", "batch-size", "checkpoint-blocks", "config", "data", "decoder", "devices", "drop-path", "encoder", "epochs", "help", "image-size", "in-channels", "init", "keep-every-epochs", "log-every-steps", "loggers", "lr", "max-steps", "method", "model", "num-nodes", "out", "overwrite", "precision", "preset", "print-config", "report-every-minutes", "resume", "save-every-minutes", "seed", "skip-nonfinite-steps", "strategy", "workers"]
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +45,11 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2

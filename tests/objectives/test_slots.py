@@ -177,3 +177,13 @@ def test_two_common_slots_are_enough(objective: SlotObjective, rows: int, compar
         output.scores.fill_(-1)[:, slot] = 1
     teacher.scores[1, 0] = 1.5  # in the second image, slot 0 is common in either case
     assert bool(objective.slot(student, teacher) > 0) is compared
+
+
+def test_scores_and_slots_stay_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    head, objective = HEAD.build(4), SlotSpec(predictor_hidden=12).build(HEAD)
+    output = SlotOutput(torch.randn(2, 6, 4, 4), torch.rand(2, 5, 4, 4) * 2 - 1)
+    exact = objective.slots(output)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head(torch.randn(2, 4, 4, 4)).scores.dtype == torch.float32
+        assert torch.equal(objective.slots(output), exact)

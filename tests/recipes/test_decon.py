@@ -41,7 +41,9 @@ def test_alpha_zero_leaves_the_encoder_without_terms() -> None:
     assert weights(build("decon-sl", TAPS, {"alpha": 0.0})) == {"decoder_p2": 1.0}
 
 
-@pytest.mark.parametrize(("option", "value"), [("alpha", -0.1), ("alpha", 1.5), ("alpha", 1.0), ("lateral_dropout", 1.0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("alpha", -0.1), ("alpha", 1.5), ("alpha", 1.0), ("lateral_dropout", 1.0)]
+)
 def test_shares_out_of_range_get_a_sentence(option: str, value: float) -> None:
     with pytest.raises(DovetailError, match=option):
         build("decon-sl", TAPS, {option: value})

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.heads.base import HeadSpec, Kind, at_least_float32, mlp
+from dovetail.heads.base import HeadSpec, Kind, at_least_float32, full_precision, mlp
 
 
 class SlotOutput(NamedTuple):
@@ -48,6 +48,7 @@ class SlotHead(nn.Module):
 
     def forward(self, features: Tensor) -> SlotOutput:
         embedding = at_least_float32(self.projector(features))  # [B, D, H, W]
-        prototypes = F.normalize(at_least_float32(self.prototypes.weight), dim=1)  # [K, D]
-        scores = F.conv2d(F.normalize(embedding, dim=1), prototypes[:, :, None, None])  # [B, K, H, W]
+        with full_precision(embedding):
+            prototypes = F.normalize(at_least_float32(self.prototypes.weight), dim=1)  # [K, D]
+            scores = F.conv2d(F.normalize(embedding, dim=1), prototypes[:, :, None, None])  # [B, K, H, W]
         return SlotOutput(embedding, scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -18,7 +19,7 @@ from dovetail.networks.own import OwnNetwork
 from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
-from dovetail.networks.vit import ViTNetwork, build_vit, is_vit
+from dovetail.networks.vit import build_vit, is_vit
 from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
@@ -39,6 +40,8 @@ def build_network(
     encoder: str | None = None,
     decoder: str | None = None,
     image_size: int = 224,
+    drop_path: float = 0.0,
+    checkpoint_blocks: bool = False,
 ) -> Network:
     """Build the network to pre-train.
 
@@ -50,26 +53,46 @@ def build_network(
         encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
         decoder: Dotted path of its decoder.
         image_size: Side of the pixels in pixels; the network is probed with it.
+        drop_path: Stochastic depth of a timm ViT's last block, in [0, 1); off in the teacher.
+        checkpoint_blocks: Compute a timm ViT's blocks again in the backward pass instead of keeping activations.
 
     Raises:
-        DovetailError: For a name that is not known, or a size that the model does not take.
+        DovetailError: For a name that is not known, or a size or an option that the model does not take.
     """
+    if not 0 <= drop_path < 1:
+        raise DovetailError(f"drop_path is {drop_path:g}; it is a probability, from 0 up to below 1.")
+    if isinstance(model, str) and is_timm_vit(model):
+        options = {"image_size": image_size, "drop_path": drop_path, "checkpoint_blocks": checkpoint_blocks}
+        return _named_vit(model.removeprefix("timm/"), in_channels=in_channels, pretrained=pretrained, **options)
+    if drop_path or checkpoint_blocks:
+        raise DovetailError("drop_path and checkpoint_blocks are for ViTs named as 'timm/NAME'; leave them out.")
     if isinstance(model, str):
         if encoder is not None or decoder is not None:
             raise DovetailError(f"{model!r} knows its own parts; leave out `encoder` and `decoder`.")
-        network = _by_name(model, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
+        network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
-    if pretrained and (not isinstance(network, ViTNetwork) or isinstance(network, DPTNetwork)):
+    if pretrained:
         initialise(network, "imagenet")
     return network
 
 
-def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool) -> Network:
+def is_timm_vit(model: str) -> bool:
+    """Whether a model's name is that of one of timm's plain ViTs, with or without a decoder."""
+    library, _, rest = model.partition("/")
+    name = rest.partition("+")[0]
+    return library == "timm" and timm.is_model(name) and is_vit(name)
+
+
+def _named_vit(rest: str, **options: Any) -> Network:
+    return build_vit_fpn(rest, **options) if "+" in rest else build_vit(rest, **options)
+
+
+def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
     library, _, rest = model.partition("/")
     match library:
         case "timm" if rest:
-            return _build_timm(rest, in_channels=in_channels, image_size=image_size, pretrained=pretrained)
+            return _build_timm(rest, in_channels=in_channels, image_size=image_size)
         case "smp":
             architecture, slash, encoder = rest.partition("/")
             if not slash:
@@ -84,13 +107,10 @@ def _by_name(model: str, *, in_channels: int, image_size: int, pretrained: bool)
             )
 
 
-def _build_timm(rest: str, *, in_channels: int, image_size: int, pretrained: bool) -> Network:
+def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:
     name, plus, decoder = rest.partition("+")
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
-    if is_vit(name):
-        build_tokens = build_vit_fpn if plus else build_vit
-        return build_tokens(rest, in_channels=in_channels, pretrained=pretrained, image_size=image_size)
     if plus and decoder not in DECODERS:
         raise unknown_name("decoder", decoder, DECODERS)
     if plus:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dovetail.distributed import gather, mean_over_ranks, rank, world_size
 from dovetail.errors import DovetailError
-from dovetail.heads.base import HeadSpec, at_least_float32, mlp
+from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero, sample_rows
 from dovetail.schedules import Moment
@@ -125,7 +125,8 @@ class SlotObjective(Objective):
             return connected_zero(slots, *self.predictor.parameters())
         queries = F.normalize(at_least_float32(self.predictor(slots[common])), dim=1)  # [M, D]
         keys, labels = self.keys(teacher, teacher_active, common)
-        logits = queries @ keys.T / self.spec.contrast_temperature
+        with full_precision(queries):
+            logits = queries @ keys.T / self.spec.contrast_temperature
         return F.cross_entropy(logits, labels) * (2 * self.spec.contrast_temperature)
 
     def keys(self, teacher: SlotOutput, teacher_active: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +143,8 @@ class SlotObjective(Objective):
         assignment = F.softmax(output.scores.flatten(2) / self.spec.grouping_temperature, dim=1)  # [B, K, HW]
         assignment = assignment + self.spec.grouping_eps
         assignment = assignment / assignment.sum(2, keepdim=True)
-        return assignment @ output.embedding.flatten(2).transpose(1, 2)
+        with full_precision(assignment):
+            return assignment @ output.embedding.flatten(2).transpose(1, 2)
 
     @torch.no_grad()
     def assignments(self, teacher: Sequence[SlotOutput], moment: Moment) -> Tensor | None:
