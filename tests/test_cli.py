@@ -9,7 +9,43 @@ import yaml
 
 from dovetail.cli import VERBS, run
 
-PRETRAIN = ["accelerator", "accumulate", "batch-size", "checkpoint-blocks", "config", "data", "decoder", "devices", "drop-path", "encoder", "epochs", "help", "image-size", "in-channels", "init", "keep-every-epochs", "log-every-steps", "loggers", "lr", "max-steps", "method", "model", "num-nodes", "out", "overwrite", "precision", "preset", "print-config", "report-every-minutes", "resume", "save-every-minutes", "seed", "skip-nonfinite-steps", "strategy", "workers"]
+PRETRAIN = [
+    "accelerator",
+    "accumulate",
+    "batch-size",
+    "checkpoint-blocks",
+    "config",
+    "data",
+    "decoder",
+    "devices",
+    "drop-path",
+    "encoder",
+    "epochs",
+    "help",
+    "image-size",
+    "in-channels",
+    "init",
+    "keep-every-epochs",
+    "log-every-steps",
+    "loggers",
+    "lr",
+    "max-steps",
+    "method",
+    "model",
+    "num-nodes",
+    "out",
+    "overwrite",
+    "precision",
+    "preset",
+    "print-config",
+    "report-every-minutes",
+    "resume",
+    "save-every-minutes",
+    "seed",
+    "skip-nonfinite-steps",
+    "strategy",
+    "workers",
+]
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from dovetail.errors import DovetailError, unknown_name
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.adclr import adclr
 from dovetail.recipes.decon import decon
+from dovetail.recipes.values import check_value
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,8 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     for option in options or {}:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
+    for option, value in (options or {}).items():
+        check_value(option, known[option], value)
     given = DECON_DEFAULTS.get(composition.decon or "", {}) | dict(options or {})
     recipe = parts["base"](taps, given=given)
     if "adclr" in parts:
