@@ -25,7 +25,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
 def test_a_difference_stands_in_the_report() -> None:
     same, other = Case(0, kills=["training, step 3"], starts=2, equal=True), Case(1, starts=2)
     text = report([same, other], "python -m benchmarks.faults")
-    assert "**1 of 2 runs end in the same bits**, after 1 kills" in text
+    assert "**1 of 2 runs end in the same bits**, after 1 kills in 1 of them;" in text
     assert "| 2 | ended before | 2 | NO |" in text
 
 
