@@ -1,0 +1,70 @@
+"""Whether the value of an option is one that its type and name allow, whoever gave it: command line, YAML or Python."""
+
+from __future__ import annotations
+
+import math
+import types
+from inspect import Parameter
+from typing import Any, Literal, Union, get_args, get_origin
+
+from dovetail.errors import DovetailError, unknown_name
+
+# Options that count or measure something which there must be.
+SIZES = frozenset(
+    {"hidden", "dim", "prototypes", "patch_prototypes", "bottleneck", "predictor_hidden", "queue", "image_size"}
+    | {"local_size", "decoder_grid", "head_channels", "neighbours"}
+)
+
+
+def check_value(name: str, parameter: Parameter, value: Any) -> None:
+    """Raise `DovetailError` where an option's value is of another type, negative, or no finite number.
+
+    Narrower ranges are for the recipe to check. A list stands for a tuple, as in YAML.
+
+    Args:
+        name: Of the option.
+        parameter: With its type resolved.
+        value: What was given.
+    """
+    if not _fits(parameter.annotation, value):
+        if get_origin(parameter.annotation) is Literal:
+            raise unknown_name(name, str(value), map(str, get_args(parameter.annotation)))
+        raise DovetailError(f"{name} is {value!r}; it must be {_words(parameter.annotation)}.")
+    is_size = name.removeprefix("decoder_") in SIZES or name in SIZES
+    if is_size and value == 0 and parameter.default != 0:  # where 0 is the default it means none
+        raise DovetailError(f"{name} is 0; it must be at least 1.")
+    if name.endswith("temperature") and value == 0:
+        raise DovetailError(f"{name} is 0; it must be above 0.")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return value in inner
+    if origin in (types.UnionType, Union):
+        return any(_fits(one, value) for one in inner)
+    if origin is tuple and ... not in inner:
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == len(inner)
+            and all(_fits(kind, one) for kind, one in zip(inner, value, strict=True))
+        )
+    if annotation in (int, float):
+        number = isinstance(value, (int, annotation)) and not isinstance(value, bool)
+        return number and 0 <= value < math.inf  # NaN fails too
+    if annotation in (bool, types.NoneType):
+        return isinstance(value, annotation)
+    return True
+
+
+def _words(annotation: Any) -> str:
+    """Return a type in words: "a whole number of at least 0 or left out"."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (types.UnionType, Union):
+        return " or ".join(_words(one) for one in inner)
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is tuple:
+        return "(" + ", ".join(_words(one) for one in inner) + ")"
+    plain = {int: "a whole number of at least 0", float: "a number of at least 0", bool: "true or false"}
+    return plain.get(annotation, "left out" if annotation is types.NoneType else str(annotation))
