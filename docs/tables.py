@@ -1,0 +1,114 @@
+"""Writes the generated tables of the method pages, in place: what an option means, and which scores are expected.
+
+    python docs/tables.py            write them
+    python docs/tables.py --check    change nothing; exit with 1 where a page is out of date
+
+A page holds `<!-- options METHOD -->` or `<!-- expected PREFIX -->`, the table, and `<!-- end -->`. Options come from
+`dovetail.recipes.table.options_of`, their text from the docstrings of the recipes' functions, expected scores from the
+heads of recipes/paper/PREFIX-*.yaml. `tests/test_docs.py` checks that nothing has drifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+DOCS = Path(__file__).parent
+PAPER = DOCS.parent / "recipes" / "paper"
+BLOCK = re.compile(r"<!-- (options|expected) ([\w.+-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def options_table(method: str) -> str:
+    """Return the table of a method's options; of a transformer ("adclr", "decon"), its own ones only."""
+    from dovetail.cli import docstring_helps
+    from dovetail.recipes.presets import SMALL
+    from dovetail.recipes.table import options_of, parse, part, parts_of
+
+    own = TRANSFORMERS.get(method)
+    parts = {method: part(transformer(own))} if own else parts_of(parse(method))
+    known = parts[method].options if own else options_of(method)
+    helps: dict[str, str] = {}
+    for one in parts.values():
+        texts = docstring_helps(one.function)
+        helps = {name: texts.get(name.removeprefix(one.prefix), "") for name in one.options} | helps
+    rows = ["| option | type | published | small preset | meaning |", "|---|---|---|---|---|"]
+    for name, parameter in known.items():
+        small = f"`{SMALL[name]}`" if name in SMALL else ""
+        cells = (f"`{name}`", kind(parameter.annotation), f"`{parameter.default}`", small, helps[name])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+TRANSFORMERS = {"adclr": "dovetail.recipes.adclr", "decon": "dovetail.recipes.decon"}
+
+
+def transformer(module: str) -> Any:
+    """Return the function of a recipe transformer, which has its module's name."""
+    import importlib
+
+    return getattr(importlib.import_module(module), module.rpartition(".")[2])
+
+
+def kind(annotation: Any) -> str:
+    """Return a type as users read it."""
+    choices = get_args(annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " or ".join(f"`{choice}`" for choice in choices)
+    if isinstance(annotation, type) and not choices:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def expected_table(prefix: str) -> str:
+    """Return what the files recipes/paper/PREFIX-*.yaml say on the expected score and on what is not known."""
+    rows = ["| recipe | expected | not known |", "|---|---|---|"]
+    for file in sorted(PAPER.glob(f"{prefix}-*.yaml")):
+        facts = header(file)
+        cells = (f"`{file.name}`", facts.get("Expected", ""), facts.get("Unknown", ""))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def header(file: Path) -> dict[str, str]:
+    """Return the notes at the head of a recipe's file by their first word; lines with three spaces go on."""
+    text = file.read_text(encoding="utf-8")
+    return {
+        word: " ".join(note.replace("\n#", " ").split())
+        for word, note in re.findall(r"^# (\w+): (.+(?:\n#   .+)*)", text, flags=re.MULTILINE)
+    }
+
+
+def filled(text: str) -> str:
+    """Return a page with its tables written anew."""
+    makers = {"options": options_table, "expected": expected_table}
+
+    def table(match: re.Match[str]) -> str:
+        what, name, _ = match.groups()
+        return f"<!-- {what} {name} -->\n\n{makers[what](name)}\n<!-- end -->"
+
+    return BLOCK.sub(table, text)
+
+
+def main() -> int:
+    """Write or check all pages."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        fresh = filled(text)
+        if fresh != text:
+            stale.append(page)
+            if not check:
+                page.write_text(fresh, encoding="utf-8")
+    for page in stale:
+        print(f"{page.relative_to(DOCS)}: {'out of date' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
