@@ -76,8 +76,8 @@ def test_the_sentence_names_the_images_and_the_record_all_of_them(tmp_path: Path
 
 
 @pytest.mark.parametrize("method", ["densecl", "slotcon"])
-def test_a_skipped_step_leaves_everything_as_it_was(tmp_path: Path, method: str) -> None:
-    """Queues, centres and statistics too, though the forward pass has moved them."""
+def test_a_run_goes_on_past_a_skipped_step(tmp_path: Path, method: str) -> None:
+    """Nothing of it reaches the weights, queues, centres or statistics, and the log says so."""
     learner = run_spoilt(tmp_path, method, skip_nonfinite_steps=1, keep_every_epochs=1)
     assert all(torch.isfinite(value.float()).all() for value in learner.state_dict().values())
     before, after = (torch.load(tmp_path / "checkpoints" / f"epoch-000{epoch}.ckpt") for epoch in (1, 2))
