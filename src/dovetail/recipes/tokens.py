@@ -110,6 +110,7 @@ def ibot(
     hidden: int = 2048,
     bottleneck: int = 256,
     prototypes: int = 8192,
+    head_norm: bool = False,
     shared_head: bool = True,
     patch_prototypes: int = 8192,
     learned_magnitude: bool = True,
@@ -146,6 +147,7 @@ def ibot(
         hidden: Width of the head's hidden layers.
         bottleneck: Width of the embedding that is compared with the prototypes.
         prototypes: How many prototypes of the class token (and, with a shared head, of patches).
+        head_norm: BatchNorm in the head.
         shared_head: Class token and patches share prototypes; otherwise all of the head but these.
         patch_prototypes: How many prototypes of patches, where they have their own.
         learned_magnitude: Learn the prototypes' lengths (`norm_last_layer=False`).
@@ -180,6 +182,7 @@ def ibot(
         hidden=hidden,
         bottleneck=bottleneck,
         prototypes=prototypes,
+        norm=head_norm,
         learned_magnitude=learned_magnitude,
         patch_prototypes=0 if shared_head else patch_prototypes,
     )
@@ -217,6 +220,7 @@ def selfpatch(
     bottleneck: int = 256,
     prototypes: int = 65536,
     patch_prototypes: int = 4096,
+    head_norm: bool = False,
     learned_magnitude: bool = False,
     neighbours: int = 4,
     aggregation_blocks: int = 2,
@@ -252,6 +256,7 @@ def selfpatch(
         bottleneck: Width of the embeddings that are compared with the prototypes.
         prototypes: How many prototypes of images.
         patch_prototypes: How many prototypes of patches.
+        head_norm: BatchNorm in the heads.
         learned_magnitude: Learn the prototypes' lengths (`norm_last_layer=False`).
         neighbours: How many of the up to 8 adjacent patches make a patch's target.
         aggregation_blocks: Class-attention blocks in the head.
@@ -278,10 +283,18 @@ def selfpatch(
     """
     patch_tap(taps, "SelfPatch")
     cls = PrototypeHeadSpec(
-        hidden=hidden, bottleneck=bottleneck, prototypes=prototypes, learned_magnitude=learned_magnitude
+        hidden=hidden,
+        bottleneck=bottleneck,
+        prototypes=prototypes,
+        norm=head_norm,
+        learned_magnitude=learned_magnitude,
     )
     patch = PrototypeHeadSpec(
-        hidden=hidden, bottleneck=bottleneck, prototypes=patch_prototypes, learned_magnitude=learned_magnitude
+        hidden=hidden,
+        bottleneck=bottleneck,
+        prototypes=patch_prototypes,
+        norm=head_norm,
+        learned_magnitude=learned_magnitude,
     )
     head = SelfPatchHeadSpec(cls, patch, neighbours, aggregation_blocks, head_channels, reference_wraparound)
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
