@@ -32,7 +32,9 @@ def test_whitened_features_are_uncorrelated() -> None:
 
 def test_whitening_a_wide_head_in_float32_is_close_to_float64() -> None:
     samples = standardise(torch.randn(16, 64, dtype=torch.float64), eps=1e-4)
-    torch.testing.assert_close(whiten(samples.float(), eps=0.01).double(), whiten(samples, eps=0.01), atol=1e-4, rtol=0)
+    exact = whiten(samples, eps=0.01)
+    error = (whiten(samples.float(), eps=0.01).double() - exact).abs().max() / exact.abs().max()
+    assert error < 1e-4  # of the largest value, as float32 rounds sums of values of that size
 
 
 def test_standardised_features_have_mean_zero_and_deviation_one() -> None:
