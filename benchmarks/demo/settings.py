@@ -15,11 +15,14 @@ HEADS: dict[str, Any] = {
     "hidden": 256,
     "dim": 128,
     "prototypes": 32,
-    "momentum": 0.9,
-    "base_lr": 8.0,
+    "momentum": 0.95,
+    "teacher_temperature": 0.04,
+    "base_lr": 24.0,
     "warmup_epochs": 1.0,
+    "min_scale": 0.3,
+    "blur_px": 0.6,
 }
-EPOCHS = 13
+EPOCHS = 8
 SLOTCON = Pretraining("slotcon", HEADS, EPOCHS)
 DECON = Pretraining("decon-sl", {**HEADS, "levels": "p2", "decoder_grid": 16}, EPOCHS)
 
