@@ -1,128 +1,78 @@
-"""`python -m benchmarks.demo.study --out study-out`: when does it help to take the pre-trained decoder along?
+"""`python -m benchmarks.demo.study --out study-out`: what makes the demo's pre-training learn, and its decoder help.
 
-Every pre-training below differs from the demo's in what its name says; each is fine-tuned from its encoder alone and
-from encoder and decoder, in several ways, and measured on validation mosaics. Finished pre-trainings and measurements
-are kept in `out` and not repeated. `benchmarks/results/demo.md` tells what was found.
+Every pre-training below is probed with frozen features: a ridge regression from 40 labelled mosaics to classes, on each
+of several maps brought to 16 x 16 cells, scored on 40 validation mosaics. `--finetune` fine-tunes as the demo does,
+from the encoder alone and from encoder and decoder, and scores on 64 validation mosaics. No test mosaic is read.
+Finished pre-trainings are kept in `out`. `benchmarks/results/demo.md` tells what was found.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import statistics
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from benchmarks.demo.mosaics import MosaicPlan, write_mosaics
-from benchmarks.demo.settings import DECON, FINETUNING, SLOTCON
-from benchmarks.demo.trial import Arm, Pretraining, measure, read_split
+from benchmarks.demo.mosaics import MosaicPlan, Split, write_mosaics
+from benchmarks.demo.settings import FINETUNING
+from benchmarks.demo.trial import CLASSES, Arm, Pretraining, measure, read_split
 from dovetail.transfer.labelled import InMemory
-from dovetail.transfer.segment import SegmentOptions
+from dovetail.transfer.segment import autocast, normalised
 
-EPOCHS = 8  # 128 steps, fewer than the demo's
+MAPS = ("encoder.layer2", "encoder.layer3", "encoder.layer4", "decoder.blocks.2", "decoder.blocks.4")
+CELLS = 16  # on a side of a mosaic
+RIDGE = 30.0
+PROBED = 40  # mosaics, labelled and of validation
+
+HEADS = {"hidden": 256, "dim": 128, "prototypes": 32, "warmup_epochs": 1.0, "levels": "p2", "decoder_grid": 16}
+GENTLE = {"momentum": 0.95, "teacher_temperature": 0.04, "base_lr": 24.0, "min_scale": 0.3}
 
 
-def changed(base: Pretraining, **recipe: Any) -> Pretraining:
-    """Return a pre-training of the study's length with other options of the recipe."""
-    return replace(base, epochs=EPOCHS, recipe={**base.recipe, **recipe})
+def joint(epochs: int, **recipe: Any) -> Pretraining:
+    """Return a joint pre-training with small heads."""
+    return Pretraining("decon-sl", {**HEADS, **recipe}, epochs)
 
 
 PRETRAININGS: Mapping[str, Pretraining] = {
-    "slotcon": changed(SLOTCON),
-    "p2": changed(DECON),
-    "p0": changed(DECON, levels="p0"),
-    "p0-paper": changed(DECON, levels="p0", momentum=0.99, base_lr=1.0),
-    "p2-paper": changed(DECON, momentum=0.99, base_lr=1.0),
-    "p2-momentum": changed(DECON, momentum=0.99),
-    "p2-alpha0": changed(DECON, alpha=0.0),
+    "momentum 0.9": joint(8, momentum=0.9, base_lr=8.0),
+    "momentum 0.99": joint(4, momentum=0.99, base_lr=8.0),
+    "temperature 0.04": joint(4, momentum=0.97, teacher_temperature=0.04, base_lr=8.0),
+    "gentle": joint(4, **GENTLE),
+    "gentle, temperature 0.07": joint(4, **{**GENTLE, "teacher_temperature": 0.07}),
+    "gentle, little blur": joint(12, **GENTLE, blur_px=0.6),
+    "gentle, little blur, grid 4": joint(6, **{**GENTLE, "blur_px": 0.6, "decoder_grid": 4}),
+    "gentle, little blur, p0": joint(6, **{**GENTLE, "blur_px": 0.6, "levels": "p0"}),
 }
-
-FINETUNINGS: Mapping[str, SegmentOptions] = {
-    "plain": FINETUNING,
-    "reestimate": replace(FINETUNING, batch_norm="reestimate"),
-    "frozen": replace(FINETUNING, batch_norm="frozen"),
-    "decoder x0.3": replace(FINETUNING, lr_scale={"decoder": 0.3}),
-    "encoder x0.3": replace(FINETUNING, lr_scale={"encoder": 0.3}),
-    "180 steps": replace(FINETUNING, steps=180),
-}
-
-
-@dataclass(frozen=True)
-class Question:
-    """One row: where fine-tuning starts, and how it goes."""
-
-    run: str  # of PRETRAININGS, or "scratch"
-    part: Literal["all", "encoder", "decoder"] = "all"
-    finetuning: str = "plain"
-    branch: Literal["teacher", "student"] = "teacher"
-    labels: int = 8
-
-
-# In order of interest, as each costs half a minute to a minute of a core, and each new pre-training some minutes.
-QUESTIONS = (
-    Question("scratch"),
-    *(Question(run, part) for run in ("p2", "p0") for part in ("encoder", "all")),
-    Question("slotcon", "encoder"),
-    *(Question("p2", part, "plain", "student") for part in ("encoder", "all")),
-    *(Question(run, "all", how) for run in ("p2", "p0") for how in ("reestimate", "decoder x0.3", "encoder x0.3")),
-    *(Question(run, part) for run in ("p2-momentum", "p0-paper", "p2-paper") for part in ("encoder", "all")),
-    *(Question("p2-alpha0", part) for part in ("encoder", "all")),
-    *(Question(run, "all", "frozen") for run in ("p2", "p0")),
-    Question("scratch", "all", "180 steps"),
-    *(Question(run, part, "180 steps") for run in ("p2", "p0") for part in ("encoder", "all")),
-)
 
 
 def main() -> None:
-    """Answer the questions in turn."""
+    """Probe, and fine-tune if asked, the pre-trainings named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.study", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("study-out"), help="folder for everything it makes")
-    parser.add_argument("--runs", nargs="*", help="ask only about these pre-trainings")
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds")
+    parser.add_argument("--runs", nargs="+", choices=PRETRAININGS, default=list(PRETRAININGS), help="which ones")
+    parser.add_argument("--finetune", action="store_true", help="fine-tune too, with 8 labelled mosaics and 3 seeds")
     arguments = parser.parse_args()
-    out: Path = arguments.out
-    counts = {"unlabelled": 512, "labelled": 8 * arguments.seeds, "validation": 64}
-    folders = write_mosaics(out / "mosaics", MosaicPlan(), counts)  # type: ignore[arg-type]
+    counts: dict[Split, int] = {"unlabelled": 512, "labelled": PROBED, "validation": 64}
+    folders = write_mosaics(arguments.out / "mosaics", MosaicPlan(), counts)
     labelled, validation = read_split(folders["labelled"]), read_split(folders["validation"])
-    seeds = tuple(range(arguments.seeds))
-    for question in QUESTIONS:
-        if arguments.runs is None or question.run in arguments.runs:
-            row = answer(question, folders["unlabelled"], labelled, validation, out, seeds)
-            print(as_line(row), flush=True)
-
-
-def answer(
-    question: Question, images: Path, labelled: InMemory, validation: InMemory, out: Path, seeds: tuple[int, ...]
-) -> dict[str, Any]:
-    """Return the row of a question, from `out` where it was answered before."""
-    rows = out / "rows.jsonl"
-    key = {**asdict(question), "seeds": list(seeds)}
-    for line in rows.read_text().splitlines() if rows.exists() else []:
-        row: dict[str, Any] = json.loads(line)
-        if all(row[name] == value for name, value in key.items()):
-            return row
-    arm = Arm(question.run, weights(question, images, out), question.part)
-    outcome = measure(
-        arm, labelled, validation, labels=question.labels, options=FINETUNINGS[question.finetuning], seeds=seeds
-    )
-    row = {**key, "miou": [round(score, 2) for score in outcome.mious]}
-    with rows.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    return row
-
-
-def weights(question: Question, images: Path, out: Path) -> Path | None:
-    """Return the folder of the weights that a question starts from, pre-training them if need be."""
-    if question.run == "scratch":
-        return None
-    run = PRETRAININGS[question.run].run(images, out / question.run)
-    return run if question.branch == "teacher" else student_of(run)
+    arms = [Arm("untrained")]
+    for name in arguments.runs:
+        run = PRETRAININGS[name].run(folders["unlabelled"], arguments.out / name.replace(", ", "-").replace(" ", "-"))
+        arms += [Arm(f"{name}, teacher", run), Arm(f"{name}, student", student_of(run))]
+    print(f"\n{'frozen features, % of cells right':<48}" + "".join(f"{name:>18}" for name in MAPS))
+    for arm in arms:
+        print(f"{arm.name:<48}" + "".join(f"{score:>18.1f}" for score in probe(arm.model(0), labelled, validation)))
+    for arm in arms if arguments.finetune else []:
+        for part in ("encoder", "all") if arm.run else ("all",):
+            start = Arm(arm.name, arm.run, part)
+            outcome = measure(start, labelled, validation, labels=8, options=FINETUNING, seeds=(0, 1, 2))
+            print(f"{arm.name}, {part}: {outcome.mean:.1f} ± {outcome.deviation:.1f} mIoU, n = 3", flush=True)
 
 
 def student_of(run: Path) -> Path:
@@ -138,15 +88,56 @@ def student_of(run: Path) -> Path:
     return folder
 
 
-def as_line(row: Mapping[str, Any]) -> str:
-    """Return a row as a line of a Markdown table."""
-    scores = row["miou"]
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    each = ", ".join(f"{score:.1f}" for score in scores)
-    return (
-        f"| {row['run']} | {row['part']} | {row['branch']} | {row['finetuning']} | "
-        f"{statistics.fmean(scores):.1f} ± {spread:.1f} | {each} |"
-    )
+def probe(model: nn.Module, labelled: InMemory, validation: InMemory) -> list[float]:
+    """Return the share of validation cells, in per cent, that a ridge regression on each of `MAPS` puts right."""
+    (train, train_labels), (held_out, truth) = features_of(model, labelled), features_of(model, validation)
+    scores = []
+    for known, unknown in zip(train, held_out, strict=True):
+        mean, deviation = known.mean(0), known.std(0) + 1e-6
+        inputs, queries = (with_bias((part - mean) / deviation) for part in (known, unknown))
+        gram = inputs.T @ inputs + RIDGE * torch.eye(inputs.shape[1])
+        weights = torch.linalg.solve(gram, inputs.T @ F.one_hot(train_labels, CLASSES).float())
+        scores.append(100 * float(((queries @ weights).argmax(1) == truth).float().mean()))
+    return scores
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, data: InMemory) -> tuple[list[Tensor], Tensor]:
+    """Return each of `MAPS` as rows, one for each cell of all mosaics, and the cells' classes.
+
+    BatchNorm takes the statistics of these mosaics, as an untrained network has none.
+    """
+    items = [data[index] for index in range(min(PROBED, len(data)))]
+    kept: dict[str, Tensor] = {}
+    handles = [model.get_submodule(name).register_forward_hook(keep_as(name, kept)) for name in MAPS]
+    images = torch.stack([item.image for item in items])
+    with autocast(FINETUNING, "cpu"):
+        model.train()(normalised(images, FINETUNING))
+    for handle in handles:
+        handle.remove()
+    step = items[0].mask.shape[0] // CELLS
+    labels = torch.stack([item.mask[step // 2 :: step, step // 2 :: step] for item in items])
+    return [rows(kept[name]) for name in MAPS], labels.flatten()
+
+
+def keep_as(name: str, kept: dict[str, Tensor]) -> Any:
+    """Return a hook that keeps a module's output under `name`."""
+
+    def hook(module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
+        kept[name] = output
+
+    return hook
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Return maps [B, C, h, w] as [B * cells, C], averaged or interpolated to the cells."""
+    mode = "area" if maps.shape[-1] > CELLS else "bilinear"
+    return F.interpolate(maps.float(), (CELLS, CELLS), mode=mode).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def with_bias(inputs: Tensor) -> Tensor:
+    """Return rows with a column of ones."""
+    return torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,26 @@ def test_masks_are_exact(tmp_path: Path) -> None:
     assert len(list(folders["unlabelled"].iterdir())) == 2
 
 
+def test_probe_reads_every_map_and_beats_chance_where_features_tell_the_class() -> None:
+    from benchmarks.demo import study
+    from benchmarks.demo.trial import Arm
+
+    from dovetail.transfer.labelled import InMemory, Labelled
+
+    def striped(seed: int) -> InMemory:
+        """Return mosaics of two classes, one black, one white."""
+        items = []
+        for shift in range(4):
+            mask = torch.zeros(64, 64, dtype=torch.int64)
+            mask[:, 8 * (shift + seed) + 8 :] = 1
+            items.append(Labelled((mask * 255).to(torch.uint8).expand(3, -1, -1), mask))
+        return InMemory(items)
+
+    scores = study.probe(Arm("untrained").model(0), striped(0), striped(1))
+    assert len(scores) == len(study.MAPS)
+    assert max(scores) > 90
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
