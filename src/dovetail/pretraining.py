@@ -86,8 +86,8 @@ def pretrain(
     """Pre-train a model on unlabelled images.
 
     Args:
-        data: Folder of images (searched recursively), text file with one path a line, or (in Python) a sequence of
-            paths or a dataset of images.
+        data: Folder of images (searched recursively), .zip or uncompressed .tar of images, text file with one path a
+            line, or (in Python) a sequence of paths or a dataset of images.
         model: Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn,
             smp/ARCHITECTURE/ENCODER, torchvision/NAME), or (in Python) a module.
         method: Name of a method (`dovetail methods` lists them).

@@ -83,7 +83,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_missing_folder_says_what_is_beside_it(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DovetailError, match=r"no folder or list of images at .*photo'; .* has photos"):
+    with pytest.raises(DovetailError, match=r"no folder, archive or list of images at .*photo'; .* has photos"):
         open_source(tmp_path / "photo")
     with pytest.raises(DovetailError, match="is missing too"):
         open_source(tmp_path / "nowhere" / "photo")

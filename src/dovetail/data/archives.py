@@ -121,6 +121,10 @@ class TarArchive(Archive):
                     if not info.isdir():
                         refused = refused_in_tar(info)
                         yield Member(info.name, info.offset_data, info.size, info.size, refused=refused)
+                # Where a header is damaged, tarfile stops as at the end; and images must not be lost unsaid.
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise DovetailError(f"the header at byte {tar.offset:,} is damaged")
 
     def _content(self, file: int, member: Member, most: int | None) -> bytes:
         return _exactly(file, member.num_bytes if most is None else min(most, member.num_bytes), member.offset)
@@ -153,10 +157,13 @@ def open_archive(path: Path) -> Archive | None:
     """Return the archive at `path`, told by its content; None if the file is something else.
 
     Raises:
-        DovetailError: It is a tar that is compressed as a whole.
+        DovetailError: It cannot be opened, or is a tar that is compressed as a whole.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except OSError as error:
+        raise DovetailError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file.") from error
     if head.startswith(_ZIP_MAGIC):
         return ZipArchive(path)
     named = path.name.lower().endswith(_TAR_SUFFIXES)
@@ -165,7 +172,7 @@ def open_archive(path: Path) -> Archive | None:
             f"{str(path)!r} is compressed as a whole, so that no photograph in it can be reached by itself; "
             "decompress it to a plain .tar (photographs hardly grow by that)."
         )
-    return TarArchive(path) if head[257:262] == b"ustar" or (named and len(head) == 512) else None
+    return TarArchive(path) if head[257:262] == b"ustar" or (named and len(head) == tarfile.BLOCKSIZE) else None
 
 
 def refused_in_tar(info: tarfile.TarInfo) -> str | None:

@@ -1,4 +1,6 @@
-"""Where photographs come from: a folder, a list of paths, or a dataset. All are numbered from 0 in a stable order."""
+"""Where photographs come from: a folder, an archive, a list of paths, or a dataset. All are numbered from 0 in a stable
+order.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dovetail.data.decode import Photograph, UnreadableError, from_array, from_image, looks_like_image, open_file
+from dovetail.data.archives import Archive, Member, open_archive
+from dovetail.data.decode import (
+    Photograph,
+    UnreadableError,
+    from_array,
+    from_image,
+    looks_like_image,
+    open_bytes,
+    open_file,
+)
 from dovetail.errors import DovetailError
 
 # Files with these names are taken without being opened; all others are looked into.
@@ -56,6 +67,51 @@ class PathSource(ImageSource):
         return open_file(self._paths[index], channels)
 
 
+class ArchiveSource(ImageSource):
+    """Photographs in an archive, in its order; what the archive says of them is trusted in nothing."""
+
+    def __init__(self, archive: Archive) -> None:
+        """List the archive.
+
+        Raises:
+            DovetailError: It cannot be listed, or has no image.
+        """
+        self._archive = archive
+        self._members: list[Member] = []
+        others: Counter[str] = Counter()
+        for member in archive.members():
+            if _is_hidden(member.name):
+                continue
+            if self._is_candidate(member):
+                self._members.append(member)
+            else:
+                others[Path(member.name).suffix.lower()] += 1
+        if not self._members:
+            raise DovetailError(
+                f"Found {_inventory(others, 0)} but no images in {str(archive.path)!r}; give an archive of JPEG, PNG, "
+                "WebP, TIFF, BMP, GIF or .npy files."
+            )
+
+    @property
+    def num_images(self) -> int:
+        return len(self._members)
+
+    def name(self, index: int) -> str:
+        return f"{self._archive.path}/{self._members[index].name}"
+
+    def open(self, index: int, channels: int) -> Photograph:
+        return open_bytes(self._archive.read(self._members[index]), channels)
+
+    def _is_candidate(self, member: Member) -> bool:
+        """Return whether the member is an image by its name or, where the name does not tell, by its content."""
+        if _named_as_image(member.name):
+            return True
+        try:
+            return looks_like_image(self._archive.read(member, _HEAD_BYTES))
+        except UnreadableError:
+            return False
+
+
 class DatasetSource(ImageSource):
     """Photographs of a map-style dataset whose items are images, or tuples that begin with one.
 
@@ -94,8 +150,9 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
     """Return the photographs that `data` means.
 
     Args:
-        data: A folder (searched with everything below it), a text file with one path a line (relative ones start
-            from the file's folder), a sequence of paths, a map-style dataset or a sequence of images.
+        data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one
+            path a line (relative ones start from the file's folder), a sequence of paths, a map-style dataset or a
+            sequence of images.
 
     Raises:
         DovetailError: There is no such folder or file, or no image in it.
@@ -113,11 +170,12 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
     return source
 
 
-def _from_path(path: Path) -> PathSource:
+def _from_path(path: Path) -> ImageSource:
     if path.is_dir():
         return PathSource(find_images(path))
     if path.is_file():
-        return PathSource(read_list(path))
+        archive = open_archive(path)
+        return PathSource(read_list(path)) if archive is None else ArchiveSource(archive)
     parent = path.absolute().parent
     beside = (
         sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:5]
@@ -129,7 +187,7 @@ def _from_path(path: Path) -> PathSource:
         if beside
         else f"{parent} is {'empty' if parent.is_dir() else 'missing too'}"
     )
-    raise DovetailError(f"There is no folder or list of images at {str(path)!r}; {there}.")
+    raise DovetailError(f"There is no folder, archive or list of images at {str(path)!r}; {there}.")
 
 
 def read_list(path: Path) -> list[str]:
@@ -138,7 +196,9 @@ def read_list(path: Path) -> list[str]:
     if looks_like_image(content[:_HEAD_BYTES]):
         raise DovetailError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
     if b"\0" in content:
-        raise DovetailError(f"{str(path)!r} is no text; give a folder, or a text file with one path on each line.")
+        raise DovetailError(
+            f"{str(path)!r} is no text; give a folder, an archive, or a text file with one path on each line."
+        )
     lines = os.fsdecode(content).split("\n")
     paths = [os.path.join(path.parent, line.strip()) for line in lines if line.strip()]  # noqa: PTH118 (keeps odd bytes)
     if not paths:
@@ -201,7 +261,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
     """Return whether the file is an image by its name or, where the name does not tell, by its content."""
-    named = os.path.splitext(entry.name)[1].lower() in _SUFFIXES  # noqa: PTH122 (as below)
+    named = _named_as_image(entry.name)
     try:
         if named or not entry.is_file():
             return named and (entry.is_file() or entry.is_symlink())
@@ -209,6 +269,15 @@ def _is_candidate(entry: os.DirEntry[str]) -> bool:
             return looks_like_image(file.read(_HEAD_BYTES))
     except OSError:
         return named  # a broken link is named as skipped, not forgotten
+
+
+def _named_as_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 (as above)
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file in an archive would be hidden in a folder, or was put there by a Mac."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
 def _inventory(files: Counter[str], num_folders: int) -> str:

@@ -49,7 +49,8 @@ def embed(
 
     Args:
         run: Folder of the run, with exported weights.
-        data: Folder of images, text file with one path a line, or (in Python) a sequence of paths or a dataset.
+        data: Folder of images, .zip or .tar of them, text file with one path a line, or (in Python) a sequence of
+            paths or a dataset.
         out: File to write: .npy (the paths go beside it, into NAME.paths.json), or .parquet with columns path and
             embedding.
         side_px: Side in pixels of the central squares; that of pre-training unless given.
