@@ -19,6 +19,7 @@ from typing import Any, Literal
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--allow-file-access-from-files"),
+    "--hide-scrollbars",  # they would cover the edge of a screenshot
 )
 START_SECONDS = 60.0
 SHOTS = 4

@@ -128,12 +128,24 @@ def test_queries_are_drawn_on_their_source(query_run: Path) -> None:
     assert "q3" in text
 
 
-def test_tensorboard_gets_the_maps(slot_run: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "taps", "others"),
+    [
+        ("slot_run", ("c5", "p2"), {"slots/encoder", "slots/decoder_p2"}),
+        ("query_run", ("c4",), {"attention/cls", "attention/queries"}),
+    ],
+)
+def test_tensorboard_gets_the_page_s_pictures(
+    which: str, taps: tuple[str, ...], others: set[str], request: pytest.FixtureRequest
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(slot_run / "tensorboard"))
+    events = EventAccumulator(str(request.getfixturevalue(which) / "tensorboard"))
     events.Reload()
-    assert set(events.Tags()["images"]) == {f"pca/{tap}/{when}" for tap in ("c5", "p2") for when in ("before", "after")}
+    maps = {f"pca/{tap}/{when}" for tap in taps for when in ("before", "after")}
+    assert set(events.Tags()["images"]) == {*maps, *others, "views"}
+    shown = events.Images("views")[0]
+    assert shown.width > 300
 
 
 def test_a_page_that_fails_stops_no_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

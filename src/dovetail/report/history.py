@@ -1,4 +1,4 @@
-"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features."""
+"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features and each term's prototypes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dovetail.train.logs import METRICS
 from dovetail.train.monitors import MIN_RANK, MIN_SPREAD, PATIENCE, CollapseWatch, Health
+from dovetail.train.prototypes import MAX_ENTROPY, MIN_USED, PrototypeWatch
 
 State = Literal["healthy", "low", "collapsing", "unknown"]
 
@@ -25,9 +26,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the monitors say of a tap: a state, and the same in words."""
+    """What the monitors say of a tap or of a term's prototypes: a state, and the same in words."""
 
-    tap: str
+    name: str
     state: State
     words: str
 
@@ -65,6 +66,15 @@ class History:
             watch.warnings({tap: Health(ranks[tap], spreads[tap]) for tap in ranks if tap in spreads})
         return [_verdict(tap, self._named("effective_rank", tap), self._named("spread", tap), watch) for tap in taps]
 
+    def prototype_verdicts(self, total_steps: int) -> list[Verdict]:
+        """Return what the monitors say of the prototypes of each term that has any, in a run of `total_steps`."""
+        watch = PrototypeWatch()
+        for reading in self.readings:
+            used, entropy = reading.get("prototypes_used", {}), reading.get("teacher_entropy", {})
+            watch.warnings(used, entropy, share_done=reading["step"] / total_steps)
+        used, entropies = self.group("prototypes_used"), {one.name: one for one in self.group("teacher_entropy")}
+        return [_prototype_verdict(one, entropies[one.name], watch) for one in used]
+
 
 def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> Verdict:
     if not ranks.values or not spreads.values:
@@ -77,6 +87,19 @@ def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> 
     if low:
         return Verdict(tap, "low", f"low, not yet for long: {numbers} ({bounds})")
     return Verdict(tap, "healthy", f"healthy: {numbers}, above the {bounds}")
+
+
+def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> Verdict:
+    name = f"prototypes of {used.name}"
+    numbers = f"{used.values[-1]:.1f} in use, entropy of the teacher {entropy.values[-1]:.3f} of the largest"
+    single, even = watch.single.get(used.name, 0), watch.uniform.get(used.name, 0)
+    low = max(single, even)
+    why = f"fewer than {MIN_USED:g} in use" if single >= even else f"entropy above {MAX_ENTROPY:g}, all used alike"
+    if low >= PATIENCE:
+        return Verdict(name, "collapsing", f"collapsing: {numbers}; {why} in {low} readings on end")
+    if low:
+        return Verdict(name, "low", f"low, not yet for long: {numbers} ({why})")
+    return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_USED:g} and {MAX_ENTROPY:g})")
 
 
 def read_history(folder: Path) -> History:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from dovetail.report.features import ColouredMaps
 from dovetail.report.page import Page, State
+from dovetail.report.pictures_views import views_sheet
+from dovetail.train.loggers import log_picture
 from dovetail.train.step import LearnerModule
 
 if TYPE_CHECKING:
     from dovetail.report.extras import Extra
 
-TENSORBOARD_PX = 224
+MAP_PX = 224
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +47,24 @@ class ReportWriter(Callback):
             self._write(module, "running")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page for good, and give TensorBoard its pictures."""
+        """Write the page for good, and give the loggers its pictures."""
         module = self._module(pl_module)
         done = module.steps_done >= module.settings.total_steps
-        after = self._write(module, "finished" if done else "stopped")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                self._show(logger, after, module.steps_done)
+        extras = self._extras(module)
+        after = self._write(module, "finished" if done else "stopped", extras)
+        try:
+            self._show(trainer.loggers, after, extras, step=module.steps_done)
+        except Exception as error:
+            log.warning("The loggers lack the run's pictures (%s: %s).", type(error).__name__, error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say on the page that the run has stopped."""
-        self._write(self._module(pl_module), "stopped")
+        module = self._module(pl_module)
+        self._write(module, "stopped", self._extras(module))
 
-    def _write(self, module: LearnerModule, state: State) -> dict[str, ColouredMaps]:
+    def _write(self, module: LearnerModule, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
         """Write the page; a failure is logged and forgotten."""
         try:
-            extras = self._extras(module) if state != "running" else []
             return self.page.write(module.learner.exported, state=state, extras=extras)
         except Exception as error:  # the page is a comfort, the run is the work
             log.warning("The run's page could not be written (%s: %s); the run goes on.", type(error).__name__, error)
@@ -80,11 +85,20 @@ class ReportWriter(Callback):
             log.warning("The page lacks its last pictures (%s: %s).", type(error).__name__, error)
             return []
 
-    def _show(self, logger: TensorBoardLogger, after: dict[str, ColouredMaps], step: int) -> None:
+    def _show(
+        self, loggers: Sequence[Logger], after: dict[str, ColouredMaps], extras: Sequence[Extra], *, step: int
+    ) -> None:
+        """Give all pictures to all loggers."""
+        pictures = {f"{extra.id}/{name}": sheet.pixels() for extra in extras for name, sheet in extra.sheets.items()}
+        if self.page.examples:
+            pictures["views"] = views_sheet(self.page.examples).pixels()
         for when, maps in (("before", self.page.before), ("after", after)):
             for tap, colours in maps.items():
                 strip = np.concatenate([enlarged(picture) for picture in colours.pictures], axis=1)
-                logger.experiment.add_image(f"pca/{tap}/{when}", strip, step, dataformats="HWC")
+                pictures[f"pca/{tap}/{when}"] = strip
+        for logger in loggers:
+            for name, pixels in pictures.items():
+                log_picture(logger, name, pixels, step=step)
 
     def _module(self, module: LightningModule) -> LearnerModule:
         if not isinstance(module, LearnerModule):
@@ -93,6 +107,6 @@ class ReportWriter(Callback):
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
-    """Return a picture [h, w, 3] with its cells repeated, to about `TENSORBOARD_PX` high."""
-    times = max(1, TENSORBOARD_PX // picture.shape[0])
+    """Return a picture [h, w, 3] with its cells repeated, to about `MAP_PX` high."""
+    times = max(1, MAP_PX // picture.shape[0])
     return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -11,28 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.networks.probe import check_image_size
 from dovetail.recipe import Recipe
 from dovetail.report.features import ColouredMaps, coloured, maps_of, shown_taps
-from dovetail.report.history import History, read_history
+from dovetail.report.history import History, Series, read_history
 from dovetail.report.machine import machine, versions
-from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, shown, square
-from dovetail.report.plots import LINE_COLOURS, Plot, draw
+from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, sample_squares, shown
+from dovetail.report.plots import Plot, draw
 from dovetail.report.sample import PHOTOGRAPHS, Example, draw_sample, overlap_in_words
+from dovetail.report.templating import filled, replace_file
 from dovetail.train.monitors import MIN_RANK, MIN_SPREAD
 
+if TYPE_CHECKING:
+    from dovetail.report.extras import Extra
+
 PAGE = "report.html"
-PICTURE_PX = 320
+PX_PER_INCH = 110  # of sheets, where there is room
 
 State = Literal["running", "finished", "stopped"]
 
@@ -96,47 +98,39 @@ class Page:
         view = as_view(self.photographs, self.subject.recipe.views, network)
         return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
 
-    def write(self, network: Network, *, state: State, extras: Sequence[Any] = ()) -> dict[str, ColouredMaps]:
+    def write(self, network: Network, *, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
         """Write the page as the run now stands, in one move; returns the maps of `network` for other pictures.
 
         `extras` are further sections with pictures, see `dovetail.report.extras`.
         """
         after = self.coloured_maps(network)
         text = self.render(after, network, state=state, extras=extras)
-        path = self.subject.folder / PAGE
-        aside = path.with_name(f"{PAGE}.{os.getpid()}.tmp")
-        aside.write_text(text, encoding="utf-8", errors="replace")
-        aside.replace(path)
+        replace_file(self.subject.folder / PAGE, text)
         return after
 
     def render(
-        self, after: Mapping[str, ColouredMaps], network: Network, *, state: State, extras: Sequence[Any] = ()
+        self, after: Mapping[str, ColouredMaps], network: Network, *, state: State, extras: Sequence[Extra] = ()
     ) -> str:
         """Return the page's text."""
         subject, history = self.subject, read_history(self.subject.folder)
-        environment = Environment(
-            loader=PackageLoader("dovetail.report"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        template = environment.get_template("report.html.j2")
-        return template.render(
+        taps = taps_in_use(subject.recipe)
+        prototypes = history.prototype_verdicts(subject.total_steps)
+        return filled(
+            "report.html.j2",
             title=f"{subject.options['method']} on {model_name(subject.options)}",
             state=state,
             written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             step=history.last.get("step", 0),
             total_steps=subject.total_steps,
             facts=facts(subject, history, network),
-            verdicts=history.verdicts(taps_in_use(subject.recipe)),
-            plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history))],
-            line_colours=LINE_COLOURS,
+            verdicts=[*history.verdicts(taps), *prototypes],
+            prototypes=bool(prototypes),
+            plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history, taps))],
             examples=self.examples,
             overlap_words=overlap_in_words(subject.recipe),
             maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
             photographs=[jpeg_uri(shown(one)) for one in self.photographs],
-            extras=extras,
+            extras=[section(extra) for extra in extras],
             loading=subject.loading,
             options={name: words_of(value) for name, value in subject.options.items()},
             recipe_text=subject.recipe_text,
@@ -155,21 +149,6 @@ def picture_side(network: Network, size_px: int) -> int:
     except DovetailError:
         return size_px
     return 2 * size_px
-
-
-def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
-    """Return the names of the first `count` readable photographs of a source, and uint8 squares [C, S, S] of them."""
-    names: list[str] = []
-    squares: list[Tensor] = []
-    for index in range(min(source.num_images, 8 * count)):
-        try:
-            squares.append(square(source.open(index, channels), side_px))
-        except UnreadableError:
-            continue
-        names.append(source.name(index))
-        if len(squares) == count:
-            break
-    return names, squares
 
 
 def taps_in_use(recipe: Recipe) -> list[str]:
@@ -252,12 +231,13 @@ def speed_in_words(history: History, subject: Subject) -> str:
     return f"{words}, about {left} left" if steps_left > 0 else words
 
 
-def plots(history: History) -> list[Plot]:
-    """Return the page's plots; one for each term, then what drives and watches the run."""
+def plots(history: History, taps: Sequence[str]) -> list[Plot]:
+    """Return the page's plots: one for each term, then what drives and watches the run; `taps` in their order."""
     found: dict[str, list[Any]] = {}
     for series in history.group("parts"):
         term, _, part = series.name.partition("/")
         found.setdefault(term, []).append(type(series)(part, series.steps, series.values))
+    ranks, spreads = (in_order(history.group(field), taps) for field in ("effective_rank", "spread"))
     shown_plots = [Plot("Loss, weighted sum of the terms", "loss (no unit)", [history.number("loss")])]
     shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
     shown_plots += [
@@ -267,12 +247,26 @@ def plots(history: History) -> list[Plot]:
         Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
         Plot("Waiting for data", "share of the time", [history.number("data_wait")], from_zero=True),
-        Plot("Effective rank", "dimensions", history.group("effective_rank"), from_zero=True, lower=MIN_RANK),
-        Plot("Spread", "1 = even, 0 = one point", history.group("spread"), from_zero=True, lower=MIN_SPREAD),
+        Plot("Effective rank", "dimensions", ranks, from_zero=True, lower=MIN_RANK),
+        Plot("Spread", "1 = even, 0 = one point", spreads, from_zero=True, lower=MIN_SPREAD),
         Plot("Prototypes in use", "effective number", history.group("prototypes_used"), from_zero=True),
         Plot("Entropy of the teacher", "share of the largest", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
+
+
+def in_order(lines: Sequence[Series], names: Sequence[str]) -> list[Series]:
+    """Return lines in the order of names, others last, so that a name has one colour in all plots."""
+    return sorted(lines, key=lambda line: names.index(line.name) if line.name in names else len(names))
+
+
+def section(extra: Extra) -> dict[str, Any]:
+    """Return what the page shows of further pictures."""
+    svgs = []
+    for name, sheet in extra.sheets.items():
+        svg = sheet.inline(name=f"{extra.id}-{name}", label=f"{extra.title}, {name}")
+        svgs.append((Markup(svg), round(PX_PER_INCH * sheet.figure.get_figwidth())))
+    return {"id": extra.id, "title": extra.title, "words": extra.words, "svgs": svgs}
 
 
 def map_row(tap: str, before: ColouredMaps | None, after: ColouredMaps, network: Network) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dovetail.networks.vit_embed import embed
 from dovetail.report.features import at_rest
 from dovetail.report.pixels import as_view, shown
 from dovetail.report.restored import Restored
-from dovetail.report.sheets import FONT_POINTS, Sheet, heat, short
+from dovetail.report.sheets import Sheet, heat, put_label, short
 from dovetail.views.view import View
 
 MOST_HEADS = 6
@@ -113,7 +113,7 @@ def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) 
         axes = sheet.show(row, 0, photograph, title=short(name), smooth=True)
         for number, box in enumerate(QUERY_BOXES, start=1):
             axes.add_patch(rectangle(box, side))
-            axes.text(box[0] * side, box[1] * side, str(number), fontsize=FONT_POINTS - 1, va="top", bbox=LABEL)
+            put_label(axes, box[0] * side, box[1] * side, str(number), corner=True)
             weights = queries[row, number - 1]
             place = sheet.show(row, number, heat(weights.numpy()), title=peak(weights, words_of(number, row)))
             place.add_patch(rectangle(box, weights.shape[1]))
@@ -130,9 +130,6 @@ def peak(weights: Tensor, words: str) -> str:
 def words_of(number: int, row: int) -> str:
     """Return a column's heading, over the first row only."""
     return f"query {number}" if row == 0 else ""
-
-
-LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:

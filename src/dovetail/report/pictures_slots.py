@@ -6,7 +6,6 @@ Shapes: C channels, K prototypes, h x w cells, S the photographs' side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from dovetail.recipe import SameHead, Term
 from dovetail.report.features import maps_of
 from dovetail.report.pixels import as_view, shown
 from dovetail.report.restored import Restored
-from dovetail.report.sheets import FONT_POINTS, Sheet, blended, short
+from dovetail.report.sheets import Sheet, blended, put_label, short
 
 # Okabe and Ito's; slots beyond these are grey, since more colours could not be told apart.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
@@ -62,31 +61,20 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
         axes = sheet.show(row + 1, column, blended(photograph, coloured_slots(winner, largest)))
         scale = len(photograph) / len(winner)
         for slot, (x, y) in label_places(winner, largest).items():
-            label: dict[str, Any] = {"fontsize": FONT_POINTS - 1, "bbox": LABEL}
-            axes.text(x * scale, y * scale, str(slot), ha="center", va="center", **label)
+            put_label(axes, x * scale, y * scale, str(slot))
     handles = [
         Patch(color=colour, label=f"slot {slot}, {share[slot]:.0%}")
         for slot, colour in zip(largest, COLOURS, strict=False)
     ]
     rest = 1 - sum(share[slot] for slot in largest)
     handles += [Patch(color="#808080", label=f"others, {rest:.0%}")] if rest > 0 else []
-    sheet.figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        fontsize=FONT_POINTS,
-        frameon=False,
-        title="share of cells",
-    )
+    sheet.legend(handles, "share of cells")
     return sheet
 
 
 def counted(slots: int) -> str:
     """Return how many slots win cells, in words."""
     return "1 slot wins all cells" if slots == 1 else f"{slots} slots win cells"
-
-
-LABEL: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dovetail.data.decode import Photograph
+from dovetail.data.decode import Photograph, UnreadableError
+from dovetail.data.sources import ImageSource
 from dovetail.networks.network import Network
 from dovetail.views.batch import statistics
 from dovetail.views.plan import ViewPlan
@@ -25,6 +26,7 @@ Rgb = NDArray[np.uint8]
 """[H, W, 3]."""
 
 JPEG_QUALITY = 82
+MOST_TRIES = 16
 SPARE = 2  # a photograph is decoded with at least this many pixels for one that is shown
 
 
@@ -79,6 +81,25 @@ def square(photograph: Photograph, side_px: int) -> Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     middle = pixels[None, :, top : top + side, left : left + side]
     return torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
+
+
+def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
+    """Return the names of up to `count` photographs, evenly spaced over a source, and uint8 squares [C, S, S] of them.
+
+    In place of one that cannot be read the next that can be is taken.
+    """
+    names: list[str] = []
+    squares: list[Tensor] = []
+    starts = [place * source.num_images // count for place in range(count)]
+    for start, end in dict.fromkeys(zip(starts, [*starts[1:], source.num_images], strict=True)):
+        for index in range(start, min(end, start + MOST_TRIES)):
+            try:
+                squares.append(square(source.open(index, channels), side_px))
+            except UnreadableError:
+                continue
+            names.append(source.name(index))
+            break
+    return names, squares
 
 
 def as_view(squares: Sequence[Tensor], plan: ViewPlan, network: Network) -> View:

@@ -10,7 +10,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,8 @@ from dovetail.report.history import Series
 # Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-SIZE_INCHES = (4.4, 2.7)
-FONT_POINTS = 9
+SIZE_INCHES = (4.4, 2.9)
+FONT_POINTS = 11.5  # a plot is shown at about a point for a pixel
 # What no other part of a plot is coloured with, and the variable of the page that takes its place.
 INK, GRID = "#010203", "#040506"
 VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {
@@ -53,6 +53,7 @@ STYLE: dict[Any, Any] = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
 }
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 MOST_POINTS = 600  # more cannot be told apart at this width
 
 
@@ -91,7 +92,8 @@ def _finish(axes: Axes, plot: Plot) -> None:
     axes.set_ylabel(plot.unit)
     if plot.lower is not None:
         axes.axhline(plot.lower, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.annotate("bound", (1, plot.lower), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate("bound", (1, plot.lower), fontsize=FONT_POINTS - 1.5, **place)
     values = [value for line in plot.lines for value in line.values]
     if plot.logarithmic and values and min(values) > 0:
         axes.set_yscale("log")
@@ -113,12 +115,15 @@ def thinned(line: Series) -> tuple[list[int], list[float]]:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     return text.getvalue()
 
 
-def themed(svg: str, *, name: str, label: str) -> str:
-    """Return Matplotlib's SVG file as a fragment of a page: own ids, the page's colours, no foreign names."""
+def themed(svg: str, *, name: str, label: str, variables: Mapping[str, str] = VARIABLES) -> str:
+    """Return Matplotlib's SVG file as a fragment of a page: own ids, the page's colours, no foreign names.
+
+    `variables` maps colours of the plot to the page's.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
@@ -127,6 +132,7 @@ def themed(svg: str, *, name: str, label: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg)
-    for placeholder, variable in VARIABLES.items():
+    svg = svg.replace('xlink:href="data:', 'href="data:')
+    for placeholder, variable in variables.items():
         svg = svg.replace(placeholder, variable)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

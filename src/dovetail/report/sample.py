@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dovetail.data.decode import UnreadableError
 from dovetail.data.loader import ViewDataset
-from dovetail.data.order import epoch_order
 from dovetail.data.sources import ImageSource
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Recipe
@@ -22,6 +21,8 @@ from dovetail.views.view import View, overlap_box, overlaps
 
 PHOTOGRAPHS = 3
 LONGEST_PX = 420
+# Of views in turn, the same by day and night, since they lie on photographs.
+BOX_COLOURS = ("#56b4e9", "#e69f00", "#2fc799", "#e79cc6", "#f0e442", "#ff8a3d")
 
 Kind = Literal["global", "local", "overlap", "query"]
 
@@ -70,7 +71,7 @@ def draw_sample(
     """Return the views that the first `count` readable photographs of the first epoch give, as the run sees them."""
     dataset = ViewDataset(source, recipe.views, seed=seed, in_channels=in_channels)
     examples: list[Example] = []
-    for index in epoch_order(source.num_images, seed=seed, epoch=0)[: 8 * count]:
+    for index in source.order(seed=seed, epoch=0)[: 8 * count]:
         sample = dataset[(0, int(index))]
         if sample.used < 0:
             continue

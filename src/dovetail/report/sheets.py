@@ -1,7 +1,8 @@
-"""Sheets of pictures as PNG files: one figure, rows and columns of images, words above and beside them."""
+"""Sheets of pictures, as PNG files or for a page: rows and columns of images, words above and beside them."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +10,35 @@ from typing import IO, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from dovetail.errors import DovetailError
 from dovetail.report.pixels import Rgb
+from dovetail.report.plots import INK, NO_METADATA, VARIABLES, themed
 
 CELL_INCHES = 2.0
 DPI = 130
 FONT_POINTS = 9
 LONGEST_NAME = 26
 MAP = "viridis"  # perceptually uniform, and read alike by colour-blind eyes
-STYLE: dict[Any, Any] = {"text.parse_math": False, "font.family": "sans-serif", "font.size": FONT_POINTS}
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": FONT_POINTS,
+    "svg.fonttype": "none",
+    "text.color": INK,  # black in a file, the page's ink on a page
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 class Sheet:
@@ -50,7 +64,7 @@ class Sheet:
         A title that is wider than the picture starts at its `left`.
         """
         axes: Axes = self.axes[row, column]
-        axes.imshow(picture, interpolation="antialiased" if smooth else "nearest")
+        axes.imshow(picture, interpolation="hanning" if smooth else "nearest")
         if title:
             with mpl.rc_context(STYLE):
                 axes.set_title(title, fontsize=FONT_POINTS, loc="left" if left else "center")
@@ -59,7 +73,35 @@ class Sheet:
     def scale(self, low: float, high: float, label: str) -> None:
         """Add a bar that says what the colours of `MAP` mean."""
         mappable = ScalarMappable(Normalize(low, high), MAP)
-        self.figure.colorbar(mappable, ax=list(self.axes.flat), label=label, shrink=0.6, aspect=30)
+        with mpl.rc_context(STYLE):
+            bar = self.figure.colorbar(mappable, ax=list(self.axes.flat), label=label, shrink=0.6, aspect=30)
+        assert bar.solids is not None  # the bar is filled
+        bar.solids.set_rasterized(True)
+
+    def legend(self, handles: Sequence[Artist], title: str) -> None:
+        """Add a legend below the pictures."""
+        with mpl.rc_context(STYLE):
+            self.figure.legend(
+                handles=handles,
+                loc="outside lower center",
+                ncols=4,
+                fontsize=FONT_POINTS,
+                frameon=False,
+                title=title,
+            )
+
+    def inline(self, *, name: str, label: str) -> str:
+        """Return the sheet as an inline `<svg>` with the page's ink; `name` keeps its ids apart from others'."""
+        text = io.StringIO()
+        with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+            self.figure.savefig(text, format="svg", dpi=DPI, transparent=True, metadata=NO_METADATA)
+        return themed(text.getvalue(), name=name, label=label, variables={INK: VARIABLES[INK]})
+
+    def pixels(self) -> Rgb:
+        """Return the sheet as an image [H, W, 3]."""
+        file = io.BytesIO()
+        self.save(file)
+        return np.asarray(Image.open(file).convert("RGB"))
 
     def save(self, file: Path | IO[bytes]) -> None:
         """Save as PNG into a file, opened or not."""
@@ -75,6 +117,13 @@ class Sheet:
         except OSError as error:
             raise DovetailError(f"Cannot write {path}: {error.strerror}; choose another folder for --out.") from None
         return path
+
+
+def put_label(axes: Axes, x: float, y: float, words: str, *, corner: bool = False) -> None:
+    """Write words on a white label over a picture, around a place or with a `corner` at it."""
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    places: dict[str, Any] = {"va": "top"} if corner else {"ha": "center", "va": "center"}
+    axes.text(x, y, words, fontsize=FONT_POINTS - 1, color="black", bbox=box, **places)
 
 
 def short(name: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
@@ -17,20 +16,20 @@ from dovetail.report.pictures_attention import attention_sheet, query_sheet
 from dovetail.report.pictures_correspondence import photograph_pair, view_pair
 from dovetail.report.pictures_neighbours import neighbours_sheet
 from dovetail.report.pictures_slots import slot_sheet
-from dovetail.report.pixels import as_view, shown, square
+from dovetail.report.pixels import as_view, sample_squares, shown
 from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
 
 
 class Photos(NamedTuple):
-    """The first readable photographs of a source: their names, and uint8 squares [C, S, S]."""
+    """Readable photographs of a source: their names, and uint8 squares [C, S, S]."""
 
     names: list[str]
     squares: list[Tensor]
 
 
 def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, finer: bool = False) -> Photos:
-    """Return up to `most` photographs; `finer` takes twice the run's size where the network can.
+    """Return up to `most` photographs, evenly spaced; `finer` takes twice the run's size where the network can.
 
     Raises:
         DovetailError: For no readable photograph, or a size that does not fit.
@@ -42,16 +41,7 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
         raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
-    source = open_source(images)
-    photos = Photos([], [])
-    for index in range(source.num_images):
-        if len(photos.names) == most:
-            break
-        try:
-            photos.squares.append(square(source.open(index, run.in_channels), side))
-        except UnreadableError:
-            continue
-        photos.names.append(source.name(index))
+    photos = Photos(*sample_squares(open_source(images), count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
     return photos
 
@@ -85,7 +75,7 @@ def pca(
         run: Folder of the run.
         images: Folder of photographs.
         out: Folder for the pictures.
-        most: Photographs to draw.
+        most: Photographs to draw, evenly spaced over the folder.
         side_px: Side in pixels to which photographs are brought; twice the views' for CNNs unless given.
         model: In Python, for a run of a module of your own: the same module.
 
@@ -133,7 +123,7 @@ def slots(
         run: Folder of a run whose recipe has SlotCon's terms.
         images: Folder of photographs.
         out: Folder for the pictures.
-        most: Photographs to draw.
+        most: Photographs to draw, evenly spaced over the folder.
         side_px: Side in pixels to which photographs are brought; twice the views' for CNNs unless given.
         model: In Python, for a run of a module of your own: the same module.
 
@@ -164,7 +154,7 @@ def attention(
         run: Folder of a run of a ViT.
         images: Folder of photographs.
         out: Folder for the pictures.
-        most: Photographs to draw.
+        most: Photographs to draw, evenly spaced over the folder.
         side_px: Side in pixels to which photographs are brought; the views' unless given.
         model: In Python, for a run of a module of your own: the same module.
 

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+import numpy as np
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from numpy.typing import NDArray
 
 from dovetail.errors import DovetailError, unknown_name
 
@@ -45,3 +47,13 @@ def extra_loggers(names: Sequence[str], out: Path) -> list[Logger]:
                 "leave it out."
             ) from None
     return found
+
+
+def log_picture(logger: Logger, name: str, pixels: NDArray[np.uint8], *, step: int) -> None:
+    """Give a picture [H, W, 3] to a logger under a name such as "slots/encoder"; others than these take none."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(name, [pixels], step=step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, pixels, f"{name}.png")
