@@ -34,7 +34,7 @@ def test_knn_tells_colours_apart(model: str, data: Path, tmp_path: Path) -> None
     assert content["rows"][0]["scores"]["top1"]["mean"] == results.rows[0].scores["top1"].mean
     assert content["data"]["train_images"] == 24
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert len(list((run / "evaluate-knn" / "features").glob("*.safetensors"))) == 2
+    assert len(list((run / "features").glob("*.safetensors"))) == 2
 
 
 def test_linear_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,9 +46,10 @@ def test_linear_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest
     content = json.loads((run / "evaluate-linear" / "results.json").read_text())
     assert content["rows"][0]["scores"]["top1"]["mean"] > 0.8
     assert content["config"]["lr"] == [0.01, 0.3]
-    kept = {path: path.stat().st_mtime_ns for path in (run / "evaluate-linear" / "features").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (run / "features").iterdir()}
     assert run_command(["evaluate", "linear", *options, "--lr", "0.3"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (run / "evaluate-linear" / "features").iterdir()} == kept
+    assert run_command(["evaluate", "knn", *options[:6], "--accelerator", "cpu", "--k", "1"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (run / "features").iterdir()} == kept
 
 
 def test_the_class_token_of_the_last_block_is_timms_own() -> None:

@@ -139,5 +139,5 @@ def check_images(data: str | Path) -> None:
     from dovetail.transfer.checking import report_faults
     from dovetail.transfer.images import open_splits
 
-    train, held_out = open_splits(data)
+    train, held_out, _ = open_splits(data)
     report_faults([("train", train), ("held-out", held_out)])

@@ -84,7 +84,7 @@ def test_smoothing_and_mixup_keep_a_distribution() -> None:
 
 
 def test_learns_repeats_and_does_not_depend_on_threads(tmp_path: Path) -> None:
-    train, _ = open_splits(class_folder(tmp_path))
+    train, _, _ = open_splits(class_folder(tmp_path))
     first, second = classifier(), classifier()
     losses = finetune_classification(first, train, OPTIONS, machine=HERE)
     assert losses[-1] < 0.8 * losses[0]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoSet, faults_of
@@ -59,6 +61,16 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][2]["segmentation"].pop("size"), "annotation 13 lack counts or size"),
         (lambda c: c["annotations"][0].update(segmentation=[3, 4, 5, 6]), "a polygon of annotation 11"),
         (lambda c: c["annotations"][0].update(segmentation="mask.png"), "the mask of annotation 11 is a str"),
+        (lambda c: c["annotations"][0]["segmentation"][0].append(float("nan")), "a polygon of annotation 11"),
+        (lambda c: c["annotations"][0]["segmentation"][0].extend([1e9, 3]), "a polygon of annotation 11"),
+        (lambda c: c["annotations"][0]["segmentation"][0].extend(["4", 3]), "a polygon of annotation 11"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("inf"), 3]), "annotation 11 has the box [1, 2, inf"),
+        (lambda c: c["annotations"][2]["segmentation"]["counts"].append(7), "annotation 13 cannot be decoded"),
+        (lambda c: c["annotations"][4]["segmentation"].update(counts="nonsense!"), "annotation 15 cannot be decoded"),
+        (lambda c: c["annotations"][4]["segmentation"].update(size=[41, 40]), "annotation 15 are for [41, 40]"),
+        (lambda c: c["images"][0].update(id="one"), "images has id 'one', which is no whole number"),
+        (lambda c: c["images"][0].update(width=0), "images has width 0"),
+        (lambda c: c["annotations"][0].update(id=None), "has no id that is a whole number"),
     ],
 )
 def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:
@@ -93,3 +105,25 @@ def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
     assert len(faults) == 4
     for part in ("000000000002.png is 40x40 pixels", "000000000003.png cannot be read", "no area", "outside"):
         assert sum(part in fault for fault in faults) == 1
+
+
+def test_a_byte_order_mark_is_no_fault(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(CocoSet.open(file)) == 3
+
+
+@pytest.mark.parametrize(("size", "top_left"), [((30, 40), 0), ((40, 30), 200)])
+def test_images_that_exif_turns_have_the_annotations_size(
+    size: tuple[int, int], top_left: int, file: Path, tmp_path: Path
+) -> None:
+    pixels = np.zeros((40, 30), np.uint8)  # as it lies: 30 wide, 40 high, bright at the bottom left
+    pixels[20:, :15] = 200
+    tags = Image.Exif()
+    tags[0x0112] = 6  # turned clockwise, the bottom left comes to the top left
+    Image.fromarray(pixels).save(tmp_path / "train2017" / "000000000002.png", exif=tags)
+    images = CocoSet.open(
+        changed(file, lambda content: content["images"][1].update(width=size[0], height=size[1]))
+    ).images
+    found = images[1].pixels()
+    assert tuple(found.shape[1:]) == (size[1], size[0])
+    assert int(found[0, 2, 2]) == top_left

@@ -18,7 +18,7 @@ def test_splits_share_the_classes_of_the_training_images(tmp_path: Path) -> None
     for path in (data / "val" / "n00000001").iterdir():
         path.unlink()
     (data / "train" / ".cache").mkdir()
-    train, held_out = open_splits(data)
+    train, held_out, _ = open_splits(data)
     assert (len(train), len(held_out)) == (6, 2)
     assert held_out.names == train.names == ("n00000000", "n00000001", "n00000002")
     assert held_out.labels == (0, 2)
@@ -33,11 +33,11 @@ def test_an_unknown_class_and_a_missing_split_are_named(tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match="val, valid, validation or test"):
         open_splits(data)
     with pytest.raises(DovetailError, match="nowhere"):
-        ClassFolder.open(tmp_path / "nowhere")
+        ClassFolder.find(tmp_path / "nowhere")
 
 
 def test_faults_name_every_broken_file(tmp_path: Path) -> None:
-    train, _ = open_splits(class_folder(tmp_path))
+    train, _, _ = open_splits(class_folder(tmp_path))
     assert list(train.faults()) == []
     train.paths[3].write_bytes(b"no image")
     train.paths[5].write_bytes(train.paths[5].read_bytes()[:150])
@@ -47,21 +47,26 @@ def test_faults_name_every_broken_file(tmp_path: Path) -> None:
     assert str(train.paths[5]) in faults[1]
 
 
+def alone(path: Path) -> ClassFolder:
+    return ClassFolder((path,), (0,), ("a",))
+
+
 def test_the_central_crop_is_7_8_of_the_shorter_side(tmp_path: Path) -> None:
     values = np.zeros((64, 128, 3), np.uint8)
     values[4:60, 36:92] = 255  # the central 7/8 of 64
     Image.fromarray(values).save(tmp_path / "a.png")
-    crop = central(tmp_path / "a.png", channels=3, size=56)
+    crop = central(alone(tmp_path / "a.png"), 0, channels=3, size=56)
     assert crop.shape == (3, 56, 56)
     assert int(crop.min()) > 250
-    outer = central(tmp_path / "a.png", channels=3, size=28)
+    outer = central(alone(tmp_path / "a.png"), 0, channels=3, size=28)
     assert outer.shape == (3, 28, 28)
 
 
 def test_random_crops_follow_their_generator(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / "a.png")
     first, again, other = (
-        random_crop(tmp_path / "a.png", np.random.default_rng(seed), channels=3, size=16) for seed in (1, 1, 2)
+        random_crop(alone(tmp_path / "a.png"), 0, np.random.default_rng(seed), channels=3, size=16)
+        for seed in (1, 1, 2)
     )
     assert first.shape == (3, 16, 16)
     assert bool((first == again).all())

@@ -126,6 +126,7 @@ def test_a_set_without_validation_holds_a_fifth_out(tmp_path: Path) -> None:
     for index in range(10):
         write_image(tmp_path / "images" / f"{index}.jpg")
         write_mask(tmp_path / "masks" / f"{index}.png", [1], palette=True)
+    (tmp_path / "about.json").write_text("{}")  # of whatever program wrote the masks
     found = open_segmentation(tmp_path)
     assert (len(found.train), len(found.val)) == (8, 2)
     assert "2 of 10" in found.note

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import faults_of, find_coco
+from dovetail.transfer.progress import progress
 from dovetail.transfer.readers import MissingFilesError, open_segmentation
 
 
@@ -16,7 +17,7 @@ class Checkable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def faults(self) -> Iterator[str]: ...
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]: ...
 
 
 def report_faults(sets: Sequence[tuple[str, Checkable]]) -> None:
@@ -25,12 +26,16 @@ def report_faults(sets: Sequence[tuple[str, Checkable]]) -> None:
     Raises:
         DovetailError: When there is any fault.
     """
-    count = 0
+    count, images = 0, sum(len(data) for _, data in sets)
     for name, data in sets:
-        for fault in data.faults():
-            count += 1
-            print(f"{name}: {fault}")
-    images = sum(len(data) for _, data in sets)
+        found: list[str] = []
+        try:
+            with progress(f"checking {name}", len(data)) as advance:
+                for fault in data.faults(advance):
+                    found.append(fault)
+        finally:  # after Ctrl-C too; lines printed amid the bar would tear it
+            print("".join(f"{name}: {fault}\n" for fault in found), end="")
+        count += len(found)
     if count:
         raise DovetailError(f"{count} faults were found in {images} images, listed above; mend them and check again.")
     print(f"{images} images were read; no fault was found.")

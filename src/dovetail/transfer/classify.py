@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.features import Features, batched
-from dovetail.transfer.images import ClassFolder, central, random_crop
+from dovetail.transfer.images import central, random_crop
 from dovetail.transfer.machine import Machine, ahead, normalised
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|features)[._]?(\d+)(?:\.|_|$)")
@@ -138,7 +139,7 @@ def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.O
     )
 
 
-def training_batch(data: ClassFolder, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
+def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
     """Return crops [B, C, S, S] uint8 and labels [B] of a step, a pure function of (seed, step)."""
     images, labels = [], []
     for place in range(step * options.batch_size, (step + 1) * options.batch_size):
@@ -146,7 +147,12 @@ def training_batch(data: ClassFolder, options: ClassifyOptions, step: int) -> tu
         order = np.random.default_rng((options.seed, 0, turn)).permutation(len(data))
         rng, index = np.random.default_rng((options.seed, 1, place)), int(order[offset])
         crop = random_crop(
-            data.paths[index], rng, channels=len(options.mean), size=options.size, smallest_area=options.smallest_area
+            data,
+            index,
+            rng,
+            channels=len(options.mean),
+            size=options.size,
+            smallest_area=options.smallest_area,
         )
         images.append(crop)
         labels.append(data.labels[index])
@@ -171,7 +177,7 @@ def mixed(pixels: Tensor, targets: Tensor, options: ClassifyOptions, step: int) 
 
 def finetune_classification(
     model: Classifier,
-    data: ClassFolder,
+    data: ClassSet,
     options: ClassifyOptions,
     *,
     machine: Machine,
@@ -210,7 +216,7 @@ def finetune_classification(
 @torch.no_grad()
 def class_logits(
     model: nn.Module,
-    data: ClassFolder,
+    data: ClassSet,
     *,
     size: int,
     mean: tuple[float, ...],
@@ -221,7 +227,9 @@ def class_logits(
 ) -> Tensor:
     """Return the logits [N, K] of the central crops of all images, on the CPU."""
     machine.place(model).eval()
-    crops = ahead(lambda path: central(path, channels=len(mean), size=size), data.paths, threads=machine.threads)
+    crops = ahead(
+        lambda index: central(data, index, channels=len(mean), size=size), range(len(data)), threads=machine.threads
+    )
     found = []
     for batch in batched(crops, batch_size):
         with machine.autocast():

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.classify import Classifier, ClassifyOptions, class_logits, finetune_classification
 from dovetail.transfer.features import Features
 from dovetail.transfer.finished import Task, save_finished
-from dovetail.transfer.images import ClassFolder
 from dovetail.transfer.machine import Machine
-from dovetail.transfer.probing import data_facts, plain, prepared
+from dovetail.transfer.probing import plain, prepared
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results
 from dovetail.transfer.start import Source, check_starts
@@ -41,7 +41,8 @@ def build_classifier(source: Source, classes: int) -> Classifier:
 
 def finetune_classify(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
-    source, where, train, held_out = prepared(asked)
+    ready = prepared(asked)
+    source, where, train, held_out, notes = ready
     options = options_of(asked, source, train)
     out = Path(asked["out"])
 
@@ -61,10 +62,10 @@ def finetune_classify(asked: Mapping[str, Any]) -> Results:
         out=out,
     )
     resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(options).items()}}
-    return Results("finetune classify", rows, resolved, data_facts(train, held_out), where.device)
+    return Results("finetune classify", rows, resolved, ready.facts(), where.device, notes)
 
 
-def options_of(asked: Mapping[str, Any], source: Source, train: ClassFolder) -> ClassifyOptions:
+def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> ClassifyOptions:
     """Return the options of the whole training set.
 
     Raises:
@@ -96,8 +97,8 @@ def options_of(asked: Mapping[str, Any], source: Source, train: ClassFolder) -> 
 def fit_classifier(
     source: Source,
     options: ClassifyOptions,
-    train: ClassFolder,
-    held_out: ClassFolder,
+    train: ClassSet,
+    held_out: ClassSet,
     trial: Trial,
     where: Machine,
     *,

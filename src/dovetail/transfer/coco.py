@@ -10,16 +10,18 @@ Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faster_coco_eval.core.mask as coco_mask
 import numpy as np
-from PIL import Image
+from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.coco_faults import faults_of_lists
+from dovetail.transfer.labelled import read_image
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,24 @@ class CocoImage:
     height: int
     objects: tuple[CocoObject, ...]
 
+    def pixels(self) -> Tensor:
+        """Return [3, H, W] uint8 of the size that the annotations say.
+
+        An image that its EXIF tag turns is turned, unless the annotations' size is that of the file as it lies.
+
+        Raises:
+            DovetailError: Where the file cannot be read or has another size.
+        """
+        found = read_image(self.path)
+        if tuple(found.shape[1:]) != (self.height, self.width) == (found.shape[2], found.shape[1]):
+            found = read_image(self.path, upright=False)
+        if tuple(found.shape[1:]) != (self.height, self.width):
+            raise DovetailError(
+                f"{self.path} is {found.shape[2]}x{found.shape[1]} pixels, but its annotations say "
+                f"{self.width}x{self.height}; correct the annotations."
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class CocoSet:
@@ -109,26 +129,20 @@ class CocoSet:
         """Return the set of the images at `indices`, in that order."""
         return CocoSet(self.path, tuple(self.images[index] for index in indices), self.names, self.ids)
 
-    def faults(self) -> Iterator[str]:
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read every image and yield one sentence for each fault of an image or an object."""
         for image in self.images:
             yield from faults_of_image(image)
+            if on_item is not None:
+                on_item(1)
 
 
 def faults_of_image(image: CocoImage) -> Iterator[str]:
     """Yield what is wrong with an image's file and its objects."""
     try:
-        with Image.open(image.path) as opened:
-            opened.load()
-            size = opened.size
-    except OSError as error:
-        yield f"{image.path} cannot be read as an image ({error}); replace it or take it away."
-        return
-    if size != (image.width, image.height):
-        yield (
-            f"{image.path} is {size[0]}x{size[1]} pixels, but its annotations say {image.width}x{image.height}; "
-            "correct the annotations."
-        )
+        image.pixels()
+    except DovetailError as error:
+        yield str(error)
     for one in image.objects:
         if not one.has_area:
             yield f"{image.path}: annotation {one.id} has a box of no area, {list(one.box)}; it is not learned from."
@@ -144,7 +158,7 @@ def faults_of(path: Path) -> list[str]:
 def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return a file's content, and one sentence for each of its faults."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except OSError as error:
         raise DovetailError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
     except ValueError as error:
@@ -156,47 +170,7 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
         return content, [
             f"{path} has no list of {missing[0]}; COCO's instance files hold images, annotations, categories."
         ]
-    faults = [*faults_of_lists(path, content)]
-    return content, faults
-
-
-def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the faults among images, categories and annotations."""
-    for key, needed in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name"))):
-        for one in content[key]:
-            lacking = [field for field in needed if not isinstance(one, dict) or field not in one]
-            if lacking:
-                yield f"{path}: an entry of {key} has no {lacking[0]} ({str(one)[:80]})."
-    if not content["categories"]:
-        yield f"{path} names no category; add the list of categories."
-    images = {one.get("id") for one in content["images"] if isinstance(one, dict)}
-    if len(images) < len(content["images"]):
-        yield f"{path} has several images of one id; give each its own."
-    categories = {one.get("id") for one in content["categories"] if isinstance(one, dict)}
-    for one in content["annotations"]:
-        if not isinstance(one, dict) or "id" not in one:
-            yield f"{path}: an annotation has no id ({str(one)[:80]})."
-            continue
-        if one.get("category_id") not in categories:
-            yield f"{path}: annotation {one['id']} has category {one.get('category_id')}, which is not in the list."
-        if one.get("image_id") not in images:
-            yield f"{path}: annotation {one['id']} belongs to image {one.get('image_id')}, which is not in the list."
-        yield from faults_of_shape(path, one)
-
-
-def faults_of_shape(path: Path, one: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with an annotation's box and mask."""
-    box, mask = one.get("bbox"), one.get("segmentation")
-    if not box and not mask:
-        yield f"{path}: annotation {one['id']} has neither a box nor a mask."
-    if box and (len(box) != 4 or not all(isinstance(value, int | float) for value in box)):
-        yield f"{path}: annotation {one['id']} has the box {str(box)[:60]}; a box is left, top, width, height."
-    if isinstance(mask, dict) and not ({"counts", "size"} <= set(mask)):
-        yield f"{path}: the run-lengths of annotation {one['id']} lack counts or size."
-    elif mask and not isinstance(mask, dict | list):
-        yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; give polygons or run-lengths."
-    elif isinstance(mask, list) and not all(isinstance(part, list) and len(part) % 2 == 0 for part in mask):
-        yield f"{path}: a polygon of annotation {one['id']} is no list of x, y in turn."
+    return content, [*faults_of_lists(path, content)]
 
 
 def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSet:
@@ -280,7 +254,8 @@ def find_coco(data: Path) -> tuple[Path, Path | None] | None:
     """Return the training and the validation file that `data` means; None where it is no COCO set.
 
     A file is a training set without validation; a folder holds annotations/instances_train*.json and
-    instances_val*.json, or train.json and val.json there or in itself.
+    instances_val*.json, or train.json and val.json there or in itself. A lone file of another name counts too, unless
+    there are masks beside it or it belongs to a set that `datasets` saved.
     """
     if data.is_file() and data.suffix.lower() == ".json":
         return data, None
@@ -292,6 +267,10 @@ def find_coco(data: Path) -> tuple[Path, Path | None] | None:
         val = next((one for one in files if "val" in one.name), None)
         if train is not None:
             return train, val
-        if len(files) == 1:
+        if (
+            len(files) == 1
+            and not (data / "masks").is_dir()
+            and files[0].name not in ("dataset_dict.json", "state.json")
+        ):
             return files[0], None
     return None

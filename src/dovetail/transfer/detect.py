@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoImage, CocoSet
-from dovetail.transfer.labelled import read_image
 from dovetail.transfer.machine import Machine, ahead
 from dovetail.transfer.segment import freeze_batch_norm
 
@@ -88,13 +87,7 @@ def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Te
 
 def read_pixels(image: CocoImage) -> Tensor:
     """Return [3, H, W] in [0, 1]; raise `DovetailError` where the file has another size than the annotations say."""
-    pixels = read_image(image.path)
-    if tuple(pixels.shape[1:]) != (image.height, image.width):
-        raise DovetailError(
-            f"{image.path} is {pixels.shape[2]}x{pixels.shape[1]} pixels, but its annotations say "
-            f"{image.width}x{image.height}; correct the annotations."
-        )
-    return pixels.float() / 255
+    return image.pixels().float() / 255
 
 
 def training_batch(data: CocoSet, options: DetectOptions, step: int) -> tuple[list[Tensor], list[Target]]:

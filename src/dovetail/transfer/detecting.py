@@ -19,10 +19,9 @@ from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
-from dovetail.transfer.readers import held_out, split_note
 from dovetail.transfer.results import Results, fingerprint
 from dovetail.transfer.start import Source, check_starts, source_of
-from dovetail.transfer.subsets import balanced_order
+from dovetail.transfer.subsets import balanced_order, held_out, split_note
 from dovetail.transfer.trials import Trial, run_trials
 
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network, deepest_encoder_tap
 from dovetail.networks.vit import ViTNetwork
-from dovetail.transfer.images import ClassFolder, central
+from dovetail.transfer.class_sets import ClassSet
+from dovetail.transfer.images import central
 from dovetail.transfer.machine import Machine, ahead, normalised
-from dovetail.transfer.results import fingerprint
 from dovetail.views.view import View
 
 
@@ -81,7 +81,7 @@ def whole_view(pixels: Tensor) -> View:
 @torch.no_grad()
 def compute_features(
     model: Features,
-    data: ClassFolder,
+    data: ClassSet,
     *,
     size: int,
     mean: tuple[float, ...],
@@ -104,7 +104,9 @@ def compute_features(
     """
     machine.place(model).eval()
     channels = len(mean)
-    images = ahead(lambda path: central(path, channels=channels, size=size), data.paths, threads=machine.threads)
+    images = ahead(
+        lambda index: central(data, index, channels=channels, size=size), range(len(data)), threads=machine.threads
+    )
     found: list[Tensor] = []
     for batch in batched(images, batch_size):
         with machine.autocast():
@@ -122,7 +124,7 @@ def batched(items: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
 
 
 def kept_features(
-    folder: Path, compute: Callable[[], Tensor], data: ClassFolder, *, marks: tuple[object, ...]
+    folder: Path, compute: Callable[[], Tensor], data: ClassSet, *, marks: tuple[object, ...]
 ) -> tuple[Tensor, Path]:
     """Return features from `folder` where they are there, else computed and kept there, and their file.
 
@@ -132,7 +134,7 @@ def kept_features(
         data: The images; a change of their names or sizes makes new features.
         marks: What else the features depend on: weights, size, blocks.
     """
-    text = repr((fingerprint(data.paths), [str(path) for path in data.paths], *marks))
+    text = repr((data.identity(), *marks))
     path = folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.safetensors"
     if path.is_file():
         try:

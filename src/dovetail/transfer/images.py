@@ -2,13 +2,14 @@
 
     data/train/<class>/*.jpg    data/val/<class>/*.jpg    (or valid, validation, test)
 
+Instead of folders there may be a set that Hugging Face's `datasets` saved on disk.
+
 Shapes: C channels, S pixels a side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dovetail.data.decode import Photograph, UnreadableError, open_file
+from dovetail.data.decode import Photograph, open_file
 from dovetail.errors import DovetailError
+from dovetail.transfer.arrow import is_saved, saved_classes
+from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
+from dovetail.transfer.results import fingerprint
 
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 HELD_OUT = ("val", "valid", "validation", "test")
@@ -27,8 +31,8 @@ RESIZE_SHARE = 256 / 224  # the field's protocol: shorter side to 256, central 2
 
 
 @dataclass(frozen=True)
-class ClassFolder:
-    """Images in one folder for each class. Build with `ClassFolder.open`.
+class ClassFolder(ClassSet):
+    """Images in one folder for each class. Build with `ClassFolder.find`.
 
     Attributes:
         paths: The images, by class, then by name.
@@ -41,7 +45,7 @@ class ClassFolder:
     names: tuple[str, ...]
 
     @classmethod
-    def open(cls, folder: Path, *, names: tuple[str, ...] | None = None) -> ClassFolder:
+    def find(cls, folder: Path, *, names: tuple[str, ...] | None = None) -> ClassFolder:
         """Return the images of a folder of folders.
 
         Args:
@@ -74,23 +78,24 @@ class ClassFolder:
             raise DovetailError(f"The class folders of {folder} hold no images; put some in.")
         return cls(tuple(paths), tuple(labels), known)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def open(self, index: int, channels: int) -> Photograph:
+        return open_file(self.paths[index], channels)
+
+    def called(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def place(self) -> str:
+        return f"beside {self.paths[0].parent}"
+
+    def files(self) -> list[Path]:
+        return list(self.paths)
+
+    def identity(self) -> str:
+        return repr((fingerprint(self.paths), [str(path) for path in self.paths]))
 
     def subset(self, indices: list[int]) -> ClassFolder:
-        """Return the images at `indices`, in that order."""
         chosen = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
         return ClassFolder(*chosen, self.names)
-
-    def faults(self) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be read and each empty class."""
-        for label in sorted(set(range(len(self.names))) - set(self.labels)):
-            yield f"Class {self.names[label]!r} has no image beside {self.paths[0].parent}; add some."
-        for path in self.paths:
-            try:
-                decoded(photograph(path, 3), 1)
-            except DovetailError as fault:
-                yield str(fault)
 
 
 def is_image(path: Path) -> bool:
@@ -98,47 +103,28 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def open_splits(data: str | Path) -> tuple[ClassFolder, ClassFolder]:
-    """Return the training and the held-out images of a folder laid out as above.
+def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
+    """Return the training and the held-out images of a folder laid out as above, and what to know about the split.
 
     Raises:
         DovetailError: Where either is missing.
     """
     folder = Path(data)
-    train = ClassFolder.open(folder / "train")
+    if is_saved(folder):
+        return saved_classes(folder)
+    train = ClassFolder.find(folder / "train")
     held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
     if held_out is None:
         raise DovetailError(
             f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
         )
-    return train, ClassFolder.open(held_out, names=train.names)
+    return train, ClassFolder.find(held_out, names=train.names), ""
 
 
-def photograph(path: Path, channels: int) -> Photograph:
-    """Return the photograph at `path`; raise `DovetailError` where it cannot be read."""
-    try:
-        return open_file(path, channels)
-    except UnreadableError as fault:
-        raise unreadable(path, fault) from fault
-
-
-def unreadable(path: Path, fault: UnreadableError) -> DovetailError:
-    """Return the error for an image that cannot be read."""
-    return DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.")
-
-
-def decoded(photo: Photograph, shrink: int) -> Tensor:
-    """Return a photograph's pixels [C, H, W] uint8."""
-    try:
-        return photo.decode(shrink)
-    except UnreadableError as fault:
-        raise DovetailError(f"An image cannot be decoded ({fault}); replace it or take it away.") from fault
-
-
-def central(path: Path, *, channels: int, size: int) -> Tensor:
+def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
     """Return [C, S, S] uint8: shorter side to S * 256 / 224 px (bicubic), then the central square."""
-    photo, shorter = photograph(path, channels), round(size * RESIZE_SHARE)
-    pixels = read(path, photo, shorter)
+    shorter = round(size * RESIZE_SHARE)
+    pixels = data.pixels(index, channels=channels, side=shorter)
     factor = shorter / min(pixels.shape[1:])
     height, width = (max(round(side * factor), shorter) for side in pixels.shape[1:])
     pixels = resized(pixels, height, width)
@@ -147,12 +133,11 @@ def central(path: Path, *, channels: int, size: int) -> Tensor:
 
 
 def random_crop(
-    path: Path, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
+    data: ClassSet, index: int, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
 ) -> Tensor:
     """Return [C, S, S] uint8: a random part of the image (area from `smallest_area` on, aspect 3/4 to 4/3), flipped
     left to right half of the time (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
-    photo = photograph(path, channels)
-    pixels = read(path, photo, size)
+    pixels = data.pixels(index, channels=channels, side=size)
     height, width = pixels.shape[1:]
     box = (0, 0, height, width)
     for _ in range(10):
@@ -172,13 +157,3 @@ def resized(pixels: Tensor, height: int, width: int) -> Tensor:
     """Return pixels [C, H, W] uint8 at another size, bicubic with antialiasing."""
     result: Tensor = tv.resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return result
-
-
-def read(path: Path, photo: Photograph, side: int) -> Tensor:
-    """Return pixels decoded no larger than needed: at least twice `side` on the shorter side stays where there was."""
-    spare = min(photo.width_px, photo.height_px) / (2 * side)
-    shrink = max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare)
-    try:
-        return photo.decode(shrink)
-    except UnreadableError as fault:
-        raise unreadable(path, fault) from fault

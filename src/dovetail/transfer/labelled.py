@@ -8,6 +8,7 @@ Shapes: C channels, H x W pixels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +83,7 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> Labelled:
         image, mask = read_image(self.images[index]), read_mask(self.masks[index])
-        if image.shape[1:] != mask.shape:
-            raise DovetailError(
-                f"{self.masks[index]} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {self.images[index].name} "
-                f"{image.shape[2]}x{image.shape[1]}; save both at one size."
-            )
+        check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
         check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
         return Labelled(image, mask)
 
@@ -159,20 +156,26 @@ def what_is_at(path: Path) -> str:
     return f"{parent} holds {', '.join(held) if held else 'no folder'}"
 
 
-def read_image(path: Path) -> Tensor:
-    """Return an image as [3, H, W] uint8, turned as its EXIF tag says."""
-    with opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits: PIL's own conversion cuts them off at 255
-            values = np.asarray(upright).astype(np.uint32) >> 8
-            upright = Image.fromarray(values.astype(np.uint8))
-        pixels = np.array(upright.convert("RGB"))
+def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
+    """Return an image as [3, H, W] uint8, turned as its EXIF tag says unless `upright` is off.
+
+    Args:
+        path: The file, or what to call `content` in an error.
+        content: The file's bytes; read from `path` unless given.
+        upright: Whether to turn it.
+    """
+    with opened(path, content) as image:
+        turned = ImageOps.exif_transpose(image) if upright else image
+        if turned.mode.startswith("I"):  # 16 bits: PIL's own conversion cuts them off at 255
+            values = np.asarray(turned).astype(np.uint32) >> 8
+            turned = Image.fromarray(values.astype(np.uint8))
+        pixels = np.array(turned.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path: Path) -> Tensor:
+def read_mask(path: Path | str, content: bytes | None = None) -> Tensor:
     """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap."""
-    with opened(path) as image:
+    with opened(path, content) as image:
         if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
             raise DovetailError(
                 f"{path} has mode {image.mode}; a mask holds one label for each pixel, so save it as palette or grey."
@@ -181,14 +184,23 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(labels)
 
 
-def opened(path: Path) -> Image.Image:
+def opened(path: Path | str, content: bytes | None = None) -> Image.Image:
     """Return the opened and decoded file; raise `DovetailError` where it is no image."""
     try:
-        image = Image.open(path)
+        image = Image.open(path if content is None else io.BytesIO(content))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as fault:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as fault:
         raise DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.") from fault
     return image
+
+
+def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
+    """Raise `DovetailError` where an image [3, H, W] and its mask [H, W] differ in size."""
+    if image.shape[1:] != mask.shape:
+        raise DovetailError(
+            f"{mask_name} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} "
+            f"{image.shape[2]}x{image.shape[1]}; save both at one size."
+        )
 
 
 def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> None:

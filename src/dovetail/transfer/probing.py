@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.features import Features, compute_features, kept_features
-from dovetail.transfer.images import ClassFolder, open_splits
+from dovetail.transfer.images import open_splits
 from dovetail.transfer.knn import knn_predictions, pieces
 from dovetail.transfer.linear import ProbeOptions, choose_rate, train_probes
 from dovetail.transfer.machine import Machine, machine
@@ -23,7 +24,8 @@ from dovetail.transfer.start import Source, source_of, weights_mark
 
 def evaluate_knn(asked: Mapping[str, Any]) -> Results:
     """Classify held-out images by their nearest training images; `asked` are the parameters of the command."""
-    source, where, train, held_out = prepared(asked)
+    ready = prepared(asked)
+    source, where, train, held_out, split = ready
     usable = [k for k in dict.fromkeys(asked["k"]) if k <= len(train)]
     if not usable:
         raise DovetailError(f"There are {len(train)} training images, fewer than every k in {asked['k']}; lower --k.")
@@ -43,12 +45,13 @@ def evaluate_knn(asked: Mapping[str, Any]) -> Results:
     )
     left_out = sorted(set(asked["k"]) - set(usable))
     notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
-    return Results("evaluate knn", rows, plain(asked), data_facts(train, held_out), where.device, notes)
+    return Results("evaluate knn", rows, plain(asked), ready.facts(), where.device, (*split, *notes))
 
 
 def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     """Train a linear probe on frozen features; `asked` are the parameters of the command."""
-    source, where, train, held_out = prepared(asked)
+    ready = prepared(asked)
+    source, where, train, held_out, split = ready
     options = ProbeOptions(
         classes=len(train.names),
         epochs=asked["epochs"],
@@ -73,7 +76,7 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
     if sweep and rate in (options.rates[0], options.rates[-1]):
         notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
-    return Results("evaluate linear", (row,), plain(asked), data_facts(train, held_out), where.device, tuple(notes))
+    return Results("evaluate linear", (row,), plain(asked), ready.facts(), where.device, (*split, *notes))
 
 
 def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Any]:
@@ -86,12 +89,31 @@ def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Any]:
     return scores
 
 
-def prepared(asked: Mapping[str, Any]) -> tuple[Source, Machine, ClassFolder, ClassFolder]:
-    """Return the model's source, where to compute, and the training and held-out images."""
+class Prepared(NamedTuple):
+    """The model's source, where to compute, the training and held-out images, and what to know about their split."""
+
+    source: Source
+    where: Machine
+    train: ClassSet
+    held_out: ClassSet
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what results.json says about the data."""
+        return {
+            "fingerprint": fingerprint({*self.train.files(), *self.held_out.files()}),
+            "train_images": len(self.train),
+            "test_images": len(self.held_out),
+            "classes": len(self.train.names),
+        }
+
+
+def prepared(asked: Mapping[str, Any]) -> Prepared:
+    """Return what every measurement of classes needs; `asked` are the parameters of the command."""
     source = source_of(asked["run"], asked["model"], image_size=asked["image_size"])
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    train, held_out = open_splits(asked["data"])
-    return source, where, train, held_out
+    train, held_out, note = open_splits(asked["data"])
+    return Prepared(source, where, train, held_out, (note,) if note else ())
 
 
 def is_tokens(source: Source) -> bool:
@@ -101,7 +123,7 @@ def is_tokens(source: Source) -> bool:
     return isinstance(source.network("random"), ViTNetwork)
 
 
-def features_of(source: Source, asked: Mapping[str, Any], data: ClassFolder, where: Machine, *, blocks: int) -> Tensor:
+def features_of(source: Source, asked: Mapping[str, Any], data: ClassSet, where: Machine, *, blocks: int) -> Tensor:
     """Return the features of all images, from the file where they are kept."""
 
     def compute() -> Tensor:
@@ -119,8 +141,15 @@ def features_of(source: Source, asked: Mapping[str, Any], data: ClassFolder, whe
             )
 
     marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, asked["seed"])
-    features, _ = kept_features(Path(asked["out"]) / "features", compute, data, marks=marks)
+    features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
     return features
+
+
+def features_folder(asked: Mapping[str, Any]) -> Path:
+    """Return where features are kept: in the run's folder, for all measurements of it, else beside the results."""
+    out = Path(asked["out"])
+    in_run = asked["run"] is not None and out.parent == Path(asked["run"])
+    return (out.parent if in_run else out) / "features"
 
 
 @contextmanager
@@ -129,16 +158,6 @@ def seeded_start(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def data_facts(train: ClassFolder, held_out: ClassFolder) -> dict[str, Any]:
-    """Return what results.json says about the data."""
-    return {
-        "fingerprint": fingerprint([*train.paths, *held_out.paths]),
-        "train_images": len(train),
-        "test_images": len(held_out),
-        "classes": len(train.names),
-    }
 
 
 def plain(asked: Mapping[str, Any]) -> dict[str, Any]:

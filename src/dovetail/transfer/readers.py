@@ -4,6 +4,7 @@
 * ADE20K (ADEChallengeData2016): label 0 is "other" and does not count, 1 .. 150 become 0 .. 149.
 * Cityscapes: labelTrainIds as they are, else labelIds, of which 19 of 34 count.
 * Images beside masks: images/ and masks/ (with or without train/ and val/ in them), or train/images and train/masks.
+* Hugging Face's `datasets`, saved with `save_to_disk`: a column of images and a column of masks, labels as they are.
 * COCO JSON: categories become 1 .. K, what no object covers is class 0, "background"; the smaller object is on top.
 
 Shapes: H x W pixels.
@@ -11,30 +12,19 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from dovetail.errors import DovetailError
+from dovetail.transfer.arrow import SavedMasks, is_saved, saved_masks
 from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
-from dovetail.transfer.labelled import (
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    Labelled,
-    LabelledSet,
-    by_stem,
-    check_labels,
-    read_image,
-    read_mask,
-)
+from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem
+from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.transfer.metrics import IGNORE_INDEX
-
-HELD_OUT_SHARE = 0.2
+from dovetail.transfer.progress import progress
+from dovetail.transfer.subsets import held_out, split_note
 
 
 class MissingFilesError(DovetailError):
@@ -46,132 +36,11 @@ class MissingFilesError(DovetailError):
 
 
 @dataclass(frozen=True)
-class MaskFiles:
-    """Images and masks by path, read when asked for.
-
-    Attributes:
-        images: Paths.
-        masks: The path of each one's mask.
-        classes: Labels are 0 .. classes - 1 after `relabel`.
-        relabel: What the label in a file means: relabel[l], the ignored label for those beyond it; None for itself.
-        ignore_index: The label of pixels that do not count.
-    """
-
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
-    classes: int
-    relabel: tuple[int, ...] | None = None
-    ignore_index: int = IGNORE_INDEX
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Labelled:
-        image, mask = read_image(self.images[index]), self.labels(index)
-        if image.shape[1:] != mask.shape:
-            raise DovetailError(
-                f"{self.masks[index]} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {self.images[index].name} "
-                f"{image.shape[2]}x{image.shape[1]}; save both at one size."
-            )
-        return Labelled(image, mask)
-
-    def labels(self, index: int) -> Tensor:
-        """Return a mask [H, W], relabelled and checked."""
-        mask = read_mask(self.masks[index])
-        if self.relabel is None:
-            check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
-            return mask
-        table = torch.full((max(int(mask.max()) + 1, len(self.relabel)),), -1, dtype=torch.int64)
-        table[: len(self.relabel)] = torch.tensor(self.relabel)
-        if len(table) > self.ignore_index:
-            table[self.ignore_index] = self.ignore_index
-        relabelled = table[mask.clamp(min=0)]
-        if bool((relabelled == -1).any()):
-            raise DovetailError(
-                f"{self.masks[index]} holds label {int(mask[relabelled == -1].max())}, beyond the {len(self.relabel)} "
-                "that its format has; save the masks anew."
-            )
-        return relabelled
-
-    def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
-        found: list[int] = torch.unique(self.labels(index)).tolist()
-        return [label for label in found if label != self.ignore_index]
-
-    def files(self) -> list[Path]:
-        """Return all files of the set."""
-        return [*self.images, *self.masks]
-
-    def faults(self) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
-        yield from faults_of_items(self)
-
-    def subset(self, indices: list[int]) -> MaskFiles:
-        """Return the images at `indices`."""
-        images, masks = (tuple(files[index] for index in indices) for files in (self.images, self.masks))
-        return replace(self, images=images, masks=masks)
-
-
-@dataclass(frozen=True)
-class CocoMasks:
-    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1."""
-
-    coco: CocoSet
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def classes(self) -> int:
-        """The categories and background."""
-        return len(self.coco.names) + 1
-
-    def __len__(self) -> int:
-        return len(self.coco)
-
-    def __getitem__(self, index: int) -> Labelled:
-        found = self.coco.images[index]
-        image = read_image(found.path)
-        if tuple(image.shape[1:]) != (found.height, found.width):
-            raise DovetailError(
-                f"{found.path} is {image.shape[2]}x{image.shape[1]} pixels, but its annotations say "
-                f"{found.width}x{found.height}; correct the annotations."
-            )
-        mask = np.zeros((found.height, found.width), dtype=np.int64)
-        for one in sorted(found.objects, key=lambda one: -one.area):
-            mask[one.mask(found.height, found.width)] = one.label + 1
-        return Labelled(image, torch.from_numpy(mask))
-
-    def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image, background left out."""
-        return sorted({one.label + 1 for one in self.coco.images[index].objects})
-
-    def files(self) -> list[Path]:
-        """Return all files of the set that there are."""
-        return [self.coco.path, *(image.path for image in self.coco.images if image.path.is_file())]
-
-    def faults(self) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be used."""
-        yield from faults_of_items(self)
-
-    def subset(self, indices: list[int]) -> CocoMasks:
-        """Return the images at `indices`."""
-        return replace(self, coco=self.coco.subset(indices))
-
-
-def faults_of_items(data: LabelledSet) -> Iterator[str]:
-    """Read every item and yield one sentence for each that cannot be used."""
-    for index in range(len(data)):
-        try:
-            data[index]
-        except DovetailError as fault:
-            yield str(fault)
-
-
-@dataclass(frozen=True)
 class SegmentationData:
     """A labelled set, read.
 
     Attributes:
-        format: "voc", "ade20k", "cityscapes", "folders" or "coco".
+        format: "voc", "ade20k", "cityscapes", "folders", "coco" or "datasets".
         train: Images to learn from.
         val: Images to measure on.
         classes: Number of classes.
@@ -180,8 +49,8 @@ class SegmentationData:
     """
 
     format: str
-    train: MaskFiles | CocoMasks
-    val: MaskFiles | CocoMasks
+    train: SegmentationSet
+    val: SegmentationSet
     classes: int
     names: tuple[str, ...]
     note: str = ""
@@ -198,11 +67,21 @@ def open_segmentation(data: str | Path, *, classes: int | None = None) -> Segmen
         DovetailError: For a folder of no known format, and where images lack masks.
     """
     folder = Path(data)
+    if is_saved(folder):
+        return open_saved_masks(folder, classes)
     for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):
         found = opener(folder)
         if found is not None:
             return found
     return open_folders(folder, classes)
+
+
+def open_saved_masks(data: Path, classes: int | None) -> SegmentationData:
+    """Return a set that Hugging Face's `datasets` saved on disk, with a column of images and one of masks."""
+    train, val, note = saved_masks(data, classes or 0)
+    count = classes or count_classes([train, val])
+    parts = [replace(part, classes=count) for part in (train, val)]
+    return SegmentationData("datasets", parts[0], parts[1], count, numbers(count), note)
 
 
 def open_voc(data: Path) -> SegmentationData | None:
@@ -315,8 +194,8 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
             return SegmentationData("folders", parts[0], parts[1], count, numbers(count))
     if not (data / "images").is_dir():
         raise DovetailError(
-            f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file nor a folder 'images' "
-            "beside a folder 'masks'."
+            f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging Face "
+            "dataset nor a folder 'images' beside a folder 'masks'."
         )
     files = paired(data / "images", data / "masks", classes or 0)
     files = replace(files, classes=classes or count_classes([files]))
@@ -344,31 +223,19 @@ def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
     return MaskFiles(tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems), classes)
 
 
-def count_classes(sets: list[MaskFiles]) -> int:
+def count_classes(sets: Sequence[MaskFiles | SavedMasks]) -> int:
     """Return one more than the largest label in all masks that is not the ignored one."""
     largest = 0
-    for files in sets:
-        for path in files.masks:
-            labels = read_mask(path)
-            counted = labels[labels != files.ignore_index]
-            largest = max(largest, int(counted.max())) if counted.numel() else largest
+    with progress("counting classes", sum(len(files) for files in sets)) as advance:
+        for files in sets:
+            for index in range(len(files)):
+                labels = files.raw_labels(index)
+                counted = labels[labels != files.ignore_index]
+                largest = max(largest, int(counted.max())) if counted.numel() else largest
+                advance(1)
     return largest + 1
 
 
 def numbers(count: int) -> tuple[str, ...]:
     """Return names for classes that have none."""
     return tuple(str(index) for index in range(count))
-
-
-def held_out(count: int) -> tuple[list[int], list[int]]:
-    """Return which of `count` images are learned from, and the fifth that is measured on; always the same."""
-    if count < 2:
-        raise DovetailError("One image is too few to learn from and measure on; add some.")
-    order = np.random.default_rng(0).permutation(count)
-    held = max(round(HELD_OUT_SHARE * count), 1)
-    return sorted(order[held:].tolist()), sorted(order[:held].tolist())
-
-
-def split_note(held: list[int], kept: list[int]) -> str:
-    """Return what to know about a split that the set does not have itself."""
-    return f"The set has no validation part: {len(held)} of {len(held) + len(kept)} images were held out to measure on."

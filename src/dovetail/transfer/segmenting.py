@@ -31,9 +31,10 @@ from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import InMemory, LabelledSet
 from dovetail.transfer.machine import Machine, machine
+from dovetail.transfer.mask_sets import SegmentationSet
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
-from dovetail.transfer.readers import CocoMasks, MaskFiles, SegmentationData, open_segmentation
+from dovetail.transfer.readers import SegmentationData, open_segmentation
 from dovetail.transfer.results import Results, fingerprint
 from dovetail.transfer.segment import SegmentOptions, Window, evaluate_segmentation, finetune_segmentation
 from dovetail.transfer.segmenters import PARTS, Segmenter, Unpacked, build_segmenter
@@ -180,11 +181,11 @@ def subset(data: LabelledSet, indices: tuple[int, ...]) -> LabelledSet:
     """Return some items of a set."""
     if isinstance(data, InMemory):
         return InMemory([data[index] for index in indices])
-    assert isinstance(data, (MaskFiles, CocoMasks))
-    return data.subset(list(indices))
+    whole: SegmentationSet = data  # type: ignore[assignment]
+    return whole.subset(list(indices))
 
 
-def in_memory(data: MaskFiles | CocoMasks) -> LabelledSet:
+def in_memory(data: SegmentationSet) -> LabelledSet:
     """Return a small set read once, a large one as it is."""
     first = data[0]
     size = first.image.nbytes + first.mask.nbytes
@@ -198,7 +199,7 @@ def in_memory(data: MaskFiles | CocoMasks) -> LabelledSet:
     return InMemory(items)
 
 
-def class_lists(data: MaskFiles | CocoMasks) -> list[list[int]]:
+def class_lists(data: SegmentationSet) -> list[list[int]]:
     """Return the classes that occur in each image."""
     found = []
     with progress("reading classes", len(data)) as advance:

@@ -8,6 +8,8 @@ import numpy as np
 
 from dovetail.errors import DovetailError
 
+HELD_OUT_SHARE = 0.2
+
 
 def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
     """Return all indices in an order whose every beginning is balanced over classes.
@@ -58,3 +60,17 @@ def check_fraction(fraction: float) -> None:
     """Raise `DovetailError` unless 0 < fraction <= 1."""
     if not 0 < fraction <= 1:
         raise DovetailError(f"fraction is {fraction:g}; it must be above 0 and at most 1.")
+
+
+def held_out(count: int) -> tuple[list[int], list[int]]:
+    """Return which of `count` images are learned from, and the fifth that is measured on; always the same."""
+    if count < 2:
+        raise DovetailError("One image is too few to learn from and measure on; add some.")
+    order = np.random.default_rng(0).permutation(count)
+    held = max(round(HELD_OUT_SHARE * count), 1)
+    return sorted(order[held:].tolist()), sorted(order[:held].tolist())
+
+
+def split_note(held: list[int], kept: list[int]) -> str:
+    """Return what to know about a split that the set does not have itself."""
+    return f"The set has no validation part: {len(held)} of {len(held) + len(kept)} images were held out to measure on."

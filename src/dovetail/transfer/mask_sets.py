@@ -1,0 +1,166 @@
+"""Labelled sets for segmentation in the shapes that readers give them: files of masks, or masks drawn from objects.
+
+Shapes: H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.coco import CocoSet
+from dovetail.transfer.labelled import Labelled, LabelledSet, check_labels, check_sizes, read_image, read_mask
+from dovetail.transfer.metrics import IGNORE_INDEX
+
+
+class SegmentationSet(LabelledSet, Protocol):
+    """A labelled set as fine-tuning needs it."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        ...
+
+    def files(self) -> list[Path]:
+        """Return all files of the set that there are."""
+        ...
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be used."""
+        ...
+
+    def subset(self, indices: list[int]) -> SegmentationSet:
+        """Return the images at `indices`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images and masks by path, read when asked for.
+
+    Attributes:
+        images: Paths.
+        masks: The path of each one's mask.
+        classes: Labels are 0 .. classes - 1 after `relabel`.
+        relabel: What the label in a file means: relabel[l], the ignored label for those beyond it; None for itself.
+        ignore_index: The label of pixels that do not count.
+    """
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    classes: int
+    relabel: tuple[int, ...] | None = None
+    ignore_index: int = IGNORE_INDEX
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Labelled:
+        image, mask = read_image(self.images[index]), self.labels(index)
+        check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
+        return Labelled(image, mask)
+
+    def raw_labels(self, index: int) -> Tensor:
+        """Return a mask [H, W] as the file has it."""
+        return read_mask(self.masks[index])
+
+    def labels(self, index: int) -> Tensor:
+        """Return a mask [H, W], relabelled and checked."""
+        mask = self.raw_labels(index)
+        if self.relabel is None:
+            check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
+            return mask
+        table = torch.full((max(int(mask.max()) + 1, len(self.relabel)),), -1, dtype=torch.int64)
+        table[: len(self.relabel)] = torch.tensor(self.relabel)
+        if len(table) > self.ignore_index:
+            table[self.ignore_index] = self.ignore_index
+        relabelled = table[mask.clamp(min=0)]
+        if bool((relabelled == -1).any()):
+            raise DovetailError(
+                f"{self.masks[index]} holds label {int(mask[relabelled == -1].max())}, beyond the {len(self.relabel)} "
+                "that its format has; save the masks anew."
+            )
+        return relabelled
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return classes_of(self.labels(index), self.ignore_index)
+
+    def files(self) -> list[Path]:
+        """Return all files of the set."""
+        return [*self.images, *self.masks]
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        yield from faults_of_items(self, on_item)
+
+    def subset(self, indices: list[int]) -> MaskFiles:
+        """Return the images at `indices`."""
+        images, masks = (tuple(files[index] for index in indices) for files in (self.images, self.masks))
+        return replace(self, images=images, masks=masks)
+
+
+@dataclass(frozen=True)
+class CocoMasks:
+    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1."""
+
+    coco: CocoSet
+    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def classes(self) -> int:
+        """The categories and background."""
+        return len(self.coco.names) + 1
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    def __getitem__(self, index: int) -> Labelled:
+        found = self.coco.images[index]
+        image = found.pixels()
+        mask = np.zeros((found.height, found.width), dtype=np.int64)
+        for one in sorted(found.objects, key=lambda one: -one.area):
+            mask[one.mask(found.height, found.width)] = one.label + 1
+        return Labelled(image, torch.from_numpy(mask))
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image, background left out."""
+        return sorted({one.label + 1 for one in self.coco.images[index].objects})
+
+    def files(self) -> list[Path]:
+        """Return all files of the set that there are."""
+        return [self.coco.path, *(image.path for image in self.coco.images if image.path.is_file())]
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be used."""
+        yield from faults_of_items(self, on_item)
+
+    def subset(self, indices: list[int]) -> CocoMasks:
+        """Return the images at `indices`."""
+        return replace(self, coco=self.coco.subset(indices))
+
+
+def faults_of_items(data: LabelledSet, on_item: Callable[[int], None] | None) -> Iterator[str]:
+    """Read every item and yield one sentence for each that cannot be used."""
+    for index in range(len(data)):
+        try:
+            data[index]
+        except DovetailError as fault:
+            yield str(fault)
+        if on_item is not None:
+            on_item(1)
+
+
+def classes_of(mask: Tensor, ignore_index: int) -> list[int]:
+    """Return the classes that occur in a mask."""
+    found: list[int] = torch.unique(mask).tolist()
+    return [label for label in found if label != ignore_index]
