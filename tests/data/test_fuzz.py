@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from PIL import Image
 
 import dovetail
 from dovetail.data.deadline import deadline
-from dovetail.data.decode import Photograph, UnreadableError, open_file
+from dovetail.data.decode import Photograph, UnreadableError, open_bytes, open_file
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
 from dovetail.data.order import StepSampler
 from dovetail.data.skipped import SkippedLog
@@ -143,6 +144,49 @@ class Dying(Stuck):
     def open(self, index: int, channels: int) -> Photograph:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+class Hopeless(ImageSource):
+    """Twelve photographs; what decodes some never comes back, or takes the process with it."""
+
+    def __init__(self, *, hang: int, crash: int) -> None:
+        self.hang, self.crash = hang, crash
+
+    @property
+    def num_images(self) -> int:
+        return 12
+
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
+    def open(self, index: int, channels: int) -> Photograph:
+        if index == self.hang:
+            sum(range(10**15))  # one call in C, in which no signal is looked at and no other thread runs
+        if index == self.crash:
+            ctypes.string_at(0)
+        return open_bytes(encoded(Image.fromarray(smooth(24, 32, seed=index)), "PNG"), channels)
+
+
+@pytest.mark.parametrize(("workers", "crash"), [(1, 7), (2, -1)])
+def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Path, workers: int, crash: int) -> None:
+    log = tmp_path / "skipped.jsonl"
+    sampler = StepSampler(12, 4, seed=0, total_steps=6)
+    loader = ViewLoader(
+        *(ViewDataset(Hopeless(hang=3, crash=crash), PLAN, seed=0, image_seconds=0.5), sampler),
+        plan=PLAN,
+        num_workers=workers,
+        skipped=SkippedLog(log, 12),
+    )
+    torch.manual_seed(5)
+    batches = list(loader)
+    drawn = torch.rand(1)
+    assert drawn.equal(torch.rand(1, generator=torch.Generator().manual_seed(5)))
+    assert [batch.index.tolist() for batch in batches] == [[index for _, index in keys] for keys in sampler]
+    for batch in batches:
+        assert (batch.used != batch.index).equal((batch.index == 3) | (batch.index == crash))
+    reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in log.read_text().splitlines()}
+    assert reasons.pop("3.jpg") == "it could not be read within 0.5 seconds"
+    assert reasons == ({f"{crash}.jpg": "the library that decodes it crashed (SIGSEGV)"} if crash >= 0 else {})
 
 
 @pytest.mark.parametrize(

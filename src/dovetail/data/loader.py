@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dovetail.data.deadline import deadline
 from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
+from dovetail.data.watch import ReadingWatch, leave_deaths_to_us
 from dovetail.errors import DovetailError
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
@@ -23,6 +29,7 @@ from dovetail.views.sampling import draw_views, needed_shrink
 
 IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
+POLL_SECONDS = 5.0
 _REPLACEMENT_TRIES = 64
 
 
@@ -50,7 +57,8 @@ class ViewDataset(Dataset[Sample]):
             in_channels: Of the pixels.
             image_seconds: What takes longer to read counts as unreadable.
         """
-        self._image_seconds = image_seconds
+        self.image_seconds = image_seconds
+        self._watch: ReadingWatch | None = None
         self._source = source
         self._plan = plan
         self._seed = seed
@@ -60,6 +68,15 @@ class ViewDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self._source.num_images
 
+    def watch(self, num_workers: int) -> ReadingWatch:
+        """Return what tells, from now on, what so many loading processes read; to be called before they start."""
+        self._watch = ReadingWatch(num_workers)
+        return self._watch
+
+    def give_up(self, index: int, reason: str) -> None:
+        """Count photograph `index` as unreadable."""
+        self._unreadable[index] = Skipped(index, self._source.name(index), reason)
+
     def __getitem__(self, key: Key) -> Sample:
         """Return the views of photograph `index` in `epoch`, with `key` = (epoch, index)."""
         epoch, index = key
@@ -68,7 +85,7 @@ class ViewDataset(Dataset[Sample]):
             try:
                 sample = self._read(epoch, index, candidate)
             except UnreadableError as error:
-                self._unreadable[candidate] = Skipped(candidate, self._source.name(candidate), str(error))
+                self.give_up(candidate, str(error))
                 skipped.append(self._unreadable[candidate])
             else:
                 return replace(sample, skipped=tuple(skipped))
@@ -85,7 +102,8 @@ class ViewDataset(Dataset[Sample]):
     def _read(self, epoch: int, index: int, candidate: int) -> Sample:
         if candidate in self._unreadable:
             raise UnreadableError(self._unreadable[candidate].reason)
-        with deadline(self._image_seconds):
+        watched = nullcontext() if self._watch is None else self._watch.reading(candidate)
+        with watched, deadline(self.image_seconds):
             photograph = self._source.open(candidate, self._in_channels)
             width, height = photograph.width_px, photograph.height_px
             rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
@@ -122,36 +140,76 @@ class ViewLoader:
     ) -> None:
         """See `make_loader`; where worker processes give nothing for `batch_seconds`, the run ends."""
         self._batch_seconds = batch_seconds
+        self._dataset = dataset
+        self._sampler = sampler
+        self._num_workers = num_workers
         self.plan = plan
         self.steps_per_epoch = sampler.steps_per_epoch
         self.skipped = skipped
-        self._loader: DataLoader[Sample] = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            prefetch_factor=4 if num_workers > 0 else None,
-            worker_init_fn=_start_worker,
-            timeout=batch_seconds if num_workers > 0 else 0,
-        )
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches; raise `DovetailError` when most images cannot be read, or a worker hangs or is killed."""
-        batches: Iterator[ViewBatch] = iter(self._loader)
+        """Yield batches, and start again after the last one where a photograph had to be ended with its process.
+
+        Raises:
+            DovetailError: Most images cannot be read, or a worker hangs or is killed.
+        """
+        done = 0
+        while done < len(self):
+            watch = self._dataset.watch(self._num_workers)
+            for batch in self._batches(done, watch):
+                self.skipped.record(batch)
+                yield batch
+                done += 1
+
+    def _batches(self, done: int, watch: ReadingWatch) -> Iterator[ViewBatch]:
+        """Yield the batches after the first `done`, up to one that has to be loaded again."""
+        batches = self._started(done)
+        began = time.monotonic()
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise self._lost(error) from error
-            self.skipped.record(batch)
-            yield batch
+                if self._gave_up(batches, watch):
+                    return
+                if "timed out" not in str(error) or time.monotonic() - began > self._batch_seconds:
+                    raise self._lost(error) from error
+            else:
+                yield batch
+                began = time.monotonic()
+
+    def _gave_up(self, batches: Any, watch: ReadingWatch) -> bool:
+        """Give up the photographs that loading processes are stuck with or died of; return whether there are any."""
+        if self._num_workers == 0:
+            return False
+        lost = watch.lost(batches._workers, seconds=self._dataset.image_seconds)
+        for index, reason in lost.items():
+            self._dataset.give_up(index, reason)
+        return bool(lost)
+
+    def _started(self, done: int) -> Iterator[ViewBatch]:
+        """Return an iterator over the batches after the first `done`, with processes of its own that have started."""
+        poll = min(POLL_SECONDS, self._dataset.image_seconds, self._batch_seconds)
+        batches: Iterator[ViewBatch] = iter(
+            DataLoader(
+                self._dataset,
+                batch_sampler=_Rest(self._sampler, done),
+                num_workers=self._num_workers,
+                collate_fn=collate,
+                pin_memory=torch.cuda.is_available(),
+                prefetch_factor=4 if self._num_workers > 0 else None,
+                worker_init_fn=_start_worker,
+                timeout=poll if self._num_workers > 0 else 0,
+                generator=torch.Generator(),  # starting again must not draw from the training's random numbers
+            )
+        )
+        if threading.current_thread() is threading.main_thread():
+            leave_deaths_to_us()
+        return batches
 
     def _lost(self, error: RuntimeError) -> Exception:
         """Return the sentence on a worker that gives nothing any more; other errors as they are."""
@@ -167,6 +225,20 @@ class ViewLoader:
                 "with --resume and fewer --workers."
             )
         return error
+
+
+class _Rest(Sampler[list[Key]]):
+    """A sampler's lists after the first `done`."""
+
+    def __init__(self, sampler: StepSampler, done: int) -> None:
+        self._sampler = sampler
+        self._done = done
+
+    def __len__(self) -> int:
+        return len(self._sampler) - self._done
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return islice(iter(self._sampler), self._done, None)
 
 
 def make_loader(

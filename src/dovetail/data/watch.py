@@ -1,0 +1,77 @@
+"""What every loading process is reading, and since when: how a decoder that never comes back is found and given up.
+
+A photograph that waits or is decoded piece by piece is ended within its process (`dovetail.data.deadline`). One long
+call into a library can only be ended with its process. So each process notes what it begins to read in memory that
+all share; the main process, while it waits for a batch, ends the process of what takes too long, and starts anew
+without that photograph. Noting costs some microseconds, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+
+import torch
+from torch.utils.data import get_worker_info
+
+GRACE_SECONDS = 2.0  # for the process's own alarm, which is enough for almost all
+_NOTHING = -1.0
+# How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+
+
+class ReadingWatch:
+    """One line for each loading process: the photograph that it reads, and when it began."""
+
+    def __init__(self, num_workers: int) -> None:
+        """Take shared memory; give this to the processes before they start."""
+        self._lines = torch.full((num_workers, 2), _NOTHING, dtype=torch.float64)
+        self._lines.share_memory_()  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def reading(self, index: int) -> Iterator[None]:
+        """Note in a loading process that photograph `index` is read within; does nothing in the main process."""
+        worker = get_worker_info()
+        if worker is None:
+            yield
+            return
+        line = self._lines[worker.id]
+        line[1] = time.monotonic()  # the same clock in all processes
+        line[0] = index
+        try:
+            yield
+        finally:
+            line[0] = _NOTHING
+
+    def lost(self, workers: Sequence[BaseProcess], *, seconds: float) -> dict[int, str]:
+        """Return why photographs have to be given up, by number, and end the processes that are stuck with them.
+
+        Args:
+            workers: The processes, in the order of their numbers.
+            seconds: What a photograph may take.
+        """
+        found = {}
+        for worker, (index, began) in zip(workers, self._lines.tolist(), strict=True):
+            if index == _NOTHING:
+                continue
+            if worker.exitcode is None and time.monotonic() - began > seconds + GRACE_SECONDS:
+                # torch's workers leave on this signal without going back to Python.
+                worker.terminate()
+                found[int(index)] = f"it could not be read within {seconds:g} seconds"
+            elif worker.exitcode is not None and -worker.exitcode in _CRASHES:
+                name = signal.Signals(-worker.exitcode).name
+                found[int(index)] = f"the library that decodes it crashed ({name})"
+        return found
+
+
+def leave_deaths_to_us() -> None:
+    """Take back torch's handler that raises in the middle of whatever this process does when a worker ends.
+
+    Here it is noticed when a batch is wanted, where it can be helped.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
