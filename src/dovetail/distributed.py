@@ -29,6 +29,18 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value / world_size()
 
 
+def mean_over_rows(total: Tensor, count: Tensor) -> Tensor:
+    """Return this rank's part of a mean over rows of which ranks have unequal numbers; zero where nobody has any.
+
+    The mean over ranks of the parts is the sum of all `total`s over the sum of all `count`s, and so is its gradient.
+
+    Args:
+        total: Scalar, the sum over this rank's rows, with gradient.
+        count: Scalar, their number.
+    """
+    return total / mean_over_ranks(count.to(total.dtype)).clamp(min=1 / world_size())
+
+
 @torch.no_grad()
 def gather(value: Tensor) -> Tensor:
     """Return [B, ...] of every rank as [ranks * B, ...] in rank order, without gradient. B is equal on all ranks."""

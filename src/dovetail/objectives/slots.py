@@ -20,14 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from dovetail.distributed import gather, mean_over_ranks, rank, world_size
+from dovetail.distributed import gather, mean_over_ranks, mean_over_rows, rank
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
@@ -114,20 +112,30 @@ class SlotObjective(Objective):
         if self.spec.reference_disjoint_crops:
             return entropy.mean()
         valid = overlaps(boxes[0]).to(entropy.dtype)  # [B]
-        return (entropy.mean((1, 2)) * valid).sum() / valid.sum().clamp(min=1)
+        return mean_over_rows((entropy.mean((1, 2)) * valid).sum(), valid.sum())
 
     def slot(self, student: SlotOutput, teacher: SlotOutput) -> Tensor:
         """Return slot(a, b): each common slot finds its own among all active slots of the teacher's batch."""
         student_active, teacher_active = active(student.scores), active(teacher.scores)  # [B, K]
         common = student_active & teacher_active
         slots = self.slots(student)  # [B, K, D]
-        if not enough_rows(common):
+        if not self.enough(common):
             return connected_zero(slots, *self.predictor.parameters())
         queries = F.normalize(at_least_float32(self.predictor(slots[common])), dim=1)  # [M, D]
         keys, labels = self.keys(teacher, teacher_active, common)
         with full_precision(queries):
             logits = queries @ keys.T / self.spec.contrast_temperature
-        return F.cross_entropy(logits, labels) * (2 * self.spec.contrast_temperature)
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        return mean_over_rows(total, common.sum()) * (2 * self.spec.contrast_temperature)
+
+    def enough(self, common: Tensor) -> bool:
+        """Whether there are the two rows that BatchNorm needs: together, or on each rank that has its own statistics.
+
+        The same answer on all ranks, as they must agree.
+        """
+        counts = gather(common.sum()[None])  # [ranks]
+        apart = any(isinstance(layer, nn.BatchNorm1d) for layer in self.predictor.modules())
+        return int(counts.min() if apart else counts.sum()) >= 2
 
     def keys(self, teacher: SlotOutput, teacher_active: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
         """Return all ranks' active teacher slots as unit rows, and for each common slot of this rank its row."""
@@ -165,11 +173,3 @@ def active(scores: Tensor) -> Tensor:
     winner = scores.flatten(2).argmax(1)  # [B, HW]
     won = torch.zeros(scores.shape[:2], dtype=torch.bool, device=scores.device)
     return won.scatter_(1, winner, True)
-
-
-def enough_rows(common: Tensor) -> bool:
-    """Whether every rank has the two rows that BatchNorm needs; the same answer on all ranks, as they must agree."""
-    count = common.sum()
-    if world_size() > 1:
-        dist.all_reduce(count, op=dist.ReduceOp.MIN)
-    return cast(int, count.item()) >= 2

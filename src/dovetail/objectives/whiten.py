@@ -5,12 +5,13 @@ channels of each view are standardised and whitened, and the two views' correlat
 (feature-wise); the same with instances in the place of channels (instance-wise). The whitening matrix is a constant
 for the gradient. The authors' code trains one of the two at a time, the paper their sum, the default here.
 
-On several ranks each whitens its own images, as in the authors' code.
+On several ranks the images of all are whitened together, with their gradient, so that the loss is that of the whole
+batch; in the authors' code each rank whitens its own.
 
 Cost: eigenvalues of one symmetric matrix a view and mode, whose side is the smaller of B and D; with D = 8192 and
-B = 256 the [D, D] whitening matrix is never formed.
+B = 256 the [D, D] whitening matrix is never formed. Every rank finds the eigenvalues of the whole batch.
 
-Shapes: B images of this rank, D channels of the embedding; S samples and F features of what is whitened.
+Shapes: B images of all ranks, D channels of the embedding; S samples and F features of what is whitened.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dovetail.distributed import gather_with_gradient
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
@@ -67,16 +69,17 @@ class ZeroCL(Objective):
         require_views(student, "zerocl", exactly=2)
         parts: dict[str, Tensor] = {}
         with full_precision(student[0]):
+            both = [gather_with_gradient(at_least_float32(view)) for view in student]
             if self.spec.mode != "instance":
-                parts["feature"] = self.disagreement(student)
+                parts["feature"] = self.disagreement(both)
             if self.spec.mode != "feature":
-                parts["instance"] = self.disagreement([view.T for view in student])
+                parts["instance"] = self.disagreement([view.T for view in both])
             total = torch.stack(list(parts.values())).sum()
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     def whitened(self, samples: Tensor) -> Tensor:
         """Return samples [S, F] standardised over S and whitened."""
-        return whiten(standardise(at_least_float32(samples), eps=self.spec.std_eps), eps=self.spec.whitening_eps)
+        return whiten(standardise(samples, eps=self.spec.std_eps), eps=self.spec.whitening_eps)
 
     def disagreement(self, views: Sequence[Tensor]) -> Tensor:
         """Return the sum over features of the squared distance of the views' [S, F] correlation from 1."""

@@ -47,7 +47,7 @@ class Settings:
         precision: "32-true" or "bf16-mixed" (autocast).
         workers: Loading processes per device; 0 loads in the training process.
         strategy: Lightning's name of a strategy, such as "auto", "ddp".
-        sync_batch_norm: Share batch statistics among devices.
+        sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
         deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
         log_every_steps: Steps between two lines of the log.
         save_every_minutes: Minutes between two writes of `last.ckpt`.
@@ -180,7 +180,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     * peak_lr: linear scaling, base_lr * global batch / 256.
     * precision: bfloat16 autocast where the device computes it natively, else float32.
     * workers: none on one core; a processor run uses half the cores, at most 4; a GPU its share, at most 16.
-    * sync_batch_norm: on several GPUs.
+    * sync_batch_norm: on several devices.
 
     Raises:
         DovetailError: For numbers out of range, or fewer images than one step takes.
@@ -216,7 +216,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         precision=best_precision(accelerator) if wishes.precision == "auto" else wishes.precision,
         workers=auto_workers(accelerator, devices) if wishes.workers == "auto" else wishes.workers,
         strategy=wishes.strategy,
-        sync_batch_norm=(accelerator == "cuda" and world > 1) if sync == "auto" else sync,
+        sync_batch_norm=world > 1 if sync == "auto" else sync,
         deterministic=wishes.deterministic,
         log_every_steps=wishes.log_every_steps,
         save_every_minutes=wishes.save_every_minutes,

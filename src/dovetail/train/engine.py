@@ -13,6 +13,7 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from dovetail.errors import DovetailError
+from dovetail.train.batch_norm import joint_batch_norm
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
@@ -117,14 +119,7 @@ def train(
                 log.info("Going on from step %d of %d.", start, settings.total_steps)
             stops.listen(*stop_signals())
             try:
-                trainer.fit(module)
-            except RuntimeError as error:
-                if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
-                    raise DovetailError(
-                        f"Another process of this run ended or could not be reached ({first_line(error)}); see what it "
-                        "said above, and go on with --resume."
-                    ) from error
-                raise
+                fit(trainer, module, settings)
             finally:
                 stops.restore()
             check_ending(module, stops, settings, out)
@@ -132,6 +127,25 @@ def train(
     rate = (module.steps_done - start) * settings.global_batch / seconds
     loss = overseer.last_reading.loss if overseer.last_reading else None
     return Result(module.steps_done, seconds, rate, loss, checkpoints.last, tuple(overseer.collapse.collapsed))
+
+
+def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
+    """Run the steps that are left.
+
+    Raises:
+        DovetailError: When another process is gone.
+    """
+    joint = joint_batch_norm(module.learner, on_gpu=settings.accelerator == "cuda")
+    try:
+        with joint if settings.sync_batch_norm else nullcontext():
+            trainer.fit(module)
+    except RuntimeError as error:
+        if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
+            raise DovetailError(
+                f"Another process of this run ended or could not be reached ({first_line(error)}); see what it "
+                "said above, and go on with --resume."
+            ) from error
+        raise
 
 
 def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
@@ -189,7 +203,7 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
     strategy: str | Strategy = settings.strategy
     if settings.world_size > 1 and strategy in ("auto", "ddp"):
-        # Every process's BatchNorm statistics are its own; queues and centres are equal by construction.
+        # BatchNorm's statistics are joint, or every process's own; queues and centres are equal by construction.
         options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
         strategy = DDPStrategy(**options)
     return Trainer(
@@ -208,7 +222,6 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        sync_batchnorm=settings.sync_batch_norm,
         deterministic=settings.deterministic,
         benchmark=on_gpu and not settings.deterministic,
         default_root_dir=out,

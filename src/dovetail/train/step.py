@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from dovetail.distributed import rank
+from dovetail.distributed import mean_over_ranks, rank
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment, value_at
 from dovetail.train.defaults import Settings
@@ -187,10 +187,11 @@ class LearnerModule(LightningModule):
             self.undo.counts_back(optimizer)
 
     def reading(self, *, images_per_second: float, data_wait: float) -> Reading:
-        """Return the means since the last reading; waits for the device."""
+        """Return the means since the last reading, of losses over all processes; waits for the device."""
         recipe, step_taken = self.learner.recipe, self.settings.moment(self.steps_done - 1)
         loss = mean_loss(self.losses)
-        numbers = torch.stack([loss.total.float(), *(part.float() for part in loss.parts.values())]).tolist()
+        own = torch.stack([loss.total.float(), *(part.float() for part in loss.parts.values())])
+        numbers = mean_over_ranks(own).tolist()
         grad_norm = float(torch.stack(self.grad_norms).mean())
         self.losses, self.grad_norms = [], []
         self.health = self.taps.read()

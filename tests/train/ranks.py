@@ -1,0 +1,71 @@
+"""One of two processes that train every method they are told of, as `torchrun` would start it: `ranks.py OUT`.
+
+Reads the names of methods from its standard input, one a line, and answers each with a line when it is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dovetail.distributed import rank, world_size
+from dovetail.train.learner import Learner
+from dovetail.views.view import View
+from tests.tiny import make_views, tiny_learner
+from tests.train.runs import Views, run, settings
+
+GLOBAL_BATCH = 8
+STEPS = 5
+
+
+class Shares(Views):
+    """This process's part of the views of a step."""
+
+    def to_views(self, batch: int, device: torch.device) -> list[View]:
+        share = self.settings.global_batch // world_size()
+        rows = slice(rank() * share, (rank() + 1) * share)
+        views = make_views(self.plan, batch=self.settings.global_batch, seed=batch, dtype=torch.float64)
+        return [part(view, rows) for view in views]
+
+
+def part(view: View, rows: slice) -> View:
+    """Return some of a view's images."""
+    return replace(view, **{name: value[rows] for name, value in vars(view).items() if isinstance(value, Tensor)})
+
+
+def learner_of(method: str) -> Learner:
+    """Return a learner in double precision without dropout, whose numbers would be every process's own."""
+    learner = tiny_learner(method).double()
+    for branch in (learner.student, learner.teacher):
+        if branch is not None:
+            branch.network.lateral_dropout = None
+    return learner
+
+
+def train(method: str, out: Path, *, devices: int) -> None:
+    """Train a method for five steps in `out`, on so many processes with a batch of eight together."""
+    chosen = settings(
+        devices=devices,
+        batch_size=GLOBAL_BATCH // devices,
+        epochs=1,
+        steps_per_epoch=STEPS,
+        log_every_steps=1,
+        sync_batch_norm=devices > 1,
+    )
+    learner = learner_of(method)
+    run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        train(line.strip(), Path(sys.argv[1]) / line.strip(), devices=2)
+        print(f"done {line.strip()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
