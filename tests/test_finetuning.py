@@ -75,6 +75,14 @@ def test_a_table_over_starts_fractions_and_seeds(
     assert score["low"] <= score["mean"] <= score["high"]
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 16
     assert "±" in capsys.readouterr().out
+    assert run_command(["finetune", "segment", *options]) == 0  # goes on where all is done
+    assert "16 trials had been finished" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text()) == content
+    with (masks / "images" / "0.png").open("ab") as file:
+        file.write(b" ")  # other data
+    assert run_command(["finetune", "segment", *options[:-6], "--start", "random", "--fraction", "0.25"]) == 0
+    assert "finished" not in capsys.readouterr().out
+
 
 
 @pytest.mark.parametrize(

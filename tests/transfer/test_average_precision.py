@@ -86,5 +86,6 @@ def test_counts_as_pycocotools(kind: Literal["bbox", "segm"], data: CocoSet) -> 
 
 
 def test_nothing_found_scores_zero(data: CocoSet) -> None:
+    assert set(average_precision(data, [], "bbox")) == set(average_precision(data, perfect(data), "bbox"))
     assert average_precision(data, [], "bbox")["AP"] == 0
     assert average_precision(data.subset([1]), [], "bbox") == {}

@@ -62,3 +62,19 @@ def test_nothing_counted_is_refused() -> None:
     matrix.add(torch.tensor([0]), torch.tensor([255]))
     with pytest.raises(DovetailError, match="No labelled pixel"):
         matrix.scores()
+
+
+def test_intervals_draw_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alike, apart = ConfusionMatrix(2), ConfusionMatrix(2)
+    for index in range(40):
+        truth = torch.randint(0, 2, (64,), generator=generator)
+        alike.add(torch.where(torch.arange(64) < 48, truth, 1 - truth), truth)  # each image is right at 48 of 64
+        apart.add(truth if index % 4 else 1 - truth, truth)  # three of four images are right
+    expected = [apart.scores().miou, apart.scores().accuracy, apart.scores().mean_accuracy]
+    for (low, high), value in zip(apart.intervals(), expected, strict=True):
+        assert low < value < high
+    low, high = apart.intervals()[1]
+    spread = 1.96 * (0.75 * 0.25 / 40) ** 0.5
+    assert (low, high) == (pytest.approx(0.75 - spread, abs=0.03), pytest.approx(0.75 + spread, abs=0.03))
+    assert alike.intervals()[1] == (pytest.approx(0.75), pytest.approx(0.75))

@@ -16,6 +16,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from dovetail.transfer.coco import CocoSet
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+SIZES = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, 1e10)}
 
 
 def ground_truth(data: CocoSet) -> dict[str, Any]:
@@ -58,8 +59,9 @@ def average_precision(
     counted = [one for one in truth["annotations"] if not one["iscrowd"]]
     if not counted:
         return {}
-    if not detections:
-        return dict.fromkeys(NAMES[:3], 0.0)
+    if not detections:  # which the counting does not take
+        sizes = [name for name, (low, high) in SIZES.items() if any(low <= one["area"] <= high for one in counted)]
+        return dict.fromkeys([*NAMES[:3], *sizes], 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
         evaluation = COCOeval_faster(known, known.loadRes([dict(one) for one in detections]), kind)

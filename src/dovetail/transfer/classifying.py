@@ -14,13 +14,14 @@ from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.classify import Classifier, ClassifyOptions, class_logits, finetune_classification
 from dovetail.transfer.features import Features
 from dovetail.transfer.finished import Task, save_finished
+from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine
-from dovetail.transfer.probing import plain, prepared
+from dovetail.transfer.probing import accuracies, plain, prepared
 from dovetail.transfer.progress import progress
-from dovetail.transfer.results import Results
-from dovetail.transfer.start import Source, check_starts
+from dovetail.transfer.results import Results, Score
+from dovetail.transfer.start import Source, check_starts, weights_mark
 from dovetail.transfer.subsets import balanced_order
-from dovetail.transfer.trials import Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MIN_STEPS = 100
 
@@ -46,23 +47,26 @@ def finetune_classify(asked: Mapping[str, Any]) -> Results:
     options = options_of(asked, source, train)
     out = Path(asked["out"])
 
-    def fit(trial: Trial) -> Mapping[str, float]:
+    def fit(trial: Trial) -> Fitted:
         model, scores = fit_classifier(source, options, train, held_out, trial, where, fixed=asked["steps"] is not None)
         if trial.keep:
             save_finished(out, model, Task.of("classify", source, train.names, {}))
-        return scores
+        return Fitted(scores)
 
-    rows = run_trials(
+    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    classes = [[label] for label in train.labels]
+    grid = Grid(
         check_starts(asked["start"], source),
         asked["fraction"],
-        range(asked["seed"], asked["seed"] + asked["seeds"]),
-        total=len(train),
-        order=lambda seed: balanced_order([[label] for label in train.labels], seed),
-        fit=fit,
-        out=out,
+        seeds,
+        len(train),
+        lambda seed: balanced_order(classes, seed),
     )
+    facts = ready.facts()
+    mark = mark_of(asked, source.constructor, weights_mark(source), facts["fingerprint"], where.mark())
+    rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
     resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(options).items()}}
-    return Results("finetune classify", rows, resolved, ready.facts(), where.device, notes)
+    return Results("finetune classify", rows, resolved, facts, where.device, notes)
 
 
 def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> ClassifyOptions:
@@ -103,7 +107,7 @@ def fit_classifier(
     where: Machine,
     *,
     fixed: bool,
-) -> tuple[Classifier, dict[str, float]]:
+) -> tuple[Classifier, dict[str, Score]]:
     """Return the fine-tuned model of a trial and its scores; the steps are in proportion to the images unless fixed."""
     torch.manual_seed(trial.seed)
     model = build_classifier(source, options.classes)
@@ -124,9 +128,4 @@ def fit_classifier(
         logits = class_logits(
             model, held_out, size=options.size, mean=options.mean, std=options.std, machine=where, on_batch=advance
         )
-    best = logits.topk(min(5, options.classes), dim=1).indices
-    right = best == torch.tensor(held_out.labels)[:, None]
-    scores = {"top1": float(right[:, 0].float().mean())}
-    if options.classes > 5:
-        scores["top5"] = float(right.any(dim=1).float().mean())
-    return model, scores
+    return model, accuracies(logits, torch.tensor(held_out.labels), seed=0)

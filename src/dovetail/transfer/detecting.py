@@ -16,13 +16,14 @@ from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector, keeps_decoder
 from dovetail.transfer.finished import Task, save_finished
+from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
-from dovetail.transfer.results import Results, fingerprint
-from dovetail.transfer.start import Source, check_starts, source_of
+from dovetail.transfer.results import Results, fingerprint, one_value
+from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order, held_out, split_note
-from dovetail.transfer.trials import Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,29 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
         starts = ["random" if plan.source.run is None else "all" if keeps_decoder(plan.source) else "encoder"]
     out = Path(asked["out"])
 
-    def fit(trial: Trial) -> Mapping[str, float]:
+    def fit(trial: Trial) -> Fitted:
         model, scores = fit_detector(plan, trial)
         if trial.keep:
             save_finished(out, model, task_of(plan))
-        return scores
+        return Fitted({name: one_value(value) for name, value in scores.items()})
 
+    files = {train.path, val.path, *(image.path for image in (*train.images, *val.images) if image.path.is_file())}
+    prints = fingerprint(files)
     labels = [sorted({one.label for one in image.objects}) for image in train.images]
-    rows = run_trials(
+    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    grid = Grid(
         check_starts(starts, plan.source),
         asked["fraction"],
-        range(asked["seed"], asked["seed"] + asked["seeds"]),
-        total=len(train),
-        order=lambda seed: balanced_order(labels, seed),
-        fit=fit,
-        out=out,
+        seeds,
+        len(train),
+        lambda seed: balanced_order(labels, seed),
     )
+    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
+    rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
     resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(plan.options).items()}}
-    files = [train.path, *(image.path for image in (*train.images, *val.images) if image.path.is_file())]
     facts = {
         "format": "coco",
-        "fingerprint": fingerprint(files),
+        "fingerprint": prints,
         "train_images": len(train),
         "test_images": len(val),
         "classes": len(train.names),

@@ -32,6 +32,10 @@ class Machine:
     precision: Literal["bf16", "float32"]
     threads: int
 
+    def mark(self) -> str:
+        """Return what of this machine the numbers depend on."""
+        return f"{self.device} {self.precision}"
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of the number format."""
         if self.precision == "bf16":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,9 +45,11 @@ class ConfusionMatrix:
         self.classes = classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+        self.added: list[Tensor] = []  # [3, K]: right, in truth, predicted
 
     def add(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count labels of `prediction` against `truth`, both integer tensors of one shape.
+        """Count labels of `prediction` against `truth`, both integer tensors of one shape; an image at a time, so that
+        `intervals` can draw images.
 
         Raises:
             DovetailError: For a label outside 0 .. K - 1 that is not the ignored one.
@@ -66,7 +69,9 @@ class ConfusionMatrix:
                     "give the right number of classes or ignore index."
                 )
         pairs = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
-        self.counts += pairs.view(self.classes, self.classes).cpu()
+        found = pairs.view(self.classes, self.classes).cpu()
+        self.counts += found
+        self.added.append(torch.stack([found.diagonal(), found.sum(1), found.sum(0)]))
 
     def scores(self) -> SegmentationScores:
         """Return the scores of everything counted so far.
@@ -77,15 +82,33 @@ class ConfusionMatrix:
         pixels = int(self.counts.sum())
         if pixels == 0:
             raise DovetailError("No labelled pixel was counted; check the masks and the ignore index.")
-        right = self.counts.diagonal().double()
-        truth, predicted = self.counts.sum(1).double(), self.counts.sum(0).double()
-        union = truth + predicted - right
-        iou = right / union  # 0 / 0 is NaN: the class occurs nowhere
-        recall = right / truth
-        return SegmentationScores(
-            miou=float(iou[union > 0].mean()),
-            accuracy=float(right.sum() / pixels),
-            mean_accuracy=float(recall[truth > 0].mean()),
-            iou=tuple(iou.tolist()),
-            pixels=pixels,
-        )
+        sums = torch.stack([self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)]).double()
+        miou, accuracy, mean_accuracy = scores_of(sums).tolist()
+        iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class occurs nowhere
+        return SegmentationScores(miou, accuracy, mean_accuracy, tuple(iou.tolist()), pixels)
+
+    def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float]]:
+        """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added."""
+        counts = torch.stack(self.added).double().flatten(1)  # [N, 3 K]
+        rng, total = np.random.default_rng((seed, 3)), len(self.added)
+        found = []
+        for _ in range(draws):
+            times = torch.from_numpy(np.bincount(rng.integers(total, size=total), minlength=total)).double()
+            sums = (times @ counts).view(3, self.classes)
+            if sums[1].sum() > 0:
+                found.append(scores_of(sums))
+        low, high = np.percentile(torch.stack(found).numpy(), [2.5, 97.5], axis=0)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def scores_of(sums: Tensor) -> Tensor:
+    """Return mIoU, aAcc and mAcc of [3, K]: pixels that are right, in truth, and predicted."""
+    right, truth, predicted = sums
+    union = truth + predicted - right
+    return torch.stack(
+        [
+            (right[union > 0] / union[union > 0]).mean(),
+            right.sum() / truth.sum(),
+            (right[truth > 0] / truth[truth > 0]).mean(),
+        ]
+    )

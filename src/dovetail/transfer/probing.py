@@ -18,7 +18,7 @@ from dovetail.transfer.knn import knn_predictions, pieces
 from dovetail.transfer.linear import ProbeOptions, choose_rate, train_probes
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.progress import progress
-from dovetail.transfer.results import Results, Row, fingerprint, over_images
+from dovetail.transfer.results import Results, Row, Score, fingerprint, over_images
 from dovetail.transfer.start import Source, source_of, weights_mark
 
 
@@ -79,7 +79,7 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     return Results("evaluate linear", (row,), plain(asked), ready.facts(), where.device, (*split, *notes))
 
 
-def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Any]:
+def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Score]:
     """Return top-1, and top-5 where there are more than five classes, of logits [N, K]."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     right = (best == truth[:, None]).cpu().numpy()

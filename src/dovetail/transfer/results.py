@@ -3,8 +3,8 @@
     results.json: {format, task, rows: [{setting, scores: {name: {mean, deviation, low, high, values}}}],
                    config, seed, versions, device, data: {fingerprint, ...}, notes}
 
-`low` and `high` bound the mean with 95 % by bootstrap: over seeds where there are several, else over test images where
-a score is a mean over them. The fingerprint covers names and sizes of files, not their content.
+`low` and `high` bound the score with 95 % by bootstrap: over seeds where there are several, else over test images; a
+single trial's average precision has no interval. The fingerprint covers names and sizes of files, not their content.
 """
 
 from __future__ import annotations
@@ -153,10 +153,15 @@ def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
     return Score(mean, tuple(values), float(np.std(values, ddof=1)), low, high)
 
 
+def one_value(value: float, interval: tuple[float, float] | None = None) -> Score:
+    """Return the score of a single trial, with the interval of another draw of test images where there is one."""
+    low, high = interval or (None, None)
+    return Score(value, (value,), None, low, high)
+
+
 def over_images(right: np.ndarray[Any, Any], *, seed: int = 0) -> Score:
     """Return the mean of one number for each image, with the interval of another draw of images."""
-    low, high = bootstrap(right.astype(float), seed=seed)
-    return Score(float(right.mean()), (float(right.mean()),), None, low, high)
+    return one_value(float(right.mean()), bootstrap(right.astype(float), seed=seed))
 
 
 def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000) -> tuple[float, float]:

@@ -135,7 +135,6 @@ def finetune_segmentation(
     return losses
 
 
-@torch.no_grad()
 def evaluate_segmentation(
     model: nn.Module,
     data: LabelledSet,
@@ -144,9 +143,23 @@ def evaluate_segmentation(
     window: Window | None = None,
     device: torch.device | str = "cpu",
     threads: int = 0,
-    on_batch: Callable[[int], None] | None = None,
 ) -> SegmentationScores:
-    """Return the scores of `model` on `data`, at the size of the masks.
+    """Return the scores of `model` on `data`; see `confusion_matrix`."""
+    return confusion_matrix(model, data, options, window=window, device=device, threads=threads).scores()
+
+
+@torch.no_grad()
+def confusion_matrix(
+    model: nn.Module,
+    data: LabelledSet,
+    options: SegmentOptions,
+    *,
+    window: Window | None = None,
+    device: torch.device | str = "cpu",
+    threads: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> ConfusionMatrix:
+    """Return what `model` takes each pixel of `data` for, at the size of the masks.
 
     Args:
         model: [B, 3, H, W] -> [B, K, h, w] logits.
@@ -162,10 +175,11 @@ def evaluate_segmentation(
     for items in batches_of_one_size(data, options.batch_size, threads=threads):
         images = torch.stack([item.image for item in items])
         prediction = predict(model, images, options, window=window, device=device)
-        matrix.add(prediction, torch.stack([item.mask for item in items]))
+        for found, item in zip(prediction, items, strict=True):
+            matrix.add(found, item.mask)
         if on_batch is not None:
             on_batch(len(items))
-    return matrix.scores()
+    return matrix
 
 
 @torch.no_grad()

@@ -30,17 +30,18 @@ from dovetail.networks.vit import is_vit
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import InMemory, LabelledSet
+from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.mask_sets import SegmentationSet
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
 from dovetail.transfer.readers import SegmentationData, open_segmentation
-from dovetail.transfer.results import Results, fingerprint
-from dovetail.transfer.segment import SegmentOptions, Window, evaluate_segmentation, finetune_segmentation
+from dovetail.transfer.results import Results, fingerprint, one_value
+from dovetail.transfer.segment import SegmentOptions, Window, confusion_matrix, finetune_segmentation
 from dovetail.transfer.segmenters import PARTS, Segmenter, Unpacked, build_segmenter
-from dovetail.transfer.start import Source, check_starts, source_of
+from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order
-from dovetail.transfer.trials import Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MEMORY_BYTES = 2**30  # sets that take no more are read once
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
@@ -109,28 +110,24 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
     plan = plan_of(asked, data)
     starts = check_starts(asked["start"], plan.source)
     train, val = in_memory(data.train), in_memory(data.val)
-    out, details = Path(asked["out"]), dict[str, Any]()
+    out, prints = Path(asked["out"]), fingerprint([*data.train.files(), *data.val.files()])
 
-    def fit(trial: Trial) -> Mapping[str, float]:
-        model, scores, iou = fit_segmenter(plan, train, val, trial)
+    def fit(trial: Trial) -> Fitted:
+        model, found = fit_segmenter(plan, train, val, trial)
         if trial.keep:
-            details["iou_per_class"] = dict(zip(data.names, iou, strict=True))
             save_finished(out, model, task_of(plan))
-        return scores
+        return found
 
-    rows = run_trials(
-        starts,
-        asked["fraction"],
-        range(asked["seed"], asked["seed"] + asked["seeds"]),
-        total=len(data.train),
-        order=lambda seed: balanced_order(class_lists(data.train), seed),
-        fit=fit,
-        out=out,
+    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    grid = Grid(
+        starts, asked["fraction"], seeds, len(data.train), lambda seed: balanced_order(class_lists(data.train), seed)
     )
+    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
+    rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
     resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(plan.options).items()}}
     facts = {
         "format": data.format,
-        "fingerprint": fingerprint([*data.train.files(), *data.val.files()]),
+        "fingerprint": prints,
         "train_images": len(data.train),
         "test_images": len(data.val),
         "classes": data.classes,
@@ -139,37 +136,29 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
     return Results("finetune segment", rows, resolved, facts, plan.where.device, notes, details=details)
 
 
-def fit_segmenter(
-    plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial
-) -> tuple[nn.Module, dict[str, float], tuple[float, ...]]:
+def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial) -> tuple[nn.Module, Fitted]:
     """Return the fine-tuned model of a trial, its scores, and the IoU of each class."""
     torch.manual_seed(trial.seed)
     model, target = plan.model()
     plan.source.load(target, trial.start)
     steps = plan.steps(len(trial.indices))
     options = SegmentOptions(**{**shallow(plan.options), "steps": steps, "seed": trial.seed})
-    chosen = subset(train, trial.indices)
+    chosen, device, threads = subset(train, trial.indices), plan.where.device, plan.where.threads
     with progress(f"{trial.start}, {len(trial.indices)} images", steps) as advance:
         finetune_segmentation(
-            model,
-            chosen,
-            options,
-            device=plan.where.device,
-            on_step=lambda step, loss: advance(1),
-            threads=plan.where.threads,
+            model, chosen, options, device=device, on_step=lambda step, loss: advance(1), threads=threads
         )
     with progress("measuring", len(val)) as advance:
-        scores = evaluate_segmentation(
-            model,
-            val,
-            options,
-            window=plan.window,
-            device=plan.where.device,
-            threads=plan.where.threads,
-            on_batch=advance,
+        matrix = confusion_matrix(
+            model, val, options, window=plan.window, device=device, threads=threads, on_batch=advance
         )
-    numbers = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
-    return model, numbers, scores.iou
+    scores = matrix.scores()
+    values = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
+    bounds = dict(zip(values, matrix.intervals(), strict=True))
+    iou = {name: share if share == share else None for name, share in zip(plan.data.names, scores.iou, strict=True)}
+    return model, Fitted(
+        {name: one_value(value, bounds[name]) for name, value in values.items()}, {"iou_per_class": iou}
+    )
 
 
 def shallow(options: SegmentOptions) -> dict[str, Any]:

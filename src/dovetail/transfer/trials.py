@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
 from dovetail.transfer.results import Row, over_seeds
 from dovetail.transfer.start import Start
 from dovetail.transfer.subsets import check_fraction, fraction_of
-
-TRIALS = "trials.jsonl"
 
 
 @dataclass(frozen=True)
@@ -35,59 +34,97 @@ class Trial:
     keep: bool
 
 
-def run_trials(
-    starts: Sequence[Start],
-    fractions: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    total: int,
-    order: Callable[[int], Sequence[int]],
-    fit: Callable[[Trial], Mapping[str, float]],
-    out: Path,
-) -> tuple[Row, ...]:
-    """Run every trial and return the table, a row for each starting point and fraction.
+@dataclass(frozen=True)
+class Grid:
+    """All trials of a table, a row for each starting point and fraction, a trial of it for each seed.
 
-    Weights are kept of the first starting point, the largest fraction and the first seed. Each trial's scores are
-    written to trials.jsonl when it ends.
-
-    Args:
+    Attributes:
         starts: Starting points.
         fractions: Shares of the labelled images.
         seeds: One trial for each.
         total: Labelled images there are.
         order: Seed -> the order whose beginnings are the subsets; asked only where a fraction is below 1.
-        fit: Fine-tunes and gives the scores.
-        out: Folder for trials.jsonl.
     """
-    if not fractions or not seeds:
+
+    starts: Sequence[Start]
+    fractions: Sequence[float]
+    seeds: Sequence[int]
+    total: int
+    order: Callable[[int], Sequence[int]]
+
+    def trials(self) -> Iterator[Trial]:
+        """Yield the trials, row by row. Weights are kept of the first start, the largest fraction and first seed."""
+        whole = range(self.total)
+        orders = {seed: self.order(seed) if min(self.fractions) < 1 else whole for seed in self.seeds}
+        for start in self.starts:
+            for fraction in dict.fromkeys(self.fractions):
+                for seed in self.seeds:
+                    indices = tuple(fraction_of(orders[seed], fraction))
+                    keep = (start, fraction, seed) == (self.starts[0], max(self.fractions), self.seeds[0])
+                    yield Trial(start, fraction, seed, indices, keep)
+
+
+def run_trials(
+    grid: Grid, *, fit: Callable[[Trial], Fitted], out: Path, mark: str
+) -> tuple[tuple[Row, ...], dict[str, Any]]:
+    """Run every trial that is not done yet, and return the table and the details of the one whose weights are kept.
+
+    Args:
+        grid: The trials.
+        fit: Fine-tunes and measures.
+        out: Folder of trials.jsonl; see `Ledger`.
+        mark: Of what decides the numbers; see `mark_of`.
+
+    Raises:
+        DovetailError: For no trial, or a fraction out of range.
+    """
+    if not grid.fractions or not grid.seeds:
         raise DovetailError("There is no trial to run; give at least one --fraction and one of --seeds.")
-    for fraction in fractions:
+    for fraction in grid.fractions:
         check_fraction(fraction)
-    orders = {seed: order(seed) if min(fractions) < 1 else range(total) for seed in seeds}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TRIALS).unlink(missing_ok=True)
-    rows: list[Row] = []
-    for start in starts:
-        for fraction in dict.fromkeys(fractions):
-            found: list[Mapping[str, float]] = []
-            for seed in seeds:
-                indices = tuple(fraction_of(orders[seed], fraction))
-                keep = start == starts[0] and fraction == max(fractions) and seed == seeds[0]
-                began = time.monotonic()
-                scores = fit(Trial(start, fraction, seed, indices, keep))
-                found.append(scores)
-                report(out, start, fraction, seed, len(indices), scores, time.monotonic() - began)
-            setting = {"start": start, "fraction": fraction, "images": len(fraction_of(range(total), fraction))}
-            rows.append(Row(setting, {name: over_seeds([one[name] for one in found]) for name in found[0]}))
-    return tuple(rows)
+    ledger = Ledger(out, mark)
+    found: dict[tuple[str, float], list[Fitted]] = {}
+    details: dict[str, Any] = {}
+    reused = 0
+    for trial in grid.trials():
+        known = ledger.finished((trial.start, trial.fraction, trial.seed), keep=trial.keep)
+        reused += known is not None
+        one = known or run_trial(trial, ledger, fit)
+        found.setdefault((trial.start, trial.fraction), []).append(one)
+        details |= one.details if trial.keep else {}
+        if known is not None:
+            print(f"{described(trial, known)} (finished before)", flush=True)
+    if reused:
+        print(f"{reused} trials had been finished with the same options and data; without {out / TRIALS} all are run.")
+    return tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items()), details
 
 
-def report(
-    out: Path, start: str, fraction: float, seed: int, images: int, scores: Mapping[str, float], seconds: float
-) -> None:
-    """Write a line about a trial to trials.jsonl, and print one."""
-    line = {"start": start, "fraction": fraction, "seed": seed, "images": images, "seconds": round(seconds, 1)}
-    with (out / TRIALS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**line, "scores": dict(scores)}) + "\n")
-    shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-    print(f"start {start}, {images} images, seed {seed}: {shown} ({seconds:.0f} s)", flush=True)
+def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> Fitted:
+    """Run a trial and write down what it found."""
+    began = time.monotonic()
+    ledger.begin(keep=trial.keep)
+    found = fit(trial)
+    seconds = time.monotonic() - began
+    cell = (trial.start, trial.fraction, trial.seed)
+    ledger.add(cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
+    print(f"{described(trial, found)} ({seconds:.0f} s)", flush=True)
+    return found
+
+
+def described(trial: Trial, found: Fitted) -> str:
+    """Return a trial and its scores in words."""
+    shown = ", ".join(f"{name} {100 * score.mean:.2f}" for name, score in found.scores.items())
+    return f"start {trial.start}, {len(trial.indices)} images, seed {trial.seed}: {shown}"
+
+
+def row_of(start: str, fraction: float, total: int, found: Sequence[Fitted]) -> Row:
+    """Return a line of the table: scores over seeds, or the one seed's own."""
+    setting: Mapping[str, Any] = {
+        "start": start,
+        "fraction": fraction,
+        "images": len(fraction_of(range(total), fraction)),
+    }
+    if len(found) == 1:
+        return Row(setting, found[0].scores)
+    names = [name for name in found[0].scores if all(name in one.scores for one in found)]
+    return Row(setting, {name: over_seeds([one.scores[name].mean for one in found]) for name in names})

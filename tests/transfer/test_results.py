@@ -1,0 +1,78 @@
+"""results.json holds what was measured and how; intervals are those of the bootstrap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.transfer.results import Results, Row, bootstrap, fingerprint, over_images, over_seeds, read_results
+
+
+def results(mean: float = 0.5) -> Results:
+    scores = {"top1": over_images(np.array([True] * round(100 * mean) + [False] * (100 - round(100 * mean))))}
+    rows = (Row({"start": "all"}, scores), Row({"start": "random"}, {"top1": over_seeds([0.1, 0.3])}))
+    return Results("finetune classify", rows, {"seed": 3, "lr": 0.1}, {"fingerprint": "f"}, "cpu", ("A note.",))
+
+
+def test_results_hold_numbers_config_versions_seed_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = results().write(tmp_path)
+    content = json.loads(path.read_text())
+    assert content["task"] == "finetune classify"
+    assert content["seed"] == 3
+    assert content["config"] == {"seed": 3, "lr": 0.1}
+    assert content["data"] == {"fingerprint": "f"}
+    assert {"python", "torch", "timm", "dovetail-ssl"} <= set(content["versions"])
+    assert set(content["rows"][0]["scores"]["top1"]) == {"mean", "deviation", "low", "high", "values"}
+    assert read_results(tmp_path) == results()
+    shown = capsys.readouterr().out
+    assert "50.00 [4" in shown
+    assert "20.00 ± 14.14 [10.00, 30.00]" in shown
+    assert "A note." in shown
+
+
+def test_intervals_of_shares_are_those_of_the_normal_approximation() -> None:
+    right = np.arange(400) < 300
+    score = over_images(right)
+    spread = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert score.mean == 0.75
+    assert (score.low, score.high) == (pytest.approx(0.75 - spread, abs=0.01), pytest.approx(0.75 + spread, abs=0.01))
+    assert over_images(right, seed=1) != score
+
+
+def test_intervals_of_numbers_cover_their_mean() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 50)
+    low, high = bootstrap(values)
+    spread = 1.96 * values.std() / np.sqrt(50)
+    assert (low, high) == (
+        pytest.approx(values.mean() - spread, abs=0.06),
+        pytest.approx(values.mean() + spread, abs=0.06),
+    )
+    assert bootstrap(np.array([0.4, 0.4, 0.4])) == (pytest.approx(0.4), pytest.approx(0.4))
+
+
+def test_one_seed_has_no_spread() -> None:
+    score = over_seeds([0.25])
+    assert (score.deviation, score.low, str(score)) == (None, None, "25.00")
+
+
+def test_fingerprints_tell_names_and_sizes(tmp_path: Path) -> None:
+    for name, content in (("a", "1"), ("b", "22")):
+        (tmp_path / name).write_text(content)
+    files = [tmp_path / "a", tmp_path / "b"]
+    first = fingerprint(files)
+    assert first == fingerprint(reversed(files))
+    (tmp_path / "b").write_text("333")
+    assert fingerprint(files) != first
+    assert fingerprint(files[:1]) != first
+
+
+def test_files_of_something_else_are_named(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(DovetailError, match="holds no results of this program"):
+        read_results(tmp_path)
+    with pytest.raises(DovetailError, match="cannot be read"):
+        read_results(tmp_path / "nowhere")
