@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "dovetail.pretraining", "pretrain", "pre-train a model on a folder of unlabelled images", has_recipe=True
     ),
+    "prepare": Verb("dovetail.preparing", "prepare", "write photographs as WebDataset shards"),
     "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
     "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
     "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.data.order import StepSampler, epoch_order
+from dovetail.data.order import ShardOrder, StepSampler, epoch_order
 from dovetail.errors import DovetailError
 
 
@@ -64,3 +65,21 @@ def test_batch_that_does_not_divide() -> None:
         StepSampler(20, 10, seed=0, total_steps=1, world_size=4)
     with pytest.raises(DovetailError, match="use --batch-size 4"):
         StepSampler(20, 3, seed=0, total_steps=1, world_size=2, micro_batches=2)
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=12),
+    st.integers(0, 2**63),
+    st.integers(0, 1000),
+    st.integers(1, 60),
+    st.data(),
+)
+def test_the_order_of_shards_is_a_permutation_that_any_part_gives(
+    counts: list[int], seed: int, epoch: int, window: int, data: st.DataObject
+) -> None:
+    whole = ShardOrder(np.array(counts), seed=seed, epoch=epoch, window_images=window)[:]
+    assert sorted(whole) == list(range(sum(counts)))
+    first = data.draw(st.integers(0, sum(counts)))
+    last = data.draw(st.integers(first, sum(counts)))
+    part = ShardOrder(np.array(counts), seed=seed, epoch=epoch, window_images=window)[first:last]
+    assert part.tolist() == whole[first:last].tolist()

@@ -72,11 +72,15 @@ def looks_like_image(head: bytes) -> bool:
 
 def open_file(path: str | Path, channels: int) -> Photograph:
     """Return the photograph in the file at `path` with that many channels; raise `UnreadableError` otherwise."""
+    return open_bytes(read_file(path), channels)
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of a file; raise `UnreadableError` if it cannot be read."""
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
-    return open_bytes(content, channels)
 
 
 def open_bytes(content: bytes, channels: int) -> Photograph:

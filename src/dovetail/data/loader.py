@@ -102,6 +102,7 @@ class ViewDataset(Dataset[Sample]):
     def _read(self, epoch: int, index: int, candidate: int) -> Sample:
         if candidate in self._unreadable:
             raise UnreadableError(self._unreadable[candidate].reason)
+        self._source.fetch(candidate)
         watched = nullcontext() if self._watch is None else self._watch.reading(candidate)
         with watched, deadline(self.image_seconds):
             photograph = self._source.open(candidate, self._in_channels)
@@ -284,6 +285,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
         micro_batches=micro_batches,
+        order_of=source.order,
     )
     dataset = ViewDataset(source, plan, seed=seed, in_channels=in_channels)
     skipped = SkippedLog(skipped_file, source.num_images)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -18,12 +20,80 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
     return stream(Purpose.ORDER, seed=seed, epoch=epoch).permutation(num_images)
 
 
+class Order(Protocol):
+    """One epoch's photographs: `order[first:last]` are the numbers of those at these places."""
+
+    def __getitem__(self, places: slice, /) -> np.ndarray:
+        """Return int64 numbers."""
+        ...
+
+
+class OrderOf(Protocol):
+    """How a source puts its photographs in order."""
+
+    def __call__(self, *, seed: int, epoch: int) -> Order:
+        """Return the order of one epoch, a pure function of the two."""
+        ...
+
+
+class ShardOrder:
+    """One epoch over shards: all of them in a new order, and within every window of shards all photographs shuffled.
+
+    So that shards are read one after the other, a window at a time, and each photograph once. Any place of the epoch
+    is found by arithmetic on the shards' sizes: nothing is kept for each photograph but for those of one window.
+    """
+
+    def __init__(self, counts: np.ndarray, *, seed: int, epoch: int, window_images: int) -> None:
+        """Put the shards in order.
+
+        Args:
+            counts: [shards] int64, photographs in each.
+            seed: Of the run.
+            epoch: Of the run.
+            window_images: Photographs that are shuffled together, about: a window ends with a shard.
+        """
+        self._seed, self._epoch = seed, epoch
+        shards = stream(Purpose.ORDER, seed=seed, epoch=epoch).permutation(len(counts))
+        begins = np.cumsum(counts[shards]) - counts[shards]  # places in the epoch
+        self._begins = begins
+        # From a place to a photograph's number: what has to be added in each shard.
+        self._moves = (np.cumsum(counts) - counts)[shards] - begins
+        window = begins // max(window_images, 1)
+        first = np.flatnonzero(np.diff(window, prepend=-1))
+        self._windows = begins[first]  # the place where each begins
+        self._num_images = int(counts.sum())
+        self._known: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    def __getitem__(self, places: slice, /) -> np.ndarray:
+        """Return the numbers of the photographs at `places`, a slice without a step."""
+        first, last, _ = places.indices(self._num_images)
+        parts = [np.empty(0, dtype=np.int64)]
+        while first < last:
+            window = int(np.searchsorted(self._windows, first, side="right")) - 1
+            begin = int(self._windows[window])
+            shuffled = self._window(window)
+            parts.append(shuffled[first - begin : last - begin])
+            first = begin + len(shuffled)
+        return np.concatenate(parts)
+
+    def _window(self, window: int) -> np.ndarray:
+        """Return the numbers of a window's photographs in their order; the last window asked for is remembered."""
+        if self._known[0] != window:
+            begin = int(self._windows[window])
+            end = int(self._windows[window + 1]) if window + 1 < len(self._windows) else self._num_images
+            shuffle = stream(Purpose.ORDER, seed=self._seed, epoch=self._epoch, index=window + 1)
+            places = begin + shuffle.permutation(end - begin)
+            shard = np.searchsorted(self._begins, places, side="right") - 1
+            self._known = (window, places + self._moves[shard])
+        return self._known[1]
+
+
 class StepSampler(Sampler[list[Key]]):
     """Yields, step by step, the (epoch, index) pairs of this rank.
 
-    Every epoch is a new permutation, cut into global batches; what does not fill a batch at its end is left out.
-    The global batch of a step does not depend on the number of ranks: rank r takes the r-th of `world_size` equal
-    runs of it. With `micro_batches` a rank's part comes in that many equal lists, one after another.
+    Every epoch is a new order of all photographs, cut into global batches; what does not fill a batch at its end is
+    left out. The global batch of a step does not depend on the number of ranks: rank r takes the r-th of `world_size`
+    equal runs of it. With `micro_batches` a rank's part comes in that many equal lists, one after another.
     """
 
     def __init__(
@@ -37,6 +107,7 @@ class StepSampler(Sampler[list[Key]]):
         rank: int = 0,
         world_size: int = 1,
         micro_batches: int = 1,
+        order_of: OrderOf | None = None,
     ) -> None:
         """Check that the sizes fit.
 
@@ -49,6 +120,7 @@ class StepSampler(Sampler[list[Key]]):
             rank: This process.
             world_size: Number of processes.
             micro_batches: Lists that one step's part is split into (gradient accumulation).
+            order_of: How the photographs of an epoch are put in order; `epoch_order` unless given.
 
         Raises:
             DovetailError: There are fewer images than a batch takes, or the batch does not divide evenly.
@@ -65,6 +137,7 @@ class StepSampler(Sampler[list[Key]]):
         self._rank = rank
         self._world_size = world_size
         self._micro_batches = micro_batches
+        self._order_of = order_of or partial(epoch_order, num_images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,13 +148,14 @@ class StepSampler(Sampler[list[Key]]):
         return len(self._steps) * self._micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        epoch = -1
+        order: Order = np.empty(0, dtype=np.int64)
         share = self._global_batch // self._world_size
         micro = share // self._micro_batches
         for step in self._steps:
             if step // self._steps_per_epoch != epoch:
                 epoch = step // self._steps_per_epoch
-                order = epoch_order(self._num_images, seed=self._seed, epoch=epoch)
+                order = self._order_of(seed=self._seed, epoch=epoch)
             first = step % self._steps_per_epoch * self._global_batch + self._rank * share
             for start in range(first, first + share, micro):
                 yield [(epoch, int(index)) for index in order[start : start + micro]]

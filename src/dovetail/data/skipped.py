@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
 from dovetail.errors import DovetailError
 from dovetail.views.batch import ViewBatch
 
@@ -24,8 +22,9 @@ class SkippedLog:
             num_images: Of the source.
         """
         self._path = path
-        self._tried = np.zeros(num_images, dtype=bool)
-        self._unreadable = np.zeros(num_images, dtype=bool)
+        self._num_images = num_images
+        self._tried = 0
+        self._unreadable: set[int] = set()  # nothing is kept for what can be read: there may be a billion
         self._known = self._read()
 
     @property
@@ -39,15 +38,13 @@ class SkippedLog:
         Raises:
             DovetailError: More than half of the images tried (at least 32, or all there are) cannot be read.
         """
-        self._tried[batch.index.numpy()] = True
         used = batch.used.numpy()
-        self._tried[used[used >= 0]] = True
         for skipped in batch.skipped:
-            self._tried[skipped.index] = True
-            self._unreadable[skipped.index] = True
+            self._unreadable.add(skipped.index)
             self._write(skipped.path, skipped.reason)
-        num_tried, num_bad = int(self._tried.sum()), int(self._unreadable.sum())
-        enough = num_tried >= min(_FEWEST_TRIED, len(self._tried))
+        self._tried += int((used >= 0).sum()) + len(batch.skipped)
+        num_tried, num_bad = min(self._tried, self._num_images), len(self._unreadable)
+        enough = num_tried >= min(_FEWEST_TRIED, self._num_images)
         if batch.skipped and ((enough and num_bad * 2 > num_tried) or (used < 0).any()):
             example = batch.skipped[0]
             raise DovetailError(

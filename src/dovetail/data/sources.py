@@ -4,6 +4,7 @@ order.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -25,7 +26,10 @@ from dovetail.data.decode import (
     looks_like_image,
     open_bytes,
     open_file,
+    read_file,
 )
+from dovetail.data.order import Order, epoch_order
+from dovetail.data.shard_names import names_shards
 from dovetail.errors import DovetailError
 
 # Files with these names are taken without being opened; all others are looked into.
@@ -49,6 +53,20 @@ class ImageSource(ABC):
     def open(self, index: int, channels: int) -> Photograph:
         """Return photograph `index` with that many channels; raise `UnreadableError` if it cannot be read."""
 
+    def order(self, *, seed: int, epoch: int) -> Order:
+        """Return the order of an epoch, a pure function of the two: any permutation that suits how they are stored."""
+        return epoch_order(self.num_images, seed=seed, epoch=epoch)
+
+    def fetch(self, index: int) -> None:  # noqa: B027 - most photographs are near
+        """Bring photograph `index` near where it is far; this may take longer than reading a photograph may."""
+
+    def encoded(self, index: int) -> bytes:
+        """Return photograph `index` as the bytes of a file; raise `UnreadableError` if it cannot be read."""
+        pixels = self.open(index, 3).decode(1).permute(1, 2, 0).contiguous().numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
 
 class PathSource(ImageSource):
     """Photographs in files, in the order of `paths`."""
@@ -65,6 +83,9 @@ class PathSource(ImageSource):
 
     def open(self, index: int, channels: int) -> Photograph:
         return open_file(self._paths[index], channels)
+
+    def encoded(self, index: int) -> bytes:
+        return read_file(self._paths[index])
 
 
 class ArchiveSource(ImageSource):
@@ -100,7 +121,10 @@ class ArchiveSource(ImageSource):
         return f"{self._archive.path}/{self._members[index].name}"
 
     def open(self, index: int, channels: int) -> Photograph:
-        return open_bytes(self._archive.read(self._members[index]), channels)
+        return open_bytes(self.encoded(index), channels)
+
+    def encoded(self, index: int) -> bytes:
+        return self._archive.read(self._members[index])
 
     def _is_candidate(self, member: Member) -> bool:
         """Return whether the member is an image by its name or, where the name does not tell, by its content."""
@@ -151,14 +175,18 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
 
     Args:
         data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one
-            path a line (relative ones start from the file's folder), a sequence of paths, a map-style dataset or a
-            sequence of images.
+            path a line (relative ones start from the file's folder), a folder or a pattern of WebDataset shards (see
+            `dovetail.data.shard_names`), a sequence of paths, a map-style dataset or a sequence of images.
 
     Raises:
         DovetailError: There is no such folder or file, or no image in it.
     """
     if isinstance(data, ImageSource):
         source = data
+    elif isinstance(data, str | Path) and names_shards(str(data)):
+        from dovetail.data.shards import open_shards  # it has sources of its own kind, and builds on these
+
+        source = open_shards(str(data))
     elif isinstance(data, str | Path):
         source = _from_path(Path(data))
     elif isinstance(data, Sequence) and all(isinstance(item, str | Path) for item in data):

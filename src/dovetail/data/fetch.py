@@ -1,0 +1,144 @@
+"""Shards that are not on this machine: fetched one by one into a folder of bounded size, by all processes together.
+
+The first process that needs a shard fetches it, the others wait for it. When there are more than `keep` shards, those
+that nobody has read for longest are removed; who needs one again fetches it again.
+
+Programs fetch, as WebDataset has it: curl for http, https and ftp, `aws s3 cp`, `gcloud storage cat`, `hdfs dfs -cat`,
+or any command of the shell after `pipe:`. Credentials are the programs' own matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.shard_names import PIPE, SCHEMES, is_remote
+from dovetail.errors import DovetailError
+
+TRIES = 3
+PAUSE_SECONDS = 2.0
+KEEP = 24
+
+_COMMANDS = {
+    "http": ["curl", "--silent", "--show-error", "--location", "--fail", "--"],
+    "https": ["curl", "--silent", "--show-error", "--location", "--fail", "--"],
+    "ftp": ["curl", "--silent", "--show-error", "--fail", "--"],
+    "s3": ["aws", "s3", "cp", "--only-show-errors"],
+    "gs": ["gcloud", "storage", "cat"],
+    "hdfs": ["hdfs", "dfs", "-cat"],
+}
+
+
+def check_fetchable(name: str) -> None:
+    """Raise `DovetailError` unless there is a program here that fetches `name`."""
+    if not is_remote(name) or name.startswith(PIPE):
+        return
+    scheme = name.split("://", 1)[0]
+    if scheme not in SCHEMES:
+        raise DovetailError(f"Nothing here fetches {scheme}://; give a command that does, as 'pipe:COMMAND {name}'.")
+    if scheme != "file" and shutil.which(_COMMANDS[scheme][0]) is None:
+        raise DovetailError(
+            f"{_COMMANDS[scheme][0]!r}, which fetches {scheme}://, is not installed; install it, or give another "
+            f"command as 'pipe:COMMAND {name}'."
+        )
+
+
+def local_path(name: str) -> Path | None:
+    """Return the file that a shard's name means on this machine; None if it has to be fetched."""
+    if not is_remote(name):
+        return Path(name)
+    return Path(unquote(urlsplit(name).path)) if name.startswith("file://") else None
+
+
+class ShardCache:
+    """A folder of fetched shards. Holds no open file, so that workers take a copy each."""
+
+    def __init__(self, folder: Path, *, keep: int = KEEP) -> None:
+        """Keep at most about `keep` shards in `folder`, which is made when the first one is fetched."""
+        self.folder = folder
+        self.keep = keep
+
+    def path(self, name: str) -> Path:
+        """Return the shard as a file, fetched unless it is there.
+
+        Raises:
+            UnreadableError: It cannot be fetched.
+        """
+        target = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.tar"
+        if not self._used(target):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(target.with_suffix(".lock")):
+                if not self._used(target):
+                    self._make_room()
+                    self._fetch(name, target)
+        return target
+
+    def _used(self, path: Path) -> bool:
+        """Return whether a shard is there; if so, note that it was used, in a time that is nobody else's."""
+        try:
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _make_room(self) -> None:
+        """Remove the shards used longest ago, down to one less than there may be."""
+        with locked(self.folder / "room.lock"):
+            found = []
+            for path in self.folder.glob("*.tar"):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((path.stat().st_atime_ns, path))
+            for _, path in sorted(found)[: max(len(found) - self.keep + 1, 0)]:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _fetch(self, name: str, target: Path) -> None:
+        fresh = target.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            for attempt in range(TRIES):
+                if attempt:
+                    time.sleep(PAUSE_SECONDS * 2**attempt)
+                with fresh.open("wb") as file:
+                    reason = fetched_into(file.fileno(), name)
+                if reason is None:
+                    fresh.replace(target)
+                    return
+            raise UnreadableError(f"its shard could not be fetched in {TRIES} tries: {reason}")
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def fetched_into(file: int, name: str) -> str | None:
+    """Write a shard into an open file; return why that failed, None if it did not."""
+    if name.startswith(PIPE):
+        ended = subprocess.run(
+            name.removeprefix(PIPE), shell=True, stdout=file, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+    else:
+        scheme = name.split("://", 1)[0]
+        command = [*_COMMANDS[scheme], name, *(["-"] if scheme == "s3" else [])]
+        try:
+            ended = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            return f"{command[0]}: {error.strerror}"
+    if ended.returncode == 0:
+        return None
+    said = ended.stderr.decode(errors="replace").strip().splitlines()
+    return said[-1][:200] if said else f"the command ended with {ended.returncode}"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock among the processes of this machine; it ends with the process that holds it, however that ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,164 @@
+"""Which shards there are and how many photographs each holds, before any is opened.
+
+Shards are named by a folder of `.tar` files, or by a pattern with braces as shells and WebDataset have them:
+
+    shards/                                    a folder; with `sizes.json` nothing has to be counted
+    shards/photos-{000000..000147}.tar         files
+    https://host/photos-{000..147}.tar         what a tool can fetch: http, https, ftp, s3, gs, hdfs
+    pipe:ssh host cat /data/{a,b}-{0..9}.tar   whatever a command of the shell writes
+
+`sizes.json` is {"name of the shard": number of photographs, ...} beside the shards, as `dovetail prepare` writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dovetail.errors import DovetailError
+
+SIZES = "sizes.json"
+PIPE = "pipe:"
+SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "file")
+MAX_SHARDS = 1_000_000
+MAX_SIZES_BYTES = 1 << 30
+
+_BESIDE = (".json", ".txt", ".md", ".idx", ".parquet", ".csv")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_SCHEME = re.compile(r"([a-z][a-z0-9]*)://")
+
+
+def names_shards(data: str) -> bool:
+    """Return whether `data` names shards, not a folder of photographs or a single archive."""
+    if is_pattern(data):
+        return True
+    folder = Path(data)
+    return folder.is_dir() and is_shard_folder(folder)
+
+
+def is_remote(name: str) -> bool:
+    """Return whether a shard has to be fetched: a URL or a pipe, and no file."""
+    return name.startswith(PIPE) or _SCHEME.match(name) is not None
+
+
+def is_pattern(data: str) -> bool:
+    """Return whether `data` names shards by braces, a URL or a pipe."""
+    return is_remote(data) or (data.endswith(".tar") and re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", data) is not None)
+
+
+def is_shard_folder(folder: Path) -> bool:
+    """Return whether a folder holds shards: tars, and beside them nothing but what describes them."""
+    found = False
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a folder may have millions of entries)
+            if entry.name.startswith("."):
+                continue
+            if suffix not in (".tar", *_BESIDE) or entry.is_dir():
+                return False
+            found |= suffix == ".tar"
+    return found
+
+
+def shards_in(folder: Path) -> list[str]:
+    """Return the paths of the `.tar` files in a folder, sorted."""
+    return sorted(str(entry) for entry in folder.iterdir() if entry.suffix.lower() == ".tar")
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the names that a pattern with braces stands for, in order; `{08..11}` keeps its zeros.
+
+    >>> expand("a-{08..10}.tar")
+    ['a-08.tar', 'a-09.tar', 'a-10.tar']
+    >>> expand("{a,b{1,2}}.tar")
+    ['a.tar', 'b1.tar', 'b2.tar']
+
+    Raises:
+        DovetailError: For a pattern that stands for more shards than any set has.
+    """
+    names = list(itertools.islice(_expanded(pattern), MAX_SHARDS + 1))
+    if len(names) > MAX_SHARDS:
+        raise DovetailError(f"The pattern {pattern!r} stands for more than {MAX_SHARDS:,} shards; check its numbers.")
+    return names
+
+
+def _expanded(text: str) -> Iterator[str]:
+    opening = _first_group(text)
+    if opening is None:
+        yield text
+        return
+    begin, end = opening
+    for choice in _choices(text[begin + 1 : end]):
+        for middle in _expanded(choice):
+            for rest in _expanded(text[end + 1 :]):
+                yield text[:begin] + middle + rest
+
+
+def _first_group(text: str) -> tuple[int, int] | None:
+    """Return the places of the first braces that hold a choice; single ones as in `${HOME}` are left alone."""
+    depth, begin = 0, 0
+    for place, letter in enumerate(text):
+        if letter == "{":
+            begin = place if depth == 0 else begin
+            depth += 1
+        elif letter == "}" and depth:
+            depth -= 1
+            if depth == 0 and (len(_split(text[begin + 1 : place])) > 1 or _RANGE.fullmatch(text[begin + 1 : place])):
+                return begin, place
+    return None
+
+
+def _choices(inner: str) -> Iterator[str]:
+    numbers = _RANGE.fullmatch(inner)
+    if numbers is None:
+        yield from _split(inner)
+        return
+    first, last = numbers.groups()
+    padded = any(len(one.lstrip("-")) > 1 and one.lstrip("-").startswith("0") for one in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    for number in range(int(first), int(last) + step, step):
+        yield f"{number:0{width}d}"
+
+
+def _split(inner: str) -> list[str]:
+    """Return the parts between commas that are in no braces of their own."""
+    parts, depth = [""], 0
+    for letter in inner:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def read_sizes(path: Path) -> dict[str, int]:
+    """Return what a `sizes.json` says: photographs by the name of the shard, of files beside it alone.
+
+    Raises:
+        DovetailError: It is damaged, or names something else.
+    """
+    try:
+        if path.stat().st_size > MAX_SIZES_BYTES:
+            raise DovetailError(f"{path} has more than {MAX_SIZES_BYTES:,} bytes; is it the right file?")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        if isinstance(error, DovetailError):
+            raise
+        raise DovetailError(f"{path} cannot be read ({error}); remove it to have the shards counted.") from None
+    if not isinstance(content, dict) or not content:
+        raise DovetailError(f"{path} is not {{shard: number of photographs}}; remove it to have the shards counted.")
+    for name, count in content.items():
+        plain = Path(name).name == name and not is_remote(name)
+        if not plain or isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise DovetailError(
+                f"{path} says {name!r}: {count!r}, which is no file beside it and its number of photographs; remove it "
+                "to have the shards counted."
+            )
+    return content

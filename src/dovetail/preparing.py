@@ -1,0 +1,74 @@
+"""`prepare`: photographs become shards that can be read in order, from any disk or network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.errors import DovetailError
+
+if TYPE_CHECKING:
+    from dovetail.data.write_shards import Written
+
+
+def prepare(
+    *,
+    data: Any = None,
+    shards: str | Path = "",
+    images_per_shard: int = 5000,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Written:
+    """Write photographs as WebDataset shards: tars in a random order, and how many photographs each holds.
+
+    Args:
+        data: Of photographs, as for pretrain.
+        shards: Folder to write the shards into; must be empty or new unless `overwrite` is given.
+        images_per_shard: Photographs in each shard but the last.
+        seed: Of the photographs' order.
+        overwrite: Remove the shards that are in the folder first.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DovetailError: For photographs that cannot be read, or a folder that cannot be written to.
+    """
+    from dovetail.data.sources import open_source
+    from dovetail.data.write_shards import write_shards
+
+    if data is None:
+        raise DovetailError("No data was named; give a folder of images with --data.")
+    if images_per_shard < 1:
+        raise DovetailError(f"images_per_shard is {images_per_shard}; it must be at least 1.")
+    if isinstance(data, str | Path) and Path(data).resolve() == Path(shards).resolve():
+        raise DovetailError(f"{shards} is where the photographs are; name another folder for the shards.")
+    folder = checked_folder(shards, overwrite=overwrite)
+    source = open_source(data)
+
+    def tell(done: int) -> None:
+        print(f"{done:,} of {source.num_images:,} photographs", flush=True)
+
+    written = write_shards(source, folder, images_per_shard=images_per_shard, seed=seed, progress=tell)
+    print(written)
+    return written
+
+
+def checked_folder(shards: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder for shards, without those of an earlier time; other files are never removed."""
+    from dovetail.data.shard_names import SIZES
+
+    if not str(shards):
+        raise DovetailError("No folder for the shards was named; give one with --shards.")
+    folder = Path(shards)
+    if folder.exists() and not folder.is_dir():
+        raise DovetailError(f"{folder} is a file; name a folder for the shards.")
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    own = [path for path in found if path.name == SIZES or path.match("shard-*.tar") or path.match("shard-*.tmp")]
+    if len(own) < len(found):
+        raise DovetailError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
+    if own and not overwrite:
+        raise DovetailError(f"{folder} holds shards; add --overwrite to write them anew.")
+    for path in own:
+        path.unlink()
+    return folder
