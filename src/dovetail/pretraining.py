@@ -87,8 +87,9 @@ def pretrain(
 
     Args:
         data: Folder of images (searched recursively), .zip or uncompressed .tar of images, text file with one path a
-            line, folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs, "pipe:COMMAND"), or (in
-            Python) a sequence of paths or a dataset of images.
+            line, folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs, "pipe:COMMAND"), set
+            of Hugging Face's (a saved folder, or "hf:NAME#SPLIT"), or (in Python) a sequence of paths or a dataset of
+            images.
         model: Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn,
             smp/ARCHITECTURE/ENCODER, torchvision/NAME), or (in Python) a module.
         method: Name of a method (`dovetail methods` lists them).

@@ -176,7 +176,8 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
     Args:
         data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one
             path a line (relative ones start from the file's folder), a folder or a pattern of WebDataset shards (see
-            `dovetail.data.shard_names`), a sequence of paths, a map-style dataset or a sequence of images.
+            `dovetail.data.shard_names`), a set of Hugging Face's (see `dovetail.data.hugging_face`), a sequence of
+            paths, a map-style dataset or a sequence of images.
 
     Raises:
         DovetailError: There is no such folder or file, or no image in it.
@@ -187,6 +188,10 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
         from dovetail.data.shards import open_shards  # it has sources of its own kind, and builds on these
 
         source = open_shards(str(data))
+    elif is_hugging_face(data):
+        from dovetail.data.hugging_face import open_table  # likewise
+
+        source = open_table(data)
     elif isinstance(data, str | Path):
         source = _from_path(Path(data))
     elif isinstance(data, Sequence) and all(isinstance(item, str | Path) for item in data):
@@ -196,6 +201,15 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
     if source.num_images == 0:
         raise DovetailError(f"The {type(data).__name__} of images is empty; give at least one.")
     return source
+
+
+def is_hugging_face(data: Any) -> bool:
+    """Whether `data` is, or names, a set of Hugging Face's `datasets`; the package need not be there to tell."""
+    from dovetail.data.hugging_face import NAMED, is_saved
+
+    if isinstance(data, str | Path):
+        return str(data).startswith(NAMED) or is_saved(Path(data))
+    return type(data).__module__.split(".")[0] == "datasets"
 
 
 def _from_path(path: Path) -> ImageSource:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from dovetail.data.decode import Photograph, open_bytes
+from dovetail.data.hugging_face import image_columns, installed, undecoded
 from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.labelled import Labelled, check_labels, check_sizes, read_image, read_mask
@@ -27,11 +28,6 @@ HELD_OUT = ("validation", "val", "valid", "test")
 LABELS = ("label", "labels", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
 MASKS = ("mask", "annotation", "label", "labels", "segmentation_mask", "segmentation")
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved a set in a folder."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +86,7 @@ def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
     Raises:
         DovetailError: Without the package, for a damaged set, and for one without a split "train".
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DovetailError(
-            f"{folder} is a set of Hugging Face's `datasets`, which is not installed; install it with "
-            "`pip install 'dovetail-ssl[datasets]'`."
-        ) from error
+    datasets = installed(str(folder))
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow raises almost anything on damaged files
@@ -114,20 +104,6 @@ def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
         train = SavedSplit(str(folder), undecoded(saved), tuple(range(len(saved))))
     kept, others = held_out(len(train))
     return train.subset(kept), train.subset(others), split_note(others, kept)
-
-
-def undecoded(table: Any) -> Any:
-    """Return a split whose images are given as their bytes."""
-    import datasets
-
-    for name in image_columns(table):
-        table = table.cast_column(name, datasets.Image(decode=False))
-    return table
-
-
-def image_columns(table: Any) -> list[str]:
-    """Return the names of the columns that hold images."""
-    return [name for name, feature in table.features.items() if type(feature).__name__ == "Image"]
 
 
 def label_columns(table: Any) -> list[str]:

@@ -19,8 +19,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from dovetail.data.decode import Photograph, open_file
+from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError
-from dovetail.transfer.arrow import is_saved, saved_classes
+from dovetail.transfer.arrow import saved_classes
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
 from dovetail.transfer.results import fingerprint

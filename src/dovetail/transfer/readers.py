@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError
-from dovetail.transfer.arrow import SavedMasks, is_saved, saved_masks
+from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem

@@ -1,0 +1,117 @@
+"""Tables of Hugging Face's `datasets` as a source of photographs."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dovetail.data.decode import UnreadableError, open_bytes
+from dovetail.data.hugging_face import TableSource
+from dovetail.data.loader import make_loader
+from dovetail.data.sources import open_source
+from dovetail.errors import DovetailError
+from dovetail.views.plan import ViewPlan, ViewSpec
+from tests.data.tars import jpeg
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def table(count: int, **more: Any) -> Any:
+    """Return a table of photographs with captions."""
+    columns = {"image": [{"bytes": jpeg(number), "path": None} for number in range(count)], "text": ["a"] * count}
+    features = {"image": datasets.Image(), "text": datasets.Value("string")}
+    for name, (values, feature) in more.items():
+        columns[name], features[name] = values, feature
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def test_a_table_in_python_and_on_disk(tmp_path: Path) -> None:
+    made = table(5)
+    made.save_to_disk(str(tmp_path / "plain"))
+    datasets.DatasetDict(test=table(2), train=made).save_to_disk(str(tmp_path / "splits"))
+    (tmp_path / "parquet").mkdir()
+    made.to_parquet(str(tmp_path / "parquet" / "train-0.parquet"))
+    for data in (made, tmp_path / "plain", str(tmp_path / "splits"), f"hf:{tmp_path / 'parquet'}#train"):
+        source = open_source(data)
+        assert isinstance(source, TableSource)
+        assert source.num_images == 5
+        for index in range(5):
+            assert torch.equal(source.open(index, 3).decode(1), open_bytes(jpeg(index), 3).decode(1))
+    assert source.name(3) == f"hf:{tmp_path / 'parquet'}#train[3]"
+
+
+def test_it_is_read_by_workers_and_from_any_step(tmp_path: Path) -> None:
+    table(9).save_to_disk(str(tmp_path / "set"))
+    plan = ViewPlan((ViewSpec(16), ViewSpec(16)))
+
+    def batches(start: int = 0, workers: int = 0) -> list[Any]:
+        source = pickle.loads(pickle.dumps(open_source(tmp_path / "set")))
+        loader = make_loader(source, plan, global_batch=3, total_steps=6, seed=0, start_step=start, num_workers=workers)
+        return list(loader)
+
+    whole = batches()
+    assert sorted(index for batch in whole[:3] for index in batch.index.tolist()) == list(range(9))
+    for start, workers in ((0, 2), (4, 0)):
+        for mine, theirs in zip(batches(start, workers), whole[start:], strict=True):
+            assert torch.equal(mine.crops[0], theirs.crops[0])
+
+
+def test_rows_without_a_photograph_have_a_reason() -> None:
+    rows = [None, {"bytes": None, "path": "/nowhere/a.jpg"}, {"bytes": b"words", "path": None}]
+    made = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))
+    source = open_source(made)
+    for index, reason in enumerate(("nothing in column 'image'", "No such file", "no image in a format")):
+        with pytest.raises(UnreadableError, match=reason):
+            source.open(index, 3)
+
+
+def test_the_order_takes_rows_together() -> None:
+    class Long:
+        def __len__(self) -> int:
+            return 100_500
+
+        def select_columns(self, name: str) -> Long:
+            return self
+
+    order = TableSource(Long(), "image").order(seed=0, epoch=0)
+    some = order[30_000:30_100]
+    assert len(set((some // 1000).tolist())) <= 21
+    assert sorted(order[:]) == list(range(100_500))
+
+
+def test_which_column_and_which_split(tmp_path: Path) -> None:
+    image = datasets.Image()
+    both = table(1).rename_column("image", "left")
+    both = both.add_column("right", [{"bytes": jpeg(1), "path": None}]).cast_column("right", image)
+    with pytest.raises(DovetailError, match=r"several columns of images \(left, right\)"):
+        open_source(both)
+    with pytest.raises(DovetailError, match="no column of images among text"):
+        open_source(table(1).remove_columns("image"))
+    assert open_source(both.rename_column("right", "image")).encoded(0) == jpeg(1)
+    splits = datasets.DatasetDict(a=table(1), b=table(2))
+    with pytest.raises(DovetailError, match="splits a, b and none named train"):
+        open_source(splits)
+    with pytest.raises(DovetailError, match="read as a stream"):
+        open_source(table(2).to_iterable_dataset())
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DovetailError, match="cannot be read as one of Hugging Face's"):
+        open_source(tmp_path)
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DovetailError, match=r"pip install 'dovetail-ssl\[datasets\]'"):
+        open_source("hf:beans")
