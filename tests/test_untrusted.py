@@ -88,26 +88,48 @@ class Code:
         return os.system, (f"mkdir {os.environ['DOVETAIL_TEST_FOLDER']}",)
 
 
-def test_the_main_job_makes_no_connection(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its page, and then export and loading; libraries that would go online are not kept from it otherwise."""
+def forbid_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let every attempt to reach another machine fail, and return the list where each is noted."""
     tried: list[Any] = []
 
     def forbidden(*address: Any, **options: Any) -> Any:
         tried.append(address)
         raise OSError("the network is forbidden here")
 
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
+    def unless_local(name: str) -> Any:
+        call = getattr(socket.socket, name)
+
+        def guarded(self: socket.socket, *address: Any) -> Any:
+            # Loading processes hand images over through sockets that no other machine can reach.
+            return call(self, *address) if self.family == socket.AF_UNIX else forbidden(*address)
+
+        return guarded
+
     for name in ("connect", "connect_ex", "sendto", "bind"):
-        monkeypatch.setattr(socket.socket, name, forbidden)
+        monkeypatch.setattr(socket.socket, name, unless_local(name))
     for name in ("getaddrinfo", "gethostbyname", "create_connection"):
         monkeypatch.setattr(socket, name, forbidden)
-    run = pretrain(photos, tmp_path / "run", report_every_minutes=5.0)
+    return tried
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_main_job_makes_no_connection(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """With its page, and then export and loading; libraries that would go online are not kept from it otherwise."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    tried = forbid_network(monkeypatch)
+    run = pretrain(photos, tmp_path / "run", report_every_minutes=5.0, workers=workers)
     run.load()
     dovetail.export(run=run.folder, format="encoder", to=tmp_path / "encoder.safetensors")
     assert tried == []
+    assert (run.folder / "report.html").read_text(encoding="utf-8").count("data:image/") > 3
     with pytest.raises(OSError, match="forbidden"):
         socket.create_connection(("127.0.0.1", 9))
+    with socket.socket() as outside, pytest.raises(OSError, match="forbidden"):
+        outside.connect(("127.0.0.1", 9))
+    assert len(tried) == 2
 
 
 def test_weights_are_safetensors_only(finished: Path) -> None:

@@ -173,7 +173,7 @@ def batches_from(
         micro_batches=settings.accumulate,
         in_channels=in_channels,
         num_workers=settings.workers,
-        skipped_file=out / SKIPPED if rank() == 0 else None,
+        skipped_file=out / SKIPPED,
     )
 
 

@@ -182,6 +182,34 @@ def test_exactly_half_goes_on(tmp_path: Path) -> None:
     assert len(list(loader(tmp_path, steps=6, batch=2))) == 6
 
 
+def test_every_process_names_what_it_skips(tmp_path: Path) -> None:
+    """Into one file, each photograph once, whichever process came upon it."""
+    folder_of(tmp_path, 12)
+    for number in range(4):
+        (tmp_path / f"bad{number}.jpg").write_text("text")
+    log = tmp_path / "run" / "skipped.jsonl"
+    ranks = [
+        make_loader(
+            open_source(tmp_path),
+            PLAN,
+            global_batch=8,
+            total_steps=12,
+            seed=0,
+            rank=rank,
+            world_size=2,
+            skipped_file=log,
+        )
+        for rank in range(2)
+    ]
+    alone: list[set[str]] = [set(), set()]
+    for batches in zip(*ranks, strict=True):
+        for rank, batch in enumerate(batches):
+            alone[rank] |= {Path(one.path).name for one in batch.skipped}
+    named = [Path(json.loads(line)["path"]).name for line in log.read_text().splitlines()]
+    assert sorted(named) == [f"bad{number}.jpg" for number in range(4)]
+    assert all(alone)
+
+
 def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:
     file = tmp_path / "skipped.jsonl"
     file.write_text('{"path": "a.jpg", "reason": "r"}\n{"path": "b.j')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,24 @@ def test_tensorboard_gets_the_page_s_pictures(
     assert set(events.Tags()["images"]) == {*maps, *others, "views"}
     shown = events.Images("views")[0]
     assert shown.width > 300
+
+
+def test_photographs_that_hang_leave_the_page_without_pictures(
+    photos: Path, slot_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dovetail.data.sources import PathSource
+    from dovetail.report import page as module
+    from dovetail.report.restored import restore
+
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading waits for somebody who writes
+    monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.5)
+    restored = restore(slot_run)
+    source = PathSource([tmp_path / "pipe.jpg", photos / "plain.jpg"])
+    subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load")
+    page = Page.prepare(subject, restored.before)
+    assert "without photographs: reading took more than 0.5 seconds" in caplog.text
+    assert page.examples == page.photographs == []
+    assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
 
 
 def test_a_page_that_fails_stops_no_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

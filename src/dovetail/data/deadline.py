@@ -19,7 +19,7 @@ def deadline(seconds: float) -> Iterator[None]:
     """Raise `UnreadableError` within where it takes more than `seconds`.
 
     Ends what waits for a file system or a pipe, and what decodes piece by piece. One long call into a library that
-    never returns to Python is not ended; the loader's own limit is for that. Does nothing outside the main thread and
+    never returns to Python is not ended; `dovetail.data.watch` is for that. Does nothing outside the main thread and
     on systems without such timers. A timer that was running before goes on afterwards.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):

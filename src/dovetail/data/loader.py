@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -208,8 +207,7 @@ class ViewLoader:
                 generator=torch.Generator(),  # starting again must not draw from the training's random numbers
             )
         )
-        if threading.current_thread() is threading.main_thread():
-            leave_deaths_to_us()
+        leave_deaths_to_us()
         return batches
 
     def _lost(self, error: RuntimeError) -> Exception:

@@ -9,6 +9,7 @@ without that photograph. Noting costs some microseconds, and nothing waits for i
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,8 @@ def leave_deaths_to_us() -> None:
 
     Here it is noticed when a batch is wanted, where it can be helped.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return  # torch sets none there, and handlers can be set in no other
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -6,16 +6,20 @@ content policy in the page forbids loading anything from anywhere.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 from torch import Tensor
 
+from dovetail.data.apart import apart
+from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
@@ -34,7 +38,10 @@ if TYPE_CHECKING:
     from dovetail.report.extras import Extra
 
 PAGE = "report.html"
+SAMPLE_SECONDS = 60.0
 PX_PER_INCH = 110  # of sheets, where there is room
+
+log = logging.getLogger(__name__)
 
 State = Literal["running", "finished", "stopped"]
 
@@ -81,11 +88,8 @@ class Page:
     def prepare(cls, subject: Subject, network: Network) -> Page:
         """Return the page of a run that is about to start, with the pictures of its untrained network."""
         in_channels = network.in_channels
-        examples = draw_sample(
-            subject.source, subject.recipe, seed=int(subject.options["seed"]), in_channels=in_channels
-        )
         side_px = picture_side(network, subject.recipe.views.views[0].size_px)
-        names, photographs = sample_squares(subject.source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
+        examples, names, photographs = sampled(subject, in_channels=in_channels, side_px=side_px)
         taps = shown_taps(network.taps, subject.recipe) if photographs else []
         page = cls(subject, examples, photographs, names, taps, {})
         page.before = page.coloured_maps(network)
@@ -135,6 +139,24 @@ class Page:
             options={name: words_of(value) for name, value in subject.options.items()},
             recipe_text=subject.recipe_text,
         )
+
+
+def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[Example], list[str], list[Tensor]]:
+    """Return the sample's views, and names and squares of photographs; none where one of them hangs or crashes."""
+    seed = int(subject.options["seed"])
+    read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, side_px)
+    try:
+        return apart(read, seconds=SAMPLE_SECONDS)
+    except UnreadableError as error:
+        log.warning("The run's page does without photographs: %s.", error)
+        return [], [], []
+
+
+def _read_sample(
+    source: ImageSource, recipe: Recipe, seed: int, in_channels: int, side_px: int
+) -> tuple[list[Example], list[str], list[Tensor]]:
+    examples = draw_sample(source, recipe, seed=seed, in_channels=in_channels)
+    return examples, *sample_squares(source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
 
 
 def picture_side(network: Network, size_px: int) -> int:

@@ -1,0 +1,71 @@
+"""Reading a few photographs outside the loader, in a process of its own that can be ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dovetail.data.decode import UnreadableError
+from dovetail.data.watch import leave_deaths_to_us
+
+POLL_SECONDS = 0.5
+
+Result = TypeVar("Result")
+
+
+class _Once(Dataset[Result], Generic[Result]):
+    """A data set of what a function returns."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Result:
+        return self._function()
+
+
+def apart(function: Callable[[], Result], *, seconds: float) -> Result:
+    """Return what `function` returns in another process; its exceptions are raised here.
+
+    Raises:
+        UnreadableError: It took more than `seconds`, or its process died.
+    """
+    loader: DataLoader[Result] = DataLoader(
+        _Once(function),
+        batch_size=None,
+        num_workers=1,
+        collate_fn=_unchanged,
+        worker_init_fn=_one_thread,
+        timeout=min(seconds, POLL_SECONDS),
+        generator=torch.Generator(),  # the global one belongs to the training
+    )
+    results: Any = iter(loader)
+    leave_deaths_to_us()
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            result: Result = next(results)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" in str(error):
+                raise UnreadableError("the process that read ended") from error
+            if "timed out" not in str(error):
+                raise
+            if time.monotonic() >= until:
+                results._workers[0].terminate()
+                raise UnreadableError(f"reading took more than {seconds:g} seconds") from error
+        else:
+            return result
+
+
+def _unchanged(item: Result) -> Result:
+    return item
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,26 @@
+"""What joins options, data and training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dovetail import job
+from dovetail.data.sources import open_source
+from tests.data.photos import folder_of
+from tests.tiny import tiny_learner
+from tests.train.runs import settings
+
+
+def test_every_process_names_what_it_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "photos", 7)
+    (tmp_path / "photos" / "bad.jpg").write_text("text")
+    monkeypatch.setattr(job, "rank", lambda: 1)
+    monkeypatch.setattr(job, "world_size", lambda: 2)
+    chosen = settings(num_images=8, devices=2, batch_size=4, epochs=8, steps_per_epoch=1)
+    source, recipe = open_source(tmp_path / "photos"), tiny_learner("simclr").recipe
+    assert len(list(job.batches_from(source, recipe, chosen, 3, tmp_path, 0))) == 8
+    lines = [json.loads(line) for line in (tmp_path / job.SKIPPED).read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["bad.jpg"]
