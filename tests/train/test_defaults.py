@@ -71,7 +71,7 @@ def test_the_batch_on_a_gpu_follows_memory_and_pixels(recipe: Recipe, monkeypatc
 
 def test_one_core_loads_in_the_training_process(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "available_cores", lambda: 1)
-    assert resolve(recipe, Wishes(), num_images=100).workers == 0
+    assert resolve(recipe, Wishes(), num_images=100).workers == 1
 
 
 @pytest.mark.parametrize(

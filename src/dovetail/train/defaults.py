@@ -45,7 +45,8 @@ class Settings:
         steps_per_epoch: Optimiser steps in one pass; the remainder of an epoch is dropped.
         peak_lr: Learning rate at the end of the warm-up.
         precision: "32-true" or "bf16-mixed" (autocast).
-        workers: Loading processes per device; 0 loads in the training process.
+        workers: Loading processes per device; 0 loads in the training process, where no decoder that hangs can be
+            ended.
         strategy: Lightning's name of a strategy, such as "auto", "ddp".
         sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
         deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
@@ -179,7 +180,8 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     * epochs: the paper's, and more where images are so few that it would be less than 2,000 steps.
     * peak_lr: linear scaling, base_lr * global batch / 256.
     * precision: bfloat16 autocast where the device computes it natively, else float32.
-    * workers: none on one core; a processor run uses half the cores, at most 4; a GPU its share, at most 16.
+    * workers: a processor run uses half the cores, at most 4; a GPU its share, at most 16; one at least, as only a
+      process of its own can be ended when a decoder hangs.
     * sync_batch_norm: on several devices.
 
     Raises:
@@ -298,8 +300,6 @@ def processor_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def auto_workers(accelerator: Accelerator, devices: int) -> int:
     """Return the number of loading processes per device; see `resolve`."""
     cores = available_cores()
-    if cores == 1:
-        return 0
     if accelerator == "cuda":
         return min(MAX_GPU_WORKERS, max(cores // devices, 1))
     return min(MAX_CPU_WORKERS, max(cores // 2, 1))
