@@ -69,7 +69,7 @@ def test_the_batch_on_a_gpu_follows_memory_and_pixels(recipe: Recipe, monkeypatc
     assert (at(224).devices, at(224).sync_batch_norm, at(224).precision) == (2, True, "bf16-mixed")
 
 
-def test_one_core_loads_in_the_training_process(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_core_loads_in_a_process_of_its_own_all_the_same(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "available_cores", lambda: 1)
     assert resolve(recipe, Wishes(), num_images=100).workers == 1
 
