@@ -30,7 +30,7 @@ def evaluate_knn(
 
     Args:
         run: Folder of a pre-training run.
-        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's.
+        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.
         out: Folder for results.json and the features; RUN/evaluate-knn unless given.
         model: Name of a model with random weights, instead of a run.
         k: Numbers of neighbours; those beyond the number of training images are left out.
@@ -81,7 +81,7 @@ def evaluate_linear(
 
     Args:
         run: Folder of a pre-training run.
-        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's.
+        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.
         out: Folder for results.json and the features; RUN/evaluate-linear unless given.
         model: Name of a model with random weights, instead of a run.
         lr: Learning rates to try; the best on a held-out tenth of the training images is taken and stated.

@@ -28,6 +28,7 @@ def finetune_segment(
     optimiser: Literal["auto", "adamw", "sgd"] = "auto",
     lr: float | Literal["auto"] = "auto",
     encoder_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
     weight_decay: float | Literal["auto"] = "auto",
     warmup_steps: int = 0,
     crop_size: int | None = None,
@@ -43,7 +44,8 @@ def finetune_segment(
 
     Args:
         run: Folder of a pre-training run.
-        data: Folder of VOC 2012, ADE20K, Cityscapes, COCO, or of images/ beside masks/; or a COCO JSON file.
+        data: Folder of VOC 2012, ADE20K, Cityscapes, COCO, a saved Hugging Face dataset, or of images/ beside masks/;
+            or a COCO JSON file.
         out: Folder for results.json and the model; RUN/finetune-segment unless given.
         model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
         decoder: Of an encoder without one: fcn for a CNN, fpn (Semantic FPN) for both, upernet for a ViT.
@@ -57,6 +59,8 @@ def finetune_segment(
         optimiser: Kind of optimiser; "auto" takes the protocol's.
         lr: Peak learning rate; "auto" takes the protocol's.
         encoder_lr_scale: Factor on the encoder's learning rate; 0 freezes it.
+        layer_decay: Factor from the learning rate of the encoder's block to that of the block before it; iBOT's is
+            0.9 for UPerNet.
         weight_decay: Of tensors with more than one dimension; "auto" takes the protocol's.
         warmup_steps: Steps of linear warm-up.
         crop_size: Side of training crops in pixels; the protocol's unless given.
@@ -104,6 +108,7 @@ def finetune_detect(
     steps: int | None = None,
     batch_size: int = 16,
     lr: float | Literal["auto"] = "auto",
+    layer_decay: float = 1.0,
     image_size: int = 800,
     batch_norm: Literal["train", "frozen"] = "train",
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -128,6 +133,8 @@ def finetune_detect(
         steps: Optimiser steps, instead of epochs.
         batch_size: Images in a step.
         lr: Peak learning rate; "auto" is 0.02 for 16 images and in proportion for fewer, 1e-4 for ViTs.
+        layer_decay: Factor from the learning rate of the encoder's block to that of the block before it; iBOT's is
+            0.75 or 0.8.
         image_size: Largest shorter side in pixels; training draws from 80 to 100 % of it, the longer side has at most
             5/3.
         batch_norm: "train", or "frozen" for steps of very few images.
@@ -172,6 +179,9 @@ def finetune_classify(
     layer_decay: float = 0.75,
     weight_decay: float = 0.05,
     mixup: float = 0.0,
+    cutmix: float = 0.0,
+    randaugment: int = 0,
+    random_erasing: float = 0.0,
     label_smoothing: float = 0.1,
     image_size: int | None = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -183,7 +193,7 @@ def finetune_classify(
 
     Args:
         run: Folder of a pre-training run.
-        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's.
+        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.
         out: Folder for results.json and the model; RUN/finetune-classify unless given.
         model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
         start: What to load of the run: random, encoder, all; several make several rows of the table.
@@ -194,9 +204,12 @@ def finetune_classify(
         steps: Optimiser steps, instead of epochs.
         batch_size: Images in a step.
         lr: Peak learning rate of the classifier.
-        layer_decay: Factor from a block's learning rate to that of the block before it.
+        layer_decay: Factor from the learning rate of the encoder's block to that of the block before it; 1: off.
         weight_decay: Of tensors with more than one dimension.
-        mixup: Parameter of mixup's Beta distribution; 0 turns it off.
+        mixup: Parameter of mixup's Beta distribution; 0 turns it off, 0.8 is usual.
+        cutmix: Parameter of CutMix's Beta distribution; 0 turns it off, 1 is usual; with mixup each batch has either.
+        randaugment: Magnitude of RandAugment, 1 to 10; 0 turns it off, 9 is usual.
+        random_erasing: Share of images in which a rectangle is replaced by noise; 0.25 is usual.
         label_smoothing: Share of the truth that is spread over all classes.
         image_size: Side of the images in pixels; the run's unless given.
         accelerator: Kind of device.

@@ -14,9 +14,6 @@ from dovetail.transfer.classify import (
     ClassifyOptions,
     build_optimiser,
     finetune_classification,
-    layer_depths,
-    mixed,
-    soft_labels,
     training_batch,
 )
 from dovetail.transfer.classifying import build_classifier
@@ -34,20 +31,6 @@ OPTIONS = ClassifyOptions(
 def classifier(model: str = "timm/test_resnet") -> Classifier:
     torch.manual_seed(0)
     return build_classifier(source_of(None, model, image_size=32), 3)
-
-
-def test_layers_are_counted_from_the_stem_to_the_head() -> None:
-    names = [
-        "net.cls_token",
-        "net.patch_embed.proj.weight",
-        "net.blocks.0.attn.qkv.weight",
-        "net.blocks.11.mlp.fc1.bias",
-    ]
-    names += ["net.norm.weight", "head.weight"]
-    assert list(layer_depths(names).values()) == [0, 0, 1, 2, 2, 3]
-    resnet = ["conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "head.bias"]
-    assert list(layer_depths(resnet).values()) == [0, 1, 2, 3]
-    assert layer_depths(["stages_0.blocks.1.x", "stages_3.blocks.0.x"])["stages_3.blocks.0.x"] == 2
 
 
 @pytest.mark.parametrize("model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn"])
@@ -69,22 +52,12 @@ def test_rates_fall_by_the_layer_decay_towards_the_stem(model: str) -> None:
     assert by_id[id(made.head.bias)]["weight_decay"] == 0
 
 
-def test_smoothing_and_mixup_keep_a_distribution() -> None:
-    options = dataclasses.replace(OPTIONS, label_smoothing=0.3, mixup=0.8)
-    targets = soft_labels(torch.tensor([0, 2]), options)
-    assert torch.allclose(targets, torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]))
-    pixels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 4, 4)
-    for step in range(5):
-        images, labels = mixed(pixels, targets, options, step)
-        assert torch.allclose(labels.sum(1), torch.ones(2))
-        # The share of the second image in the pixels is its share in the targets.
-        share = images[:, 0, 0, 0]
-        assert torch.allclose(labels, (1 - share)[:, None] * targets[0] + share[:, None] * targets[1], atol=1e-6)
-    assert mixed(pixels, targets, dataclasses.replace(options, mixup=0.0), 0)[0] is pixels
-
-
 def test_learns_repeats_and_does_not_depend_on_threads(tmp_path: Path) -> None:
     train, _, _ = open_splits(class_folder(tmp_path))
+    options = dataclasses.replace(OPTIONS, randaugment=9, random_erasing=0.25, cutmix=1.0, mixup=0.8, batch_size=4)
+    few = dataclasses.replace(options, steps=2)
+    odd = [finetune_classification(classifier(), train, few, machine=Machine("cpu", "float32", n)) for n in (0, 3)]
+    assert odd[0] == odd[1]
     first, second = classifier(), classifier()
     losses = finetune_classification(first, train, OPTIONS, machine=HERE)
     assert losses[-1] < 0.8 * losses[0]

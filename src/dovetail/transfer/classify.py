@@ -1,9 +1,4 @@
-"""Full fine-tuning for classification: layer decay, mixup, label smoothing.
-
-* Layer decay (Clark et al., 2020; BEiT, https://arxiv.org/abs/2106.08254): the rate of layer l of L is
-  lr * decay^(L - l), the new classifier's being lr. Layers are a ViT's blocks, a CNN's stages.
-* mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412): x = m x_i + (1 - m) x_j, y likewise, m ~ Beta(a, a).
-* Label smoothing e: the truth gets 1 - e + e / K, every other class e / K.
+"""Full fine-tuning for classification: layer decay, label smoothing, and the augmentation of `augment_classes`.
 
 AdamW, linear warm-up, cosine decay. What step k sees is a pure function of (seed, k).
 
@@ -13,7 +8,6 @@ Shapes: B images, C channels, S pixels a side, K classes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.augment_classes import erased, mixed, randaugmented
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.features import Features, batched
 from dovetail.transfer.images import central, random_crop
+from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, normalised
-
-_LAYER = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|features)[._]?(\d+)(?:\.|_|$)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,10 @@ class ClassifyOptions:
         layer_decay: Factor from a layer's rate to that of the layer before it; 1 gives all one rate.
         weight_decay: Of tensors with more than one dimension.
         warmup_steps: Steps of linear warm-up.
-        mixup: a of the Beta distribution; 0 turns mixup off.
+        mixup: a of mixup's Beta distribution; 0 turns it off.
+        cutmix: a of CutMix's Beta distribution; 0 turns it off.
+        randaugment: Magnitude of RandAugment; 0 turns it off.
+        random_erasing: Share of images that lose a rectangle.
         label_smoothing: e.
         smallest_area: Smallest share of an image that a random crop takes.
         seed: Of order, crops and mixing.
@@ -63,6 +60,9 @@ class ClassifyOptions:
     weight_decay: float = 0.05
     warmup_steps: int = 0
     mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: int = 0
+    random_erasing: float = 0.0
     label_smoothing: float = 0.1
     smallest_area: float = 0.08
     seed: int = 0
@@ -91,50 +91,22 @@ class Classifier(nn.Module):
         return logits
 
 
-def layer_of(name: str) -> int | None:
-    """Return the number of the block or stage that a parameter is in; None for the stem and for what comes after."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
-
-
-def layer_depths(names: list[str]) -> dict[str, int]:
-    """Return the layer of each parameter: 0 for the stem, then blocks or stages, then norms after them, last the head.
-
-    Parameters without a number belong to the stem where they come before the first that has one.
-    """
-    numbers = {name: layer_of(name) for name in names}
-    known = sorted({number for number in numbers.values() if number is not None})
-    rank = {number: index + 1 for index, number in enumerate(known)}
-    first = next((index for index, name in enumerate(names) if numbers[name] is not None), len(names))
-    depths: dict[str, int] = {}
-    for index, name in enumerate(names):
-        number = numbers[name]
-        if name.startswith("head."):
-            depths[name] = len(known) + 1
-        elif number is not None:
-            depths[name] = rank[number]
-        else:
-            depths[name] = 0 if index < first else len(known)
-    return depths
-
-
 def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.Optimizer:
     """Return AdamW with one group for each layer and weight decay."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    depths = layer_depths([name for name, _ in named])
-    top = max(depths.values())
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    scales = layer_scales([name for name, _ in named], encoder=("features.",), decay=options.layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, value in named:
-        groups.setdefault((depths[name], value.dim() > 1), []).append(value)
+        groups.setdefault((scales[name], value.dim() > 1), []).append(value)
     return torch.optim.AdamW(
         [
             {
                 "params": values,
-                "lr": options.lr * options.layer_decay ** (top - depth),
-                "peak_lr": options.lr * options.layer_decay ** (top - depth),
+                "lr": options.lr * scale,
+                "peak_lr": options.lr * scale,
                 "weight_decay": options.weight_decay if matrix else 0.0,
             }
-            for (depth, matrix), values in groups.items()
+            for (scale, matrix), values in groups.items()
         ]
     )
 
@@ -154,25 +126,27 @@ def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple
             size=options.size,
             smallest_area=options.smallest_area,
         )
+        if options.randaugment:
+            crop = randaugmented(crop, magnitude=options.randaugment, mean=options.mean, key=(options.seed, 5, place))
         images.append(crop)
         labels.append(data.labels[index])
     return torch.stack(images), torch.tensor(labels)
 
 
-def soft_labels(labels: Tensor, options: ClassifyOptions) -> Tensor:
-    """Return [B, K]: smoothed truth."""
-    share = options.label_smoothing / options.classes
-    return F.one_hot(labels, options.classes).float() * (1 - options.label_smoothing) + share
-
-
-def mixed(pixels: Tensor, targets: Tensor, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
-    """Return images and targets mixed with those of the batch in another order; one share for the batch."""
-    if options.mixup <= 0:
-        return pixels, targets
-    rng = np.random.default_rng((options.seed, 4, step))
-    share = float(rng.beta(options.mixup, options.mixup))
-    order = torch.from_numpy(rng.permutation(len(pixels))).to(pixels.device)
-    return share * pixels + (1 - share) * pixels[order], share * targets + (1 - share) * targets[order]
+def training_inputs(images: Tensor, labels: Tensor, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
+    """Return normalised pixels [B, C, S, S], erased and mixed, and targets [B, K], a pure function of (seed, step)."""
+    pixels = normalised(images, options.mean, options.std)
+    if options.random_erasing > 0:
+        pixels = erased(pixels, probability=options.random_erasing, key=(options.seed, 6, step))
+    return mixed(
+        pixels,
+        labels,
+        classes=options.classes,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        smoothing=options.label_smoothing,
+        key=(options.seed, 4, step),
+    )
 
 
 def finetune_classification(
@@ -197,8 +171,7 @@ def finetune_classification(
     for step, (images, labels) in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = group["peak_lr"] * options.rate_share(step)
-        pixels = normalised(images.to(machine.device), options.mean, options.std)
-        pixels, targets = mixed(pixels, soft_labels(labels.to(machine.device), options), options, step)
+        pixels, targets = training_inputs(images.to(machine.device), labels.to(machine.device), options, step)
         with machine.autocast():
             logits = model(pixels)
         loss = F.cross_entropy(logits.float(), targets)

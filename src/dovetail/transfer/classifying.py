@@ -20,7 +20,7 @@ from dovetail.transfer.probing import accuracies, plain, prepared
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, Score
 from dovetail.transfer.start import Source, check_starts, weights_mark
-from dovetail.transfer.subsets import balanced_order
+from dovetail.transfer.subsets import balanced_order, check_share
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MIN_STEPS = 100
@@ -75,11 +75,19 @@ def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> Cla
     Raises:
         DovetailError: For numbers out of range.
     """
-    ranges = {"batch_size": (1, 1e9), "seeds": (1, 1e9), "epochs": (1, 1e9), "layer_decay": (0, 1), "mixup": (0, 1e9)}
-    for name, (low, high) in {**ranges, "label_smoothing": (0, 0.999), "lr": (0, 1e9)}.items():
+    ranges = {"batch_size": (1, 1e9), "seeds": (1, 1e9), "epochs": (1, 1e9), "mixup": (0, 1e9)}
+    ranges |= {"cutmix": (0, 1e9), "randaugment": (0, 10), "random_erasing": (0, 1), "label_smoothing": (0, 0.999)}
+    for name, (low, high) in {**ranges, "lr": (0, 1e9)}.items():
         if not low <= asked[name] <= high:
             bound = f"at least {low:g}" if high == 1e9 else f"from {low:g} to {high:g}"
             raise DovetailError(f"{name} is {asked[name]}; it must be {bound}.")
+    check_share("layer_decay", asked["layer_decay"])
+    if (asked["mixup"] or asked["cutmix"]) and asked["batch_size"] % 2:
+        raise DovetailError(f"batch_size is {asked['batch_size']}; mixup and CutMix pair images, so make it even.")
+    if asked["randaugment"] and source.in_channels != 3:
+        raise DovetailError(
+            f"The model takes {source.in_channels} channels; RandAugment is for 3 (RGB), so leave it out."
+        )
     steps = asked["steps"] or max(asked["epochs"] * len(train) // asked["batch_size"], MIN_STEPS)
     return ClassifyOptions(
         classes=len(train.names),
@@ -93,6 +101,9 @@ def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> Cla
         weight_decay=asked["weight_decay"],
         warmup_steps=steps // 20,
         mixup=asked["mixup"],
+        cutmix=asked["cutmix"],
+        randaugment=asked["randaugment"],
+        random_erasing=asked["random_erasing"],
         label_smoothing=asked["label_smoothing"],
         seed=asked["seed"],
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoImage, CocoSet
+from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead
 from dovetail.transfer.segment import freeze_batch_norm
 
@@ -37,6 +38,7 @@ class DetectOptions:
         batch_size: Images in a step.
         optimiser: "sgd" (momentum 0.9) or "adamw".
         lr: Peak learning rate.
+        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
         weight_decay: Of tensors with more than one dimension.
         warmup_steps: Steps of linear warm-up.
         drops: Shares of the steps after which the rate is a tenth of what it was.
@@ -49,6 +51,7 @@ class DetectOptions:
     batch_size: int = 16
     optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
     warmup_steps: int = 1000
     drops: tuple[float, ...] = (2 / 3, 8 / 9)
@@ -133,7 +136,7 @@ def finetune_detection(
     losses: list[float] = []
     for step, (images, targets) in enumerate(batches):
         for group in optimiser.param_groups:
-            group["lr"] = options.rate(step)
+            group["lr"] = options.rate(step) * group["scale"]
         placed = [{name: value.to(machine.device) for name, value in target.items()} for target in targets]
         with backbone_in(model, machine):
             parts: Mapping[str, Tensor] = model([image.to(machine.device) for image in images], placed)
@@ -151,12 +154,29 @@ def finetune_detection(
 
 def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Optimizer:
     """Return the optimiser; vectors (norms, biases) are not decayed."""
-    matrices = [value for value in model.parameters() if value.requires_grad and value.dim() > 1]
-    vectors = [value for value in model.parameters() if value.requires_grad and value.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    scales = layer_scales([name for name, _ in named], encoder=encoder_of(model), decay=options.layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, value in named:
+        groups.setdefault((scales[name], value.dim() > 1), []).append(value)
+    described = [
+        {
+            "params": values,
+            "scale": scale,
+            "lr": options.lr * scale,
+            "weight_decay": options.weight_decay if matrix else 0.0,
+        }
+        for (scale, matrix), values in groups.items()
+    ]
     if options.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=options.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=options.lr)
+        return torch.optim.SGD(described, lr=options.lr, momentum=0.9)
+    return torch.optim.AdamW(described, lr=options.lr)
+
+
+def encoder_of(model: nn.Module) -> tuple[str, ...]:
+    """Return how the names of a detector's encoder begin: of a pyramid made here, else of torchvision's own."""
+    own = tuple(f"backbone.{inner}encoder." for inner in ("", "body."))
+    return own if any(name.startswith(own) for name, _ in model.named_parameters()) else ("backbone.body.",)
 
 
 @contextmanager

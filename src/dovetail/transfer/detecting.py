@@ -22,7 +22,7 @@ from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
-from dovetail.transfer.subsets import balanced_order, held_out, split_note
+from dovetail.transfer.subsets import balanced_order, check_share, held_out, split_note
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 
@@ -141,6 +141,7 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
     for name in ("batch_size", "seeds", "epochs"):
         if asked[name] < 1:
             raise DovetailError(f"{name} is {asked[name]}; it must be at least 1.")
+    check_share("layer_decay", asked["layer_decay"])
     side = asked["image_size"]
     if side < 32:
         raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
@@ -156,6 +157,7 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
         batch_size=batch,
         optimiser="adamw" if tokens else "sgd",
         lr=rate if asked["lr"] == "auto" else asked["lr"],
+        layer_decay=asked["layer_decay"],
         weight_decay=0.05 if tokens else 1e-4,
         with_masks=spec.task == "masks",
         batch_norm=asked["batch_norm"],

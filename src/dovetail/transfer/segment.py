@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dovetail.errors import DovetailError
 from dovetail.transfer.augment import Augmentation, augmented
 from dovetail.transfer.labelled import Labelled, LabelledSet
+from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import ahead
 from dovetail.transfer.metrics import IGNORE_INDEX, ConfusionMatrix, SegmentationScores
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
@@ -45,6 +46,7 @@ class SegmentOptions:
         lr: Peak learning rate of the parts whose scale is 1.
         lr_scale: Factor on `lr` for a part; parts that are not named have 1, a factor of 0 freezes the part.
         parts: Prefixes of each part's parameters; parameters of no part count as "rest".
+        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
         weight_decay: Of tensors with more than one dimension.
         warmup_steps: Steps of linear warm-up.
         power: Of the polynomial decay; 0 keeps the rate.
@@ -65,6 +67,7 @@ class SegmentOptions:
     lr: float = 1e-3
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SMP_PARTS))
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
     warmup_steps: int = 0
     power: float = 0.9
@@ -239,10 +242,12 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
     """Return the optimiser, with one group for each learning rate and weight decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[str] = set()
+    names, encoder = [name for name, _ in model.named_parameters()], options.parts.get("encoder", ())
+    by_layer = layer_scales(names, encoder=encoder, decay=options.layer_decay)
     for name, parameter in model.named_parameters():
         part = part_of(name, options.parts)
         seen.add(part)
-        scale = options.lr_scale.get(part, 1.0)
+        scale = options.lr_scale.get(part, 1.0) * by_layer[name]
         parameter.requires_grad_(scale > 0)
         if scale > 0:
             decay = options.weight_decay if parameter.dim() > 1 else 0.0

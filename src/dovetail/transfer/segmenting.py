@@ -40,7 +40,7 @@ from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.segment import SegmentOptions, Window, confusion_matrix, finetune_segmentation
 from dovetail.transfer.segmenters import PARTS, Segmenter, Unpacked, build_segmenter
 from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
-from dovetail.transfer.subsets import balanced_order
+from dovetail.transfer.subsets import balanced_order, check_share
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MEMORY_BYTES = 2**30  # sets that take no more are read once
@@ -247,6 +247,7 @@ def options_of(
         lr=rates[0] if asked["lr"] == "auto" else asked["lr"],
         lr_scale={"encoder": asked["encoder_lr_scale"]} if asked["encoder_lr_scale"] != 1 else {},
         parts=PARTS,
+        layer_decay=asked["layer_decay"],
         weight_decay=rates[1] if asked["weight_decay"] == "auto" else asked["weight_decay"],
         warmup_steps=asked["warmup_steps"],
         power=0.0 if drops else 0.9,
@@ -265,6 +266,7 @@ def check_positive(asked: Mapping[str, Any], crop: int) -> None:
         low = 0 if name in ("warmup_steps", "encoder_lr_scale") else 1
         if asked[name] != "auto" and asked[name] < low:
             raise DovetailError(f"{name} is {asked[name]}; it must be at least {low}.")
+    check_share("layer_decay", asked["layer_decay"])
     if crop < 32:
         raise DovetailError(f"crop_size is {crop}; it must be at least 32 px.")
 

@@ -52,14 +52,14 @@ def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
 
 def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
     """Return the first `fraction` of an order, at least one index, ascending."""
-    check_fraction(fraction)
+    check_share("fraction", fraction)
     return sorted(order[: max(round(fraction * len(order)), 1)])
 
 
-def check_fraction(fraction: float) -> None:
-    """Raise `DovetailError` unless 0 < fraction <= 1."""
-    if not 0 < fraction <= 1:
-        raise DovetailError(f"fraction is {fraction:g}; it must be above 0 and at most 1.")
+def check_share(name: str, value: float) -> None:
+    """Raise `DovetailError` unless 0 < value <= 1."""
+    if not 0 < value <= 1:
+        raise DovetailError(f"{name} is {value:g}; it must be above 0 and at most 1.")
 
 
 def held_out(count: int) -> tuple[list[int], list[int]]:

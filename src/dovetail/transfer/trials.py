@@ -12,7 +12,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
 from dovetail.transfer.results import Row, over_seeds
 from dovetail.transfer.start import Start
-from dovetail.transfer.subsets import check_fraction, fraction_of
+from dovetail.transfer.subsets import check_share, fraction_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_trials(
     if not grid.fractions or not grid.seeds:
         raise DovetailError("There is no trial to run; give at least one --fraction and one of --seeds.")
     for fraction in grid.fractions:
-        check_fraction(fraction)
+        check_share("fraction", fraction)
     ledger = Ledger(out, mark)
     found: dict[tuple[str, float], list[Fitted]] = {}
     details: dict[str, Any] = {}
