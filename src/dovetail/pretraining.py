@@ -112,10 +112,11 @@ def pretrain(
         seed: Of weights, order of images, views and dropout.
         accelerator: Kind of device.
         devices: Number of devices on each node.
-        num_nodes: Number of nodes.
+        num_nodes: Number of nodes; in a resumed run it counts where `devices` is given.
         strategy: Lightning's strategy for several devices.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
-        workers: Loading processes per device.
+        workers: Loading processes per device; 0 reads in the training process, where no decoder that hangs can be
+            ended.
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
@@ -124,7 +125,7 @@ def pretrain(
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
             the run ends for it; all are in nonfinite.jsonl with their images.
         overwrite: Empty a non-empty `out` first.
-        resume: Go on with the run in `out`, exactly where it stopped.
+        resume: Go on with the run in `out`, exactly where it stopped; on other devices with the same images in a step.
 
     Returns:
         The run; `run.load()` gives the pre-trained module.
@@ -208,11 +209,16 @@ def empty(folder: Path) -> None:
 
 
 def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the saved run's options; the machine's (devices, workers, log) may differ from those of the first time."""
+    """Return the saved run's options; the machine's (devices, workers, log) may differ from those of the first time.
+
+    With other devices a step keeps its images: each device takes more or fewer of them, in more or fewer passes.
+    """
+    from dovetail.elastic import shared_anew
+
     saved = read_config(folder)
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
-        *("report_every_minutes", "loggers", "skip_nonfinite_steps"),
+        *("report_every_minutes", "loggers", "skip_nonfinite_steps", "batch_size", "accumulate"),
     )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):
@@ -224,7 +230,10 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
                 f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
             )
     given = {name: asked[name] for name in movable if asked[name] != default_of(name)}
-    return {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
+    if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
+        given["num_nodes"] = asked["num_nodes"]
+    options = {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
+    return options | shared_anew(saved, given, options)
 
 
 def default_of(name: str) -> Any:

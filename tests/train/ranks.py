@@ -1,6 +1,6 @@
 """One of two processes that train every method they are told of, as `torchrun` would start it: `ranks.py OUT`.
 
-Reads the names of methods from its standard input, one a line, and answers each with a line when it is done.
+Reads names of methods and folders from its standard input, one pair a line, and answers each when it is done.
 """
 
 from __future__ import annotations
@@ -47,24 +47,29 @@ def learner_of(method: str) -> Learner:
 
 
 def train(method: str, out: Path, *, devices: int) -> None:
-    """Train a method for five steps in `out`, on so many processes with a batch of eight together."""
+    """Train a method for five steps in `out`, on so many processes with a batch of eight together.
+
+    Goes on from a checkpoint where there is one; keeps that of every step.
+    """
     chosen = settings(
         devices=devices,
         batch_size=GLOBAL_BATCH // devices,
-        epochs=1,
-        steps_per_epoch=STEPS,
+        epochs=STEPS,
+        steps_per_epoch=1,
+        keep_every_epochs=1,
         log_every_steps=1,
         sync_batch_norm=devices > 1,
     )
     learner = learner_of(method)
-    run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen))
+    run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen), resume=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
-        train(line.strip(), Path(sys.argv[1]) / line.strip(), devices=2)
-        print(f"done {line.strip()}", flush=True)
+        method, folder = line.split()
+        train(method, Path(sys.argv[1]) / folder, devices=2)
+        print(f"done {folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,13 +30,14 @@ class Pair:
         self.out = out
         self.processes: list[subprocess.Popen[str]] = []
 
-    def train(self, method: str, *, seconds: float = 250) -> Path:
+    def train(self, method: str, folder: str = "", *, seconds: float = 250) -> Path:
         """Return the folder of a run on both; fail with what they said if one does not come to its end."""
+        folder = folder or method
         if not self.processes:
             self.start()
         for process in self.processes:
             assert process.stdin is not None
-            process.stdin.write(f"{method}\n")
+            process.stdin.write(f"{method} {folder}\n")
             process.stdin.flush()
         # A process that waits for one that has failed would wait for half an hour.
         timer = threading.Timer(seconds, self.stop)
@@ -44,11 +46,11 @@ class Pair:
             answers = [self.answer(process) for process in self.processes]
         finally:
             timer.cancel()
-        if answers != [f"done {method}"] * 2:
+        if answers != [f"done {folder}"] * 2:
             self.stop()
             said = "\n".join((self.out / f"rank{rank}.txt").read_text()[-3000:] for rank in (0, 1))
             pytest.fail(f"{method} on two processes: {said}")
-        return self.out / method
+        return self.out / folder
 
     def answer(self, process: subprocess.Popen[str]) -> str:
         """Return the next answer of a process; end the other one where it has none."""
@@ -117,9 +119,32 @@ def test_two_processes_train_like_one(method: str, pair: Pair, tmp_path: Path) -
         assert together["parts"] == pytest.approx(alone["parts"], rel=1e-5, abs=1e-6)
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
     assert len(losses[0]) == STEPS
-    one, other = (torch.load(folder / "checkpoints" / "last.ckpt")["learner"] for folder in (tmp_path, two))
-    assert one.keys() == other.keys()
-    for name, value in one.items():
+    assert_alike(tmp_path, two)
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Assert that two runs ended in the same weights, queues and centres."""
+    expected, found = (torch.load(folder / "checkpoints" / "last.ckpt")["learner"] for folder in (one, other))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(
-            other[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+            found[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def begun(run: Path, out: Path) -> Path:
+    """Return the folder `out` with a run that was stopped after two steps of `run`."""
+    (out / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "checkpoints" / "epoch-0002.ckpt", out / "checkpoints" / "last.ckpt")
+    return out
+
+
+@pytest.mark.parametrize("method", ["decon-sl", pytest.param("densecl", marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_more_or_fewer_processes(method: str, pair: Pair, tmp_path: Path) -> None:
+    train(method, tmp_path / "one", devices=1)
+    begun(tmp_path / "one", pair.out / f"{method}-grown")
+    grown = pair.train(method, f"{method}-grown")
+    assert_alike(tmp_path / "one", grown)
+    shrunk = begun(pair.train(method, f"{method}-whole"), tmp_path / "shrunk")
+    train(method, shrunk, devices=1)
+    assert_alike(tmp_path / "one", shrunk)

@@ -36,7 +36,7 @@ from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
-SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "accumulate", "peak_lr", "max_steps")
+SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "global_batch", "peak_lr", "max_steps")
 
 # What gloo and NCCL say when the other end is gone.
 LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"
