@@ -1,4 +1,4 @@
-"""`compare`: results side by side."""
+"""`compare`: results and curves side by side."""
 
 from __future__ import annotations
 
@@ -11,26 +11,55 @@ if TYPE_CHECKING:
     from dovetail.transfer.results import Row
 
 
-def compare(results: list[str] = []) -> dict[str, list[Row]]:  # noqa: B006 - read only
-    """Print the results of several runs side by side, a table for each task.
+def compare(results: list[str] = [], *, out: str | Path | None = None) -> dict[str, list[Row]]:  # noqa: B006 - read only
+    """Print the results of several runs side by side, a table for each task, and draw their curves.
 
     Args:
         results: Folders with a results.json, or of runs with such folders in them, as in `dovetail compare runs/*`.
+        out: Page to write, such as comparison.html: the scores with their intervals, and the curves of every run
+            named; opens offline.
 
     Returns:
         The rows of each task, the run's name among their settings.
 
     Raises:
-        DovetailError: Where nothing was named or there are no results.
+        DovetailError: Where nothing was named, there are neither results nor curves, or the page cannot be written.
     """
-    from dovetail.transfer.results import RESULTS, Row, print_table, read_results
+    from dovetail.train.logs import METRICS
+    from dovetail.transfer.results import RESULTS, print_table
 
     if not results:
         raise DovetailError("No results were named; give folders, as in `dovetail compare runs/*`.")
+    if out is not None and Path(out).suffix != ".html":
+        raise DovetailError(f"{out} must end in .html; rename it.")
+    folders = [Path(name) for name in dict.fromkeys(results)]
+    tables, notes = read_tables(folders)
+    runs = [folder for folder in folders if (folder / METRICS).is_file()]
+    if not tables and (out is None or not runs):
+        raise DovetailError(f"None of the {len(folders)} folders holds a {RESULTS}; evaluate or fine-tune first.")
+    for task, rows in tables.items():
+        print_table(task, rows)
+    for note in notes:
+        print(note)
+    if out is not None:
+        from dovetail.report.comparison import write_comparison
+
+        write_comparison(Path(out), tables, notes, runs)
+        print(out)
+    return tables
+
+
+def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
+    """Return the rows of each task found in folders, and sentences to read with them.
+
+    Raises:
+        DovetailError: For a folder that is not there, or a file that holds no results.
+    """
+    from dovetail.transfer.results import RESULTS, Row, read_results
+
     tables: dict[str, list[Row]] = {}
     prints: dict[str, set[str]] = {}
-    for name in results:
-        folder = Path(name)
+    for folder in folders:
         if not folder.exists():
             raise DovetailError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
         files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})
@@ -40,10 +69,9 @@ def compare(results: list[str] = []) -> dict[str, list[Row]]:  # noqa: B006 - re
             rows = [Row({"run": run, **row.setting}, row.scores) for row in found.rows]
             tables.setdefault(found.task, []).extend(rows)
             prints.setdefault(found.task, set()).add(str(found.data.get("fingerprint")))
-    if not tables:
-        raise DovetailError(f"None of the {len(results)} folders holds a {RESULTS}; evaluate or fine-tune first.")
-    for task, rows in tables.items():
-        print_table(task, rows)
-        if len(prints[task]) > 1:
-            print(f"The runs of '{task}' were measured on different data; their numbers do not compare.")
-    return tables
+    notes = [
+        f"The runs of '{task}' were measured on different data; their numbers do not compare."
+        for task, several in prints.items()
+        if len(several) > 1
+    ]
+    return tables, notes

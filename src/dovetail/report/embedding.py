@@ -19,6 +19,7 @@ from torch import Tensor
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.errors import DovetailError
+from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
 from dovetail.transfer.features import Features
 from dovetail.transfer.machine import Machine, ahead, machine, normalised
@@ -44,6 +45,7 @@ def embed(
     side_px: int | None = None,
     batch_size: int = 64,
     accelerator: Accelerator = "auto",
+    page_map: Literal["none", "pca", "tsne"] = "none",
 ) -> Path:
     """Write one vector for each photograph: a ViT's class token, or the mean over the encoder's deepest map.
 
@@ -56,12 +58,14 @@ def embed(
         side_px: Side in pixels of the central squares; that of pre-training unless given.
         batch_size: Photographs in one forward pass.
         accelerator: Kind of device.
+        page_map: Put a map of the embeddings in two dimensions into the run's page report.html, by principal components
+            or by t-SNE (which needs scikit-learn).
 
     Returns:
         The file.
 
     Raises:
-        DovetailError: For another ending, a run without weights, or no readable photograph.
+        DovetailError: For another ending, a run without weights, no readable photograph, or a map without a page.
     """
     path = Path(out)
     if path.suffix not in (".npy", ".parquet"):
@@ -69,6 +73,7 @@ def embed(
     arrow = parquet_library() if path.suffix == ".parquet" else None
     if data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
+    page = None if page_map == "none" else page_for_map(run, page_map)
     source = open_source(data)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
     names = [source.name(index) for index in found.indices]
@@ -81,6 +86,8 @@ def embed(
     count, width = found.vectors.shape
     unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
     print(f"{path}: {count} embeddings of {width} dimensions{unread}")
+    if page is not None and page_map != "none":
+        print(f"{page}: a map of {add_map(page, page_map, source, found.indices, found.vectors)} photographs")
     return path
 
 

@@ -6,6 +6,7 @@ picture, in the order of cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -153,13 +154,14 @@ def _map(network: Network, view: View, tap: str) -> Tensor:
 def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list[Tensor]]], lines: int) -> Sheet:
     """Return rows of two pictures with lines between their best matches."""
     sheet = Sheet(len(rows), 2, title=title, cell=(3.4, 2.95))
-    for row, (words, maps) in enumerate(rows):
+    drawn = [spread_out(match(maps[0], maps[1]), maps[0].shape[2], lines) for _, maps in rows]
+    low = lowest([matches.cosine for matches in drawn])
+    for row, ((words, maps), matches) in enumerate(zip(rows, drawn, strict=True)):
         left = sheet.show(row, 0, pictures[0], title=words, smooth=True, left=True)
         right = sheet.show(row, 1, pictures[1], smooth=True)
-        matches = spread_out(match(maps[0], maps[1]), maps[0].shape[2], lines)
         starts = cell_places(maps[0].shape[1], maps[0].shape[2])[matches.first]
         ends = cell_places(maps[1].shape[1], maps[1].shape[2])[matches.second]
-        colours = mpl.colormaps[MAP](matches.cosine.clamp(0, 1).numpy())
+        colours = mpl.colormaps[MAP](((matches.cosine - low) / (1 - low)).clamp(0, 1).numpy())
         for start, end, colour in zip(starts.tolist(), ends.tolist(), colours, strict=True):
             height, width = pictures[0].shape[:2]
             a, b = (start[0] * width, start[1] * height), (end[0] * pictures[1].shape[1], end[1] * pictures[1].shape[0])
@@ -168,5 +170,12 @@ def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list
             sheet.figure.add_artist(line)
             for axes, (x, y) in ((left, a), (right, b)):
                 axes.plot(x, y, marker="o", markersize=4, color=colour, markeredgecolor="black", markeredgewidth=0.5)
-    sheet.scale(0, 1, "cosine similarity (no unit)")
+    sheet.scale(low, 1, "cosine similarity (no unit)")
     return sheet
+
+
+def lowest(cosines: Sequence[Tensor]) -> float:
+    """Return where the scale of colours begins: just below the least cosine, so that similar ones can be told apart."""
+    least = float(torch.cat(list(cosines)).min())
+    step = next((step for step in (0.5, 0.2, 0.1, 0.05, 0.02) if 1 - least > step), 0.01)
+    return min(max(math.floor(least / step) * step, 0.0), 0.99)

@@ -35,7 +35,9 @@ def neighbours_sheet(
     queries = np.linspace(0, len(found.indices) - 1, min(most, len(found.indices))).round().astype(int)
     order, cosine = nearest(found.vectors, queries, count)
     sheet = Sheet(
-        len(queries), 1 + order.shape[1], title=f"Nearest among {len(found.indices):,} photographs, by cosine"
+        len(queries),
+        1 + order.shape[1],
+        title=f"Nearest among {len(found.indices):,} photographs, with their cosine similarities",
     )
     for row, query in enumerate(queries):
         for column, item in enumerate([query, *order[row]]):

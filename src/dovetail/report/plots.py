@@ -23,6 +23,8 @@ from dovetail.report.history import Series
 
 # Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LEGEND_INCHES = 0.2
+LONGEST_OF_TWO = 18
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 SIZE_INCHES = (4.4, 2.9)
 FONT_POINTS = 11.5  # a plot is shown at about a point for a pixel
@@ -59,7 +61,10 @@ MOST_POINTS = 600  # more cannot be told apart at this width
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot's title, its axis and lines. `unit` stands beside the vertical axis; `lower` is a bound to draw."""
+    """A plot's title, its axis and lines. `unit` stands beside the vertical axis; `lower` is a bound to draw.
+
+    Lines have the colours of their places in `order`, of their places in `lines` unless it is given.
+    """
 
     title: str
     unit: str
@@ -67,23 +72,44 @@ class Plot:
     logarithmic: bool = False
     from_zero: bool = False
     lower: float | None = None
+    order: Sequence[str] = ()
 
 
 def draw(plot: Plot, *, name: str) -> str:
     """Return a plot as an inline `<svg>`; `name` keeps its ids apart from those of others on the page."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        height = SIZE_INCHES[1] + legend_height([line.name for line in plot.lines])
+        figure = Figure(figsize=(SIZE_INCHES[0], height), layout="constrained")
         axes = figure.subplots()
-        for number, line in enumerate(plot.lines):
+        order = list(plot.order or [line.name for line in plot.lines])
+        for line in plot.lines:
+            number = order.index(line.name)
             steps, values = thinned(line)
             colour = LINE_COLOURS[number % len(LINE_COLOURS)]
             dashes = DASHES[number % len(DASHES)]  # so that of two equal lines both are seen
             marker = "o" if len(steps) == 1 else ""
-            axes.plot(steps, values, color=colour, linestyle=dashes, label=line.name, marker=marker, markersize=3)
+            # Matplotlib drops labels that begin with an underscore.
+            label = f" {line.name}"
+            axes.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=3)
         _finish(axes, plot)
-        if len(plot.lines) > 1:
-            figure.legend(loc="outside lower left", ncols=min(len(plot.lines), 2), fontsize=FONT_POINTS - 1)
-        return themed(_svg(figure), name=name, label=plot.title)
+        legend_of(figure, [line.name for line in plot.lines])
+        return themed(svg_of(figure), name=name, label=plot.title)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Return in how many columns a legend of these labels fits."""
+    return 2 if max(map(len, labels), default=0) <= LONGEST_OF_TWO else 1
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    """Return by how many inches a plot with a legend of these labels has to be higher than one with one row."""
+    return LEGEND_INCHES * max(0, -(-len(labels) // legend_columns(labels)) - 1)
+
+
+def legend_of(figure: Figure, labels: Sequence[str]) -> None:
+    """Add a legend below the axes where there are several lines."""
+    if len(labels) > 1:
+        figure.legend(loc="outside lower left", ncols=legend_columns(labels), fontsize=FONT_POINTS - 1)
 
 
 def _finish(axes: Axes, plot: Plot) -> None:
@@ -98,7 +124,7 @@ def _finish(axes: Axes, plot: Plot) -> None:
     if plot.logarithmic and values and min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     elif plot.from_zero:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -113,7 +139,8 @@ def thinned(line: Series) -> tuple[list[int], list[float]]:
     return steps, [math.fsum(part) / len(part) for part in values]
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
+    """Return a figure as the text of an SVG file."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     return text.getvalue()
