@@ -62,6 +62,10 @@ class Browser:
             values = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
             self.devtools("Input.dispatchKeyEvent", **values, **more)
 
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse to a place in CSS pixels of the window."""
+        self.devtools("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def console(self) -> list[str]:
         """Return what the page has logged since the last call, errors of loading included."""
         return [entry["message"] for entry in self.call("se/log", type="browser")]
@@ -78,7 +82,7 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
-KEYS = {"Tab": 9, "Enter": 13}
+KEYS = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import dovetail
+from dovetail.transfer.results import Results, Row, over_seeds
 
 HOSTILE = ("<script>alert(1)<b>.jpg", "\"quoted' & $math$.jpg", "plain.jpg")
 
@@ -47,6 +49,33 @@ def query_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe={"hidden": 16, "bottleneck": 8, "prototypes": 16, "local_crops": 1, "local_size": 32, "queries": 3},
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def map_run(photos: Path, query_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with query patches again, with a map of embeddings in its page."""
+    folder = tmp_path_factory.mktemp("map")
+    shutil.copytree(query_run, folder / "run")
+    dovetail.embed(run=folder / "run", data=photos, out=folder / "e.npy", page_map="tsne")
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def comparison(slot_run: Path, query_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of both runs side by side, with scores."""
+    folder = tmp_path_factory.mktemp("comparison")
+    shares, starts = (0.1, 1.0), ("random", "encoder", "all")
+    rows = tuple(
+        Row(
+            {"start": start, "fraction": share},
+            {"mIoU": over_seeds([0.2 + share / 3 + 0.05 * number + 0.02 * seed for seed in range(3)])},
+        )
+        for number, start in enumerate(starts)
+        for share in shares
+    )
+    Results("finetune segment", rows, {"seed": 0}, {"fingerprint": "a"}, "cpu").write(folder / "scores")
+    dovetail.compare([str(slot_run), str(query_run), str(folder / "scores")], out=folder / "comparison.html")
+    return folder / "comparison.html"
 
 
 def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0) -> Path:

@@ -26,12 +26,12 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
-@pytest.mark.parametrize("run", ["slot_run", "query_run"])
+@pytest.mark.parametrize("run", ["slot_run", "query_run", "map_run", "comparison"])
 def test_the_page_renders(
     run: str, width: int, scheme: Literal["light", "dark"], chromium: Browser, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(run)
-    chromium.open(folder / PAGE, width=width, scheme=scheme)
+    chromium.open(folder / PAGE if folder.is_dir() else folder, width=width, scheme=scheme)
     SCREENSHOTS.mkdir(exist_ok=True)
     shot = SCREENSHOTS / f"report-{run}-{width}-{scheme}.png"
     chromium.screenshot(shot)
@@ -40,9 +40,48 @@ def test_the_page_renders(
     broken = "return [...document.images].filter(image => !image.complete || image.naturalWidth === 0).length"
     assert chromium.run(broken) == 0
     assert chromium.run("return document.querySelectorAll('.plots svg').length") >= 8
-    corner = Image.open(shot).convert("L").getpixel((2, 2))
+    image = Image.open(shot).convert("L")
+    assert image.width == width
+    corner = image.getpixel((2, 2))
     assert isinstance(corner, int | float)
     assert corner > 230 if scheme == "light" else corner < 50
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("run", ["slot_run", "map_run"])
+def test_words_in_pictures_have_the_ink_of_the_page(
+    run: str, scheme: Literal["light", "dark"], chromium: Browser, request: pytest.FixtureRequest
+) -> None:
+    chromium.open(request.getfixturevalue(run) / PAGE, width=1600, scheme=scheme)
+    colours = chromium.run(
+        "return [...document.querySelectorAll('.plots svg text, .scroll svg text')]"
+        ".map(text => getComputedStyle(text).fill)"
+    )
+    ink = chromium.run("return getComputedStyle(document.body).color")
+    assert len(colours) > 50
+    assert set(colours) <= {ink, "rgb(0, 0, 0)"}  # black stands on white labels
+    assert colours.count(ink) > 50
+
+
+def test_the_map_answers_to_mouse_and_keys(map_run: Path, photos: Path, chromium: Browser) -> None:
+    chromium.open(map_run / PAGE, width=1600, scheme="light")
+    name = "return document.getElementById('map-name').textContent"
+    place = chromium.run(
+        "const point = document.querySelectorAll('.point')[4]; point.scrollIntoView({block: 'center'});"
+        "const box = point.querySelector('use').getBoundingClientRect();"
+        "return [box.x + box.width / 2, box.y + box.height / 2, point.dataset.name]"
+    )
+    chromium.point(*place[:2])
+    assert chromium.run(name) == place[2]
+    assert chromium.run("return document.querySelector('.chosen-one img').naturalWidth") > 0
+    chromium.run("document.getElementById('map-plot').focus()")
+    seen = {place[2]}
+    for key in 4 * ["ArrowLeft", "ArrowUp", "ArrowRight", "ArrowDown"]:
+        chromium.press(key)
+        seen.add(chromium.run(name))
+    assert len(seen) > 2
+    assert seen <= {str(path) for path in photos.iterdir()}
+    assert chromium.console() == []
 
 
 def test_text_stands_out_from_its_ground(slot_run: Path, chromium: Browser) -> None:
