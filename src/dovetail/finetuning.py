@@ -33,6 +33,8 @@ def finetune_segment(
     warmup_steps: int = 0,
     crop_size: int | None = None,
     output_stride: Literal["auto", 8, 16, 32] = "auto",
+    auxiliary_weight: float | Literal["auto"] = "auto",
+    distort: Literal["auto", "on", "off"] = "auto",
     batch_norm: Literal["train", "reestimate", "frozen"] = "train",
     inference: Literal["auto", "whole", "slide"] = "auto",
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -65,6 +67,9 @@ def finetune_segment(
         warmup_steps: Steps of linear warm-up.
         crop_size: Side of training crops in pixels; the protocol's unless given.
         output_stride: Stride of the deepest map of a ResNet under an FCN; "auto" takes the protocol's.
+        auxiliary_weight: Of the loss of an FCN's second head, which is left out after training; 0 has none, "auto"
+            takes the protocol's: 0.4 on ADE20K, else none.
+        distort: Random brightness, contrast, saturation and hue in training; "auto" turns it on for ADE20K.
         batch_norm: "train" goes on from the run's statistics, "reestimate" measures them anew first, "frozen" keeps
             them.
         inference: Whole images, or windows of the crop's size every two thirds of it; "auto" takes the protocol's.

@@ -9,7 +9,7 @@ from dovetail.transfer.detect import DetectOptions
 from dovetail.transfer.detect import build_optimiser as detection_optimiser
 from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.layer_decay import layer_depths, layer_scales
-from dovetail.transfer.segment import SegmentOptions, build_optimiser
+from dovetail.transfer.segment_options import SegmentOptions, build_optimiser
 from dovetail.transfer.segmenters import PARTS, build_segmenter
 from dovetail.transfer.start import source_of
 

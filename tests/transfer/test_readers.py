@@ -77,13 +77,18 @@ def test_a_list_that_names_a_missing_mask(tmp_path: Path) -> None:
         open_segmentation(root)
 
 
-def test_ade20k_does_not_count_label_zero(tmp_path: Path) -> None:
-    root = tmp_path / "ADEChallengeData2016"
+def ade20k(folder: Path) -> Path:
+    root = folder / "ADEChallengeData2016"
     for split, stem in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
         write_image(root / "images" / split / f"{stem}.jpg")
         write_mask(root / "annotations" / split / f"{stem}.png", [1, 150, 0])
     rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{i}\t0.1\t1\t1\t0\tthing{i}, other" for i in range(1, 151))]
     (root / "objectInfo150.txt").write_text("\n".join(rows))
+    return folder
+
+
+def test_ade20k_does_not_count_label_zero(tmp_path: Path) -> None:
+    root = ade20k(tmp_path) / "ADEChallengeData2016"
     found = open_segmentation(tmp_path)
     assert (found.format, found.classes) == ("ade20k", 150)
     assert found.train[0].mask[0, :4].tolist() == [0, 149, 255, 255]

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.labelled import InMemory, Labelled
 from dovetail.transfer.segment import (
-    SegmentOptions,
-    Window,
-    build_optimiser,
+    WithAuxiliary,
     evaluate_segmentation,
     finetune_segmentation,
+    loss_of,
     predict,
-    rate_share,
     sliding_logits,
     training_batch,
 )
+from dovetail.transfer.segment_options import SegmentOptions, Window, build_optimiser, rate_share
 
 
 class Tiny(nn.Module):
@@ -193,6 +193,41 @@ def test_threads_change_nothing() -> None:
     assert finetune_segmentation(second, squares(), options(steps=6), threads=3) == losses
     scores = evaluate_segmentation(first, squares(), options())
     assert evaluate_segmentation(first, squares(), options(batch_size=1), threads=2) == scores
+
+
+def test_the_rate_ends_at_its_floor() -> None:
+    plan = options(steps=10, power=1.0, floor=0.2)
+    assert [rate_share(plan, step) for step in (0, 5)] == pytest.approx([1.0, 0.6])
+
+
+def test_the_auxiliary_loss_is_added_by_its_weight() -> None:
+    logits, beside, masks = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2), torch.randint(0, 3, (2, 4, 4))
+    masks[0, 0] = 255
+    plain, other = loss_of(logits, masks, options()), loss_of(beside, masks, options())
+    assert plain.item() == pytest.approx(F.cross_entropy(logits, masks, ignore_index=255).item())
+    both = loss_of(WithAuxiliary(logits, beside), masks, options(auxiliary_weight=0.3))
+    assert both.item() == pytest.approx((plain + 0.3 * other).item())
+    aligned = F.interpolate(beside, (4, 4), mode="bilinear", align_corners=True)
+    assert loss_of(beside, masks, options(align_corners=True)).item() == pytest.approx(
+        F.cross_entropy(aligned, masks, ignore_index=255).item()
+    )
+
+
+def test_images_are_measured_at_the_size_they_are_brought_to() -> None:
+    class Size(nn.Module):
+        """Answers class 1 where the image was enlarged to 32 px."""
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            large = pixels.shape[2:] == (32, 32)
+            return torch.stack([torch.zeros(4, 4), torch.full((4, 4), float(large) - 0.5)])[None].repeat(
+                len(pixels), 1, 1, 1
+            )
+
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    plan = options(classes=2, augmentation=Augmentation(within_px=(99, 32)))
+    assert bool((predict(Size(), images, plan) == 1).all())
+    assert predict(Size(), images, plan).shape == (2, 16, 16)
+    assert bool((predict(Size(), images, options(classes=2)) == 0).all())
 
 
 def test_the_rate_drops_by_tenths() -> None:

@@ -89,26 +89,17 @@ class ConfusionMatrix:
 
     def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float]]:
         """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added."""
-        counts = torch.stack(self.added).double().flatten(1)  # [N, 3 K]
-        rng, total = np.random.default_rng((seed, 3)), len(self.added)
-        found = []
-        for _ in range(draws):
-            times = torch.from_numpy(np.bincount(rng.integers(total, size=total), minlength=total)).double()
-            sums = (times @ counts).view(3, self.classes)
-            if sums[1].sum() > 0:
-                found.append(scores_of(sums))
-        low, high = np.percentile(torch.stack(found).numpy(), [2.5, 97.5], axis=0)
+        counts = torch.stack(self.added).double()  # [N, 3, K]
+        total = len(counts)
+        times = np.random.default_rng((seed, 3)).multinomial(total, np.full(total, 1 / total), size=draws)
+        sums = (torch.from_numpy(times).double() @ counts.flatten(1)).view(draws, 3, self.classes)
+        found = scores_of(sums[sums[:, 1].sum(1) > 0])
+        low, high = np.percentile(found.numpy(), [2.5, 97.5], axis=0)
         return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def scores_of(sums: Tensor) -> Tensor:
-    """Return mIoU, aAcc and mAcc of [3, K]: pixels that are right, in truth, and predicted."""
-    right, truth, predicted = sums
-    union = truth + predicted - right
-    return torch.stack(
-        [
-            (right[union > 0] / union[union > 0]).mean(),
-            right.sum() / truth.sum(),
-            (right[truth > 0] / truth[truth > 0]).mean(),
-        ]
-    )
+    """Return mIoU, aAcc and mAcc [..., 3] of [..., 3, K]: pixels that are right, in truth, and predicted."""
+    right, truth, predicted = sums.unbind(-2)
+    iou, recall = right / (truth + predicted - right), right / truth  # 0 / 0 is NaN: the class does not occur
+    return torch.stack([iou.nanmean(-1), right.sum(-1) / truth.sum(-1), recall.nanmean(-1)], dim=-1)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dovetail.data.sources import find_images, read_list
 from dovetail.errors import DovetailError
+from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.classify import class_logits
 from dovetail.transfer.classifying import build_classifier
 from dovetail.transfer.detect import as_coco, detect
@@ -23,9 +24,9 @@ from dovetail.transfer.images import ClassFolder
 from dovetail.transfer.labelled import read_image
 from dovetail.transfer.machine import Machine, ahead, machine
 from dovetail.transfer.progress import progress
-from dovetail.transfer.segment import SegmentOptions, Window
 from dovetail.transfer.segment import predict as predict_classes
-from dovetail.transfer.segmenters import build_segmenter
+from dovetail.transfer.segment_options import SegmentOptions, Window
+from dovetail.transfer.segmenters import FCNSpec, build_segmenter
 
 
 def predict(asked: Mapping[str, Any]) -> Path:
@@ -77,7 +78,11 @@ def segment(task: Task, folder: Path, base: Path, paths: list[Path], out: Path, 
     """Write a palette PNG of classes for each photograph, and classes.json."""
     options = task.options
     model, _ = build_segmenter(
-        task.source(), classes=len(task.names), decoder=options["decoder"], output_stride=options["output_stride"]
+        task.source(),
+        classes=len(task.names),
+        decoder=options["decoder"],
+        output_stride=options["output_stride"],
+        fcn=FCNSpec(**options["fcn"]),
     )
     load_weights(model, folder)
     where.place(model).eval()
@@ -88,6 +93,8 @@ def segment(task: Task, folder: Path, base: Path, paths: list[Path], out: Path, 
         mean=(red, green, blue),
         std=(spread_red, spread_green, spread_blue),
         precision=where.precision,
+        augmentation=Augmentation(within_px=tuple(options["within_px"]) if options["within_px"] else None),
+        align_corners=options["align_corners"],
     )
     window = Window(*options["window"]) if options["window"] else None
     colours = palette(len(task.names))

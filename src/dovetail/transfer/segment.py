@@ -9,10 +9,9 @@ Shapes: B images, C channels, K classes, H x W pixels, h x w cells of the logits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,73 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.augment import Augmentation, augmented
+from dovetail.transfer.augment import augmented, brought_within
 from dovetail.transfer.labelled import Labelled, LabelledSet
-from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import ahead
-from dovetail.transfer.metrics import IGNORE_INDEX, ConfusionMatrix, SegmentationScores
-from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-
-SMP_PARTS: Mapping[str, tuple[str, ...]] = {
-    "encoder": ("encoder.",),
-    "decoder": ("decoder.",),
-    "head": ("segmentation_head.",),
-}
+from dovetail.transfer.metrics import ConfusionMatrix, SegmentationScores
+from dovetail.transfer.segment_options import SegmentOptions, Window, build_optimiser, rate_share, set_rate
 
 
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How a model is fine-tuned.
+class WithAuxiliary(NamedTuple):
+    """What a model with a second head answers in training: logits [B, K, h, w] of both."""
 
-    Attributes:
-        classes: K; labels are 0 .. K - 1.
-        steps: Optimiser steps.
-        batch_size: Images in a step.
-        optimiser: "adamw" or "sgd" (momentum 0.9).
-        lr: Peak learning rate of the parts whose scale is 1.
-        lr_scale: Factor on `lr` for a part; parts that are not named have 1, a factor of 0 freezes the part.
-        parts: Prefixes of each part's parameters; parameters of no part count as "rest".
-        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_steps: Steps of linear warm-up.
-        power: Of the polynomial decay; 0 keeps the rate.
-        drops: Shares of the steps after which the rate is a tenth of what it was.
-        batch_norm: BatchNorm's running statistics: "train" goes on from those there, "reestimate" first replaces them
-            by the mean over the training images, "frozen" keeps them fixed and normalises by them in training too.
-        augmentation: What training images go through.
-        ignore_index: The label of pixels that do not count.
-        precision: "bf16" for autocast, "float32", or "auto": bf16 where the hardware multiplies it natively.
-        mean, std: Of each channel in [0, 1], for normalisation.
-        seed: Of order and augmentation.
-    """
-
-    classes: int
-    steps: int = 1000
-    batch_size: int = 16
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    lr_scale: Mapping[str, float] = field(default_factory=dict)
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SMP_PARTS))
-    layer_decay: float = 1.0
-    weight_decay: float = 1e-4
-    warmup_steps: int = 0
-    power: float = 0.9
-    drops: tuple[float, ...] = ()
-    batch_norm: Literal["train", "reestimate", "frozen"] = "train"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    ignore_index: int = IGNORE_INDEX
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Window:
-    """Sliding inference: windows of `size_px` every `stride_px`, their logits averaged where they overlap."""
-
-    size_px: int
-    stride_px: int
+    logits: Tensor
+    auxiliary: Tensor
 
 
 def finetune_segmentation(
@@ -101,7 +45,8 @@ def finetune_segmentation(
     """Fine-tune `model` in place on `train` and return the loss of every step.
 
     Args:
-        model: [B, 3, H, W] -> [B, K, h, w] logits, which are resized to the mask where they are smaller.
+        model: [B, 3, H, W] -> [B, K, h, w] logits, which are resized to the mask where they are smaller; in training
+            `WithAuxiliary` where it has a second head.
         train: Images with masks.
         options: See `SegmentOptions`.
         device: Where to compute.
@@ -126,9 +71,8 @@ def finetune_segmentation(
     for step, (images, masks) in enumerate(batches):
         set_rate(optimiser, rate_share(options, step))
         with autocast(options, device):
-            logits = resized(model(normalised(images.to(device), options)), masks.shape[1:])
-        check_classes(logits, options.classes)
-        loss = F.cross_entropy(logits.float(), masks.to(device), ignore_index=options.ignore_index)
+            answer = model(normalised(images.to(device), options))
+        loss = loss_of(answer, masks.to(device), options)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -136,6 +80,16 @@ def finetune_segmentation(
         if on_step is not None:
             on_step(step, losses[-1])
     return losses
+
+
+def loss_of(answer: Tensor | WithAuxiliary, masks: Tensor, options: SegmentOptions) -> Tensor:
+    """Return the cross entropy of a model's answer against masks [B, H, W], an auxiliary head's added by its weight."""
+    if isinstance(answer, WithAuxiliary):
+        plain, beside = (loss_of(logits, masks, options) for logits in answer)
+        return plain + options.auxiliary_weight * beside
+    check_classes(answer, options.classes)
+    logits = resized(answer.float(), masks.shape[1:], align_corners=options.align_corners)
+    return F.cross_entropy(logits, masks, ignore_index=options.ignore_index)
 
 
 def evaluate_segmentation(
@@ -195,13 +149,15 @@ def predict(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return the classes [B, H, W] of uint8 `images` [B, 3, H, W]; the model must be in evaluation mode."""
-    pixels = normalised(images.to(device), options)
+    size, corners = images.shape[2:], options.align_corners
+    pixels = normalised(brought_within(images, options.augmentation.within_px).to(device), options)
     with autocast(options, device):
         if window is None:
-            logits = resized(model(pixels).float(), pixels.shape[2:])
+            logits = model(pixels).float()
         else:
-            logits = sliding_logits(model, pixels, window)
+            logits = sliding_logits(model, pixels, window, align_corners=corners)
     check_classes(logits, options.classes)
+    logits = resized(logits, size, align_corners=corners)
     return logits.argmax(1).cpu()
 
 
@@ -210,7 +166,7 @@ def placed(model: nn.Module, device: torch.device | str) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def sliding_logits(model: nn.Module, pixels: Tensor, window: Window) -> Tensor:
+def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_corners: bool = False) -> Tensor:
     """Return [B, K, H, W]: logits averaged over windows; the last ones are moved inwards to end at the border."""
     height, width = pixels.shape[2:]
     size = (min(window.size_px, height), min(window.size_px, width))
@@ -219,7 +175,7 @@ def sliding_logits(model: nn.Module, pixels: Tensor, window: Window) -> Tensor:
     for top in starts(height, size[0], window.stride_px):
         for left in starts(width, size[1], window.stride_px):
             place = (..., slice(top, top + size[0]), slice(left, left + size[1]))
-            logits = resized(model(pixels[place]).float(), size)
+            logits = resized(model(pixels[place]).float(), size, align_corners=align_corners)
             if total is None:
                 total = logits.new_zeros(*logits.shape[:2], height, width)
             total[place] += logits
@@ -231,53 +187,6 @@ def sliding_logits(model: nn.Module, pixels: Tensor, window: Window) -> Tensor:
 def starts(length: int, size: int, stride: int) -> list[int]:
     """Return where windows begin along a side so that all of it is covered."""
     return [min(start, length - size) for start in range(0, max(length - size + stride, 1), stride)]
-
-
-def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
-    """Return the part that a parameter belongs to, "rest" for none."""
-    return next((part for part, prefixes in parts.items() if name.startswith(tuple(prefixes))), "rest")
-
-
-def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Optimizer:
-    """Return the optimiser, with one group for each learning rate and weight decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    seen: set[str] = set()
-    names, encoder = [name for name, _ in model.named_parameters()], options.parts.get("encoder", ())
-    by_layer = layer_scales(names, encoder=encoder, decay=options.layer_decay)
-    for name, parameter in model.named_parameters():
-        part = part_of(name, options.parts)
-        seen.add(part)
-        scale = options.lr_scale.get(part, 1.0) * by_layer[name]
-        parameter.requires_grad_(scale > 0)
-        if scale > 0:
-            decay = options.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
-    missing = sorted(set(options.lr_scale) - seen)
-    if missing:
-        raise DovetailError(
-            f"A learning rate was given for part {missing[0]!r}, but no parameter belongs to it; the model's parts "
-            f"are {', '.join(sorted(seen))}."
-        )
-    described = [
-        {"params": parameters, "lr": options.lr * scale, "peak_lr": options.lr * scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
-    ]
-    if options.optimiser == "sgd":
-        return torch.optim.SGD(described, momentum=0.9)
-    return torch.optim.AdamW(described)
-
-
-def rate_share(options: SegmentOptions, step: int) -> float:
-    """Return the share of its peak that a learning rate has at `step`."""
-    warmup = min((step + 1) / (options.warmup_steps + 1), 1.0)
-    dropped = 0.1 ** sum(step >= drop * options.steps for drop in options.drops)
-    return float(warmup * dropped * (1 - step / options.steps) ** options.power)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
-    """Set every group's learning rate to `share` of its peak."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"] * share
 
 
 def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tuple[Tensor, Tensor]:
@@ -321,11 +230,11 @@ def normalised(images: Tensor, options: SegmentOptions) -> Tensor:
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
+def resized(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """Return logits [B, K, h, w] at `size` (height, width)."""
     if tuple(logits.shape[2:]) == tuple(size):
         return logits
-    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def check_classes(logits: Tensor, classes: int) -> None:

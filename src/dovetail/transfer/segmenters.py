@@ -2,7 +2,8 @@
 
 * A model of segmentation_models_pytorch, and torchvision's FCN and DeepLabV3, with K classes.
 * FCN on a CNN: two convolutions on the deepest map and a classifier (Long et al., 2015,
-  https://arxiv.org/abs/1411.4038); the stride of the deepest map is an option for ResNets, by dilation.
+  https://arxiv.org/abs/1411.4038); the stride of the deepest map is an option for ResNets, by dilation. So
+  are mmsegmentation's convolution over decoder and encoder together, and its auxiliary head on the map before.
 * Semantic FPN on a feature pyramid, of a CNN or a ViT: every level is convolved and upsampled to stride 4, and all are
   summed (Kirillov et al., 2019, https://arxiv.org/abs/1901.02446).
 * UPerNet on a ViT: pooled context and fused levels (Xiao et al., 2018, https://arxiv.org/abs/1807.10221), with the
@@ -14,28 +15,59 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import timm
+import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.networks.construct import construct
-from dovetail.networks.decoders import PYRAMID_STRIDES, EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn
+from dovetail.networks.decoders import (
+    PYRAMID_STRIDES,
+    ConvModule,
+    EncoderFCN,
+    EncoderFPN,
+    encoder_fcn,
+    encoder_fpn,
+    intermediates,
+    pyramid_stages,
+)
 from dovetail.networks.network import Construction
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_embed import patch_px
 from dovetail.networks.vit_fpn import ViTFPN, evenly_spaced, rescale, vit_fpn
+from dovetail.transfer.segment import WithAuxiliary
 from dovetail.transfer.start import Source
 
 DecoderName = Literal["auto", "fcn", "fpn", "upernet"]
 PARTS = {
     "encoder": ("body.encoder.", "model.backbone."),
     "decoder": ("body.decoder.",),
-    "head": ("head.", "body.segmentation_head.", "body.scales.", "model.classifier."),
+    "head": ("head.", "auxiliary.", "body.segmentation_head.", "body.scales.", "model.classifier."),
 }
+
+
+@dataclass(frozen=True)
+class FCNSpec:
+    """How an FCN is built beyond what was pre-trained.
+
+    Attributes:
+        channels: Of the decoder's convolutions, where the run has none.
+        dilation: Of these.
+        concat: Whether a third convolution reads the decoder's map and the encoder's side by side.
+        dropout: Of whole channels, before the classifier.
+        auxiliary: Whether a second head, of one convolution, learns on the encoder's map before the deepest.
+    """
+
+    channels: int = 256
+    dilation: int = 6
+    concat: bool = False
+    dropout: float = 0.1
+    auxiliary: bool = False
 
 
 class SemanticFPNHead(nn.Module):
@@ -133,6 +165,44 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
 
+class FCNSegmenter(Segmenter):
+    """A pre-trained encoder and FCN decoder, and what classifies their maps.
+
+    Attributes:
+        joined: The convolution over both maps; None without it.
+        auxiliary: The second head; None without it.
+    """
+
+    body: EncoderFCN
+
+    def __init__(self, body: EncoderFCN, classes: int, spec: FCNSpec) -> None:
+        channels, widths = body.out_channels, [width for _, width in pyramid_stages(body.encoder)]
+        super().__init__(body, classifier(channels, classes, spec.dropout))
+        self.joined = ConvModule(widths[-1] + channels, channels, dilation=1) if spec.concat else None
+        self.auxiliary: nn.Module | None = None
+        if spec.auxiliary:
+            before = ConvModule(widths[-2], AUXILIARY_CHANNELS, dilation=1)
+            self.auxiliary = nn.Sequential(before, *classifier(AUXILIARY_CHANNELS, classes, spec.dropout))
+
+    def forward(self, pixels: Tensor) -> Tensor | WithAuxiliary:  # type: ignore[override]
+        """Return logits [B, K, h, w], in training with those of the second head where there is one."""
+        learns = self.training and self.auxiliary is not None
+        maps = intermediates(self.body.encoder, pixels, self.body.indices[-2:] if learns else self.body.indices[-1:])
+        decoded = self.body.decoder(maps[-1])
+        if self.joined is not None:
+            decoded = self.joined(torch.cat([maps[-1], decoded], dim=1))
+        logits: Tensor = self.head(decoded)
+        return WithAuxiliary(logits, self.auxiliary(maps[0])) if learns and self.auxiliary is not None else logits
+
+
+AUXILIARY_CHANNELS = 256
+
+
+def classifier(channels: int, classes: int, dropout: float) -> nn.Sequential:
+    """Return dropout of whole channels and a 1x1 convolution."""
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
+
+
 class Unpacked(nn.Module):
     """torchvision's segmentation model, whose answer is a dictionary."""
 
@@ -147,7 +217,12 @@ class Unpacked(nn.Module):
 
 
 def build_segmenter(
-    source: Source, *, classes: int, decoder: DecoderName = "auto", output_stride: int = 32
+    source: Source,
+    *,
+    classes: int,
+    decoder: DecoderName = "auto",
+    output_stride: int = 32,
+    fcn: FCNSpec | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Return the model with random weights, and the module in it that pre-trained weights go into.
 
@@ -157,6 +232,7 @@ def build_segmenter(
         decoder: Of an encoder without one: "fcn" (CNN), "fpn" (Semantic FPN), "upernet" (ViT); "auto" takes FCN on a
             CNN and Semantic FPN on a ViT.
         output_stride: Stride of the deepest map of a ResNet under an FCN: 32, 16 or 8.
+        fcn: How an FCN is built; no other model looks at it.
 
     Raises:
         DovetailError: For models that cannot be segmenters, and decoders that do not fit.
@@ -177,10 +253,11 @@ def build_segmenter(
         raise DovetailError(
             f"{source.constructor} is a detector; name a segmentation model with --model, such as timm/resnet50+fpn."
         )
-    body = body_of(call, source, decoder)
+    spec = fcn or FCNSpec()
+    body = body_of(call, source, decoder, spec)
     if output_stride != 32:
         dilate(body, output_stride)
-    return on_body(body, classes)
+    return on_body(body, classes, spec)
 
 
 def padded(model: nn.Module) -> nn.Module:
@@ -189,7 +266,7 @@ def padded(model: nn.Module) -> nn.Module:
     return Segmenter(model, nn.Identity(), multiple=max(int(inner.encoder.output_stride), 32))
 
 
-def body_of(call: Construction, source: Source, decoder: DecoderName) -> nn.Module:
+def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSpec) -> nn.Module:
     """Return encoder and decoder without a head, randomly initialised."""
     name = str(call.args[0] if call.args else call.kwargs.get("name"))
     tokens = is_vit(name)
@@ -204,18 +281,17 @@ def body_of(call: Construction, source: Source, decoder: DecoderName) -> nn.Modu
             return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size)
         return encoder_fpn(name, in_channels=source.in_channels)
     if chosen == "fcn" and not tokens:
-        return encoder_fcn(name, in_channels=source.in_channels)
+        return encoder_fcn(name, in_channels=source.in_channels, channels=fcn.channels, dilation=fcn.dilation)
     fits = "fpn or upernet" if tokens else "fcn or fpn"
     raise DovetailError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
 
 
-def on_body(body: nn.Module, classes: int) -> tuple[nn.Module, nn.Module]:
+def on_body(body: nn.Module, classes: int, fcn: FCNSpec) -> tuple[nn.Module, nn.Module]:
     """Return a segmenter on a body, and the module that pre-trained weights go into."""
     if isinstance(body, ViTMaps):
         return Segmenter(body, UPerNetHead(body.width, classes), multiple=32), body.encoder
     if isinstance(body, EncoderFCN):
-        head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(body.out_channels, classes, 1))
-        return Segmenter(body, head), body
+        return FCNSegmenter(body, classes, fcn), body
     if isinstance(body, (EncoderFPN, ViTFPN)):
         head_on_pyramid = SemanticFPNHead(body.out_channels, classes)
         return Segmenter(body, head_on_pyramid, multiple=32), body

@@ -1,17 +1,8 @@
 """The job behind `dovetail finetune segment`.
 
-Protocols, from DeCon's configurations (mmsegmentation's FCN; steps and rates for the whole training set):
-
-| set | crop | steps | lr, weight decay | schedule | stride | inference |
-|---|---|---|---|---|---|---|
-| VOC | 513 | 30,000 | 0.003, 1e-4 | tenths at 70 and 90 % | 16 | whole |
-| Cityscapes | 769 | 90,000 | 0.01, 1e-4 | tenths at 70 and 90 % | 16 | windows of 769 every 513 |
-| ADE20K | 512 | 80,000 | 0.01, 5e-4 | polynomial, 0.9 | 8 | whole |
-
-All with SGD, 16 images a step, random scale 0.5 to 2 of the image itself (mmsegmentation first resizes images to the
-crop's height), `align_corners` off, no auxiliary head. These rates are those of FCNs; other models are trained with
-AdamW, 1e-4 for ViTs and 5e-4 for others, weight decay 0.05, polynomial decay. Other sets take 40 passes over the
-images (500 to 20,000 steps) in crops of 256 px.
+Steps, rates and heads are for the whole training set; the protocols of VOC, Cityscapes and ADE20K are in `protocols`,
+with those rates for FCNs. Other models are trained with AdamW, 1e-4 for ViTs and 5e-4 for others, weight decay 0.05,
+polynomial decay. Other sets take 40 passes over the images (500 to 20,000 steps) in crops of 256 px.
 """
 
 from __future__ import annotations
@@ -35,36 +26,18 @@ from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.mask_sets import SegmentationSet
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
+from dovetail.transfer.protocols import PROTOCOLS, Protocol
 from dovetail.transfer.readers import SegmentationData, open_segmentation
 from dovetail.transfer.results import Results, fingerprint, one_value
-from dovetail.transfer.segment import SegmentOptions, Window, confusion_matrix, finetune_segmentation
-from dovetail.transfer.segmenters import PARTS, Segmenter, Unpacked, build_segmenter
+from dovetail.transfer.segment import confusion_matrix, finetune_segmentation
+from dovetail.transfer.segment_options import SegmentOptions, Window
+from dovetail.transfer.segmenters import PARTS, FCNSpec, Segmenter, Unpacked, build_segmenter
 from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order, check_share
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MEMORY_BYTES = 2**30  # sets that take no more are read once
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What the module's table says about a set."""
-
-    crop: int
-    steps: int
-    lr: float
-    weight_decay: float
-    drops: tuple[float, ...]
-    output_stride: Literal[8, 16]
-    window: Window | None = None
-
-
-PROTOCOLS: Mapping[str, Protocol] = {
-    "voc": Protocol(513, 30_000, 0.003, 1e-4, (0.7, 0.9), 16),
-    "cityscapes": Protocol(769, 90_000, 0.01, 1e-4, (0.7, 0.9), 16, Window(769, 513)),
-    "ade20k": Protocol(512, 80_000, 0.01, 5e-4, (), 8),
-}
 
 
 @dataclass(frozen=True)
@@ -75,6 +48,7 @@ class Plan:
         source: Where the model comes from.
         data: The labelled set.
         decoder: Of an encoder without one.
+        fcn: How an FCN is built.
         output_stride: Of an FCN's ResNet.
         options: Of fine-tuning; `steps` are those of the whole set.
         fixed_steps: Whether `steps` were given, so that they hold for every fraction.
@@ -85,6 +59,7 @@ class Plan:
     source: Source
     data: SegmentationData
     decoder: Any
+    fcn: FCNSpec
     output_stride: int
     options: SegmentOptions
     fixed_steps: bool
@@ -94,7 +69,11 @@ class Plan:
     def model(self) -> tuple[nn.Module, nn.Module]:
         """Return a new model, and the module in it that weights go into."""
         return build_segmenter(
-            self.source, classes=self.data.classes, decoder=self.decoder, output_stride=self.output_stride
+            self.source,
+            classes=self.data.classes,
+            decoder=self.decoder,
+            output_stride=self.output_stride,
+            fcn=self.fcn,
         )
 
     def steps(self, images: int) -> int:
@@ -199,33 +178,37 @@ def class_lists(data: SegmentationSet) -> list[list[int]]:
 
 
 def plan_of(asked: Mapping[str, Any], data: SegmentationData) -> Plan:
-    """Return the plan, with everything on "auto" filled in by the table of the module."""
+    """Return the plan, with everything on "auto" filled in by the protocol of the set or the rules of the module."""
     source = source_of(asked["run"], asked["model"])
     if source.in_channels != 3:
         raise DovetailError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    protocol = PROTOCOLS.get(data.format)
+    protocol = PROTOCOLS.get(data.format, Protocol())
     fcn, tokens = kind_of(source, asked["decoder"])
-    resnet = fcn and "resnet" in source.constructor
+    own_fcn = fcn and not source.constructor.startswith("torchvision.")
     stride = asked["output_stride"]
     if stride == "auto":
-        stride = protocol.output_stride if protocol and resnet and can_dilate(source, asked["decoder"]) else 32
+        stride = protocol.output_stride if own_fcn and can_dilate(source, asked["decoder"]) else 32
+    weight = asked["auxiliary_weight"]
+    if weight not in ("auto", 0) and not own_fcn:
+        raise DovetailError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
     passes = EPOCHS * len(data.train) // asked["batch_size"]
-    steps = protocol.steps if protocol else min(max(passes, MIN_STEPS), MAX_STEPS)
-    crop = asked["crop_size"] or (protocol.crop if protocol else OTHER_CROP)
+    steps = protocol.steps or min(max(passes, MIN_STEPS), MAX_STEPS)
+    crop = asked["crop_size"] or protocol.crop or OTHER_CROP
     check_positive(asked, crop)
-    options = options_of(
-        asked, data, source, steps=steps, crop=crop, published=protocol if fcn else None, tokens=tokens
-    )
-    options = replace(options, precision=where.precision)
+    published = protocol if fcn and protocol.lr is not None else None
+    options = options_of(asked, data, source, protocol, steps=steps, crop=crop, published=published, tokens=tokens)
+    spec = protocol.fcn if weight == "auto" else replace(protocol.fcn, auxiliary=weight > 0)
     window = window_of(asked["inference"], protocol, crop)
-    return Plan(source, data, asked["decoder"], stride, options, asked["steps"] != "auto", window, where)
+    options = replace(options, precision=where.precision)
+    return Plan(source, data, asked["decoder"], spec, stride, options, asked["steps"] != "auto", window, where)
 
 
 def options_of(
     asked: Mapping[str, Any],
     data: SegmentationData,
     source: Source,
+    protocol: Protocol,
     *,
     steps: int,
     crop: int,
@@ -233,27 +216,35 @@ def options_of(
     tokens: bool,
 ) -> SegmentOptions:
     """Return how the model is fine-tuned: what was asked for, else as published, else by the rules of the module."""
-    rates = (published.lr, published.weight_decay) if published else (1e-4 if tokens else 5e-4, 0.05)
-    optimiser: Literal["adamw", "sgd"] = (
-        ("sgd" if published else "adamw") if asked["optimiser"] == "auto" else asked["optimiser"]
-    )
+    optimiser: Literal["adamw", "sgd"] = "sgd" if published else "adamw"
+    rate = published.lr if published and published.lr else 1e-4 if tokens else 5e-4
+    decay = published.weight_decay if published else 0.05
     drops = published.drops if published else ()
-    scale = (0.5, 2.0) if data.format in PROTOCOLS else (0.75, 1.5)
+    distort = protocol.distort if asked["distort"] == "auto" else asked["distort"] == "on"
     return SegmentOptions(
         classes=data.classes,
         steps=steps if asked["steps"] == "auto" else asked["steps"],
         batch_size=asked["batch_size"],
-        optimiser=optimiser,
-        lr=rates[0] if asked["lr"] == "auto" else asked["lr"],
+        optimiser=optimiser if asked["optimiser"] == "auto" else asked["optimiser"],
+        lr=rate if asked["lr"] == "auto" else asked["lr"],
         lr_scale={"encoder": asked["encoder_lr_scale"]} if asked["encoder_lr_scale"] != 1 else {},
         parts=PARTS,
         layer_decay=asked["layer_decay"],
-        weight_decay=rates[1] if asked["weight_decay"] == "auto" else asked["weight_decay"],
+        weight_decay=decay if asked["weight_decay"] == "auto" else asked["weight_decay"],
         warmup_steps=asked["warmup_steps"],
         power=0.0 if drops else 0.9,
+        floor=published.floor if published else 0.0,
         drops=drops,
         batch_norm=asked["batch_norm"],
-        augmentation=Augmentation(crop_px=(crop, crop), scale=scale),
+        augmentation=Augmentation(
+            crop_px=(crop, crop),
+            scale=protocol.scale,
+            within_px=protocol.within_px,
+            most_of_one_class=protocol.most_of_one_class,
+            distort=distort,
+        ),
+        auxiliary_weight=0.4 if asked["auxiliary_weight"] == "auto" else asked["auxiliary_weight"],
+        align_corners=protocol.align_corners and published is not None,
         mean=three(source.mean),
         std=three(source.std),
         seed=asked["seed"],
@@ -262,8 +253,8 @@ def options_of(
 
 def check_positive(asked: Mapping[str, Any], crop: int) -> None:
     """Raise `DovetailError` for numbers out of range."""
-    for name in ("batch_size", "seeds", "steps", "warmup_steps", "encoder_lr_scale"):
-        low = 0 if name in ("warmup_steps", "encoder_lr_scale") else 1
+    for name in ("batch_size", "seeds", "steps", "warmup_steps", "encoder_lr_scale", "auxiliary_weight"):
+        low = 1 if name in ("batch_size", "seeds", "steps") else 0
         if asked[name] != "auto" and asked[name] < low:
             raise DovetailError(f"{name} is {asked[name]}; it must be at least {low}.")
     check_share("layer_decay", asked["layer_decay"])
@@ -298,17 +289,23 @@ def can_dilate(source: Source, decoder: str) -> bool:
     return not source.constructor.startswith("torchvision.")
 
 
-def window_of(inference: str, protocol: Protocol | None, crop: int) -> Window | None:
+def window_of(inference: str, protocol: Protocol, crop: int) -> Window | None:
     """Return the window of sliding inference; None for whole images."""
     if inference == "whole":
         return None
     if inference == "slide":
         return Window(crop, max(crop * 2 // 3, 1))
-    return protocol.window if protocol else None
+    return protocol.window
 
 
 def task_of(plan: Plan) -> Task:
     """Return what is needed to use the model later."""
-    window = None if plan.window is None else [plan.window.size_px, plan.window.stride_px]
-    options = {"decoder": plan.decoder, "output_stride": plan.output_stride, "window": window}
+    options = {
+        "decoder": plan.decoder,
+        "output_stride": plan.output_stride,
+        "fcn": asdict(plan.fcn),
+        "window": None if plan.window is None else [plan.window.size_px, plan.window.stride_px],
+        "within_px": plan.options.augmentation.within_px,
+        "align_corners": plan.options.align_corners,
+    }
     return Task.of("segment", plan.source, plan.data.names, options)
