@@ -124,12 +124,23 @@ def call(name: str, arguments: list[str]) -> int:
     arguments = [underscored(argument) for argument in arguments]
     parser = make_parser(name, verb, function, arguments)
     given = {key: value for key, value in parser.parse_args(arguments).as_dict().items() if key != "config"}
+    refuse_command_in_file(given.get("data"), arguments)
     if verb.has_recipe:
         given["recipe"] = changed_options(parser, given.get("recipe") or {})
     result = function(**given)
     if isinstance(result, str):
         print(result)
     return 0
+
+
+def refuse_command_in_file(data: Any, arguments: list[str]) -> None:
+    """Raise `DovetailError` where `data` is a command of the shell that comes from a config file: who reads a file that
+    somebody else wrote must not run it.
+    """
+    from dovetail.pretraining import names_command
+
+    if names_command(data) and not any(argument.removeprefix("--data=") == data for argument in arguments):
+        raise DovetailError(f"The config names a command as its data ({data!r}); to run it, give it with --data.")
 
 
 def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: list[str]) -> Any:

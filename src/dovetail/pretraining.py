@@ -229,11 +229,23 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
             raise DovetailError(
                 f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
             )
+    if names_command(saved.get("data")) and asked["data"] is None:
+        raise DovetailError(
+            f"The data of the run in {folder} are what a command writes ({saved['data']!r}), and no file runs a "
+            "command by itself: give it again with --data."
+        )
     given = {name: asked[name] for name in movable if asked[name] != default_of(name)}
     if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
         given["num_nodes"] = asked["num_nodes"]
     options = {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
     return options | shared_anew(saved, given, options)
+
+
+def names_command(data: Any) -> bool:
+    """Whether `data` is a command of the shell."""
+    from dovetail.data.shard_names import PIPE
+
+    return isinstance(data, str) and data.startswith(PIPE)
 
 
 def default_of(name: str) -> Any:
