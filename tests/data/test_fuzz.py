@@ -6,7 +6,10 @@ import ctypes
 import json
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,14 @@ from dovetail.data.decode import Photograph, UnreadableError, open_bytes, open_f
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
 from dovetail.data.order import StepSampler
 from dovetail.data.skipped import SkippedLog
-from dovetail.data.sources import ImageSource, PathSource, open_source
+from dovetail.data.sources import ImageSource, open_source
 from dovetail.errors import DovetailError
+from dovetail.train.interrupts import StopRequests
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.fuzz import Corpus, encoded, make_corpus, smooth
 
 PLAN = ViewPlan(views=(ViewSpec(size_px=16),))
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +182,14 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Pa
         num_workers=workers,
         skipped=SkippedLog(log, 12),
     )
+    stops = StopRequests()
+    stops.listen(signal.SIGTERM)  # as in training; loading processes inherit it
     torch.manual_seed(5)
-    batches = list(loader)
+    try:
+        batches = list(loader)
+    finally:
+        stops.restore()
+    assert stops.received is None
     drawn = torch.rand(1)
     assert drawn.equal(torch.rand(1, generator=torch.Generator().manual_seed(5)))
     assert [batch.index.tolist() for batch in batches] == [[index for _, index in keys] for keys in sampler]
@@ -245,13 +256,47 @@ def test_damaged_tiffs_leave_the_terminal_alone(damaged_tiff: Path, capfd: pytes
     assert capfd.readouterr().err == "still there\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_without_permission_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "secret.jpg"
-    Image.fromarray(smooth()).save(path)
-    path.chmod(0)
-    with pytest.raises(UnreadableError, match="Permission denied"):
-        PathSource([path]).open(0, 3)
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Let the permissions of files count, which root may pass over."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_without_permission_are_named(workers: int) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are for one user alone
+        folder = Path(name)
+        for number in range(8):
+            Image.fromarray(smooth(24, 32, seed=number)).save(folder / f"{number}.jpg")
+        (folder / "0.jpg").chmod(0)
+        (folder / "run").mkdir(mode=0o777)
+        folder.chmod(0o755)
+        (folder / "run").chmod(0o777)
+        log = folder / "run" / "skipped.jsonl"
+        with without_privileges():
+            loader = make_loader(
+                open_source(folder), PLAN, global_batch=4, total_steps=2, seed=0, num_workers=workers, skipped_file=log
+            )
+            assert sum(len(batch) for batch in loader) == 8
+        reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in log.read_text().splitlines()}
+        assert reasons == {str(folder / "0.jpg"): "Permission denied"}
+
+
+def test_a_folder_without_permission_gets_a_sentence() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0)
+        Image.fromarray(smooth()).save(folder / "open.jpg")
+        with without_privileges(), pytest.raises(DovetailError, match=r"closed' cannot be read \(Permission denied\)"):
+            open_source(folder)
 
 
 def test_views_of_the_whole_files_are_as_without_the_others(corpus: Corpus) -> None:
