@@ -84,7 +84,6 @@ def test_a_table_over_starts_fractions_and_seeds(
     assert "finished" not in capsys.readouterr().out
 
 
-
 @pytest.mark.parametrize(
     ("model", "options"),
     [

@@ -105,6 +105,8 @@ def finetune_detect(
     model: str | None = None,
     task: Literal["boxes", "masks"] = "boxes",
     head: Literal["rcnn", "retinanet"] = "rcnn",
+    box_head: Literal["auto", "2fc", "4conv1fc"] = "auto",
+    head_norm: Literal["none", "sync"] = "none",
     start: list[str] = ["auto"],  # noqa: B006 - read only
     fraction: list[float] = [1.0],  # noqa: B006 - read only
     seeds: int = 1,
@@ -130,6 +132,10 @@ def finetune_detect(
         model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
         task: Boxes, or masks as well.
         head: Faster and Mask R-CNN, or RetinaNet (boxes only).
+        box_head: Of R-CNN: two layers, or four convolutions and a layer as in the dense-SSL protocol; "auto" takes the
+            model's own, else two layers.
+        head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of box and mask heads, as in
+            the dense-SSL protocol.
         start: What to load of the run: random, encoder, decoder, all; "auto" loads the decoder where it is a pyramid.
         fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
         seeds: Trials for each row, with seeds from `seed` on.
@@ -142,7 +148,7 @@ def finetune_detect(
             0.75 or 0.8.
         image_size: Largest shorter side in pixels; training draws from 80 to 100 % of it, the longer side has at most
             5/3.
-        batch_norm: "train", or "frozen" for steps of very few images.
+        batch_norm: Of the backbone: "train", or "frozen" for steps of very few images.
         accelerator: Kind of device.
         precision: Number format of the backbone; the heads compute in float32.
         workers: Threads that read images.

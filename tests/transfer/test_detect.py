@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import dovetail
 from dovetail.errors import DovetailError
+from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.detect import DetectOptions, finetune_detection, training_batch, training_item
 from dovetail.transfer.detectors import DetectorSpec, build_detector
@@ -86,3 +88,48 @@ def test_retinanet_has_no_masks(tmp_path: Path) -> None:
     source = source_of(None, "timm/test_resnet+fpn")
     with pytest.raises(DovetailError, match="RetinaNet has no masks"):
         build_detector(source, DetectorSpec("masks", "retinanet", 2, (64,), 100))
+
+
+def test_the_heads_of_the_dense_ssl_protocol() -> None:
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
+    with torch.device("meta"):
+        model, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+        plain, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), DetectorSpec("masks", "rcnn", 2, (64,), 100))
+    heads, others = model.roi_heads, plain.roi_heads
+    assert [name for name, one in heads.box_head.named_modules() if isinstance(one, nn.Conv2d)] == [
+        f"{index}.0" for index in range(4)
+    ]
+    assert [one.out_features for one in heads.box_head.modules() if isinstance(one, nn.Linear)] == [1024]
+    for head in (heads.box_head, heads.mask_head):
+        assert sum(isinstance(one, JointBatchNorm) for one in head.modules()) == 4
+    assert not any(isinstance(one, JointBatchNorm) for one in others.modules())
+    assert [one.out_features for one in others.box_head.modules() if isinstance(one, nn.Linear)] == [1024, 1024]
+
+
+def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> None:
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
+    torch.manual_seed(0)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    options = DetectOptions(steps=2, batch_size=1, lr=0.001, warmup_steps=0, with_masks=True, batch_norm="frozen")
+    before = detector.state_dict()["backbone.encoder.bn1.running_mean"].clone()
+    losses = finetune_detection(detector, data.subset([0, 1]), options, machine=HERE)
+    assert min(losses) > 0
+    assert float(detector.state_dict()["roi_heads.mask_head.0.1.running_mean"].abs().max()) > 0
+    assert all(bool(value.isfinite().all()) for value in detector.state_dict().values())
+    assert torch.equal(detector.state_dict()["backbone.encoder.bn1.running_mean"], before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (("boxes", "retinanet", "4conv1fc", "none"), "RetinaNet has one stage"),
+        (("boxes", "rcnn", "2fc", "sync"), "no convolution to normalise"),
+    ],
+)
+def test_heads_that_do_not_go_together(changes: tuple[str, str, str, str], sentence: str) -> None:
+    task, head, box_head, norm = changes
+    with pytest.raises(DovetailError, match=sentence):
+        build_detector(
+            source_of(None, "timm/test_resnet+fpn"),
+            DetectorSpec(task, head, 2, (64,), 100, box_head, norm),  # type: ignore[arg-type]
+        )

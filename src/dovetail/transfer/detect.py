@@ -43,7 +43,7 @@ class DetectOptions:
         warmup_steps: Steps of linear warm-up.
         drops: Shares of the steps after which the rate is a tenth of what it was.
         with_masks: Whether masks are learned.
-        batch_norm: "train" or "frozen": running statistics fixed, and used in training too.
+        batch_norm: Of the backbone: "train" or "frozen": running statistics fixed, and used in training too.
         seed: Of order and flips.
     """
 
@@ -130,7 +130,7 @@ def finetune_detection(
         raise DovetailError("The training set is empty; give at least one image.")
     machine.place(model).train()
     if options.batch_norm == "frozen":
-        freeze_batch_norm(model)
+        freeze_batch_norm(model.get_submodule("backbone"))
     optimiser = build_optimiser(model, options)
     batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
     losses: list[float] = []

@@ -146,7 +146,15 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
     if side < 32:
         raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
     sides = tuple(round(side * share) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0))
-    spec = DetectorSpec(asked["task"], asked["head"], len(train.names), sides, round(side * 1333 / 800))
+    spec = DetectorSpec(
+        asked["task"],
+        asked["head"],
+        len(train.names),
+        sides,
+        round(side * 1333 / 800),
+        asked["box_head"],
+        asked["head_norm"],
+    )
     with torch.device("meta"):
         model, _ = build_detector(source, spec)
     tokens = "ViTFPN" in {type(module).__name__ for module in model.modules()}
@@ -168,6 +176,4 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
 
 def task_of(plan: Plan) -> Task:
     """Return what is needed to use the detector later."""
-    spec = plan.spec
-    options = {"task": spec.task, "head": spec.head, "sides": list(spec.sides), "longest": spec.longest}
-    return Task.of("detect", plan.source, plan.train.names, {**options, "ids": list(plan.train.ids)})
+    return Task.of("detect", plan.source, plan.train.names, {"spec": asdict(plan.spec), "ids": list(plan.train.ids)})

@@ -18,6 +18,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
 from dovetail.errors import DovetailError
 from dovetail.networks.construct import construct
@@ -25,10 +27,13 @@ from dovetail.networks.decoders import EncoderFPN, encoder_fpn
 from dovetail.networks.network import Construction
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN, vit_fpn
+from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.start import Source
 
 DetectTask = Literal["boxes", "masks"]
 DetectHead = Literal["rcnn", "retinanet"]
+BoxHead = Literal["auto", "2fc", "4conv1fc"]
+HeadNorm = Literal["none", "sync"]
 PYRAMIDS = ("dovetail.networks.decoders.encoder_fpn", "dovetail.networks.vit_fpn.vit_fpn")
 
 
@@ -42,6 +47,8 @@ class DetectorSpec:
         classes: Number of categories; the detector's label 0 is background.
         sides: Shorter sides that images are resized to in pixels, one at random in training, the last otherwise.
         longest: Most that the longer side may be.
+        box_head: Of two stages: two layers, or four convolutions and a layer; "auto" leaves what the model has.
+        head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of the box and mask heads.
     """
 
     task: DetectTask
@@ -49,6 +56,8 @@ class DetectorSpec:
     classes: int
     sides: tuple[int, ...]
     longest: int
+    box_head: BoxHead = "auto"
+    head_norm: HeadNorm = "none"
 
 
 class RetinaLevels(nn.Module):
@@ -76,6 +85,7 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
     """
     if spec.head == "retinanet" and spec.task == "masks":
         raise DovetailError("RetinaNet has no masks; give --task boxes or --head rcnn.")
+    check_heads(spec)
     if source.in_channels != 3:
         raise DovetailError(f"The model takes {source.in_channels} channels; detectors are for 3 (RGB).")
     call = Construction.parse(source.constructor)
@@ -91,9 +101,35 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
         name = torchvision_name(call.path.rpartition(".")[2], spec)
         builder = torchvision.models.get_model_builder(name)
         model: nn.Module = builder(weights=None, weights_backbone=None, num_classes=spec.classes + 1, **sizes)
-        return model, model
+        return with_heads(model, spec), model
     body = pyramid_of(call, source)
-    return on_pyramid(body, spec, sizes), body
+    return with_heads(on_pyramid(body, spec, sizes), spec), body
+
+
+def check_heads(spec: DetectorSpec) -> None:
+    """Raise `DovetailError` for heads that do not go together."""
+    if spec.head == "retinanet" and (spec.box_head, spec.head_norm) != ("auto", "none"):
+        raise DovetailError("RetinaNet has one stage; leave --box-head and --head-norm out, or give --head rcnn.")
+    if spec.head_norm == "sync" and spec.task == "boxes" and spec.box_head != "4conv1fc":
+        raise DovetailError("There is no convolution to normalise in the box head; add --box-head 4conv1fc.")
+
+
+def with_heads(model: nn.Module, spec: DetectorSpec) -> nn.Module:
+    """Return a detector of two stages, its box and mask heads replaced by those asked for.
+
+    Four convolutions and a layer, with BatchNorm over all processes here and in the mask head, are the dense-SSL
+    protocol's (detectron2's 4conv1fc and SyncBN).
+    """
+    norm = JointBatchNorm if spec.head_norm == "sync" else None
+    detector: Any = model
+    if spec.box_head == "4conv1fc":
+        channels = detector.backbone.out_channels
+        detector.roi_heads.box_head = FastRCNNConvFCHead((channels, 7, 7), [256] * 4, [1024], norm_layer=norm)
+    elif spec.box_head == "2fc":
+        detector.roi_heads.box_head = TwoMLPHead(detector.backbone.out_channels * 7 * 7, 1024)
+    if norm is not None and spec.task == "masks":
+        detector.roi_heads.mask_head = MaskRCNNHeads(detector.backbone.out_channels, [256] * 4, 1, norm_layer=norm)
+    return model
 
 
 def torchvision_name(name: str, spec: DetectorSpec) -> str:

@@ -144,9 +144,7 @@ def detections(
 ) -> None:
     """Write predictions.json: a list of file_name, category_id, category, bbox, score and, with masks, segmentation."""
     options = task.options
-    spec = DetectorSpec(
-        options["task"], options["head"], len(task.names), tuple(options["sides"]), int(options["longest"])
-    )
+    spec = DetectorSpec(**{**options["spec"], "sides": tuple(options["spec"]["sides"])})
     model, _ = build_detector(task.source(), spec)
     load_weights(model, folder)
     where.place(model).eval()
