@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
+from dovetail.views.batch import unit_boxes
 from dovetail.views.plan import MaskSpec, QuerySpec, ViewPlan, ViewSpec
 from dovetail.views.random import Purpose, stream
 from dovetail.views.sampling import Box, accepts, draw_views, needed_shrink, random_box, resized_crop
@@ -31,6 +32,22 @@ def test_boxes_lie_inside(seed: int, height: int, width: int, low: float) -> Non
     assert box.top + box.height <= height
     assert box.left + box.width <= width
     assert 0 < area <= height * width
+
+
+@given(st.integers(0, 10**6), SIZES, SIZES, st.floats(0, 1))
+@settings(deadline=None)
+def test_views_and_queries_of_any_photograph_lie_inside(seed: int, height: int, width: int, min_overlap: float) -> None:
+    views = (ViewSpec(32), ViewSpec(32, scale=(0.05, 1.0)), ViewSpec(16, role="local", scale=(0.01, 0.1)))
+    plan = ViewPlan(views, min_overlap=min_overlap, queries=QuerySpec(count=3, size_px=8))
+    draw = draw_views(generator(seed), plan, height=height, width=width)
+    again = draw_views(generator(seed), plan, height=height, width=width)
+    assert (draw.boxes, draw.flipped) == (again.boxes, again.flipped)
+    assert draw.queries is not None
+    boxes = unit_boxes([*draw.boxes, *draw.queries.boxes], (width, height))
+    assert len(boxes) == 6
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(120, 160), (40, 400)])
@@ -110,7 +127,7 @@ def test_resized_crop_is_pillows(interpolation: str, pillow: Image.Resampling, s
 
 
 @given(SIZES, SIZES)
-@settings(max_examples=50)
+@settings(deadline=None)
 def test_one_crop_of_any_size_of_photograph(height: int, width: int) -> None:
     box, _ = random_box(generator(0), height=height, width=width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     pixels = torch.full((2, height, width), 77, dtype=torch.uint8)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -79,6 +81,24 @@ def test_aligned_cells_show_the_same_place(pair: tuple[View, View]) -> None:
         edge = 0.5 / CELLS
         inside &= ((x >= edge) & (x <= 1 - edge))[None, :] & ((y >= edge) & (y <= 1 - edge))[:, None]
     torch.testing.assert_close(aligned[0][:, inside], aligned[1][:, inside], atol=1e-5, rtol=0)
+
+
+def mirrored(view: View) -> View:
+    """Return the view of the same place that is flipped where this one is not."""
+    return replace(view, flipped=~view.flipped)
+
+
+@given(pairs(), st.integers(1, 9))
+@settings(deadline=None)
+def test_flipping_a_view_and_its_map_leaves_its_alignment(pair: tuple[View, View], size: int) -> None:
+    a, b = pair
+    maps = torch.rand(1, 2, size, size, generator=torch.Generator().manual_seed(size))
+    box, other = overlap_box(a, b), overlap_box(mirrored(a), b)
+    torch.testing.assert_close(other, torch.stack([1 - box[:, 2], box[:, 1], 1 - box[:, 0], box[:, 3]], dim=1))
+    flipped = align(maps.flip(3), other, mirrored(a).flipped)
+    torch.testing.assert_close(flipped, align(maps, box, a.flipped), atol=1e-4, rtol=0)
+    assert overlap_box(mirrored(mirrored(a)), b).equal(box)
+    assert overlap_box(a, mirrored(b)).equal(box)  # where a sees b does not depend on which way b looks
 
 
 @given(pairs(), st.integers(3, 9))
