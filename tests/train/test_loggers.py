@@ -1,14 +1,16 @@
-"""Loggers by name: a sentence for unknown ones and for packages that are absent."""
+"""Loggers by name: numbers and pictures, a sentence for unknown ones and for packages that are absent."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from dovetail.errors import DovetailError
-from dovetail.train.loggers import MAKERS, extra_loggers
+from dovetail.train.loggers import MAKERS, extra_loggers, log_picture
 
 
 def test_no_name_gives_no_logger(tmp_path: Path) -> None:
@@ -24,3 +26,32 @@ def test_an_unknown_logger_is_named(tmp_path: Path) -> None:
 def test_an_absent_package_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match=f"pip install {name}"):
         extra_loggers([name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_a_logger_takes_numbers_and_pictures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    [logger] = extra_loggers([name], tmp_path)
+    logger.log_metrics({"parts/encoder/slot": 1.5, "loss": 2.0}, step=3)
+    log_picture(logger, "slots/encoder", np.zeros((8, 9, 3), dtype=np.uint8), step=3)
+    logger.finalize("success")
+    if name == "wandb":
+        import wandb
+
+        wandb.finish()
+    assert any(path.suffix in (".png", ".wandb") for path in tmp_path.rglob("*"))
+
+
+def test_tensorboard_takes_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path)
+    log_picture(logger, "slots/encoder", np.zeros((8, 9, 3), dtype=np.uint8), step=3)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert [event.step for event in events.Images("slots/encoder")] == [3]

@@ -21,9 +21,13 @@ def wandb_logger(out: Path) -> Logger:
 
 
 def mlflow_logger(out: Path) -> Logger:
-    """Return a logger for MLflow: to MLFLOW_TRACKING_URI, else into mlruns/ in the run's folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlruns").resolve().as_uri()
-    return MLFlowLogger(experiment_name=PROJECT, run_name=out.name, tracking_uri=uri)
+    """Return a logger for MLflow: to MLFLOW_TRACKING_URI, else into mlflow.db and mlartifacts/ in the run's folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return MLFlowLogger(experiment_name=PROJECT, run_name=out.name, tracking_uri=uri)
+    here = out.resolve()  # a database, since MLflow no longer takes plain files
+    uri, artifacts = f"sqlite:///{here / 'mlflow.db'}", (here / "mlartifacts").as_uri()
+    return MLFlowLogger(experiment_name=PROJECT, run_name=out.name, tracking_uri=uri, artifact_location=artifacts)
 
 
 MAKERS: Mapping[str, Callable[[Path], Logger]] = {"wandb": wandb_logger, "mlflow": mlflow_logger}
