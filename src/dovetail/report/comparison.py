@@ -96,31 +96,29 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
         found = [history.number(field, name) for name, history in histories.items()]
         return [line for line in found if line.values]
 
-    def groups(field: str, ending: str = "") -> dict[str, list[Series]]:
-        found: dict[str, list[Series]] = {}
-        for name, history in histories.items():
-            for one in history.group(field):
-                if one.name.endswith(ending):
-                    line = Series(name, one.steps, one.values)
-                    found.setdefault(one.name.removesuffix(ending), []).append(line)
-        return found
+    def each(title: str, unit: str, field: str, **how: Any) -> list[Plot]:
+        return [Plot(title.format(name), unit, found, **how) for name, found in groups(histories, field).items()]
 
-    losses = groups("parts", "/loss").items()
-    ranks, spreads = groups("effective_rank").items(), groups("spread").items()
-    used, entropy = groups("prototypes_used").items(), groups("teacher_entropy").items()
     return [
         Plot("Loss, weighted sum of the terms", "loss (no unit)", lines("loss")),
-        *(Plot(f"Term {term}, raw loss", "loss (no unit)", found) for term, found in losses),
+        *each("Term {}, raw loss", "loss (no unit)", "parts"),
         Plot("Learning rate", "learning rate (no unit)", lines("lr"), logarithmic=True),
-        Plot("Teacher's momentum", "share kept per step", lines("teacher_momentum")),
+        Plot("Teacher's momentum", "share kept per step (0 to 1)", lines("teacher_momentum")),
         Plot("Norm of the gradient", "norm (no unit)", lines("grad_norm"), logarithmic=True),
         Plot("Speed", "images per second", lines("images_per_second"), from_zero=True),
-        Plot("Waiting for data", "share of the time", lines("data_wait"), from_zero=True),
-        *(Plot(f"Effective rank of {t}", "dimensions", found, from_zero=True, lower=MIN_RANK) for t, found in ranks),
-        *(
-            Plot(f"Spread of {t}", "1 = even, 0 = one point", found, from_zero=True, lower=MIN_SPREAD)
-            for t, found in spreads
-        ),
-        *(Plot(f"Prototypes of {t} in use", "effective number", found, from_zero=True) for t, found in used),
-        *(Plot(f"Teacher's entropy, {t}", "share of the largest", found, from_zero=True) for t, found in entropy),
+        Plot("Waiting for data", "share of the time (0 to 1)", lines("data_wait"), from_zero=True),
+        *each("Effective rank of {}", "rank (dimensions)", "effective_rank", from_zero=True, lower=MIN_RANK),
+        *each("Spread of {}", "spread (0 = one point, 1 = even)", "spread", from_zero=True, lower=MIN_SPREAD),
+        *each("Prototypes of {} in use", "prototypes (effective number)", "prototypes_used", from_zero=True),
+        *each("Teacher's entropy, {}", "share of the largest (0 to 1)", "teacher_entropy", from_zero=True),
     ]
+
+
+def groups(histories: Mapping[str, History], field: str) -> dict[str, list[Series]]:
+    """Return the series of a field that maps names to numbers, by name, one for each run; of raw parts the losses."""
+    found: dict[str, list[Series]] = {}
+    for run, history in histories.items():
+        for one in history.group(field):
+            if field != "parts" or one.name.endswith("/loss"):
+                found.setdefault(one.name.removesuffix("/loss"), []).append(Series(run, one.steps, one.values))
+    return found

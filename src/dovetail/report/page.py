@@ -264,15 +264,17 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
     shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
     shown_plots += [
         Plot("Learning rate", "learning rate (no unit)", [history.number("lr")], from_zero=True),
-        Plot("Teacher's momentum", "share kept per step", [history.number("teacher_momentum")]),
+        Plot("Teacher's momentum", "share kept per step (0 to 1)", [history.number("teacher_momentum")]),
         Plot("Weights of the terms", "weight (no unit)", history.group("weights"), from_zero=True),
         Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
-        Plot("Waiting for data", "share of the time", [history.number("data_wait")], from_zero=True),
-        Plot("Effective rank", "dimensions", ranks, from_zero=True, lower=MIN_RANK),
-        Plot("Spread", "1 = even, 0 = one point", spreads, from_zero=True, lower=MIN_SPREAD),
-        Plot("Prototypes in use", "effective number", history.group("prototypes_used"), from_zero=True),
-        Plot("Entropy of the teacher", "share of the largest", history.group("teacher_entropy"), from_zero=True),
+        Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
+        Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
+        Plot("Spread", "spread (0 = one point, 1 = even)", spreads, from_zero=True, lower=MIN_SPREAD),
+        Plot("Prototypes in use", "prototypes (effective number)", history.group("prototypes_used"), from_zero=True),
+        Plot(
+            "Entropy of the teacher", "share of the largest (0 to 1)", history.group("teacher_entropy"), from_zero=True
+        ),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
 

@@ -1,0 +1,169 @@
+"""Every shell block of README and docs is run: its commands in order, on small data, with small stand-ins for models.
+
+What takes a cluster, a download or a key stands in `ELSEWHERE` with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from dovetail.cli import run
+from dovetail.recipes.table import options_of
+from tests.test_docs import FENCE, PAGES, QUICK, ROOT, SMALL, STAND_INS, blocks, name_of
+from tests.transfer.coco_files import write_coco
+from tests.transfer.pictures import class_folder
+from tests.transfer.test_readers import voc
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+# A pattern of a line that is not run here, and why.
+ELSEWHERE = {
+    r"^torchrun --nnodes": "several machines; tests/train/test_ranks.py starts processes",
+    r"^#": "a remark, or SLURM's settings",
+    r"pipe:ssh|s3://|hf:": "another machine",
+    r"^(python3 -m venv|\.venv/bin/pip|\. \.venv)": "an installation; make does the same before each of its targets",
+    r"^git clone": "an installation",
+    r"pre-commit install": "it would change the repository",
+}
+# Words to replace: downloads, machines, and amounts of work.
+REPLACED = {
+    **STAND_INS,
+    "vit_base_patch16_224": "test_vit",
+    "/scratch/photos": "photos",
+    " --init imagenet": "",
+    " --loggers mlflow": "",
+    "--images-per-shard 5000": "--images-per-shard 4",
+    "shard-{000000..000147}": "shard-{000000..000001}",
+    "recipe.alpha=0,0.25,0.5,0.75 --seeds 3": "recipe.alpha=0,0.5 --seeds 1",
+}
+COUNTED = r" --(devices|num-nodes|workers|max-steps|batch-size|image-size|accumulate|epochs|seeds)[ =]\S+"
+FINETUNE = {
+    "finetune segment": "--steps 2 --batch-size 2 --crop-size 64 --workers 0 --accelerator cpu",
+    "finetune detect": "--steps 1 --batch-size 2 --image-size 64 --workers 0 --accelerator cpu",
+    "finetune classify": "--epochs 1 --batch-size 8 --image-size 64 --workers 0 --accelerator cpu",
+    "evaluate linear": "--epochs 2 --image-size 64 --workers 0 --accelerator cpu",
+    "evaluate knn": "--image-size 64 --workers 0 --accelerator cpu",
+}
+BEFORE = (
+    "pretrain --data photos/ --model smp/unet/resnet50 --method decon-sl --out runs/wheat",
+    "pretrain --data photos/ --model timm/resnet50+fpn --method decon-sl --out runs/fpn",
+    "pretrain --data photos/ --model timm/vit_small_patch16_224 --method adclr --out runs/vit",
+)
+
+
+def shell_lines(page: Path) -> list[str]:
+    """Return the lines of a page's shell blocks, and of blocks by indentation; `\\` joins lines."""
+    text = page.read_text(encoding="utf-8")
+    indented = "\n".join(
+        line[4:] for line in FENCE.sub("", text).splitlines() if re.match(r" {4}(dovetail|make)\b", line)
+    )
+    content = "\n".join([*(content for _, content in blocks(page, "sh")), indented]).replace("\\\n", " ")
+    return [line.split("  #")[0].strip() for line in content.splitlines() if line.strip()]
+
+
+def shortened(command: str) -> str:
+    """Return a command with small stand-ins, and with what makes it quick at its end."""
+    for long, short in REPLACED.items():
+        command = command.replace(long, short)
+    name = " ".join(command.split()[:2])
+    if name in FINETUNE:
+        return f"{re.sub(COUNTED, '', command)} {FINETUNE[name]}"
+    if not command.startswith("pretrain ") or "--help" in command:
+        return command
+    command = re.sub(COUNTED, "", command)
+    if "--resume" in command:
+        return f"{command} --accelerator cpu --workers 0"
+    values = QUICK | {"report_every_minutes": 5}
+    method = re.search(r"--method (\S+)", command)
+    known = {} if "--config" in command else options_of(method.group(1) if method else "decon-sl")
+    quick = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
+    quick += [f"--recipe.{name} {value}" for name, value in SMALL.items() if name in known]
+    if "--config" in command:
+        quick += ["--precision 32-true"]
+    return " ".join([command, *quick])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all data and runs that pages name."""
+    folder = tmp_path_factory.mktemp("commands")
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        for kind in ("photos", "labelled/images"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+            coarse.resize((80, 72), Image.Resampling.BICUBIC).save(folder / kind / f"{index}.jpg")
+        (folder / "labelled/masks").mkdir(exist_ok=True)
+        labels = rng.integers(0, 3, (5, 5)).astype(np.uint8)
+        Image.fromarray(labels).resize((80, 72), Image.Resampling.NEAREST).save(folder / f"labelled/masks/{index}.png")
+    voc(folder)
+    write_coco(folder / "coco")
+    class_folder(folder / "flowers", train=4, val=2)
+    (folder / "imagenet").mkdir()
+    (folder / "imagenet/train").symlink_to(folder / "photos")
+    (folder / "photographs.txt").write_text("\n".join(map(str, sorted((folder / "photos").iterdir()))))
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    base = {"data": "photos", "model": "timm/test_resnet+fpn", "method": "decon-sl", "recipe": SMALL} | QUICK
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path) -> Path:
+    """The folder of the runs that pages begin with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data)
+        for command in BEFORE:
+            assert run(shlex.split(shortened(command))) == 0, command
+    return data / "runs"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shell_lines(page)], ids=name_of)
+def test_shell_blocks_run(page: Path, data: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    for entry in data.iterdir():
+        if entry.name != "runs":
+            (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    for line in shell_lines(page):
+        if not any(re.search(pattern, line) for pattern in ELSEWHERE):
+            run_line(line.removeprefix("$ ").removeprefix("srun ").removeprefix(".venv/bin/"))
+
+
+def run_line(line: str) -> None:
+    """Run one line of a shell block here."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":  # its targets are long, and are run by those who change the code
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif words[:2] == ["python", "-m"]:
+        run_module(shortened(line))
+    else:
+        assert words[0] == "dovetail", line
+        run_command(shlex.join(words[1:]))
+
+
+def run_command(command: str) -> None:
+    """Run a command of this program; a run that is there already gives way to one that is made anew."""
+    out = re.search(r"--out (\S+)", command)
+    if command.startswith("pretrain ") and out is not None and "--resume" not in command:
+        shutil.rmtree(out.group(1), ignore_errors=True)
+    if "METHOD" in command:
+        command = command.replace("METHOD", "slotcon")
+    assert run(shlex.split(shortened(command))) == 0, command
+
+
+def run_module(line: str) -> None:
+    """Run `python -m` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *shlex.split(line)[1:]], env=environment, check=True, capture_output=True)
