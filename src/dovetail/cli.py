@@ -83,6 +83,9 @@ def run(arguments: list[str]) -> int:
     except DovetailError as error:
         print(f"dovetail: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("dovetail: stopped.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 0  # the reader of a pipe has seen enough
 

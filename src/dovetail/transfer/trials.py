@@ -103,7 +103,12 @@ def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> F
     """Run a trial and write down what it found."""
     began = time.monotonic()
     ledger.begin(keep=trial.keep)
-    found = fit(trial)
+    try:
+        found = fit(trial)
+    except KeyboardInterrupt:
+        if ledger.known:
+            print(f"Finished trials are in {ledger.out / TRIALS}; the same command goes on after them.")
+        raise
     seconds = time.monotonic() - began
     cell = (trial.start, trial.fraction, trial.seed)
     ledger.add(cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
