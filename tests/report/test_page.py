@@ -167,12 +167,18 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
 
 
-def test_a_page_that_fails_stops_no_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+def test_the_page_is_written_while_a_run_goes_and_a_failure_stops_no_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[str] = []
+
+    def fail(*_: Any, state: str, **__: Any) -> None:
+        states.append(state)
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(Page, "render", fail)
     pretrained(photos, tmp_path)
+    assert states == ["running", "finished"]
     assert not (tmp_path / PAGE).exists()
     assert "page could not be written (RuntimeError: no ink)" in (tmp_path / "train.log").read_text(encoding="utf-8")
     assert (tmp_path / "exported").is_dir()
