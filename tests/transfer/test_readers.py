@@ -175,6 +175,8 @@ def test_a_single_coco_file_is_split(tmp_path: Path) -> None:
 def test_unknown_folders_and_differing_categories(tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match="no set that is known"):
         open_segmentation(tmp_path)
+    with pytest.raises(DovetailError, match=r"There is no file or folder .*nowhere"):
+        open_segmentation(tmp_path / "nowhere")
     write_coco(tmp_path)
     path = tmp_path / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.results import Results, Row, bootstrap, fingerprint, over_images, over_seeds, read_results
+from dovetail.transfer.results import (
+    Results,
+    Row,
+    bootstrap,
+    fingerprint,
+    over_images,
+    over_seeds,
+    print_table,
+    read_results,
+)
 
 
 def results(mean: float = 0.5) -> Results:
@@ -76,3 +85,19 @@ def test_files_of_something_else_are_named(tmp_path: Path) -> None:
         read_results(tmp_path)
     with pytest.raises(DovetailError, match="cannot be read"):
         read_results(tmp_path / "nowhere")
+
+
+def test_tables_that_are_too_wide_have_a_line_for_each_score(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = over_seeds([0.123, 0.456])
+    names = ["box AP", "box AP50", "box AP75", "mask AP"]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table("finetune detect", [Row({"start": "all", "images": 3}, dict.fromkeys(names, score))])
+    narrow = capsys.readouterr().out
+    assert narrow.count(str(score)) == 4
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table("finetune detect", [Row({"start": "all", "images": 3}, dict.fromkeys(names, score))])
+    wide = capsys.readouterr().out
+    assert wide.count(str(score)) == 4
+    assert wide.count("\n") < narrow.count("\n")

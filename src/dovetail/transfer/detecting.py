@@ -16,6 +16,7 @@ from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector, keeps_decoder
 from dovetail.transfer.finished import Task, save_finished
+from dovetail.transfer.labelled import existing
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.probing import plain
@@ -118,7 +119,7 @@ def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
     Raises:
         DovetailError: Where there is no COCO set, or its parts have other categories.
     """
-    found = find_coco(Path(data))
+    found = find_coco(existing(data))
     if found is None:
         raise DovetailError(
             f"{data} is no COCO set; give a JSON file, or a folder with annotations/instances_train*.json and "

@@ -147,6 +147,14 @@ def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path
     return files
 
 
+def existing(data: Path | str) -> Path:
+    """Return the path of a set; raise `DovetailError` where there is neither a file nor a folder."""
+    path = Path(data)
+    if not path.exists():
+        raise DovetailError(f"There is no file or folder {path}; {what_is_at(path)}.")
+    return path
+
+
 def what_is_at(path: Path) -> str:
     """Return a clause that says what is there instead of a folder."""
     if path.exists():

@@ -74,7 +74,8 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked["seed"]))
     listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
     notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
-    if sweep and rate in (options.rates[0], options.rates[-1]):
+    differ = len(set(accuracy.values())) > 1
+    if differ and rate in (options.rates[0], options.rates[-1]):
         notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
     return Results("evaluate linear", (row,), plain(asked), ready.facts(), where.device, (*split, *notes))
 

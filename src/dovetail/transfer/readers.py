@@ -21,7 +21,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
-from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem
+from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.transfer.metrics import IGNORE_INDEX
 from dovetail.transfer.progress import progress
@@ -67,7 +67,7 @@ def open_segmentation(data: str | Path, *, classes: int | None = None) -> Segmen
     Raises:
         DovetailError: For a folder of no known format, and where images lack masks.
     """
-    folder = Path(data)
+    folder = existing(data)
     if is_saved(folder):
         return open_saved_masks(folder, classes)
     for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):

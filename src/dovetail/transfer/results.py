@@ -180,21 +180,34 @@ def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000)
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
-    """Print rows with all their settings and scores, in per cent."""
+    """Print rows with all their settings and scores, in per cent; where that is too wide, a line for each score."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{title} (per cent)")
+    console = Console()
     settings = list(dict.fromkeys(name for row in rows for name in row.setting))
     scores = list(dict.fromkeys(name for row in rows for name in row.scores))
-    for name in settings:
-        table.add_column(name)
-    for name in scores:
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = [shown(row.setting.get(name)) for name in settings]
-        table.add_row(*cells, *(str(row.scores[name]) if name in row.scores else "-" for name in scores))
-    Console().print(table)
+    lines = [
+        [*(shown(row.setting.get(name)) for name in settings), *(str(row.scores.get(name, "-")) for name in scores)]
+        for row in rows
+    ]
+    heads = [*settings, *scores]
+    widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
+    if sum(widths) + 3 * len(widths) + 1 > console.width:  # rich would cut numbers off
+        heads = [*settings, "score", "value"]
+        count = len(settings)
+        lines = [
+            [*line[:count], name, value]
+            for line in lines
+            for name, value in zip(scores, line[count:], strict=True)
+            if value != "-"
+        ]
+    table = Table(title=f"{title} (per cent)")
+    for name in heads:
+        table.add_column(name, justify="left" if name in (*settings, "score") else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
 
 
 def shown(value: Any) -> str:
