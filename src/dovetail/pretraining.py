@@ -113,7 +113,7 @@ def pretrain(
         accelerator: Kind of device.
         devices: Number of devices on each node.
         num_nodes: Number of nodes; in a resumed run it counts where `devices` is given.
-        strategy: Lightning's strategy for several devices.
+        strategy: "ddp", or "auto" for it where there are several devices; each holds the whole model.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
         workers: Loading processes per device; 0 reads in the training process, where no decoder that hangs can be
             ended.

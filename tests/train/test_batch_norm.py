@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dovetail.train import batch_norm
 from dovetail.train.batch_norm import JointBatchNorm, JointBatchNormAct, joint_batch_norm, joint_statistics
+from dovetail.train.shuffle import has_own_statistics
 
 
 class Odd(nn.BatchNorm2d):
@@ -116,3 +117,11 @@ def test_what_cannot_be_joined_is_named(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.WARNING), joint_batch_norm(module, on_gpu=False):
         assert isinstance(module[0], Odd)
     assert "Odd is a BatchNorm of its own kind" in caplog.text
+
+
+def test_images_are_shuffled_among_processes_only_where_statistics_are_their_own() -> None:
+    module = network()
+    assert any(map(has_own_statistics, module.modules()))
+    for on_gpu in (False, True):
+        with joint_batch_norm(module, on_gpu=on_gpu):
+            assert not any(map(has_own_statistics, module.modules()))

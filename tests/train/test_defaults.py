@@ -91,6 +91,7 @@ def test_bfloat16_is_read_from_the_processors_features(tmp_path: Path, flags: st
         ({"batch_size": 16, "accumulate": 4}, "at most 12"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"epochs": -1}, "epochs is -1"),
+        ({"strategy": "fsdp"}, "every device holds the whole model here; choose auto or ddp"),
         ({"peak_lr": -0.1}, "peak_lr is -0.1"),
         ({"peak_lr": float("nan")}, "peak_lr is nan"),
     ],

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.distributed import gather, mean_over_ranks, mean_over_rows, rank
+from dovetail.distributed import gather, gather_unequal, mean_over_ranks, mean_over_rows
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
@@ -139,12 +139,9 @@ class SlotObjective(Objective):
 
     def keys(self, teacher: SlotOutput, teacher_active: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
         """Return all ranks' active teacher slots as unit rows, and for each common slot of this rank its row."""
-        all_active = gather(teacher_active)  # [ranks * B, K]
-        all_slots = gather(self.slots(teacher))  # [ranks * B, K, D]
-        row = (all_active.flatten().cumsum(0) - 1).view_as(all_active)
-        batch = common.shape[0]
-        own = row[rank() * batch : (rank() + 1) * batch]
-        return F.normalize(all_slots[all_active], dim=1), own[common]
+        keys, first = gather_unequal(self.slots(teacher)[teacher_active])  # [N, D]: a few of the prototypes' slots
+        row = first + (teacher_active.flatten().cumsum(0) - 1).view_as(teacher_active)
+        return F.normalize(keys, dim=1), row[common]
 
     def slots(self, output: SlotOutput) -> Tensor:
         """Return [B, K, D]: the mean embedding of the cells of each slot, weighted by their assignment to it."""

@@ -93,7 +93,9 @@ def joint_batch_norm(module: nn.Module, *, on_gpu: bool) -> Iterator[None]:
     made: dict[nn.Module, nn.Module | None] = {}
     places: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
     for parent in list(module.modules()):
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # `named_children` names a layer in two places once
+            if child is None:
+                continue
             if child not in made:
                 made[child] = joint_layer(child, on_gpu=on_gpu)
             other = made[child]

@@ -21,6 +21,7 @@ Accelerator = Literal["cpu", "cuda", "mps"]
 Precision = Literal["32-true", "bf16-mixed"]
 Auto = Literal["auto"]
 
+STRATEGIES = ("auto", "ddp")
 CPU_BATCH = 32
 IMAGES_PER_GIB = 4  # with two 224 px views: room for student, teacher and a decoder of ResNet-50's size
 REFERENCE_PIXELS = 2 * 224 * 224
@@ -47,7 +48,7 @@ class Settings:
         precision: "32-true" or "bf16-mixed" (autocast).
         workers: Loading processes per device; 0 loads in the training process, where no decoder that hangs can be
             ended.
-        strategy: Lightning's name of a strategy, such as "auto", "ddp".
+        strategy: "ddp", or "auto" for it where there are several devices.
         sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
         deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
         log_every_steps: Steps between two lines of the log.
@@ -243,6 +244,11 @@ def _check_ranges(wishes: Wishes) -> None:
             raise DovetailError(f"{name} is {value!r}; give a number or leave it out.")
         if not low <= value < math.inf:  # NaN fails too
             raise DovetailError(f"{name} is {value}; it must be at least {low}.")
+    if wishes.strategy not in STRATEGIES:
+        raise DovetailError(
+            f"strategy is {wishes.strategy!r}, but every device holds the whole model here; choose auto or ddp, and "
+            "where memory is short --checkpoint-blocks or a smaller --batch-size with more --accumulate."
+        )
     for name, known in (("accelerator", get_args(Accelerator)), ("precision", get_args(Precision))):
         if getattr(wishes, name) not in ("auto", *known):
             raise unknown_name(name, str(getattr(wishes, name)), ("auto", *known))

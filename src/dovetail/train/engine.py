@@ -202,7 +202,7 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
     if on_gpu and not settings.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
     strategy: str | Strategy = settings.strategy
-    if settings.world_size > 1 and strategy in ("auto", "ddp"):
+    if settings.world_size > 1:
         # BatchNorm's statistics are joint, or every process's own; queues and centres are equal by construction.
         options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
         strategy = DDPStrategy(**options)

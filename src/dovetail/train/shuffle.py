@@ -12,15 +12,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from dovetail.distributed import gather, rank, world_size
+from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.views.view import View
 
 
 def shuffled_across_ranks(branch: nn.Module, views: Sequence[View]) -> dict[str, list[Any]]:
-    """Return `branch(views)` with the images of all ranks permuted before, and the outputs put back after."""
-    if world_size() == 1:
+    """Return `branch(views)` with the images of all ranks permuted before, and the outputs put back after.
+
+    Where no layer has statistics of its own rank, nothing could leak, and the images stay where they are: moving them
+    is the larger part of what such a step sends.
+    """
+    if world_size() == 1 or not any(map(has_own_statistics, branch.modules())):
         outputs: dict[str, list[Any]] = branch(views)
         return outputs
     batch = views[0].pixels.shape[0]
@@ -30,6 +36,11 @@ def shuffled_across_ranks(branch: nn.Module, views: Sequence[View]) -> dict[str,
     back = order.argsort()[rank() * batch : (rank() + 1) * batch]
     restored: dict[str, list[Any]] = pytree.tree_map_only(Tensor, lambda value: gather(value)[back], branch(moved))
     return restored
+
+
+def has_own_statistics(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm that sees this rank's images alone."""
+    return isinstance(module, _BatchNorm) and not isinstance(module, (nn.SyncBatchNorm, JointBatchNorm))
 
 
 def common_permutation(count: int, device: torch.device) -> Tensor:
