@@ -5,6 +5,7 @@ What takes a cluster, a download or a key stands in `ELSEWHERE` with the reason.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -85,12 +86,15 @@ def shortened(command: str) -> str:
     if "--resume" in command:
         return f"{command} --accelerator cpu --workers 0"
     values = QUICK | {"report_every_minutes": 5}
+    config = re.search(r"--config (\S+)", command)
+    given = yaml.safe_load((ROOT / config.group(1)).read_text()) if config is not None else {}
     method = re.search(r"--method (\S+)", command)
-    known = {} if "--config" in command else options_of(method.group(1) if method else "decon-sl")
+    known = options_of(method.group(1) if method else given.get("method", "decon-sl"))
     quick = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
     quick += [f"--recipe.{name} {value}" for name, value in SMALL.items() if name in known]
-    if "--config" in command:
-        quick += ["--precision 32-true"]
+    if config is not None:
+        model = functools.reduce(lambda words, pair: words.replace(*pair), STAND_INS.items(), given["model"])
+        quick += ["--precision 32-true --devices 1 --num-nodes 1 --accumulate 1", f"--model {model}"]
     return " ".join([command, *quick])
 
 

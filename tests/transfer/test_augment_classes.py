@@ -48,6 +48,12 @@ def test_randaugment_follows_its_key() -> None:
     assert {(one.shape, one.dtype) for one in outcomes} == {(image.shape, torch.uint8)}
 
 
+def test_the_hardest_randaugment_fails_on_no_image() -> None:
+    image = torch.arange(3 * 16 * 16, dtype=torch.uint8).view(3, 16, 16)
+    for step in range(300):  # among them posterising at the largest magnitude
+        assert randaugmented(image, magnitude=10, mean=(0.5,) * 3, key=(1, step)).shape == image.shape
+
+
 def test_erasing_replaces_rectangles_in_some_images() -> None:
     pixels = torch.zeros(40, 3, 16, 16)
     changed = erased(pixels.clone(), probability=0.5, key=(3,))

@@ -29,6 +29,7 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+HARDEST = 9.99  # of 10, at which posterising would keep no bit, and Pillow refuses that
 _GLOBAL_STATES = threading.Lock()  # threads that read images draw from the same ones
 
 
@@ -59,7 +60,8 @@ def borrowed_random(*key: int, with_torch: bool = False) -> Iterator[None]:
 @lru_cache(maxsize=8)
 def transform_of(magnitude: int, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
     """Return timm's RandAugment for images of a size, empty places filled with their mean."""
-    hparams = {"translate_const": int(size * 0.45), "img_mean": tuple(round(255 * value) for value in mean)}
+    fill = tuple(round(255 * value) for value in mean)
+    hparams = {"translate_const": int(size * 0.45), "img_mean": fill, "magnitude_max": HARDEST}
     transform: Callable[[Image.Image], Image.Image] = rand_augment_transform(f"rand-m{magnitude}-mstd0.5-inc1", hparams)
     return transform
 
