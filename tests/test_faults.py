@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,12 +39,28 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on_running() -> Iterator[None]:
+    """End what a test that failed has left."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
 def started(photos: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     """Start `dovetail pretrain` as the leader of a process group of its own."""
     command = [sys.executable, "-m", "dovetail.cli", "pretrain", "--out", str(out), *options]
     if "--resume" not in options:
         command += ["--data", str(photos), *TINY]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -52,9 +69,11 @@ def started(photos: Path, out: Path, *options: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
 
 
-def wait_for(path: Path, lines: int, process: subprocess.Popen[str], *, seconds: float = 150.0) -> None:
+def wait_for(path: Path, lines: int, process: subprocess.Popen[str], *, seconds: float = 250.0) -> None:
     """Wait until the log has so many lines."""
     until = time.monotonic() + seconds
     while not path.exists() or path.read_bytes().count(b"\n") < lines:
@@ -64,6 +83,7 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen[str], *, seconds:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_with_a_checkpoint_and_a_sentence(
     photos: Path, tmp_path: Path, number: signal.Signals
@@ -188,6 +208,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_rank_ends_the_other_within_a_minute_and_resume_works(
