@@ -119,3 +119,12 @@ def test_printed_config_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> 
     assert content["max_steps"] == 7
     assert content["recipe"]["alpha"] == 0.25
     assert content["recipe"]["levels"] == "all"
+
+
+def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dovetail.cli.call", stopped)
+    assert run(["methods"]) == 130
+    assert capsys.readouterr().err == "dovetail: stopped.\n"

@@ -42,13 +42,16 @@ def table(fit: Fitter, plan: Grid | None = None, mark: str = "m") -> tuple[Row, 
     return run_trials(plan or grid(), fit=fit, out=fit.out, mark=mark)[0]
 
 
-def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(tmp_path: Path) -> None:
+def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     expected = table(Fitter(whole))
     first = Fitter(tmp_path, most=5)
     with pytest.raises(KeyboardInterrupt):
         table(first)
+    assert "the same command goes on after them" in capsys.readouterr().out
     with (tmp_path / TRIALS).open("a") as file:
         file.write('{"mark": "m", "start": "all", "fr')  # cut off by the kill
     second = Fitter(tmp_path)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.train.step import is_convolutional
 from dovetail.transfer.augment import augmented, brought_within
 from dovetail.transfer.labelled import Labelled, LabelledSet
 from dovetail.transfer.machine import ahead
@@ -162,8 +163,9 @@ def predict(
 
 
 def placed(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """Return `model`, moved to `device`, convolutions' weights with channels last in memory."""
-    return model.to(device).to(memory_format=torch.channels_last)
+    """Return `model`, moved to `device`, a convolutional one with channels last in memory, as in pre-training."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if is_convolutional(model) else model
 
 
 def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_corners: bool = False) -> Tensor:
