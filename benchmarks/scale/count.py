@@ -1,0 +1,44 @@
+"""Counts the constants of every method at its published sizes and keeps them in `benchmarks/results/scale.json`.
+
+    python -m benchmarks.scale.count [METHOD ...]      takes about a minute a method; those named are counted anew
+
+Two batches tell what an image adds from what is there anyway. Numbers named under "bounds" in the file are upper bounds
+set by hand: of DeCon's slots every prototype is taken to be in use, where counting takes hours on a processor.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.scale.measure import measure
+from dovetail.recipes.table import METHODS, parse
+
+FILE = Path(__file__).parents[1] / "results" / "scale.json"
+COUNTED = (*METHODS, "decon-sl", "decon-ml", "adclr-dino")
+BATCHES = (2, 3)
+
+
+def model_of(method: str) -> str:
+    """Return the paper's model for a method: ResNet-50, with an FPN where there is a decoder, or ViT-S/16."""
+    composition = parse(method)
+    if METHODS[composition.base].family == "tokens":
+        return "timm/vit_small_patch16_224"
+    return "timm/resnet50+fpn" if composition.decon else "timm/resnet50"
+
+
+def main(methods: list[str]) -> None:
+    """Count and write."""
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for method in methods or COUNTED:
+        model = model_of(method)
+        constants = [asdict(measure(method, model, batch)) for batch in BATCHES]
+        known[method] = {"model": model, "constants": constants}
+        FILE.write_text(json.dumps(known, indent=1) + "\n")
+        print(method, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
