@@ -69,13 +69,14 @@ TOKENS: dict[str, Any] = {
     "local_crops": 0,
     "hidden": 64,
     "bottleneck": 32,
-    "prototypes": 32,
+    "prototypes": 128,
+    "blur_px": 0.0,
     "head_norm": True,
     "teacher_temperature": 0.01,
     "warmup_temperature": 0.01,
     "centre_momentum": 0.6,
-    "momentum": 0.98,
-    "base_lr": 6e-3,
+    "momentum": 0.95,
+    "base_lr": 2e-3,
     "warmup_epochs": 4.0,
     "final_weight_decay": 0.04,
     "frozen_epochs": 0,
@@ -127,13 +128,13 @@ TRIALS: tuple[Trial, ...] = (
     Trial("decon-sl-densecl", "cnn", QUEUE | DECODER, BOTH),
     Trial("decon-sl-pixpro", "cnn", LARS | MOVING | DECODER | {"instance_weight": 1.0}, BOTH),
     Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
-    Trial("dino", "vit", TOKENS, ENCODER, steps=700),
-    Trial("ibot", "vit", MASKED, ENCODER, steps=700),
-    Trial("selfpatch", "vit", TOKENS | {"patch_prototypes": 32, "head_channels": 32}, ENCODER, steps=700),
-    Trial("adclr-dino", "vit", TOKENS | QUERIES, ENCODER, steps=700),
-    Trial("adclr-ibot", "vit", MASKED | QUERIES, ENCODER, steps=600),
-    Trial("dino+decon-sl", "vit", TOKENS | DECODED, BOTH, steps=500),
-    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=500),
+    Trial("dino", "vit", TOKENS, ENCODER, steps=300, batch_size=128),
+    Trial("ibot", "vit", MASKED, ENCODER, steps=300, batch_size=128),
+    Trial("selfpatch", "vit", TOKENS | {"patch_prototypes": 128, "head_channels": 32}, ENCODER, steps=300, batch_size=128),
+    Trial("adclr-dino", "vit", TOKENS | QUERIES, ENCODER, steps=300, batch_size=128),
+    Trial("adclr-ibot", "vit", MASKED | QUERIES, ENCODER, steps=300, batch_size=128),
+    Trial("dino+decon-sl", "vit", TOKENS | DECODED, BOTH, steps=300, batch_size=128),
+    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=300, batch_size=128),
 )
 
 
@@ -209,6 +210,8 @@ def make_model(architecture: Architecture, seed: int) -> nn.Module:
         encoder = timm.create_model("resnet10t", num_classes=0, stem_width=8, channels=(16, 32, 64, 128))
         return EncoderFPN(encoder, channels=FPN_CHANNELS)
     options: dict[str, Any] = {"num_classes": 0, "img_size": PROBE_PX, "dynamic_img_size": True}
+    # Pooled patches instead of a class token: what the loss sees is then what the probe reads.
+    options |= {"class_token": False, "global_pool": "avg"}
     encoder = timm.create_model("test_vit", patch_size=8, depth=2, **options)
     for module in encoder.modules():
         if isinstance(module, nn.Linear):  # timm's 0.02 is made for wider ViTs; one of 64 channels starts out linear

@@ -1,8 +1,9 @@
 """`python -m benchmarks.demo --out demo-out`: the effect of joint pre-training, seen within minutes on a processor.
 
-Textures cut from real photographs make mosaics with exact masks. A small Unet is pre-trained on mosaics without labels,
-by SlotCon on its encoder and by DeCon on encoder and decoder, and fine-tuned with few labels. What is printed is what
-was measured; the settings were chosen on validation mosaics, which share no pixel with the test mosaics.
+A small Unet is pre-trained on pieces of real photographs without labels, by DenseCL on its encoder and by DeCon over
+DenseCL on encoder and decoder, and fine-tuned with few labels on mosaics of the photographs' textures, whose masks are
+exact. What is printed is what was measured; the settings were chosen on validation mosaics, which share no pixel with
+the test mosaics.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ def demonstrate(out: Path, settings: DemoSettings) -> None:
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     labelled = max(settings.labels) * len(settings.seeds)
-    counts: dict[Split, int] = {"unlabelled": settings.unlabelled, "labelled": labelled, "test": settings.test}
+    photographs = write_mosaics(out / "photographs", settings.pieces, {"unlabelled": settings.unlabelled})
+    counts: dict[Split, int] = {"labelled": labelled, "test": settings.test}
     folders = write_mosaics(out / "mosaics", settings.mosaics, counts)
-    arms = pretrain_arms(folders["unlabelled"], out, settings)
+    arms = pretrain_arms(photographs["unlabelled"], out, settings)
     test = read_split(folders["test"])
     groups = finetune_arms(arms, read_split(folders["labelled"]), test, settings)
     print_table(groups, settings)
@@ -48,21 +50,22 @@ def demonstrate(out: Path, settings: DemoSettings) -> None:
     seconds = time.monotonic() - start
     made.append((save_results(groups, out / "results.json", settings, seconds), "every number, settings, versions"))
     made.append((out / "decon", "the pre-trained model, for dovetail.load_into(model, this folder)"))
-    made.append((out / "mosaics", "the mosaics: unlabelled, labelled, test"))
+    made.append((out / "mosaics", "the mosaics with their masks: labelled, test"))
+    made.append((out / "photographs", "what pre-training saw"))
     print(f"Made in {seconds:.0f} s, in {out}:")
     for path, what in made:
         print(f"  {path.relative_to(out)!s:<18}{what}")
 
 
 def pretrain_arms(images: Path, out: Path, settings: DemoSettings) -> list[Arm]:
-    """Pre-train with SlotCon and with DeCon, equally many steps, and return the four arms."""
-    print(f"\n== Pre-training {MODEL} without labels: SlotCon, encoder only ==", flush=True)
-    slotcon = settings.slotcon.run(images, out / "slotcon")
-    print(f"\n== Pre-training {MODEL} without labels: DeCon over SlotCon, encoder and decoder ==", flush=True)
+    """Pre-train with DenseCL and with DeCon over it, equally many steps, and return the four arms."""
+    print(f"\n== Pre-training {MODEL} without labels: DenseCL, encoder only ==", flush=True)
+    base = settings.base.run(images, out / "densecl")
+    print(f"\n== Pre-training {MODEL} without labels: DeCon over DenseCL, encoder and decoder ==", flush=True)
     decon = settings.decon.run(images, out / "decon")
     return [
         Arm("from scratch"),
-        Arm("SlotCon, encoder", slotcon, "encoder"),
+        Arm("DenseCL, encoder", base, "encoder"),
         Arm("DeCon, encoder only", decon, "encoder"),
         Arm("DeCon, encoder + decoder", decon, "all"),
     ]

@@ -10,27 +10,28 @@ from benchmarks.demo.trial import CLASSES, Pretraining
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.segment import SegmentOptions
 
-# Heads of the size of the task, and a teacher that leaves its random start within a few hundred steps.
+# Heads of the size of the task, a teacher that leaves its random start within a few hundred steps, and no blur, which
+# would wipe out the textures of views as small as these.
 HEADS: dict[str, Any] = {
     "hidden": 256,
     "dim": 128,
-    "prototypes": 32,
-    "momentum": 0.95,
-    "teacher_temperature": 0.04,
-    "base_lr": 24.0,
-    "warmup_epochs": 1.0,
-    "min_scale": 0.3,
-    "blur_px": 0.6,
+    "queue": 1024,
+    "momentum": 0.9,
+    "base_lr": 0.5,
+    "min_scale": 0.4,
+    "blur_px": 0.0,
 }
-EPOCHS = 8
-SLOTCON = Pretraining("slotcon", HEADS, EPOCHS)
-DECON = Pretraining("decon-sl", {**HEADS, "levels": "p2", "decoder_grid": 16}, EPOCHS)
+EPOCHS = 30
+BASE = Pretraining("densecl", HEADS, EPOCHS)
+DECON = Pretraining("decon-sl-densecl", {**HEADS, "levels": "p2", "decoder_grid": 16}, EPOCHS)
 
+# A rate five times higher for the head, which is new in every arm.
 FINETUNING = SegmentOptions(
     classes=CLASSES,
-    steps=60,
+    steps=80,
     batch_size=12,
-    lr=2e-3,
+    lr=1e-3,
+    lr_scale={"head": 5.0},
     warmup_steps=5,
     augmentation=Augmentation(crop_px=(64, 64), flip_p=0.5, flip_vertical_p=0.5),
 )
@@ -41,21 +42,23 @@ class DemoSettings:
     """All that the demo does.
 
     Attributes:
-        unlabelled: Mosaics to pre-train on.
+        unlabelled: Pieces of the photographs to pre-train on.
         test: Mosaics to measure on.
         labels: Labelled mosaics in a training set, one number for each column of the table.
         seeds: Of fine-tuning; each has a training set of its own.
-        slotcon: Pre-training of the encoder.
+        base: Pre-training of the encoder alone.
         decon: Pre-training of encoder and decoder.
         finetuning: Of every arm.
+        pieces: How the pieces of photographs are made.
         mosaics: How mosaics are made.
     """
 
     unlabelled: int = 512
     test: int = 128
-    labels: tuple[int, ...] = (8,)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    slotcon: Pretraining = SLOTCON
+    labels: tuple[int, ...] = (4, 16)
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    base: Pretraining = BASE
     decon: Pretraining = DECON
     finetuning: SegmentOptions = FINETUNING
+    pieces: MosaicPlan = field(default_factory=lambda: MosaicPlan(side_px=80, regions=(1, 1)))
     mosaics: MosaicPlan = field(default_factory=MosaicPlan)

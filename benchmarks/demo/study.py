@@ -19,35 +19,42 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.demo.mosaics import MosaicPlan, Split, write_mosaics
-from benchmarks.demo.settings import FINETUNING
+from benchmarks.demo.mosaics import Split, write_mosaics
+from benchmarks.demo.settings import FINETUNING, HEADS, DemoSettings
 from benchmarks.demo.trial import CLASSES, Arm, Pretraining, measure, read_split
 from dovetail.transfer.labelled import InMemory
 from dovetail.transfer.segment import autocast, normalised
 
-MAPS = ("encoder.layer2", "encoder.layer3", "encoder.layer4", "decoder.blocks.2", "decoder.blocks.4")
+MAPS = ("encoder.model.layer2", "encoder.model.layer3", "encoder.model.layer4", "decoder.blocks.2", "decoder.blocks.4")
 CELLS = 16  # on a side of a mosaic
 RIDGE = 30.0
+SEEDS = (0, 1, 2)
 PROBED = 40  # mosaics, labelled and of validation
 
-HEADS = {"hidden": 256, "dim": 128, "prototypes": 32, "warmup_epochs": 1.0, "levels": "p2", "decoder_grid": 16}
-GENTLE = {"momentum": 0.95, "teacher_temperature": 0.04, "base_lr": 24.0, "min_scale": 0.3}
-
-
-def joint(epochs: int, **recipe: Any) -> Pretraining:
-    """Return a joint pre-training with small heads."""
-    return Pretraining("decon-sl", {**HEADS, **recipe}, epochs)
-
-
+P2: Mapping[str, Any] = {"levels": "p2", "decoder_grid": 16}
+SLOTS: Mapping[str, Any] = {
+    "hidden": 256,
+    "dim": 128,
+    "prototypes": 32,
+    "momentum": 0.95,
+    "teacher_temperature": 0.04,
+    "base_lr": 24.0,
+    "bias_lr": 0.24,
+    "warmup_epochs": 1.0,
+    "min_scale": 0.4,
+    "blur_px": 0.6,
+}
 PRETRAININGS: Mapping[str, Pretraining] = {
-    "momentum 0.9": joint(8, momentum=0.9, base_lr=8.0),
-    "momentum 0.99": joint(4, momentum=0.99, base_lr=8.0),
-    "temperature 0.04": joint(4, momentum=0.97, teacher_temperature=0.04, base_lr=8.0),
-    "gentle": joint(4, **GENTLE),
-    "gentle, temperature 0.07": joint(4, **{**GENTLE, "teacher_temperature": 0.07}),
-    "gentle, little blur": joint(12, **GENTLE, blur_px=0.6),
-    "gentle, little blur, grid 4": joint(6, **{**GENTLE, "blur_px": 0.6, "decoder_grid": 4}),
-    "gentle, little blur, p0": joint(6, **{**GENTLE, "blur_px": 0.6, "levels": "p0"}),
+    "densecl": Pretraining("densecl", HEADS, 30),
+    "decon over densecl": Pretraining("decon-sl-densecl", {**HEADS, **P2}, 30),
+    "decon over densecl, 20 epochs": Pretraining("decon-sl-densecl", {**HEADS, **P2}, 20),
+    "decon over densecl, base_lr 1": Pretraining("decon-sl-densecl", {**HEADS, **P2, "base_lr": 1.0}, 30),
+    "slotcon": Pretraining("slotcon", SLOTS, 20),
+    "decon over slotcon": Pretraining("decon-sl", {**SLOTS, **P2}, 20),
+    "decon over slotcon, grid 8": Pretraining("decon-sl", {**SLOTS, **P2, "decoder_grid": 8}, 20),
+    "decon over slotcon, grid 8, alpha 0.25": Pretraining(
+        "decon-sl", {**SLOTS, **P2, "decoder_grid": 8, "alpha": 0.25}, 20
+    ),
 }
 
 
@@ -56,23 +63,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.study", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("study-out"), help="folder for everything it makes")
     parser.add_argument("--runs", nargs="+", choices=PRETRAININGS, default=list(PRETRAININGS), help="which ones")
-    parser.add_argument("--finetune", action="store_true", help="fine-tune too, with 8 labelled mosaics and 3 seeds")
+    parser.add_argument("--finetune", action="store_true", help="fine-tune too, as the demo does, with 3 seeds")
     arguments = parser.parse_args()
-    counts: dict[Split, int] = {"unlabelled": 512, "labelled": PROBED, "validation": 64}
-    folders = write_mosaics(arguments.out / "mosaics", MosaicPlan(), counts)
+    settings = DemoSettings()
+    pieces = write_mosaics(arguments.out / "photographs", settings.pieces, {"unlabelled": settings.unlabelled})
+    counts: dict[Split, int] = {"labelled": max(PROBED, max(settings.labels) * len(SEEDS)), "validation": 64}
+    folders = write_mosaics(arguments.out / "mosaics", settings.mosaics, counts)
     labelled, validation = read_split(folders["labelled"]), read_split(folders["validation"])
     arms = [Arm("untrained")]
     for name in arguments.runs:
-        run = PRETRAININGS[name].run(folders["unlabelled"], arguments.out / name.replace(", ", "-").replace(" ", "-"))
-        arms += [Arm(f"{name}, teacher", run), Arm(f"{name}, student", student_of(run))]
+        run = PRETRAININGS[name].run(pieces["unlabelled"], arguments.out / name.replace(", ", "-").replace(" ", "-"))
+        arms += [Arm(f"{name}, exported", run), Arm(f"{name}, student", student_of(run))]
     print(f"\n{'frozen features, % of cells right':<48}" + "".join(f"{name:>18}" for name in MAPS))
     for arm in arms:
         print(f"{arm.name:<48}" + "".join(f"{score:>18.1f}" for score in probe(arm.model(0), labelled, validation)))
     for arm in arms if arguments.finetune else []:
         for part in ("encoder", "all") if arm.run else ("all",):
             start = Arm(arm.name, arm.run, part)
-            outcome = measure(start, labelled, validation, labels=8, options=FINETUNING, seeds=(0, 1, 2))
-            print(f"{arm.name}, {part}: {outcome.mean:.1f} ± {outcome.deviation:.1f} mIoU, n = 3", flush=True)
+            for labels in settings.labels:
+                outcome = measure(start, labelled, validation, labels=labels, options=FINETUNING, seeds=SEEDS)
+                scores = f"{outcome.mean:.1f} ± {outcome.deviation:.1f} mIoU, n = {len(SEEDS)}"
+                print(f"{arm.name}, {part}, {labels} labels: {scores}", flush=True)
 
 
 def student_of(run: Path) -> Path:

@@ -98,14 +98,14 @@ def test_probe_reads_every_map_and_beats_chance_where_features_tell_the_class() 
 @pytest.mark.timeout(900)
 def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.demo.__main__ import demonstrate
-    from benchmarks.demo.settings import DECON, FINETUNING, SLOTCON, DemoSettings
+    from benchmarks.demo.settings import BASE, DECON, FINETUNING, DemoSettings
 
     settings = DemoSettings(
         unlabelled=8,
         test=6,
         labels=(2, 4),
         seeds=(0, 1),
-        slotcon=dataclasses.replace(SLOTCON, epochs=1, batch_size=4),
+        base=dataclasses.replace(BASE, epochs=1, batch_size=4),
         decon=dataclasses.replace(DECON, epochs=1, batch_size=4),
         finetuning=dataclasses.replace(FINETUNING, steps=2, batch_size=2),
     )
@@ -116,7 +116,7 @@ def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [(row["arm"], row["labels"]) for row in results["test"]] == [
         (arm, labels)
         for labels in (2, 4)
-        for arm in ("from scratch", "SlotCon, encoder", "DeCon, encoder only", "DeCon, encoder + decoder")
+        for arm in ("from scratch", "DenseCL, encoder", "DeCon, encoder only", "DeCon, encoder + decoder")
     ]
     assert all(len(row["miou"]) == 2 and all(0 <= score <= 1 for score in row["miou"]) for row in results["test"])
     scores = {(row["arm"], row["labels"]): row["miou"] for row in results["test"]}

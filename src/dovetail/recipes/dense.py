@@ -19,7 +19,7 @@ from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
 from dovetail.recipe import OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import one_dimensional_rate
+from dovetail.recipes.image_parts import blurred, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -37,6 +37,7 @@ def densecl(
     weight_decay: float = 1e-4,
     image_size: int = 224,
     min_scale: float = 0.2,
+    blur_px: float = 2.0,
     grid: int | None = None,
 ) -> Recipe:
     """Return DenseCL on the encoder's deepest map, with the settings for COCO; base_lr is 0.03 for ImageNet.
@@ -55,10 +56,11 @@ def densecl(
         weight_decay: Of all parameters.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
     """
     objective = DenseContrastSpec(temperature=temperature, queue=queue, dense_weight=dense_weight)
-    photometric = Photometric(saturation=0.4, blur_p=0.5)
+    photometric = blurred(Photometric(saturation=0.4, blur_p=0.5), blur_px)
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear", photometric=photometric)
     return Recipe(
         name="densecl",
@@ -89,6 +91,7 @@ def pixpro(
     warmup_epochs: float = 5.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
     grid: int | None = None,
 ) -> Recipe:
     """Return PixPro on the encoder's deepest map, with the settings for 100 epochs of ImageNet.
@@ -111,6 +114,7 @@ def pixpro(
         warmup_epochs: Linear warm-up from a hundredth of the peak.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
     """
     objective = PixelConsistencySpec(
@@ -118,8 +122,8 @@ def pixpro(
     )
     head = PixelHeadSpec(hidden=hidden, dim=dim, instance=instance_weight > 0)
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear")
-    first = replace(view, photometric=Photometric(blur_p=1.0, solarise_p=0.0))
-    second = replace(view, photometric=Photometric(blur_p=0.1, solarise_p=0.2))
+    first = replace(view, photometric=blurred(Photometric(blur_p=1.0, solarise_p=0.0), blur_px))
+    second = replace(view, photometric=blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px))
     return Recipe(
         name="pixpro",
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, grid=grid),),

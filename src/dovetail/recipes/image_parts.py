@@ -11,6 +11,15 @@ from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
+def blurred(photometric: Photometric, blur_px: float) -> Photometric:
+    """Return `photometric` with blurs of a standard deviation of up to `blur_px` pixels; none for 0."""
+    if blur_px < 0:
+        raise DovetailError(f"blur_px is {blur_px:g}; it is a width in pixels, 0 for no blur.")
+    if not blur_px:
+        return replace(photometric, blur_p=0.0)
+    return replace(photometric, blur_sigma_px=(min(photometric.blur_sigma_px[0], blur_px), blur_px))
+
+
 def image_tap(taps: Mapping[str, Tap]) -> str:
     """Return the encoder's vector (a ViT's class token, or its pooled patches), else its deepest map."""
     vectors = [name for name, tap in taps.items() if tap.kind == "vector" and tap.part == "encoder"]

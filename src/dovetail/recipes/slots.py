@@ -14,7 +14,7 @@ from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import one_dimensional_rate
+from dovetail.recipes.image_parts import blurred, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -58,7 +58,7 @@ def slotcon(
         warmup_epochs: Linear warm-up from a hundredth of the peak.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
         reference_disjoint_crops: See `dovetail.objectives.slots`.
     """
@@ -95,9 +95,8 @@ def slotcon(
 def slotcon_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
     """Return BYOL's asymmetric pair on crops that overlap."""
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0))
-    blur = (min(0.1, blur_px), blur_px)
-    first = Photometric(blur_p=1.0, blur_sigma_px=blur, solarise_p=0.0)
-    second = Photometric(blur_p=0.1, blur_sigma_px=blur, solarise_p=0.2)
+    first = blurred(Photometric(blur_p=1.0, solarise_p=0.0), blur_px)
+    second = blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px)
     return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)), min_overlap=0.01)
 
 

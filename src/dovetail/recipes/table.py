@@ -68,7 +68,10 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
 
 # Parameters of the transformers that are not options, and options of a base that mean the whole run.
 INTERNAL = {"base", "taps", "name", "decoder"}
-RUN_WIDE = {"base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum", "image_size", "min_scale", "jitter"}
+RUN_WIDE = {
+    *("base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum"),
+    *("image_size", "min_scale", "blur_px", "jitter"),
+}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
 from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
 from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, SameHead, Tap, Term
+from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine, LinearByEpoch
 from dovetail.views.plan import MaskSpec, Photometric, ViewPlan, ViewSpec
 
@@ -53,6 +54,7 @@ def dino(
     local_crops: int = 8,
     local_size: int = 96,
     local_scale: Scale = (0.05, 0.4),
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return DINO on the class token, or on the pooled features of a ViT without one.
 
@@ -80,6 +82,7 @@ def dino(
         local_crops: How many local views.
         local_size: Their side in pixels.
         local_scale: Their share of the photograph's area.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = PrototypeHeadSpec(
         hidden=hidden,
@@ -93,7 +96,7 @@ def dino(
     return Recipe(
         name="dino",
         terms=(Term("cls", vector_tap(taps), head, objective, roles=("global", "local")),),
-        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale),
+        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px),
         optimiser=adamw(
             base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
         ),
@@ -139,6 +142,7 @@ def ibot(
     local_crops: int = 10,
     local_size: int = 96,
     local_scale: Scale = (0.05, 0.25),
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return iBOT: DINO on the class token, and the masked patches of each global view against the teacher's.
 
@@ -176,6 +180,7 @@ def ibot(
         local_crops: How many local views; never masked, and class token only.
         local_size: Their side in pixels.
         local_scale: Their share of the photograph's area.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     patches = patch_tap(taps, "iBOT")
     head = PrototypeHeadSpec(
@@ -202,7 +207,9 @@ def ibot(
             Term("cls", vector_tap(taps), head, cls, weight=cls_weight, roles=("global", "local")),
             Term("patches", "patches", same_head, masked, weight=patch_weight),
         ),
-        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale, masks=masks),
+        views=multi_crop(
+            taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks
+        ),
         optimiser=adamw(
             base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
         ),
@@ -244,6 +251,7 @@ def selfpatch(
     local_crops: int = 8,
     local_size: int = 96,
     local_scale: Scale = (0.05, 0.25),
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return SelfPatch over DINO: each patch against the teacher's aggregate of its most similar neighbours.
 
@@ -280,6 +288,7 @@ def selfpatch(
         local_crops: How many local views; the teacher sees them too.
         local_size: Their side in pixels.
         local_scale: Their share of the photograph's area.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     patch_tap(taps, "SelfPatch")
     cls = PrototypeHeadSpec(
@@ -302,7 +311,7 @@ def selfpatch(
     return Recipe(
         name="selfpatch",
         terms=(Term("patches", "patches_prenorm", head, objective, roles=("global", "local")),),
-        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale),
+        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px),
         optimiser=adamw(
             base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
         ),
@@ -343,6 +352,7 @@ def multi_crop(
     local_size: int,
     local_scale: Scale,
     *,
+    blur_px: float = 2.0,
     masks: MaskSpec | None = None,
 ) -> ViewPlan:
     """Return DINO's views: two global ones, of which the second is solarised and rarely blurred, and local ones.
@@ -358,9 +368,13 @@ def multi_crop(
                 raise DovetailError(
                     f"{option} {side} is no multiple of the model's patch {patch}; set it to {nearest}."
                 )
-    first = ViewSpec(size_px=image_size, scale=global_scale, photometric=Photometric(blur_p=1.0))
-    second = ViewSpec(size_px=image_size, scale=global_scale, photometric=Photometric(blur_p=0.1, solarise_p=0.2))
-    local = ViewSpec(size_px=local_size, scale=local_scale, role="local")
+    always, seldom, local_blur = (
+        blurred(photometric, blur_px)
+        for photometric in (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2), Photometric())
+    )
+    first = ViewSpec(size_px=image_size, scale=global_scale, photometric=always)
+    second = ViewSpec(size_px=image_size, scale=global_scale, photometric=seldom)
+    local = ViewSpec(size_px=local_size, scale=local_scale, role="local", photometric=local_blur)
     return ViewPlan((first, second, *[local] * local_crops), masks=masks)
 
 

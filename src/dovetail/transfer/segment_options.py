@@ -115,7 +115,7 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
     ]
     if options.optimiser == "sgd":
         return torch.optim.SGD(described, momentum=0.9)
-    return torch.optim.AdamW(described)
+    return torch.optim.AdamW(described, fused=True)
 
 
 def rate_share(options: SegmentOptions, step: int) -> float:
