@@ -54,7 +54,7 @@ Architecture = Literal["cnn", "vit"]
 
 # Heads as small as the task, rates that move the weights within a few hundred steps, and a teacher that leaves its
 # random start within them. LARS does not adapt one-dimensional tensors: at such a rate they need one of their own.
-CNN: dict[str, Any] = {"image_size": 64, "hidden": 128, "dim": 64, "min_scale": 0.3}
+CNN: dict[str, Any] = {"image_size": 64, "hidden": 128, "dim": 64, "min_scale": 0.3, "blur_px": 0.5}
 LARS: dict[str, Any] = CNN | {"base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.5}
 SGD: dict[str, Any] = CNN | {"base_lr": 0.5}
 MOVING: dict[str, Any] = {"momentum": 0.9}
@@ -84,7 +84,14 @@ TOKENS: dict[str, Any] = {
 MASKED: dict[str, Any] = TOKENS | {"teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
 QUERIES: dict[str, Any] = {"queries": 4, "query_centre_momentum": 0.6}
 DECODER: dict[str, Any] = {"decoder_grid": 16}
-DECODED: dict[str, Any] = {"decoder_hidden": 64, "decoder_dim": 32, "decoder_prototypes": 16}
+DECODED: dict[str, Any] = {
+    "decoder_hidden": 64,
+    "decoder_dim": 32,
+    "decoder_prototypes": 16,
+    "decoder_teacher_temperature": 0.04,
+    "decoder_grid": 4,
+    "momentum": 0.9,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +123,7 @@ TRIALS: tuple[Trial, ...] = (
     Trial("densecl", "cnn", QUEUE, ENCODER),
     Trial("pixpro", "cnn", LARS | MOVING, ENCODER),
     Trial("simclr", "cnn", LARS | {"jitter": 0.5}, ENCODER),
-    Trial("moco-v2", "cnn", QUEUE, ENCODER),
+    Trial("moco-v2", "cnn", QUEUE | {"temperature": 0.1, "blur_px": 0.0}, ENCODER, steps=280),
     Trial("moco-v3", "cnn", LARS | MOVING, ENCODER),
     Trial("byol", "cnn", LARS | MOVING, ENCODER),
     Trial("simsiam", "cnn", SGD | {"predictor_hidden": 32}, ENCODER),
@@ -130,11 +137,12 @@ TRIALS: tuple[Trial, ...] = (
     Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
     Trial("dino", "vit", TOKENS, ENCODER, steps=300, batch_size=128),
     Trial("ibot", "vit", MASKED, ENCODER, steps=300, batch_size=128),
-    Trial("selfpatch", "vit", TOKENS | {"patch_prototypes": 128, "head_channels": 32}, ENCODER, steps=300, batch_size=128),
+    Trial(
+        "selfpatch", "vit", TOKENS | {"patch_prototypes": 128, "head_channels": 32}, ENCODER, steps=300, batch_size=128
+    ),
     Trial("adclr-dino", "vit", TOKENS | QUERIES, ENCODER, steps=300, batch_size=128),
     Trial("adclr-ibot", "vit", MASKED | QUERIES, ENCODER, steps=300, batch_size=128),
-    Trial("dino+decon-sl", "vit", TOKENS | DECODED, BOTH, steps=300, batch_size=128),
-    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=300, batch_size=128),
+    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=200, batch_size=128),
 )
 
 

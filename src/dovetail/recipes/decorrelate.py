@@ -12,7 +12,7 @@ from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.whiten import ZeroCLSpec
 from dovetail.recipe import Recipe, Tap, Term
-from dovetail.recipes.image_parts import byol_views, image_tap, lars, one_dimensional_rate
+from dovetail.recipes.image_parts import blurred, byol_views, image_tap, lars, one_dimensional_rate
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
@@ -29,6 +29,7 @@ def barlow(
     warmup_epochs: float = 10.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return Barlow Twins (arXiv 2103.03230).
 
@@ -44,11 +45,12 @@ def barlow(
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     return Recipe(
         name="barlow",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
-        views=byol_views(image_size, min_scale),
+        views=byol_views(image_size, min_scale, blur_px),
         optimiser=lars(
             base_lr,
             weight_decay,
@@ -75,6 +77,7 @@ def zerocl(
     warmup_epochs: float = 10.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return ZeroCL (ICLR 2022), with the optimiser of the authors' code and the views of Barlow Twins.
 
@@ -89,11 +92,12 @@ def zerocl(
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     return Recipe(
         name="zerocl",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), ZeroCLSpec(mode)),),
-        views=byol_views(image_size, min_scale),
+        views=byol_views(image_size, min_scale, blur_px),
         optimiser=lars(
             base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
         ),
@@ -119,6 +123,7 @@ def vicreg(
     warmup_epochs: float = 10.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return VICReg (arXiv 2105.04906), with the paper's symmetric views.
 
@@ -136,9 +141,10 @@ def vicreg(
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     objective = VICRegSpec(invariance_weight, variance_weight, covariance_weight, variance_scale)
-    view = ViewSpec(image_size, (min_scale, 1.0), photometric=Photometric(blur_p=0.5, solarise_p=0.1))
+    view = ViewSpec(image_size, (min_scale, 1.0), photometric=blurred(Photometric(blur_p=0.5, solarise_p=0.1), blur_px))
     return Recipe(
         name="vicreg",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), objective),),

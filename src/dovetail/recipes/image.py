@@ -19,7 +19,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
-from dovetail.recipes.image_parts import byol_views, given, image_tap, lars, moco_views, one_dimensional_rate
+from dovetail.recipes.image_parts import blurred, byol_views, given, image_tap, lars, moco_views, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -38,6 +38,7 @@ def simclr(
     rows_per_block: int | None = 1024,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return SimCLR (arXiv 2002.05709). BatchNorm sees both views together, and follows the head's last layer too, as
     in the authors' code.
@@ -55,9 +56,10 @@ def simclr(
         rows_per_block: Anchors whose similarities are in memory at a time; None for all.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, bias=False, last_norm="affine")
-    photometric = Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter)
+    photometric = blurred(Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter), blur_px)
     view = ViewSpec(image_size, (min_scale, 1.0), photometric=photometric)
     return Recipe(
         name="simclr",
@@ -87,6 +89,7 @@ def moco_v2(
     weight_decay: float = 1e-4,
     image_size: int = 224,
     min_scale: float = 0.2,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return MoCo v2 (arXiv 2003.04297): no BatchNorm in the head, shuffled BatchNorm in the teacher.
 
@@ -102,13 +105,14 @@ def moco_v2(
         weight_decay: Of all parameters.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, norm=False)
     objective = QueueContrastSpec(temperature, queue, symmetric)
     return Recipe(
         name="moco-v2",
         terms=(Term("encoder", image_tap(taps), head, objective),),
-        views=moco_views(image_size, min_scale),
+        views=moco_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
         teacher_momentum=momentum,
         export="student",
@@ -133,6 +137,7 @@ def moco_v3(
     rows_per_block: int | None = 1024,
     image_size: int = 224,
     min_scale: float | None = None,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return MoCo v3 (arXiv 2104.02057), for a ViT where the model has a vector tap, else for a convolutional network.
 
@@ -156,6 +161,7 @@ def moco_v3(
         rows_per_block: Queries whose similarities are in memory at a time; None for all.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     tap = image_tap(taps)
     vit = taps[tap].kind == "vector"
@@ -167,7 +173,7 @@ def moco_v3(
     return Recipe(
         name="moco-v3",
         terms=(Term("encoder", tap, head, objective),),
-        views=byol_views(image_size, given(min_scale, crop)),
+        views=byol_views(image_size, given(min_scale, crop), blur_px),
         optimiser=OptimiserSpec(
             "adamw" if vit else "lars",
             base_lr=given(base_lr, lr),
@@ -196,6 +202,7 @@ def byol(
     warmup_epochs: float = 10.0,
     image_size: int = 224,
     min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return BYOL (arXiv 2006.07733) for 1000 epochs; for 300 the paper takes base_lr 0.3 and momentum 0.99, for 100
     base_lr 0.45, weight_decay 1e-6 and momentum 0.99.
@@ -212,12 +219,13 @@ def byol(
         warmup_epochs: Linear warm-up from 0.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     objective = RegressSpec(convention=convention, predictor=PredictorSpec(hidden))
     return Recipe(
         name="byol",
         terms=(Term("encoder", image_tap(taps), VectorHeadSpec(hidden, dim), objective),),
-        views=byol_views(image_size, min_scale),
+        views=byol_views(image_size, min_scale, blur_px),
         optimiser=lars(
             base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
         ),
@@ -238,6 +246,7 @@ def simsiam(
     weight_decay: float = 1e-4,
     image_size: int = 224,
     min_scale: float = 0.2,
+    blur_px: float = 2.0,
 ) -> Recipe:
     """Return SimSiam (arXiv 2011.10566): no teacher; the predictor's learning rate stays at its peak.
 
@@ -250,6 +259,7 @@ def simsiam(
         weight_decay: Of all parameters.
         image_size: Side of the views in pixels.
         min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, layers=3, bias=False, last_norm="plain")
     predictor = PredictorSpec(predictor_hidden, bias=False, last_bias=True)
@@ -257,7 +267,7 @@ def simsiam(
     return Recipe(
         name="simsiam",
         terms=(Term("encoder", image_tap(taps), head, objective),),
-        views=moco_views(image_size, min_scale),
+        views=moco_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec(
             "sgd",
             base_lr=base_lr,

@@ -26,16 +26,17 @@ def image_tap(taps: Mapping[str, Tap]) -> str:
     return vectors[0] if vectors else deepest_encoder_tap(taps)
 
 
-def byol_views(image_size: int, min_scale: float) -> ViewPlan:
+def byol_views(image_size: int, min_scale: float, blur_px: float) -> ViewPlan:
     """Return BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times."""
     view = ViewSpec(image_size, (min_scale, 1.0))
-    first, second = Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2)
+    first = blurred(Photometric(blur_p=1.0), blur_px)
+    second = blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px)
     return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)))
 
 
-def moco_views(image_size: int, min_scale: float) -> ViewPlan:
+def moco_views(image_size: int, min_scale: float, blur_px: float) -> ViewPlan:
     """Return the equal pair of MoCo v2, which SimSiam shares."""
-    photometric = Photometric(saturation=0.4)
+    photometric = blurred(Photometric(saturation=0.4), blur_px)
     view = ViewSpec(image_size, (min_scale, 1.0), interpolation="bilinear", photometric=photometric)
     return ViewPlan((view, view))
 
