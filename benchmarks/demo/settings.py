@@ -56,7 +56,7 @@ class DemoSettings:
     unlabelled: int = 512
     test: int = 128
     labels: tuple[int, ...] = (4, 16)
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     base: Pretraining = BASE
     decon: Pretraining = DECON
     finetuning: SegmentOptions = FINETUNING
