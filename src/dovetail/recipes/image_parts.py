@@ -26,7 +26,7 @@ def image_tap(taps: Mapping[str, Tap]) -> str:
     return vectors[0] if vectors else deepest_encoder_tap(taps)
 
 
-def byol_views(image_size: int, min_scale: float, blur_px: float) -> ViewPlan:
+def byol_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
     """Return BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times."""
     view = ViewSpec(image_size, (min_scale, 1.0))
     first = blurred(Photometric(blur_p=1.0), blur_px)
@@ -34,7 +34,7 @@ def byol_views(image_size: int, min_scale: float, blur_px: float) -> ViewPlan:
     return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)))
 
 
-def moco_views(image_size: int, min_scale: float, blur_px: float) -> ViewPlan:
+def moco_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
     """Return the equal pair of MoCo v2, which SimSiam shares."""
     photometric = blurred(Photometric(saturation=0.4), blur_px)
     view = ViewSpec(image_size, (min_scale, 1.0), interpolation="bilinear", photometric=photometric)
