@@ -143,6 +143,7 @@ TRIALS: tuple[Trial, ...] = (
     ),
     Trial("adclr-dino", "vit", TOKENS | QUERIES, ENCODER, steps=300, batch_size=128),
     Trial("adclr-ibot", "vit", MASKED | QUERIES, ENCODER, steps=300, batch_size=128),
+    Trial("dino+decon-sl", "vit", TOKENS | DECODED, BOTH, steps=200, batch_size=128),
     Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=200, batch_size=128),
 )
 

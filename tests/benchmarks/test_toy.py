@@ -19,7 +19,7 @@ def test_every_base_method_and_the_main_compositions_are_tried() -> None:
     tried = {trial.method for trial in TRIALS}
     assert set(METHODS) <= tried
     assert {"decon-sl", "decon-ml", "decon-sl-densecl", "decon-sl-pixpro", "decon-sl-byol"} <= tried
-    assert {"adclr-dino", "adclr-ibot", "adclr+decon"} <= tried
+    assert {"adclr-dino", "adclr-ibot", "dino+decon-sl", "adclr+decon"} <= tried
     assert tried <= {*examples(), "adclr-dino", "adclr-ibot"}
 
 
