@@ -197,6 +197,12 @@ class Recipe:
         if len(set(names)) != len(names):
             raise DovetailError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
 
+    @property
+    def one_way(self) -> bool:
+        """Whether the student needs to see the first view alone and the teacher the second, for all terms."""
+        two = len(self.views.views) == 2 and self.teacher_momentum is not None
+        return two and all(term.objective.one_way for term in self.terms)
+
     def head_of(self, term: Term) -> HeadSpec:
         """Return the head spec that `term` uses, its own or the one it shares."""
         if not isinstance(term.head, SameHead):

@@ -152,3 +152,32 @@ def test_dropout_on_laterals_changes_the_loss_with_the_seed_only() -> None:
         torch.manual_seed(seed)
         losses.append(float(copy.deepcopy(learner)(views, START).total.detach()))
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("method", ["moco-v2", "densecl", "decon-sl-densecl"])
+def test_one_way_methods_compute_one_view_in_each_branch_and_the_loss_stays(method: str) -> None:
+    learner = tiny_learner(method)
+    assert learner.recipe.one_way
+    views = make_views(learner.recipe.views)
+    whole = copy.deepcopy(learner)
+    assert whole.teacher is not None
+    student, teacher = whole.student(views), whole.teacher(views)
+    expected = sum(
+        term.weight * whole.objectives[term.name](student[term.name], teacher[term.name], views, START).total
+        for term in whole.recipe.terms
+    )
+    seen: list[int] = []
+    assert learner.teacher is not None
+    for branch in (learner.student, learner.teacher):
+        branch.network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0].pixels)))
+    torch.testing.assert_close(learner(views, START).total, torch.as_tensor(expected))
+    assert seen == [len(views[0].pixels)] * 2
+
+
+@pytest.mark.parametrize("method", ["slotcon", "byol", "dino", "adclr-dino"])
+def test_other_methods_see_all_views_in_both_branches(method: str) -> None:
+    assert not tiny_learner(method).recipe.one_way
+
+
+def test_both_ways_of_moco_are_not_one_way() -> None:
+    assert not tiny_learner("moco-v2", symmetric=True).recipe.one_way

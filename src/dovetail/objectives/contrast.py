@@ -184,6 +184,11 @@ class QueueContrastSpec(ObjectiveSpec):
     def __post_init__(self) -> None:
         check_numbers("queue contrast", self.temperature, self.rows_per_block)
 
+    @property
+    def one_way(self) -> bool:
+        """Whether the first view is the only query."""
+        return not self.symmetric
+
     def build(self, head: HeadSpec) -> QueueContrast:
         """Return the objective behind a head that makes vectors."""
         return QueueContrast(self, vector_dim(head, "queue contrast"))

@@ -58,6 +58,11 @@ class DenseContrastSpec(ObjectiveSpec):
         if self.temperature <= 0:
             raise DovetailError(f"DenseCL's temperature is {self.temperature}; it must be above 0.")
 
+    @property
+    def one_way(self) -> bool:
+        """True: the first view is the query."""
+        return True
+
     def build(self, head: HeadSpec) -> DenseContrast:
         if not isinstance(head, DenseHeadSpec):
             raise DovetailError(f"DenseCL's loss compares the output of a DenseHeadSpec; the term has {head}.")

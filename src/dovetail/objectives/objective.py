@@ -48,6 +48,7 @@ class Objective(nn.Module, ABC):
             teacher: The teacher head's output, without gradient, for each view that the teacher sees: the first
                 ones, as global views come first. Empty for recipes without a teacher.
             views: The views of this term.
+                If the spec is `one_way`, `student[1]` and `teacher[0]` may be None, as they are not computed.
             moment: Where the run stands, for temperatures that change.
         """
 
@@ -66,6 +67,11 @@ class Objective(nn.Module, ABC):
 @dataclass(frozen=True)
 class ObjectiveSpec(ABC):
     """Plain data that builds an objective for the head it sits behind."""
+
+    @property
+    def one_way(self) -> bool:
+        """Whether only the student's first view and the teacher's second enter the loss."""
+        return False
 
     @abstractmethod
     def build(self, head: HeadSpec) -> Objective:

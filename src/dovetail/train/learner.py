@@ -110,7 +110,7 @@ class Learner(nn.Module):
 
     def forward(self, views: Sequence[View], moment: Moment) -> Loss:
         """Return the weighted sum of the terms, and every term's raw parts as "TERM/PART" (with "TERM/loss")."""
-        student, teacher = self.student(views), self.targets(views)
+        student, teacher = self.answers(views), self.targets(views)
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         self._pending = []
@@ -126,15 +126,26 @@ class Learner(nn.Module):
         assert total is not None  # a recipe has at least one term
         return Loss(total, parts)
 
+    def answers(self, views: Sequence[View]) -> Outputs:
+        """Return the student's outputs; None for the second of two views where only the first is compared."""
+        if not self.recipe.one_way:
+            outputs: Outputs = self.student(views)
+            return outputs
+        return {name: [first, None] for name, (first,) in self.student(views[:1]).items()}
+
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> Outputs:
-        """Return the teacher's outputs, of the views and without the masks that it does not see."""
+        """Return the teacher's outputs, of the views and without the masks that it does not see.
+
+        None stands for the first of two views where only the second is compared.
+        """
         if self.teacher is None:
             return {}
         seen = [view.without_mask() for view in views if view.role in self.recipe.teacher_views]
-        if self.recipe.shuffle_batch_norm:
-            return shuffled_across_ranks(self.teacher, seen)
-        outputs: Outputs = self.teacher(seen)
+        run = partial(shuffled_across_ranks, self.teacher) if self.recipe.shuffle_batch_norm else self.teacher
+        if self.recipe.one_way:
+            return {name: [None, second] for name, (second,) in run(seen[1:]).items()}
+        outputs: Outputs = run(seen)
         return outputs
 
     @torch.no_grad()
