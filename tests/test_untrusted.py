@@ -29,7 +29,7 @@ from dovetail.data.decode import UnreadableError, open_bytes
 from dovetail.errors import DovetailError
 from dovetail.networks.construct import construct
 from dovetail.sidecar import read_sidecar
-from dovetail.train.checkpoints import seal
+from dovetail.train.sealed import seal
 from dovetail.weights import load, load_into, read_exported
 from tests.data.fuzz import png_of
 

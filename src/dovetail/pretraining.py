@@ -113,10 +113,10 @@ def pretrain(
         accelerator: Kind of device.
         devices: Number of devices on each node.
         num_nodes: Number of nodes; in a resumed run it counts where `devices` is given.
-        strategy: "ddp", or "auto" for it where there are several devices; each holds the whole model.
+        strategy: "ddp", or "auto" for it where there are several devices: each holds the whole model. "fsdp": each
+            holds its part of every weight, for models that are too large for one device.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
-        workers: Loading processes per device; 0 reads in the training process, where no decoder that hangs can be
-            ended.
+        workers: Loading processes per device, each some batches ahead; 0 is one that reads only the next batch.
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.

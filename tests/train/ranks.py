@@ -1,10 +1,12 @@
-"""One of two processes that train every method they are told of, as `torchrun` would start it: `ranks.py OUT`.
+"""One of several processes that train every method they are told of, as `torchrun` would start it: `ranks.py OUT`.
 
-Reads names of methods and folders from its standard input, one pair a line, and answers each when it is done.
+Reads names of methods, folders and strategies from its standard input, three a line, and answers each line when it is
+done.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -38,27 +40,36 @@ def part(view: View, rows: slice) -> View:
 
 
 def learner_of(method: str) -> Learner:
-    """Return a learner in double precision without dropout, whose numbers would be every process's own."""
-    learner = tiny_learner(method).double()
+    """Return a learner in double precision without dropout, whose numbers would be every process's own.
+
+    "METHOD+OPTIMISER" is a method with another optimiser.
+    """
+    name, _, optimiser = method.partition("+")
+    learner = tiny_learner(name)
+    if optimiser:
+        spec = replace(learner.recipe.optimiser, name=optimiser, clip_norm=0.5, clip_each_parameter=optimiser != "sgd")
+        learner = Learner(replace(learner.recipe, optimiser=spec), learner.student.network)
+    learner = learner.double()
     for branch in (learner.student, learner.teacher):
         if branch is not None:
             branch.network.lateral_dropout = None
     return learner
 
 
-def train(method: str, out: Path, *, devices: int) -> None:
+def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> None:
     """Train a method for five steps in `out`, on so many processes with a batch of eight together.
 
-    Goes on from a checkpoint where there is one; keeps that of every step.
+    Goes on from a checkpoint where there is one; keeps that of every second step.
     """
     chosen = settings(
         devices=devices,
         batch_size=GLOBAL_BATCH // devices,
         epochs=STEPS,
         steps_per_epoch=1,
-        keep_every_epochs=1,
+        keep_every_epochs=2,
         log_every_steps=1,
         sync_batch_norm=devices > 1,
+        strategy=strategy,
     )
     learner = learner_of(method)
     run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen), resume=True)
@@ -67,8 +78,8 @@ def train(method: str, out: Path, *, devices: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
-        method, folder = line.split()
-        train(method, Path(sys.argv[1]) / folder, devices=2)
+        method, folder, strategy = line.split()
+        train(method, Path(sys.argv[1]) / folder, devices=int(os.environ["WORLD_SIZE"]), strategy=strategy)
         print(f"done {folder}", flush=True)
 
 

@@ -11,11 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dovetail.recipes.table import examples
+from dovetail.train.checkpoints import Checkpoints
 from tests.train.ranks import STEPS, train
 
 ROOT = Path(__file__).parents[2]
@@ -23,21 +25,22 @@ QUICK = ("decon-sl", "zerocl", "adclr-ibot")
 METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
 
 
-class Pair:
-    """Two processes that know each other and train one method after the other."""
+class Together:
+    """Processes that know each other and train one method after the other."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, count: int = 2) -> None:
         self.out = out
+        self.count = count
         self.processes: list[subprocess.Popen[str]] = []
 
-    def train(self, method: str, folder: str = "", *, seconds: float = 250) -> Path:
-        """Return the folder of a run on both; fail with what they said if one does not come to its end."""
+    def train(self, method: str, folder: str = "", *, strategy: str = "ddp", seconds: float = 250) -> Path:
+        """Return the folder of a run on all; fail with what they said if one does not come to its end."""
         folder = folder or method
         if not self.processes:
             self.start()
         for process in self.processes:
             assert process.stdin is not None
-            process.stdin.write(f"{method} {folder}\n")
+            process.stdin.write(f"{method} {folder} {strategy}\n")
             process.stdin.flush()
         # A process that waits for one that has failed would wait for half an hour.
         timer = threading.Timer(seconds, self.stop)
@@ -46,14 +49,14 @@ class Pair:
             answers = [self.answer(process) for process in self.processes]
         finally:
             timer.cancel()
-        if answers != [f"done {folder}"] * 2:
+        if answers != [f"done {folder}"] * self.count:
             self.stop()
-            said = "\n".join((self.out / f"rank{rank}.txt").read_text()[-3000:] for rank in (0, 1))
-            pytest.fail(f"{method} on two processes: {said}")
+            said = "\n".join((self.out / f"rank{rank}.txt").read_text()[-3000:] for rank in range(self.count))
+            pytest.fail(f"{method} on {self.count} processes: {said}")
         return self.out / folder
 
     def answer(self, process: subprocess.Popen[str]) -> str:
-        """Return the next answer of a process; end the other one where it has none."""
+        """Return the next answer of a process; end the others where it has none."""
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("done "):
@@ -62,7 +65,7 @@ class Pair:
         return ""
 
     def start(self) -> None:
-        """Start both."""
+        """Start all."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -71,12 +74,12 @@ class Pair:
             "PYTHONPATH": str(ROOT),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
+            "WORLD_SIZE": str(self.count),
+            "LOCAL_WORLD_SIZE": str(self.count),
             "TORCHELASTIC_RUN_ID": "test",
             "OMP_NUM_THREADS": "1",
         }
-        for rank in (0, 1):
+        for rank in range(self.count):
             with (self.out / f"rank{rank}.txt").open("w") as said:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.train.ranks", str(self.out)],
@@ -90,7 +93,7 @@ class Pair:
             self.processes.append(process)
 
     def stop(self) -> None:
-        """End both; the next run starts new ones."""
+        """End all; the next run starts new ones."""
         processes, self.processes = self.processes, []
         for process in processes:
             process.kill()
@@ -102,29 +105,33 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    both = Pair(tmp_path_factory.mktemp("pair"))
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    """Two processes, started once for all tests."""
+    both = Together(tmp_path_factory.mktemp("both"))
     yield both
     both.stop()
 
 
+@pytest.fixture
+def pair(both: Together) -> Iterator[Together]:
+    """Both of them; what they wrote is gone after the test, as every method's checkpoints are large together."""
+    yield both
+    for path in both.out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_train_like_one(method: str, pair: Pair, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(method: str, pair: Together, tmp_path: Path) -> None:
     two = pair.train(method)
     train(method, tmp_path, devices=1)
-    losses = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path, two)
-    ]
-    for alone, together in zip(*losses, strict=True):
-        assert together["parts"] == pytest.approx(alone["parts"], rel=1e-5, abs=1e-6)
-        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
-    assert len(losses[0]) == STEPS
+    assert_same_log(tmp_path, two)
     assert_alike(tmp_path, two)
 
 
 def assert_alike(one: Path, other: Path) -> None:
     """Assert that two runs ended in the same weights, queues and centres."""
-    expected, found = (torch.load(folder / "checkpoints" / "last.ckpt")["learner"] for folder in (one, other))
+    expected, found = (newest(folder)["learner"] for folder in (one, other))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -132,15 +139,40 @@ def assert_alike(one: Path, other: Path) -> None:
         )
 
 
+def newest(run: Path) -> dict[str, Any]:
+    """Return a run's newest checkpoint."""
+    state = Checkpoints(run / "checkpoints").load()
+    assert state is not None
+    return state
+
+
 def begun(run: Path, out: Path) -> Path:
     """Return the folder `out` with a run that was stopped after two steps of `run`."""
     (out / "checkpoints").mkdir(parents=True)
-    shutil.copy(run / "checkpoints" / "epoch-0002.ckpt", out / "checkpoints" / "last.ckpt")
+    kept, last = run / "checkpoints" / "epoch-0002.ckpt", out / "checkpoints" / "last.ckpt"
+    if kept.is_dir():
+        shutil.copytree(kept, last)
+    else:
+        shutil.copy(kept, last)
     return out
 
 
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Return a run's log."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_log(one: Path, other: Path, *, steps: int = STEPS) -> None:
+    """Assert that the last `steps` steps of two runs gave the same losses and gradients."""
+    assert len(lines(one)) == STEPS
+    for expected, found in zip(lines(one)[-steps:], lines(other), strict=True):
+        assert found["step"] == expected["step"]
+        assert found["parts"] == pytest.approx(expected["parts"], rel=1e-5, abs=1e-6)
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
+
+
 @pytest.mark.parametrize("method", ["decon-sl", pytest.param("densecl", marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_more_or_fewer_processes(method: str, pair: Pair, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_more_or_fewer_processes(method: str, pair: Together, tmp_path: Path) -> None:
     train(method, tmp_path / "one", devices=1)
     begun(tmp_path / "one", pair.out / f"{method}-grown")
     grown = pair.train(method, f"{method}-grown")
@@ -148,3 +180,58 @@ def test_a_run_goes_on_with_more_or_fewer_processes(method: str, pair: Pair, tmp
     shrunk = begun(pair.train(method, f"{method}-whole"), tmp_path / "shrunk")
     train(method, shrunk, devices=1)
     assert_alike(tmp_path / "one", shrunk)
+
+
+# LARS with trust ratios, AdamW with clipping of each gradient, and what no recipe has by itself.
+OPTIMISERS = ("dino+lars", "dino+lamb", "dino+sgd")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name == "adclr-ibot" else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*examples(), *OPTIMISERS)
+    ],
+)
+def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, tmp_path: Path) -> None:
+    parts = pair.train(method, f"{method}-parts", strategy="fsdp")
+    train(method, tmp_path, devices=1)
+    assert_same_log(tmp_path, parts)
+    assert_alike(tmp_path, parts)
+    assert sorted(path.name for path in (parts / "checkpoints" / "last.ckpt").iterdir()) == [
+        *(".metadata", "__0_0.distcp", "__1_0.distcp", "state.pt")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dino", "adclr-dino", "slotcon"])
+def test_sharded_weights_train_as_those_of_ddp(method: str, pair: Together) -> None:
+    parts, whole = (pair.train(method, f"{method}-by-{name}", strategy=name) for name in ("fsdp", "ddp"))
+    assert_same_log(whole, parts)
+    assert_alike(whole, parts)
+
+
+@pytest.mark.parametrize("method", ["dino", pytest.param("decon-sl", marks=pytest.mark.slow)])
+def test_pieces_go_on_whole_and_whole_weights_in_pieces(method: str, pair: Together, tmp_path: Path) -> None:
+    train(method, tmp_path / "one", devices=1)
+    begun(tmp_path / "one", pair.out / f"{method}-cut")
+    cut = pair.train(method, f"{method}-cut", strategy="fsdp")
+    joined = begun(pair.train(method, f"{method}-pieces", strategy="fsdp"), tmp_path / "joined")
+    train(method, joined, devices=1)
+    for run in (cut, joined):
+        assert_same_log(tmp_path / "one", run, steps=STEPS - 2)
+        assert_alike(tmp_path / "one", run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_pieces_of_two_processes_go_on_in_one_or_four(count: int, pair: Together, tmp_path: Path) -> None:
+    two = pair.train("adclr-ibot", f"two-for-{count}", strategy="fsdp")
+    others = Together(tmp_path, count)
+    try:
+        begun(two, tmp_path / "on")
+        on = others.train("adclr-ibot", "on", strategy="fsdp")
+    finally:
+        others.stop()
+    assert_same_log(two, on, steps=STEPS - 2)
+    assert_alike(two, on)

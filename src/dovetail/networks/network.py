@@ -83,6 +83,10 @@ class Network(nn.Module, ABC):
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need."""
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the modules that most of the weights are in and that a pass calls one after the other; [] for none."""
+        return []
+
     def prune(self, taps: Collection[str]) -> None:
         """Freeze every parameter that none of the `taps` reaches, found by one small forward and backward pass.
 

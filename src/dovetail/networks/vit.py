@@ -54,6 +54,7 @@ class ViTNetwork(Network, TeacherAware):
         self.model = model
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = "", ()
+        self.query_pass = two_streams  # where weights are sharded, another way to call the same
         check_model(self.vit)
         self._declare(self.vit)
 
@@ -74,6 +75,10 @@ class ViTNetwork(Network, TeacherAware):
     def vit(self) -> Any:
         """The timm model itself; untyped, as timm is."""
         return self.model
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the transformer's blocks."""
+        return list(self.vit.blocks)
 
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need."""
@@ -108,7 +113,7 @@ class ViTNetwork(Network, TeacherAware):
         def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:
             if queries is not None:
                 attention = self.query_rule.attention
-                return tuple(two_streams(block, Streams(raw, queries), rotations, attention=attention))  # type: ignore[return-value]
+                return tuple(self.query_pass(block, Streams(raw, queries), rotations, attention=attention))  # type: ignore[return-value]
             return (block(raw) if rotations.raw is None else block(raw, rope=rotations.raw)), None
 
         if self.vit.grad_checkpointing and torch.is_grad_enabled():

@@ -1,35 +1,31 @@
-"""Checkpoints that are whole or absent: written aside, flushed, renamed, and carrying their own checksum.
-
-A checkpoint is a `torch.save` archive of plain values and tensors, read with `weights_only=True`, so that it cannot
-carry code. Its SHA-256 stands in the archive's comment (a zip file may end in one), which makes file and checksum
-one atomic rename; `torch.load` reads such a file as any other.
+"""Checkpoints that are whole or absent: written aside, flushed, renamed, and carrying their own checksums.
 
     checkpoints/last.ckpt         the newest
     checkpoints/previous.ckpt     the one before, in case the disk damages the newest
     checkpoints/epoch-0010.ckpt   kept ones, by whole epochs done
+
+Each is a file (see `dovetail.train.sealed`) or, of a run whose weights are cut over processes, a folder of pieces (see
+`dovetail.train.pieces`). Whoever reads one need not know which.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import pickle
 import shutil
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dovetail.distributed import rank
 from dovetail.errors import DovetailError
+from dovetail.train import pieces
+from dovetail.train.pieces import together
+from dovetail.train.sealed import flush_folder, link_or_copy, read_sealed, write_sealed
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-MARK = b"dovetail sha256 "
-COMMENT_BYTES = len(MARK) + 64
-CHUNK_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -52,26 +48,89 @@ class Checkpoints:
             DovetailError: When the disk does not take it; the checkpoints written before stay as they are.
         """
         fresh = self.folder / f"{LAST}.{os.getpid()}.tmp"
-        try:
+
+        def write() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(state, fresh)
-            seal(fresh)
-            if self.last.exists():
-                link_or_copy(self.last, self.folder / PREVIOUS)
-            fresh.replace(self.last)
-            if keep_as_epoch is not None:
-                link_or_copy(self.last, self.folder / f"epoch-{keep_as_epoch:04d}.ckpt")
-            flush_folder(self.folder)
+            write_sealed(state, fresh)
+            self._put_in_place(fresh, keep_as_epoch)
+
+        self._careful(write, fresh)
+        return self.last
+
+    def save_pieces(self, state: dict[str, Any], *, keep_as_epoch: int | None = None) -> Path:
+        """Do as `save` for a state whose tensors are cut over processes; every process has to call it.
+
+        Raises:
+            DovetailError: In every process, when the disk does not take what one of them has to write.
+        """
+        fresh = self.folder / f"{LAST}.pieces.tmp"
+
+        def clear() -> None:
+            if rank() == 0:
+                remove(fresh)
+                fresh.mkdir(parents=True)
+
+        def place() -> None:
+            if rank() == 0:
+                self._put_in_place(fresh, keep_as_epoch)
+
+        def write() -> None:
+            together(clear)
+            pieces.write(state, fresh)
+            together(place)
+
+        self._careful(write, fresh)
+        return self.last
+
+    def _careful(self, write: Callable[[], None], fresh: Path) -> None:
+        """Write, and where that fails remove what was written and say so in a sentence."""
+        try:
+            write()
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
+                remove(fresh)
             raise DovetailError(
                 f"No checkpoint could be written to {self.folder} ({error}); make room there and go on with --resume."
             ) from error
-        return self.last
 
-    def load(self) -> dict[str, Any] | None:
+    def _put_in_place(self, fresh: Path, keep_as_epoch: int | None) -> None:
+        """Make `fresh` the newest checkpoint."""
+        previous = self.folder / PREVIOUS
+        if self.last.is_dir():
+            remove(previous)
+            self.last.rename(previous)  # a folder cannot be replaced; until the next line there is the previous one
+        elif self.last.exists():
+            if previous.is_dir():
+                remove(previous)
+            link_or_copy(self.last, previous)
+            if fresh.is_dir():
+                self.last.unlink()
+        fresh.replace(self.last)
+        if keep_as_epoch is not None:
+            self._keep(self.folder / f"epoch-{keep_as_epoch:04d}.ckpt")
+        flush_folder(self.folder)
+
+    def _keep(self, target: Path) -> None:
+        """Keep the newest checkpoint under another name."""
+        if self.last.is_file():
+            if target.is_dir():
+                remove(target)
+            link_or_copy(self.last, target)
+            return
+        aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        remove(aside)
+        aside.mkdir()
+        for file in self.last.iterdir():
+            link_or_copy(file, aside / file.name)
+        flush_folder(aside)
+        remove(target)
+        aside.replace(target)
+
+    def load(self, *, whole: bool = True) -> dict[str, Any] | None:
         """Return the newest whole checkpoint's state on the processor, None when none was ever written.
+
+        Args:
+            whole: Put together what is in pieces; else that is left to `pieces.fill`.
 
         Raises:
             DovetailError: When there are checkpoints and none is whole.
@@ -79,7 +138,7 @@ class Checkpoints:
         candidates = [path for path in (self.last, self.folder / PREVIOUS) if path.exists()]
         for path in candidates:
             try:
-                return read(path)
+                return read(path, whole=whole)
             except DovetailError as error:
                 log.warning("%s", error)
         if candidates:
@@ -89,80 +148,25 @@ class Checkpoints:
     def clear_leftovers(self) -> None:
         """Remove what interrupted writes left behind."""
         for path in self.folder.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the state in a checkpoint, on the processor, after checking that it is whole.
+def read(path: Path, *, whole: bool = True) -> dict[str, Any]:
+    """Return the state in a checkpoint, on the processor, after checking that it is whole; `whole` as in `load`.
 
     Raises:
         DovetailError: When it is damaged, holds code, or is no checkpoint.
     """
-    try:
-        if not is_whole(path):
-            raise DovetailError(f"Checkpoint {path} is damaged: its checksum does not fit; an older one is needed.")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first_line = str(error).split("\n", 1)[0]
-        raise DovetailError(f"Checkpoint {path} cannot be read ({first_line}); an older one is needed.") from error
-    return state
+    return pieces.read(path, whole=whole) if path.is_dir() else read_sealed(path)
 
 
-def seal(path: Path) -> None:
-    """Put the checksum of the archive at `path` into its comment and flush the file to disk."""
-    with path.open("r+b") as file:
-        digest = _digest(file, path.stat().st_size - 2)
-        # An archive ends in two bytes that hold the length of its comment, then the comment.
-        file.seek(-2, os.SEEK_END)
-        file.write(COMMENT_BYTES.to_bytes(2, "little") + MARK + digest)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def is_whole(path: Path) -> bool:
-    """Whether the archive at `path` carries its checksum and fits it."""
-    body = path.stat().st_size - 2 - COMMENT_BYTES
-    if body <= 0:
-        return False
-    with path.open("rb") as file:
-        digest = _digest(file, body)
-        return file.read() == COMMENT_BYTES.to_bytes(2, "little") + MARK + digest
-
-
-def _digest(file: Any, size: int) -> bytes:
-    """Return the hexadecimal SHA-256 of the first `size` bytes, leaving the file's position after them."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while size > 0:
-        chunk = file.read(min(CHUNK_BYTES, size))
-        if not chunk:
-            break
-        digest.update(chunk)
-        size -= len(chunk)
-    return digest.hexdigest().encode()
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, atomically; a copy where the file system has no links."""
-    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-        with aside.open("r+b") as file:
-            os.fsync(file.fileno())
-    aside.replace(target)
-    # Renaming one link onto another of the same file does nothing and leaves both.
-    aside.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, where the system lets one."""
-    if os.name != "posix":
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; a folder is never there in part under its own name."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    aside = path.with_name(f"{path.name}.gone.tmp")
+    if path.suffix != ".tmp":
+        remove(aside)
+        path = path.rename(aside)
+    shutil.rmtree(path)

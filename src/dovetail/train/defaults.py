@@ -21,7 +21,7 @@ Accelerator = Literal["cpu", "cuda", "mps"]
 Precision = Literal["32-true", "bf16-mixed"]
 Auto = Literal["auto"]
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 CPU_BATCH = 32
 IMAGES_PER_GIB = 4  # with two 224 px views: room for student, teacher and a decoder of ResNet-50's size
 REFERENCE_PIXELS = 2 * 224 * 224
@@ -46,9 +46,9 @@ class Settings:
         steps_per_epoch: Optimiser steps in one pass; the remainder of an epoch is dropped.
         peak_lr: Learning rate at the end of the warm-up.
         precision: "32-true" or "bf16-mixed" (autocast).
-        workers: Loading processes per device; 0 loads in the training process, where no decoder that hangs can be
-            ended.
-        strategy: "ddp", or "auto" for it where there are several devices.
+        workers: Loading processes per device, each some batches ahead; 0 is one that reads only the next batch.
+        strategy: "ddp", or "auto" for it where there are several devices: each holds the whole model; "fsdp": each
+            holds its part of every weight.
         sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
         deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
         log_every_steps: Steps between two lines of the log.
@@ -80,6 +80,11 @@ class Settings:
     keep_every_epochs: int | None = None
     max_steps: int | None = None
     skip_nonfinite_steps: int = 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight."""
+        return self.strategy == "fsdp"
 
     @property
     def world_size(self) -> int:
@@ -190,6 +195,8 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     """
     _check_ranges(wishes)
     accelerator = wishes.accelerator if wishes.accelerator != "auto" else best_accelerator()
+    if accelerator == "mps" and wishes.strategy == "fsdp":
+        raise DovetailError("Apple's GPU cannot share a model with others; leave --strategy out.")
     devices = wishes.devices if wishes.devices != "auto" else _all_devices(accelerator)
     world = devices * wishes.num_nodes
     share = world * wishes.accumulate
@@ -245,10 +252,7 @@ def _check_ranges(wishes: Wishes) -> None:
         if not low <= value < math.inf:  # NaN fails too
             raise DovetailError(f"{name} is {value}; it must be at least {low}.")
     if wishes.strategy not in STRATEGIES:
-        raise DovetailError(
-            f"strategy is {wishes.strategy!r}, but every device holds the whole model here; choose auto or ddp, and "
-            "where memory is short --checkpoint-blocks or a smaller --batch-size with more --accumulate."
-        )
+        raise unknown_name("strategy", wishes.strategy, STRATEGIES)
     for name, known in (("accelerator", get_args(Accelerator)), ("precision", get_args(Precision))):
         if getattr(wishes, name) not in ("auto", *known):
             raise unknown_name(name, str(getattr(wishes, name)), ("auto", *known))

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from dovetail.errors import DovetailError
@@ -33,7 +33,8 @@ from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_j
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
-from dovetail.train.overseer import CHECKPOINT_FORMAT, Overseer
+from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Overseer
+from dovetail.train.pieces import FOLDER
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "global_batch", "peak_lr", "max_steps")
@@ -90,7 +91,7 @@ def train(
         out: The run's folder.
         resume: Go on from the newest whole checkpoint in `out`; from the start where there is none.
         loggers: Lightning loggers beside TensorBoard.
-        callbacks: Lightning callbacks after the engine's own.
+        callbacks: Lightning callbacks after the engine's own; where weights are sharded, called at the end alone.
         names: From a batch to the names of its images, for the sentence on a loss that is not finite.
 
     Raises:
@@ -98,7 +99,7 @@ def train(
         DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk.
     """
     checkpoints = Checkpoints(out / "checkpoints")
-    state = checkpoints.load() if resume else None
+    state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
     if start >= settings.total_steps:
         return Result(start, 0.0, 0.0, None, checkpoints.last)
@@ -109,9 +110,10 @@ def train(
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
         module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
-        module.optimiser_state = None if state is None else state["optimiser"]
+        module.saved = state
         overseer = Overseer(settings, checkpoints, stops)
-        trainer = build_trainer(settings, out, callbacks=[overseer, *callbacks], loggers=[tensorboard, *loggers])
+        others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
+        trainer = build_trainer(settings, out, callbacks=[overseer, *others], loggers=[tensorboard, *loggers])
         run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
         with run_log.opened(start):
             overseer.run_log = run_log
@@ -164,6 +166,8 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
                 f"The run to resume had {name} {before}, now it is {now}; "
                 "use the run's own config.yaml or start with --overwrite."
             )
+    if FOLDER in state:  # of that each process loads its part when the weights are cut
+        return int(state["step"])
     try:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:
@@ -201,16 +205,11 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
     on_gpu = settings.accelerator == "cuda"
     if on_gpu and not settings.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
-    strategy: str | Strategy = settings.strategy
-    if settings.world_size > 1:
-        # BatchNorm's statistics are joint, or every process's own; queues and centres are equal by construction.
-        options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
-        strategy = DDPStrategy(**options)
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=strategy,
+        strategy=strategy_of(settings),
         plugins=[precision_plugin(settings)],
         accumulate_grad_batches=settings.accumulate,
         max_epochs=1,
@@ -228,6 +227,17 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
     )
 
 
+def strategy_of(settings: Settings) -> str | Strategy:
+    """Return how the processes share the work: one of them alone, each with the whole model, or each with a part."""
+    if settings.sharded:
+        return ModelParallelStrategy(data_parallel_size=settings.world_size, tensor_parallel_size=1)
+    if settings.world_size == 1:
+        return settings.strategy
+    # BatchNorm's statistics are joint, or every process's own; queues and centres are equal by construction.
+    options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
+    return DDPStrategy(**options)
+
+
 def buffers_option() -> str:
     """Return DistributedDataParallel's name for sending rank 0's buffers to all before each forward."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -237,13 +247,14 @@ def buffers_option() -> str:
 class CachedAutocast(MixedPrecision):
     """bfloat16 autocast that casts each weight once a step, not once for every view."""
 
-    def __init__(self, device: str) -> None:
-        super().__init__("bf16-mixed", device)
-
     def autocast_context_manager(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=True)
 
 
 def precision_plugin(settings: Settings) -> Precision:
     """Return Lightning's plugin for the precision."""
-    return CachedAutocast(settings.accelerator) if settings.precision == "bf16-mixed" else Precision()
+    if settings.precision != "bf16-mixed":
+        return Precision()
+    # The cache would keep the weights of every block to the end of the step, and sharding is there to give them back.
+    kind = MixedPrecision if settings.sharded else CachedAutocast
+    return kind("bf16-mixed", settings.accelerator)

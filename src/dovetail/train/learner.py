@@ -23,6 +23,7 @@ from dovetail.networks.network import Network
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at
+from dovetail.train.parts import own_part
 from dovetail.train.recompute import recomputed
 from dovetail.train.shuffle import shuffled_across_ranks
 from dovetail.views.view import View
@@ -224,7 +225,7 @@ class Learner(nn.Module):
 def average_into(target: list[Tensor], source: list[Tensor], momentum: float) -> None:
     """Set `target = momentum * target + (1 - momentum) * source` for all tensors in one pass."""
     if target:
-        torch._foreach_lerp_(target, [value.detach() for value in source], 1 - momentum)
+        torch._foreach_lerp_([own_part(value) for value in target], [own_part(value) for value in source], 1 - momentum)
 
 
 def pool_to_grid(value: Tensor, grid: int | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dovetail.recipe import OptimiserSpec, ParameterRule
 from dovetail.schedules import Moment, value_at
+from dovetail.train.parts import norms_of, own_part
 
 CLIP_EPSILON = 1e-6  # as in `torch.nn.utils.clip_grad_norm_` and in DINO
 
@@ -76,27 +77,25 @@ class Lars(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        grads = [p.grad for p in params if p.grad is not None]
-        if group["weight_decay"] != 0:
-            torch._foreach_add_(grads, params, alpha=group["weight_decay"])
-        if group["adapt"]:
-            torch._foreach_mul_(grads, trust_ratios(params, grads, group["trust_coefficient"], group["eps"]))
-        velocities = []
         for p in params:
-            state = self.state[p]
-            if "velocity" not in state:
-                state["velocity"] = torch.zeros_like(p)
-            velocities.append(state["velocity"])
-
+            if "velocity" not in self.state[p]:
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        # Of sharded weights the part that is here: all but the norms is the same for every number by itself.
+        weights = [own_part(p) for p in params]
+        grads = [own_part(p.grad) for p in params if p.grad is not None]
+        velocities = [own_part(self.state[p]["velocity"]) for p in params]
+        if group["weight_decay"] != 0:
+            torch._foreach_add_(grads, weights, alpha=group["weight_decay"])
+        if group["adapt"]:
+            norms = norms_of(params), norms_of([p.grad for p in params if p.grad is not None])
+            torch._foreach_mul_(grads, trust_ratios(*norms, group["trust_coefficient"], group["eps"]))
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, grads)
-        torch._foreach_add_(params, velocities, alpha=-group["lr"])
+        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
 
-def trust_ratios(params: list[Tensor], grads: list[Tensor], coefficient: float, eps: float) -> list[Tensor]:
-    """Return `coefficient |p| / (|g| + eps)` for each pair, 1 where either norm is 0: scalars on the device."""
-    p_norm = torch.stack(torch._foreach_norm(params))
-    g_norm = torch.stack(torch._foreach_norm(grads))
+def trust_ratios(p_norm: Tensor, g_norm: Tensor, coefficient: float, eps: float) -> list[Tensor]:
+    """Return `coefficient |p| / (|g| + eps)` for each pair of norms, 1 where either is 0: scalars on the device."""
     usable = (p_norm > 0) & (g_norm > 0)
     ratio = coefficient * p_norm / torch.where(usable, g_norm + eps, torch.ones_like(g_norm))
     return list(torch.where(usable, ratio, torch.ones_like(ratio)).unbind())
@@ -142,10 +141,11 @@ def rule_names(learner: nn.Module) -> dict[str, nn.Parameter]:
 
 def parameter_groups(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> list[dict[str, Any]]:
     """Return torch's parameter groups, in a stable order; every group carries the fields of its `GroupKey`."""
-    members: dict[GroupKey, list[nn.Parameter]] = {}
+    members: dict[tuple[GroupKey, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        members.setdefault(group_key(name, parameter, spec), []).append(parameter)
-    return [{"params": params, **vars(key)} for key, params in members.items()]
+        # Weights without a dimension are the ones that sharding leaves whole, and no group may have both kinds.
+        members.setdefault((group_key(name, parameter, spec), parameter.ndim == 0), []).append(parameter)
+    return [{"params": params, **vars(key)} for (key, _), params in members.items()]
 
 
 def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> Optimizer:
@@ -190,15 +190,11 @@ def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:
 @torch.no_grad()
 def clip_gradients(optimiser: Optimizer, spec: OptimiserSpec) -> Tensor:
     """Clip as the recipe says and return the norm of all gradients before clipping: a scalar on the device."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    grads = [p.grad for p in parameters]
-    if spec.clip_norm is not None and spec.clip_each_parameter:
-        norms = torch.stack(torch._foreach_norm(grads))
-        factors = (spec.clip_norm / (norms + CLIP_EPSILON)).clamp(max=1.0)
-        torch._foreach_mul_(grads, list(factors.unbind()))
-        each: Tensor = torch.linalg.vector_norm(norms)
-        return each
-    norm = nn.utils.get_total_norm(grads)
+    grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    norms = norms_of(grads)
+    norm: Tensor = torch.linalg.vector_norm(norms)
     if spec.clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, norm)
+        each = spec.clip_each_parameter
+        factors = (spec.clip_norm / ((norms if each else norm) + CLIP_EPSILON)).clamp(max=1.0)
+        torch._foreach_mul_([own_part(grad) for grad in grads], list(factors.unbind()) if each else factors)
     return norm

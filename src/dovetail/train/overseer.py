@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +21,18 @@ CHECKPOINT_FORMAT = 1
 AGREE_EVERY_STEPS = 10  # several processes must stop and save at one step, and asking each other costs a wait
 
 log = logging.getLogger(__name__)
+
+
+class AtTheEnd(Callback):
+    """Shows callbacks a run only when it is over: until then no process of a sharded run has a model to work with."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call every callback's own `on_train_end`."""
+        for callback in self.callbacks:
+            callback.on_train_end(trainer, pl_module)
 
 
 class Overseer(Callback):
@@ -65,6 +78,10 @@ class Overseer(Callback):
         if stop:
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put a sharded model together for what comes after."""
+        self._module(pl_module).put_together()
+
     def _agreed(self, trainer: Trainer, step: int, wish: bool) -> bool:
         """Return whether any process wishes so; several ask each other only now and then."""
         if trainer.world_size == 1:
@@ -99,21 +116,18 @@ class Overseer(Callback):
         """Write a checkpoint of a state that is known to be finite."""
         module.guard.settle()
         step = module.steps_done
-        learner = {
-            name.removeprefix("learner."): value
-            for name, value in trainer.strategy.lightning_module_state_dict().items()
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "step": step,
+            "settings": self.settings.as_dict(),
+            "learner": module.learner.state_dict(),
+            "optimiser": trainer.optimizers[0].state_dict(),
+            "skipped_steps": module.guard.skipped,
         }
-        optimiser = trainer.strategy.optimizer_state(trainer.optimizers[0])
-        if trainer.is_global_zero:
-            state = {
-                "format": CHECKPOINT_FORMAT,
-                "step": step,
-                "settings": self.settings.as_dict(),
-                "learner": learner,
-                "optimiser": optimiser,
-                "skipped_steps": module.guard.skipped,
-            }
-            keep = self.settings.moment(step).epoch if self.settings.keeps_after(step) else None
+        keep = self.settings.moment(step).epoch if self.settings.keeps_after(step) else None
+        if self.settings.sharded:
+            self.checkpoints.save_pieces(state, keep_as_epoch=keep)
+        elif trainer.is_global_zero:
             self.checkpoints.save(state, keep_as_epoch=keep)
         trainer.strategy.barrier("checkpoint")
         self._saved_at = time.perf_counter()

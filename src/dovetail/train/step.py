@@ -28,7 +28,10 @@ from dovetail.train.optimisers import (
     rule_names,
     set_hyperparameters,
 )
+from dovetail.train.parts import average_whole_gradients
+from dovetail.train.pieces import FOLDER, fill, placed_optimiser_state
 from dovetail.train.prototypes import PrototypeUse, prototype_uses
+from dovetail.train.sharding import cut_over, put_together
 from dovetail.train.undo import Undo
 from dovetail.views.view import View
 
@@ -93,7 +96,7 @@ class LearnerModule(LightningModule):
         self.batches = batches
         self.to_views = to_views
         self.steps_done = steps_done
-        self.optimiser_state: dict[str, Any] | None = None
+        self.saved: dict[str, Any] | None = None
         self.timed: TimedBatches | None = None
         self.losses: list[Loss] = []
         self.grad_norms: list[Tensor] = []
@@ -104,9 +107,11 @@ class LearnerModule(LightningModule):
         self.prototypes: dict[str, PrototypeUse] = {}
         self.names: ImageNames | None = None
         self._images: list[str] = []
+        self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
         self._skipping = False
         self._micro_batch = 0
-        self._channels_last = is_convolutional(learner.student.network)
+        # Parts of weights are rows, so weights that are to be cut stay as they are.
+        self._channels_last = is_convolutional(learner.student.network) and not settings.sharded
         if self._channels_last:
             learner.to(memory_format=torch.channels_last)
 
@@ -125,11 +130,29 @@ class LearnerModule(LightningModule):
         self.timed = TimedBatches(self.batches(self.steps_done), left)
         return self.timed
 
+    def configure_model(self) -> None:
+        """Cut the weights over the processes, where the run is sharded."""
+        if self.settings.sharded:
+            assert self.device_mesh is not None  # made by the strategy
+            self._uncut = [self.learner]
+            self.learner = cut_over(self.learner, self.device_mesh["data_parallel"])
+            self.undo = Undo(self.learner) if self.undo is not None else None
+
+    def put_together(self) -> None:
+        """Have whole weights again; every process has to call it."""
+        if self._uncut:
+            learner = self._uncut.pop()
+            put_together(learner, self.learner)
+            self.learner = learner
+
     def configure_optimizers(self) -> Optimizer:
         optimiser = build_optimiser(rule_names(self.learner), self.learner.recipe.optimiser)
-        if self.optimiser_state is not None:
-            optimiser.load_state_dict(self.optimiser_state)
-            self.optimiser_state = None
+        state, self.saved = self.saved, None
+        if state is not None and FOLDER in state:
+            fill(self.learner, optimiser, state)
+        elif state is not None:
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
         return optimiser
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[View]:
@@ -162,6 +185,8 @@ class LearnerModule(LightningModule):
         spec = self.learner.recipe.optimiser
         set_hyperparameters(optimizer, spec, self.settings.peak_lr, self.moment)
         drop_frozen_gradients(optimizer, self.moment)
+        if self.settings.sharded:
+            average_whole_gradients([p for group in optimizer.param_groups for p in group["params"]])
         norm = clip_gradients(optimizer, spec)
         loss = mean_loss(self.losses[-self.settings.accumulate :])
         lr = spec.lr_schedule(self.settings.peak_lr)(self.moment)

@@ -1,0 +1,112 @@
+"""Files of plain values and tensors that carry their own checksum, and what it takes to put files in place for good.
+
+Such a file is a `torch.save` archive, read with `weights_only=True`, so that it cannot carry code. Its SHA-256 stands
+in the archive's comment (a zip file may end in one), which makes file and checksum one atomic rename; `torch.load`
+reads such a file as any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dovetail.errors import DovetailError
+
+MARK = b"dovetail sha256 "
+COMMENT_BYTES = len(MARK) + 64
+CHUNK_BYTES = 1 << 20
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return the values in a file, on the processor, after checking that it is whole.
+
+    Raises:
+        DovetailError: When it is damaged, holds code, or is no checkpoint.
+    """
+    try:
+        if not is_whole(path):
+            raise DovetailError(f"Checkpoint {path} is damaged: its checksum does not fit; an older one is needed.")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        first_line = str(error).split("\n", 1)[0]
+        raise DovetailError(f"Checkpoint {path} cannot be read ({first_line}); an older one is needed.") from error
+    return state
+
+
+def write_sealed(values: dict[str, Any], path: Path) -> None:
+    """Write plain values and tensors as a file with its checksum."""
+    torch.save(values, path)
+    seal(path)
+
+
+def seal(path: Path) -> None:
+    """Put the checksum of the archive at `path` into its comment and flush the file to disk."""
+    with path.open("r+b") as file:
+        digest = _digest(file, path.stat().st_size - 2)
+        # An archive ends in two bytes that hold the length of its comment, then the comment.
+        file.seek(-2, os.SEEK_END)
+        file.write(COMMENT_BYTES.to_bytes(2, "little") + MARK + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the archive at `path` carries its checksum and fits it."""
+    body = path.stat().st_size - 2 - COMMENT_BYTES
+    if body <= 0:
+        return False
+    with path.open("rb") as file:
+        digest = _digest(file, body)
+        return file.read() == COMMENT_BYTES.to_bytes(2, "little") + MARK + digest
+
+
+def digest_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return _digest(file, path.stat().st_size).decode()
+
+
+def _digest(file: Any, size: int) -> bytes:
+    """Return the hexadecimal SHA-256 of the first `size` bytes, leaving the file's position after them."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0:
+        chunk = file.read(min(CHUNK_BYTES, size))
+        if not chunk:
+            break
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest().encode()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, atomically; a copy where the file system has no links."""
+    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+        with aside.open("r+b") as file:
+            os.fsync(file.fileno())
+    aside.replace(target)
+    # Renaming one link onto another of the same file does nothing and leaves both.
+    aside.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's names to disk, where the system lets one."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,88 @@
+"""Sharded training (FSDP2): each process keeps its part of every weight, gradient, optimiser state and of the teacher.
+
+A weight [N, ...] is cut along its first dimension. A block of a ViT is put together where it is called and given back
+after, in the forward and in the backward pass, so that a process holds its parts and one block; the rest of a branch
+(embedding, final norm, decoder, heads) is put together once for the whole of the branch's pass. The teacher is cut as
+the student is, so the average moves parts by parts and sends nothing.
+
+Whole on every process stay buffers (BatchNorm's statistics, queues, centres), which every step reads whole and moves
+alike everywhere; and weights without a dimension, which there is no way to cut.
+
+FSDP2: PyTorch's `torch.distributed.fsdp.fully_shard`, after Zhao et al. 2023, https://arxiv.org/abs/2304.11277.
+
+Cost: a weight is sent three times a step (student forward, student backward, its gradient) and the teacher's once,
+where DDP sends a gradient twice; every further pass through a block in a step sends the block's weights again.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from dovetail.networks.vit import ViTNetwork
+from dovetail.networks.vit_attention import Streams, two_streams
+from dovetail.train.learner import Branch, Learner
+
+
+def cut_over(learner: Learner, mesh: DeviceMesh) -> Learner:
+    """Return a twin of `learner` whose weights are cut over `mesh`, on the mesh's devices.
+
+    The weights of `learner` itself are given up and are empty until `put_together`.
+    """
+    twin = copy.deepcopy(learner, {id(parameter): parameter for parameter in learner.parameters()})
+    branches = [twin.student, *([] if twin.teacher is None else [twin.teacher])]
+    for branch in branches:
+        for block in branch.network.blocks():
+            cut(block, mesh, give_back=True)
+        take_queries_as_blocks_do(branch)
+    if twin.teacher is not None:
+        cut(twin.teacher, mesh, give_back=True)
+    cut(twin, mesh, give_back=False)
+    return twin
+
+
+def cut(module: nn.Module, mesh: DeviceMesh, *, give_back: bool) -> None:
+    """Cut those weights of `module` that are still whole; with `give_back` they are whole only during its passes."""
+    whole = [parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)]
+    scalars = {parameter for parameter in whole if parameter.dim() == 0}
+    for parameter in whole:
+        parameter.data = parameter.data.contiguous()  # convolutions may be channels-last
+    fully_shard(module, mesh=mesh, reshard_after_forward=give_back, ignored_params=scalars)
+    for parameter in whole:
+        if parameter not in scalars:
+            parameter.data = parameter.data.new_empty(0)
+
+
+def take_queries_as_blocks_do(branch: Branch) -> None:
+    """Let blocks gather their weights where query tokens go through them beside the raw ones, too."""
+    network = branch.network
+    if not isinstance(network, ViTNetwork):
+        return
+    for block in network.blocks():
+        block.take_queries = MethodType(two_streams, block)  # type: ignore[assignment]
+        register_fsdp_forward_method(block, "take_queries")
+    network.query_pass = query_pass
+
+
+def query_pass(block: Any, streams: Streams, *arguments: Any, **options: Any) -> Streams:
+    """Run `two_streams` as a method of the block that FSDP knows."""
+    answer: Streams = block.take_queries(streams, *arguments, **options)
+    return answer
+
+
+@torch.no_grad()
+def put_together(learner: Learner, twin: Learner) -> None:
+    """Give `learner` what `twin` has learned, whole and on the processor; all processes have to call it."""
+    for name, parameter in learner.named_parameters():
+        other = twin.get_parameter(name)
+        value = other.full_tensor() if isinstance(other, DTensor) else other
+        parameter.data = value.detach().cpu()
+    for name, buffer in learner.named_buffers():
+        buffer.copy_(twin.get_buffer(name))
