@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from dovetail.report.history import Series
-from dovetail.report.plots import MOST_POINTS, Plot, draw, thinned
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+
+from dovetail.report import comparison, page
+from dovetail.report.history import History, Series
+from dovetail.report.plots import MOST_POINTS, STYLE, Plot, draw, figure_of, thinned
 
 
 def line(name: str, count: int = 4) -> Series:
@@ -48,3 +53,53 @@ def test_long_runs_are_thinned_without_losing_their_mean_or_their_end() -> None:
 def test_a_logarithmic_axis_has_plain_numbers() -> None:
     svg = draw(Plot("Norm", "norm", [Series("norm", (1, 2, 3), (0.01, 1.0, 300.0))], logarithmic=True), name="p0")
     assert "mathdefault" not in svg
+
+
+def drawn(plot: Plot) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = figure_of(plot)
+        figure.draw_without_rendering()
+    return figure
+
+
+def plots_of_two_runs() -> list[Plot]:
+    """Every plot of a run's page and of a comparison, with two lines each."""
+    names = {"encoder": 0.7, "decoder_p0": 0.9}
+    fields = ("weights", "effective_rank", "spread", "prototypes_used", "teacher_entropy")
+    numbers = ("loss", "lr", "teacher_momentum", "grad_norm", "images_per_second", "data_wait")
+    reading = {"parts": {f"{name}/loss": value for name, value in names.items()}}
+    reading |= dict.fromkeys(fields, names) | dict.fromkeys(numbers, 0.123)
+    history = History(tuple(reading | {"step": step} for step in (1, 900)))
+    return [*page.plots(history, list(names)), *comparison.plots({"runs/one": history, "runs/two": history})]
+
+
+@pytest.mark.parametrize("plot", plots_of_two_runs(), ids=lambda plot: plot.title)
+def test_every_axis_has_a_unit_that_is_not_cut_off(plot: Plot) -> None:
+    figure = drawn(plot)
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "optimiser steps"
+    assert axes.get_ylabel()
+    height = figure.bbox.height
+    box = axes.yaxis.label.get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= height
+
+
+def test_a_name_stands_with_a_single_line_where_others_have_others() -> None:
+    one = Plot("Term cls", "loss", [line("vit")])
+    assert "vit" not in draw(one, name="p0")
+    assert "vit" in draw(Plot("Term cls", "loss", [line("vit")], order=["unet", "vit"]), name="p0")
+
+
+def test_a_single_reading_has_a_whole_number_of_steps() -> None:
+    axes = drawn(Plot("Loss", "loss", [line("one", 1)])).axes[0]
+    assert axes.get_xticks().tolist() == [1]
+
+
+def test_a_level_line_does_not_lie_on_the_edge() -> None:
+    level = Series("one", (1, 2), (0.2, 0.2))
+    assert drawn(Plot("Share", "share", [level], from_zero=True)).axes[0].get_ylim() == pytest.approx((0, 0.216))
+    nothing = Series("one", (1, 2), (0.0, 0.0))
+    assert drawn(Plot("Share", "share", [nothing], from_zero=True)).axes[0].get_ylim() == (0, 1)
+    below = drawn(Plot("Rank", "rank", [level], from_zero=True, lower=1.5)).axes[0]
+    assert below.get_ylim()[1] > 1.5

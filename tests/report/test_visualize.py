@@ -11,15 +11,24 @@ import torch
 from PIL import Image
 
 from dovetail.cli import run as run_command
+from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.report import visualize
 from dovetail.report.embedding import embed
 from dovetail.report.pictures_attention import attention_of, vit_of, with_queries
-from dovetail.report.pictures_correspondence import cell_places, in_photograph, match, median_error, spread_out
-from dovetail.report.pictures_neighbours import nearest
+from dovetail.report.pictures_correspondence import (
+    cell_places,
+    in_photograph,
+    match,
+    median_error,
+    spread_out,
+    view_pair,
+)
+from dovetail.report.pictures_neighbours import nearest, neighbours_sheet
 from dovetail.report.pictures_slots import label_places
 from dovetail.report.pixels import as_view
 from dovetail.report.restored import restore
+from dovetail.report.sheets import short
 from dovetail.views.view import View
 
 
@@ -52,6 +61,24 @@ def test_photographs_are_matched_two_by_two(slot_run: Path, photos: Path, tmp_pa
     assert [path.name for path in found] == ["correspondence-01.png"]
 
 
+def test_pairs_of_views_are_spread_over_the_folder(slot_run: Path, photos: Path) -> None:
+    source = open_source(photos)
+    sheets = view_pair(restore(slot_run), source, most=3, lines=4)
+    expected = [short(source.name(index)) for index in (0, 3, 6)]
+    assert [sheet.title.get_text().split("of ", 1)[1].rsplit(",", 1)[0] for sheet in sheets] == expected
+
+
+def test_neighbours_have_their_names_and_cosines(slot_run: Path, photos: Path) -> None:
+    sheet = neighbours_sheet(slot_run, photos, most=1, count=2, side_px=None, batch_size=4)
+    first, *others = (axes.get_title() for axes in sheet.axes[0])
+    names = {short(path.name) for path in photos.iterdir()}
+    assert first in names
+    for words in others:
+        name, cosine = words.split("\n")
+        assert name in names - {first}
+        assert -1 <= float(cosine) <= 1
+
+
 @pytest.mark.parametrize(
     ("what", "which", "sentence"),
     [
@@ -72,8 +99,11 @@ def test_a_folder_without_a_run_and_a_wrong_size_are_refused(slot_run: Path, pho
         visualize.pca(run=tmp_path, images=photos, out=tmp_path)
     with pytest.raises(DovetailError, match="give a multiple of 32"):
         visualize.pca(run=slot_run, images=photos, out=tmp_path, side_px=65)
-    with pytest.raises(DovetailError, match="give a folder of images with --images"):
-        visualize.pca(run=slot_run, out=tmp_path)
+    for draw in (visualize.pca, visualize.correspondence, visualize.neighbours):
+        with pytest.raises(DovetailError, match="give a folder of images with --images"):
+            draw(run=slot_run, out=tmp_path)
+    with pytest.raises(DovetailError, match="most is 0"):
+        visualize.correspondence(run=slot_run, images=photos, out=tmp_path, most=0)
 
 
 def test_a_run_is_restored_as_it_began_and_as_it_is(slot_run: Path) -> None:

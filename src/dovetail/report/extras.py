@@ -42,5 +42,8 @@ def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) ->
         ("queries", any(term.tap == "queries" for term in run.recipe.terms), query_sheet),
     ]
     sheets = {name: draw(run, names, squares) for name, wanted, draw in drawn if wanted}
-    words = "What the class token, and query tokens of five crops, attend to in the last block."
+    words = (
+        "What the class token, and query tokens of five crops, attend to in the last block. Over each picture "
+        "stands its largest weight as a multiple of the mean: near 1 the attention is spread evenly."
+    )
     return [*found, Extra("attention", "Attention", words, sheets)] if sheets else found

@@ -270,11 +270,9 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
         Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
-        Plot("Spread", "spread (0 = one point, 1 = even)", spreads, from_zero=True, lower=MIN_SPREAD),
-        Plot("Prototypes in use", "prototypes (effective number)", history.group("prototypes_used"), from_zero=True),
-        Plot(
-            "Entropy of the teacher", "share of the largest (0 to 1)", history.group("teacher_entropy"), from_zero=True
-        ),
+        Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
+        Plot("Prototypes in use, effectively", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
+        Plot("Entropy of the teacher", "share of largest (0 to 1)", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
 
@@ -288,8 +286,9 @@ def section(extra: Extra) -> dict[str, Any]:
     """Return what the page shows of further pictures."""
     svgs = []
     for name, sheet in extra.sheets.items():
-        svg = sheet.inline(name=f"{extra.id}-{name}", label=f"{extra.title}, {name}")
-        svgs.append((Markup(svg), round(PX_PER_INCH * sheet.figure.get_figwidth())))
+        title = sheet.title.get_text()
+        svg = sheet.inline(name=f"{extra.id}-{name}", label=title)
+        svgs.append((title, Markup(svg), round(PX_PER_INCH * sheet.figure.get_figwidth())))
     return {"id": extra.id, "title": extra.title, "words": extra.words, "svgs": svgs}
 
 

@@ -95,7 +95,7 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
         for column, weights in enumerate(maps, start=1):
             words = "mean of the heads" if column == 1 else f"head {column - 1}"
             sheet.show(row, column, heat(weights.numpy()), title=peak(weights, words if row == 0 else ""))
-    sheet.scale(0, 1, "attention, share of the picture's largest")
+    sheet.scale(0, 1, "attention, share of the picture's largest (0 to 1)")
     return sheet
 
 
@@ -117,13 +117,13 @@ def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) 
             weights = queries[row, number - 1]
             place = sheet.show(row, number, heat(weights.numpy()), title=peak(weights, words_of(number, row)))
             place.add_patch(rectangle(box, weights.shape[1]))
-    sheet.scale(0, 1, "attention, share of the picture's largest")
+    sheet.scale(0, 1, "attention, share of the picture's largest (0 to 1)")
     return sheet
 
 
 def peak(weights: Tensor, words: str) -> str:
     """Return a title that says how far the largest weight of a map [h, w] stands out: 1 is attention spread evenly."""
-    times = f"largest {float(weights.max() / weights.mean()):.1f} x even"
+    times = f"largest {float(weights.max() / weights.mean()):.1f} × mean"
     return f"{words}\n{times}" if words else times
 
 

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.patches import ConnectionPatch
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dovetail.data.loader import ViewDataset
@@ -20,11 +23,14 @@ from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.report.features import maps_of, shown_taps
-from dovetail.report.pixels import Rgb, as_view, shown, unnormalised
+from dovetail.report.pixels import Rgb, as_view, shown, spread_over, unnormalised
 from dovetail.report.restored import Restored
 from dovetail.report.sheets import MAP, Sheet, short
 from dovetail.views.batch import collate, to_views
 from dovetail.views.view import View
+
+# Lines have dark edges for bright pictures, and leave out the dark end of the colours for dark ones.
+COLOURS = ListedColormap(mpl.colormaps[MAP](np.linspace(0.35, 1, 256)))
 
 
 class Matches(NamedTuple):
@@ -99,7 +105,7 @@ def median_error(first: Tensor, second: Tensor, views: tuple[View, View]) -> flo
 
 
 def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> list[Sheet]:
-    """Return a sheet of each photograph: matches between its first two views, before and after, with the error.
+    """Return a sheet of each of some photographs: its first two views' matches, before and after, with the error.
 
     Raises:
         DovetailError: For a recipe with one view, or no readable photograph whose views overlap.
@@ -107,26 +113,30 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
         raise DovetailError(f"The method {run.options['method']} has one global view; give --between photographs.")
     dataset = ViewDataset(source, run.recipe.views, seed=int(run.options["seed"]), in_channels=run.in_channels)
-    tap = shown_taps(run.after.taps, run.recipe)[-1]
     sheets: list[Sheet] = []
-    for index in range(source.num_images):
-        if len(sheets) == most:
-            break
-        sample = dataset[(0, index)]
-        if sample.used != index:
-            continue
-        first, second = to_views(collate([sample]), run.recipe.views)[:2]
-        pictures = tuple(shown(unnormalised(view.pixels[0], run.recipe.views)) for view in (first, second))
-        rows = []
-        for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
-            maps = [_map(network, view, tap) for view in (first, second)]
-            error = median_error(maps[0], maps[1], (first, second))
-            known = "views do not overlap" if error is None else f"median error {error:.0f} px of the photograph"
-            rows.append((f"{when}: {known}", maps))
-        sheets.append(_sheet(f"Two views of {short(source.name(index))}, tap {tap}", pictures, rows, lines))
+    for stretch in spread_over(source, most):
+        for index in stretch:
+            sample = dataset[(0, index)]
+            if sample.used == index:  # else another one stands for it, since it cannot be read
+                first, second = to_views(collate([sample]), run.recipe.views)[:2]
+                sheets.append(_views_sheet(run, source.name(index), (first, second), lines))
+                break
     if not sheets:
         raise DovetailError("None of the photographs could be read; give others with --images.")
     return sheets
+
+
+def _views_sheet(run: Restored, name: str, views: tuple[View, View], lines: int) -> Sheet:
+    """Return the matches between two views of one photograph, before and after."""
+    tap = shown_taps(run.after.taps, run.recipe)[-1]
+    rows = []
+    for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
+        maps = [_map(network, view, tap) for view in views]
+        error = median_error(maps[0], maps[1], views)
+        known = "views do not overlap" if error is None else f"median error {error:.0f} px of the photograph"
+        rows.append((f"{when}: {known}", maps))
+    pictures = tuple(shown(unnormalised(view.pixels[0], run.recipe.views)) for view in views)
+    return _sheet(f"Two views of {short(name)}, tap {tap}", pictures, rows, lines)
 
 
 def photograph_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
@@ -161,16 +171,17 @@ def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list
         right = sheet.show(row, 1, pictures[1], smooth=True)
         starts = cell_places(maps[0].shape[1], maps[0].shape[2])[matches.first]
         ends = cell_places(maps[1].shape[1], maps[1].shape[2])[matches.second]
-        colours = mpl.colormaps[MAP](((matches.cosine - low) / (1 - low)).clamp(0, 1).numpy())
+        colours = COLOURS(((matches.cosine - low) / (1 - low)).clamp(0, 1).numpy())
         for start, end, colour in zip(starts.tolist(), ends.tolist(), colours, strict=True):
             height, width = pictures[0].shape[:2]
             a, b = (start[0] * width, start[1] * height), (end[0] * pictures[1].shape[1], end[1] * pictures[1].shape[0])
-            line = ConnectionPatch(a, b, "data", "data", axesA=left, axesB=right, color=colour, linewidth=1.4)
+            line = ConnectionPatch(a, b, "data", "data", axesA=left, axesB=right, color=colour, linewidth=1.6)
+            line.set_path_effects([withStroke(linewidth=3, foreground="black", alpha=0.6)])
             line.set_in_layout(False)
             sheet.figure.add_artist(line)
             for axes, (x, y) in ((left, a), (right, b)):
                 axes.plot(x, y, marker="o", markersize=4, color=colour, markeredgecolor="black", markeredgewidth=0.5)
-    sheet.scale(low, 1, "cosine similarity (no unit)")
+    sheet.scale(low, 1, "cosine similarity (no unit)", colours=COLOURS)
     return sheet
 
 

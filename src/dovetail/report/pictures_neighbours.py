@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.report.embedding import embeddings_of
-from dovetail.report.pixels import thumbnail
+from dovetail.report.pixels import photographs_in, thumbnail
 from dovetail.report.sheets import Sheet, rows_of, short
 
 THUMBNAIL_PX = 240
@@ -27,9 +26,7 @@ def neighbours_sheet(
     """
     if most < 1 or count < 1:
         raise DovetailError(f"most is {most} and count {count}; both must be at least 1.")
-    if images is None:
-        raise DovetailError("No photographs were named; give a folder of images with --images.")
-    source = open_source(images)
+    source = photographs_in(images)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size)
     rows_of(found.indices, 2, "A sheet of neighbours")
     queries = np.linspace(0, len(found.indices) - 1, min(most, len(found.indices))).round().astype(int)
@@ -37,12 +34,13 @@ def neighbours_sheet(
     sheet = Sheet(
         len(queries),
         1 + order.shape[1],
-        title=f"Nearest among {len(found.indices):,} photographs, with their cosine similarities",
+        title=f"A photograph, then its nearest among {len(found.indices):,}, with their cosine similarity (no unit)",
     )
     for row, query in enumerate(queries):
         for column, item in enumerate([query, *order[row]]):
             index = found.indices[item]
-            words = short(source.name(index)) if column == 0 else f"{cosine[row, column - 1]:.2f}"
+            near = "" if column == 0 else f"\n{cosine[row, column - 1]:.2f}"
+            words = f"{short(source.name(index))}{near}"
             picture = thumbnail(source.open(index, found.in_channels), THUMBNAIL_PX)
             sheet.show(row, column, picture, title=words, smooth=True)
     return sheet

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from dovetail.data.decode import Photograph, UnreadableError
-from dovetail.data.sources import ImageSource
+from dovetail.data.sources import ImageSource, open_source
+from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.views.batch import statistics
 from dovetail.views.plan import ViewPlan
@@ -83,6 +85,21 @@ def square(photograph: Photograph, side_px: int) -> Tensor:
     return torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
 
 
+def photographs_in(images: Any) -> ImageSource:
+    """Return the photographs to draw; raise `DovetailError` where none were named, or none are there."""
+    if images is None:
+        raise DovetailError("No photographs were named; give a folder of images with --images.")
+    return open_source(images)
+
+
+def spread_over(source: ImageSource, count: int) -> list[range]:
+    """Return up to `count` stretches of indices, evenly spaced over a source, to take a readable photograph of each."""
+    starts = [place * source.num_images // count for place in range(count)]
+    ends = [*starts[1:], source.num_images]
+    stretches = [range(start, min(end, start + MOST_TRIES)) for start, end in zip(starts, ends, strict=True)]
+    return [stretch for stretch in stretches if stretch]
+
+
 def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
     """Return the names of up to `count` photographs, evenly spaced over a source, and uint8 squares [C, S, S] of them.
 
@@ -90,9 +107,8 @@ def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: i
     """
     names: list[str] = []
     squares: list[Tensor] = []
-    starts = [place * source.num_images // count for place in range(count)]
-    for start, end in dict.fromkeys(zip(starts, [*starts[1:], source.num_images], strict=True)):
-        for index in range(start, min(end, start + MOST_TRIES)):
+    for stretch in spread_over(source, count):
+        for index in stretch:
             try:
                 squares.append(square(source.open(index, channels), side_px))
             except UnreadableError:

@@ -17,13 +17,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogFormatter, MaxNLocator
 
 from dovetail.report.history import Series
 
 # Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LEGEND_INCHES = 0.2
+LEGEND_INCHES = 0.23  # for a row
+HEADROOM = 1.08
 LONGEST_OF_TWO = 18
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 SIZE_INCHES = (4.4, 2.9)
@@ -63,7 +64,8 @@ MOST_POINTS = 600  # more cannot be told apart at this width
 class Plot:
     """A plot's title, its axis and lines. `unit` stands beside the vertical axis; `lower` is a bound to draw.
 
-    Lines have the colours of their places in `order`, of their places in `lines` unless it is given.
+    Lines have the colours of their places in `order`, of their places in `lines` unless it is given; with an `order` of
+    several names a single line is named too.
     """
 
     title: str
@@ -78,22 +80,27 @@ class Plot:
 def draw(plot: Plot, *, name: str) -> str:
     """Return a plot as an inline `<svg>`; `name` keeps its ids apart from those of others on the page."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        height = SIZE_INCHES[1] + legend_height([line.name for line in plot.lines])
-        figure = Figure(figsize=(SIZE_INCHES[0], height), layout="constrained")
-        axes = figure.subplots()
-        order = list(plot.order or [line.name for line in plot.lines])
-        for line in plot.lines:
-            number = order.index(line.name)
-            steps, values = thinned(line)
-            colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-            dashes = DASHES[number % len(DASHES)]  # so that of two equal lines both are seen
-            marker = "o" if len(steps) == 1 else ""
-            # Matplotlib drops labels that begin with an underscore.
-            label = f" {line.name}"
-            axes.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=3)
-        _finish(axes, plot)
-        legend_of(figure, [line.name for line in plot.lines])
-        return themed(svg_of(figure), name=name, label=plot.title)
+        return themed(svg_of(figure_of(plot)), name=name, label=plot.title)
+
+
+def figure_of(plot: Plot) -> Figure:
+    """Return a plot as a figure; `STYLE` has to be in force."""
+    order = list(plot.order or [line.name for line in plot.lines])
+    named = [line.name for line in plot.lines] if len(order) > 1 else []
+    figure = Figure(figsize=(SIZE_INCHES[0], SIZE_INCHES[1] + legend_height(named)), layout="constrained")
+    axes = figure.subplots()
+    for line in plot.lines:
+        number = order.index(line.name)
+        steps, values = thinned(line)
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        dashes = DASHES[number % len(DASHES)]  # so that of two equal lines both are seen
+        marker = "o" if len(steps) == 1 else ""
+        # Matplotlib drops labels that begin with an underscore.
+        label = f" {line.name}"
+        axes.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=4)
+    _finish(axes, plot)
+    legend_of(figure, named)
+    return figure
 
 
 def legend_columns(labels: Sequence[str]) -> int:
@@ -102,13 +109,13 @@ def legend_columns(labels: Sequence[str]) -> int:
 
 
 def legend_height(labels: Sequence[str]) -> float:
-    """Return by how many inches a plot with a legend of these labels has to be higher than one with one row."""
-    return LEGEND_INCHES * max(0, -(-len(labels) // legend_columns(labels)) - 1)
+    """Return by how many inches a plot with a legend of these labels has to be higher than one without."""
+    return LEGEND_INCHES * -(-len(labels) // legend_columns(labels))
 
 
 def legend_of(figure: Figure, labels: Sequence[str]) -> None:
-    """Add a legend below the axes where there are several lines."""
-    if len(labels) > 1:
+    """Add a legend of the lines below the axes, where they have labels."""
+    if labels:
         figure.legend(loc="outside lower left", ncols=legend_columns(labels), fontsize=FONT_POINTS - 1)
 
 
@@ -126,8 +133,9 @@ def _finish(axes: Axes, plot: Plot) -> None:
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     elif plot.from_zero:
-        axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.set_ylim(0, HEADROOM * max([*values, plot.lower or 0]) or 1)
+    steps = {step for line in plot.lines for step in line.steps}
+    axes.xaxis.set_major_locator(FixedLocator(list(steps)) if len(steps) == 1 else MaxNLocator(nbins=6, integer=True))
 
 
 def thinned(line: Series) -> tuple[list[int], list[float]]:

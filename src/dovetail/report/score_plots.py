@@ -86,7 +86,8 @@ def _curves(score: str, rows: Sequence[Row], over: str) -> Figure:
     curves: dict[str, list[Row]] = {}
     for row in rows:
         curves.setdefault(words(row.setting, names), []).append(row)
-    height = SIZE_INCHES[1] + legend_height(list(curves))
+    named = list(curves) if len(curves) > 1 else []
+    height = SIZE_INCHES[1] + legend_height(named)
     figure = Figure(figsize=(SIZE_INCHES[0], height), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
@@ -104,7 +105,7 @@ def _curves(score: str, rows: Sequence[Row], over: str) -> Figure:
     axes.set_xlabel(about.axis)
     axes.set_ylabel(f"{score} (%)")
     axes.set_ylim(top=min(axes.get_ylim()[1], MOST))
-    legend_of(figure, list(curves))
+    legend_of(figure, named)
     return figure
 
 

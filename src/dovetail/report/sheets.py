@@ -14,7 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,7 +26,7 @@ from dovetail.report.plots import INK, NO_METADATA, VARIABLES, themed
 CELL_INCHES = 2.0
 DPI = 130
 FONT_POINTS = 9
-LONGEST_NAME = 26
+LONGEST_NAME = 22  # what fits over a picture
 MAP = "viridis"  # perceptually uniform, and read alike by colour-blind eyes
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -42,10 +42,10 @@ STYLE: dict[Any, Any] = {
 
 
 class Sheet:
-    """A figure of `rows` x `columns` pictures without axes; `write` saves it."""
+    """A figure of `rows` x `columns` pictures without axes, with its `title`; `write` saves it."""
 
     def __init__(
-        self, rows: int, columns: int, *, title: str = "", cell: tuple[float, float] = (CELL_INCHES, CELL_INCHES)
+        self, rows: int, columns: int, *, title: str, cell: tuple[float, float] = (CELL_INCHES, CELL_INCHES)
     ) -> None:
         with mpl.rc_context(STYLE):
             self.figure = Figure(figsize=(columns * cell[0], rows * cell[1] + 0.5), layout="constrained", dpi=DPI)
@@ -53,8 +53,7 @@ class Sheet:
             self.axes: NDArray[Any] = self.figure.subplots(rows, columns, squeeze=False)
             for axes in self.axes.flat:
                 axes.set_axis_off()
-            if title:
-                self.figure.suptitle(title, fontsize=FONT_POINTS + 1)
+            self.title = self.figure.suptitle(title, fontsize=FONT_POINTS + 1)
 
     def show(
         self, row: int, column: int, picture: Rgb, *, title: str = "", smooth: bool = False, left: bool = False
@@ -64,15 +63,16 @@ class Sheet:
         A title that is wider than the picture starts at its `left`.
         """
         axes: Axes = self.axes[row, column]
+        axes.set_anchor("N")  # titles of a row are level, whatever the pictures' shapes
         axes.imshow(picture, interpolation="hanning" if smooth else "nearest")
         if title:
             with mpl.rc_context(STYLE):
                 axes.set_title(title, fontsize=FONT_POINTS, loc="left" if left else "center")
         return axes
 
-    def scale(self, low: float, high: float, label: str) -> None:
-        """Add a bar that says what the colours of `MAP` mean."""
-        mappable = ScalarMappable(Normalize(low, high), MAP)
+    def scale(self, low: float, high: float, label: str, *, colours: str | Colormap = MAP) -> None:
+        """Add a bar that says what the colours mean."""
+        mappable = ScalarMappable(Normalize(low, high), colours)
         with mpl.rc_context(STYLE):
             bar = self.figure.colorbar(mappable, ax=list(self.axes.flat), label=label, shrink=0.6, aspect=30)
         assert bar.solids is not None  # the bar is filled
@@ -91,11 +91,20 @@ class Sheet:
             )
 
     def inline(self, *, name: str, label: str) -> str:
-        """Return the sheet as an inline `<svg>` with the page's ink; `name` keeps its ids apart from others'."""
+        """Return the sheet as an inline `<svg>` with the page's ink, without its title, which the page sets.
+
+        `name` keeps its ids apart from others'.
+        """
         text = io.StringIO()
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+            self._show_title(False)
             self.figure.savefig(text, format="svg", dpi=DPI, transparent=True, metadata=NO_METADATA)
+            self._show_title(True)
         return themed(text.getvalue(), name=name, label=label, variables={INK: VARIABLES[INK]})
+
+    def _show_title(self, visible: bool) -> None:
+        self.title.set_visible(visible)
+        self.title.set_in_layout(visible)
 
     def pixels(self) -> Rgb:
         """Return the sheet as an image [H, W, 3]."""

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.report.features import coloured, maps_of, shown_taps
@@ -16,7 +15,7 @@ from dovetail.report.pictures_attention import attention_sheet, query_sheet
 from dovetail.report.pictures_correspondence import photograph_pair, view_pair
 from dovetail.report.pictures_neighbours import neighbours_sheet
 from dovetail.report.pictures_slots import slot_sheet
-from dovetail.report.pixels import as_view, sample_squares, shown
+from dovetail.report.pixels import as_view, photographs_in, sample_squares, shown
 from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
 
@@ -34,14 +33,13 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     Raises:
         DovetailError: For no readable photograph, or a size that does not fit.
     """
-    if images is None:
-        raise DovetailError("No photographs were named; give a folder of images with --images.")
+    source = photographs_in(images)
     if most < 1:
         raise DovetailError(f"most is {most}; it must be at least 1.")
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
         raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
-    photos = Photos(*sample_squares(open_source(images), count=most, side_px=side, channels=run.in_channels))
+    photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
     return photos
 
@@ -191,7 +189,7 @@ def correspondence(
         out: Folder for the pictures.
         between: Two views of each photograph, where the right answer is known and the error is measured; or
             photographs two by two in their order.
-        most: Pairs to draw.
+        most: Pairs to draw, evenly spaced over the folder.
         lines: Best matches to draw in each.
         side_px: Side in pixels to which photographs are brought; of views, the run's own size counts.
         model: In Python, for a run of a module of your own: the same module.
@@ -203,10 +201,10 @@ def correspondence(
         DovetailError: For too few photographs.
     """
     restored = restore(run, model=as_module(model))
-    if lines < 1:
-        raise DovetailError(f"lines is {lines}; it must be at least 1.")
+    if most < 1 or lines < 1:
+        raise DovetailError(f"most is {most} and lines {lines}; both must be at least 1.")
     if between == "views":
-        sheets = view_pair(restored, open_source(images), most=most, lines=lines)
+        sheets = view_pair(restored, photographs_in(images), most=most, lines=lines)
     else:
         photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)
         rows_of(photos.names, 2, "A pair")
