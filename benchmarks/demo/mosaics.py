@@ -68,6 +68,9 @@ class MosaicPlan:
         regions: Smallest and largest number of regions.
         bend_px: How far borders stray from straight lines.
         deviation: Standard deviation of each region's grey values, of 255; their mean is 128.
+        scale: Smallest and largest factor by which a region's texture is made larger, drawn for each region.
+        contrast: Smallest and largest factor of the deviation, drawn for each mosaic.
+        brightness: Largest shift of a mosaic's mean grey value, of 255.
         seed: Of everything drawn.
     """
 
@@ -75,6 +78,9 @@ class MosaicPlan:
     regions: tuple[int, int] = (3, 6)
     bend_px: float = 6.0
     deviation: float = 46.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    contrast: tuple[float, float] = (1.0, 1.0)
+    brightness: float = 0.0
     seed: int = 0
 
 
@@ -100,6 +106,7 @@ def mosaic(
     for region, one in enumerate(classes):
         inside = regions == region
         pixels[inside] = fill(band(photographs[one], split), inside, plan, rng)
+    pixels = 128 + (pixels - 128) * rng.uniform(*plan.contrast) + rng.uniform(-1, 1) * plan.brightness
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), classes[regions].astype(np.uint8)
 
 
@@ -134,6 +141,8 @@ def band(photograph: Grey, split: Split) -> Grey:
 
 def fill(source: Grey, inside: NDArray[np.bool_], plan: MosaicPlan, rng: np.random.Generator) -> Grey:
     """Return the grey values of a region's pixels, cut from a random place, with the plan's mean and spread."""
+    if plan.scale != (1.0, 1.0):
+        source = resized(source, rng.uniform(*plan.scale))
     rows, columns = np.nonzero(inside)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     # Bands narrower than a region go on as in a mirror.
@@ -145,6 +154,12 @@ def fill(source: Grey, inside: NDArray[np.bool_], plan: MosaicPlan, rng: np.rand
     values = (values - values.mean()) / max(float(values.std()), 1.0)
     filled: Grey = (128 + plan.deviation * values).astype(np.float32)
     return filled
+
+
+def resized(source: Grey, factor: float) -> Grey:
+    """Return a photograph `factor` times as large."""
+    size = round(source.shape[1] * factor), round(source.shape[0] * factor)
+    return np.asarray(Image.fromarray(source).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def write_mosaics(out: Path, plan: MosaicPlan, counts: Mapping[Split, int]) -> dict[Split, Path]:
