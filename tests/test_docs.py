@@ -28,6 +28,7 @@ from dovetail.cli import VERBS, command_in, make_parser, run, underscored
 from dovetail.networks.build import build_network
 from dovetail.networks.network import deepest_encoder_tap, finest_decoder_tap
 from dovetail.recipes.table import METHODS, options_of
+from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights import save_exported
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,30 @@ def test_python_runs(page: Path, workplace: Path, stand_ins: None) -> None:
 def test_blocks_that_do_not_run_say_why(page: Path) -> None:
     for remark, _ in blocks(page, "python"):
         assert not remark or re.fullmatch(r"no-run \S.+", remark), f"```python {remark}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_are_of_kinds_that_are_run(page: Path) -> None:
+    for kind, _, content in FENCE.findall(page.read_text(encoding="utf-8")):
+        assert kind in ("python", "sh", "yaml", "text")
+        assert kind != "text" or not re.search(r"^(\$|dovetail|make|python|import|from) ", content, re.MULTILINE)
+
+
+def test_settings_for_other_programs_are_those_of_the_weights() -> None:
+    settings = [yaml.safe_load(content) for page in PAGES for _, content in blocks(page, "yaml")]
+    assert [sorted(one) for one in settings] == [["INPUT", "MODEL"]]  # others need a test of their own
+    detectron2 = settings[0]["MODEL"]
+    assert detectron2["PIXEL_MEAN"] == pytest.approx([255 * value for value in IMAGENET_MEAN])
+    assert detectron2["PIXEL_STD"] == pytest.approx([255 * value for value in IMAGENET_STD])
+    assert settings[0]["INPUT"]["FORMAT"] == "RGB"
+    commands_there = " ".join(commands(DOCS / "load.md"))
+    assert detectron2["WEIGHTS"] in commands_there
+    namespace: dict[str, Any] = {}
+    (mmseg,) = (content for _, content in blocks(DOCS / "load.md", "python") if "data_preprocessor" in content)
+    exec(mmseg, namespace)
+    preprocessor = namespace["model"]["data_preprocessor"]
+    assert (preprocessor["mean"], preprocessor["std"]) == (detectron2["PIXEL_MEAN"], detectron2["PIXEL_STD"])
+    assert namespace["model"]["init_cfg"]["checkpoint"] in commands_there
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
