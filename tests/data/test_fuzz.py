@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +14,13 @@ import torch
 from PIL import Image
 
 import dovetail
-from dovetail.data.deadline import deadline
-from dovetail.data.decode import Photograph, UnreadableError, open_bytes, open_file
+from dovetail.data.apart import apart
+from dovetail.data.decode import UnreadableError, open_file
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
 from dovetail.data.order import StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.errors import DovetailError
-from dovetail.train.interrupts import StopRequests
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.fuzz import Corpus, encoded, make_corpus, smooth
 
@@ -127,119 +123,6 @@ def test_files_may_go_and_change_during_the_run(tmp_path: Path, workers: int) ->
     assert "not be read within 0.5 seconds" in log.read_text()
 
 
-class Stuck(ImageSource):
-    """One photograph whose decoder never comes back to Python's signals."""
-
-    @property
-    def num_images(self) -> int:
-        return 8
-
-    def name(self, index: int) -> str:
-        return f"{index}"
-
-    def open(self, index: int, channels: int) -> Photograph:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-        while True:
-            time.sleep(1)
-
-
-class Dying(Stuck):
-    """A photograph whose decoder takes the process with it."""
-
-    def open(self, index: int, channels: int) -> Photograph:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
-
-
-class Hopeless(ImageSource):
-    """Twelve photographs; what decodes some never comes back, or takes the process with it."""
-
-    def __init__(self, *, hang: int, crash: int) -> None:
-        self.hang, self.crash = hang, crash
-
-    @property
-    def num_images(self) -> int:
-        return 12
-
-    def name(self, index: int) -> str:
-        return f"{index}.jpg"
-
-    def open(self, index: int, channels: int) -> Photograph:
-        if index == self.hang:
-            sum(range(10**15))  # one call in C, in which no signal is looked at and no other thread runs
-        if index == self.crash:
-            ctypes.string_at(0)
-        return open_bytes(encoded(Image.fromarray(smooth(24, 32, seed=index)), "PNG"), channels)
-
-
-@pytest.mark.parametrize(("workers", "crash"), [(1, 7), (2, -1)])
-def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Path, workers: int, crash: int) -> None:
-    log = tmp_path / "skipped.jsonl"
-    sampler = StepSampler(12, 4, seed=0, total_steps=6)
-    loader = ViewLoader(
-        *(ViewDataset(Hopeless(hang=3, crash=crash), PLAN, seed=0, image_seconds=0.5), sampler),
-        plan=PLAN,
-        num_workers=workers,
-        skipped=SkippedLog(log, 12),
-    )
-    stops = StopRequests()
-    stops.listen(signal.SIGTERM)  # as in training; loading processes inherit it
-    torch.manual_seed(5)
-    try:
-        batches = list(loader)
-    finally:
-        stops.restore()
-    assert stops.received is None
-    drawn = torch.rand(1)
-    assert drawn.equal(torch.rand(1, generator=torch.Generator().manual_seed(5)))
-    assert [batch.index.tolist() for batch in batches] == [[index for _, index in keys] for keys in sampler]
-    for batch in batches:
-        assert (batch.used != batch.index).equal((batch.index == 3) | (batch.index == crash))
-    reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in log.read_text().splitlines()}
-    assert reasons.pop("3.jpg") == "it could not be read within 0.5 seconds"
-    assert reasons == ({f"{crash}.jpg": "the library that decodes it crashed (SIGSEGV)"} if crash >= 0 else {})
-
-
-@pytest.mark.parametrize(
-    ("source", "sentence"), [(Stuck(), "No images came from"), (Dying(), "A loading process ended")]
-)
-def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, sentence: str) -> None:
-    sampler = StepSampler(8, 4, seed=0, total_steps=2, start_step=0, rank=0, world_size=1, micro_batches=1)
-    loader = ViewLoader(
-        *(ViewDataset(source, PLAN, seed=0), sampler),
-        plan=PLAN,
-        num_workers=1,
-        skipped=SkippedLog(None, 8),
-        batch_seconds=3.0,
-    )
-    with pytest.raises(DovetailError, match=sentence) as raised:
-        next(iter(loader))
-    assert "\n" not in str(raised.value)
-
-
-def test_a_deadline_ends_what_waits_and_gives_the_timer_back() -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    began = time.monotonic()
-    with pytest.raises(UnreadableError, match=r"within 0\.1 seconds"), deadline(0.1):
-        time.sleep(20)
-    assert time.monotonic() - began < 5
-    assert signal.getsignal(signal.SIGALRM) is before
-
-
-def test_a_timer_that_ran_before_goes_on() -> None:
-    came: list[int] = []
-    outer = signal.signal(signal.SIGALRM, lambda number, frame: came.append(number))
-    kept = signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        with deadline(5.0):
-            pass
-        time.sleep(0.5)
-        assert came == [signal.SIGALRM]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *kept)
-        signal.signal(signal.SIGALRM, outer)
-
-
 @pytest.fixture
 def damaged_tiff(tmp_path: Path) -> Path:
     content = bytearray(encoded(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw"))
@@ -262,6 +145,8 @@ def without_privileges() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    # What processes need is imported where it may lie in root's own folder.
+    apart(lambda: torch.ones(1), seconds=60)
     os.seteuid(NOBODY)
     try:
         yield

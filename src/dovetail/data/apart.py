@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dovetail.data.decode import UnreadableError
-from dovetail.data.watch import leave_deaths_to_us
+from dovetail.data.watch import end_with_parent, leave_deaths_to_us
 
 POLL_SECONDS = 0.5
 
@@ -41,7 +41,7 @@ def apart(function: Callable[[], Result], *, seconds: float) -> Result:
         batch_size=None,
         num_workers=1,
         collate_fn=_unchanged,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         timeout=min(seconds, POLL_SECONDS),
         generator=torch.Generator(),  # the global one belongs to the training
     )
@@ -67,5 +67,6 @@ def _unchanged(item: Result) -> Result:
     return item
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    end_with_parent()
     torch.set_num_threads(1)

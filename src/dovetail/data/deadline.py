@@ -11,6 +11,7 @@ from types import FrameType
 
 from dovetail.data.decode import UnreadableError
 
+TICKS = 2
 AGAIN_SECONDS = 1.0  # a decoder may have swallowed the first exception
 
 
@@ -21,17 +22,26 @@ def deadline(seconds: float) -> Iterator[None]:
     Ends what waits for a file system or a pipe, and what decodes piece by piece. One long call into a library that
     never returns to Python is not ended; `dovetail.data.watch` is for that. Does nothing outside the main thread and
     on systems without such timers. A timer that was running before goes on afterwards.
+
+    Time is counted in ticks of a timer, of which a process that is suspended gets one however long that lasts: a good
+    photograph is not given up because the run was stopped in the middle of it.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
-    def late(number: int, frame: FrameType | None) -> None:
-        raise UnreadableError(f"it could not be read within {seconds:g} seconds")
+    ticks = 0
+
+    def tick(number: int, frame: FrameType | None) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks >= TICKS:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+            raise UnreadableError(f"it could not be read within {seconds:g} seconds")
 
     began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, late)
-    before, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+    handler = signal.signal(signal.SIGALRM, tick)
+    before, interval = signal.setitimer(signal.ITIMER_REAL, seconds / TICKS, seconds / TICKS)
     try:
         yield
     finally:

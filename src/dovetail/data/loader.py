@@ -1,9 +1,8 @@
-"""From a source of photographs to batches of views, in worker processes."""
+"""From a source of photographs to batches of views, in loading processes."""
 
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +18,7 @@ from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
-from dovetail.data.watch import ReadingWatch, leave_deaths_to_us
+from dovetail.data.watch import ReadingWatch, can_fork, end_with_parent, leave_deaths_to_us
 from dovetail.errors import DovetailError
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
@@ -29,6 +28,7 @@ from dovetail.views.sampling import draw_views, needed_shrink
 IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
 POLL_SECONDS = 5.0
+AHEAD_BATCHES = 4  # that each process loads before they are wanted
 _REPLACEMENT_TRIES = 64
 
 
@@ -138,11 +138,16 @@ class ViewLoader:
         skipped: SkippedLog,
         batch_seconds: float = BATCH_SECONDS,
     ) -> None:
-        """See `make_loader`; where worker processes give nothing for `batch_seconds`, the run ends."""
+        """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends."""
         self._batch_seconds = batch_seconds
+        self._poll_seconds = min(POLL_SECONDS, dataset.image_seconds, batch_seconds)
         self._dataset = dataset
         self._sampler = sampler
-        self._num_workers = num_workers
+        # What a decoder never comes back from can only be left behind together with its process.
+        alone = num_workers == 0 and can_fork()
+        self._num_processes = 1 if alone else num_workers
+        self._ahead = (1 if alone else AHEAD_BATCHES) if self._num_processes else None
+        self._context = "fork" if alone else None
         self.plan = plan
         self.steps_per_epoch = sampler.steps_per_epoch
         self.skipped = skipped
@@ -158,7 +163,7 @@ class ViewLoader:
         """
         done = 0
         while done < len(self):
-            watch = self._dataset.watch(self._num_workers)
+            watch = self._dataset.watch(self._num_processes)
             for batch in self._batches(done, watch):
                 self.skipped.record(batch)
                 yield batch
@@ -167,7 +172,7 @@ class ViewLoader:
     def _batches(self, done: int, watch: ReadingWatch) -> Iterator[ViewBatch]:
         """Yield the batches after the first `done`, up to one that has to be loaded again."""
         batches = self._started(done)
-        began = time.monotonic()
+        waited = 0.0  # not by the clock: see `dovetail.data.watch`
         while True:
             try:
                 batch = next(batches)
@@ -176,34 +181,35 @@ class ViewLoader:
             except RuntimeError as error:
                 if self._gave_up(batches, watch):
                     return
-                if "timed out" not in str(error) or time.monotonic() - began > self._batch_seconds:
+                waited += self._poll_seconds
+                if "timed out" not in str(error) or waited >= self._batch_seconds:
                     raise self._lost(error) from error
             else:
                 yield batch
-                began = time.monotonic()
+                waited = 0.0
 
     def _gave_up(self, batches: Any, watch: ReadingWatch) -> bool:
         """Give up the photographs that loading processes are stuck with or died of; return whether there are any."""
-        if self._num_workers == 0:
+        if self._num_processes == 0:
             return False
-        lost = watch.lost(batches._workers, seconds=self._dataset.image_seconds)
+        lost = watch.lost(batches._workers, seconds=self._dataset.image_seconds, poll=self._poll_seconds)
         for index, reason in lost.items():
             self._dataset.give_up(index, reason)
         return bool(lost)
 
     def _started(self, done: int) -> Iterator[ViewBatch]:
         """Return an iterator over the batches after the first `done`, with processes of its own that have started."""
-        poll = min(POLL_SECONDS, self._dataset.image_seconds, self._batch_seconds)
         batches: Iterator[ViewBatch] = iter(
             DataLoader(
                 self._dataset,
                 batch_sampler=_Rest(self._sampler, done),
-                num_workers=self._num_workers,
+                num_workers=self._num_processes,
                 collate_fn=collate,
                 pin_memory=torch.cuda.is_available(),
-                prefetch_factor=4 if self._num_workers > 0 else None,
+                prefetch_factor=self._ahead,
                 worker_init_fn=_start_worker,
-                timeout=poll if self._num_workers > 0 else 0,
+                timeout=self._poll_seconds if self._num_processes else 0,
+                multiprocessing_context=self._context,
                 generator=torch.Generator(),  # starting again must not draw from the training's random numbers
             )
         )
@@ -216,12 +222,12 @@ class ViewLoader:
         if "timed out" in text:
             return DovetailError(
                 f"No images came from the loading processes for {self._batch_seconds:g} seconds; check the disk that "
-                "they are on and go on with --resume, or with --resume --workers 0 to see where it stops."
+                "they are on and go on with --resume."
             )
         if "DataLoader worker (pid" in text:
             return DovetailError(
                 f"A loading process ended ({text.splitlines()[0].rstrip('.')}), most often for want of memory; go on "
-                "with --resume and fewer --workers."
+                "with --resume, and with fewer --workers or fewer other programs beside it."
             )
         return error
 
@@ -268,7 +274,9 @@ def make_loader(
         world_size: Number of processes.
         micro_batches: Batches that this rank's part of a step comes in.
         in_channels: Of the pixels.
-        num_workers: Worker processes; 0 reads in this one.
+        num_workers: Loading processes, each of which reads some batches ahead. 0 is one that reads only the next, and
+            starts as a copy of this one, so that `source` need not be picklable; where no process can start so
+            (`can_fork`), this one reads, and a decoder that never comes back holds up the run.
         skipped_file: Where unreadable images are named; None keeps only their count.
 
     Raises:
@@ -293,4 +301,5 @@ def make_loader(
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process ends the workers after it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     torch.set_num_threads(1)

@@ -4,11 +4,17 @@ A photograph that waits or is decoded piece by piece is ended within its process
 call into a library can only be ended with its process. So each process notes what it begins to read in memory that
 all share; the main process, while it waits for a batch, ends the process of what takes too long, and starts anew
 without that photograph. Noting costs some microseconds, and nothing waits for it.
+
+Time is counted in polls of the main process, not by the clock: a run that was suspended (Ctrl-Z, a scheduler that lets
+another job go first) would otherwise give up what it was reading, and end in other weights.
 """
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +26,7 @@ from torch.utils.data import get_worker_info
 
 GRACE_SECONDS = 2.0  # for the process's own alarm, which is enough for almost all
 _NOTHING = -1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
@@ -31,6 +38,7 @@ class ReadingWatch:
         """Take shared memory; give this to the processes before they start."""
         self._lines = torch.full((num_workers, 2), _NOTHING, dtype=torch.float64)
         self._lines.share_memory_()  # type: ignore[no-untyped-call]
+        self._seen: list[tuple[list[float], int]] = [([], 0)] * num_workers  # at the last poll, and in how many polls
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:
@@ -47,18 +55,23 @@ class ReadingWatch:
         finally:
             line[0] = _NOTHING
 
-    def lost(self, workers: Sequence[BaseProcess], *, seconds: float) -> dict[int, str]:
+    def lost(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> dict[int, str]:
         """Return why photographs have to be given up, by number, and end the processes that are stuck with them.
 
         Args:
             workers: The processes, in the order of their numbers.
             seconds: What a photograph may take.
+            poll: Seconds that were waited in vain since this was last called.
         """
         found = {}
-        for worker, (index, began) in zip(workers, self._lines.tolist(), strict=True):
+        for number, (worker, line) in enumerate(zip(workers, self._lines.tolist(), strict=True)):
+            index = line[0]
             if index == _NOTHING:
                 continue
-            if worker.exitcode is None and time.monotonic() - began > seconds + GRACE_SECONDS:
+            before, polls = self._seen[number]
+            polls = polls + 1 if line == before else 0
+            self._seen[number] = (line, polls)
+            if worker.exitcode is None and polls * poll > seconds + GRACE_SECONDS:
                 # torch's workers leave on this signal without going back to Python.
                 worker.terminate()
                 found[int(index)] = f"it could not be read within {seconds:g} seconds"
@@ -78,3 +91,20 @@ def leave_deaths_to_us() -> None:
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def can_fork() -> bool:
+    """Whether this process may start copies of itself: what they read need not be picklable, and they start at once.
+
+    Only on Linux, as other systems' libraries break in a copy; and a `multiprocessing.Pool`'s processes may start none.
+    """
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
+def end_with_parent() -> None:
+    """Let Linux end this process when the one that started it ends, however that ends.
+
+    A decoder that never comes back would otherwise keep a core busy for ever after a run that was killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
