@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scenes [NAME ...] [--sheet FOLDER]`: make the sets, say what is in them, draw contact sheets."""
+"""`python -m benchmarks.scenes [NAME ...] [--sheet FOLDER]`: make the sets, tell what is in them, draw sheets."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What is in the cache of a package: the folder, the archive's name and SHA-256, and whether it is the known one."""
+    """What the cache has of a package: the folder, the archive's name and SHA-256, and whether it is the known one."""
 
     folder: Path
     archive: str

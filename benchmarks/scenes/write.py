@@ -1,4 +1,4 @@
-"""Sets of scenes on disk, made once: images, semantic and instance masks, COCO JSON, what is in them and their checksum.
+"""Sets of scenes on disk, made once: images, semantic and instance masks, COCO JSON, a manifest with a checksum.
 
     images/SPLIT/00000.jpg       masks/SPLIT/00000.png   class of each pixel, 0 for background
                                  instances/SPLIT/00000.png   object of each pixel, 0 for none
