@@ -52,6 +52,22 @@ def test_linear_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest
     assert {path: path.stat().st_mtime_ns for path in (run / "features").iterdir()} == kept
 
 
+def test_a_runs_features_are_computed_once_whatever_the_seed(data: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run")
+    for seed in (0, 1):
+        dovetail.evaluate_knn(run=run, data=data, k=[1], seed=seed, accelerator="cpu", workers=0)
+    assert len(list((run / "features").iterdir())) == 2  # of training and held-out images
+    for seed in (0, 1):  # random weights are others
+        dovetail.evaluate_knn(model="timm/test_resnet", data=data, out=tmp_path / "r", k=[1], seed=seed, workers=0)
+    assert len(list((tmp_path / "r" / "features").iterdir())) == 4
+
+
+def test_a_rate_at_which_the_probe_bursts_is_told(data: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run")
+    with pytest.raises(dovetail.DovetailError, match=r"stop being numbers at the learning rate 1e\+38; lower --lr"):
+        dovetail.evaluate_linear(run=run, data=data, lr=[1e38], epochs=5, accelerator="cpu", workers=0)
+
+
 def test_the_class_token_of_the_last_block_is_timms_own() -> None:
     network = build_network("timm/test_vit", image_size=32).eval()
     pixels = torch.randn(2, 3, 32, 32)

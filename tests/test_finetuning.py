@@ -13,8 +13,12 @@ from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.errors import DovetailError
+from dovetail.transfer.segmenters import build_segmenter
+from dovetail.transfer.start import chosen_starts, source_of
 from tests.transfer.coco_files import write_coco
-from tests.transfer.pictures import COLOURS, exported_run, noisy
+from tests.transfer.pictures import COLOURS, class_folder, exported_run, noisy
+from tests.transfer.test_readers import voc
 
 FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
 
@@ -108,9 +112,6 @@ def test_every_family_of_models_is_segmented(model: str, options: dict[str, Any]
 
 
 def test_what_is_loaded_is_what_was_asked_for(run: Path) -> None:
-    from dovetail.transfer.segmenters import build_segmenter
-    from dovetail.transfer.start import source_of
-
     source = source_of(run, None)
     weights = dovetail.load(run).state_dict()
     for start, loaded in (("random", set()), ("encoder", {"encoder"}), ("decoder", {"decoder"}), ("all", None)):
@@ -124,10 +125,53 @@ def test_what_is_loaded_is_what_was_asked_for(run: Path) -> None:
             assert torch.equal(value, weights[name]) == expected, (start, name)
 
 
-def test_dilation_gives_the_stride(tmp_path: Path) -> None:
-    from dovetail.transfer.segmenters import build_segmenter
-    from dovetail.transfer.start import source_of
+@pytest.mark.parametrize(
+    ("run_of", "model", "decoder", "expected"),
+    [
+        (None, "timm/test_resnet+fpn", "auto", "random"),
+        ("timm/test_resnet+fpn", None, "auto", "all"),
+        ("timm/test_resnet", None, "auto", "encoder"),
+        ("timm/test_vit+fpn", "timm/test_vit", "upernet", "encoder"),  # the run's decoder is another
+        ("smp/unet/resnet18", "smp/fpn/resnet18", "auto", "encoder"),
+    ],
+)
+def test_the_start_on_auto_is_all_that_fits(
+    run_of: str | None, model: str | None, decoder: str, expected: str, tmp_path: Path
+) -> None:
+    run = None if run_of is None else exported_run(tmp_path, run_of, image_size=64)
+    source = source_of(run, model)
+    with torch.device("meta"):
+        _, target = build_segmenter(source, classes=2, decoder=decoder)  # type: ignore[arg-type]
+    assert chosen_starts(["auto"], source, target=target) == (expected,)
+    assert chosen_starts(["random", "auto", "random"], source, target=target)[0] == "random"
+    if run_of is not None and "+" in run_of and expected == "encoder":
+        with pytest.raises(DovetailError, match=r"has another decoder than the run .*; give --start encoder"):
+            chosen_starts(["all"], source, target=target)
+    if run_of == "timm/test_resnet":
+        assert chosen_starts(["all"], source, target=target) == ("all",)  # all there is
+        with pytest.raises(DovetailError, match="has pre-trained no decoder"):
+            chosen_starts(["decoder"], source, target=target)
+    if run is None:
+        with pytest.raises(DovetailError, match="or --start random"):
+            chosen_starts(["all"], source, target=target)
 
+
+def test_a_model_without_a_run_is_fine_tuned_from_random_weights(masks: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(
+        model="timm/test_resnet+fcn", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32, **FAST
+    )
+    assert results is not None
+    assert results.rows[0].setting["start"] == "random"
+
+
+def test_a_classifier_does_not_start_from_a_decoder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="A classifier has no decoder"):
+        dovetail.finetune_classify(
+            run=run, data=class_folder(tmp_path), out=tmp_path / "o", start=["decoder"], steps=1, **FAST
+        )
+
+
+def test_dilation_gives_the_stride(tmp_path: Path) -> None:
     source = source_of(None, "timm/resnet18+fcn")
     for stride in (32, 16, 8):
         model, _ = build_segmenter(source, classes=2, output_stride=stride)
@@ -170,6 +214,30 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr()
     assert "0.png has no mask" in shown.out
     assert "4.png has no mask" in shown.out
+    assert "2 files are missing" in shown.err
+
+
+def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = mask_folder(tmp_path, images=5)
+    Image.new("RGB", (48, 48)).save(data / "masks" / "1.png")
+    Image.new("L", (40, 48)).save(data / "masks" / "3.png")
+    assert run_command(["finetune", "segment", "--data", str(data), "--out", str(tmp_path / "o"), "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "1.png has mode RGB" in shown.out
+    assert "3.png is 40x48 pixels" in shown.out
+    assert "2 faults" in shown.err
+
+
+def test_check_lists_the_missing_files_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    (root / "JPEGImages" / "2007_000032.jpg").unlink()
+    (root / "SegmentationClass" / "2007_000039.png").unlink()
+    assert run_command(["finetune", "segment", "--data", str(tmp_path), "--out", str(tmp_path / "o"), "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "2007_000032.jpg is missing" in shown.out
+    assert "2007_000039.png is missing" in shown.out
     assert "2 files are missing" in shown.err
 
 

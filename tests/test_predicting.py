@@ -13,6 +13,7 @@ from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.transfer.predictions import written_names
 from tests.test_finetuning import mask_folder
 from tests.transfer.coco_files import write_coco
 from tests.transfer.pictures import COLOURS, class_folder, exported_run, noisy
@@ -43,6 +44,18 @@ def test_segmentation_masks_have_the_photographs_sizes(photos: Path, tmp_path: P
         assert int(np.asarray(mask).max()) < 3
         assert mask.getpalette()[3:6] == [128, 0, 0]  # VOC's second colour
     assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
+
+
+def test_no_prediction_is_written_over_another(tmp_path: Path) -> None:
+    base = tmp_path / "list"
+    paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg", base / "x.png", base / "deep" / "x.png"]
+    names = written_names(paths, base)
+    assert len(set(names.values())) == 4
+    assert names[paths[0]] == Path("x.jpg.png")
+    assert names[paths[1]] == Path("x.jpg.2.png")
+    assert names[paths[3]] == Path("deep/x.png")
+    several = [base / "x.jpg.jpg", base / "x.jpg", base / "x.tif"]
+    assert len(set(written_names(several, base).values())) == 3
 
 
 def test_classes_from_the_command_line(photos: Path, tmp_path: Path) -> None:
@@ -85,6 +98,11 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     assert "different data" not in shown
     rows = dovetail.compare([str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
     assert rows[0].setting == {"run": "evaluate-knn", "k": 1}
+    alike = [str(tmp_path / "runs" / name / "evaluate-knn") for name in ("one", "two")]
+    assert [row.setting["run"] for row in dovetail.compare(alike)["evaluate knn"]] == alike
+    file = str(tmp_path / "runs" / "one" / "evaluate-knn" / "results.json")
+    rows = dovetail.compare([file, str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
+    assert [row.setting["run"] for row in rows] == ["evaluate-knn"]  # named twice, shown once
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,23 +56,40 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
     Raises:
         DovetailError: For a folder that is not there, or a file that holds no results.
     """
-    from dovetail.transfer.results import RESULTS, Row, read_results
+    from dovetail.transfer.results import Row, read_results
 
     tables: dict[str, list[Row]] = {}
     prints: dict[str, set[str]] = {}
-    for folder in folders:
-        if not folder.exists():
-            raise DovetailError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
-        files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})
-        for file in files:
-            found = read_results(file)
-            run = folder.name if file.parent == folder or folder.is_file() else f"{folder.name}/{file.parent.name}"
-            rows = [Row({"run": run, **row.setting}, row.scores) for row in found.rows]
-            tables.setdefault(found.task, []).extend(rows)
-            prints.setdefault(found.task, set()).add(str(found.data.get("fingerprint")))
+    for file, run in named_files(folders).items():
+        found = read_results(file)
+        rows = [Row({"run": run, **row.setting}, row.scores) for row in found.rows]
+        tables.setdefault(found.task, []).extend(rows)
+        prints.setdefault(found.task, set()).add(str(found.data.get("fingerprint")))
     notes = [
         f"The runs of '{task}' were measured on different data; their numbers do not compare."
         for task, several in prints.items()
         if len(several) > 1
     ]
     return tables, notes
+
+
+def named_files(folders: list[Path]) -> dict[Path, str]:
+    """Return each file of results in folders and what to call it: by its folder, by its path where several are alike.
+
+    Raises:
+        DovetailError: For a folder that is not there.
+    """
+    from dovetail.transfer.results import RESULTS
+
+    names: dict[Path, str] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise DovetailError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
+        files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})
+        for file in files:
+            in_run = folder.is_dir() and file.parent != folder
+            names.setdefault(
+                file, f"{folder.absolute().name}/{file.parent.name}" if in_run else file.absolute().parent.name
+            )
+    counts = Counter(names.values())
+    return {file: name if counts[name] == 1 else file.parent.as_posix() for file, name in names.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,15 +49,11 @@ def evaluate_knn(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = with_out(dict(locals()), "evaluate-knn")
-    if check:
-        check_images(asked["data"])
-        return None
-    from dovetail.transfer import probing
+    asked = dict(locals())
+    from dovetail.transfer.checking import check_images
+    from dovetail.transfer.probing import evaluate_knn as job
 
-    results = probing.evaluate_knn(asked)
-    results.write(Path(asked["out"]))
-    return results
+    return measured("evaluate-knn", asked, job, lambda: check_images(data))
 
 
 def evaluate_linear(
@@ -102,42 +99,46 @@ def evaluate_linear(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = with_out(dict(locals()), "evaluate-linear")
-    if check:
-        check_images(asked["data"])
-        return None
-    from dovetail.transfer import probing
+    asked = dict(locals())
+    from dovetail.transfer.checking import check_images
+    from dovetail.transfer.probing import evaluate_linear as job
 
-    results = probing.evaluate_linear(asked)
-    results.write(Path(asked["out"]))
-    return results
+    return measured("evaluate-linear", asked, job, lambda: check_images(data))
 
 
-def with_out(asked: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return options with the folder for results filled in.
+def measured(
+    kind: str, asked: dict[str, Any], job: Callable[[Mapping[str, Any]], Results], check: Callable[[], None]
+) -> Results | None:
+    """Do what every verb that measures does: look at the options, then check the data, or measure and write results.
+
+    Args:
+        kind: Of the folder for results in the run's, unless another was given.
+        asked: The parameters of the verb.
+        job: Measures.
+        check: Reads the data and lists its faults.
+
+    Returns:
+        The results; None after a check without faults.
 
     Raises:
-        DovetailError: Without data, and where there is neither a folder nor a run to put one into.
+        DovetailError: Without data, for numbers out of range, without a folder that can be written to, and as the job
+            and the check do.
     """
+    from dovetail.transfer.ranges import check_ranges, check_writable
+
     if not str(asked["data"]):
         raise DovetailError("No data was named; give a labelled set with --data.")
-    if not str(asked["out"]) and asked["run"] is None:
+    run, out = asked["run"], asked["out"]
+    if not str(out) and run is None:
         raise DovetailError("No folder for the results was named; give one with --out.")
-    run = asked["run"]
-    if not str(asked["out"]) and run is not None:
+    if not str(out):
         folder = Path(run)
-        asked["out"] = (folder if folder.is_dir() else folder.parent) / kind
-    return {name: value for name, value in asked.items() if name != "check"}
-
-
-def check_images(data: str | Path) -> None:
-    """Read a classification set and list its faults.
-
-    Raises:
-        DovetailError: When there is any.
-    """
-    from dovetail.transfer.checking import report_faults
-    from dovetail.transfer.images import open_splits
-
-    train, held_out, _ = open_splits(data)
-    report_faults([("train", train), ("held-out", held_out)])
+        out = (folder if folder.is_dir() else folder.parent) / kind
+    check_ranges(asked)
+    if asked["check"]:
+        check()
+        return None
+    check_writable(Path(out))
+    results = job({name: value for name, value in asked.items() if name != "check"} | {"out": out})
+    results.write(Path(out))
+    return results

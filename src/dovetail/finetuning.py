@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dovetail.evaluating import check_images, with_out
+from dovetail.evaluating import measured
 
 if TYPE_CHECKING:
     from dovetail.transfer.results import Results
@@ -18,7 +18,7 @@ def finetune_segment(
     out: str | Path = "",
     model: str | None = None,
     decoder: Literal["auto", "fcn", "fpn", "upernet"] = "auto",
-    start: list[str] = ["all"],  # noqa: B006 - read only
+    start: list[str] = ["auto"],  # noqa: B006 - read only
     fraction: list[float] = [1.0],  # noqa: B006 - read only
     seeds: int = 1,
     seed: int = 0,
@@ -28,9 +28,9 @@ def finetune_segment(
     optimiser: Literal["auto", "adamw", "sgd"] = "auto",
     lr: float | Literal["auto"] = "auto",
     encoder_lr_scale: float = 1.0,
-    layer_decay: float = 1.0,
+    layer_decay: float | Literal["auto"] = "auto",
     weight_decay: float | Literal["auto"] = "auto",
-    warmup_steps: int = 0,
+    warmup_steps: int | Literal["auto"] = "auto",
     crop_size: int | None = None,
     output_stride: Literal["auto", 8, 16, 32] = "auto",
     auxiliary_weight: float | Literal["auto"] = "auto",
@@ -51,7 +51,8 @@ def finetune_segment(
         out: Folder for results.json and the model; RUN/finetune-segment unless given.
         model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
         decoder: Of an encoder without one: fcn for a CNN, fpn (Semantic FPN) for both, upernet for a ViT.
-        start: What to load of the run: random, encoder, decoder, all; several make several rows of the table.
+        start: What to load of the run: random, encoder, decoder, all; several make several rows of the table. "auto"
+            loads all that fits, without a run random weights.
         fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
         seeds: Trials for each row, with seeds from `seed` on.
         seed: Of subsets, new weights, order and augmentation.
@@ -61,10 +62,10 @@ def finetune_segment(
         optimiser: Kind of optimiser; "auto" takes the protocol's.
         lr: Peak learning rate; "auto" takes the protocol's.
         encoder_lr_scale: Factor on the encoder's learning rate; 0 freezes it.
-        layer_decay: Factor from the learning rate of the encoder's block to that of the block before it; iBOT's is
-            0.9 for UPerNet.
+        layer_decay: Factor from the learning rate of the encoder's block to that of the block before it; "auto" takes
+            the protocol's: 0.9 for UPerNet on ADE20K, else 1.
         weight_decay: Of tensors with more than one dimension; "auto" takes the protocol's.
-        warmup_steps: Steps of linear warm-up.
+        warmup_steps: Steps of linear warm-up; "auto" takes the protocol's, at most a quarter of all.
         crop_size: Side of training crops in pixels; the protocol's unless given.
         output_stride: Stride of the deepest map of a ResNet under an FCN; "auto" takes the protocol's.
         auxiliary_weight: Of the loss of an FCN's second head, which is left out after training; 0 has none, "auto"
@@ -84,17 +85,11 @@ def finetune_segment(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = with_out(dict(locals()), "finetune-segment")
-    if check:
-        from dovetail.transfer.checking import check_segmentation
+    asked = dict(locals())
+    from dovetail.transfer.checking import check_segmentation
+    from dovetail.transfer.segmenting import finetune_segment as job
 
-        check_segmentation(asked["data"], classes)
-        return None
-    from dovetail.transfer import segmenting
-
-    results = segmenting.finetune_segment(asked)
-    results.write(Path(asked["out"]))
-    return results
+    return measured("finetune-segment", asked, job, lambda: check_segmentation(data, classes))
 
 
 def finetune_detect(
@@ -136,7 +131,8 @@ def finetune_detect(
             model's own, else two layers.
         head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of box and mask heads, as in
             the dense-SSL protocol.
-        start: What to load of the run: random, encoder, decoder, all; "auto" loads the decoder where it is a pyramid.
+        start: What to load of the run: random, encoder, decoder, all; several make several rows of the table. "auto"
+            loads all that fits, without a run random weights.
         fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
         seeds: Trials for each row, with seeds from `seed` on.
         seed: Of subsets, new weights, order and flips.
@@ -160,17 +156,11 @@ def finetune_detect(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = with_out(dict(locals()), "finetune-detect")
-    if check:
-        from dovetail.transfer.checking import check_detection
+    asked = dict(locals())
+    from dovetail.transfer.checking import check_detection
+    from dovetail.transfer.detecting import finetune_detect as job
 
-        check_detection(asked["data"])
-        return None
-    from dovetail.transfer import detecting
-
-    results = detecting.finetune_detect(asked)
-    results.write(Path(asked["out"]))
-    return results
+    return measured("finetune-detect", asked, job, lambda: check_detection(data))
 
 
 def finetune_classify(
@@ -179,7 +169,7 @@ def finetune_classify(
     data: str | Path = "",
     out: str | Path = "",
     model: str | None = None,
-    start: list[str] = ["all"],  # noqa: B006 - read only
+    start: list[str] = ["auto"],  # noqa: B006 - read only
     fraction: list[float] = [1.0],  # noqa: B006 - read only
     seeds: int = 1,
     seed: int = 0,
@@ -207,7 +197,8 @@ def finetune_classify(
         data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.
         out: Folder for results.json and the model; RUN/finetune-classify unless given.
         model: Name of the model to fine-tune, where it is not the run's; without a run, for random weights.
-        start: What to load of the run: random, encoder, all; several make several rows of the table.
+        start: What to load of the run: random, encoder, all; several make several rows of the table. "auto" loads all
+            there is, without a run random weights.
         fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.
         seeds: Trials for each row, with seeds from `seed` on.
         seed: Of subsets, new weights, order, crops and mixing.
@@ -234,12 +225,8 @@ def finetune_classify(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = with_out(dict(locals()), "finetune-classify")
-    if check:
-        check_images(asked["data"])
-        return None
-    from dovetail.transfer import classifying
+    asked = dict(locals())
+    from dovetail.transfer.checking import check_images
+    from dovetail.transfer.classifying import finetune_classify as job
 
-    results = classifying.finetune_classify(asked)
-    results.write(Path(asked["out"]))
-    return results
+    return measured("finetune-classify", asked, job, lambda: check_images(data))

@@ -48,6 +48,8 @@ def test_the_page_renders(
     assert chromium.run(broken) == 0
     assert chromium.run("return document.querySelectorAll('.plots svg').length") >= 8
     assert chromium.run(CUT_OFF) == []
+    fetched = "return performance.getEntriesByType('resource').map(one => one.name)"
+    assert [name for name in chromium.run(fetched) if not name.startswith("data:")] == []
     image = Image.open(shot).convert("L")
     assert image.width == width
     corner = image.getpixel((2, 2))
@@ -103,6 +105,12 @@ def test_text_stands_out_from_its_ground(slot_run: Path, chromium: Browser) -> N
         ground, card, *inks = map(luminance, colours)
         for ink in inks:
             assert min(contrast(ink, ground), contrast(ink, card)) >= 4.5  # WCAG 2.2, level AA
+        lines = chromium.run(
+            "const style = getComputedStyle(document.documentElement);"
+            "return [0, 1, 2, 3, 4, 5].map(number => style.getPropertyValue(`--line-${number}`).trim())"
+        )
+        for line in map(luminance, lines):
+            assert contrast(line, card) >= 3  # the same for what is no text
 
 
 def luminance(colour: str) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dovetail.transfer.augment import Augmentation, augmented, brought_within, distorted
+from dovetail.transfer.augment import Augmentation, augmented, brought_within, distorted, scaled
 from dovetail.transfer.labelled import Labelled
 
 IGNORED = 255
@@ -16,6 +16,11 @@ def item(height: int = 12, width: int = 10) -> Labelled:
     """Return an image whose values are its mask's labels."""
     mask = torch.arange(height * width).reshape(height, width) % 200
     return Labelled(mask.to(torch.uint8).expand(3, -1, -1), mask)
+
+
+def test_halves_are_rounded_up() -> None:
+    assert scaled((1024, 2048), 2049 / 2048) == [1025, 2049]  # Cityscapes within 2049 x 1025
+    assert scaled((3, 1), 0.1) == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +85,16 @@ def test_counts_as_pycocotools(kind: Literal["bbox", "segm"], data: CocoSet) -> 
     expected = {name: value for name, value in zip(NAMES, theirs.stats, strict=False) if value >= 0}
     assert ours == pytest.approx(expected, abs=1e-9)
     assert 0 < ours["AP"] < 1
+
+
+@pytest.mark.parametrize("number", [lambda index: index, lambda index: 7], ids=["from 0", "all alike"])
+def test_the_numbers_of_objects_do_not_matter(number: Callable[[int], int], data: CocoSet) -> None:
+    objects = [[one for one in image.objects if one.has_area] for image in data.images]
+    places = iter(range(99))
+    renumbered = [tuple(replace(one, id=number(next(places))) for one in some) for some in objects]
+    images = tuple(replace(image, objects=some) for image, some in zip(data.images, renumbered, strict=True))
+    scores = average_precision(replace(data, images=images), perfect(data), "bbox")
+    assert scores["AP"] == scores["AP50"] == pytest.approx(1.0)
 
 
 def test_nothing_found_scores_zero(data: CocoSet) -> None:

@@ -71,6 +71,14 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["images"][0].update(id="one"), "images has id 'one', which is no whole number"),
         (lambda c: c["images"][0].update(width=0), "images has width 0"),
         (lambda c: c["annotations"][0].update(id=None), "has no id that is a whole number"),
+        (lambda c: c["annotations"][0].update(category_id=[17]), "annotation 11 has category [17]"),
+        (lambda c: c["annotations"][0].update(image_id={}), "annotation 11 belongs to image {}"),
+        (lambda c: c["annotations"][0].update(area="big"), "annotation 11 has area 'big'"),
+        (lambda c: c["annotations"][0].update(area=-3), "annotation 11 has area -3"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 11 has iscrowd 'no'"),
+        (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is no text"),
+        (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories of one id"),
+        (lambda c: (c["images"].clear(), c["annotations"].clear()), "names no image"),
     ],
 )
 def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:
@@ -79,6 +87,12 @@ def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any
     listed = faults_of(file)
     assert str(caught.value) == listed[0]
     assert any(sentence in fault for fault in listed)
+
+
+def test_a_crowd_or_an_area_that_is_null_is_as_one_left_out(file: Path) -> None:
+    change = lambda c: c["annotations"][1].update(area=None, iscrowd=None)  # noqa: E731 - as those above
+    found = CocoSet.open(changed(file, change)).images[0].objects[1]
+    assert (found.area, found.crowd) == (36, False)
 
 
 def test_broken_json_names_the_file_and_the_place(file: Path) -> None:

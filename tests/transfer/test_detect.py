@@ -13,6 +13,7 @@ from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.detect import DetectOptions, finetune_detection, training_batch, training_item
+from dovetail.transfer.detecting import plan_of
 from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.machine import Machine
 from dovetail.transfer.start import source_of
@@ -48,8 +49,8 @@ def test_batches_are_a_function_of_seed_and_step(data: CocoSet) -> None:
 
 
 def test_the_rate_warms_up_and_drops() -> None:
-    options = DetectOptions(steps=90, lr=1.0, warmup_steps=9)
-    assert [options.rate(step) for step in (0, 9, 59, 60, 80)] == pytest.approx([0.1, 1, 1, 0.1, 0.01])
+    options = DetectOptions(steps=90, warmup_steps=9)
+    assert [options.rate_share(step) for step in (0, 9, 59, 60, 80)] == pytest.approx([0.1, 1, 1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,31 @@ def test_the_pyramid_is_loaded_into_the_detector(tmp_path: Path) -> None:
     weights, state = dovetail.load(run).state_dict(), detector.state_dict()
     for name, value in weights.items():
         assert torch.equal(state[f"backbone.{name}"], value)
+
+
+def test_retinanets_coarse_levels_are_convolved() -> None:
+    detector, _ = build_detector(source_of(None, "timm/test_resnet"), DetectorSpec("boxes", "retinanet", 2, (64,), 100))
+    levels = detector.get_submodule("backbone")(torch.randn(1, 3, 128, 128))
+    assert [level.shape[-1] for level in levels.values()] == [16, 8, 4, 2, 1]
+    names = {name for name, _ in detector.named_parameters()}
+    assert {"backbone.coarser.p6.weight", "backbone.coarser.p7.weight"} <= names
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("timm/test_resnet", ("sgd", 0.005, 1e-4, (2 / 3, 8 / 9))),
+        ("timm/test_vit", ("adamw", 1e-4, 0.05, (2 / 3, 11 / 12))),
+    ],
+)
+def test_the_schedule_of_each_family(model: str, expected: tuple[object, ...], data: CocoSet) -> None:
+    asked = {"run": None, "model": model, "accelerator": "cpu", "precision": "float32", "workers": 0, "seed": 0}
+    asked |= {"task": "boxes", "head": "rcnn", "box_head": "auto", "head_norm": "none", "image_size": 800, "epochs": 12}
+    asked |= {"steps": None, "batch_size": 4, "lr": "auto", "layer_decay": 1.0, "batch_norm": "train"}
+    plan = plan_of(asked, data, data)
+    options = plan.options
+    assert (options.optimiser, options.lr, options.weight_decay, options.drops) == expected
+    assert (plan.spec.sides, plan.spec.longest) == ((640, 672, 704, 736, 768, 800), 1333)
 
 
 def test_retinanet_has_no_masks(tmp_path: Path) -> None:

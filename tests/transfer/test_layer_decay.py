@@ -73,4 +73,4 @@ def test_detectors_decay_in_the_encoder_only(model: str, head: str, encoder: str
     assert max(inside) == 0.5
     assert len(set(inside)) > 1
     assert {rate for name, rate in by_name.items() if not name.startswith(encoder)} == {1.0}
-    assert all(group["scale"] == group["lr"] for group in optimiser.param_groups)
+    assert all(group["peak_lr"] == group["lr"] for group in optimiser.param_groups)

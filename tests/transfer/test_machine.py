@@ -12,16 +12,16 @@ from torch import nn
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.train.defaults import best_precision
-from dovetail.transfer.machine import Machine, ahead, machine, normalised
-from dovetail.transfer.segment import placed
+from dovetail.transfer.machine import Machine, ahead, checked_loss, machine, normalised
+from dovetail.transfer.segment import machine_of
+from dovetail.transfer.segment_options import SegmentOptions
 
 
 @pytest.mark.parametrize(("name", "expected"), [("timm/test_resnet", True), ("timm/test_vit", False)])
 def test_convolutional_models_have_channels_last(name: str, expected: bool) -> None:
-    for place in (Machine("cpu", "float32", 0).place, lambda model: placed(model, "cpu")):
-        model = place(build_network(name, image_size=32).model)
-        weights = [value for value in model.parameters() if value.dim() == 4 and value.shape[1] > 1 < value.shape[2]]
-        assert all(value.is_contiguous(memory_format=torch.channels_last) == expected for value in weights)
+    model = Machine("cpu", "float32", 0).place(build_network(name, image_size=32).model)
+    weights = [value for value in model.parameters() if value.dim() == 4 and value.shape[1] > 1 < value.shape[2]]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) == expected for value in weights)
 
 
 def test_number_formats() -> None:
@@ -33,6 +33,15 @@ def test_number_formats() -> None:
     native = "bf16" if best_precision("cpu") == "bf16-mixed" else "float32"
     assert machine("cpu", "auto", 0) == Machine("cpu", native, 0)
     assert machine("cpu", "bf16", 2).mark() == "cpu bf16"
+    assert machine_of(SegmentOptions(classes=2), "cpu", 3) == Machine("cpu", native, 3)
+    assert machine_of(SegmentOptions(classes=2, precision="float32"), "cpu").precision == "float32"
+
+
+def test_losses_that_are_no_numbers_are_refused() -> None:
+    assert checked_loss(torch.tensor(0.5), 0) == 0.5
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(DovetailError, match=r"The loss is (nan|inf) at step 3; lower --lr"):
+            checked_loss(torch.tensor(value), 2)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

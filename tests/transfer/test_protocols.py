@@ -6,25 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 import dovetail
+from dovetail.errors import DovetailError
 from dovetail.transfer.finished import read_task
 from dovetail.transfer.protocols import PROTOCOLS
 from dovetail.transfer.readers import open_segmentation
 from dovetail.transfer.segment import WithAuxiliary
 from dovetail.transfer.segment_options import Window
-from dovetail.transfer.segmenters import FCNSegmenter, build_segmenter
+from dovetail.transfer.segmenters import FCNSegmenter, FCNSpec, build_segmenter
 from dovetail.transfer.segmenting import Plan, plan_of
 from dovetail.transfer.start import source_of
+from dovetail.transfer.trials import Trial
 from tests.transfer.test_readers import ade20k, voc
 
 ASKED: dict[str, Any] = {
     "run": None, "model": "timm/resnet18", "decoder": "auto", "steps": "auto", "batch_size": 16, "optimiser": "auto",
-    "lr": "auto", "encoder_lr_scale": 1.0, "layer_decay": 1.0, "weight_decay": "auto", "warmup_steps": 0, "seed": 0,
-    "crop_size": None, "output_stride": "auto", "auxiliary_weight": "auto", "distort": "auto", "batch_norm": "train",
-    "inference": "auto", "accelerator": "cpu", "precision": "float32", "workers": 0, "seeds": 1,
+    "lr": "auto", "encoder_lr_scale": 1.0, "layer_decay": "auto", "weight_decay": "auto", "warmup_steps": "auto",
+    "seed": 0, "crop_size": None, "output_stride": "auto", "auxiliary_weight": "auto", "distort": "auto",
+    "batch_norm": "train", "inference": "auto", "accelerator": "cpu", "precision": "float32", "workers": 0, "seeds": 1,
 }  # fmt: skip
 
 
@@ -41,6 +44,7 @@ def test_ade20k(tmp_path: Path) -> None:
     assert options.augmentation.within_px == (2048, 512)
     assert options.augmentation.distort
     assert options.auxiliary_weight == 0.4
+    assert options.decay_vectors
     model, _ = found.model()
     assert isinstance(model, FCNSegmenter)
     assert model.body.out_channels == 512
@@ -67,8 +71,63 @@ def test_voc(tmp_path: Path) -> None:
 
 
 def test_cityscapes_slides() -> None:
-    protocol = PROTOCOLS["cityscapes"]
-    assert (protocol.crop, protocol.steps, protocol.lr, protocol.window) == (769, 90_000, 0.01, Window(769, 513))
+    protocol, training = PROTOCOLS["cityscapes"], PROTOCOLS["cityscapes"].training["fcn"]
+    assert (protocol.crop, training.steps, training.lr, protocol.window) == (769, 90_000, 0.01, Window(769, 513))
+    assert (protocol.align_corners, protocol.output_stride, training.drops) == (True, 16, (0.7, 0.9))
+    assert (protocol.fcn, protocol.within_px) == (FCNSpec(dropout=0.0), (2049, 1025))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "expected", "window"),
+    [
+        ("fpn", (40_000, 6e-5, 0.01, 1.0), None),
+        ("upernet", (160_000, 3e-5, 0.05, 0.9), Window(512, 341)),
+    ],
+)
+def test_vits_on_ade20k(decoder: str, expected: tuple[float, ...], window: Window | None, tmp_path: Path) -> None:
+    found = plan(ade20k(tmp_path), model="timm/test_vit", decoder=decoder)
+    options = found.options
+    assert (options.steps, options.lr, options.weight_decay, options.layer_decay) == expected
+    assert (options.optimiser, options.power, options.floor, options.decay_vectors) == ("adamw", 1.0, 0.0, False)
+    assert (options.warmup_steps, options.augmentation.distort, found.window) == (1500, True, window)
+    model, _ = found.model()
+    head = model.get_submodule("head.classifier")
+    assert isinstance(head, nn.Sequential)
+    assert isinstance(head[0], nn.Dropout2d)
+    assert head[0].p == 0.1
+
+
+def test_a_protocols_warmup_fits_into_few_steps(tmp_path: Path) -> None:
+    data, few = ade20k(tmp_path), Trial("random", 1.0, 3, (0,), False)
+    asked = {"model": "timm/test_vit", "decoder": "upernet", "steps": 100}
+    options = plan(data, **asked).options_for(few)
+    assert (options.steps, options.warmup_steps, options.seed) == (100, 25, 3)
+    assert plan(data, **asked, warmup_steps=60).options_for(few).warmup_steps == 60
+
+
+def test_models_without_a_protocol_keep_to_the_rules(tmp_path: Path) -> None:
+    found = plan(ade20k(tmp_path), model="smp/fpn/resnet18")
+    options = found.options
+    assert (options.steps, options.optimiser, options.lr, options.weight_decay) == (80_000, "adamw", 5e-4, 0.05)
+    assert (options.decay_vectors, options.align_corners, found.output_stride) == (False, False, 32)
+    assert options.augmentation.within_px == (2048, 512)
+    with pytest.raises(DovetailError, match="keeps its own stride"):
+        plan(ade20k(tmp_path / "b"), model="smp/fpn/resnet18", output_stride=8)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet18"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_dilation_is_timms_own(name: str, stride: int) -> None:
+    """As in mmsegmentation with contracted dilation: a stage's first block keeps that of the stage before."""
+    with torch.device("meta"):
+        _, target = build_segmenter(source_of(None, f"timm/{name}"), classes=2, output_stride=stride)
+        theirs = timm.create_model(name, num_classes=0, output_stride=stride)
+    ours = dict(target.get_submodule("encoder").named_modules())
+    for path, module in theirs.named_modules():
+        if isinstance(module, nn.Conv2d):
+            mine = ours[path]
+            assert isinstance(mine, nn.Conv2d)
+            assert (mine.dilation, mine.padding, mine.stride) == (module.dilation, module.padding, module.stride), path
 
 
 def test_the_pre_trained_decoder_fits_beneath_the_new_layers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.labelled import InMemory, Labelled
 from dovetail.transfer.segment import (
     WithAuxiliary,
+    confusion_matrix,
     evaluate_segmentation,
     finetune_segmentation,
     loss_of,
@@ -113,6 +114,25 @@ def test_ignored_pixels_do_not_count() -> None:
     assert not torch.equal(outcomes[0], torch.cat([parameter.flatten() for parameter in model.parameters()]))
 
 
+def test_a_batch_without_a_labelled_pixel_changes_no_weight() -> None:
+    hidden = [Labelled(item.image, torch.full_like(item.mask, 255)) for item in squares().items]
+    model = tiny()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    losses = finetune_segmentation(model, InMemory(hidden), options(steps=2, optimiser="sgd", weight_decay=0.0))
+    assert losses == [0.0, 0.0]
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    with pytest.raises(DovetailError, match=r"The loss is (nan|inf) at step \d; lower --lr"):
+        finetune_segmentation(tiny(), squares(), options(lr=1e30, optimiser="sgd"))
+
+
+def test_weight_decay_of_vectors() -> None:
+    optimiser = build_optimiser(tiny(), options(decay_vectors=True))
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {1e-4}
+
+
 def test_learning_rate_of_each_part() -> None:
     model = tiny()
     optimiser = build_optimiser(model, options(lr=0.1, lr_scale={"encoder": 0.0, "decoder": 0.5}))
@@ -192,7 +212,7 @@ def test_threads_change_nothing() -> None:
     losses = finetune_segmentation(first, squares(), options(steps=6))
     assert finetune_segmentation(second, squares(), options(steps=6), threads=3) == losses
     scores = evaluate_segmentation(first, squares(), options())
-    assert evaluate_segmentation(first, squares(), options(batch_size=1), threads=2) == scores
+    assert confusion_matrix(first, squares(), options(batch_size=1), threads=2).scores() == scores
 
 
 def test_the_rate_ends_at_its_floor() -> None:
@@ -228,6 +248,22 @@ def test_images_are_measured_at_the_size_they_are_brought_to() -> None:
     assert bool((predict(Size(), images, plan) == 1).all())
     assert predict(Size(), images, plan).shape == (2, 16, 16)
     assert bool((predict(Size(), images, options(classes=2)) == 0).all())
+
+
+def test_logits_are_resized_to_the_pixels_and_then_to_the_image() -> None:
+    """As mmsegmentation does: in two steps, which differ from one."""
+    coarse = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+    class Coarse(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return coarse
+
+    plan = options(augmentation=Augmentation(within_px=(99, 24)))
+    found = predict(Coarse(), torch.zeros(1, 3, 16, 16, dtype=torch.uint8), plan)
+    large = F.interpolate(coarse, (24, 24), mode="bilinear", align_corners=False)
+    expected = F.interpolate(large, (16, 16), mode="bilinear", align_corners=False).argmax(1)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, F.interpolate(coarse, (16, 16), mode="bilinear", align_corners=False).argmax(1))
 
 
 def test_the_rate_drops_by_tenths() -> None:

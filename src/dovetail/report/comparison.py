@@ -109,7 +109,7 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
         Plot("Waiting for data", "share of the time (0 to 1)", lines("data_wait"), from_zero=True),
         *each("Effective rank of {}", "rank (dimensions)", "effective_rank", from_zero=True, lower=MIN_RANK),
         *each("Spread of {} (0: one point, 1: even)", "spread (0 to 1)", "spread", from_zero=True, lower=MIN_SPREAD),
-        *each("Prototypes of {} in use, effectively", "prototypes (number)", "prototypes_used", from_zero=True),
+        *each("Effective prototypes of {}", "prototypes (number)", "prototypes_used", from_zero=True),
         *each("Teacher's entropy, {}", "share of largest (0 to 1)", "teacher_entropy", from_zero=True),
     ]
 

@@ -271,7 +271,7 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
-        Plot("Prototypes in use, effectively", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
+        Plot("Effective prototypes", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
         Plot("Entropy of the teacher", "share of largest (0 to 1)", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]

@@ -49,7 +49,7 @@ def augmented(item: Labelled, plan: Augmentation, ignore_index: int, rng: np.ran
     if plan.scale != (1.0, 1.0) or plan.within_px is not None:
         factor = factor_within(mask.shape, plan.within_px)
         factor *= rng.uniform(*plan.scale) if plan.scale != (1.0, 1.0) else 1.0
-        size = tuple(max(round(side * factor), 1) for side in mask.shape)
+        size = scaled(mask.shape, factor)
         image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
         mask = F.interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0].long()
     if plan.crop_px is not None:
@@ -76,11 +76,16 @@ def factor_within(size: Sequence[int], within_px: tuple[int, int] | None) -> flo
     return min(longest / max(size), shorter / min(size))
 
 
+def scaled(size: Sequence[int], factor: float) -> list[int]:
+    """Return an image's height and width times a factor, halves rounded up: Cityscapes' 1024.5 is 1025."""
+    return [max(int(side * factor + 0.5), 1) for side in size]
+
+
 def brought_within(images: Tensor, within_px: tuple[int, int] | None) -> Tensor:
     """Return images [B, 3, H, W] uint8 as large as the two sides allow, or as they are."""
     factor = factor_within(images.shape[2:], within_px)
-    size = tuple(max(round(side * factor), 1) for side in images.shape[2:])
-    if size == tuple(images.shape[2:]):
+    size = scaled(images.shape[2:], factor)
+    if size == list(images.shape[2:]):
         return images
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
 

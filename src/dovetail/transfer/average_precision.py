@@ -20,10 +20,14 @@ SIZES = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, 1e10)}
 
 
 def ground_truth(data: CocoSet) -> dict[str, Any]:
-    """Return a set as COCO's dictionary, boxes and areas filled in."""
+    """Return a set as COCO's dictionary, boxes and areas filled in.
+
+    Objects are numbered anew from 1: the counting takes a match with number 0 for none, and needs each number once.
+    """
+    objects = [(image, one) for image in data.images for one in image.objects]
     annotations = [
         {
-            "id": one.id,
+            "id": number,
             "image_id": image.id,
             "category_id": data.ids[one.label],
             "bbox": list(one.box),
@@ -31,8 +35,7 @@ def ground_truth(data: CocoSet) -> dict[str, Any]:
             "iscrowd": int(one.crowd),
             "segmentation": one.segmentation if one.segmentation is not None else [],
         }
-        for image in data.images
-        for one in image.objects
+        for number, (image, one) in enumerate(objects, 1)
     ]
     images = [
         {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}

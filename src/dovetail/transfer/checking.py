@@ -8,8 +8,11 @@ from typing import Protocol
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import faults_of, find_coco
+from dovetail.transfer.images import open_splits
 from dovetail.transfer.progress import progress
 from dovetail.transfer.readers import MissingFilesError, open_segmentation
+
+ANY_LABEL = 2**16  # as many classes as a 16-bit mask can hold: counting them would end at the first broken mask
 
 
 class Checkable(Protocol):
@@ -42,7 +45,7 @@ def report_faults(sets: Sequence[tuple[str, Checkable]]) -> None:
 
 
 def check_segmentation(data: str | Path, classes: int | None) -> None:
-    """Read a segmentation set and list its faults.
+    """Read a segmentation set and list its faults; without a number of `classes`, no label of a folder's mask is one.
 
     Raises:
         DovetailError: When there is any.
@@ -51,7 +54,7 @@ def check_segmentation(data: str | Path, classes: int | None) -> None:
     if found is not None:
         report_files([path for path in found if path is not None])
     try:
-        sets = open_segmentation(data, classes=classes)
+        sets = open_segmentation(data, classes=classes or ANY_LABEL)
     except MissingFilesError as fault:
         for sentence in fault.faults:
             print(sentence)
@@ -85,3 +88,13 @@ def check_detection(data: str | Path) -> None:
         report_files([path for path in found if path is not None])
     train, val, _ = open_detection(data)
     report_faults([("train", train), ("held-out", val)])
+
+
+def check_images(data: str | Path) -> None:
+    """Read a classification set and list its faults.
+
+    Raises:
+        DovetailError: When there is any.
+    """
+    train, held_out, _ = open_splits(data)
+    report_faults([("train", train), ("held-out", held_out)])

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from dovetail.errors import DovetailError
 from dovetail.transfer.augment_classes import erased, mixed, randaugmented
 from dovetail.transfer.class_sets import ClassSet
-from dovetail.transfer.features import Features, batched
-from dovetail.transfer.images import central, random_crop
+from dovetail.transfer.features import Features
+from dovetail.transfer.images import random_crop
 from dovetail.transfer.layer_decay import layer_scales
-from dovetail.transfer.machine import Machine, ahead, normalised
+from dovetail.transfer.machine import Machine, ahead, checked_loss, normalised
+from dovetail.transfer.rates import parameter_groups, set_rate
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,8 @@ def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.O
     """Return AdamW with one group for each layer and weight decay."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=("features.",), decay=options.layer_decay)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, value in named:
-        groups.setdefault((scales[name], value.dim() > 1), []).append(value)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": values,
-                "lr": options.lr * scale,
-                "peak_lr": options.lr * scale,
-                "weight_decay": options.weight_decay if matrix else 0.0,
-            }
-            for (scale, matrix), values in groups.items()
-        ]
-    )
+    groups = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(groups)
 
 
 def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
@@ -169,44 +158,15 @@ def finetune_classification(
     batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
     losses: list[float] = []
     for step, (images, labels) in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak_lr"] * options.rate_share(step)
+        set_rate(optimiser, options.rate_share(step))
         pixels, targets = training_inputs(images.to(machine.device), labels.to(machine.device), options, step)
         with machine.autocast():
             logits = model(pixels)
         loss = F.cross_entropy(logits.float(), targets)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise DovetailError(f"The loss is {losses[-1]} at step {step + 1}; lower --lr.")
+        losses.append(checked_loss(loss, step))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
         if on_step is not None:
             on_step(step, losses[-1])
     return losses
-
-
-@torch.no_grad()
-def class_logits(
-    model: nn.Module,
-    data: ClassSet,
-    *,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    machine: Machine,
-    batch_size: int = 64,
-    on_batch: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Return the logits [N, K] of the central crops of all images, on the CPU."""
-    machine.place(model).eval()
-    crops = ahead(
-        lambda index: central(data, index, channels=len(mean), size=size), range(len(data)), threads=machine.threads
-    )
-    found = []
-    for batch in batched(crops, batch_size):
-        with machine.autocast():
-            found.append(model(normalised(torch.stack(batch).to(machine.device), mean, std)).float().cpu())
-        if on_batch is not None:
-            on_batch(len(batch))
-    return torch.cat(found)

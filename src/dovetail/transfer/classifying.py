@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import torch
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet
-from dovetail.transfer.classify import Classifier, ClassifyOptions, class_logits, finetune_classification
-from dovetail.transfer.features import Features
+from dovetail.transfer.classify import Classifier, ClassifyOptions, finetune_classification
+from dovetail.transfer.features import Features, of_central_crops
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine
 from dovetail.transfer.probing import accuracies, plain, prepared
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, Score
-from dovetail.transfer.start import Source, check_starts, weights_mark
-from dovetail.transfer.subsets import balanced_order, check_share
+from dovetail.transfer.start import Source, Start, chosen_starts, weights_mark
+from dovetail.transfer.subsets import balanced_order
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MIN_STEPS = 100
@@ -56,7 +56,7 @@ def finetune_classify(asked: Mapping[str, Any]) -> Results:
     seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
     classes = [[label] for label in train.labels]
     grid = Grid(
-        check_starts(asked["start"], source),
+        starts_of(asked["start"], source),
         asked["fraction"],
         seeds,
         len(train),
@@ -69,19 +69,19 @@ def finetune_classify(asked: Mapping[str, Any]) -> Results:
     return Results("finetune classify", rows, resolved, facts, where.device, notes)
 
 
+def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:
+    """Return the starting points; raise `DovetailError` for the decoder alone, which a classifier does not read."""
+    if "decoder" in asked:
+        raise DovetailError("A classifier has no decoder; give --start random, encoder or all.")
+    return chosen_starts(asked, source, target=source.network("random").model)
+
+
 def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> ClassifyOptions:
     """Return the options of the whole training set.
 
     Raises:
-        DovetailError: For numbers out of range.
+        DovetailError: For options that do not go together.
     """
-    ranges = {"batch_size": (1, 1e9), "seeds": (1, 1e9), "epochs": (1, 1e9), "mixup": (0, 1e9)}
-    ranges |= {"cutmix": (0, 1e9), "randaugment": (0, 10), "random_erasing": (0, 1), "label_smoothing": (0, 0.999)}
-    for name, (low, high) in {**ranges, "lr": (0, 1e9)}.items():
-        if not low <= asked[name] <= high:
-            bound = f"at least {low:g}" if high == 1e9 else f"from {low:g} to {high:g}"
-            raise DovetailError(f"{name} is {asked[name]}; it must be {bound}.")
-    check_share("layer_decay", asked["layer_decay"])
     if (asked["mixup"] or asked["cutmix"]) and asked["batch_size"] % 2:
         raise DovetailError(f"batch_size is {asked['batch_size']}; mixup and CutMix pair images, so make it even.")
     if asked["randaugment"] and source.in_channels != 3:
@@ -136,7 +136,5 @@ def fit_classifier(
             on_step=lambda step, loss: advance(1),
         )
     with progress("measuring", len(held_out)) as advance:
-        logits = class_logits(
-            model, held_out, size=options.size, mean=options.mean, std=options.std, machine=where, on_batch=advance
-        )
+        logits = of_central_crops(model, held_out, **source.pixels(), machine=where, on_batch=advance)
     return model, accuracies(logits, torch.tensor(held_out.labels), seed=0)

@@ -193,8 +193,6 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
         )
         for one in content["images"]
     )
-    if not images:
-        raise DovetailError(f"{path} lists no images; add some.")
     names, ids = tuple(str(one["name"]) for one in categories), tuple(labels)
     return CocoSet(path, images, names, ids)
 
@@ -203,15 +201,15 @@ def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Coco
     """Return an annotation, its box and area computed from the mask where they are missing."""
     segmentation = one.get("segmentation") or None
     box = one.get("bbox")
-    coded = as_run_length(segmentation, *size) if not box or "area" not in one else None
+    area = one.get("area")
+    coded = as_run_length(segmentation, *size) if not box or area is None else None
     if not box:
         box = [float(value) for value in coco_mask.toBbox(coded)] if coded is not None else [0.0, 0.0, 0.0, 0.0]
-    area = one.get("area")
     if area is None:
         area = float(coco_mask.area(coded)) if coded is not None else box[2] * box[3]
     left, top, width, height = (float(value) for value in box)
     return CocoObject(
-        int(one["id"]), label, (left, top, width, height), segmentation, float(area), bool(one.get("iscrowd", 0))
+        int(one["id"]), label, (left, top, width, height), segmentation, float(area), bool(one.get("iscrowd"))
     )
 
 
@@ -242,12 +240,10 @@ def images_folder(path: Path, names: list[str]) -> Path:
     above = [path.parent.parent / split, path.parent.parent / "images" / split, path.parent.parent / "images"]
     places = [*beside, *above, path.parent.parent]
     for place in places:
-        if names and (place / names[0]).is_file():
+        if (place / names[0]).is_file():
             return place
     tried = ", ".join(str(place) for place in places[:5])
-    raise DovetailError(
-        f"The images of {path}, such as {names[0] if names else '?'}, are not in {tried}; move them there."
-    )
+    raise DovetailError(f"The images of {path}, such as {names[0]}, are not in {tried}; move them there.")
 
 
 def find_coco(data: Path) -> tuple[Path, Path | None] | None:

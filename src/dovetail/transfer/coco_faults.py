@@ -17,23 +17,28 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     for key, needed in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name"))):
         for one in content[key]:
             yield from faults_of_entry(path, key, one, needed)
-    if not content["categories"]:
-        yield f"{path} names no category; add the list of categories."
+    for key, what in (("categories", "category"), ("images", "image")):
+        if not content[key]:
+            yield f"{path} names no {what}; add the list of {key}."
     images = [one for one in content["images"] if isinstance(one, dict) and is_whole(one.get("id"))]
     sizes = {one["id"]: (one.get("height"), one.get("width")) for one in images}
     if len(sizes) < len(images):
         yield f"{path} has several images of one id; give each its own."
-    categories = {one["id"] for one in content["categories"] if isinstance(one, dict) and is_whole(one.get("id"))}
+    known = [one["id"] for one in content["categories"] if isinstance(one, dict) and is_whole(one.get("id"))]
+    categories = set(known)
+    if len(categories) < len(known):
+        yield f"{path} has several categories of one id; give each its own."
     for one in content["annotations"]:
         if not isinstance(one, dict) or not is_whole(one.get("id")):
             yield f"{path}: an annotation has no id that is a whole number ({str(one)[:80]})."
             continue
-        if one.get("category_id") not in categories:
-            yield f"{path}: annotation {one['id']} has category {one.get('category_id')}, which is not in the list."
-        if one.get("image_id") not in sizes:
-            yield f"{path}: annotation {one['id']} belongs to image {one.get('image_id')}, which is not in the list."
+        category, image = one.get("category_id"), one.get("image_id")
+        if not is_whole(category) or category not in categories:
+            yield f"{path}: annotation {one['id']} has category {category}, which is not in the list."
+        if not is_whole(image) or image not in sizes:
+            yield f"{path}: annotation {one['id']} belongs to image {image}, which is not in the list."
             continue
-        yield from faults_of_shape(path, one, sizes[one["image_id"]])
+        yield from faults_of_shape(path, one, sizes[image])
 
 
 def faults_of_entry(path: Path, key: str, one: Any, needed: tuple[str, ...]) -> Iterator[str]:
@@ -42,6 +47,8 @@ def faults_of_entry(path: Path, key: str, one: Any, needed: tuple[str, ...]) -> 
     if lacking:
         yield f"{path}: an entry of {key} has no {lacking[0]} ({str(one)[:80]})."
         return
+    if key == "images" and not isinstance(one["file_name"], str):
+        yield f"{path}: an entry of {key} has file_name {one['file_name']!r}, which is no text ({str(one)[:80]})."
     for field in ("id", "width", "height"):
         if field in needed and not (is_whole(one[field]) and (field == "id" or one[field] > 0)):
             yield f"{path}: an entry of {key} has {field} {one[field]!r}, which is no whole number ({str(one)[:80]})."
@@ -52,6 +59,9 @@ def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -
     box, mask = one.get("bbox"), one.get("segmentation")
     if not box and not mask:
         yield f"{path}: annotation {one['id']} has neither a box nor a mask."
+    for field, default in (("area", None), ("iscrowd", 0)):
+        if not is_amount(one.get(field, default)):
+            yield f"{path}: annotation {one['id']} has {field} {one[field]!r}, which is no number of at least 0."
     if box and not (isinstance(box, list) and len(box) == 4 and are_places(box)):
         yield f"{path}: annotation {one['id']} has the box {str(box)[:60]}; a box is left, top, width, height."
     if isinstance(mask, dict):
@@ -82,6 +92,11 @@ def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_amount(value: Any) -> bool:
+    """Whether a value is a number of at least 0, or left out."""
+    return value is None or (isinstance(value, int | float) and 0 <= value < math.inf)
 
 
 def are_places(values: list[Any]) -> bool:

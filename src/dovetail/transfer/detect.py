@@ -1,8 +1,10 @@
 """Fine-tuning for detection and instance segmentation, and its measurement.
 
 The 1x schedule (Detectron): 12 passes over the images, SGD with momentum 0.9, weight decay 1e-4, learning rate 0.02
-for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs: AdamW, 1e-4, weight decay
-0.05 on matrices. What step k sees is a pure function of (seed, k), but for torchvision's random resizing.
+for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs (iBOT's and SelfPatch's
+code): AdamW, 1e-4, weight decay 0.05, tenths after 8 and 11 of 12 passes. What departs: biases are not decayed; ViTs
+have no stochastic depth, and their images are resized as those of CNNs. What step k sees is
+a pure function of (seed, k), but for torchvision's random resizing.
 
 Shapes: H x W pixels, N objects.
 """
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoImage, CocoSet
 from dovetail.transfer.layer_decay import layer_scales
-from dovetail.transfer.machine import Machine, ahead
+from dovetail.transfer.machine import Machine, ahead, checked_loss
+from dovetail.transfer.rates import parameter_groups, set_rate
 from dovetail.transfer.segment import freeze_batch_norm
 
 Target = dict[str, Tensor]
@@ -59,10 +62,10 @@ class DetectOptions:
     batch_norm: Literal["train", "frozen"] = "train"
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate at `step`."""
+    def rate_share(self, step: int) -> float:
+        """Return the share of its peak that a rate has at `step`."""
         warmup = min((step + 1) / (self.warmup_steps + 1), 1.0)
-        return float(self.lr * warmup * 0.1 ** sum(step >= drop * self.steps for drop in self.drops))
+        return float(warmup * 0.1 ** sum(step >= drop * self.steps for drop in self.drops))
 
 
 def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
@@ -135,15 +138,12 @@ def finetune_detection(
     batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
     losses: list[float] = []
     for step, (images, targets) in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate(step) * group["scale"]
+        set_rate(optimiser, options.rate_share(step))
         placed = [{name: value.to(machine.device) for name, value in target.items()} for target in targets]
         with backbone_in(model, machine):
             parts: Mapping[str, Tensor] = model([image.to(machine.device) for image in images], placed)
         loss = torch.stack(list(parts.values())).sum()
-        losses.append(loss.item())
-        if not np.isfinite(losses[-1]):
-            raise DovetailError(f"The loss is {losses[-1]} at step {step + 1}; lower --lr.")
+        losses.append(checked_loss(loss, step))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -156,18 +156,7 @@ def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Opt
     """Return the optimiser; vectors (norms, biases) are not decayed."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=encoder_of(model), decay=options.layer_decay)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, value in named:
-        groups.setdefault((scales[name], value.dim() > 1), []).append(value)
-    described = [
-        {
-            "params": values,
-            "scale": scale,
-            "lr": options.lr * scale,
-            "weight_decay": options.weight_decay if matrix else 0.0,
-        }
-        for (scale, matrix), values in groups.items()
-    ]
+    described = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
     if options.optimiser == "sgd":
         return torch.optim.SGD(described, lr=options.lr, momentum=0.9)
     return torch.optim.AdamW(described, lr=options.lr)

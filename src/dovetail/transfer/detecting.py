@@ -14,7 +14,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.average_precision import average_precision
 from dovetail.transfer.coco import CocoSet, find_coco
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
-from dovetail.transfer.detectors import DetectorSpec, build_detector, keeps_decoder
+from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import existing
 from dovetail.transfer.ledger import Fitted, mark_of
@@ -22,8 +22,8 @@ from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, fingerprint, one_value
-from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
-from dovetail.transfer.subsets import balanced_order, check_share, held_out, split_note
+from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
+from dovetail.transfer.subsets import balanced_order, held_out, split_note
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 
@@ -53,9 +53,8 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
     train, val, note = open_detection(asked["data"])
     plan = plan_of(asked, train, val)
-    starts = list(asked["start"])
-    if starts == ["auto"]:
-        starts = ["random" if plan.source.run is None else "all" if keeps_decoder(plan.source) else "encoder"]
+    with torch.device("meta"):
+        _, target = build_detector(plan.source, plan.spec)
     out = Path(asked["out"])
 
     def fit(trial: Trial) -> Fitted:
@@ -69,7 +68,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     labels = [sorted({one.label for one in image.objects}) for image in train.images]
     seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
     grid = Grid(
-        check_starts(starts, plan.source),
+        chosen_starts(asked["start"], plan.source, target=target),
         asked["fraction"],
         seeds,
         len(train),
@@ -139,10 +138,6 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
     """Return the plan, with everything on "auto" filled in."""
     source = source_of(asked["run"], asked["model"])
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    for name in ("batch_size", "seeds", "epochs"):
-        if asked[name] < 1:
-            raise DovetailError(f"{name} is {asked[name]}; it must be at least 1.")
-    check_share("layer_decay", asked["layer_decay"])
     side = asked["image_size"]
     if side < 32:
         raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
@@ -168,6 +163,7 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
         lr=rate if asked["lr"] == "auto" else asked["lr"],
         layer_decay=asked["layer_decay"],
         weight_decay=0.05 if tokens else 1e-4,
+        drops=(8 / 12, 11 / 12) if tokens else (2 / 3, 8 / 9),
         with_masks=spec.task == "masks",
         batch_norm=asked["batch_norm"],
         seed=asked["seed"],

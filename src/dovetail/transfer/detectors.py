@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dovetail.errors import DovetailError
 from dovetail.networks.construct import construct
@@ -61,19 +61,22 @@ class DetectorSpec:
 
 
 class RetinaLevels(nn.Module):
-    """A pyramid of strides 4 to 32 as RetinaNet wants it: strides 8 to 32, and 64 and 128 by pooling."""
+    """A pyramid of strides 4 to 32 as RetinaNet wants it: strides 8 to 32, and 64 and 128 by convolutions.
+
+    They start from stride 32 of the pyramid, as in torchvision's (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
+    """
 
     def __init__(self, body: EncoderFPN | ViTFPN) -> None:
         super().__init__()
         self.body = body
         self.out_channels = body.out_channels
+        self.coarser = LastLevelP6P7(self.out_channels, self.out_channels)
 
     def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
         """Return five maps for [B, C, H, W]."""
         pyramid: OrderedDict[str, Tensor] = self.body(pixels)
-        levels = [pyramid[name] for name in ("1", "2", "3")]
-        for _ in range(2):
-            levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
+        finer = [pyramid[name] for name in ("1", "2", "3")]
+        levels, _ = self.coarser(finer, finer, ["1", "2", "3"])
         return OrderedDict((str(index), level) for index, level in enumerate(levels))
 
 
@@ -180,10 +183,3 @@ def on_pyramid(body: EncoderFPN | ViTFPN, spec: DetectorSpec, sizes: Mapping[str
     family = MaskRCNN if spec.task == "masks" else FasterRCNN
     detector = family(body, num_classes=classes, **sizes)
     return detector
-
-
-def keeps_decoder(source: Source) -> bool:
-    """Whether the run's own decoder is part of the detector."""
-    call = Construction.parse(source.constructor)
-    own = call is not None and (call.path in PYRAMIDS or call.path.startswith("torchvision.models.detection."))
-    return own and source.has_decoder

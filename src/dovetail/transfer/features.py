@@ -79,8 +79,8 @@ def whole_view(pixels: Tensor) -> View:
 
 
 @torch.no_grad()
-def compute_features(
-    model: Features,
+def of_central_crops(
+    model: nn.Module,
     data: ClassSet,
     *,
     size: int,
@@ -90,10 +90,10 @@ def compute_features(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the features [N, D], float32 on the CPU, of the central crops of all images.
+    """Return what a model answers to the central crops of all images, [N, D] float32 on the CPU: features or logits.
 
     Args:
-        model: In whatever mode; it is put into evaluation mode.
+        model: [B, C, S, S] -> [B, D]; it is put into evaluation mode.
         data: The images.
         size: Side of the crops in pixels.
         mean: Of each channel in [0, 1].
@@ -103,15 +103,13 @@ def compute_features(
         on_batch: Called with the number of images done after each.
     """
     machine.place(model).eval()
-    channels = len(mean)
-    images = ahead(
-        lambda index: central(data, index, channels=channels, size=size), range(len(data)), threads=machine.threads
+    crops = ahead(
+        lambda index: central(data, index, channels=len(mean), size=size), range(len(data)), threads=machine.threads
     )
     found: list[Tensor] = []
-    for batch in batched(images, batch_size):
+    for batch in batched(crops, batch_size):
         with machine.autocast():
-            pixels = normalised(torch.stack(batch).to(machine.device), mean, std)
-            found.append(model(pixels).float().cpu())
+            found.append(model(normalised(torch.stack(batch).to(machine.device), mean, std)).float().cpu())
         if on_batch is not None:
             on_batch(len(batch))
     return torch.cat(found)

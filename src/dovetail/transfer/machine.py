@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,7 +40,7 @@ class Machine:
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of the number format."""
         if self.precision == "bf16":
-            return torch.autocast(self.device, dtype=torch.bfloat16)
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
         return nullcontext()
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -87,6 +88,14 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads:
         finally:
             for future in pending:
                 future.cancel()
+
+
+def checked_loss(loss: Tensor, step: int) -> float:
+    """Return the loss of a step, from 0, as a number; raise `DovetailError` where it is none."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DovetailError(f"The loss is {value} at step {step + 1}; lower --lr.")
+    return value
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

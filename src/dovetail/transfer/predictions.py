@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from PIL import Image
 from dovetail.data.sources import find_images, read_list
 from dovetail.errors import DovetailError
 from dovetail.transfer.augment import Augmentation
-from dovetail.transfer.classify import class_logits
 from dovetail.transfer.classifying import build_classifier
 from dovetail.transfer.detect import as_coco, detect
 from dovetail.transfer.detectors import DetectorSpec, build_detector
+from dovetail.transfer.features import of_central_crops
 from dovetail.transfer.finished import Task, load_weights, read_task
 from dovetail.transfer.images import ClassFolder
 from dovetail.transfer.labelled import read_image
 from dovetail.transfer.machine import Machine, ahead, machine
 from dovetail.transfer.progress import progress
+from dovetail.transfer.ranges import check_ranges, check_writable
 from dovetail.transfer.segment import predict as predict_classes
 from dovetail.transfer.segment_options import SegmentOptions, Window
 from dovetail.transfer.segmenters import FCNSpec, build_segmenter
@@ -35,6 +37,8 @@ def predict(asked: Mapping[str, Any]) -> Path:
         if not str(asked[name]):
             raise DovetailError(f"No {words} was named; give one with --{name}.")
     folder, out = Path(asked["run"]), Path(asked["out"])
+    check_ranges(asked)
+    check_writable(out)
     task = read_task(folder)
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
     base, paths = photographs(Path(asked["data"]))
@@ -111,15 +115,23 @@ def segment(task: Task, folder: Path, base: Path, paths: list[Path], out: Path, 
 
 
 def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
-    """Return the PNG's name for each photograph; those that differ only in the suffix keep it within the name."""
+    """Return the PNG's name for each photograph: that below `base`, the suffix replaced; where several would have one
+    name, the suffix is kept within it, and followed by a number where that is not enough.
+    """
     plain = {path: relative(path, base).with_suffix(".png") for path in paths}
-    counts: dict[Path, int] = {}
-    for name in plain.values():
-        counts[name] = counts.get(name, 0) + 1
-    return {
-        path: name if counts[name] == 1 else relative(path, base).with_name(path.name + ".png")
-        for path, name in plain.items()
-    }
+    counts = Counter(plain.values())
+    names: dict[Path, Path] = {}
+    taken = {name for name, count in counts.items() if count == 1}
+    for path, name in plain.items():
+        if counts[name] > 1:
+            name = relative(path, base).with_name(path.name + ".png")
+            number = 2
+            while name in taken:
+                name = name.with_name(f"{path.name}.{number}.png")
+                number += 1
+            taken.add(name)
+        names[path] = name
+    return names
 
 
 def palette(classes: int) -> list[int]:
@@ -165,9 +177,7 @@ def classify(task: Task, folder: Path, base: Path, paths: list[Path], out: Path,
     model = build_classifier(task.source(), len(task.names))
     load_weights(model, folder)
     data = ClassFolder(tuple(paths), (0,) * len(paths), task.names)
-    logits = class_logits(
-        model, data, size=task.image_size, mean=task.mean, std=task.std, machine=where, on_batch=advance
-    )
+    logits = of_central_crops(model, data, **task.source().pixels(), machine=where, on_batch=advance)
     best = logits.softmax(1).topk(min(3, len(task.names)), dim=1)
     with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

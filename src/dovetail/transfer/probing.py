@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet
-from dovetail.transfer.features import Features, compute_features, kept_features
+from dovetail.transfer.features import Features, kept_features, of_central_crops
 from dovetail.transfer.images import open_splits
 from dovetail.transfer.knn import knn_predictions, pieces
 from dovetail.transfer.linear import ProbeOptions, choose_rate, train_probes
@@ -70,6 +70,8 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
         if sweep:
             rate, accuracy = choose_rate(known, labels, options, on_epoch=lambda: advance(1))
         probe = train_probes(known, labels, [rate], options, on_epoch=lambda: advance(1))
+    if not bool(probe.weight.isfinite().all()):
+        raise DovetailError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
     logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
     row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked["seed"]))
     listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
@@ -131,17 +133,10 @@ def features_of(source: Source, asked: Mapping[str, Any], data: ClassSet, where:
         with seeded_start(asked["seed"]):
             model = Features(source.network("random" if source.run is None else "all"), blocks=blocks)
         with progress("features", len(data)) as advance:
-            return compute_features(
-                model,
-                data,
-                size=source.image_size,
-                mean=source.mean,
-                std=source.std,
-                machine=where,
-                on_batch=advance,
-            )
+            return of_central_crops(model, data, **source.pixels(), machine=where, on_batch=advance)
 
-    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, asked["seed"])
+    drawn = asked["seed"] if source.run is None else None  # of random weights
+    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn)
     features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
     return features
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dovetail.data.hugging_face import is_saved
@@ -94,10 +95,26 @@ def open_voc(data: Path) -> SegmentationData | None:
     lists, augmented = root / "ImageSets" / "Segmentation", root / "SegmentationClassAug"
     with_aug = augmented.is_dir() and (lists / "trainaug.txt").is_file()
     train_list = lists / ("trainaug.txt" if with_aug else "train.txt")
-    train = voc_split(root, train_list, augmented if with_aug else root / "SegmentationClass")
-    val = voc_split(root, lists / "val.txt", root / "SegmentationClass")
+    train, val = both(
+        partial(voc_split, root, train_list, augmented if with_aug else root / "SegmentationClass"),
+        partial(voc_split, root, lists / "val.txt", root / "SegmentationClass"),
+    )
     note = f"VOC's training set is {train_list.name}, {len(train)} images."
     return SegmentationData("voc", train, val, len(VOC_NAMES), VOC_NAMES, note)
+
+
+def both(train: Callable[[], MaskFiles], val: Callable[[], MaskFiles]) -> tuple[MaskFiles, MaskFiles]:
+    """Return the training and the held-out part; raise `MissingFilesError` with the missing files of both."""
+    parts: list[MaskFiles] = []
+    missing: list[MissingFilesError] = []
+    for read in (train, val):
+        try:
+            parts.append(read())
+        except MissingFilesError as fault:
+            missing.append(fault)
+    if missing:
+        raise MissingFilesError(str(missing[0]), tuple(sentence for fault in missing for sentence in fault.faults))
+    return parts[0], parts[1]
 
 
 def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
@@ -129,10 +146,9 @@ def open_ade20k(data: Path) -> SegmentationData | None:
     if root is None:
         return None
     relabel = (IGNORE_INDEX, *range(150))
-    splits = [
-        replace(paired(root / "images" / split, root / "annotations" / split, 150), relabel=relabel)
-        for split in ("training", "validation")
-    ]
+    images, masks = root / "images", root / "annotations"
+    parts = both(*(partial(paired, images / split, masks / split, 150) for split in ("training", "validation")))
+    splits = [replace(files, relabel=relabel) for files in parts]
     info = root / "objectInfo150.txt"
     names = [str(index) for index in range(150)]
     if info.is_file():
@@ -145,7 +161,7 @@ def open_cityscapes(data: Path) -> SegmentationData | None:
     """Return Cityscapes' fine annotations; None for others."""
     if not (data / "leftImg8bit").is_dir() or not (data / "gtFine").is_dir():
         return None
-    splits = [cityscapes_split(data, split) for split in ("train", "val")]
+    splits = both(*(partial(cityscapes_split, data, split) for split in ("train", "val")))
     return SegmentationData("cityscapes", splits[0], splits[1], 19, CITYSCAPES_NAMES)
 
 
@@ -189,9 +205,9 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
     for layout in layouts:
         if layout("train")[0].is_dir():
             val = next((name for name in ("val", "valid", "validation", "test") if layout(name)[0].is_dir()), "val")
-            train_files, val_files = paired(*layout("train"), classes or 0), paired(*layout(val), classes or 0)
-            count = classes or count_classes([train_files, val_files])
-            parts = [replace(files, classes=count) for files in (train_files, val_files)]
+            splits = both(*(partial(paired, *layout(split), classes or 0) for split in ("train", val)))
+            count = classes or count_classes(splits)
+            parts = [replace(files, classes=count) for files in splits]
             return SegmentationData("folders", parts[0], parts[1], count, numbers(count))
     if not (data / "images").is_dir():
         raise DovetailError(

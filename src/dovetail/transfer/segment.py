@@ -10,8 +10,9 @@ Shapes: B images, C channels, K classes, H x W pixels, h x w cells of the logits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
-from dovetail.train.step import is_convolutional
 from dovetail.transfer.augment import augmented, brought_within
 from dovetail.transfer.labelled import Labelled, LabelledSet
-from dovetail.transfer.machine import ahead
+from dovetail.transfer.machine import Machine, ahead, checked_loss, machine
+from dovetail.transfer.machine import normalised as by_channel
 from dovetail.transfer.metrics import ConfusionMatrix, SegmentationScores
-from dovetail.transfer.segment_options import SegmentOptions, Window, build_optimiser, rate_share, set_rate
+from dovetail.transfer.rates import set_rate
+from dovetail.transfer.segment_options import SegmentOptions, Window, build_optimiser, rate_share
 
 
 class WithAuxiliary(NamedTuple):
@@ -55,12 +57,13 @@ def finetune_segmentation(
         threads: Threads that prepare batches ahead of their use; the result does not depend on them.
 
     Raises:
-        DovetailError: For an empty set, labels beyond K, a model with another number of classes, or a part's learning
-            rate whose prefixes match no parameter.
+        DovetailError: For an empty set, labels beyond K, a model with another number of classes, a part's learning
+            rate whose prefixes match no parameter, and where the loss stops being a number.
     """
     if len(train) == 0:
         raise DovetailError("The training set is empty; give at least one image with its mask.")
-    placed(model, device)
+    here = machine_of(options, device, threads)
+    here.place(model)
     optimiser = build_optimiser(model, options)
     if options.batch_norm == "reestimate":
         reestimate_batch_norm(model, train, options, device=device)
@@ -71,39 +74,35 @@ def finetune_segmentation(
     batches = ahead(lambda step: training_batch(train, options, step), range(options.steps), threads=threads)
     for step, (images, masks) in enumerate(batches):
         set_rate(optimiser, rate_share(options, step))
-        with autocast(options, device):
+        with here.autocast():
             answer = model(normalised(images.to(device), options))
         loss = loss_of(answer, masks.to(device), options)
+        losses.append(checked_loss(loss, step))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
-        losses.append(loss.item())
         if on_step is not None:
             on_step(step, losses[-1])
     return losses
 
 
 def loss_of(answer: Tensor | WithAuxiliary, masks: Tensor, options: SegmentOptions) -> Tensor:
-    """Return the cross entropy of a model's answer against masks [B, H, W], an auxiliary head's added by its weight."""
+    """Return the cross entropy of a model's answer against masks [B, H, W], an auxiliary head's added by its weight; 0,
+    with zero gradients, where no pixel counts.
+    """
     if isinstance(answer, WithAuxiliary):
         plain, beside = (loss_of(logits, masks, options) for logits in answer)
         return plain + options.auxiliary_weight * beside
     check_classes(answer, options.classes)
     logits = resized(answer.float(), masks.shape[1:], align_corners=options.align_corners)
+    if not bool((masks != options.ignore_index).any()):  # the mean over no pixel is not a number
+        return logits.sum() * 0
     return F.cross_entropy(logits, masks, ignore_index=options.ignore_index)
 
 
-def evaluate_segmentation(
-    model: nn.Module,
-    data: LabelledSet,
-    options: SegmentOptions,
-    *,
-    window: Window | None = None,
-    device: torch.device | str = "cpu",
-    threads: int = 0,
-) -> SegmentationScores:
-    """Return the scores of `model` on `data`; see `confusion_matrix`."""
-    return confusion_matrix(model, data, options, window=window, device=device, threads=threads).scores()
+def evaluate_segmentation(model: nn.Module, data: LabelledSet, options: SegmentOptions) -> SegmentationScores:
+    """Return the scores of `model` on the whole images of `data`, on the CPU; see `confusion_matrix`."""
+    return confusion_matrix(model, data, options).scores()
 
 
 @torch.no_grad()
@@ -128,7 +127,7 @@ def confusion_matrix(
         threads: Threads that read images ahead of their use.
         on_batch: Called after every batch with the number of its images.
     """
-    placed(model, device).eval()
+    machine_of(options, device).place(model).eval()
     matrix = ConfusionMatrix(options.classes, ignore_index=options.ignore_index)
     for items in batches_of_one_size(data, options.batch_size, threads=threads):
         images = torch.stack([item.image for item in items])
@@ -154,18 +153,12 @@ def predict(
     pixels = normalised(brought_within(images, options.augmentation.within_px).to(device), options)
     with autocast(options, device):
         if window is None:
-            logits = model(pixels).float()
+            logits = resized(model(pixels).float(), pixels.shape[2:], align_corners=corners)
         else:
             logits = sliding_logits(model, pixels, window, align_corners=corners)
     check_classes(logits, options.classes)
     logits = resized(logits, size, align_corners=corners)
     return logits.argmax(1).cpu()
-
-
-def placed(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """Return `model`, moved to `device`, a convolutional one with channels last in memory, as in pre-training."""
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if is_convolutional(model) else model
 
 
 def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_corners: bool = False) -> Tensor:
@@ -227,9 +220,7 @@ def batches_of_one_size(data: LabelledSet, batch_size: int, *, threads: int = 0)
 
 def normalised(images: Tensor, options: SegmentOptions) -> Tensor:
     """Return uint8 [B, 3, H, W] as float32, each channel by its mean and deviation, channels last in memory."""
-    mean = torch.tensor(options.mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(options.std, device=images.device).view(3, 1, 1)
-    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    return by_channel(images, options.mean, options.std).contiguous(memory_format=torch.channels_last)
 
 
 def resized(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -279,16 +270,12 @@ def reestimate_batch_norm(
         module.momentum = momentum
 
 
+def machine_of(options: SegmentOptions, device: torch.device | str, threads: int = 0) -> Machine:
+    """Return where to compute, the number format on "auto" resolved."""
+    kind: Any = torch.device(device).type
+    return replace(machine(kind, options.precision, threads), device=str(device))
+
+
 def autocast(options: SegmentOptions, device: torch.device | str) -> AbstractContextManager[None]:
     """Return the context of the chosen precision."""
-    kind = torch.device(device).type
-    if options.precision == "bf16" or (options.precision == "auto" and has_native_bf16(kind)):
-        return torch.autocast(kind, dtype=torch.bfloat16)
-    return nullcontext()
-
-
-def has_native_bf16(device_type: str) -> bool:
-    """Whether a kind of device multiplies bfloat16 natively."""
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device_type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return machine_of(options, device).autocast()

@@ -13,6 +13,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.metrics import IGNORE_INDEX
+from dovetail.transfer.rates import parameter_groups
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 SMP_PARTS: Mapping[str, tuple[str, ...]] = {
@@ -36,6 +37,7 @@ class SegmentOptions:
         parts: Prefixes of each part's parameters; parameters of no part count as "rest".
         layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
         weight_decay: Of tensors with more than one dimension.
+        decay_vectors: Whether it holds for biases and norms too.
         warmup_steps: Steps of linear warm-up.
         power: Of the polynomial decay; 0 keeps the rate.
         floor: Share of its peak that the rate decays to.
@@ -61,6 +63,7 @@ class SegmentOptions:
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SMP_PARTS))
     layer_decay: float = 1.0
     weight_decay: float = 1e-4
+    decay_vectors: bool = False
     warmup_steps: int = 0
     power: float = 0.9
     floor: float = 0.0
@@ -91,28 +94,28 @@ def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
 
 def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Optimizer:
     """Return the optimiser, with one group for each learning rate and weight decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    scales: dict[str, float] = {}
     seen: set[str] = set()
     names, encoder = [name for name, _ in model.named_parameters()], options.parts.get("encoder", ())
     by_layer = layer_scales(names, encoder=encoder, decay=options.layer_decay)
     for name, parameter in model.named_parameters():
         part = part_of(name, options.parts)
         seen.add(part)
-        scale = options.lr_scale.get(part, 1.0) * by_layer[name]
-        parameter.requires_grad_(scale > 0)
-        if scale > 0:
-            decay = options.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
+        scales[name] = options.lr_scale.get(part, 1.0) * by_layer[name]
+        parameter.requires_grad_(scales[name] > 0)
     missing = sorted(set(options.lr_scale) - seen)
     if missing:
         raise DovetailError(
             f"A learning rate was given for part {missing[0]!r}, but no parameter belongs to it; the model's parts "
             f"are {', '.join(sorted(seen))}."
         )
-    described = [
-        {"params": parameters, "lr": options.lr * scale, "peak_lr": options.lr * scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
-    ]
+    described = parameter_groups(
+        [(name, parameter) for name, parameter in model.named_parameters() if scales[name] > 0],
+        scales,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        decay_vectors=options.decay_vectors,
+    )
     if options.optimiser == "sgd":
         return torch.optim.SGD(described, momentum=0.9)
     return torch.optim.AdamW(described, fused=True)
@@ -124,9 +127,3 @@ def rate_share(options: SegmentOptions, step: int) -> float:
     dropped = 0.1 ** sum(step >= drop * options.steps for drop in options.drops)
     decayed = options.floor + (1 - options.floor) * (1 - step / options.steps) ** options.power
     return float(warmup * dropped * decayed)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
-    """Set every group's learning rate to `share` of its peak."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"] * share

@@ -44,6 +44,8 @@ from dovetail.transfer.segment import WithAuxiliary
 from dovetail.transfer.start import Source
 
 DecoderName = Literal["auto", "fcn", "fpn", "upernet"]
+HeadName = Literal["fcn", "vit-fpn", "upernet", "other"]
+DROPOUT = 0.1  # of whole channels before every classifier, as in mmsegmentation
 PARTS = {
     "encoder": ("body.encoder.", "model.backbone."),
     "decoder": ("body.decoder.",),
@@ -66,7 +68,7 @@ class FCNSpec:
     channels: int = 256
     dilation: int = 6
     concat: bool = False
-    dropout: float = 0.1
+    dropout: float = DROPOUT
     auxiliary: bool = False
 
 
@@ -76,7 +78,7 @@ class SemanticFPNHead(nn.Module):
     def __init__(self, channels: int, classes: int, *, width: int = 128) -> None:
         super().__init__()
         self.levels = nn.ModuleList(upsampling(channels, width, level) for level in range(4))
-        self.classifier = nn.Conv2d(width, classes, 1)
+        self.classifier = classifier(width, classes, DROPOUT)
 
     def forward(self, pyramid: OrderedDict[str, Tensor]) -> Tensor:
         """Return [B, K, H/4, W/4]."""
@@ -129,7 +131,7 @@ class UPerNetHead(nn.Module):
     def __init__(self, channels: int, classes: int, *, width: int = 256) -> None:
         super().__init__()
         self.decoder = UPerNetDecoder([3, 0, *([channels] * 4)], encoder_depth=5, decoder_channels=width)
-        self.classifier = nn.Conv2d(width, classes, 1)
+        self.classifier = classifier(width, classes, DROPOUT)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return [B, K, H/4, W/4]."""
@@ -313,10 +315,20 @@ def dilate(body: nn.Module, output_stride: int) -> None:
     chosen = stages[1:] if output_stride == 16 else stages
     for index, stage in enumerate(chosen):
         assert isinstance(stage, nn.Sequential)
-        for module in stage.modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-                if module.kernel_size == (3, 3):
-                    module.dilation = module.padding = (2 ** (index + 1), 2 ** (index + 1))
-            elif isinstance(module, nn.AvgPool2d):
-                module.stride = module.kernel_size = 1
+        for place, block in enumerate(stage):
+            # A stage's first 3x3 convolution keeps the dilation of the stage before: that is what it was trained on.
+            before = 2**index if place == 0 else 2 ** (index + 1)
+            dilate_block(block, before, 2 ** (index + 1))
+
+
+def dilate_block(block: nn.Module, first: int, others: int) -> None:
+    """Give a block stride 1, its first 3x3 convolution the dilation `first`, and further ones `others`."""
+    dilation = first
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (dilation, dilation)
+                dilation = others
+        elif isinstance(module, nn.AvgPool2d):
+            module.stride = module.kernel_size = 1

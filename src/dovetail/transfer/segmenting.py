@@ -1,8 +1,9 @@
 """The job behind `dovetail finetune segment`.
 
 Steps, rates and heads are for the whole training set; the protocols of VOC, Cityscapes and ADE20K are in `protocols`,
-with those rates for FCNs. Other models are trained with AdamW, 1e-4 for ViTs and 5e-4 for others, weight decay 0.05,
-polynomial decay. Other sets take 40 passes over the images (500 to 20,000 steps) in crops of 256 px.
+for FCNs, and on ADE20K for ViTs. Other models are trained with AdamW, 1e-4 for ViTs and 5e-4 for others, weight decay
+0.05, polynomial decay, for the steps of the set's FCN. Other sets take 40 passes over the images (500 to
+20,000 steps) in crops of 256 px.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 from dovetail.errors import DovetailError
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
+from dovetail.networks.vit_fpn import ViTFPN
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import InMemory, LabelledSet
@@ -26,14 +28,14 @@ from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.mask_sets import SegmentationSet
 from dovetail.transfer.probing import plain
 from dovetail.transfer.progress import progress
-from dovetail.transfer.protocols import PROTOCOLS, Protocol
+from dovetail.transfer.protocols import PROTOCOLS, Protocol, Training
 from dovetail.transfer.readers import SegmentationData, open_segmentation
 from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.segment import confusion_matrix, finetune_segmentation
 from dovetail.transfer.segment_options import SegmentOptions, Window
-from dovetail.transfer.segmenters import PARTS, FCNSpec, Segmenter, Unpacked, build_segmenter
-from dovetail.transfer.start import Source, check_starts, source_of, weights_mark
-from dovetail.transfer.subsets import balanced_order, check_share
+from dovetail.transfer.segmenters import PARTS, FCNSpec, HeadName, Segmenter, Unpacked, ViTMaps, build_segmenter
+from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
+from dovetail.transfer.subsets import balanced_order
 from dovetail.transfer.trials import Grid, Trial, run_trials
 
 MEMORY_BYTES = 2**30  # sets that take no more are read once
@@ -52,6 +54,7 @@ class Plan:
         output_stride: Of an FCN's ResNet.
         options: Of fine-tuning; `steps` are those of the whole set.
         fixed_steps: Whether `steps` were given, so that they hold for every fraction.
+        fixed_warmup: Whether steps of warm-up were given; else they are a quarter of the steps at most.
         window: Of sliding inference; None looks at whole images.
         where: Device, number format, threads.
     """
@@ -63,6 +66,7 @@ class Plan:
     output_stride: int
     options: SegmentOptions
     fixed_steps: bool
+    fixed_warmup: bool
     window: Window | None
     where: Machine
 
@@ -76,18 +80,22 @@ class Plan:
             fcn=self.fcn,
         )
 
-    def steps(self, images: int) -> int:
-        """Return the steps for some of the images: their share of those for all, at least 500."""
-        if self.fixed_steps:
-            return self.options.steps
-        return max(round(self.options.steps * images / len(self.data.train)), MIN_STEPS)
+    def options_for(self, trial: Trial) -> SegmentOptions:
+        """Return the options of a trial: its seed, and its images' share of the steps for all, at least 500."""
+        steps, warmup = self.options.steps, self.options.warmup_steps
+        if not self.fixed_steps:
+            steps = max(round(steps * len(trial.indices) / len(self.data.train)), MIN_STEPS)
+        if not self.fixed_warmup:
+            warmup = min(warmup, steps // 4)
+        return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
 
 
 def finetune_segment(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
     data = open_segmentation(asked["data"], classes=asked["classes"])
     plan = plan_of(asked, data)
-    starts = check_starts(asked["start"], plan.source)
+    with torch.device("meta"):
+        starts = chosen_starts(asked["start"], plan.source, target=plan.model()[1])
     train, val = in_memory(data.train), in_memory(data.val)
     out, prints = Path(asked["out"]), fingerprint([*data.train.files(), *data.val.files()])
 
@@ -120,10 +128,9 @@ def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial
     torch.manual_seed(trial.seed)
     model, target = plan.model()
     plan.source.load(target, trial.start)
-    steps = plan.steps(len(trial.indices))
-    options = SegmentOptions(**{**shallow(plan.options), "steps": steps, "seed": trial.seed})
+    options = plan.options_for(trial)
     chosen, device, threads = subset(train, trial.indices), plan.where.device, plan.where.threads
-    with progress(f"{trial.start}, {len(trial.indices)} images", steps) as advance:
+    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
         finetune_segmentation(
             model, chosen, options, device=device, on_step=lambda step, loss: advance(1), threads=threads
         )
@@ -138,11 +145,6 @@ def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial
     return model, Fitted(
         {name: one_value(value, bounds[name]) for name, value in values.items()}, {"iou_per_class": iou}
     )
-
-
-def shallow(options: SegmentOptions) -> dict[str, Any]:
-    """Return a copy of the options' fields."""
-    return dict(vars(options))
 
 
 def subset(data: LabelledSet, indices: tuple[int, ...]) -> LabelledSet:
@@ -184,24 +186,38 @@ def plan_of(asked: Mapping[str, Any], data: SegmentationData) -> Plan:
         raise DovetailError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
     protocol = PROTOCOLS.get(data.format, Protocol())
-    fcn, tokens = kind_of(source, asked["decoder"])
-    own_fcn = fcn and not source.constructor.startswith("torchvision.")
-    stride = asked["output_stride"]
+    head, tokens = kind_of(source, asked["decoder"])
+    own_fcn = head == "fcn" and not source.constructor.startswith("torchvision.")
+    stride, weight = asked["output_stride"], asked["auxiliary_weight"]
     if stride == "auto":
         stride = protocol.output_stride if own_fcn and can_dilate(source, asked["decoder"]) else 32
-    weight = asked["auxiliary_weight"]
+    elif stride != 32 and not own_fcn:
+        raise DovetailError(f"{source.constructor} keeps its own stride; leave --output-stride out.")
     if weight not in ("auto", 0) and not own_fcn:
         raise DovetailError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
+    crop = asked["crop_size"] or protocol.crop or OTHER_CROP
+    training = protocol.training.get(head) or training_of(asked, data, protocol, tokens=tokens)
+    options = options_of(asked, data, source, protocol, training, crop=crop)
+    spec = protocol.fcn if weight == "auto" else replace(protocol.fcn, auxiliary=weight > 0)
+    return Plan(
+        source,
+        data,
+        asked["decoder"],
+        spec,
+        stride,
+        replace(options, precision=where.precision, align_corners=protocol.align_corners and head == "fcn"),
+        asked["steps"] != "auto",
+        asked["warmup_steps"] != "auto",
+        window_of(asked["inference"], training.window or protocol.window, crop),
+        where,
+    )
+
+
+def training_of(asked: Mapping[str, Any], data: SegmentationData, protocol: Protocol, *, tokens: bool) -> Training:
+    """Return how a model without a protocol of its own is trained, by the rules of the module."""
     passes = EPOCHS * len(data.train) // asked["batch_size"]
     steps = protocol.steps or min(max(passes, MIN_STEPS), MAX_STEPS)
-    crop = asked["crop_size"] or protocol.crop or OTHER_CROP
-    check_positive(asked, crop)
-    published = protocol if fcn and protocol.lr is not None else None
-    options = options_of(asked, data, source, protocol, steps=steps, crop=crop, published=published, tokens=tokens)
-    spec = protocol.fcn if weight == "auto" else replace(protocol.fcn, auxiliary=weight > 0)
-    window = window_of(asked["inference"], protocol, crop)
-    options = replace(options, precision=where.precision)
-    return Plan(source, data, asked["decoder"], spec, stride, options, asked["steps"] != "auto", window, where)
+    return Training(steps, 1e-4 if tokens else 5e-4, 0.05, optimiser="adamw", decay_vectors=False)
 
 
 def options_of(
@@ -209,57 +225,43 @@ def options_of(
     data: SegmentationData,
     source: Source,
     protocol: Protocol,
+    training: Training,
     *,
-    steps: int,
     crop: int,
-    published: Protocol | None,
-    tokens: bool,
 ) -> SegmentOptions:
-    """Return how the model is fine-tuned: what was asked for, else as published, else by the rules of the module."""
-    optimiser: Literal["adamw", "sgd"] = "sgd" if published else "adamw"
-    rate = published.lr if published and published.lr else 1e-4 if tokens else 5e-4
-    decay = published.weight_decay if published else 0.05
-    drops = published.drops if published else ()
-    distort = protocol.distort if asked["distort"] == "auto" else asked["distort"] == "on"
+    """Return how the model is fine-tuned: what was asked for, else as `training` says."""
+
+    def chosen(name: str, otherwise: Any) -> Any:
+        return otherwise if asked[name] == "auto" else asked[name]
+
     return SegmentOptions(
         classes=data.classes,
-        steps=steps if asked["steps"] == "auto" else asked["steps"],
+        steps=chosen("steps", training.steps),
         batch_size=asked["batch_size"],
-        optimiser=optimiser if asked["optimiser"] == "auto" else asked["optimiser"],
-        lr=rate if asked["lr"] == "auto" else asked["lr"],
+        optimiser=chosen("optimiser", training.optimiser),
+        lr=chosen("lr", training.lr),
         lr_scale={"encoder": asked["encoder_lr_scale"]} if asked["encoder_lr_scale"] != 1 else {},
         parts=PARTS,
-        layer_decay=asked["layer_decay"],
-        weight_decay=decay if asked["weight_decay"] == "auto" else asked["weight_decay"],
-        warmup_steps=asked["warmup_steps"],
-        power=0.0 if drops else 0.9,
-        floor=published.floor if published else 0.0,
-        drops=drops,
+        layer_decay=chosen("layer_decay", training.layer_decay),
+        weight_decay=chosen("weight_decay", training.weight_decay),
+        decay_vectors=training.decay_vectors,
+        warmup_steps=chosen("warmup_steps", training.warmup_steps),
+        power=training.power,
+        floor=training.floor,
+        drops=training.drops,
         batch_norm=asked["batch_norm"],
         augmentation=Augmentation(
             crop_px=(crop, crop),
             scale=protocol.scale,
             within_px=protocol.within_px,
             most_of_one_class=protocol.most_of_one_class,
-            distort=distort,
+            distort=protocol.distort if asked["distort"] == "auto" else asked["distort"] == "on",
         ),
-        auxiliary_weight=0.4 if asked["auxiliary_weight"] == "auto" else asked["auxiliary_weight"],
-        align_corners=protocol.align_corners and published is not None,
+        auxiliary_weight=chosen("auxiliary_weight", 0.4),
         mean=three(source.mean),
         std=three(source.std),
         seed=asked["seed"],
     )
-
-
-def check_positive(asked: Mapping[str, Any], crop: int) -> None:
-    """Raise `DovetailError` for numbers out of range."""
-    for name in ("batch_size", "seeds", "steps", "warmup_steps", "encoder_lr_scale", "auxiliary_weight"):
-        low = 1 if name in ("batch_size", "seeds", "steps") else 0
-        if asked[name] != "auto" and asked[name] < low:
-            raise DovetailError(f"{name} is {asked[name]}; it must be at least {low}.")
-    check_share("layer_decay", asked["layer_decay"])
-    if crop < 32:
-        raise DovetailError(f"crop_size is {crop}; it must be at least 32 px.")
 
 
 def three(values: tuple[float, ...]) -> tuple[float, float, float]:
@@ -268,15 +270,16 @@ def three(values: tuple[float, ...]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def kind_of(source: Source, decoder: str) -> tuple[bool, bool]:
-    """Return whether the model is an FCN, and whether its encoder is a ViT."""
+def kind_of(source: Source, decoder: str) -> tuple[HeadName, bool]:
+    """Return the kind of head that the model has, and whether its encoder is a ViT."""
     with torch.device("meta"):
         model, _ = build_segmenter(source, classes=2, decoder=decoder)  # type: ignore[arg-type]
-    fcn = isinstance(model, Unpacked) or (isinstance(model, Segmenter) and isinstance(model.body, EncoderFCN))
-    inner = model.body if isinstance(model, Segmenter) else model
-    children = dict(inner.named_children())
-    encoder = children.get("encoder")
-    return fcn, encoder is not None and type(encoder).__module__.startswith("timm.") and is_vit(encoder)
+    body = model.body if isinstance(model, Segmenter) else model
+    encoder = dict(body.named_children()).get("encoder")
+    tokens = encoder is not None and type(encoder).__module__.startswith("timm.") and is_vit(encoder)
+    if isinstance(body, (EncoderFCN, Unpacked)):
+        return "fcn", tokens
+    return ("vit-fpn" if isinstance(body, ViTFPN) else "upernet" if isinstance(body, ViTMaps) else "other"), tokens
 
 
 def can_dilate(source: Source, decoder: str) -> bool:
@@ -289,13 +292,13 @@ def can_dilate(source: Source, decoder: str) -> bool:
     return not source.constructor.startswith("torchvision.")
 
 
-def window_of(inference: str, protocol: Protocol, crop: int) -> Window | None:
+def window_of(inference: str, published: Window | None, crop: int) -> Window | None:
     """Return the window of sliding inference; None for whole images."""
     if inference == "whole":
         return None
     if inference == "slide":
         return Window(crop, max(crop * 2 // 3, 1))
-    return protocol.window
+    return published
 
 
 def task_of(plan: Plan) -> Task:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from torch import nn
 
@@ -15,10 +15,18 @@ from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.network import Network
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from dovetail.weights import Exported, MatchReport, load_into, read_exported
+from dovetail.weights import Exported, MatchReport, load_into, match, read_exported
 
 Start = Literal["random", "encoder", "decoder", "all"]
 STARTS: tuple[Start, ...] = ("random", "encoder", "decoder", "all")
+
+
+class Pixels(TypedDict):
+    """Side in pixels, and each channel's mean and deviation in [0, 1]."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,10 @@ class Source:
     std: tuple[float, ...]
     image_size: int
     in_channels: int = 3
+
+    def pixels(self) -> Pixels:
+        """Return how images become what the model takes."""
+        return {"size": self.image_size, "mean": self.mean, "std": self.std}
 
     def network(self, start: Start = "all") -> Network:
         """Return the model as a network, with the weights that `start` says."""
@@ -67,6 +79,16 @@ class Source:
                 raise DovetailError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
             start = "encoder"
         return load_into(model, self.run, part=start)
+
+    def fits_decoder(self, model: nn.Module) -> bool:
+        """Whether the run's decoder goes into `model`, tensor by tensor; its values are not looked at."""
+        if self.run is None or not self.has_decoder:
+            return False
+        try:
+            report, _ = match(model, read_exported(self.run), part="decoder")
+        except DovetailError:  # an encoder alone
+            return False
+        return bool(report.matched) and not (report.missing or report.unexpected or report.mismatched)
 
     @property
     def has_decoder(self) -> bool:
@@ -115,18 +137,34 @@ def weights_mark(source: Source) -> str:
     return hashlib.sha256(read_exported(source.run).path.read_bytes()).hexdigest()[:12]
 
 
-def check_starts(starts: Sequence[str], source: Source) -> tuple[Start, ...]:
-    """Return the starting points asked for.
+def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -> tuple[Start, ...]:
+    """Return the starting points asked for; "auto" is all of the run that fits, "random" without a run.
+
+    Args:
+        starts: As asked for.
+        source: The run, or a model's name.
+        target: What the weights would go into, on any device.
 
     Raises:
-        DovetailError: For an unknown one, none, or one that needs a run where there is none.
+        DovetailError: For an unknown one, none, one that needs a run where there is none, and one that needs a decoder
+            which the run has not, or which the model that is fine-tuned has not.
     """
-    known: dict[str, Start] = {name: name for name in STARTS}
-    for name in starts:
-        if name not in known:
-            raise unknown_name("starting point", name, STARTS)
-        if name != "random" and source.run is None:
-            raise DovetailError(f"Starting from {name!r} needs a pre-training run; give its folder with --run.")
+    fits = source.fits_decoder(target)
+    best: Start = "random" if source.run is None else "all" if fits else "encoder"
+    known: dict[str, Start] = {"auto": best, **{name: name for name in STARTS}}
     if not starts:
         raise DovetailError("No starting point was named; give --start random, encoder, decoder or all.")
-    return tuple(known[name] for name in dict.fromkeys(starts))
+    for name in starts:
+        if name not in known:
+            raise unknown_name("starting point", name, known)
+        if name not in ("auto", "random") and source.run is None:
+            raise DovetailError(
+                f"Starting from {name!r} needs a pre-training run; give its folder with --run, or --start random."
+            )
+        if name == "decoder" and not source.has_decoder:
+            raise DovetailError(f"The run {source.run} has pre-trained no decoder; start from its encoder.")
+        if name in ("decoder", "all") and source.has_decoder and not fits:
+            raise DovetailError(
+                f"The model that is fine-tuned has another decoder than the run {source.run}; give --start encoder."
+            )
+    return tuple(dict.fromkeys(known[name] for name in starts))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.ranges import check_share
 
 HELD_OUT_SHARE = 0.2
 
@@ -54,12 +55,6 @@ def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
     """Return the first `fraction` of an order, at least one index, ascending."""
     check_share("fraction", fraction)
     return sorted(order[: max(round(fraction * len(order)), 1)])
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise `DovetailError` unless 0 < value <= 1."""
-    if not 0 < value <= 1:
-        raise DovetailError(f"{name} is {value:g}; it must be above 0 and at most 1.")
 
 
 def held_out(count: int) -> tuple[list[int], list[int]]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
+from dovetail.transfer.ranges import check_share
 from dovetail.transfer.results import Row, over_seeds
 from dovetail.transfer.start import Start
-from dovetail.transfer.subsets import check_share, fraction_of
+from dovetail.transfer.subsets import fraction_of
 
 
 @dataclass(frozen=True)

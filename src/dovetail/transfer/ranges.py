@@ -1,0 +1,74 @@
+"""What numbers the options of `evaluate`, `finetune` and `predict` may have; one table for all of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dovetail.errors import DovetailError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` on, that included unless `above`, to `high`, included."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range; NaN and infinity are in none."""
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:g}" + (f" and at most {self.high:g}" if self.high < math.inf else "")
+        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+
+
+COUNT, NOT_NEGATIVE, SHARE = Range(1), Range(0), Range(0, 1, above=True)
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(("batch_size", "blocks", "classes", "epochs", "k", "seeds", "steps"), COUNT),
+    **dict.fromkeys(("auxiliary_weight", "cutmix", "encoder_lr_scale", "mixup"), NOT_NEGATIVE),
+    **dict.fromkeys(("seed", "warmup_steps", "weight_decay"), NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "temperature"), Range(0, above=True)),
+    **dict.fromkeys(("fraction", "layer_decay"), SHARE),
+    **dict.fromkeys(("min_score", "random_erasing"), Range(0, 1)),
+    "crop_size": Range(32),
+    "image_size": Range(16),
+    "label_smoothing": Range(0, 0.999),
+    "randaugment": Range(0, 10),
+}
+
+
+def check_ranges(asked: Mapping[str, Any]) -> None:
+    """Raise `DovetailError` for the first option whose number, or one of whose numbers, is out of range.
+
+    Args:
+        asked: Options by name; what is no number ("auto", None) and what the table does not name passes.
+    """
+    for name, allowed in RANGES.items():
+        value = asked.get(name)
+        several = value if isinstance(value, list | tuple) else [value]
+        wrong = [one for one in several if isinstance(one, int | float) and not allowed.holds(one)]
+        if wrong:
+            raise DovetailError(f"{name} is {wrong[0]:g}; it must be {allowed}.")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise `DovetailError` unless 0 < value <= 1."""
+    if not SHARE.holds(value):
+        raise DovetailError(f"{name} is {value:g}; it must be {SHARE}.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `DovetailError` where a folder cannot be made or written to, before hours were spent on what goes there."""
+    place = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if not place.is_dir():
+        raise DovetailError(f"{place} is a file; name a folder with --out.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise DovetailError(f"Cannot write to {place}; name another folder with --out.")

@@ -1,0 +1,70 @@
+"""Numbers out of range are refused in one sentence, whatever the verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.cli import run as run_command
+from dovetail.errors import DovetailError
+from dovetail.transfer.ranges import check_ranges, check_writable
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("steps", 0, "steps is 0; it must be at least 1."),
+        ("lr", -1.0, "lr is -1; it must be above 0."),
+        ("lr", [0.1, float("nan")], "lr is nan; it must be above 0."),
+        ("lr", float("inf"), "lr is inf"),
+        ("seed", -1, "seed is -1; it must be at least 0."),
+        ("weight_decay", -0.1, "weight_decay is -0.1"),
+        ("fraction", [0.5, 1.5], "fraction is 1.5; it must be above 0 and at most 1."),
+        ("layer_decay", 0.0, "layer_decay is 0;"),
+        ("label_smoothing", 1.0, "label_smoothing is 1; it must be from 0 to 0.999."),
+        ("k", [10, 0], "k is 0"),
+        ("image_size", 0, "image_size is 0; it must be at least 16."),
+        ("classes", -3, "classes is -3"),
+        ("min_score", 2.0, "min_score is 2; it must be from 0 to 1."),
+    ],
+)
+def test_numbers_out_of_range(name: str, value: Any, sentence: str) -> None:
+    with pytest.raises(DovetailError) as caught:
+        check_ranges({"run": "x", name: value})
+    assert sentence in str(caught.value)
+
+
+def test_what_is_in_range_or_no_number_passes() -> None:
+    check_ranges({"steps": None, "lr": "auto", "fraction": [1.0, 0.01], "seed": 0, "weight_decay": 0.0, "data": "x"})
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("finetune segment", ["--weight-decay", "-1"]),
+        ("finetune classify", ["--steps", "-5"]),
+        ("finetune detect", ["--steps", "0"]),
+        ("evaluate linear", ["--batch-size", "0"]),
+        ("evaluate knn", ["--seed", "-1"]),
+    ],
+)
+def test_every_verb_looks(verb: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run_command([*verb.split(), "--data", str(tmp_path), "--run", "r", "--out", str(out), *options]) == 2
+    shown = capsys.readouterr().err
+    assert f"is {options[1]}; it must be" in shown
+    assert shown.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_writable(tmp_path / "new" / "deeper")
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        for verb in (["finetune", "segment"], ["predict"]):
+            assert run_command([*verb, "--data", str(tmp_path), "--run", "r", "--out", str(out)]) == 2
+            assert "file is a file; name a folder with --out" in capsys.readouterr().err
