@@ -1,0 +1,116 @@
+"""`python -m benchmarks.evidence --budget cpu`: run what is missing of the study, then write docs/results.md.
+
+It goes on where it stopped: by arm, seed, share of the labels, and within a pre-training by checkpoint. All arms get
+their first seed before any gets its second, so that what there is so far can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, Budget, arm_named
+from benchmarks.evidence.page import Section, page
+from benchmarks.evidence.records import Records
+from benchmarks.evidence.trial import Bench, run_arm
+from benchmarks.scenes.fetch import default_cache
+from benchmarks.scenes.sets import SetPlan, build
+from dovetail.errors import DovetailError
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "evidence"
+PAGE = ROOT / "docs" / "results.md"
+DATA = "data.json"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the scenes, the weights, the lines and the page lie."""
+
+    cache: Path
+    runs: Path
+    results: Path
+    page: Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how large everything is")
+    parser.add_argument("--arms", nargs="+", help="names of arms, instead of all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds, instead of all of the budget")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and weights")
+    parser.add_argument("--results", type=Path, help="folder of the lines; the repository's unless given")
+    parser.add_argument("--page", type=Path, help="the page to write; docs/results.md unless given")
+    parser.add_argument("--keep", action="store_true", help="keep the weights of every pre-training in the cache")
+    parser.add_argument("--only-page", action="store_true", help="run nothing, write the page from what there is")
+    options = parser.parse_args(arguments)
+    budget, cache = BUDGETS[options.budget], options.cache
+    tiny = budget.name == "tiny"
+    places = Places(
+        cache,
+        cache / "runs",
+        options.results or (cache / "tiny" if tiny else RESULTS),
+        options.page or (cache / "tiny" / "results.md" if tiny else PAGE),
+    )
+    try:
+        if not options.only_page:
+            seeds = options.seeds if options.seeds is not None else budget.seeds
+            study(budget, places, options.arms or [arm.name for arm in SEGMENTATION], seeds, keep=options.keep)
+        write_page(places, [budget] if tiny else [one for one in BUDGETS.values() if one.name != "tiny"])
+    except DovetailError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[int], *, keep: bool = False) -> None:
+    """Run what is missing of some arms and seeds.
+
+    Raises:
+        DovetailError: For arms or seeds that the budget does not have, and where the scenes cannot be made.
+    """
+    chosen = [arm_named(name) for name in arms]
+    unknown = sorted(set(seeds) - set(budget.seeds))
+    if unknown:
+        raise DovetailError(f"Budget {budget.name} has no seed {unknown[0]}; its seeds are {list(budget.seeds)}.")
+    scenes = build("stamps", places.cache, SetPlan(budget.side_px, budget.counts))
+    if not scenes.known:
+        print("The scenes are made of other versions of the packages than the tables; their numbers stand apart.")
+    remember_data(places.results, budget, scenes.fingerprint)
+    bench = Bench(scenes, budget, records_of(places.results, budget), places.runs)
+    for seed in seeds:
+        for arm in chosen:
+            print(f"\n== {arm.name}, seed {seed}: {len(bench.missing(arm, seed))} scores are missing ==", flush=True)
+            run_arm(bench, arm, seed, keep=keep)
+
+
+def remember_data(results: Path, budget: Budget, fingerprint: str) -> None:
+    """Note which scenes a budget's tables are about."""
+    path = results / DATA
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known | {budget.name: fingerprint}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def records_of(results: Path, budget: Budget) -> Records:
+    """Return the lines of a budget, on the scenes noted beside them."""
+    path = results / DATA
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return Records(results / f"segmentation-{budget.name}.jsonl", budget, known.get(budget.name, ""))
+
+
+def write_page(places: Places, budgets: Sequence[Budget]) -> None:
+    """Write the page from the lines there are."""
+    places.page.parent.mkdir(parents=True, exist_ok=True)
+    sections = [Section(records_of(places.results, budget)) for budget in budgets]
+    places.page.write_text(page(sections), encoding="utf-8")
+    print(f"Written: {places.page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,208 @@
+"""What is compared: the arms, their recipes for short runs, and the sizes of each budget. Plain data.
+
+An arm is a way to start. Every method is pre-trained once for each seed on unlabelled scenes and fine-tuned from what
+`starts` names with the same seed's labelled scenes, so that arms differ, seed by seed, in the start alone. The learning
+rate of fine-tuning is chosen for each start by itself, from the same candidates, on scenes that no table shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.scenes.sets import COUNTS
+from benchmarks.scenes.stock import Split
+from dovetail.errors import unknown_name
+from dovetail.transfer.start import Start
+
+STUDY = 1
+"""Counted up with every change of how numbers come about that the settings do not show."""
+
+RANDOM: Start = "random"
+ENCODER: Start = "encoder"
+ALL: Start = "all"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to start.
+
+    Attributes:
+        name: Of the rows.
+        method: Of pre-training; None for none.
+        base: Whose settings the recipe takes; None for no pre-training.
+        starts: What fine-tuning takes of the run.
+        encoder_lr_scale: Of fine-tuning; 0 keeps the encoder as it starts.
+        trivial: Whether it is a floor rather than a contender.
+        cue: Of a floor without a network: "background", or one of `benchmarks.scenes.baselines`.
+    """
+
+    name: str
+    method: str | None
+    base: str | None
+    starts: tuple[Start, ...]
+    encoder_lr_scale: float = 1.0
+    trivial: bool = False
+    cue: str | None = None
+
+
+# Question 1. Decoders come with DeCon alone; a base pre-trains an encoder.
+SEGMENTATION: tuple[Arm, ...] = (
+    Arm("from scratch", None, None, (RANDOM,)),
+    Arm("slotcon", "slotcon", "slotcon", (ENCODER,)),
+    Arm("decon-sl", "decon-sl", "slotcon", (ENCODER, ALL)),
+    Arm("decon-ml", "decon-ml", "slotcon", (ENCODER, ALL)),
+    Arm("densecl", "densecl", "densecl", (ENCODER,)),
+    Arm("decon-sl-densecl", "decon-sl-densecl", "densecl", (ENCODER, ALL)),
+    Arm("decon-ml-densecl", "decon-ml-densecl", "densecl", (ENCODER, ALL)),
+    Arm("pixpro", "pixpro", "pixpro", (ENCODER,)),
+    Arm("decon-sl-pixpro", "decon-sl-pixpro", "pixpro", (ENCODER, ALL)),
+    Arm("decon-ml-pixpro", "decon-ml-pixpro", "pixpro", (ENCODER, ALL)),
+    Arm("untrained encoder, frozen", None, None, (RANDOM,), encoder_lr_scale=0.0, trivial=True),
+    Arm("background alone", None, None, (RANDOM,), trivial=True, cue="background"),
+    Arm("colour histogram alone", None, None, (RANDOM,), trivial=True, cue="colour"),
+    Arm("edges alone", None, None, (RANDOM,), trivial=True, cue="edges"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows whose difference is asked for, seed by seed: the first minus the second."""
+
+    arm: str
+    start: Start
+    other: str
+    other_start: Start
+
+
+def comparisons() -> list[Comparison]:
+    """Return the differences of question 1: over scratch, of DeCon over its base, and of its decoder over none."""
+    found = []
+    for arm in SEGMENTATION:
+        if arm.method is None or arm.base is None:
+            continue
+        for start in arm.starts:
+            if arm.method != arm.base:
+                found.append(Comparison(arm.name, start, arm.base, ENCODER))
+            found.append(Comparison(arm.name, start, "from scratch", RANDOM))
+        if ALL in arm.starts:
+            found.append(Comparison(arm.name, ALL, arm.name, ENCODER))
+    return found
+
+
+# Heads, momenta and rates for about a thousand steps; benchmarks/results/demo.md and toy.md tell where they come from.
+_SHORT: Mapping[str, Any] = {"min_scale": 0.3, "blur_px": 0.6}
+_LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0, "momentum": 0.95}
+SHORT_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "slotcon": {**_LARS, "hidden": 512, "dim": 128, "prototypes": 64, "teacher_temperature": 0.04},
+    "densecl": {**_SHORT, "hidden": 512, "dim": 128, "queue": 2048, "momentum": 0.95, "base_lr": 0.5},
+    "pixpro": {**_LARS, "hidden": 512, "dim": 128},
+}
+_LONGER: Mapping[str, Any] = {"min_scale": 0.2}
+LONG_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "slotcon": {**_LONGER, "hidden": 2048, "prototypes": 128},
+    "densecl": {**_LONGER, "queue": 16384},
+    "pixpro": _LONGER,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large everything is.
+
+    Attributes:
+        name: Of the tables.
+        model: Name of the network.
+        side_px: Of the scenes.
+        view_px: Of the views in pre-training.
+        counts: Scenes of each split.
+        epochs: Of pre-training.
+        batch_size: Of pre-training.
+        recipes: Options of each base's recipe.
+        decoder_grid: DeCon's, added to them.
+        steps: Of fine-tuning, whatever the number of labels.
+        finetune_batch: Of fine-tuning.
+        rates: Candidates for the learning rate of fine-tuning.
+        rate_fraction: Share of the labels with which it is chosen.
+        fractions: Shares of the labels in the tables.
+        seeds: Each draws a pre-training and a subset of the labels.
+    """
+
+    name: str
+    model: str
+    side_px: int
+    view_px: int
+    epochs: int
+    batch_size: int
+    recipes: Mapping[str, Mapping[str, Any]]
+    decoder_grid: int
+    steps: int
+    finetune_batch: int
+    counts: Mapping[Split, int] = field(default_factory=lambda: dict(COUNTS))
+    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+    rate_fraction: float = 0.1
+    fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def recipe(self, arm: Arm) -> dict[str, Any]:
+        """Return the options of an arm's recipe."""
+        options = dict(self.recipes[arm.base]) if arm.base is not None else {}
+        if arm.method is not None and arm.method.startswith("decon-"):
+            options["decoder_grid"] = self.decoder_grid
+        return options
+
+
+BUDGETS: Mapping[str, Budget] = {
+    "cpu": Budget(
+        name="cpu",
+        model="smp/fpn/tu-resnet10t",
+        side_px=128,
+        view_px=96,
+        epochs=8,
+        batch_size=32,
+        recipes=SHORT_RECIPES,
+        decoder_grid=24,
+        steps=150,
+        finetune_batch=16,
+    ),
+    "gpu": Budget(
+        name="gpu",
+        model="smp/fpn/tu-resnet50",
+        side_px=224,
+        view_px=160,
+        epochs=100,
+        batch_size=256,
+        recipes=LONG_RECIPES,
+        decoder_grid=40,
+        steps=1000,
+        finetune_batch=32,
+        counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
+    ),
+    # Shows within minutes that everything fits together; its numbers mean nothing and go into the cache.
+    "tiny": Budget(
+        name="tiny",
+        model="smp/fpn/tu-resnet10t",
+        side_px=64,
+        view_px=64,
+        epochs=1,
+        batch_size=8,
+        recipes={base: {**options, "hidden": 32, "dim": 16} for base, options in SHORT_RECIPES.items()},
+        decoder_grid=16,
+        steps=2,
+        finetune_batch=4,
+        counts={"unlabelled": 16, "train": 8, "val": 4, "test": 8},
+        rates=(1e-3, 2e-3),
+        rate_fraction=0.5,
+        fractions=(0.5, 1.0),
+        seeds=(0, 1),
+    ),
+}
+
+
+def arm_named(name: str) -> Arm:
+    """Return an arm of question 1; raise `DovetailError` for an unknown name."""
+    by_name = {arm.name: arm for arm in SEGMENTATION}
+    if name not in by_name:
+        raise unknown_name("arm", name, by_name)
+    return by_name[name]

@@ -1,0 +1,198 @@
+"""The page docs/results.md, from whatever lines there are; what is not measured yet is said, not left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, SEGMENTATION, Arm, Budget, Comparison, comparisons
+from benchmarks.evidence.records import Records
+from benchmarks.evidence.statistics import Estimate, estimate, paired
+
+Scores = Mapping[tuple[str, str, float], Mapping[int, float]]
+"""(arm, start, fraction) -> seed -> mIoU in per cent."""
+
+TAKEN = {RANDOM: "", ENCODER: "encoder", ALL: "encoder + decoder"}
+EMPTY = "not run"
+INTRODUCTION = """# Does it work? Real pixels, with intervals
+
+Written by `python -m benchmarks.evidence` from the lines in `benchmarks/results/evidence/`; do not edit it. Every score
+is on scenes whose objects *and* backgrounds nothing was trained or tuned on. Each seed has a pre-training, a draw of
+the labelled scenes, new weights and augmentation of its own; rows share the labelled scenes of a seed. The learning
+rate of fine-tuning is chosen for each start by itself, on scenes that no table shows. Scores are mean ± half the 95 %
+interval (Student's t) over n seeds.
+
+The scenes (`python -m benchmarks.scenes stamps`) are photographic cut-outs on photographs, with exact masks: natural
+pixels in an unnatural arrangement, a few hundred objects, small networks and short runs. They can show that a claim
+holds here or does not; they cannot stand for COCO.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is known for one budget."""
+
+    records: Records
+
+    @property
+    def budget(self) -> Budget:
+        """Its sizes."""
+        return self.records.budget
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines with scores that count, of all arms."""
+        return [
+            line
+            for arm in SEGMENTATION
+            for cell, line in self.records.found(arm).items()
+            if cell.kind == "score" and cell.fraction in self.budget.fractions and cell.seed in self.budget.seeds
+        ]
+
+    def scores(self) -> Scores:
+        """Return mIoU in per cent by row, share of labels and seed."""
+        table: dict[tuple[str, str, float], dict[int, float]] = {}
+        for line in self.lines():
+            row = table.setdefault((line["arm"], line["start"], line["fraction"]), {})
+            row[line["seed"]] = 100 * line["scores"]["mIoU"]
+        return table
+
+
+def page(sections: Sequence[Section]) -> str:
+    """Return the whole page in markdown."""
+    parts = [INTRODUCTION, "## Segmentation: does joint pre-training pay?\n"]
+    for section in sections:
+        parts += section_parts(section)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def section_parts(section: Section) -> list[str]:
+    """Return the parts on one budget."""
+    budget, scores, lines = section.budget, section.scores(), section.lines()
+    cells = [(arm.name, start, part) for arm in SEGMENTATION for start in arm.starts for part in budget.fractions]
+    done, wanted = sum(len(scores.get(cell, {})) for cell in cells), len(cells) * len(budget.seeds)
+    lacking = [cell for cell in cells if len(scores.get(cell, {})) < len(budget.seeds)]
+    heading = [f"### Budget `{budget.name}`\n", sizes(budget), ""]
+    if not done:
+        return [*heading, f"**None of the {wanted} fine-tunings of this budget has been run.**\n"]
+    state = f"{done} of {wanted} fine-tunings have been run"
+    if lacking:
+        state = f"**{state}; {len(lacking)} of {len(cells)} cells lack seeds, and nothing follows from them yet.**"
+    return [
+        *heading,
+        f"{state}.\n" if not lacking else f"{state}\n",
+        "mIoU in %, by share of the labelled scenes:\n",
+        score_table(budget, scores),
+        "\nDifferences in points, seed by seed; **bold** where the interval leaves out zero:\n",
+        difference_table(budget, scores),
+        "",
+        provenance(section, lines),
+        "",
+    ]
+
+
+def sizes(budget: Budget) -> str:
+    """Return one paragraph on the sizes of a budget."""
+    counts, rates = budget.counts, ", ".join(f"{rate:g}" for rate in budget.rates)
+    return (
+        f"`{budget.model}`, scenes of {budget.side_px} px. Pre-training: {counts['unlabelled']:,} scenes, "
+        f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
+        f"{budget.steps} steps of {budget.finetune_batch}, 100 % being {counts['train']} scenes, tested on "
+        f"{counts['test']}; candidates for its rate: {rates}."
+    )
+
+
+def score_table(budget: Budget, scores: Scores) -> str:
+    """Return the scores, rows down, shares of the labels across; floors come last."""
+    lines = table_head(["pre-training", "taken along"], budget)
+    for arm in sorted(SEGMENTATION, key=lambda arm: arm.trivial):
+        for start in arm.starts:
+            cells = [cell_text(scores.get((arm.name, start, part), {}), budget) for part in budget.fractions]
+            lines.append(row([named(arm), TAKEN[start], *cells]))
+    return "\n".join(lines)
+
+
+def difference_table(budget: Budget, scores: Scores) -> str:
+    """Return the differences that were asked for."""
+    lines = table_head(["row", "against"], budget)
+    for one in comparisons():
+        cells = []
+        for part in budget.fractions:
+            first, second = (
+                scores.get(key, {}) for key in ((one.arm, one.start, part), (one.other, one.other_start, part))
+            )
+            cells.append(difference_text(paired(first, second), budget))
+        lines.append(row([*sides_of(one), *cells]))
+    return "\n".join(lines)
+
+
+def table_head(names: Sequence[str], budget: Budget) -> list[str]:
+    """Return the two lines above a table."""
+    heads = [*names, *(f"{100 * part:g} %" for part in budget.fractions)]
+    return [row(heads), row(["---"] * len(names) + ["---:"] * len(budget.fractions))]
+
+
+def row(cells: Sequence[str]) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def named(arm: Arm) -> str:
+    """Return an arm's name as a row shows it."""
+    return f"`{arm.method}`" if arm.method is not None else arm.name
+
+
+def sides_of(one: Comparison) -> tuple[str, str]:
+    """Return both sides of a comparison in words."""
+
+    def side(arm: str, start: str) -> str:
+        taken = TAKEN[RANDOM if start == "random" else ENCODER if start == "encoder" else ALL]
+        return f"{arm}, {taken}" if taken else arm
+
+    return side(one.arm, one.start), side(one.other, one.other_start)
+
+
+def cell_text(values: Mapping[int, float], budget: Budget) -> str:
+    """Return a score with its interval, and how many seeds it has where some are missing."""
+    if not values:
+        return EMPTY
+    found = estimate([values[seed] for seed in sorted(values)])
+    spread = f" ± {found.half:.1f}" if found.half is not None else ""
+    return f"{found.mean:.1f}{spread}{missing_text(found, budget)}"
+
+
+def difference_text(found: Estimate | None, budget: Budget) -> str:
+    """Return a difference with its interval."""
+    if found is None:
+        return EMPTY
+    spread = f" ± {found.half:.1f}" if found.half is not None else ""
+    text = f"{found.mean:+.1f}{spread}"
+    return f"{f'**{text}**' if found.above_zero or found.below_zero else text}{missing_text(found, budget)}"
+
+
+def missing_text(found: Estimate, budget: Budget) -> str:
+    """Return how many seeds there are where that is not all."""
+    return "" if found.count == len(budget.seeds) else f" (n = {found.count} of {len(budget.seeds)})"
+
+
+def provenance(section: Section, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return where the numbers come from: command, data, machines, versions, dates, rates, time."""
+    machines = sorted({f"{line['machine']} ({line.get('device', 'cpu')})" for line in lines})
+    versions = sorted({", ".join(f"{name} {number}" for name, number in line["versions"].items()) for line in lines})
+    dates = sorted({line["date"] for line in lines})
+    rates = {(line["arm"], line["start"]): line["lr"] for line in lines if "lr" in line}
+    chosen = "; ".join(
+        f"{arm}{f', {start}' if start != 'random' else ''}: {rate:g}" for (arm, start), rate in rates.items()
+    )
+    times = {(line["arm"], line["seed"]): line["pretrain_seconds"] for line in lines if line.get("pretrain_seconds")}
+    span = f"; pre-trainings took {min(times.values()):.0f} to {max(times.values()):.0f} s" if times else ""
+    return "\n".join(
+        [
+            f"Command: `python -m benchmarks.evidence --budget {section.budget.name}`  ",
+            f"Scenes: fingerprint {section.records.data}{span}  ",
+            f"Learning rates chosen: {chosen}  ",
+            f"Machine: {'; '.join(machines)}  ",
+            f"Versions: {'; '.join(versions)}  ",
+            f"Date: {dates[0]} to {dates[-1]}",
+        ]
+    )

@@ -1,0 +1,187 @@
+"""One arm with one seed: pre-train, fine-tune from each start with each share of the labels, write down each score.
+
+Everything goes through the public functions. What is written down already is not done again, and a pre-training that
+was interrupted goes on where it stopped. Weights are deleted when the last score that needs them is there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dovetail
+from benchmarks.evidence.arms import Arm, Budget
+from benchmarks.evidence.records import Cell, Kind, Records
+from benchmarks.scenes.baselines import background_alone, baseline
+from benchmarks.scenes.write import SceneSet
+from dovetail.errors import DovetailError
+from dovetail.transfer.readers import open_segmentation
+from dovetail.transfer.start import Start
+from dovetail.transfer.subsets import balanced_order, fraction_of
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms share.
+
+    Attributes:
+        scenes: To pre-train, to fine-tune and to measure on.
+        budget: Sizes.
+        records: Where scores go.
+        runs: Folder for weights.
+    """
+
+    scenes: SceneSet
+    budget: Budget
+    records: Records
+    runs: Path
+
+    def run_folder(self, arm: Arm, seed: int) -> Path:
+        """Return where an arm's pre-training lies; other settings have another folder."""
+        return self.runs / f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}-{self.records.mark(arm)[:8]}"
+
+    def missing(self, arm: Arm, seed: int) -> list[Cell]:
+        """Return the scores of an arm and seed that are not there yet."""
+        found = self.records.found(arm)
+        cells = [
+            Cell("score", arm.name, start, fraction, seed) for start in arm.starts for fraction in self.budget.fractions
+        ]
+        return [cell for cell in cells if cell not in found]
+
+
+def run_arm(bench: Bench, arm: Arm, seed: int, *, keep: bool = False) -> None:
+    """Do what is missing of an arm and seed, and choose its rates first where they are not chosen yet.
+
+    Args:
+        bench: What all arms share.
+        arm: The arm.
+        seed: Of pre-training, subset, new weights and augmentation.
+        keep: Whether the weights stay on disk.
+    """
+    if not bench.missing(arm, seed):
+        return
+    if arm.cue is not None:
+        run_floor(bench, arm, seed)
+        return
+    rates = {start: chosen_rate(bench, arm, start) for start in arm.starts}
+    run = pretrained(bench, arm, seed)
+    for cell in bench.missing(arm, seed):
+        start: Start = next(one for one in arm.starts if one == cell.start)
+        measured(bench, arm, cell, run, start, rates[start])
+    if not keep:
+        shutil.rmtree(bench.run_folder(arm, seed), ignore_errors=True)
+
+
+def run_floor(bench: Bench, arm: Arm, seed: int) -> None:
+    """Do what is missing of a floor without a network, with the same labelled scenes as the other arms."""
+    assert arm.cue is not None
+    data = open_segmentation(bench.scenes.measure)
+    test = [data.val[index] for index in range(len(data.val))]
+    order = balanced_order([data.train.classes_in(index) for index in range(len(data.train))], seed)
+    for cell in bench.missing(arm, seed):
+        chosen = fraction_of(order, cell.fraction)
+        if arm.cue == "background":
+            scores = background_alone(test, classes=data.classes)
+        else:
+            scores = baseline(arm.cue, [data.train[index] for index in chosen], test, classes=data.classes)
+        plain = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
+        bench.records.add(arm, cell, {"scores": plain, "images": len(chosen), "machine": machine_line()})
+
+
+def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
+    """Return the folder of an arm's finished pre-training; None for an arm without."""
+    if arm.method is None:
+        return None
+    folder, budget = bench.run_folder(arm, seed), bench.budget
+    if not (folder / "exported" / "model.safetensors").is_file():
+        begun = (folder / "config.yaml").is_file() and (folder / "checkpoints" / "last.ckpt").exists()
+        if not begun:
+            shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        dovetail.pretrain(
+            data=bench.scenes.unlabelled,
+            model=budget.model,
+            method=arm.method,
+            out=folder,
+            recipe=budget.recipe(arm),
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            image_size=budget.view_px,
+            seed=seed,
+            report_every_minutes=0,
+            resume=begun,
+        )
+        seconds = time.monotonic() - began
+        (folder / "seconds.txt").write_text(f"{seconds:.0f}\n", encoding="utf-8")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the exported weights are all that is needed
+    return folder
+
+
+def chosen_rate(bench: Bench, arm: Arm, start: Start) -> float:
+    """Return the learning rate of fine-tuning for a start: the best of the candidates on the scenes to choose with.
+
+    It is chosen once, with the first seed and a share of the labels, and holds for all seeds and shares.
+    """
+    budget = bench.budget
+    if len(budget.rates) == 1:
+        return budget.rates[0]
+    seed = budget.seeds[0]
+    cells = {rate: Cell("rate", arm.name, start, budget.rate_fraction, seed, rate) for rate in budget.rates}
+    for rate, cell in cells.items():
+        if cell not in bench.records.found(arm):
+            measured(bench, arm, cell, pretrained(bench, arm, seed), start, rate)
+    found = bench.records.found(arm)
+    return max(budget.rates, key=lambda rate: found[cells[rate]]["scores"]["mIoU"])
+
+
+def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start, rate: float) -> None:
+    """Fine-tune for one cell and write its score down."""
+    budget = bench.budget
+    data = bench.scenes.measure if cell.kind == "score" else bench.scenes.choose
+    out = bench.run_folder(arm, cell.seed) / "finetune"
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.monotonic()
+    results = dovetail.finetune_segment(
+        run=run,
+        model=budget.model if run is None else None,
+        data=data,
+        out=out,
+        start=[start],
+        fraction=[cell.fraction],
+        seed=cell.seed,
+        steps=budget.steps,
+        batch_size=budget.finetune_batch,
+        lr=rate,
+        encoder_lr_scale=arm.encoder_lr_scale,
+        crop_size=budget.side_px,
+    )
+    seconds = time.monotonic() - began
+    shutil.rmtree(out, ignore_errors=True)
+    if results is None:
+        raise DovetailError("Fine-tuning gave no results; this is a fault of the study.")
+    facts = facts_of(results.rows[0].scores, results.details, cell.kind)
+    facts |= {"images": results.rows[0].setting["images"], "lr": rate, "seconds": round(seconds, 1)}
+    facts |= {"pretrain_seconds": seconds_of(run), "machine": machine_line(), "device": results.device}
+    bench.records.add(arm, cell, facts)
+
+
+def facts_of(scores: Any, details: Any, kind: Kind) -> dict[str, Any]:
+    """Return the scores as plain numbers in [0, 1], with the IoU of each class."""
+    plain = {name: round(score.mean, 6) for name, score in scores.items()}
+    return {"scores": plain} | ({"iou": details.get("iou_per_class")} if kind == "score" else {})
+
+
+def seconds_of(run: Path | None) -> float | None:
+    """Return how long a pre-training took when it was not interrupted, its last part otherwise."""
+    path = None if run is None else run / "seconds.txt"
+    return float(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
+
+
+def machine_line() -> str:
+    """Return the machine in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
