@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from dovetail.errors import DovetailError
-from dovetail.train import checkpoints
 from dovetail.train.checkpoints import Checkpoints, read
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +167,7 @@ def test_a_folder_that_vanishes_gets_a_sentence_and_comes_back(tmp_path: Path, m
     kept.save(state(1))
     aside = tmp_path / "aside"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.torch, "save", Vanishing(lambda folder: folder.rename(aside)))
+        patch.setattr(torch, "save", Vanishing(lambda folder: folder.rename(aside)))
         with pytest.raises(DovetailError, match="No checkpoint could be written"):
             kept.save(state(2))
     assert not kept.folder.exists()
