@@ -130,6 +130,13 @@ def test_perceptrons_are_as_wide_as_asked() -> None:
         assert (block.mlp.fc1.out_features, block.mlp.fc2.in_features) == (hidden, hidden)
 
 
+def test_linear_layers_start_as_wide_as_asked() -> None:
+    for std in (0.02, 0.1):
+        block = SelfPatchHeadSpec(SMALL, SMALL, head_channels=32, init_std=std).build(64).aggregation.blocks[0]
+        assert block.mlp.fc1.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert block.attn.v.weight.std().item() == pytest.approx(std, rel=0.1)
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(DovetailError, match="up to 8 neighbours, not 9"):
         SelfPatchHeadSpec(neighbours=9)

@@ -53,6 +53,8 @@ class SelfPatchHeadSpec(HeadSpec):
         head_channels: Channels of one attention head; the tap's channels must be a multiple.
         reference_wraparound: See the module's docstring.
         mlp_ratio: How many times as wide the blocks' perceptrons are within.
+        init_std: Deviation of the blocks' linear layers at the start. The official 0.02 is made for 384 channels and
+            more; a few dozen channels leave so little of the patches at 0.02 that the class token hears nothing of them.
     """
 
     cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
@@ -62,6 +64,7 @@ class SelfPatchHeadSpec(HeadSpec):
     head_channels: int = 64
     reference_wraparound: bool = False
     mlp_ratio: float = 4.0
+    init_std: float = 0.02
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= 8:
@@ -85,9 +88,7 @@ class SelfPatchHead(nn.Module, TeacherAware):
                 f"SelfPatch's heads of {spec.head_channels} channels do not divide {channels}; set head_channels."
             )
         self.spec = spec
-        self.aggregation = Aggregation(
-            channels, heads=channels // spec.head_channels, blocks=spec.blocks, mlp_ratio=spec.mlp_ratio
-        )
+        self.aggregation = Aggregation(channels, spec)
         self.cls_head = spec.cls.build(channels)
         self.patch_head = spec.patch.build(channels)
         self.in_teacher = False
@@ -146,12 +147,13 @@ def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
 class Aggregation(nn.Module):
     """A learned class token that attends to groups of patches through class-attention blocks, and the final norm."""
 
-    def __init__(self, channels: int, *, heads: int, blocks: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, channels: int, spec: SelfPatchHeadSpec) -> None:
         super().__init__()
+        heads = channels // spec.head_channels
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, channels), std=0.02))
-        self.blocks = nn.ModuleList(ClassAttentionBlock(channels, heads, mlp_ratio) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ClassAttentionBlock(channels, heads, spec.mlp_ratio) for _ in range(spec.blocks))
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        init_truncated_normal(self.blocks, 0.02)
+        init_truncated_normal(self.blocks, spec.init_std)
 
     def forward(self, tokens: Tensor, groups: Neighbours | None = None) -> Tensor:
         """Return [B, G, C]: the normalised class token of each group; of all patches together (G = 1) for None."""

@@ -232,6 +232,7 @@ def selfpatch(
     neighbours: int = 4,
     aggregation_blocks: int = 2,
     head_channels: int = 64,
+    head_init_std: float = 0.02,
     reference_wraparound: bool = False,
     patch_weight: float = 0.1,
     student_temperature: float = 0.1,
@@ -269,6 +270,7 @@ def selfpatch(
         neighbours: How many of the up to 8 adjacent patches make a patch's target.
         aggregation_blocks: Class-attention blocks in the head.
         head_channels: Channels of one of their attention heads.
+        head_init_std: Deviation of their linear layers at the start; a ViT of 64 channels needs 0.125.
         reference_wraparound: Take the neighbours of border patches from the opposite border, as the official code does.
         patch_weight: Weight of the patches' loss.
         student_temperature: Of the student's softmax.
@@ -305,7 +307,9 @@ def selfpatch(
         norm=head_norm,
         learned_magnitude=learned_magnitude,
     )
-    head = SelfPatchHeadSpec(cls, patch, neighbours, aggregation_blocks, head_channels, reference_wraparound)
+    head = SelfPatchHeadSpec(
+        cls, patch, neighbours, aggregation_blocks, head_channels, reference_wraparound, init_std=head_init_std
+    )
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
     objective = SelfPatchSpec(student_temperature, warming, centre_momentum, patch_weight)
     return Recipe(
