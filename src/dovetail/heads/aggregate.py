@@ -54,7 +54,7 @@ class SelfPatchHeadSpec(HeadSpec):
         reference_wraparound: See the module's docstring.
         mlp_ratio: How many times as wide the blocks' perceptrons are within.
         init_std: Deviation of the blocks' linear layers at the start. The official 0.02 is made for 384 channels and
-            more; a few dozen channels leave so little of the patches at 0.02 that the class token hears nothing of them.
+            more; with a few dozen, too little of the patches reaches the class token at first.
     """
 
     cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
