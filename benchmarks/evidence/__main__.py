@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, Budget, arm_named
+from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, TINY, Budget, arm_named
 from benchmarks.evidence.page import Section, page
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.trial import Bench, run_arm
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only-page", action="store_true", help="run nothing, write the page from what there is")
     options = parser.parse_args(arguments)
     budget, cache = BUDGETS[options.budget], options.cache
-    tiny = budget.name == "tiny"
+    tiny = budget.name == TINY
     places = Places(
         cache,
         cache / "runs",
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         if not options.only_page:
             seeds = options.seeds if options.seeds is not None else budget.seeds
             study(budget, places, options.arms or [arm.name for arm in SEGMENTATION], seeds, keep=options.keep)
-        write_page(places, [budget] if tiny else [one for one in BUDGETS.values() if one.name != "tiny"])
+        write_page(places, budget)
     except DovetailError as error:
         print(error, file=sys.stderr)
         return 1
@@ -87,6 +87,7 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
         for arm in chosen:
             print(f"\n== {arm.name}, seed {seed}: {len(bench.missing(arm, seed))} scores are missing ==", flush=True)
             run_arm(bench, arm, seed, keep=keep)
+            write_page(places, budget)
 
 
 def remember_data(results: Path, budget: Budget, fingerprint: str) -> None:
@@ -104,11 +105,14 @@ def records_of(results: Path, budget: Budget) -> Records:
     return Records(results / f"segmentation-{budget.name}.jsonl", budget, known.get(budget.name, ""))
 
 
-def write_page(places: Places, budgets: Sequence[Budget]) -> None:
-    """Write the page from the lines there are."""
+def write_page(places: Places, budget: Budget) -> None:
+    """Write the page from the lines there are: of all budgets that count, or of the one that does not alone."""
+    shown = [budget] if budget.name == TINY else [one for one in BUDGETS.values() if one.name != TINY]
     places.page.parent.mkdir(parents=True, exist_ok=True)
-    sections = [Section(records_of(places.results, budget)) for budget in budgets]
-    places.page.write_text(page(sections), encoding="utf-8")
+    text = page([Section(records_of(places.results, one)) for one in shown])
+    fresh = places.page.with_name(f".{places.page.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(places.page)
     print(f"Written: {places.page}")
 
 

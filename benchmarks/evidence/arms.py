@@ -91,12 +91,12 @@ def comparisons() -> list[Comparison]:
     return found
 
 
-# Heads, momenta and rates for about a thousand steps; benchmarks/results/demo.md and toy.md tell where they come from.
+# Heads, momenta and rates for some hundred steps; benchmarks/results/demo.md and toy.md tell where they come from.
 _SHORT: Mapping[str, Any] = {"min_scale": 0.3, "blur_px": 0.6}
 _LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0, "momentum": 0.95}
 SHORT_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "slotcon": {**_LARS, "hidden": 512, "dim": 128, "prototypes": 64, "teacher_temperature": 0.04},
-    "densecl": {**_SHORT, "hidden": 512, "dim": 128, "queue": 2048, "momentum": 0.95, "base_lr": 0.5},
+    "densecl": {**_SHORT, "hidden": 512, "dim": 128, "queue": 1024, "momentum": 0.95, "base_lr": 0.5},
     "pixpro": {**_LARS, "hidden": 512, "dim": 128},
 }
 _LONGER: Mapping[str, Any] = {"min_scale": 0.2}
@@ -153,18 +153,23 @@ class Budget:
         return options
 
 
+TINY = "tiny"
+"""The budget that shows that everything fits together; its numbers mean nothing and go into the cache."""
+
 BUDGETS: Mapping[str, Budget] = {
     "cpu": Budget(
         name="cpu",
         model="smp/fpn/tu-resnet10t",
-        side_px=128,
+        side_px=96,
         view_px=96,
         epochs=8,
         batch_size=32,
         recipes=SHORT_RECIPES,
-        decoder_grid=24,
-        steps=150,
-        finetune_batch=16,
+        decoder_grid=12,
+        steps=100,
+        finetune_batch=8,
+        counts={"unlabelled": 1600, "train": 400, "val": 100, "test": 300},
+        rates=(1e-3, 4e-3),
     ),
     "gpu": Budget(
         name="gpu",
@@ -179,9 +184,8 @@ BUDGETS: Mapping[str, Budget] = {
         finetune_batch=32,
         counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
     ),
-    # Shows within minutes that everything fits together; its numbers mean nothing and go into the cache.
-    "tiny": Budget(
-        name="tiny",
+    TINY: Budget(
+        name=TINY,
         model="smp/fpn/tu-resnet10t",
         side_px=64,
         view_px=64,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -52,10 +52,15 @@ class Records:
     data: str
 
     def mark(self, arm: Arm) -> str:
-        """Return the hash of everything that decides an arm's numbers; which fractions and seeds there are does not."""
+        """Return the hash of everything that decides an arm's numbers; which fractions and seeds there are does not.
+
+        An arm counts with what it departs in from the plainest, so that what later arms need leaves its lines alone.
+        """
+        plain = {one.name: one.default for one in fields(arm)}
+        departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
         sizes = {name: value for name, value in asdict(self.budget).items() if name not in ("fractions", "seeds")}
         sizes["recipes"] = self.budget.recipe(arm)
-        text = json.dumps([STUDY, asdict(arm), sizes, self.data], sort_keys=True)
+        text = json.dumps([STUDY, departs, sizes, self.data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def found(self, arm: Arm) -> dict[Cell, dict[str, Any]]:
