@@ -41,6 +41,7 @@ ELSEWHERE = {
 REPLACED = {
     **STAND_INS,
     "vit_base_patch16_224": "test_vit",
+    "vit_large_patch16_224": "test_vit",
     "/scratch/photos": "photos",
     " --init imagenet": "",
     " --loggers mlflow": "",

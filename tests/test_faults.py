@@ -83,12 +83,12 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen[str], *, seconds:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_ends_the_command_with_a_checkpoint_and_a_sentence(
-    photos: Path, tmp_path: Path, number: signal.Signals
+    photos: Path, tmp_path: Path, number: signal.Signals, devices: int
 ) -> None:
     out = tmp_path / "run"
-    process = started(photos, out, "--max-steps", "400")
+    process = started(photos, out, "--max-steps", "400", "--accelerator", "cpu", "--devices", str(devices))
     wait_for(out / "metrics.jsonl", 2, process)
     os.killpg(process.pid, number)  # as a terminal does
     shown = process.communicate(timeout=100)[1].splitlines()[-1]

@@ -29,6 +29,16 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value / world_size()
 
 
+@torch.no_grad()
+def max_over_ranks(value: Tensor) -> Tensor:
+    """Return the elementwise maximum of `value` over all ranks, the same bits on each, without gradient."""
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
 def mean_over_rows(total: Tensor, count: Tensor) -> Tensor:
     """Return this rank's part of a mean over rows of which ranks have unequal numbers; zero where nobody has any.
 

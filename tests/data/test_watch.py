@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from dovetail.data.loader import ViewDataset, ViewLoader
 from dovetail.data.order import StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
+from dovetail.data.watch import next_of
 from dovetail.errors import DovetailError
 from dovetail.train.interrupts import StopRequests
 from dovetail.views.plan import ViewPlan, ViewSpec
@@ -83,7 +85,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Pa
     log = tmp_path / "skipped.jsonl"
     sampler = StepSampler(12, 4, seed=0, total_steps=6)
     loader = ViewLoader(
-        *(ViewDataset(Hopeless(hang=3, crash=crash), PLAN, seed=0, image_seconds=0.5), sampler),
+        *(ViewDataset(Hopeless(hang=3, crash=crash), PLAN, seed=0, image_seconds=1.5), sampler),
         plan=PLAN,
         num_workers=workers,
         skipped=SkippedLog(log, 12),
@@ -102,7 +104,7 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Pa
     for batch in batches:
         assert (batch.used != batch.index).equal((batch.index == 3) | (batch.index == crash))
     reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in log.read_text().splitlines()}
-    assert reasons.pop("3.jpg") == "it could not be read within 0.5 seconds"
+    assert reasons.pop("3.jpg") == "it could not be read within 1.5 seconds"
     assert reasons == ({f"{crash}.jpg": "the library that decodes it crashed (SIGSEGV)"} if crash >= 0 else {})
 
 
@@ -121,6 +123,75 @@ def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, sentenc
     with pytest.raises(DovetailError, match=sentence) as raised:
         next(iter(loader))
     assert "\n" not in str(raised.value)
+
+
+class Asked(Hopeless):
+    """Twelve photographs; while number 3 is read for the first times, its process is asked to end, as all of a job."""
+
+    def __init__(self, notes: Path, number: int, times: int) -> None:
+        super().__init__(hang=-1, crash=-1)
+        self.notes, self.number, self.times = notes, number, times
+
+    def open(self, index: int, channels: int) -> Photograph:
+        if index == 3 and len(list(self.notes.iterdir())) < self.times:
+            (self.notes / str(os.getpid())).touch()
+            # Not by its parent, of which torch's processes take it as a matter of course.
+            subprocess.run(["kill", f"-{self.number}", str(os.getpid())], check=True)
+            time.sleep(0.2)
+        return super().open(index, channels)
+
+
+def asked(notes: Path, number: int, times: int, workers: int) -> ViewLoader:
+    notes.mkdir()
+    return ViewLoader(
+        ViewDataset(Asked(notes, number, times), PLAN, seed=0, image_seconds=1.0),
+        StepSampler(12, 4, seed=0, total_steps=6),
+        plan=PLAN,
+        num_workers=workers,
+        skipped=SkippedLog(None, 12),
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_the_whole_job_costs_no_photograph(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    """The training process has to go on for some steps, until all agree on where to stop."""
+    stops = StopRequests()
+    stops.listen(signal.SIGTERM, signal.SIGUSR1)  # as in training; loading processes inherit it
+    try:
+        plain = list(asked(tmp_path / "plain", number, 0, workers))
+        notes = tmp_path / "asked"
+        batches = list(asked(notes, number, 1, workers))
+    finally:
+        stops.restore()
+    assert len(list(notes.iterdir())) == 1
+    assert [batch.index.tolist() for batch in batches] == [batch.index.tolist() for batch in plain]
+    assert all(batch.used.equal(batch.index) for batch in batches)
+    assert all(torch.equal(a.crops[0], b.crops[0]) for a, b in zip(batches, plain, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_who_asks_again_and_again_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="A loading process ended"):
+        list(asked(tmp_path / "asked", signal.SIGTERM, 100, 1))
+
+
+def test_a_process_that_ends_takes_its_batches_with_it() -> None:
+    def gone() -> Iterator[int]:
+        yield 1
+        raise EOFError
+
+    ended = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
+    batches = gone()
+    assert next_of(batches, [ended]) == 1
+    ended.start()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) ended"):
+        next_of(batches, [ended])
+    own = gone()
+    assert next_of(own, []) == 1
+    with pytest.raises(EOFError):  # it is the data's own
+        next_of(own, [])
 
 
 class Slow(Hopeless):

@@ -302,3 +302,8 @@ def test_settings_of_a_run_can_change_in_what_does_not_matter(tmp_path: Path) ->
     run(tmp_path, settings(epochs=1, steps_per_epoch=3, save_every_steps=1))
     changed = replace(settings(epochs=1), log_every_steps=1, workers=2)
     assert run(tmp_path, changed, resume=True)[1].steps == 3
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 10), (0.01, 10), (0.3, 6), (1.5, 1), (60.0, 1)])
+def test_processes_ask_each_other_within_seconds(seconds: float, steps: int) -> None:
+    assert overseer.steps_between(seconds) == steps

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
-from dovetail.data.watch import ReadingWatch, can_fork, end_with_parent, leave_deaths_to_us
+from dovetail.data.watch import ReadingWatch, asked_to_stop, can_fork, end_with_parent, leave_deaths_to_us, next_of
 from dovetail.errors import DovetailError
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
@@ -29,6 +31,7 @@ IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
 POLL_SECONDS = 5.0
 AHEAD_BATCHES = 4  # that each process loads before they are wanted
+MOST_REQUESTS = 3  # to end, without a batch in between: more come from somebody who wants the processes gone
 _REPLACEMENT_TRIES = 64
 
 
@@ -140,6 +143,7 @@ class ViewLoader:
     ) -> None:
         """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends."""
         self._batch_seconds = batch_seconds
+        self._requests = 0  # to end that came to loading processes since the last batch
         self._poll_seconds = min(POLL_SECONDS, dataset.image_seconds, batch_seconds)
         self._dataset = dataset
         self._sampler = sampler
@@ -156,7 +160,7 @@ class ViewLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches, and start again after the last one where a photograph had to be ended with its process.
+        """Yield batches, and start again after the last one where a process ended with its photograph, or was asked to.
 
         Raises:
             DovetailError: Most images cannot be read, or a worker hangs or is killed.
@@ -172,34 +176,39 @@ class ViewLoader:
     def _batches(self, done: int, watch: ReadingWatch) -> Iterator[ViewBatch]:
         """Yield the batches after the first `done`, up to one that has to be loaded again."""
         batches = self._started(done)
+        workers: list[BaseProcess] = batches._workers if self._num_processes else []
         waited = 0.0  # not by the clock: see `dovetail.data.watch`
         while True:
             try:
-                batch = next(batches)
+                batch = next_of(batches, workers)
             except StopIteration:
                 return
             except RuntimeError as error:
-                if self._gave_up(batches, watch):
+                if self._must_start_again(workers, watch):
                     return
                 waited += self._poll_seconds
                 if "timed out" not in str(error) or waited >= self._batch_seconds:
                     raise self._lost(error) from error
             else:
                 yield batch
-                waited = 0.0
+                waited, self._requests = 0.0, 0
 
-    def _gave_up(self, batches: Any, watch: ReadingWatch) -> bool:
-        """Give up the photographs that loading processes are stuck with or died of; return whether there are any."""
-        if self._num_processes == 0:
-            return False
-        lost = watch.lost(batches._workers, seconds=self._dataset.image_seconds, poll=self._poll_seconds)
+    def _must_start_again(self, workers: list[BaseProcess], watch: ReadingWatch) -> bool:
+        """Give up the photographs that loading processes are stuck with or died of.
+
+        Return whether there are any, or processes that ended only because they were asked to.
+        """
+        lost = watch.lost(workers, seconds=self._dataset.image_seconds, poll=self._poll_seconds)
         for index, reason in lost.items():
             self._dataset.give_up(index, reason)
-        return bool(lost)
+        if lost or not asked_to_stop(workers):
+            return bool(lost)
+        self._requests += 1
+        return self._requests <= MOST_REQUESTS
 
-    def _started(self, done: int) -> Iterator[ViewBatch]:
+    def _started(self, done: int) -> Any:
         """Return an iterator over the batches after the first `done`, with processes of its own that have started."""
-        batches: Iterator[ViewBatch] = iter(
+        batches = iter(
             DataLoader(
                 self._dataset,
                 batch_sampler=_Rest(self._sampler, done),
@@ -301,5 +310,7 @@ def make_loader(
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process ends the workers after it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM's question to the run comes to every process of it
     end_with_parent()
     torch.set_num_threads(1)

@@ -20,15 +20,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from typing import TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
+
+Batch = TypeVar("Batch")
 
 GRACE_SECONDS = 2.0  # for the process's own alarm, which is enough for almost all
 _NOTHING = -1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+# Clusters and terminals ask all processes of a job to stop: the training one answers, and may need some batches more.
+_REQUESTS = (signal.SIGTERM, *([signal.SIGUSR1] if sys.platform != "win32" else []))
 
 
 class ReadingWatch:
@@ -79,6 +84,32 @@ class ReadingWatch:
                 name = signal.Signals(-worker.exitcode).name
                 found[int(index)] = f"the library that decodes it crashed ({name})"
         return found
+
+
+def asked_to_stop(workers: Sequence[BaseProcess]) -> bool:
+    """Whether a loading process ended because it was asked to, and not by what it did."""
+    # Before torch has set its own handlers, a process has those of `dovetail.train.interrupts`.
+    ends = {code for number in _REQUESTS for code in (-number, 128 + number)}
+    return any(worker.exitcode in ends for worker in workers)
+
+
+def next_of(batches: Iterator[Batch], workers: Sequence[BaseProcess]) -> Batch:
+    """Return the next of `batches`, which `workers` load.
+
+    Raises:
+        RuntimeError: As torch raises it for a process that has ended, also where that one had handed over a batch whose
+            memory went with it.
+    """
+    try:
+        return next(batches)
+    except (EOFError, OSError) as error:
+        until = time.monotonic() + GRACE_SECONDS  # its socket closes before it can be seen to have ended
+        while workers and time.monotonic() < until:
+            for worker in workers:
+                if worker.exitcode is not None:
+                    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) ended") from error
+            time.sleep(0.01)
+        raise
 
 
 def leave_deaths_to_us() -> None:

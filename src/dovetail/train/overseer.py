@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from dovetail.distributed import max_over_ranks
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
@@ -18,7 +20,10 @@ from dovetail.train.prototypes import PrototypeWatch
 from dovetail.train.step import LearnerModule
 
 CHECKPOINT_FORMAT = 1
-AGREE_EVERY_STEPS = 10  # several processes must stop and save at one step, and asking each other costs a wait
+# Several processes must stop and save at one step, and asking each other costs a wait. A cluster that ends a job may
+# give it but half a minute, so where steps are slow they ask after each.
+AGREE_SECONDS = 2.0
+AGREE_STEPS = 10
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +54,14 @@ class Overseer(Callback):
         self._step = 0
         self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
         self._saved_at = 0.0
+        self._asked_step, self._asked_at, self._ask_after = 0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks, and listen for signals now that Lightning has set its own handlers."""
         self.stops.listen(*stop_signals())
         self._step = self._read_step = self._module(pl_module).steps_done
-        self._read_at = self._saved_at = time.perf_counter()
+        self._asked_step = self._ask_after = self._step
+        self._read_at = self._saved_at = self._asked_at = time.perf_counter()
         if trainer.is_global_zero:
             self.checkpoints.clear_leftovers()
 
@@ -71,9 +78,9 @@ class Overseer(Callback):
             self.run_log.advance(step)
         if self.settings.logs_after(step):
             self._read(module)
-        stop = self._agreed(trainer, step, self.stops.received is not None)
         late = time.perf_counter() - self._saved_at >= 60 * self.settings.save_every_minutes
-        if self._agreed(trainer, step, late) or stop or self.settings.saves_after(step):
+        stop, save = self._agreed(trainer, step, stop=self.stops.received is not None, save=late)
+        if save or stop or self.settings.saves_after(step):
             self._save(trainer, module)
         if stop:
             trainer.should_stop = True
@@ -82,11 +89,19 @@ class Overseer(Callback):
         """Put a sharded model together for what comes after."""
         self._module(pl_module).put_together()
 
-    def _agreed(self, trainer: Trainer, step: int, wish: bool) -> bool:
-        """Return whether any process wishes so; several ask each other only now and then."""
+    def _agreed(self, trainer: Trainer, step: int, *, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Return whether any process wishes to stop, and to save; several ask each other only now and then."""
         if trainer.world_size == 1:
-            return wish
-        return step % AGREE_EVERY_STEPS == 0 and trainer.strategy.reduce_boolean_decision(wish, all=False)
+            return stop, save
+        if step < self._ask_after:
+            return False, False
+        now = time.perf_counter()
+        seconds = (now - self._asked_at) / max(step - self._asked_step, 1)
+        own = torch.tensor([float(stop), float(save), seconds], device=trainer.strategy.root_device)
+        any_stop, any_save, slowest = max_over_ranks(own).tolist()
+        self._asked_step, self._asked_at = step, now
+        self._ask_after = step + steps_between(slowest)
+        return any_stop > 0, any_save > 0
 
     def _read(self, module: LearnerModule) -> None:
         if not module.losses:
@@ -136,3 +151,8 @@ class Overseer(Callback):
         if not isinstance(module, LearnerModule):
             raise TypeError(f"{type(module).__name__} is no LearnerModule")
         return module
+
+
+def steps_between(seconds: float) -> int:
+    """Return after how many steps of so many seconds processes ask each other again."""
+    return max(1, min(AGREE_STEPS, int(AGREE_SECONDS / max(seconds, 1e-9))))
