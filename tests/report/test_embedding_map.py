@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from dovetail.cli import run as run_command
+from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.report.embedding import embed
-from dovetail.report.embedding_map import far_apart, flattened, put_between
+from dovetail.report.embedding_map import Flat, draw_map, far_apart, flattened, put_between
 from dovetail.report.page import PAGE
 from tests.report.conftest import HOSTILE
 from tests.report.test_page import outline
@@ -45,6 +46,18 @@ def test_every_photograph_is_on_the_map_with_its_path(run: Path, photos: Path, t
     said = "".join(page.text)
     assert "% of the variance" in said
     assert all(name in said for name in HOSTILE)
+
+
+def test_photographs_of_many_channels_and_those_that_went_are_on_the_map(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        np.save(tmp_path / f"{number}.npy", rng.integers(0, 256, (20, 30, 5), dtype=np.uint8))
+    source = open_source(tmp_path)
+    (tmp_path / "2.npy").unlink()
+    places = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [3.0, 3.0]])
+    svg = draw_map(Flat(places, ("first (no unit)", "second (no unit)"), ""), source, range(5), in_channels=5)
+    assert len(re.findall("data-name=", svg)) == 5
+    assert svg.count("data:image/jpeg") == 4
 
 
 def test_near_embeddings_lie_together_on_either_map() -> None:

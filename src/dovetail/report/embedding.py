@@ -87,7 +87,8 @@ def embed(
     unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
     print(f"{path}: {count} embeddings of {width} dimensions{unread}")
     if page is not None and page_map != "none":
-        print(f"{page}: a map of {add_map(page, page_map, source, found.indices, found.vectors)} photographs")
+        shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
+        print(f"{page}: a map of {shown} photographs")
     return path
 
 

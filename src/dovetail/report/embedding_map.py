@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.report.features import principal_components
@@ -68,7 +70,13 @@ def manifold() -> Any:
 
 
 def add_map(
-    page: Path, projection: Projection, source: ImageSource, indices: Sequence[int], vectors: NDArray[np.float32]
+    page: Path,
+    projection: Projection,
+    source: ImageSource,
+    indices: Sequence[int],
+    vectors: NDArray[np.float32],
+    *,
+    in_channels: int,
 ) -> int:
     """Put the map of embeddings [N, D] of a source's photographs into a page, in place of one that is there.
 
@@ -82,7 +90,7 @@ def add_map(
         raise DovetailError(f"A map needs at least {LEAST} readable photographs and found {len(indices)}; add some.")
     chosen = np.unique(np.linspace(0, len(indices) - 1, MOST_POINTS).round().astype(int))
     flat = flattened(vectors[chosen], projection)
-    svg = draw_map(flat, source, [indices[item] for item in chosen])
+    svg = draw_map(flat, source, [indices[item] for item in chosen], in_channels=in_channels)
     section = filled("map.html.j2", svg=svg, count=len(chosen), total=len(indices), words=flat.words)
     text = page.read_text(encoding="utf-8")
     text = put_between(text, "map link", '<li><a href="#map">Map</a></li>', page)
@@ -117,8 +125,11 @@ def flattened(vectors: NDArray[np.float32], projection: Projection) -> Flat:
     return Flat(np.asarray(tsne.fit_transform(unit), dtype=np.float64), axes, words)
 
 
-def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int]) -> Markup:
-    """Return the map as inline SVG, each point with its path and, where there is room, its photograph."""
+def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int], *, in_channels: int) -> Markup:
+    """Return the map as inline SVG, each point with its path and, where there is room, its photograph.
+
+    A photograph that can be read no more is a point.
+    """
     with mpl.rc_context(STYLE | {"svg.hashsalt": "map"}):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.subplots()
@@ -131,7 +142,10 @@ def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int]) -> Markup:
     places = {int(number): (float(x), float(y)) for number, _, _, x, y in POINT.findall(svg)}
     apart = far_apart(places, PICTURE_POINTS)
     pictured = [*apart, *(number for number in places if number not in apart)][:MOST_PICTURES]
-    uris = {number: jpeg_uri(thumbnail(source.open(indices[number], 3), PICTURE_PX)) for number in pictured}
+    uris = {}
+    for number in pictured:
+        with suppress(UnreadableError):
+            uris[number] = jpeg_uri(thumbnail(source.open(indices[number], in_channels), PICTURE_PX))
 
     def with_name(found: re.Match[str]) -> str:
         number, x, y = int(found[1]), float(found[4]), float(found[5])
