@@ -1,0 +1,315 @@
+"""The study counts only what was measured with its settings, goes on where it stopped, and says what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.evidence import __main__ as command
+from benchmarks.evidence import trial
+from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, TINY, Arm, Budget, arm_named, comparisons
+from benchmarks.evidence.page import Section, page
+from benchmarks.evidence.records import Cell, Records
+from benchmarks.evidence.statistics import Estimate, estimate, paired
+from benchmarks.evidence.trial import Bench, run_arm
+from benchmarks.scenes.compose import Scene
+from benchmarks.scenes.write import SceneSet, made_once, write_scenes
+
+from dovetail.errors import DovetailError
+from dovetail.recipes.table import options_of
+
+BUDGET = dataclasses.replace(BUDGETS[TINY], seeds=(0,))
+FLOOR = arm_named("colour histogram alone")
+SCRATCH = arm_named("from scratch")
+
+
+def test_an_interval_by_hand() -> None:
+    found = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (found.mean, found.count) == (3.0, 5)
+    assert found.half == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))  # t(4) s / sqrt(n)
+    two = estimate([1.0, 3.0])
+    assert two.half == pytest.approx(12.706)
+    assert estimate([7.0]) == Estimate(7.0, None, 1)
+    many = estimate([float(number % 2) for number in range(100)])
+    assert many.half == pytest.approx(2.042 * math.sqrt(25 / 99) / 10)
+
+
+def test_pairs_are_compared_on_the_seeds_that_both_have() -> None:
+    found = paired({0: 11.0, 1: 22.0, 2: 99.0}, {0: 10.0, 1: 20.0, 3: -99.0})
+    assert found is not None
+    assert (found.mean, found.count) == (1.5, 2)
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "above", "below"),
+    [
+        ([1.0, 1.1, 0.9], True, False),
+        ([-1.0, -1.1, -0.9], False, True),
+        ([1.0, -1.0], False, False),
+        ([9.0], *2 * [False]),
+    ],
+)
+def test_a_difference_is_told_only_by_its_whole_interval(values: list[float], above: bool, below: bool) -> None:
+    found = estimate(values)
+    assert (found.above_zero, found.below_zero) == (above, below)
+
+
+def score(arm: Arm, seed: int, *, start: str = "random", fraction: float = 0.5) -> Cell:
+    """Return the cell of a score."""
+    return Cell("score", arm.name, start, fraction, seed)
+
+
+FACTS: dict[str, Any] = {"scores": {"mIoU": 0.25}, "images": 4, "machine": "here", "lr": 1e-3, "device": "cpu"}
+
+
+def test_a_line_counts_for_its_settings_alone(tmp_path: Path) -> None:
+    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    records.add(SCRATCH, score(SCRATCH, 0), FACTS)
+    assert list(records.found(SCRATCH)) == [score(SCRATCH, 0)]
+    others = [
+        dataclasses.replace(records, budget=dataclasses.replace(BUDGET, steps=3)),
+        dataclasses.replace(records, data="other scenes"),
+    ]
+    assert all(other.found(SCRATCH) == {} for other in others)
+    assert records.found(dataclasses.replace(SCRATCH, encoder_lr_scale=0.5)) == {}
+    more = dataclasses.replace(BUDGET, seeds=(0, 1, 2), fractions=(0.1, 0.5))
+    assert list(dataclasses.replace(records, budget=more).found(SCRATCH)) == [score(SCRATCH, 0)]
+
+
+def test_the_recipe_of_one_method_leaves_the_lines_of_others() -> None:
+    changed = dict(BUDGET.recipes) | {"densecl": {**BUDGET.recipes["densecl"], "queue": 7}}
+    one = Records(Path("x"), BUDGET, "data")
+    other = Records(Path("x"), dataclasses.replace(BUDGET, recipes=changed), "data")
+    assert one.mark(SCRATCH) == other.mark(SCRATCH)
+    assert one.mark(arm_named("slotcon")) == other.mark(arm_named("slotcon"))
+    assert one.mark(arm_named("decon-sl-densecl")) != other.mark(arm_named("decon-sl-densecl"))
+
+
+def test_what_later_arms_need_leaves_lines_alone(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class LaterArm(Arm):
+        alpha: float | None = None
+
+    fields = {one.name: getattr(SCRATCH, one.name) for one in dataclasses.fields(SCRATCH)}
+    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    assert records.mark(LaterArm(**fields)) == records.mark(SCRATCH)
+    assert records.mark(LaterArm(**fields, alpha=0.3)) != records.mark(SCRATCH)
+
+
+def test_a_line_that_was_cut_off_costs_only_itself(tmp_path: Path) -> None:
+    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    records.add(SCRATCH, score(SCRATCH, 0), FACTS)
+    records.add(SCRATCH, score(SCRATCH, 1), FACTS)
+    text = records.path.read_text()
+    records.path.write_text(text[: len(text) - 30])
+    assert list(records.found(SCRATCH)) == [score(SCRATCH, 0)]
+    records.add(SCRATCH, score(SCRATCH, 2), FACTS)
+    assert list(records.found(SCRATCH)) == [score(SCRATCH, 0), score(SCRATCH, 2)]
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=list(BUDGETS))
+def test_every_option_is_one_of_the_method(budget: Budget) -> None:
+    for arm in SEGMENTATION:
+        if arm.method is not None:
+            assert set(budget.recipe(arm)) <= set(options_of(arm.method)), arm.name
+    assert budget.rate_fraction <= 1
+    assert set(budget.counts) == {"unlabelled", "train", "val", "test"}
+
+
+def test_comparisons_are_between_rows() -> None:
+    rows = {(arm.name, start) for arm in SEGMENTATION for start in arm.starts}
+    assert len({arm.name for arm in SEGMENTATION}) == len(SEGMENTATION)
+    for one in comparisons():
+        assert {(one.arm, one.start), (one.other, one.other_start)} <= rows
+        assert (one.arm, one.start) != (one.other, one.other_start)
+
+
+def test_an_unknown_arm_is_named() -> None:
+    with pytest.raises(DovetailError, match="decon-sl"):
+        arm_named("decon-sll")
+
+
+def full(records: Records, values: dict[tuple[str, str], list[float]]) -> None:
+    """Write a line for each row, seed and share."""
+    for (name, start), scores in values.items():
+        for seed, value in enumerate(scores):
+            for fraction in records.budget.fractions:
+                cell = Cell("score", name, start, fraction, seed)
+                records.add(arm_named(name), cell, {**FACTS, "scores": {"mIoU": value}})
+
+
+def test_an_empty_page_says_that_nothing_was_run(tmp_path: Path) -> None:
+    text = page([Section(Records(tmp_path / "none.jsonl", BUDGETS["gpu"], ""))])
+    cells = sum(len(arm.starts) for arm in SEGMENTATION) * 4 * 5
+    assert f"**None of the {cells} fine-tunings of this budget has been run.**" in text
+    assert "±" not in text.split("### Budget")[1]
+
+
+def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
+    budget = dataclasses.replace(BUDGET, seeds=(0, 1, 2), fractions=(0.5,))
+    records = Records(tmp_path / "some.jsonl", budget, "data")
+    full(records, {("from scratch", "random"): [0.10, 0.12, 0.14], ("densecl", "encoder"): [0.20]})
+    records.add(SCRATCH, Cell("rate", SCRATCH.name, "random", 0.5, 0, 1e-3), {**FACTS, "scores": {"mIoU": 0.99}})
+    text = page([Section(records)])
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert rows["from scratch"] == "| from scratch |  | 12.0 ± 5.0 |"
+    assert rows["`densecl`"] == "| `densecl` | encoder | 20.0 (n = 1 of 3) |"
+    assert rows["`pixpro`"] == "| `pixpro` | encoder | not run |"
+    rows_of_all = sum(len(arm.starts) for arm in SEGMENTATION)
+    assert f"**4 of {3 * rows_of_all} fine-tunings have been run; {rows_of_all - 1} of {rows_of_all} cells lack" in text
+    assert "| densecl, encoder | from scratch | +10.0 (n = 1 of 3) |" in text
+    assert "99" not in text
+
+
+def test_a_difference_is_bold_where_its_interval_leaves_out_zero(tmp_path: Path) -> None:
+    budget = dataclasses.replace(BUDGET, seeds=(0, 1, 2), fractions=(0.5,))
+    records = Records(tmp_path / "some.jsonl", budget, "data")
+    base, better = [0.10, 0.20, 0.30], [0.110, 0.211, 0.309]
+    full(
+        records,
+        {
+            ("from scratch", "random"): [0.3, 0.1, 0.1],
+            ("densecl", "encoder"): base,
+            ("decon-sl-densecl", "encoder"): better,
+        },
+    )
+    text = page([Section(records)])
+    assert "| decon-sl-densecl, encoder | densecl, encoder | **+1.0 ± 0.2** |" in text
+    assert "| densecl, encoder | from scratch | +3.3 ± 51.7 |" in text
+
+
+def plain_scene(index: int, *, seed: int) -> Scene:
+    """Return a scene of two squares, red and green, on grey noise."""
+    rng = np.random.default_rng((seed, index))
+    pixels = rng.integers(90, 140, (64, 64, 3)).astype(np.uint8)
+    owners = np.zeros((64, 64), dtype=np.uint8)
+    for number in (1, 2):
+        top, left = rng.integers(0, 40, 2)
+        owners[top : top + 24, left : left + 24] = number
+        pixels[top : top + 24, left : left + 24, number - 1] = 250
+    present = [number for number in (1, 2) if (owners == number).any()]
+    return Scene(pixels, owners if len(present) == 2 else (owners > 0).astype(np.uint8), [one - 1 for one in present])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
+    """A set as the real ones are, of coloured squares."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        makers = {
+            split: (lambda index, seed=seed: plain_scene(index, seed=seed)) for seed, split in enumerate(BUDGET.counts)
+        }
+        return write_scenes(folder, ("red", "green"), makers, BUDGET.counts)
+
+    return made_once(tmp_path_factory.mktemp("scenes") / "squares", make, {}, [], "")
+
+
+def bench(scenes: SceneSet, folder: Path, budget: Budget = BUDGET) -> Bench:
+    """Return a bench that writes below `folder`."""
+    return Bench(scenes, budget, Records(folder / "lines.jsonl", budget, scenes.fingerprint), folder / "runs")
+
+
+def test_a_floor_is_measured_once(scenes: SceneSet, tmp_path: Path) -> None:
+    place = bench(scenes, tmp_path)
+    assert place.missing(FLOOR, 0) == [score(FLOOR, 0, fraction=part) for part in (0.5, 1.0)]
+    run_arm(place, FLOOR, 0)
+    assert place.missing(FLOOR, 0) == []
+    lines = place.records.path.read_text()
+    run_arm(place, FLOOR, 0)
+    assert place.records.path.read_text() == lines
+    found = place.records.found(FLOOR)
+    assert [line["images"] for line in found.values()] == [4, 8]
+    assert found[score(FLOOR, 0, fraction=1.0)]["scores"]["mIoU"] > 0.6  # colour tells these classes
+
+
+def test_an_arm_goes_on_where_it_stopped_with_the_same_scores(scenes: SceneSet, tmp_path: Path) -> None:
+    """Rates are chosen on `choose` and scores measured on `measure`; a line that is lost comes back with its score."""
+    place = bench(scenes, tmp_path)
+    run_arm(place, SCRATCH, 0)
+    found = place.records.found(SCRATCH)
+    rates = {cell.rate: line["scores"]["mIoU"] for cell, line in found.items() if cell.kind == "rate"}
+    assert set(rates) == set(BUDGET.rates)
+    best = max(BUDGET.rates, key=lambda rate: rates[rate])
+    scored = {cell: line for cell, line in found.items() if cell.kind == "score"}
+    assert {cell.fraction for cell in scored} == set(BUDGET.fractions)
+    assert all(line["lr"] == best and line["data"] == scenes.fingerprint for line in scored.values())
+    lines = place.records.path.read_text().splitlines()
+    place.records.path.write_text("\n".join(lines[:-1]) + "\n")
+    run_arm(place, SCRATCH, 0)
+    assert len(place.records.path.read_text().splitlines()) == len(lines)
+    again = place.records.found(SCRATCH)
+    assert {cell: line["scores"] for cell, line in again.items()} == {
+        cell: line["scores"] for cell, line in found.items()
+    }
+    assert not place.run_folder(SCRATCH, 0).exists()
+
+
+def test_an_arm_with_pretraining_measures_each_start_and_deletes_its_weights(scenes: SceneSet, tmp_path: Path) -> None:
+    budget = dataclasses.replace(BUDGET, fractions=(1.0,), rates=(1e-3,))
+    place, arm = bench(scenes, tmp_path, budget), arm_named("decon-sl-densecl")
+    run_arm(place, arm, 0)
+    found = place.records.found(arm)
+    assert [(cell.start, cell.fraction) for cell in found] == [("encoder", 1.0), ("all", 1.0)]
+    assert all(line["pretrain_seconds"] is not None for line in found.values())
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+class Interrupted(Exception):
+    """Stands for the end of the process."""
+
+
+def test_an_interrupted_pretraining_goes_on_and_a_broken_start_begins_anew(
+    scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def pretrain(*, out: Path, resume: bool, **_: Any) -> None:
+        asked.append(resume)
+        assert resume or not out.exists()
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text("")
+        if len(asked) == 1:
+            raise Interrupted  # before the first checkpoint
+        (out / "checkpoints" / "last.ckpt").write_text("")
+        if len(asked) == 2:
+            raise Interrupted
+        (out / "exported").mkdir()
+        (out / "exported" / "model.safetensors").write_text("")
+
+    monkeypatch.setattr(trial.dovetail, "pretrain", pretrain)
+    place, arm = bench(scenes, tmp_path), arm_named("densecl")
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            trial.pretrained(place, arm, 0)
+    folder = trial.pretrained(place, arm, 0)
+    assert folder is not None
+    assert asked == [False, False, True]
+    assert not (folder / "checkpoints").exists()
+    trial.pretrained(place, arm, 0)
+    assert len(asked) == 3
+
+
+def test_the_command_writes_lines_and_page_and_says_what_it_cannot_do(
+    scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "build", lambda name, cache, plan: scenes)
+    common = ["--budget", "tiny", "--cache", str(tmp_path)]
+    assert command.main([*common, "--arms", "background alone", "--seeds", "1"]) == 0
+    assert json.loads((tmp_path / "tiny" / "data.json").read_text()) == {"tiny": scenes.fingerprint}
+    text = (tmp_path / "tiny" / "results.md").read_text()
+    assert "(n = 1 of 2)" in text
+    shutil.move(tmp_path / "tiny" / "results.md", tmp_path / "before.md")
+    assert command.main([*common, "--only-page"]) == 0
+    assert (tmp_path / "tiny" / "results.md").read_text() == text
+    assert command.main([*common, "--seeds", "7"]) == 1
+    assert command.main([*common, "--arms", "nonsense"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Budget tiny has no seed 7; its seeds are [0, 1]."
+    assert "nonsense" in said[1]
