@@ -18,7 +18,7 @@ from benchmarks.evidence.page import Section, page
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.trial import Bench, run_arm
 from benchmarks.scenes.fetch import default_cache
-from benchmarks.scenes.sets import SetPlan, build
+from benchmarks.scenes.sets import build
 from dovetail.errors import DovetailError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
     unknown = sorted(set(seeds) - set(budget.seeds))
     if unknown:
         raise DovetailError(f"Budget {budget.name} has no seed {unknown[0]}; its seeds are {list(budget.seeds)}.")
-    scenes = build("stamps", places.cache, SetPlan(budget.side_px, budget.counts))
+    scenes = build("stamps", places.cache, budget.scenes)
     if not scenes.known:
         print("The scenes are made of other versions of the packages than the tables; their numbers stand apart.")
     remember_data(places.results, budget, scenes.fingerprint)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.scenes.sets import COUNTS
+from benchmarks.scenes.sets import COUNTS, SetPlan
 from benchmarks.scenes.stock import Split
 from dovetail.errors import unknown_name
 from dovetail.transfer.start import Start
@@ -127,6 +127,7 @@ class Budget:
         rate_fraction: Share of the labels with which it is chosen.
         fractions: Shares of the labels in the tables.
         seeds: Each draws a pre-training and a subset of the labels.
+        close: Whether the scenes' objects are few and large.
     """
 
     name: str
@@ -144,6 +145,12 @@ class Budget:
     rate_fraction: float = 0.1
     fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    close: bool = False
+
+    @property
+    def scenes(self) -> SetPlan:
+        """What its scenes are."""
+        return SetPlan(self.side_px, self.counts, close=self.close)
 
     def recipe(self, arm: Arm) -> dict[str, Any]:
         """Return the options of an arm's recipe."""
@@ -160,16 +167,17 @@ BUDGETS: Mapping[str, Budget] = {
     "cpu": Budget(
         name="cpu",
         model="smp/fpn/tu-resnet10t",
-        side_px=96,
-        view_px=96,
+        side_px=64,
+        view_px=64,
         epochs=8,
         batch_size=32,
         recipes=SHORT_RECIPES,
-        decoder_grid=12,
-        steps=100,
-        finetune_batch=8,
+        decoder_grid=16,
+        steps=150,
+        finetune_batch=16,
         counts={"unlabelled": 1600, "train": 400, "val": 100, "test": 300},
         rates=(1e-3, 4e-3),
+        close=True,
     ),
     "gpu": Budget(
         name="gpu",

@@ -94,8 +94,9 @@ def section_parts(section: Section) -> list[str]:
 def sizes(budget: Budget) -> str:
     """Return one paragraph on the sizes of a budget."""
     counts, rates = budget.counts, ", ".join(f"{rate:g}" for rate in budget.rates)
+    content = " with few and large objects" if budget.close else ""
     return (
-        f"`{budget.model}`, scenes of {budget.side_px} px. Pre-training: {counts['unlabelled']:,} scenes, "
+        f"`{budget.model}`, scenes of {budget.side_px} px{content}. Pre-training: {counts['unlabelled']:,} scenes, "
         f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
         f"{budget.steps} steps of {budget.finetune_batch}, 100 % being {counts['train']} scenes, tested on "
         f"{counts['test']}; candidates for its rate: {rates}."

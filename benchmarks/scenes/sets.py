@@ -33,11 +33,13 @@ class SetPlan:
         side_px: Side of its scenes, or of solar's images.
         counts: Scenes of each split; not of solar.
         seed: Of everything drawn, the division of objects and backgrounds too.
+        close: Whether pasted objects are fewer and larger, for images and networks too small for the usual ones.
     """
 
     side_px: int = 128
     counts: Mapping[Split, int] = field(default_factory=lambda: dict(COUNTS))
     seed: int = 0
+    close: bool = False
 
 
 def build(name: str, cache: Path, plan: SetPlan | None = None) -> SceneSet:
@@ -60,6 +62,8 @@ def build_stamps(cache: Path, plan: SetPlan) -> SceneSet:
         return Stock(cutouts.CLASSES, cutouts.read_stamps(stamps.folder), pictures)
 
     scenes = ScenePlan(side_px=plan.side_px, seed=plan.seed)
+    if plan.close:
+        scenes = replace(scenes, objects=(2, 4), others=(0, 1), long_side=(0.45, 1.0))
     return pasted_set("stamps", cache, plan, scenes, stock, outdoors, [stamps, *photographs])
 
 
@@ -80,6 +84,8 @@ def build_rooms(cache: Path, plan: SetPlan) -> SceneSet:
         upright=True,
         seed=plan.seed,
     )
+    if plan.close:
+        scenes = replace(scenes, objects=(2, 4), others=(0, 1), long_side=(0.4, 0.9))
     return pasted_set("rooms", cache, plan, scenes, stock, indoors, [objects, *photographs])
 
 
