@@ -157,12 +157,14 @@ def uninterrupted(data: Path, out: Path) -> Reference:
     return Reference(digests_of(out), began, time.monotonic() - since)
 
 
-def kill_at(moment: Moment, process: BaseProcess, out: Path, rng: random.Random, whole: Reference) -> bool:
-    """Kill the process at the moment; return whether it still ran then."""
+def kill_at(
+    moment: Moment, process: BaseProcess, out: Path, rng: random.Random, whole: Reference, *, sooner: float
+) -> bool:
+    """Kill the process at the moment, in `sooner` of the time; return whether it still ran then."""
     since, began = time.monotonic(), None
     before = newest_step(out)
     span = whole.ended - whole.training_began
-    share, writes = rng.random(), rng.randint(1, STEPS // 2)
+    share, writes = rng.random() * sooner, rng.randint(1, STEPS // 2)
     delay = rng.random() * 0.004  # a write of this size takes some milliseconds
     for elapsed in watch(process, since):
         if moment == "any time":
@@ -184,17 +186,20 @@ def kill_at(moment: Moment, process: BaseProcess, out: Path, rng: random.Random,
 
 
 def faulted(number: int, data: Path, out: Path, whole: Reference, seed: int) -> Case:
-    """Run with one to three kills, resuming after each, and compare the end; anew where it ended before the first."""
+    """Run with one to three kills, resuming after each, and compare the end; anew where it ended before the first.
+
+    Moments are times of the uninterrupted run, and the machine may have become faster since: each try kills sooner.
+    """
     rng = random.Random(seed * 1_000_003 + number)
-    for _ in range(MAX_TRIES):
+    for tries in range(MAX_TRIES):
         shutil.rmtree(out, ignore_errors=True)
-        case = attempt(number, data, out, whole, rng)
+        case = attempt(number, data, out, whole, rng, sooner=0.5**tries)
         if case.kills:
             break
     return case
 
 
-def attempt(number: int, data: Path, out: Path, whole: Reference, rng: random.Random) -> Case:
+def attempt(number: int, data: Path, out: Path, whole: Reference, rng: random.Random, *, sooner: float) -> Case:
     """Do one run for `faulted`."""
     case = Case(number)
     first = MOMENTS[number % len(MOMENTS)]
@@ -205,7 +210,7 @@ def attempt(number: int, data: Path, out: Path, whole: Reference, rng: random.Ra
             break
         case.starts += 1
         process = start(data, out, workers=rng.choice((0, 0, 1)))
-        if kill_at(moment, process, out, rng, whole):
+        if kill_at(moment, process, out, rng, whole, sooner=sooner):
             torn = bool(leftovers(out))
             case.torn_writes += torn
             case.kills.append(f"{moment}, step {newest_step(out)}{' (half written)' if torn else ''}")
