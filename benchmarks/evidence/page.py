@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, SEGMENTATION, Arm, Budget, Comparison, comparisons
+from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, SCENES
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 
@@ -15,18 +16,6 @@ Scores = Mapping[tuple[str, str, float], Mapping[int, float]]
 
 TAKEN = {RANDOM: "", ENCODER: "encoder", ALL: "encoder + decoder"}
 EMPTY = "not run"
-INTRODUCTION = """# Does it work? Real pixels, with intervals
-
-Written by `python -m benchmarks.evidence` from the lines in `benchmarks/results/evidence/`; do not edit it. Every score
-is on scenes whose objects *and* backgrounds nothing was trained or tuned on. Each seed has a pre-training, a draw of
-the labelled scenes, new weights and augmentation of its own; rows share the labelled scenes of a seed. The learning
-rate of fine-tuning is chosen for each start by itself, on scenes that no table shows. Scores are mean ± half the 95 %
-interval (Student's t) over n seeds.
-
-The scenes (`python -m benchmarks.scenes stamps`) are photographic cut-outs on photographs, with exact masks: natural
-pixels in an unnatural arrangement, a few hundred objects, small networks and short runs. They can show that a claim
-holds here or does not; they cannot stand for COCO.
-"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,7 @@ def page(sections: Sequence[Section]) -> str:
     parts = [INTRODUCTION, "## Segmentation: does joint pre-training pay?\n"]
     for section in sections:
         parts += section_parts(section)
+    parts += [SCENES, NOT_RUN]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -98,7 +88,7 @@ def sizes(budget: Budget) -> str:
     return (
         f"`{budget.model}`, scenes of {budget.side_px} px{content}. Pre-training: {counts['unlabelled']:,} scenes, "
         f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
-        f"{budget.steps} steps of {budget.finetune_batch}, 100 % being {counts['train']} scenes, tested on "
+        f"{budget.steps:,} steps of {budget.finetune_batch}, 100 % being {counts['train']:,} scenes, tested on "
         f"{counts['test']}; candidates for its rate: {rates}."
     )
 
