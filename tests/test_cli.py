@@ -38,6 +38,7 @@ PRETRAIN = [
     "precision",
     "preset",
     "print-config",
+    "profile",
     "report-every-minutes",
     "resume",
     "save-every-minutes",

@@ -80,6 +80,7 @@ def pretrain(
     report_every_minutes: float = 5.0,
     loggers: list[str] = [],  # noqa: B006 - read only
     skip_nonfinite_steps: int = 0,
+    profile: int = 0,
     overwrite: bool = False,
     resume: bool = False,
 ) -> Run:
@@ -124,6 +125,7 @@ def pretrain(
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
             the run ends for it; all are in nonfinite.jsonl with their images.
+        profile: Steps to profile, after the first three: a summary on the screen and a trace in OUT/profile.
         overwrite: Empty a non-empty `out` first.
         resume: Go on with the run in `out`, exactly where it stopped; on other devices with the same images in a step.
 
@@ -218,7 +220,7 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     saved = read_config(folder)
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
-        *("report_every_minutes", "loggers", "skip_nonfinite_steps", "batch_size", "accumulate"),
+        *("report_every_minutes", "loggers", "skip_nonfinite_steps", "profile", "batch_size", "accumulate"),
     )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):

@@ -67,12 +67,26 @@ def learner_with_dropout(method: str = "decon-sl") -> Learner:
 
 
 def run(
-    out: Path, chosen: Settings, *, learner: Learner | None = None, resume: bool = False, views: Views | None = None
+    out: Path,
+    chosen: Settings,
+    *,
+    learner: Learner | None = None,
+    resume: bool = False,
+    views: Views | None = None,
+    profile: int = 0,
 ) -> tuple[Learner, Result]:
     """Train a fresh tiny learner in `out` and return it with the result."""
     learner = learner_with_dropout() if learner is None else learner
     source = views or Views(learner.recipe.views, chosen)
-    result = train(learner, batches=source.batches, to_views=source.to_views, settings=chosen, out=out, resume=resume)
+    result = train(
+        learner,
+        batches=source.batches,
+        to_views=source.to_views,
+        settings=chosen,
+        out=out,
+        resume=resume,
+        profile=profile,
+    )
     return learner, result
 
 

@@ -35,6 +35,7 @@ from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Overseer
 from dovetail.train.pieces import FOLDER
+from dovetail.train.profiling import StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "global_batch", "peak_lr", "max_steps")
@@ -77,6 +78,7 @@ def train(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     names: ImageNames | None = None,
+    profile: int = 0,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -93,6 +95,7 @@ def train(
         loggers: Lightning loggers beside TensorBoard.
         callbacks: Lightning callbacks after the engine's own; where weights are sharded, called at the end alone.
         names: From a batch to the names of its images, for the sentence on a loss that is not finite.
+        profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
@@ -103,6 +106,8 @@ def train(
     start = 0 if state is None else restore(learner, state, settings)
     if start >= settings.total_steps:
         return Result(start, 0.0, 0.0, None, checkpoints.last)
+    left = settings.total_steps - start
+    profiling = [StepProfile(out, profile, left=left, accumulate=settings.accumulate)] if profile else []
     started = time.perf_counter()
     stops = StopRequests()
     with quiet_lightning():
@@ -113,7 +118,9 @@ def train(
         module.saved = state
         overseer = Overseer(settings, checkpoints, stops)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
-        trainer = build_trainer(settings, out, callbacks=[overseer, *others], loggers=[tensorboard, *loggers])
+        trainer = build_trainer(
+            settings, out, callbacks=[overseer, *profiling, *others], loggers=[tensorboard, *loggers]
+        )
         run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
         with run_log.opened(start):
             overseer.run_log = run_log

@@ -24,6 +24,7 @@ from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at
 from dovetail.train.parts import own_part
+from dovetail.train.phases import phase
 from dovetail.train.recompute import recomputed
 from dovetail.train.shuffle import shuffled_across_ranks
 from dovetail.views.view import View
@@ -111,7 +112,15 @@ class Learner(nn.Module):
 
     def forward(self, views: Sequence[View], moment: Moment) -> Loss:
         """Return the weighted sum of the terms, and every term's raw parts as "TERM/PART" (with "TERM/loss")."""
-        student, teacher = self.answers(views), self.targets(views)
+        with phase("student"):
+            student = self.answers(views)
+        with phase("teacher"):
+            teacher = self.targets(views)
+        with phase("losses"):
+            return self.losses(views, moment, student, teacher)
+
+    def losses(self, views: Sequence[View], moment: Moment, student: Outputs, teacher: Outputs) -> Loss:
+        """Return what `forward` does, from the branches' outputs."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         self._pending = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from dovetail.train.optimisers import (
     set_hyperparameters,
 )
 from dovetail.train.parts import average_whole_gradients
+from dovetail.train.phases import phase
 from dovetail.train.pieces import FOLDER, fill, placed_optimiser_state
 from dovetail.train.prototypes import PrototypeUse, prototype_uses
 from dovetail.train.sharding import cut_over, put_together
@@ -77,7 +78,8 @@ class TimedBatches:
         for _ in range(self.count):
             before = time.perf_counter()
             try:
-                batch = next(iterator)
+                with phase("waiting for data"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             self.seconds += time.perf_counter() - before
@@ -109,6 +111,7 @@ class LearnerModule(LightningModule):
         self._images: list[str] = []
         self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
         self._skipping = False
+        self._phases = ExitStack()  # those which begin and end in different calls of Lightning's
         self._micro_batch = 0
         # Parts of weights are rows, so weights that are to be cut stay as they are.
         self._channels_last = is_convolutional(learner.student.network) and not settings.sharded
@@ -162,10 +165,11 @@ class LearnerModule(LightningModule):
         if self.names is not None:
             self._images.extend(self.names(batch))
         seed_step(self.settings.seed, self.steps_done, self._micro_batch)
-        views = self.to_views(batch, device)
-        if not self._channels_last:
-            return views
-        return [replace(view, pixels=view.pixels.contiguous(memory_format=torch.channels_last)) for view in views]
+        with phase("views"):
+            views = self.to_views(batch, device)
+            if not self._channels_last:
+                return views
+            return [replace(view, pixels=view.pixels.contiguous(memory_format=torch.channels_last)) for view in views]
 
     def training_step(self, views: list[View], batch_idx: int) -> Tensor:
         network = self.learner.student.network
@@ -177,11 +181,16 @@ class LearnerModule(LightningModule):
         self.losses.append(Loss(loss.total.detach(), loss.parts))
         return loss.total
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        self._enter_phase("backward")
+
     def on_after_backward(self) -> None:
+        self._leave_phase()
         self.learner.update()
         self._micro_batch += 1
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self._enter_phase("clipping and optimiser")
         spec = self.learner.recipe.optimiser
         set_hyperparameters(optimizer, spec, self.settings.peak_lr, self.moment)
         drop_frozen_gradients(optimizer, self.moment)
@@ -204,12 +213,20 @@ class LearnerModule(LightningModule):
         if self.undo is not None:
             self.undo.keep_counts(optimizer)
         optimizer.step(closure=optimizer_closure)
+        self._leave_phase()
         self.steps_done += 1
         self._micro_batch = 0
         if not self._skipping:
-            self.learner.move_teacher(self.moment)
+            with phase("teacher's average"):
+                self.learner.move_teacher(self.moment)
         elif self.undo is not None:
             self.undo.counts_back(optimizer)
+
+    def _enter_phase(self, name: str) -> None:
+        self._phases.enter_context(phase(name))
+
+    def _leave_phase(self) -> None:
+        self._phases.close()
 
     def reading(self, *, images_per_second: float, data_wait: float) -> Reading:
         """Return the means since the last reading, of losses over all processes; waits for the device."""

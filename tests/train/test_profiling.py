@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.train.phases import PHASES, PREFIX
+from dovetail.train.profiling import WARM_UP, StepProfile, summary
+from tests.train.runs import differing, run, settings
+
+
+@dataclass(frozen=True)
+class Averaged:
+    key: str
+    count: int
+    cpu_time_total: float
+    self_cpu_time_total: float
+    self_device_time_total: float = 0.0
+
+
+def test_the_summary_adds_up() -> None:
+    events = [
+        Averaged(f"{PREFIX}student", 2, 4e5, 1e3),
+        Averaged(f"{PREFIX}backward", 2, 1e6, 1e3),
+        Averaged("aten::mm", 40, 9e5, 8e5),
+        Averaged("aten::add", 10, 9e3, 9e3),
+    ]
+    lines = summary(events, steps=2, seconds=2.0).splitlines()
+    assert lines[0].startswith("Profile of 2 steps, 1000.0 ms each")
+    assert [line.split() for line in lines[1:4]] == [
+        ["student", "200.0", "ms", "20.0%"],
+        ["backward", "500.0", "ms", "50.0%"],
+        ["everything", "else", "300.0", "ms", "30.0%"],
+    ]
+    assert "on the processor" in lines[4]
+    assert [line.split()[0] for line in lines[5:]] == ["aten::mm", "aten::add"]  # phases are no operations
+    assert lines[5].split()[1:] == ["400.00", "ms", "20.0x"]
+
+
+def test_operations_on_a_gpu_are_told_by_its_own_time() -> None:
+    events = [Averaged("aten::mm", 1, 9e3, 9e3, 1e3), Averaged("aten::add", 1, 1e3, 1e3, 8e3)]
+    lines = summary(events, steps=1, seconds=0.1).splitlines()
+    assert "on the GPU" in lines[2]
+    assert [line.split()[0] for line in lines[3:]] == ["aten::add", "aten::mm"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_profiled_run_tells_where_its_time_went(tmp_path: Path, accumulate: int) -> None:
+    chosen = settings(accumulate=accumulate, num_images=16 * 3)
+    learner, _ = run(tmp_path / "profiled", chosen, profile=2)
+    text = (tmp_path / "profiled" / "profile" / "summary.txt").read_text(encoding="utf-8")
+    assert "Profile of 2 steps" in text
+    for name in PHASES:
+        assert name in text
+    shares = [float(line.split()[-1].rstrip("%")) for line in text.splitlines()[1 : len(PHASES) + 2]]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    assert shares[-1] < 50  # most of a step is in some phase
+    with gzip.open(tmp_path / "profiled" / "profile" / "trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert names.count(f"{PREFIX}teacher's average") == 2
+    assert names.count(f"{PREFIX}backward") == 2 * accumulate
+    plain, _ = run(tmp_path / "plain", chosen)
+    assert not differing(learner.state_dict(), plain.state_dict())
+
+
+def test_there_must_be_steps_enough(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=f"profile is 4, and {WARM_UP} steps go before; the run has 6 left"):
+        run(tmp_path, settings(), profile=4)
+    with pytest.raises(DovetailError, match="profile is -1; it must be at least 1"):
+        StepProfile(tmp_path, -1, left=100)
