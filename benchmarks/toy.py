@@ -76,7 +76,7 @@ TOKENS: dict[str, Any] = {
     "warmup_temperature": 0.01,
     "centre_momentum": 0.6,
     "momentum": 0.95,
-    "base_lr": 2e-3,
+    "base_lr": 4e-3,
     "warmup_epochs": 4.0,
     "final_weight_decay": 0.04,
     "frozen_epochs": 0,
@@ -84,13 +84,22 @@ TOKENS: dict[str, Any] = {
 MASKED: dict[str, Any] = TOKENS | {"teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
 QUERIES: dict[str, Any] = {"queries": 4, "query_centre_momentum": 0.6}
 DECODER: dict[str, Any] = {"decoder_grid": 16}
+FASTER: dict[str, Any] = {"base_lr": 8e-3}
+# SelfPatch's aggregation is made for wide ViTs; see the option.
+AGGREGATED: dict[str, Any] = {
+    "patch_prototypes": 128,
+    "head_channels": 32,
+    "head_init_std": 0.125,
+    "aggregation_blocks": 1,
+}
+POOLED: dict[str, Any] = {"decoder_hidden": 64, "decoder_dim": 32, "decoder_grid": 8, "levels": "p2"}
 DECODED: dict[str, Any] = {
     "decoder_hidden": 64,
     "decoder_dim": 32,
     "decoder_prototypes": 16,
-    "decoder_teacher_temperature": 0.04,
-    "decoder_grid": 4,
-    "momentum": 0.9,
+    "decoder_teacher_temperature": 0.02,
+    "decoder_grid": 8,
+    "levels": "p2",
 }
 
 
@@ -118,6 +127,9 @@ class Trial:
 # Above what collapsed runs gain before they collapse: up to 0.05 (tests/test_learning.py collapses some on purpose).
 ENCODER = {"encoder": 0.06}
 BOTH = {"encoder": 0.06, "decoder": 0.06}
+# Collapsed ViTs lose.
+VIT_ENCODER = {"encoder": 0.03}
+VIT_BOTH = {"encoder": 0.03, "decoder": 0.03}
 
 TRIALS: tuple[Trial, ...] = (
     Trial("slotcon", "cnn", SLOTS, ENCODER),
@@ -132,19 +144,24 @@ TRIALS: tuple[Trial, ...] = (
     Trial("zerocl", "cnn", LARS | {"dim": 16, "blur_px": 0.0}, ENCODER, steps=280),  # fewer channels than images
     Trial("vicreg", "cnn", LARS, ENCODER),
     Trial("decon-sl", "cnn", SLOTS | DECODER, BOTH),
-    Trial("decon-ml", "cnn", SLOTS | DECODER, BOTH),
+    Trial("decon-ml", "cnn", SLOTS | DECODER, BOTH, steps=110),
     Trial("decon-sl-densecl", "cnn", QUEUE | DECODER, BOTH),
-    Trial("decon-sl-pixpro", "cnn", LARS | MOVING | DECODER | {"instance_weight": 1.0}, BOTH),
-    Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
-    Trial("dino", "vit", TOKENS, ENCODER, steps=300, batch_size=128),
-    Trial("ibot", "vit", MASKED, ENCODER, steps=300, batch_size=128),
     Trial(
-        "selfpatch", "vit", TOKENS | {"patch_prototypes": 128, "head_channels": 32}, ENCODER, steps=300, batch_size=128
+        "decon-sl-pixpro",
+        "cnn",
+        LARS | MOVING | {"decoder_grid": 8, "instance_weight": 1.0},
+        BOTH,
+        steps=150,
     ),
-    Trial("adclr-dino", "vit", TOKENS | QUERIES, ENCODER, steps=300, batch_size=128),
-    Trial("adclr-ibot", "vit", MASKED | QUERIES, ENCODER, steps=300, batch_size=128),
-    Trial("dino+decon-sl", "vit", TOKENS | DECODED, BOTH, steps=200, batch_size=128),
-    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, BOTH, steps=200, batch_size=128),
+    Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
+    Trial("dino", "vit", TOKENS, VIT_ENCODER, steps=400, batch_size=64),
+    Trial("ibot", "vit", MASKED | FASTER, VIT_ENCODER, steps=300, batch_size=64),
+    Trial("selfpatch", "vit", TOKENS | AGGREGATED, VIT_ENCODER, steps=300, batch_size=64),
+    Trial("adclr-dino", "vit", TOKENS | QUERIES | FASTER, VIT_ENCODER, steps=300, batch_size=64),
+    Trial("adclr-ibot", "vit", MASKED | QUERIES | FASTER, VIT_ENCODER, steps=300, batch_size=64),
+    Trial("dino+decon-sl", "vit", TOKENS | DECODED | FASTER, VIT_BOTH, steps=300, batch_size=64),
+    Trial("dino+decon-sl-simclr", "vit", TOKENS | POOLED, VIT_BOTH, steps=300, batch_size=64),
+    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED | FASTER, VIT_BOTH, steps=300, batch_size=64),
 )
 
 
@@ -221,7 +238,7 @@ def make_model(architecture: Architecture, seed: int) -> nn.Module:
         return EncoderFPN(encoder, channels=FPN_CHANNELS)
     options: dict[str, Any] = {"num_classes": 0, "img_size": PROBE_PX, "dynamic_img_size": True}
     # Pooled patches instead of a class token: what the loss sees is then what the probe reads.
-    options |= {"class_token": False, "global_pool": "avg"}
+    options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     encoder = timm.create_model("test_vit", patch_size=8, depth=2, **options)
     for module in encoder.modules():
         if isinstance(module, nn.Linear):  # timm's 0.02 is made for wider ViTs; one of 64 channels starts out linear
