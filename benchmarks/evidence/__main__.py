@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, TINY, Budget, arm_named
-from benchmarks.evidence.page import Section, page
+from benchmarks.evidence.arms import BUDGETS, TINY, Budget
+from benchmarks.evidence.page import page
+from benchmarks.evidence.questions import QUESTIONS, arm_named, question_named
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.trial import Bench, run_arm
 from benchmarks.scenes.fetch import default_cache
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how large everything is")
-    parser.add_argument("--arms", nargs="+", help="names of arms, instead of all")
+    parser.add_argument("--questions", nargs="+", default=[one.name for one in QUESTIONS], help="instead of all")
+    parser.add_argument("--arms", nargs="+", help="names of arms, instead of all of the questions")
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds, instead of all of the budget")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and weights")
     parser.add_argument("--results", type=Path, help="folder of the lines; the repository's unless given")
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not options.only_page:
             seeds = options.seeds if options.seeds is not None else budget.seeds
-            study(budget, places, options.arms or [arm.name for arm in SEGMENTATION], seeds, keep=options.keep)
+            asked = [arm.name for name in options.questions for arm in question_named(name).arms]
+            study(budget, places, options.arms or asked, seeds, keep=options.keep)
         write_page(places, budget)
     except DovetailError as error:
         print(error, file=sys.stderr)
@@ -79,10 +82,12 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
     if unknown:
         raise DovetailError(f"Budget {budget.name} has no seed {unknown[0]}; its seeds are {list(budget.seeds)}.")
     scenes = build("stamps", places.cache, budget.scenes)
-    if not scenes.known:
+    wanted = sorted({arm.measured_on for arm in chosen} - {"stamps"})
+    labelled = {"stamps": scenes, **{name: build(name, places.cache, budget.scenes) for name in wanted}}
+    if not all(one.known for one in labelled.values()):
         print("The scenes are made of other versions of the packages than the tables; their numbers stand apart.")
-    remember_data(places.results, budget, scenes.fingerprint)
-    bench = Bench(scenes, budget, records_of(places.results, budget), places.runs)
+    remember_data(places.results, budget, {name: one.fingerprint for name, one in labelled.items()})
+    bench = Bench(scenes, labelled, budget, records_of(places.results, budget), places.runs)
     for seed in seeds:
         for arm in chosen:
             print(f"\n== {arm.name}, seed {seed}: {len(bench.missing(arm, seed))} scores are missing ==", flush=True)
@@ -90,26 +95,31 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
             write_page(places, budget)
 
 
-def remember_data(results: Path, budget: Budget, fingerprint: str) -> None:
+def remember_data(results: Path, budget: Budget, fingerprints: Mapping[str, str]) -> None:
     """Note which scenes a budget's tables are about."""
+    known = known_data(results)
+    known[budget.name] = known.get(budget.name, {}) | dict(fingerprints)
+    results.mkdir(parents=True, exist_ok=True)
+    (results / DATA).write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def known_data(results: Path) -> dict[str, dict[str, str]]:
+    """Return the fingerprints of the scenes that the tables are about, by budget and set."""
     path = results / DATA
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known | {budget.name: fingerprint}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    known: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known
 
 
 def records_of(results: Path, budget: Budget) -> Records:
     """Return the lines of a budget, on the scenes noted beside them."""
-    path = results / DATA
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return Records(results / f"segmentation-{budget.name}.jsonl", budget, known.get(budget.name, ""))
+    return Records(results / f"segmentation-{budget.name}.jsonl", budget, known_data(results).get(budget.name, {}))
 
 
 def write_page(places: Places, budget: Budget) -> None:
     """Write the page from the lines there are: of all budgets that count, or of the one that does not alone."""
     shown = [budget] if budget.name == TINY else [one for one in BUDGETS.values() if one.name != TINY]
     places.page.parent.mkdir(parents=True, exist_ok=True)
-    text = page([Section(records_of(places.results, one)) for one in shown])
+    text = page([records_of(places.results, one) for one in shown])
     fresh = places.page.with_name(f".{places.page.name}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(places.page)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.scenes.sets import COUNTS, SetPlan
 from benchmarks.scenes.stock import Split
-from dovetail.errors import unknown_name
 from dovetail.transfer.start import Start
 
 STUDY = 1
@@ -36,6 +35,9 @@ class Arm:
         encoder_lr_scale: Of fine-tuning; 0 keeps the encoder as it starts.
         trivial: Whether it is a floor rather than a contender.
         cue: Of a floor without a network: "background", or one of `benchmarks.scenes.baselines`.
+        options: Of the recipe, over those of the base.
+        measured_on: The set that is fine-tuned and tested on; pre-training is always on stamps.
+        network: "vit" for the budget's ViT, "unet" for fine-tuning another decoder than the one pre-trained.
     """
 
     name: str
@@ -45,65 +47,41 @@ class Arm:
     encoder_lr_scale: float = 1.0
     trivial: bool = False
     cue: str | None = None
-
-
-# Question 1. Decoders come with DeCon alone; a base pre-trains an encoder.
-SEGMENTATION: tuple[Arm, ...] = (
-    Arm("from scratch", None, None, (RANDOM,)),
-    Arm("slotcon", "slotcon", "slotcon", (ENCODER,)),
-    Arm("decon-sl", "decon-sl", "slotcon", (ENCODER, ALL)),
-    Arm("decon-ml", "decon-ml", "slotcon", (ENCODER, ALL)),
-    Arm("densecl", "densecl", "densecl", (ENCODER,)),
-    Arm("decon-sl-densecl", "decon-sl-densecl", "densecl", (ENCODER, ALL)),
-    Arm("decon-ml-densecl", "decon-ml-densecl", "densecl", (ENCODER, ALL)),
-    Arm("pixpro", "pixpro", "pixpro", (ENCODER,)),
-    Arm("decon-sl-pixpro", "decon-sl-pixpro", "pixpro", (ENCODER, ALL)),
-    Arm("decon-ml-pixpro", "decon-ml-pixpro", "pixpro", (ENCODER, ALL)),
-    Arm("untrained encoder, frozen", None, None, (RANDOM,), encoder_lr_scale=0.0, trivial=True),
-    Arm("background alone", None, None, (RANDOM,), trivial=True, cue="background"),
-    Arm("colour histogram alone", None, None, (RANDOM,), trivial=True, cue="colour"),
-    Arm("edges alone", None, None, (RANDOM,), trivial=True, cue="edges"),
-)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows whose difference is asked for, seed by seed: the first minus the second."""
-
-    arm: str
-    start: Start
-    other: str
-    other_start: Start
-
-
-def comparisons() -> list[Comparison]:
-    """Return the differences of question 1: over scratch, of DeCon over its base, and of its decoder over none."""
-    found = []
-    for arm in SEGMENTATION:
-        if arm.method is None or arm.base is None:
-            continue
-        for start in arm.starts:
-            if arm.method != arm.base:
-                found.append(Comparison(arm.name, start, arm.base, ENCODER))
-            found.append(Comparison(arm.name, start, "from scratch", RANDOM))
-        if ALL in arm.starts:
-            found.append(Comparison(arm.name, ALL, arm.name, ENCODER))
-    return found
+    options: Mapping[str, Any] | None = None
+    measured_on: str = "stamps"
+    network: Literal["vit", "unet"] | None = None
 
 
 # Heads, momenta and rates for some hundred steps; benchmarks/results/demo.md and toy.md tell where they come from.
 _SHORT: Mapping[str, Any] = {"min_scale": 0.3, "blur_px": 0.6}
 _LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0, "momentum": 0.95}
+_TOKENS: Mapping[str, Any] = {
+    "hidden": 512,
+    "bottleneck": 128,
+    "prototypes": 1024,
+    "momentum": 0.98,
+    "base_lr": 2e-3,
+    "warmup_epochs": 1.0,
+    "final_weight_decay": 0.1,
+    "local_crops": 2,
+    "local_size": 32,
+    "blur_px": 0.6,
+}
 SHORT_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "slotcon": {**_LARS, "hidden": 512, "dim": 128, "prototypes": 64, "teacher_temperature": 0.04},
     "densecl": {**_SHORT, "hidden": 512, "dim": 128, "queue": 1024, "momentum": 0.95, "base_lr": 0.5},
     "pixpro": {**_LARS, "hidden": 512, "dim": 128},
+    "dino": _TOKENS,
+    "ibot": _TOKENS,
 }
 _LONGER: Mapping[str, Any] = {"min_scale": 0.2}
+_LONGER_TOKENS: Mapping[str, Any] = {"prototypes": 8192, "local_crops": 6, "local_size": 64}
 LONG_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "slotcon": {**_LONGER, "hidden": 2048, "prototypes": 128},
     "densecl": {**_LONGER, "queue": 16384},
     "pixpro": _LONGER,
+    "dino": _LONGER_TOKENS,
+    "ibot": _LONGER_TOKENS,
 }
 
 
@@ -128,6 +106,7 @@ class Budget:
         fractions: Shares of the labels in the tables.
         seeds: Each draws a pre-training and a subset of the labels.
         close: Whether the scenes' objects are few and large.
+        vit: Name of the ViT.
     """
 
     name: str
@@ -146,20 +125,35 @@ class Budget:
     fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     close: bool = False
+    vit: str = "timm/vit_tiny_patch16_224+fpn"
 
     @property
     def scenes(self) -> SetPlan:
-        """What its scenes are."""
+        """How every set's scenes are made."""
         return SetPlan(self.side_px, self.counts, close=self.close)
 
     def recipe(self, arm: Arm) -> dict[str, Any]:
         """Return the options of an arm's recipe."""
         options = dict(self.recipes[arm.base]) if arm.base is not None else {}
-        if arm.method is not None and arm.method.startswith("decon-"):
+        if arm.method is not None and "decon-" in arm.method:
             options["decoder_grid"] = self.decoder_grid
-        return options
+        return options | dict(arm.options or {})
+
+    def pretrained_model(self, arm: Arm) -> str:
+        """Return the name of the network that an arm pre-trains."""
+        return self.vit if arm.network == "vit" else self.model
+
+    def finetuned_model(self, arm: Arm) -> str:
+        """Return the name of the network that an arm fine-tunes."""
+        return self.model.replace("/fpn/", "/unet/") if arm.network == "unet" else self.pretrained_model(arm)
 
 
+TINY_RECIPES = {
+    base: {
+        name: min(value, 32) if name in ("hidden", "dim", "bottleneck") else value for name, value in options.items()
+    }
+    for base, options in SHORT_RECIPES.items()
+}
 TINY = "tiny"
 """The budget that shows that everything fits together; its numbers mean nothing and go into the cache."""
 
@@ -191,6 +185,7 @@ BUDGETS: Mapping[str, Budget] = {
         steps=1000,
         finetune_batch=32,
         counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
+        vit="timm/vit_small_patch16_224+fpn",
     ),
     TINY: Budget(
         name=TINY,
@@ -199,7 +194,7 @@ BUDGETS: Mapping[str, Budget] = {
         view_px=64,
         epochs=1,
         batch_size=8,
-        recipes={base: {**options, "hidden": 32, "dim": 16} for base, options in SHORT_RECIPES.items()},
+        recipes=TINY_RECIPES,
         decoder_grid=16,
         steps=2,
         finetune_batch=4,
@@ -210,11 +205,3 @@ BUDGETS: Mapping[str, Budget] = {
         seeds=(0, 1),
     ),
 }
-
-
-def arm_named(name: str) -> Arm:
-    """Return an arm of question 1; raise `DovetailError` for an unknown name."""
-    by_name = {arm.name: arm for arm in SEGMENTATION}
-    if name not in by_name:
-        raise unknown_name("arm", name, by_name)
-    return by_name[name]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, SEGMENTATION, Arm, Budget, Comparison, comparisons
+from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget
 from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, SCENES
+from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Comparison, Question
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 
@@ -20,8 +21,9 @@ EMPTY = "not run"
 
 @dataclass(frozen=True)
 class Section:
-    """What is known for one budget."""
+    """What is known of one question for one budget."""
 
+    question: Question
     records: Records
 
     @property
@@ -29,11 +31,18 @@ class Section:
         """Its sizes."""
         return self.records.budget
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Its rows, and those of the first question that it compares with."""
+        own = {arm.name for arm in self.question.arms}
+        named = {one.other for one in self.question.comparisons}
+        return [*(arm for arm in SEGMENTATION if arm.name in named - own), *self.question.arms]
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines with scores that count, of all arms."""
         return [
             line
-            for arm in SEGMENTATION
+            for arm in self.arms
             for cell, line in self.records.found(arm).items()
             if cell.kind == "score" and cell.fraction in self.budget.fractions and cell.seed in self.budget.seeds
         ]
@@ -47,34 +56,34 @@ class Section:
         return table
 
 
-def page(sections: Sequence[Section]) -> str:
-    """Return the whole page in markdown."""
-    parts = [INTRODUCTION, "## Segmentation: does joint pre-training pay?\n"]
-    for section in sections:
-        parts += section_parts(section)
-    parts += [SCENES, NOT_RUN]
-    return "\n".join(parts).rstrip() + "\n"
+def page(records: Sequence[Records]) -> str:
+    """Return the whole page in markdown, from the lines of some budgets."""
+    parts = [INTRODUCTION, "## Budgets\n", *(f"- `{one.budget.name}`: {sizes(one.budget)}" for one in records)]
+    for question in QUESTIONS:
+        parts.append(f"\n## {question.title}\n")
+        for one in records:
+            parts += section_parts(Section(question, one))
+    return "\n".join([*parts, SCENES, NOT_RUN]).rstrip() + "\n"
 
 
 def section_parts(section: Section) -> list[str]:
-    """Return the parts on one budget."""
+    """Return the parts on one question and budget."""
     budget, scores, lines = section.budget, section.scores(), section.lines()
-    cells = [(arm.name, start, part) for arm in SEGMENTATION for start in arm.starts for part in budget.fractions]
+    cells = [(arm.name, start, part) for arm in section.arms for start in arm.starts for part in budget.fractions]
     done, wanted = sum(len(scores.get(cell, {})) for cell in cells), len(cells) * len(budget.seeds)
     lacking = [cell for cell in cells if len(scores.get(cell, {})) < len(budget.seeds)]
-    heading = [f"### Budget `{budget.name}`\n", sizes(budget), ""]
-    if not done:
-        return [*heading, f"**None of the {wanted} fine-tunings of this budget has been run.**\n"]
+    if not {line["arm"] for line in lines} & {arm.name for arm in section.question.arms}:
+        return [f"Budget `{budget.name}`: **none of the {wanted} fine-tunings has been run.**\n"]
     state = f"{done} of {wanted} fine-tunings have been run"
     if lacking:
         state = f"**{state}; {len(lacking)} of {len(cells)} cells lack seeds, and nothing follows from them yet.**"
     return [
-        *heading,
+        f"### Budget `{budget.name}`: {section.question.name}\n",
         f"{state}.\n" if not lacking else f"{state}\n",
         "mIoU in %, by share of the labelled scenes:\n",
-        score_table(budget, scores),
+        score_table(section, scores),
         "\nDifferences in points, seed by seed; **bold** where the interval leaves out zero:\n",
-        difference_table(budget, scores),
+        difference_table(section, scores),
         "",
         provenance(section, lines),
         "",
@@ -93,20 +102,22 @@ def sizes(budget: Budget) -> str:
     )
 
 
-def score_table(budget: Budget, scores: Scores) -> str:
+def score_table(section: Section, scores: Scores) -> str:
     """Return the scores, rows down, shares of the labels across; floors come last."""
+    budget = section.budget
     lines = table_head(["pre-training", "taken along"], budget)
-    for arm in sorted(SEGMENTATION, key=lambda arm: arm.trivial):
+    for arm in sorted(section.arms, key=lambda arm: arm.trivial):
         for start in arm.starts:
             cells = [cell_text(scores.get((arm.name, start, part), {}), budget) for part in budget.fractions]
             lines.append(row([named(arm), TAKEN[start], *cells]))
     return "\n".join(lines)
 
 
-def difference_table(budget: Budget, scores: Scores) -> str:
+def difference_table(section: Section, scores: Scores) -> str:
     """Return the differences that were asked for."""
+    budget = section.budget
     lines = table_head(["row", "against"], budget)
-    for one in comparisons():
+    for one in section.question.comparisons:
         cells = []
         for part in budget.fractions:
             first, second = (
@@ -130,7 +141,7 @@ def row(cells: Sequence[str]) -> str:
 
 def named(arm: Arm) -> str:
     """Return an arm's name as a row shows it."""
-    return f"`{arm.method}`" if arm.method is not None else arm.name
+    return f"`{arm.name}`" if arm.name == arm.method else arm.name
 
 
 def sides_of(one: Comparison) -> tuple[str, str]:
@@ -180,7 +191,7 @@ def provenance(section: Section, lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         [
             f"Command: `python -m benchmarks.evidence --budget {section.budget.name}`  ",
-            f"Scenes: fingerprint {section.records.data}{span}  ",
+            f"Scenes: {', '.join(sorted({line['data'] for line in lines}))}{span}  ",
             f"Learning rates chosen: {chosen}  ",
             f"Machine: {'; '.join(machines)}  ",
             f"Versions: {'; '.join(versions)}  ",

@@ -39,8 +39,7 @@ say where a module ends.
 
 NOT_RUN = """## What has not been run
 
-Nothing on this page is about detection and instance segmentation; ADCLR over DINO or iBOT; ADCLR and DeCon together;
-ablations (alpha, levels, lateral dropout, ADCLR's queries, weight and crops, the `reference_...` options); pre-training
-on one set and fine-tuning on another, or with another decoder; or whether the online measures of a run pick the better
-one.
+Where a table or a section above says so. Beyond that, nothing on this page is about detection and instance
+segmentation; kNN and linear scores of ADCLR; ADCLR's queries, weight, crops and attention; or whether the online
+measures of a run pick the better one.
 """

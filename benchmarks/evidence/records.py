@@ -39,17 +39,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Records:
-    """The lines of one question and budget on one state of the data.
+    """The lines of one budget on one state of the data.
 
     Attributes:
         path: The file.
         budget: Whose settings count.
-        data: Fingerprint of the scenes.
+        data: Fingerprint of each set of scenes.
     """
 
     path: Path
     budget: Budget
-    data: str
+    data: Mapping[str, str]
+
+    def scenes(self, arm: Arm) -> str:
+        """Return the fingerprints of the scenes behind an arm's numbers: those pre-trained on, then others."""
+        names = dict.fromkeys(("stamps", arm.measured_on))
+        return "+".join(self.data.get(name, "") for name in names)
 
     def mark(self, arm: Arm) -> str:
         """Return the hash of everything that decides an arm's numbers; which fractions and seeds there are does not.
@@ -58,9 +63,11 @@ class Records:
         """
         plain = {one.name: one.default for one in fields(arm)}
         departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        sizes = {name: value for name, value in asdict(self.budget).items() if name not in ("fractions", "seeds")}
-        sizes["recipes"] = self.budget.recipe(arm)
-        text = json.dumps([STUDY, departs, sizes, self.data], sort_keys=True)
+        sizes = {
+            name: value for name, value in asdict(self.budget).items() if name not in ("fractions", "seeds", "vit")
+        }
+        sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
+        text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def found(self, arm: Arm) -> dict[Cell, dict[str, Any]]:
@@ -73,7 +80,7 @@ class Records:
             "mark": self.mark(arm),
             **asdict(cell),
             **facts,
-            "data": self.data,
+            "data": self.scenes(arm),
             "versions": library_versions(),
             "date": datetime.now(UTC).date().isoformat(),
         }

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,15 @@ class Bench:
     """What all arms share.
 
     Attributes:
-        scenes: To pre-train, to fine-tune and to measure on.
+        scenes: To pre-train on.
+        labelled: To fine-tune and to measure on, by name.
         budget: Sizes.
         records: Where scores go.
         runs: Folder for weights.
     """
 
     scenes: SceneSet
+    labelled: Mapping[str, SceneSet]
     budget: Budget
     records: Records
     runs: Path
@@ -80,7 +83,7 @@ def run_arm(bench: Bench, arm: Arm, seed: int, *, keep: bool = False) -> None:
 def run_floor(bench: Bench, arm: Arm, seed: int) -> None:
     """Do what is missing of a floor without a network, with the same labelled scenes as the other arms."""
     assert arm.cue is not None
-    data = open_segmentation(bench.scenes.measure)
+    data = open_segmentation(bench.labelled[arm.measured_on].measure)
     test = [data.val[index] for index in range(len(data.val))]
     order = balanced_order([data.train.classes_in(index) for index in range(len(data.train))], seed)
     for cell in bench.missing(arm, seed):
@@ -105,7 +108,7 @@ def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
         began = time.monotonic()
         dovetail.pretrain(
             data=bench.scenes.unlabelled,
-            model=budget.model,
+            model=budget.pretrained_model(arm),
             method=arm.method,
             out=folder,
             recipe=budget.recipe(arm),
@@ -142,13 +145,14 @@ def chosen_rate(bench: Bench, arm: Arm, start: Start) -> float:
 def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start, rate: float) -> None:
     """Fine-tune for one cell and write its score down."""
     budget = bench.budget
-    data = bench.scenes.measure if cell.kind == "score" else bench.scenes.choose
+    labelled = bench.labelled[arm.measured_on]
+    data = labelled.measure if cell.kind == "score" else labelled.choose
     out = bench.run_folder(arm, cell.seed) / "finetune"
     shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
     results = dovetail.finetune_segment(
         run=run,
-        model=budget.model if run is None else None,
+        model=budget.finetuned_model(arm) if run is None or arm.network == "unet" else None,
         data=data,
         out=out,
         start=[start],

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import trial
-from benchmarks.evidence.arms import BUDGETS, SEGMENTATION, TINY, Arm, Budget, arm_named, comparisons
-from benchmarks.evidence.page import Section, page
+from benchmarks.evidence.arms import BUDGETS, TINY, Arm, Budget
+from benchmarks.evidence.page import page
+from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Question, arm_named
 from benchmarks.evidence.records import Cell, Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.trial import Bench, run_arm
@@ -27,6 +28,8 @@ from dovetail.recipes.table import options_of
 BUDGET = dataclasses.replace(BUDGETS[TINY], seeds=(0,))
 FLOOR = arm_named("colour histogram alone")
 SCRATCH = arm_named("from scratch")
+DATA = {"stamps": "data"}
+ARMS = [arm for question in QUESTIONS for arm in question.arms]
 
 
 def test_an_interval_by_hand() -> None:
@@ -70,12 +73,12 @@ FACTS: dict[str, Any] = {"scores": {"mIoU": 0.25}, "images": 4, "machine": "here
 
 
 def test_a_line_counts_for_its_settings_alone(tmp_path: Path) -> None:
-    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    records = Records(tmp_path / "a.jsonl", BUDGET, DATA)
     records.add(SCRATCH, score(SCRATCH, 0), FACTS)
     assert list(records.found(SCRATCH)) == [score(SCRATCH, 0)]
     others = [
         dataclasses.replace(records, budget=dataclasses.replace(BUDGET, steps=3)),
-        dataclasses.replace(records, data="other scenes"),
+        dataclasses.replace(records, data={"stamps": "other scenes"}),
     ]
     assert all(other.found(SCRATCH) == {} for other in others)
     assert records.found(dataclasses.replace(SCRATCH, encoder_lr_scale=0.5)) == {}
@@ -85,8 +88,8 @@ def test_a_line_counts_for_its_settings_alone(tmp_path: Path) -> None:
 
 def test_the_recipe_of_one_method_leaves_the_lines_of_others() -> None:
     changed = dict(BUDGET.recipes) | {"densecl": {**BUDGET.recipes["densecl"], "queue": 7}}
-    one = Records(Path("x"), BUDGET, "data")
-    other = Records(Path("x"), dataclasses.replace(BUDGET, recipes=changed), "data")
+    one = Records(Path("x"), BUDGET, DATA)
+    other = Records(Path("x"), dataclasses.replace(BUDGET, recipes=changed), DATA)
     assert one.mark(SCRATCH) == other.mark(SCRATCH)
     assert one.mark(arm_named("slotcon")) == other.mark(arm_named("slotcon"))
     assert one.mark(arm_named("decon-sl-densecl")) != other.mark(arm_named("decon-sl-densecl"))
@@ -98,13 +101,13 @@ def test_what_later_arms_need_leaves_lines_alone(tmp_path: Path) -> None:
         alpha: float | None = None
 
     fields = {one.name: getattr(SCRATCH, one.name) for one in dataclasses.fields(SCRATCH)}
-    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    records = Records(tmp_path / "a.jsonl", BUDGET, DATA)
     assert records.mark(LaterArm(**fields)) == records.mark(SCRATCH)
     assert records.mark(LaterArm(**fields, alpha=0.3)) != records.mark(SCRATCH)
 
 
 def test_a_line_that_was_cut_off_costs_only_itself(tmp_path: Path) -> None:
-    records = Records(tmp_path / "a.jsonl", BUDGET, "data")
+    records = Records(tmp_path / "a.jsonl", BUDGET, DATA)
     records.add(SCRATCH, score(SCRATCH, 0), FACTS)
     records.add(SCRATCH, score(SCRATCH, 1), FACTS)
     text = records.path.read_text()
@@ -116,19 +119,55 @@ def test_a_line_that_was_cut_off_costs_only_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=list(BUDGETS))
 def test_every_option_is_one_of_the_method(budget: Budget) -> None:
-    for arm in SEGMENTATION:
+    for arm in ARMS:
         if arm.method is not None:
             assert set(budget.recipe(arm)) <= set(options_of(arm.method)), arm.name
     assert budget.rate_fraction <= 1
     assert set(budget.counts) == {"unlabelled", "train", "val", "test"}
 
 
-def test_comparisons_are_between_rows() -> None:
-    rows = {(arm.name, start) for arm in SEGMENTATION for start in arm.starts}
-    assert len({arm.name for arm in SEGMENTATION}) == len(SEGMENTATION)
-    for one in comparisons():
+def test_arms_have_names_of_their_own() -> None:
+    assert len({arm.name for arm in ARMS}) == len(ARMS)
+    assert len({question.name for question in QUESTIONS}) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question.name for question in QUESTIONS])
+def test_comparisons_are_between_rows(question: Question) -> None:
+    rows = {(arm.name, start) for arm in [*SEGMENTATION, *question.arms] for start in arm.starts}
+    assert question.comparisons
+    for one in question.comparisons:
         assert {(one.arm, one.start), (one.other, one.other_start)} <= rows
         assert (one.arm, one.start) != (one.other, one.other_start)
+        assert one.arm in {arm.name for arm in question.arms}
+
+
+def test_each_method_is_compared_with_its_base_and_with_scratch() -> None:
+    found = {(one.arm, one.start, one.other) for one in QUESTIONS[0].comparisons}
+    assert ("decon-ml-pixpro", "all", "pixpro") in found
+    assert ("decon-sl", "encoder", "slotcon") in found
+    assert ("pixpro", "encoder", "from scratch") in found
+    assert ("decon-sl", "all", "decon-sl") in found
+    assert ("densecl, rooms", "encoder", "from scratch, rooms") in {
+        (one.arm, one.start, one.other) for question in QUESTIONS for one in question.comparisons
+    }
+
+
+def test_an_arm_elsewhere_counts_with_both_sets() -> None:
+    arm = arm_named("densecl, rooms")
+    records = Records(Path("x"), BUDGET, {"stamps": "one", "rooms": "two"})
+    assert records.scenes(arm) == "one+two"
+    assert records.scenes(SCRATCH) == "one"
+    other = dataclasses.replace(records, data={"stamps": "one", "rooms": "three"})
+    assert records.mark(SCRATCH) == other.mark(SCRATCH)
+    assert records.mark(arm) != other.mark(arm)
+
+
+def test_arms_say_which_network_they_use() -> None:
+    budget = BUDGETS["cpu"]
+    unet, vit = arm_named("densecl, unet"), arm_named("dino")
+    assert (budget.pretrained_model(unet), budget.finetuned_model(unet)) == (budget.model, "smp/unet/tu-resnet10t")
+    assert budget.pretrained_model(vit) == budget.finetuned_model(vit) == budget.vit
+    assert budget.recipe(arm_named("decon-sl-densecl, alpha 0.25"))["alpha"] == 0.25
 
 
 def test_an_unknown_arm_is_named() -> None:
@@ -146,18 +185,20 @@ def full(records: Records, values: dict[tuple[str, str], list[float]]) -> None:
 
 
 def test_an_empty_page_says_that_nothing_was_run(tmp_path: Path) -> None:
-    text = page([Section(Records(tmp_path / "none.jsonl", BUDGETS["gpu"], ""))])
+    text = page([Records(tmp_path / "none.jsonl", BUDGETS["gpu"], {})])
     cells = sum(len(arm.starts) for arm in SEGMENTATION) * 4 * 5
-    assert f"**None of the {cells} fine-tunings of this budget has been run.**" in text
-    assert "±" not in text.split("### Budget")[1]
+    assert f"Budget `gpu`: **none of the {cells} fine-tunings has been run.**" in text
+    assert text.count("fine-tunings has been run.**") == len(QUESTIONS)
+    assert all(f"## {question.title}\n" in text for question in QUESTIONS)
+    assert "| ---" not in text
 
 
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     budget = dataclasses.replace(BUDGET, seeds=(0, 1, 2), fractions=(0.5,))
-    records = Records(tmp_path / "some.jsonl", budget, "data")
+    records = Records(tmp_path / "some.jsonl", budget, DATA)
     full(records, {("from scratch", "random"): [0.10, 0.12, 0.14], ("densecl", "encoder"): [0.20]})
     records.add(SCRATCH, Cell("rate", SCRATCH.name, "random", 0.5, 0, 1e-3), {**FACTS, "scores": {"mIoU": 0.99}})
-    text = page([Section(records)])
+    text = page([records])
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert rows["from scratch"] == "| from scratch |  | 12.0 ± 5.0 |"
     assert rows["`densecl`"] == "| `densecl` | encoder | 20.0 (n = 1 of 3) |"
@@ -170,7 +211,7 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_difference_is_bold_where_its_interval_leaves_out_zero(tmp_path: Path) -> None:
     budget = dataclasses.replace(BUDGET, seeds=(0, 1, 2), fractions=(0.5,))
-    records = Records(tmp_path / "some.jsonl", budget, "data")
+    records = Records(tmp_path / "some.jsonl", budget, DATA)
     base, better = [0.10, 0.20, 0.30], [0.110, 0.211, 0.309]
     full(
         records,
@@ -180,7 +221,7 @@ def test_a_difference_is_bold_where_its_interval_leaves_out_zero(tmp_path: Path)
             ("decon-sl-densecl", "encoder"): better,
         },
     )
-    text = page([Section(records)])
+    text = page([records])
     assert "| decon-sl-densecl, encoder | densecl, encoder | **+1.0 ± 0.2** |" in text
     assert "| densecl, encoder | from scratch | +3.3 ± 51.7 |" in text
 
@@ -213,7 +254,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
 
 def bench(scenes: SceneSet, folder: Path, budget: Budget = BUDGET) -> Bench:
     """Return a bench that writes below `folder`."""
-    return Bench(scenes, budget, Records(folder / "lines.jsonl", budget, scenes.fingerprint), folder / "runs")
+    records = Records(folder / "lines.jsonl", budget, {"stamps": scenes.fingerprint})
+    return Bench(scenes, {"stamps": scenes}, budget, records, folder / "runs")
 
 
 def test_a_floor_is_measured_once(scenes: SceneSet, tmp_path: Path) -> None:
@@ -302,7 +344,7 @@ def test_the_command_writes_lines_and_page_and_says_what_it_cannot_do(
     monkeypatch.setattr(command, "build", lambda name, cache, plan: scenes)
     common = ["--budget", "tiny", "--cache", str(tmp_path)]
     assert command.main([*common, "--arms", "background alone", "--seeds", "1"]) == 0
-    assert json.loads((tmp_path / "tiny" / "data.json").read_text()) == {"tiny": scenes.fingerprint}
+    assert json.loads((tmp_path / "tiny" / "data.json").read_text()) == {"tiny": {"stamps": scenes.fingerprint}}
     text = (tmp_path / "tiny" / "results.md").read_text()
     assert "(n = 1 of 2)" in text
     shutil.move(tmp_path / "tiny" / "results.md", tmp_path / "before.md")
