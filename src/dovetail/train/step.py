@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dovetail.distributed import mean_over_ranks, rank
+from dovetail.networks.plain_attention import prefer_plain_attention
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment, value_at
 from dovetail.train.defaults import Settings
@@ -117,6 +118,8 @@ class LearnerModule(LightningModule):
         self._channels_last = is_convolutional(learner.student.network) and not settings.sharded
         if self._channels_last:
             learner.to(memory_format=torch.channels_last)
+        if settings.accelerator == "cpu" and settings.precision == "bf16-mixed":
+            prefer_plain_attention(learner, side_px=max(view.size_px for view in learner.recipe.views.views))
 
     @property
     def moment(self) -> Moment:
