@@ -17,6 +17,7 @@ Scores = Mapping[tuple[str, str, float], Mapping[int, float]]
 
 TAKEN = {RANDOM: "", ENCODER: "encoder", ALL: "encoder + decoder"}
 EMPTY = "not run"
+HARDLY = 3.0  # points of mIoU
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Section:
 
 def page(records: Sequence[Records]) -> str:
     """Return the whole page in markdown, from the lines of some budgets."""
-    parts = [INTRODUCTION, "## Budgets\n", *(f"- `{one.budget.name}`: {sizes(one.budget)}" for one in records)]
+    parts = [INTRODUCTION, "## Budgets\n", *(f"- `{one.budget.name}`: {sizes(one.budget)}" for one in records), ""]
     for question in QUESTIONS:
-        parts.append(f"\n## {question.title}\n")
+        parts.append(f"## {question.title}\n")
         for one in records:
             parts += section_parts(Section(question, one))
     return "\n".join([*parts, SCENES, NOT_RUN]).rstrip() + "\n"
@@ -82,6 +83,7 @@ def section_parts(section: Section) -> list[str]:
         f"{state}.\n" if not lacking else f"{state}\n",
         "mIoU in %, by share of the labelled scenes:\n",
         score_table(section, scores),
+        floor_note(section, scores),
         "\nDifferences in points, seed by seed; **bold** where the interval leaves out zero:\n",
         difference_table(section, scores),
         "",
@@ -103,29 +105,55 @@ def sizes(budget: Budget) -> str:
 
 
 def score_table(section: Section, scores: Scores) -> str:
-    """Return the scores, rows down, shares of the labels across; floors come last."""
+    """Return the scores, rows down, shares of the labels across; floors come last, then the names of rows not run."""
     budget = section.budget
-    lines = table_head(["pre-training", "taken along"], budget)
+    lines, lacking = table_head(["pre-training", "taken along"], budget), []
     for arm in sorted(section.arms, key=lambda arm: arm.trivial):
         for start in arm.starts:
-            cells = [cell_text(scores.get((arm.name, start, part), {}), budget) for part in budget.fractions]
-            lines.append(row([named(arm), TAKEN[start], *cells]))
-    return "\n".join(lines)
+            found = [scores.get((arm.name, start, part), {}) for part in budget.fractions]
+            if any(found):
+                lines.append(row([named(arm), TAKEN[start], *(cell_text(one, budget) for one in found)]))
+            else:
+                lacking.append(", ".join(part for part in (named(arm), TAKEN[start]) if part))
+    return "\n".join([*lines, *([f"\nNot run: {'; '.join(lacking)}."] if lacking else [])])
+
+
+def floor_note(section: Section, scores: Scores) -> str:
+    """Return a warning where training from scratch with all labels is hardly above a floor, "" elsewhere."""
+    part = max(section.budget.fractions)
+
+    def mean(arm: Arm) -> float | None:
+        values = scores.get((arm.name, RANDOM, part), {})
+        return estimate(list(values.values())).mean if values else None
+
+    known = [(value, arm) for arm in section.arms if arm.method is None and (value := mean(arm)) is not None]
+    floors = [(value, arm.name) for value, arm in known if arm.trivial]
+    plain = [value for value, arm in known if not arm.trivial]
+    if not floors or not plain or plain[0] >= max(floors)[0] + HARDLY:
+        return ""
+    best, name = max(floors)
+    return (
+        f"\nWith {100 * part:g} % of the labels, training from scratch ({plain[0]:.1f}) is less than {HARDLY:g} points "
+        f"above {name} ({best:.1f}): so short a fine-tuning has hardly begun to tell classes by more than that cue."
+    )
 
 
 def difference_table(section: Section, scores: Scores) -> str:
-    """Return the differences that were asked for."""
+    """Return the differences that were asked for; those of which a side is not run are counted."""
     budget = section.budget
-    lines = table_head(["row", "against"], budget)
+    lines, lacking = table_head(["row", "against"], budget), 0
     for one in section.question.comparisons:
-        cells = []
-        for part in budget.fractions:
-            first, second = (
-                scores.get(key, {}) for key in ((one.arm, one.start, part), (one.other, one.other_start, part))
-            )
-            cells.append(difference_text(paired(first, second), budget))
-        lines.append(row([*sides_of(one), *cells]))
-    return "\n".join(lines)
+        found = [
+            paired(scores.get((one.arm, one.start, part), {}), scores.get((one.other, one.other_start, part), {}))
+            for part in budget.fractions
+        ]
+        if any(found):
+            lines.append(row([*sides_of(one), *(difference_text(difference, budget) for difference in found)]))
+        else:
+            lacking += 1
+    if len(lines) == 2:
+        return f"None of the {lacking} differences can be told yet: no two rows have a seed and a share in common."
+    return "\n".join([*lines, *([f"\nNot run: {lacking} other differences."] if lacking else [])])
 
 
 def table_head(names: Sequence[str], budget: Budget) -> list[str]:

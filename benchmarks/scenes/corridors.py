@@ -99,16 +99,21 @@ def walk(engine: Path, out: Path, levels: list[str], wanted: int, seed: int) -> 
     """Return frames with content from walks through some levels, equally many from each as far as they have them."""
     out.mkdir()
     task = {
-        "engine": str(engine),
-        "out": str(out),
+        "engine": str(engine.resolve()),
+        "out": str(out.resolve()),
         "levels": levels,
         "per_level": -(-wanted * 5 // (4 * len(levels))),  # some levels have less
         "seed": seed,
         "labels": LABELS,
     }
-    script = Path(__file__).with_name("walk.py")
+    script = Path(__file__).resolve().with_name("walk.py")
     done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(task), capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        input=json.dumps(task),
+        cwd=out,  # the engine leaves a file of settings where it runs
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -202,11 +202,29 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert rows["from scratch"] == "| from scratch |  | 12.0 ± 5.0 |"
     assert rows["`densecl`"] == "| `densecl` | encoder | 20.0 (n = 1 of 3) |"
-    assert rows["`pixpro`"] == "| `pixpro` | encoder | not run |"
+    assert "`pixpro`" not in rows
+    assert "`pixpro`, encoder" in next(line for line in text.splitlines() if line.startswith("Not run: "))
     rows_of_all = sum(len(arm.starts) for arm in SEGMENTATION)
     assert f"**4 of {3 * rows_of_all} fine-tunings have been run; {rows_of_all - 1} of {rows_of_all} cells lack" in text
     assert "| densecl, encoder | from scratch | +10.0 (n = 1 of 3) |" in text
+    assert f"Not run: {len(QUESTIONS[0].comparisons) - 1} other differences." in text
     assert "99" not in text
+
+
+def test_a_share_that_is_missing_in_a_row_is_said_in_its_cell(tmp_path: Path) -> None:
+    records = Records(tmp_path / "some.jsonl", dataclasses.replace(BUDGET, fractions=(0.5,)), DATA)
+    full(records, {("from scratch", "random"): [0.10]})
+    text = page([dataclasses.replace(records, budget=dataclasses.replace(BUDGET, fractions=(0.5, 1.0)))])
+    assert "| from scratch |  | 10.0 | not run |" in text
+    assert "differences can be told yet" in text
+
+
+@pytest.mark.parametrize(("scratch", "said"), [(0.14, True), (0.16, False)])
+def test_scores_hardly_above_a_floor_are_called_so(tmp_path: Path, scratch: float, said: bool) -> None:
+    records = Records(tmp_path / "some.jsonl", BUDGET, DATA)
+    full(records, {("from scratch", "random"): [scratch], ("edges alone", "random"): [0.12]})
+    full(records, {("background alone", "random"): [0.08]})
+    assert ("(14.0) is less than 3 points above edges alone (12.0)" in page([records])) == said
 
 
 def test_a_difference_is_bold_where_its_interval_leaves_out_zero(tmp_path: Path) -> None:
