@@ -8,7 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-STUDIES = ("contrast_memory", "dense_memory", "adclr_cost", "faults", "toy")
+SPEED = ("speed.attention", "speed.views", "speed.listing", "speed.training")
+STUDIES = (*SPEED, "contrast_memory", "dense_memory", "adclr_cost", "faults", "toy")
 
 
 def main(names: list[str]) -> int:

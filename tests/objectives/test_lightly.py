@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightly.loss as lightly
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from dovetail.objectives.objective import Objective
 from dovetail.objectives.regress import RegressSpec
 from dovetail.schedules import Moment
 
-lightly = pytest.importorskip("lightly.loss", exc_type=ImportError)
 NOW = Moment(0, 1, 1)
 HEAD = VectorHeadSpec(dim=8)
 

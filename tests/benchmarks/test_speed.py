@@ -1,0 +1,78 @@
+"""The benchmarks of speed do what their pages say: turns, ratios, photographs, both sides; never how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.speed import attention, listing, side_lightly, training, views
+from benchmarks.speed.common import piece_of, ratio, take_turns, write_photographs
+from PIL import Image
+
+
+def test_forms_take_turns_and_the_first_round_does_not_count() -> None:
+    calls: list[str] = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert [len(took) for took in seconds.values()] == [2, 2]
+
+
+def test_a_ratio_is_the_median_of_rounds_with_its_spread() -> None:
+    assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]) == "2.00 (1.00 to 3.00)"
+
+
+def test_pieces_are_as_large_as_asked_and_photographic(tmp_path: Path) -> None:
+    source = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    assert piece_of(source, (13, 29), np.random.default_rng(0)).shape == (13, 29, 3)
+    pytest.importorskip("skimage")
+    paths = write_photographs(tmp_path, 6, size=(48, 64))
+    images = [np.asarray(Image.open(path)) for path in paths]
+    assert {image.shape for image in images} == {(48, 64, 3)}
+    assert all(image.std() > 5 for image in images)
+
+
+def test_both_attentions_do_the_same_arithmetic() -> None:
+    case = attention.Case("test_vit", 64, 2)
+    forms = [attention.form(case, fused=fused) for fused in (True, False)]
+    (fused, images), (plain, same) = (form.args for form in forms)  # type: ignore[attr-defined]
+    assert torch.equal(images, same)
+    torch.testing.assert_close(fused(images), plain(images), rtol=1e-4, atol=1e-5)
+    assert fused.blocks[0].attn.fused_attn
+    assert not plain.blocks[0].attn.fused_attn
+    forms[1]()
+
+
+def test_views_of_all_sides_are_of_one_number_and_size(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    paths = write_photographs(tmp_path, 2, size=(48, 64))
+    groups = views.small_forms(paths) | views.large_forms(paths)
+    lines = views.table(groups, len(paths), rounds=1)
+    assert len(lines) == sum(map(len, groups.values()))
+    plan = views.plan_of("dino", local_crops=6)
+    with Image.open(paths[0]) as image:
+        theirs = views.DINOTransform()(image.convert("RGB"))
+        stock = views.stock()(image.convert("RGB"))
+    assert [one.shape[-1] for one in theirs] == [spec.size_px for spec in plan.views]
+    assert [tuple(one.shape) for one in stock] == [(3, 224, 224)] * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")  # theirs
+@pytest.mark.parametrize("method", training.METHODS)
+def test_their_loops_give_losses_with_gradients(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = dict.fromkeys(training.NETWORKS, "resnet10t")
+    monkeypatch.setattr(side_lightly, "NETWORKS", networks | {"dino": "vit_tiny_patch16_224"})
+    kind, _ = side_lightly.SIDES[method]
+    model, count = kind(), 3 if method == "dino" else 2
+    loss = model.step([torch.randn(2, 3, 64, 64) for _ in range(count)], 1)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters() if parameter.requires_grad)
+
+
+def test_a_start_lists_everything(tmp_path: Path) -> None:
+    listing.fill(tmp_path, 1003)
+    facts = listing.start(tmp_path)
+    assert facts["images"] == 1003
+    assert facts["list_s"] > 0
