@@ -159,7 +159,14 @@ TRIALS: tuple[Trial, ...] = (
     Trial("selfpatch", "vit", TOKENS | AGGREGATED, VIT_ENCODER, steps=300, batch_size=64),
     Trial("adclr-dino", "vit", TOKENS | QUERIES | FASTER, VIT_ENCODER, steps=300, batch_size=64),
     Trial("adclr-ibot", "vit", MASKED | QUERIES | FASTER, VIT_ENCODER, steps=300, batch_size=64),
-    Trial("dino+decon-sl", "vit", TOKENS | DECODED | FASTER, VIT_BOTH, steps=300, batch_size=64),
+    Trial(
+        "dino+decon-sl",
+        "vit",
+        # Views large enough, and overlapping often enough, for slots to be compared cell by cell.
+        TOKENS | DECODED | {"base_lr": 1.6e-2, "image_size": 64, "decoder_grid": 16, "global_scale": (0.15, 0.5)},
+        VIT_BOTH,
+        steps=220,
+    ),
     Trial("dino+decon-sl-simclr", "vit", TOKENS | POOLED, VIT_BOTH, steps=300, batch_size=64),
     Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED | FASTER, VIT_BOTH, steps=300, batch_size=64),
 )
