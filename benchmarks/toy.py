@@ -127,9 +127,10 @@ class Trial:
 # Above what collapsed runs gain before they collapse: up to 0.05 (tests/test_learning.py collapses some on purpose).
 ENCODER = {"encoder": 0.06}
 BOTH = {"encoder": 0.06, "decoder": 0.06}
-# Collapsed ViTs lose.
+# DINO collapsed on purpose lost 0.02 to 0.05 with the encoder, and gained up to 0.05 with the pyramid, which it does
+# not train.
 VIT_ENCODER = {"encoder": 0.03}
-VIT_BOTH = {"encoder": 0.03, "decoder": 0.03}
+VIT_BOTH = {"encoder": 0.03, "decoder": 0.05}
 
 TRIALS: tuple[Trial, ...] = (
     Trial("slotcon", "cnn", SLOTS, ENCODER),

@@ -177,3 +177,28 @@ def test_normalise() -> None:
     pixels = images(2)
     expected = reference.normalize(pixels, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     torch.testing.assert_close(photometric.normalise(pixels, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_one_by_one_come_out_as_together(channels: int) -> None:
+    """The two forms, for processors and for GPUs, do the same arithmetic."""
+    rng = np.random.default_rng(0)
+    spec = Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter_p=0.8, grey_p=0.3)
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(24)]))
+    each = torch.rand(24, channels, 9, 11)
+    together = each.clone()
+    before = each.clone()
+    photometric._jitter_each(each, parameters)
+    photometric._jitter_together(together, parameters)
+    assert torch.equal(each, together)
+    assert not torch.equal(each, before)
+
+
+def test_a_blur_in_blocks_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, sigma = torch.rand(5, 3, 70, 53), torch.tensor([0.1, 0.7, 1.3, 2.0, 4.0])[:, None, None, None]
+    blurred = []
+    for block in (16, 32, 128):
+        monkeypatch.setattr(photometric, "_BLOCK_PX", block)
+        blurred.append(photometric.blur(pixels, sigma))
+    for one in blurred[1:]:
+        torch.testing.assert_close(one, blurred[0], rtol=0, atol=1e-6)

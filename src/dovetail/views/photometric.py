@@ -26,8 +26,10 @@ NO_SOLARISE = 2.0  # a threshold that no pixel in [0, 1] reaches
 IDENTITY = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, NO_SOLARISE)
 
 _ORDERS = torch.tensor(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # [24, 4] columns
+_ANY_CHANNELS = (BRIGHTNESS, CONTRAST)  # the jitter that images of any number of channels can have
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
 _BLUR_PASSES = 3  # of Pillow's box blurs
+_BLOCK_PX = 32
 
 
 def draw(rng: np.random.Generator, spec: Photometric) -> np.ndarray:
@@ -59,17 +61,38 @@ def apply(pixels: Tensor, parameters: Tensor) -> Tensor:
         parameters: [B, NUM_PARAMETERS] on the CPU, where the grouping of images is decided without waiting for
             the device.
     """
-    colour = pixels.shape[1] == 3
-    orders = _ORDERS[parameters[:, ORDER].long()]  # [B, 4]
-    for position in range(orders.shape[1]):
-        for column in (BRIGHTNESS, CONTRAST, SATURATION, HUE) if colour else (BRIGHTNESS, CONTRAST):
-            changed = parameters[:, column] != (0.0 if column == HUE else 1.0)
-            _change(pixels, (orders[:, position] == column) & changed, parameters[:, column], column)
-    if colour:
-        _change(pixels, parameters[:, GREY] > 0, parameters[:, GREY], GREY)
+    jitter = _jitter_each if pixels.device.type == "cpu" else _jitter_together
+    jitter(pixels, parameters)
     _change(pixels, parameters[:, SIGMA] > 0, parameters[:, SIGMA], SIGMA)
     _change(pixels, parameters[:, SOLARISE] <= 1, parameters[:, SOLARISE], SOLARISE)
     return pixels
+
+
+def _jitter_each(pixels: Tensor, parameters: Tensor) -> None:
+    """Jitter and grey, image by image: on a processor an image stays in its cache through all of its operations."""
+    colour = pixels.shape[1] == 3
+    orders = _ORDERS[parameters[:, ORDER].long()].tolist()
+    for index, (row, order) in enumerate(zip(parameters.tolist(), orders, strict=True)):
+        image = pixels[index : index + 1]
+        for column in order if colour else (each for each in order if each in _ANY_CHANNELS):
+            if row[column] != IDENTITY[column]:
+                result = _OPERATIONS[column](image, parameters[index, column].view(1, 1, 1, 1))
+                if result is not image:
+                    image.copy_(result)
+        if colour and row[GREY] > 0:
+            image.copy_(luma(image).expand_as(image))
+
+
+def _jitter_together(pixels: Tensor, parameters: Tensor) -> None:
+    """Jitter and grey, operation by operation: on a GPU few kernels for many images."""
+    colour = pixels.shape[1] == 3
+    orders = _ORDERS[parameters[:, ORDER].long()]  # [B, 4]
+    for position in range(orders.shape[1]):
+        for column in (BRIGHTNESS, CONTRAST, SATURATION, HUE) if colour else _ANY_CHANNELS:
+            changed = parameters[:, column] != IDENTITY[column]
+            _change(pixels, (orders[:, position] == column) & changed, parameters[:, column], column)
+    if colour:
+        _change(pixels, parameters[:, GREY] > 0, parameters[:, GREY], GREY)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -116,19 +139,20 @@ def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
 def hue(pixels: Tensor, shift: Tensor) -> Tensor:
     """Return RGB [B, 3, H, W] with the hue turned by `shift` [B, 1, 1, 1], a share of the circle in [-0.5, 0.5]."""
     red, green, blue = pixels.unbind(1)
-    value, low = pixels.amax(1), pixels.amin(1)
-    chroma = value - low
-    divisor = chroma.clamp(min=1e-12)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = chroma.clamp(min=1e-12).reciprocal_()
     sextant = torch.where(
         value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+        (green - blue) * scale,
+        torch.where(value == green, ((blue - red) * scale).add_(2), ((red - green) * scale).add_(4)),
     )
     sextant.add_(shift[:, 0] * 6)
     result = torch.empty_like(pixels)
     for channel, offset in enumerate((5, 3, 1)):
-        distance = (sextant + offset).remainder_(6)
-        ramp = torch.minimum(distance, 4 - distance).clamp_(0, 1)
+        distance = sextant + offset
+        distance.sub_(torch.floor(distance * (1 / 6)), alpha=6)  # modulo 6, which takes torch.remainder far longer
+        ramp = distance.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)  # up to 1 at 1, down again from 3 to 4
         torch.addcmul(value, chroma, ramp, value=-1, out=result[:, channel])
     return result.clamp_(0, 1)
 
@@ -151,13 +175,28 @@ def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
     the three are its cube, and the blur is one product from each side.
     """
     sigma = sigma_px.flatten()
-    rows = _blur_matrix(sigma, pixels.shape[2])
-    columns = rows if pixels.shape[2] == pixels.shape[3] else _blur_matrix(sigma, pixels.shape[3])
-    return torch.matmul(torch.matmul(rows[:, None], pixels), columns[:, None].mT)
+    for axis in (2, 3):
+        box, reach = _box_matrix(sigma, pixels.shape[axis])
+        # Blocks leave out most of the zeros beside the band; a GPU rather multiplies them than starts more kernels.
+        block = _BLOCK_PX if pixels.device.type == "cpu" else pixels.shape[axis]
+        pixels = torch.cat(
+            [_blurred(pixels, box, reach, first, block, axis) for first in range(0, len(box[0]), block)], axis
+        )
+    return pixels
 
 
-def _blur_matrix(sigma: Tensor, size_px: int) -> Tensor:
-    """Return [B, size, size]: the three passes along one side, each row summing to one."""
+def _blurred(pixels: Tensor, box: Tensor, reach: int, first: int, block: int, axis: int) -> Tensor:
+    """Return the three passes along an axis for `block` places from `first` on."""
+    size = pixels.shape[axis]
+    places = [slice(max(first - passes * reach, 0), min(first + block + passes * reach, size)) for passes in range(4)]
+    weights = box[:, places[0], places[1]] @ box[:, places[1], places[2]] @ box[:, places[2], places[3]]
+    if axis == 2:
+        return torch.matmul(weights[:, None], pixels[:, :, places[3]])
+    return torch.matmul(pixels[..., places[3]], weights[:, None].mT)
+
+
+def _box_matrix(sigma: Tensor, size_px: int) -> tuple[Tensor, int]:
+    """Return [B, size, size], one pass along a side, each row summing to one; and how far from the diagonal it goes."""
     variance = sigma[:, None].double().square() / _BLUR_PASSES  # of one box
     reach = (((12 * variance + 1).sqrt() - 1) / 2).floor()  # full pixels to each side
     end = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1).square()))
@@ -170,8 +209,7 @@ def _blur_matrix(sigma: Tensor, size_px: int) -> Tensor:
     source = (place[:, None] + offset).clamp(0, size_px - 1)  # [size, taps], edges repeated
     box = torch.zeros(len(sigma), size_px, size_px, device=sigma.device)
     batch = (len(sigma), *source.shape)
-    box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch))
-    return box @ box @ box
+    return box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch)), farthest
 
 
 _OPERATIONS = {
