@@ -257,3 +257,15 @@ def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_p
     pretrain(out=tmp_path)
     with pytest.raises(dovetail.DovetailError, match="has method 'decon-sl', not 'slotcon'"):
         dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
+
+
+def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    """A run saves options that were derived beside those asked for; the same call goes on nevertheless."""
+    asked = {"method": "dino", "model": "timm/test_vit+fpn", "recipe": {"local_scale": (0.1, 0.4), "local_size": 32}}
+    first = pretrain(out=tmp_path, **asked)
+    again = pretrain(out=tmp_path, resume=True, **asked)
+    assert again.folder == first.folder
+    with pytest.raises(dovetail.DovetailError, match=r"has recipe .*'local_scale': .*leave recipe out"):
+        dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})

@@ -227,7 +227,7 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue
         if not isinstance(value, (str, int, float, bool, dict, Path)):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
-        elif normal(value) != saved.get(name) and not (name == "recipe" and not value):
+        elif not agrees(normal(value), saved.get(name)):
             raise DovetailError(
                 f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
             )
@@ -256,8 +256,17 @@ def default_of(name: str) -> Any:
     return None if defaults is None else defaults[name]
 
 
+def agrees(given: Any, saved: Any) -> bool:
+    """Whether a value is the saved one; options are asked for one by one, as a run saves those of its preset too."""
+    if isinstance(given, dict) and isinstance(saved, dict):
+        return all(name in saved and agrees(value, saved[name]) for name, value in given.items())
+    return bool(normal(given) == saved)
+
+
 def normal(value: Any) -> Any:
     """Return a value as it reads in a config file."""
+    if isinstance(value, tuple):
+        return list(value)
     return os.fspath(value) if isinstance(value, Path) else value
 
 
