@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SPEED = ("speed.attention", "speed.views", "speed.listing", "speed.training")
+SPEED = ("speed.steps", "speed.attention", "speed.views", "speed.listing", "speed.training")
 STUDIES = (*SPEED, "contrast_memory", "dense_memory", "adclr_cost", "faults", "toy")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.speed import attention, listing, side_lightly, training, views
+from benchmarks.speed import attention, listing, side_lightly, steps, training, views
 from benchmarks.speed.common import piece_of, ratio, take_turns, write_photographs
 from PIL import Image
 
@@ -69,6 +69,19 @@ def test_their_loops_give_losses_with_gradients(method: str, monkeypatch: pytest
     loss.backward()
     assert torch.isfinite(loss)
     assert all(parameter.grad is not None for parameter in model.backbone.parameters() if parameter.requires_grad)
+
+
+def test_a_whole_step_trains_and_the_bare_arithmetic_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "METHODS", {"densecl": ("timm/resnet10t", {"hidden": 8, "dim": 4, "queue": 8})})
+    monkeypatch.setattr(steps, "SIDE_PX", 64)
+    form = steps.form_of("densecl", 2)
+    weights = [parameter.detach().clone() for parameter in form.learner.parameters()]
+    form.bare()
+    assert all(map(torch.equal, weights, form.learner.parameters()))
+    form.whole()
+    moved = [not torch.equal(*pair) for pair in zip(weights, form.learner.parameters(), strict=True)]
+    assert any(moved[: len(moved) // 2])
+    assert any(moved[len(moved) // 2 :])
 
 
 def test_a_start_lists_everything(tmp_path: Path) -> None:
