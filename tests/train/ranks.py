@@ -42,9 +42,9 @@ def part(view: View, rows: slice) -> View:
 def learner_of(method: str) -> Learner:
     """Return a learner in double precision without dropout, whose numbers would be every process's own.
 
-    "METHOD+OPTIMISER" is a method with another optimiser.
+    "METHOD@OPTIMISER" is a method with another optimiser.
     """
-    name, _, optimiser = method.partition("+")
+    name, _, optimiser = method.partition("@")
     learner = tiny_learner(name)
     if optimiser:
         spec = replace(learner.recipe.optimiser, name=optimiser, clip_norm=0.5, clip_each_parameter=optimiser != "sgd")

@@ -13,6 +13,7 @@ from dovetail.recipe import OptimiserSpec, ParameterRule
 from dovetail.schedules import Cosine, Moment
 from dovetail.train.optimisers import (
     Lars,
+    Sgd,
     build_optimiser,
     clip_gradients,
     drop_frozen_gradients,
@@ -80,6 +81,20 @@ def test_lars_leaves_parameters_without_gradient() -> None:
     p = nn.Parameter(torch.ones(3, 3))
     Lars([p], lr=1.0, weight_decay=0.1).step()
     assert torch.equal(p, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_torchs_to_the_bit(momentum: float) -> None:
+    models = Model(), Model()
+    models[1].load_state_dict(models[0].state_dict())
+    options: dict[str, Any] = {"lr": 0.1, "momentum": momentum, "weight_decay": 0.01, "fused": True}
+    ours, theirs = Sgd(models[0].parameters(), **options), torch.optim.SGD(models[1].parameters(), **options)
+    for seed in range(3):
+        for model, optimiser in zip(models, (ours, theirs), strict=True):
+            optimiser.zero_grad()
+            model.loss(seed).backward()
+            optimiser.step()
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb", "sgd", "adamw"])

@@ -13,11 +13,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.sgd import sgd
 
 from dovetail.recipe import OptimiserSpec, ParameterRule
 from dovetail.schedules import Moment, value_at
 from dovetail.train.parts import norms_of, own_part
 
+SGD_OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize", "fused")
 CLIP_EPSILON = 1e-6  # as in `torch.nn.utils.clip_grad_norm_` and in DINO
 
 
@@ -94,6 +96,36 @@ class Lars(Optimizer):
         torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
 
+class Sgd(SGD):
+    """torch's fused SGD, which takes of cut weights this process's part: torch has no fused form for such tensors."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Do one step, to the bit as `torch.optim.SGD` does it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if self.state[p].get("momentum_buffer") is None:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            sgd(
+                [own_part(p) for p in params],
+                [own_part(p.grad) for p in params],
+                [own_part(self.state[p]["momentum_buffer"]) for p in params],
+                **{name: group[name] for name in SGD_OPTIONS},
+            )
+        return loss
+
+
 def trust_ratios(p_norm: Tensor, g_norm: Tensor, coefficient: float, eps: float) -> list[Tensor]:
     """Return `coefficient |p| / (|g| + eps)` for each pair of norms, 1 where either is 0: scalars on the device."""
     usable = (p_norm > 0) & (g_norm > 0)
@@ -158,7 +190,7 @@ def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> Opti
         case "lars":
             return Lars(groups, lr=0.0, momentum=spec.momentum)
         case "sgd":
-            return SGD(groups, lr=0.0, momentum=spec.momentum, fused=True)
+            return Sgd(groups, lr=0.0, momentum=spec.momentum, fused=True)
         case "adamw":
             return AdamW(groups, lr=0.0, fused=True)
         case "lamb":
