@@ -104,10 +104,11 @@ def test_every_model_loads_strictly_after_two_steps(
 
 
 class Stopping(Dataset[Image.Image]):
-    """Photographs that ask the process to stop, as Ctrl-C does, when one has been read `after` times in all."""
+    """Photographs that ask the process that made them to stop, as Ctrl-C does, when `after` of them have been read."""
 
     def __init__(self, photos: Path, after: int | None) -> None:
         self.paths, self.after, self.reads = sorted(photos.iterdir()), after, 0
+        self.trains = os.getpid()  # another one may read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -115,7 +116,7 @@ class Stopping(Dataset[Image.Image]):
     def __getitem__(self, index: int) -> Image.Image:
         self.reads += 1
         if self.reads == self.after:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(self.trains, signal.SIGINT)
         return Image.open(self.paths[index])
 
 
