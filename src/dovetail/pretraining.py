@@ -227,6 +227,8 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue
         if not isinstance(value, (str, int, float, bool, dict, Path)):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
+        elif name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):
+            continue  # the run saved what the preset stood for
         elif not agrees(normal(value), saved.get(name)):
             raise DovetailError(
                 f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
@@ -241,6 +243,15 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         given["num_nodes"] = asked["num_nodes"]
     options = {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
     return options | shared_anew(saved, given, options)
+
+
+def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the recipe that a preset stands for, less those that were given by themselves."""
+    from dovetail.recipes import presets
+
+    given = asked["recipe"] or {}
+    found = presets.options(preset, str(saved.get("method")))
+    return {name: value for name, value in found.items() if name not in given}
 
 
 def names_command(data: Any) -> bool:
