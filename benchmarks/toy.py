@@ -81,6 +81,8 @@ TOKENS: dict[str, Any] = {
     "final_weight_decay": 0.04,
     "frozen_epochs": 0,
 }
+# Views of a quarter as many tokens, of which there can be more in the same time.
+SMALLER: dict[str, Any] = {"image_size": 32, "global_scale": (0.12, 0.3)}
 MASKED: dict[str, Any] = TOKENS | {"teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
 QUERIES: dict[str, Any] = {"queries": 4, "query_centre_momentum": 0.6}
 DECODER: dict[str, Any] = {"decoder_grid": 16}
@@ -154,14 +156,21 @@ TRIALS: tuple[Trial, ...] = (
         steps=150,
     ),
     Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
-    Trial("dino", "vit", TOKENS, VIT_ENCODER, steps=220),
+    Trial("dino", "vit", TOKENS | SMALLER | {"base_lr": 4e-3}, VIT_ENCODER, steps=400, batch_size=64),
     Trial("ibot", "vit", MASKED, VIT_ENCODER, steps=200),
     Trial("selfpatch", "vit", TOKENS | AGGREGATED, VIT_ENCODER, steps=200),
     Trial("adclr-dino", "vit", TOKENS | QUERIES, VIT_ENCODER, steps=220),
     Trial("adclr-ibot", "vit", MASKED | QUERIES, VIT_ENCODER, steps=200),
     Trial("dino+decon-sl", "vit", TOKENS | DECODED, VIT_BOTH, steps=220),
     Trial("dino+decon-sl-simclr", "vit", TOKENS | POOLED, VIT_BOTH, steps=220),
-    Trial("adclr+decon", "vit", TOKENS | QUERIES | DECODED, VIT_BOTH, steps=200),
+    Trial(
+        "adclr+decon",
+        "vit",
+        TOKENS | QUERIES | DECODED | SMALLER | {"base_lr": 8e-3, "decoder_grid": 8},
+        VIT_BOTH,
+        steps=300,
+        batch_size=64,
+    ),
 )
 
 
