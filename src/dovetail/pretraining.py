@@ -269,8 +269,9 @@ def default_of(name: str) -> Any:
 
 def agrees(given: Any, saved: Any) -> bool:
     """Whether a value is the saved one; options are asked for one by one, as a run saves those of its preset too."""
-    if isinstance(given, dict) and isinstance(saved, dict):
-        return all(name in saved and agrees(value, saved[name]) for name, value in given.items())
+    if isinstance(given, dict) and (saved is None or isinstance(saved, dict)):  # a file need not name any
+        known = saved or {}
+        return all(name in known and agrees(value, known[name]) for name, value in given.items())
     return bool(normal(given) == saved)
 
 
