@@ -168,7 +168,7 @@ TRIALS: tuple[Trial, ...] = (
         "vit",
         TOKENS | QUERIES | DECODED | SMALLER | {"base_lr": 8e-3, "decoder_grid": 8},
         VIT_BOTH,
-        steps=300,
+        steps=250,
         batch_size=64,
     ),
 )
