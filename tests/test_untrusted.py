@@ -273,9 +273,15 @@ def test_yaml_with_code_runs_nothing(
 
 @pytest.mark.parametrize("where", ["run", "config"])
 def test_a_command_in_a_file_is_not_run(
-    copied: Path, made: Path, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path,
+    made: Path,
+    where: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Data may be what a command writes, but only one that was given on the command line."""
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))  # what an earlier test fetched is not fetched again
     text = f"data: 'pipe:mkdir {made}'\nmodel: timm/test_resnet\n"
     if where == "run":
         (copied / "config.yaml").write_text(text)
