@@ -21,6 +21,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -34,8 +35,10 @@ from dovetail.train.learner import Branch, Learner
 def cut_over(learner: Learner, mesh: DeviceMesh) -> Learner:
     """Return a twin of `learner` whose weights are cut over `mesh`, on the mesh's devices.
 
-    The weights of `learner` itself are given up and are empty until `put_together`.
+    The weights of `learner` itself are given up and are empty until `put_together`. Parts are of the first process's
+    weights, whatever the others started with.
     """
+    take_the_first_ones(learner, mesh)
     twin = copy.deepcopy(learner, {id(parameter): parameter for parameter in learner.parameters()})
     branches = [twin.student, *([] if twin.teacher is None else [twin.teacher])]
     for branch in branches:
@@ -46,6 +49,16 @@ def cut_over(learner: Learner, mesh: DeviceMesh) -> Learner:
         cut(twin.teacher, mesh, give_back=True)
     cut(twin, mesh, give_back=False)
     return twin
+
+
+@torch.no_grad()
+def take_the_first_ones(learner: Learner, mesh: DeviceMesh) -> None:
+    """Give every process the first one's weights and buffers, as DDP does when it begins."""
+    group = mesh.get_group()
+    for tensor in (*learner.parameters(), *learner.buffers()):
+        sent = tensor.detach().to(mesh.device_type).contiguous()
+        dist.broadcast(sent, src=dist.get_global_rank(group, 0), group=group)
+        tensor.copy_(sent)
 
 
 def cut(module: nn.Module, mesh: DeviceMesh, *, give_back: bool) -> None:
