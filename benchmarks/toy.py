@@ -166,10 +166,9 @@ TRIALS: tuple[Trial, ...] = (
     Trial(
         "adclr+decon",
         "vit",
-        TOKENS | QUERIES | DECODED | SMALLER | {"base_lr": 8e-3, "decoder_grid": 8},
+        TOKENS | QUERIES | DECODED | {"queries": 2, "alpha": 0.35},
         VIT_BOTH,
-        steps=250,
-        batch_size=64,
+        steps=200,
     ),
 )
 
