@@ -9,6 +9,10 @@ from benchmarks.dense_memory import METHODS, SETTINGS, FinestMap, recipe_for
 from benchmarks import dense_memory
 from dovetail.train.learner import Learner
 
+ROOT = Path(__file__).parents[2]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+BOTH = "grid=28, checkpointed"
+
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SETTINGS)
@@ -28,6 +32,27 @@ def test_checkpointing_changes_no_gradient() -> None:
         torch.autograd.backward(loss)
         gradients.append([parameter.grad for parameter in learner.student.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_pages_say_what_was_measured() -> None:
+    cells = [
+        [cell.strip() for cell in line.split("|")] for line in (RESULTS / "dense_memory.md").read_text().split("\n")
+    ]
+    each = {(row[1], row[2]): row[5] for row in cells if len(row) > 5 and row[1] in METHODS}
+    plain, grid, both = ([each[method, name] for method in METHODS] for name in ("plain", "grid=28", BOTH))
+    texts = {page.stem: " ".join(page.read_text().split()) for page in DOCS.rglob("*.md")}
+    for method in METHODS:
+        assert f"one more image takes {each[method, 'plain']} MiB of a training step" in texts[method]
+        assert (
+            f"{each[method, 'checkpointed']} with the head recomputed, {each[method, 'grid=28']} on a grid of 28"
+            in (texts[method].replace("(float32, CPU), ", ""))
+        )
+    names = dict(zip(METHODS, zip(plain, both, strict=True), strict=True))
+    assert (
+        "SlotCon {} MiB plain, {} on a grid of 28 with heads recomputed".format(*names["slotcon"]) in texts["trouble"]
+    )
+    assert "PixPro {} and {}; DenseCL {} and {}".format(*names["pixpro"], *names["densecl"]) in texts["trouble"]
+    assert "DenseCL {} MiB, PixPro {}, SlotCon {}; at 28 x 28: {}, {}, {}".format(*plain, *grid) in texts["choose"]
 
 
 @pytest.mark.slow
