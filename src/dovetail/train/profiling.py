@@ -89,7 +89,7 @@ class StepProfile(Callback):
     def _begin(self, device: torch.device) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes of its own starting and ending
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-        self.profiler = profile(activities=activities)
+        self.profiler = profile(activities=activities, acc_events=True)  # or torch 2.11 warns
         wait_for(device)
         self._began = time.perf_counter()
         self.profiler.start()
