@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -31,3 +32,19 @@ def test_the_share_is_of_each_groups_peak() -> None:
     for _ in range(2):  # twice is once
         set_rate(optimiser, 0.2)
     assert sorted(group["lr"] for group in optimiser.param_groups) == pytest.approx([0.01, 0.02])
+
+
+def test_positions_and_tokens_of_a_vit_are_not_decayed() -> None:
+    model = timm.create_model("test_vit", num_classes=2)
+    named = dict(model.named_parameters())
+    scales = dict.fromkeys(named, 1.0)
+    free = model.no_weight_decay()
+    assert {"pos_embed", "cls_token"} <= set(named) & free
+    for prefix in ("", "body.encoder."):
+        inside = [(prefix + name, value) for name, value in named.items()]
+        groups = parameter_groups(inside, {prefix + name: 1.0 for name in scales}, lr=0.1, weight_decay=0.3)
+        decay = {id(value): group["weight_decay"] for group in groups for value in group["params"]}
+        for name, value in named.items():
+            assert decay[id(value)] == (0.0 if value.dim() < 2 or name in free else 0.3), name
+    groups = parameter_groups(named.items(), scales, lr=0.1, weight_decay=0.3, decay_vectors=True)
+    assert {group["weight_decay"] for group in groups} == {0.3}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+# A ViT's positions and tokens are tensors of three dimensions, which papers decay as little as biases.
+_TOKENS = re.compile(r"(?:^|\.)(?:pos_embed|(?:cls|reg|dist)_token)$")
 
 
 def parameter_groups(
@@ -23,13 +27,13 @@ def parameter_groups(
         named: Names and parameters.
         scales: Factor on `lr` of each.
         lr: Peak learning rate where the factor is 1.
-        weight_decay: Of tensors with more than one dimension.
-        decay_vectors: Whether it holds for biases and norms too.
+        weight_decay: Of tensors with more than one dimension, positions and tokens of ViTs left out.
+        decay_vectors: Whether it holds for these, biases and norms too.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named:
-        decay = weight_decay if value.dim() > 1 or decay_vectors else 0.0
-        groups.setdefault((scales[name], decay), []).append(value)
+        decays = decay_vectors or (value.dim() > 1 and not _TOKENS.search(name))
+        groups.setdefault((scales[name], weight_decay if decays else 0.0), []).append(value)
     return [
         {"params": values, "lr": lr * scale, "peak_lr": lr * scale, "weight_decay": decay}
         for (scale, decay), values in groups.items()
