@@ -17,7 +17,7 @@ from dovetail.transfer.protocols import PROTOCOLS
 from dovetail.transfer.readers import open_segmentation
 from dovetail.transfer.segment import WithAuxiliary
 from dovetail.transfer.segment_options import Window
-from dovetail.transfer.segmenters import FCNSegmenter, FCNSpec, build_segmenter
+from dovetail.transfer.segmenters import FCNSegmenter, FCNSpec, build_segmenter, upernet_blocks
 from dovetail.transfer.segmenting import Plan, plan_of
 from dovetail.transfer.start import source_of
 from dovetail.transfer.trials import Trial
@@ -95,6 +95,15 @@ def test_vits_on_ade20k(decoder: str, expected: tuple[float, ...], window: Windo
     assert isinstance(head, nn.Sequential)
     assert isinstance(head[0], nn.Dropout2d)
     assert head[0].p == 0.1
+
+
+def test_upernet_is_as_wide_as_the_vit_and_takes_ibots_blocks() -> None:
+    assert upernet_blocks(12) == [3, 5, 7, 11]
+    assert upernet_blocks(24) == [7, 11, 15, 23]
+    with torch.device("meta"):
+        model, _ = build_segmenter(source_of(None, "timm/test_vit"), classes=2, decoder="upernet")
+    width = timm.create_model("test_vit").embed_dim
+    assert model.get_submodule("head.classifier.1").weight.shape == (2, width, 1, 1)
 
 
 def test_a_protocols_warmup_fits_into_few_steps(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@
 * Semantic FPN on a feature pyramid, of a CNN or a ViT: every level is convolved and upsampled to stride 4, and all are
   summed (Kirillov et al., 2019, https://arxiv.org/abs/1901.02446).
 * UPerNet on a ViT: pooled context and fused levels (Xiao et al., 2018, https://arxiv.org/abs/1807.10221), with the
-  decoder of segmentation_models_pytorch, on four evenly spaced blocks brought to strides 4 to 32.
+  decoder of segmentation_models_pytorch, as wide as the ViT, on four blocks brought to strides 4 to 32, as in iBOT.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dovetail.networks.decoders import (
 from dovetail.networks.network import Construction
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_embed import patch_px
-from dovetail.networks.vit_fpn import ViTFPN, evenly_spaced, rescale, vit_fpn
+from dovetail.networks.vit_fpn import ViTFPN, rescale, vit_fpn
 from dovetail.transfer.segment import WithAuxiliary
 from dovetail.transfer.start import Source
 
@@ -105,14 +105,14 @@ def upsampling(channels: int, width: int, steps: int) -> nn.Sequential:
 
 
 class ViTMaps(nn.Module):
-    """A timm ViT -> four maps of its width at strides 4, 8, 16 and 32, from evenly spaced blocks."""
+    """A timm ViT -> four maps of its width at strides 4, 8, 16 and 32, from the blocks of `upernet_blocks`."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         vit: Any = encoder
         self.encoder = encoder
         self.width = int(vit.embed_dim)
-        self.blocks = evenly_spaced(len(vit.blocks))
+        self.blocks = upernet_blocks(len(vit.blocks))
         self.scales = nn.ModuleList(rescale(self.width, patch_px(encoder), stride) for stride in PYRAMID_STRIDES)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -125,13 +125,18 @@ class ViTMaps(nn.Module):
         return [scale(by_block[block]) for scale, block in zip(self.scales, self.blocks, strict=True)]
 
 
-class UPerNetHead(nn.Module):
-    """Four maps at strides 4 to 32 -> logits at stride 4."""
+def upernet_blocks(depth: int) -> list[int]:
+    """Return the indices of the blocks a third, a half, two thirds of the way, and the last: 3, 5, 7, 11 of 12."""
+    return [max(round(depth * share) - 1, 0) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
-    def __init__(self, channels: int, classes: int, *, width: int = 256) -> None:
+
+class UPerNetHead(nn.Module):
+    """Four maps [B, C, H/s, W/s] at strides s of 4 to 32 -> logits at stride 4; the decoder has C channels too."""
+
+    def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.decoder = UPerNetDecoder([3, 0, *([channels] * 4)], encoder_depth=5, decoder_channels=width)
-        self.classifier = classifier(width, classes, DROPOUT)
+        self.decoder = UPerNetDecoder([3, 0, *([channels] * 4)], encoder_depth=5, decoder_channels=channels)
+        self.classifier = classifier(channels, classes, DROPOUT)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return [B, K, H/4, W/4]."""
