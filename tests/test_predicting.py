@@ -96,6 +96,14 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     assert "one/evaluate-knn" in shown
     assert "two/evaluate-knn" in shown
     assert "different data" not in shown
+    smaller = class_folder(tmp_path / "fewer", val=1)
+    dovetail.evaluate_knn(run=tmp_path / "runs" / "two", data=smaller, k=[1], out=tmp_path / "other", **FAST)
+    capsys.readouterr()
+    assert run_command(["compare", str(tmp_path / "runs" / "one"), str(tmp_path / "other")]) == 0
+    shown = capsys.readouterr().out
+    assert "measured on different data" in shown
+    assert "classes " in shown
+    assert "fewer " in shown
     rows = dovetail.compare([str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
     assert rows[0].setting == {"run": "evaluate-knn", "k": 1}
     alike = [str(tmp_path / "runs" / name / "evaluate-knn") for name in ("one", "two")]
@@ -103,6 +111,9 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     file = str(tmp_path / "runs" / "one" / "evaluate-knn" / "results.json")
     rows = dovetail.compare([file, str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
     assert [row.setting["run"] for row in rows] == ["evaluate-knn"]  # named twice, shown once
+    page = tmp_path / "runs" / "comparison.html"  # which `runs/*` names too
+    page.write_text("<html>")
+    assert list(dovetail.compare([str(page), file])) == ["evaluate knn"]
 
 
 @pytest.mark.parametrize(

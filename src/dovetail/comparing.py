@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dovetail.errors import DovetailError
 
 if TYPE_CHECKING:
-    from dovetail.transfer.results import Row
+    from dovetail.transfer.results import Results, Row
 
 
 def compare(results: list[str] = [], *, out: str | Path | None = None) -> dict[str, list[Row]]:  # noqa: B006 - read only
@@ -58,19 +58,26 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
     """
     from dovetail.transfer.results import Row, read_results
 
-    tables: dict[str, list[Row]] = {}
+    results = [(run, read_results(file)) for file, run in named_files(folders).items()]
     prints: dict[str, set[str]] = {}
-    for file, run in named_files(folders).items():
-        found = read_results(file)
-        rows = [Row({"run": run, **row.setting}, row.scores) for row in found.rows]
-        tables.setdefault(found.task, []).extend(rows)
+    for _, found in results:
         prints.setdefault(found.task, set()).add(str(found.data.get("fingerprint")))
+    tables: dict[str, list[Row]] = {}
+    for run, found in results:
+        of = {"data": data_name(found)} if len(prints[found.task]) > 1 else {}
+        rows = [Row({"run": run, **of, **row.setting}, row.scores) for row in found.rows]
+        tables.setdefault(found.task, []).extend(rows)
     notes = [
-        f"The runs of '{task}' were measured on different data; their numbers do not compare."
+        f"The runs of '{task}' were measured on different data; compare only numbers with the same 'data'."
         for task, several in prints.items()
         if len(several) > 1
     ]
     return tables, notes
+
+
+def data_name(results: Results) -> str:
+    """Return what to call the data of results: its folder's name, and the beginning of its fingerprint."""
+    return f"{Path(str(results.config.get('data', ''))).name} {str(results.data.get('fingerprint'))[:4]}".strip()
 
 
 def named_files(folders: list[Path]) -> dict[Path, str]:
@@ -85,6 +92,8 @@ def named_files(folders: list[Path]) -> dict[Path, str]:
     for folder in folders:
         if not folder.exists():
             raise DovetailError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
+        if folder.is_file() and folder.suffix != ".json":
+            continue  # `runs/*` names whatever lies there, such as the page of an earlier comparison
         files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})
         for file in files:
             in_run = folder.is_dir() and file.parent != folder

@@ -87,6 +87,17 @@ def test_files_of_something_else_are_named(tmp_path: Path) -> None:
         read_results(tmp_path / "nowhere")
 
 
+def test_words_are_not_broken_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    score, run = over_seeds([0.123, 0.456]), "a-run-with-quite-a-long-name/finetune-segment"
+    print_table("finetune segment", [Row({"run": run, "start": "encoder", "images": 3}, {"mIoU": score})])
+    shown = capsys.readouterr().out
+    assert run in shown
+    assert str(score) in shown
+
+
 def test_tables_that_are_too_wide_have_a_line_for_each_score(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from dovetail.errors import DovetailError
 
 RESULTS = "results.json"
-LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
+LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,9 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
             for name, value in zip(scores, line[count:], strict=True)
             if value != "-"
         ]
+        widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
+        if not console.is_terminal:  # a file or a pipe has no width that words must be broken for
+            console.width = max(console.width, sum(widths) + 3 * len(widths) + 1)
     table = Table(title=f"{title} (per cent)")
     for name in heads:
         table.add_column(name, justify="left" if name in (*settings, "score") else "right", overflow="fold")
