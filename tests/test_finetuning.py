@@ -230,6 +230,53 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
     assert "2 faults" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [((0, 255), "to learn from hold class 0 alone, 255 being ignored"), ((255, 255), "hold nothing that counts")],
+)
+def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
+    values: tuple[int, int], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = mask_folder(tmp_path / "data", images=5)
+    for path in (data / "masks").iterdir():
+        labels = np.full((48, 48), values[0], np.uint8)
+        labels[:20] = values[1]
+        Image.fromarray(labels).save(path)
+    options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "2", "--model", "timm/test_resnet"]
+    assert run_command(["finetune", "segment", *options, "--accelerator", "cpu", "--steps", "1"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert run_command(["finetune", "segment", *options, "--check"]) == 2
+    assert "255 is ignored" in capsys.readouterr().err
+
+
+def test_a_decoder_that_was_not_trained_is_none(tmp_path: Path) -> None:
+    run = exported_run(tmp_path, "timm/test_vit+fpn", image_size=64)
+    info = json.loads((run / "exported" / "model.json").read_text())
+    names = [name for name in dovetail.load(run).state_dict() if name.startswith("decoder.")]
+    source = source_of(run, None)
+    target = build_segmenter(source, classes=2)[1]
+    assert chosen_starts(["auto", "decoder"], source, target=target) == ("all", "decoder")
+    (run / "exported" / "model.json").write_text(json.dumps(info | {"untrained": names}))
+    assert chosen_starts(["auto", "all"], source, target=target) == ("encoder", "all")
+    with pytest.raises(DovetailError, match="has pre-trained no decoder"):
+        chosen_starts(["decoder"], source, target=target)
+
+
+def test_a_fine_tuned_run_is_no_start(masks: Path, tmp_path: Path) -> None:
+    dovetail.finetune_segment(model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, **FAST)
+    with pytest.raises(DovetailError, match="holds a fine-tuned model; name its pre-training run"):
+        dovetail.evaluate_knn(run=tmp_path, data=masks, out=tmp_path / "o")
+
+
+def test_results_say_what_auto_meant(masks: Path, run: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(run=run, data=masks, out=tmp_path, steps=4, batch_size=2, crop_size=32, **FAST)
+    assert results is not None
+    found = results.config
+    assert (found["resolved_steps"], found["resolved_warmup_steps"], found["resolved_precision"]) == (4, 0, "float32")
+    assert "test_resnet" in found["resolved_model"]
+    assert len(found["resolved_weights"]) == 12
+
+
 def test_check_lists_the_missing_files_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = voc(tmp_path) / "VOCdevkit" / "VOC2012"
     (root / "JPEGImages" / "2007_000032.jpg").unlink()

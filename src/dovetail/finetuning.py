@@ -160,7 +160,7 @@ def finetune_detect(
     from dovetail.transfer.checking import check_detection
     from dovetail.transfer.detecting import finetune_detect as job
 
-    return measured("finetune-detect", asked, job, lambda: check_detection(data))
+    return measured("finetune-detect", asked, job, lambda: check_detection(data, task))
 
 
 def finetune_classify(

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.coco import CocoSet, faults_of
+from dovetail.transfer.coco import CocoSet, check_files, faults_of, find_coco
+from dovetail.transfer.labelled import MissingFilesError
 from tests.transfer.coco_files import SIDE, write_coco
 
 
@@ -108,6 +109,12 @@ def test_missing_images_are_looked_for(file: Path, tmp_path: Path) -> None:
     assert len(CocoSet.open(file, tmp_path / "elsewhere")) == 3
 
 
+def test_one_missing_image_does_not_hide_where_the_others_are(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "train2017" / "000000000001.png").unlink()
+    with pytest.raises(MissingFilesError, match=r"1 images that .*json names are missing, .*train2017/0+1\.png"):
+        check_files(CocoSet.open(file))
+
+
 def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["images"][1]["width"] = 41
@@ -141,3 +148,16 @@ def test_images_that_exif_turns_have_the_annotations_size(
     found = images[1].pixels()
     assert tuple(found.shape[1:]) == (size[1], size[0])
     assert int(found[0, 2, 2]) == top_left
+
+
+def test_roboflows_folders_are_found(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split, named in (("train", "train"), ("val", "valid")):
+        (tmp_path / f"{split}2017").rename(tmp_path / named)
+        path = tmp_path / "annotations" / f"instances_{split}2017.json"
+        path.rename(tmp_path / named / "_annotations.coco.json")
+    (tmp_path / "annotations").rmdir()
+    found = find_coco(tmp_path)
+    assert found is not None
+    assert [path.parent.name for path in found if path is not None] == ["train", "valid"]
+    check_files(*(CocoSet.open(path) for path in found if path is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.detect import DetectOptions, finetune_detection, training_batch, training_item
-from dovetail.transfer.detecting import plan_of
+from dovetail.transfer.detecting import faults_of_objects, plan_of
 from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.machine import Machine
 from dovetail.transfer.start import source_of
@@ -108,6 +109,19 @@ def test_the_schedule_of_each_family(model: str, expected: tuple[object, ...], d
     options = plan.options
     assert (options.optimiser, options.lr, options.weight_decay, options.drops) == expected
     assert (plan.spec.sides, plan.spec.longest) == ((640, 672, 704, 736, 768, 800), 1333)
+
+
+def test_sets_without_objects_or_masks_are_faulty(data: CocoSet) -> None:
+    assert faults_of_objects(data, data, "masks") == []
+    crowd = tuple(one for one in data.images[0].objects if one.crowd or not one.has_area)
+    only_crowds = replace(data, images=(replace(data.images[0], objects=crowd), data.images[1]))
+    (fault,) = faults_of_objects(data, only_crowds, "boxes")
+    assert "json holds no object to measure on among 2 images" in fault
+    images = (replace(one, objects=tuple(replace(o, segmentation=None) for o in one.objects)) for one in data.images)
+    boxes = replace(data, images=tuple(images))
+    assert faults_of_objects(data, boxes, "boxes") == []
+    (fault,) = faults_of_objects(boxes, data, "masks")
+    assert "json holds no mask to learn from, only boxes; give --task boxes" in fault
 
 
 def test_retinanet_has_no_masks(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_votes_as_scikit_learn_with_the_same_weights(chunks: tuple[int, int], k:
     assert 0.5 < float((ours == truth).float().mean()) < 1.0
 
 
+def test_every_query_is_counted_when_done() -> None:
+    bank, labels = blobs(30, 0)
+    done: list[int] = []
+    knn_predictions(bank, bank, labels, classes=5, k=[3], query_chunk=12, on_batch=done.append)
+    assert done == [12, 12, 6]
+
+
 def test_nearest_votes_outweigh_a_majority_of_far_ones() -> None:
     bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     found = knn_predictions(torch.tensor([[2.0, 0.1]]), bank, torch.tensor([0, 1, 1, 1]), classes=2, k=[4])

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.labelled import MissingFilesError
 from dovetail.transfer.readers import open_segmentation
 from tests.transfer.coco_files import write_coco
 
@@ -68,6 +69,13 @@ def test_the_augmented_training_set_of_voc(tmp_path: Path) -> None:
     assert found.train[0].mask[0, :3].tolist() == [2, 15, 255]
     assert found.val[0].mask[0, :3].tolist() == [1, 20, 255]
     assert "trainaug" in found.note
+
+
+def test_a_list_that_is_no_text(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    (root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe2007")
+    with pytest.raises(DovetailError, match=r"val\.txt cannot be read as a list"):
+        open_segmentation(root)
 
 
 def test_a_list_that_names_a_missing_mask(tmp_path: Path) -> None:
@@ -170,6 +178,55 @@ def test_a_single_coco_file_is_split(tmp_path: Path) -> None:
     found = open_segmentation(tmp_path / "annotations" / "instances_train2017.json")
     assert len(found.train) + len(found.val) == 3
     assert found.note
+
+
+def test_missing_images_of_a_coco_set_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for split, number in (("train", 3), ("val", 1)):
+        (tmp_path / f"{split}2017" / f"{number:012d}.png").unlink()
+    with pytest.raises(MissingFilesError, match=r"2 images that .*json names are missing") as caught:
+        open_segmentation(tmp_path)
+    assert len(caught.value.faults) == 2
+    assert "train2017/000000000003.png is missing" in caught.value.faults[0]
+
+
+def pairs(root: Path, values: list[int], *, count: int = 5) -> Path:
+    for index in range(count):
+        write_image(root / "images" / f"{index}.jpg")
+        write_mask(root / "masks" / f"{index}.png", values)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([0, 255], "0 and 255, and 255 is ignored;"), ([0], "0;"), ([255] * SIZE[0], "255, and 255 is ignored;")],
+)
+def test_masks_of_one_class_are_refused(values: list[int], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=f"All masks in .*masks hold label {words}"):
+        open_segmentation(pairs(tmp_path, values))
+
+
+def test_masks_without_images_are_told(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [1])
+    for number in (1, 3):
+        (data / "images" / f"{number}.jpg").unlink()
+    found = open_segmentation(data)
+    assert len(found.train) + len(found.val) == 3
+    assert "2 masks without an image are left out, such as" in found.note
+    assert "1.png" in found.note
+
+
+def test_a_json_beside_masks_is_no_coco_set(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        pairs(tmp_path / split, [1])
+    (tmp_path / "classes.json").write_text("{}")
+    assert open_segmentation(tmp_path).format == "folders"
+
+
+def test_a_number_of_classes_that_a_format_has_not(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=r"classes is 5, but .* has 21; leave --classes out"):
+        open_segmentation(voc(tmp_path), classes=5)
+    assert open_segmentation(tmp_path, classes=21).classes == 21
 
 
 def test_unknown_folders_and_differing_categories(tmp_path: Path) -> None:

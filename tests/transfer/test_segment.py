@@ -269,3 +269,10 @@ def test_logits_are_resized_to_the_pixels_and_then_to_the_image() -> None:
 def test_the_rate_drops_by_tenths() -> None:
     plan = options(steps=10, power=0.0, drops=(0.7, 0.9))
     assert [rate_share(plan, step) for step in (0, 6, 7, 9)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("batch_norm", ["train", "reestimate"])
+def test_a_batch_norm_that_sees_one_value_is_told(batch_norm: str) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1))
+    with pytest.raises(DovetailError, match="sees a single value with --batch-size 1; give 2 or more"):
+        finetune_segmentation(model, squares(), options(steps=1, batch_size=1, batch_norm=batch_norm))

@@ -73,7 +73,7 @@ def test_other_options_or_data_reuse_nothing_and_lose_nothing(tmp_path: Path) ->
     assert len(other.done) == 8
     again = Fitter(tmp_path)
     table(again)
-    assert again.done == [("random", 1.0, 0)]  # whose weights the other table had replaced
+    assert again.done == [("all", 1.0, 0)]  # whose weights the other table had replaced
 
 
 def test_a_larger_table_takes_what_is_there(tmp_path: Path) -> None:
@@ -90,8 +90,17 @@ def test_weights_that_are_gone_are_made_anew(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
         again = Fitter(tmp_path)
         _, details = run_trials(grid(), fit=again, out=tmp_path, mark="m")
-        assert again.done == [("random", 1.0, 0)]
-        assert details == {"of": "random"}
+        assert again.done == [("all", 1.0, 0)]
+        assert details == {"of": "all"}
+
+
+def test_the_weights_are_those_of_the_start_that_loads_most(tmp_path: Path) -> None:
+    plan = grid(("random", "decoder", "encoder"))
+    table(Fitter(tmp_path), plan)
+    assert (tmp_path / WEIGHTS).read_text() == "encoder"
+    assert json.loads((tmp_path / KEPT).read_text()) == ["m", "encoder", 1.0, 0]
+    assert plan.notes() == ("The weights that were kept are those of start encoder, fraction 1, seed 0.",)
+    assert grid(("encoder",), (0.5,), 1).notes() == ()
 
 
 def test_one_seed_has_its_own_interval_and_several_have_theirs(tmp_path: Path) -> None:

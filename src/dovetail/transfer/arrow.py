@@ -18,7 +18,7 @@ from torch import Tensor
 from dovetail.data.decode import Photograph, open_bytes
 from dovetail.data.hugging_face import image_columns, installed, undecoded
 from dovetail.errors import DovetailError
-from dovetail.transfer.class_sets import ClassSet
+from dovetail.transfer.class_sets import ClassSet, check_several
 from dovetail.transfer.labelled import Labelled, check_labels, check_sizes, read_image, read_mask
 from dovetail.transfer.mask_sets import classes_of, faults_of_items
 from dovetail.transfer.metrics import IGNORE_INDEX
@@ -174,6 +174,10 @@ class SavedMasks:
         """Return all files of the set."""
         return self.split.files()
 
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
+        return f"in {self.split.name}"
+
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole set and yield one sentence for each image or mask that cannot be used."""
         yield from faults_of_items(self, on_item)
@@ -249,6 +253,7 @@ def saved_classes(folder: Path) -> tuple[SavedClasses, SavedClasses, str]:
         ]
     elif names is None:
         names = [str(index) for index in range(max(max(part) for part in values) + 1)]
+    check_several(names, train.name)
     parts = [
         SavedClasses(split, image, tuple(labels), tuple(names))
         for split, labels in zip((train, held), values, strict=True)

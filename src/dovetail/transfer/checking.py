@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
 from dovetail.transfer.images import open_splits
+from dovetail.transfer.labelled import MissingFilesError
+from dovetail.transfer.mask_sets import MaskFiles
 from dovetail.transfer.progress import progress
-from dovetail.transfer.readers import MissingFilesError, open_segmentation
-
-ANY_LABEL = 2**16  # as many classes as a 16-bit mask can hold: counting them would end at the first broken mask
+from dovetail.transfer.readers import ANY_LABEL, count_classes, open_segmentation
 
 
 class Checkable(Protocol):
@@ -23,13 +25,14 @@ class Checkable(Protocol):
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]: ...
 
 
-def report_faults(sets: Sequence[tuple[str, Checkable]]) -> None:
-    """Print one line for each fault of each named set, and how many images were read.
+def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = ()) -> None:
+    """Print one line for each fault of each named set, and how many images were read; faults that are `known` first.
 
     Raises:
         DovetailError: When there is any fault.
     """
-    count, images = 0, sum(len(data) for _, data in sets)
+    count, images = len(known), sum(len(data) for _, data in sets)
+    print("".join(f"{fault}\n" for fault in known), end="")
     for name, data in sets:
         found: list[str] = []
         try:
@@ -53,13 +56,24 @@ def check_segmentation(data: str | Path, classes: int | None) -> None:
     found = find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
-    try:
+    with listing_missing():  # classes are not counted here, which would end at the first broken mask
         sets = open_segmentation(data, classes=classes or ANY_LABEL)
+    if sets.note:
+        print(sets.note)
+    report_faults([("train", sets.train), ("held-out", sets.val)])
+    if sets.format in ("folders", "datasets"):
+        count_classes([part for part in (sets.train, sets.val) if isinstance(part, MaskFiles | SavedMasks)])
+
+
+@contextmanager
+def listing_missing() -> Iterator[None]:
+    """Print one line for each file that is found to be missing within, and end with how many."""
+    try:
+        yield
     except MissingFilesError as fault:
         for sentence in fault.faults:
             print(sentence)
         raise DovetailError(f"{len(fault.faults)} files are missing, listed above; add them and check again.") from None
-    report_faults([("train", sets.train), ("held-out", sets.val)])
 
 
 def report_files(paths: Sequence[Path]) -> None:
@@ -75,19 +89,22 @@ def report_files(paths: Sequence[Path]) -> None:
         raise DovetailError(f"{len(faults)} faults were found in the annotations, listed above; mend them first.")
 
 
-def check_detection(data: str | Path) -> None:
-    """Read a COCO set and list its faults.
+def check_detection(data: str | Path, task: str = "boxes") -> None:
+    """Read a COCO set and list its faults as one for `task`, "boxes" or "masks".
 
     Raises:
         DovetailError: When there is any, or no such set.
     """
-    from dovetail.transfer.detecting import open_detection
+    from dovetail.transfer.detecting import faults_of_objects, open_detection
 
     found = find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
-    train, val, _ = open_detection(data)
-    report_faults([("train", train), ("held-out", val)])
+    with listing_missing():
+        train, val, note = open_detection(data)
+    if note:
+        print(note)
+    report_faults([("train", train), ("held-out", val)], faults_of_objects(train, val, task))
 
 
 def check_images(data: str | Path) -> None:

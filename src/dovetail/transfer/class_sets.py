@@ -6,7 +6,7 @@ Shapes: C channels, H x W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -80,3 +80,9 @@ class ClassSet(ABC):
                 yield str(fault)
             if on_item is not None:
                 on_item(1)
+
+
+def check_several(names: Sequence[str], place: Path | str) -> None:
+    """Raise `DovetailError` where there are fewer than two classes."""
+    if len(names) < 2:
+        raise DovetailError(f"{place} holds the class {names[0]!r} alone; give at least two.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dovetail.transfer.features import Features, of_central_crops
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine
-from dovetail.transfer.probing import accuracies, plain, prepared
+from dovetail.transfer.probing import accuracies, prepared, resolved
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, Score
 from dovetail.transfer.start import Source, Start, chosen_starts, weights_mark
@@ -65,8 +65,8 @@ def finetune_classify(asked: Mapping[str, Any]) -> Results:
     facts = ready.facts()
     mark = mark_of(asked, source.constructor, weights_mark(source), facts["fingerprint"], where.mark())
     rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
-    resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(options).items()}}
-    return Results("finetune classify", rows, resolved, facts, where.device, notes)
+    config = resolved(asked, source, where, options)
+    return Results("finetune classify", rows, config, facts, where.device, (*notes, *grid.notes()))
 
 
 def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco_faults import faults_of_lists
-from dovetail.transfer.labelled import read_image
+from dovetail.transfer.labelled import MissingFilesError, read_image
+
+LOOKED_FOR = 1000  # images, of which one tells where they are
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,18 @@ def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] 
     return merged
 
 
+def check_files(*sets: CocoSet) -> None:
+    """Raise `MissingFilesError` where images of sets are not there."""
+    missing = [(data.path, image.path) for data in sets for image in data.images if not image.path.is_file()]
+    if missing:
+        raise MissingFilesError(
+            f"{len(missing)} images that {missing[0][0]} names are missing, such as {missing[0][1]}; add them.",
+            tuple(f"{image} is missing, but {path} names it." for path, image in missing),
+        )
+
+
 def images_folder(path: Path, names: list[str]) -> Path:
-    """Return where a file's images are: beside it, or where COCO, or other programs' exports, put them.
+    """Return where images of a file are: beside it, or where COCO, or other programs' exports, put them.
 
     Raises:
         DovetailError: When they are in none of these places.
@@ -240,7 +252,7 @@ def images_folder(path: Path, names: list[str]) -> Path:
     above = [path.parent.parent / split, path.parent.parent / "images" / split, path.parent.parent / "images"]
     places = [*beside, *above, path.parent.parent]
     for place in places:
-        if (place / names[0]).is_file():
+        if any((place / name).is_file() for name in names[:LOOKED_FOR]):
             return place
     tried = ", ".join(str(place) for place in places[:5])
     raise DovetailError(f"The images of {path}, such as {names[0]}, are not in {tried}; move them there.")
@@ -250,11 +262,15 @@ def find_coco(data: Path) -> tuple[Path, Path | None] | None:
     """Return the training and the validation file that `data` means; None where it is no COCO set.
 
     A file is a training set without validation; a folder holds annotations/instances_train*.json and
-    instances_val*.json, or train.json and val.json there or in itself. A lone file of another name counts too, unless
-    there are masks beside it or it belongs to a set that `datasets` saved.
+    instances_val*.json, or train.json and val.json there or in itself, or Roboflow's train/_annotations.coco.json and
+    valid/_annotations.coco.json. A lone file of another name counts too, unless there are masks beside it or it belongs
+    to a set that `datasets` saved.
     """
     if data.is_file() and data.suffix.lower() == ".json":
         return data, None
+    parts = [data / split / "_annotations.coco.json" for split in ("train", "valid", "test")]
+    if parts[0].is_file():
+        return parts[0], next((part for part in parts[1:] if part.is_file()), None)
     for folder in (data / "annotations", data):
         if not folder.is_dir():
             continue
@@ -265,7 +281,7 @@ def find_coco(data: Path) -> tuple[Path, Path | None] | None:
             return train, val
         if (
             len(files) == 1
-            and not (data / "masks").is_dir()
+            and not any((data / inner / "masks").is_dir() for inner in (".", "train"))
             and files[0].name not in ("dataset_dict.json", "state.json")
         ):
             return files[0], None

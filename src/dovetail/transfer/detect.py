@@ -1,10 +1,11 @@
 """Fine-tuning for detection and instance segmentation, and its measurement.
 
 The 1x schedule (Detectron): 12 passes over the images, SGD with momentum 0.9, weight decay 1e-4, learning rate 0.02
-for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs (iBOT's and SelfPatch's
-code): AdamW, 1e-4, weight decay 0.05, tenths after 8 and 11 of 12 passes. What departs: biases are not decayed; ViTs
-have no stochastic depth, and their images are resized as those of CNNs. What step k sees is
-a pure function of (seed, k), but for torchvision's random resizing.
+for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs: AdamW, 1e-4 (iBOT's;
+SelfPatch's is 5e-5 for 8 images), weight decay 0.05, tenths after 8 and 11 of 12 passes. What departs: biases are not
+decayed; the pyramid of a ViT takes evenly spaced blocks (2, 5, 8, 11 of 12, theirs 3, 5, 7, 11), for it may have been
+pre-trained; ViTs have no stochastic depth, and their images are resized as those of CNNs. What step k sees is a pure
+function of (seed, k), but for torchvision's random resizing.
 
 Shapes: H x W pixels, N objects.
 """

@@ -12,14 +12,14 @@ from torch import nn
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.average_precision import average_precision
-from dovetail.transfer.coco import CocoSet, find_coco
+from dovetail.transfer.coco import CocoSet, check_files, find_coco
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import existing
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine, machine
-from dovetail.transfer.probing import plain
+from dovetail.transfer.probing import resolved
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
@@ -52,6 +52,8 @@ class Plan:
 def finetune_detect(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
     train, val, note = open_detection(asked["data"])
+    for fault in faults_of_objects(train, val, asked["task"]):
+        raise DovetailError(fault)
     plan = plan_of(asked, train, val)
     with torch.device("meta"):
         _, target = build_detector(plan.source, plan.spec)
@@ -63,7 +65,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
             save_finished(out, model, task_of(plan))
         return Fitted({name: one_value(value) for name, value in scores.items()})
 
-    files = {train.path, val.path, *(image.path for image in (*train.images, *val.images) if image.path.is_file())}
+    files = {train.path, val.path, *(image.path for image in (*train.images, *val.images))}
     prints = fingerprint(files)
     labels = [sorted({one.label for one in image.objects}) for image in train.images]
     seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
@@ -76,7 +78,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     )
     mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
     rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
-    resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(plan.options).items()}}
+    config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
     facts = {
         "format": "coco",
         "fingerprint": prints,
@@ -84,7 +86,8 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
         "test_images": len(val),
         "classes": len(train.names),
     }
-    return Results("finetune detect", rows, resolved, facts, plan.where.device, (note,) if note else ())
+    notes = (*((note,) if note else ()), *grid.notes())
+    return Results("finetune detect", rows, config, facts, plan.where.device, notes)
 
 
 def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]:
@@ -103,10 +106,7 @@ def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]
         )
     with progress("measuring", len(plan.val)) as advance:
         found = detections_of(model, plan.val, machine=plan.where, on_batch=advance)
-    boxes = average_precision(plan.val, found, "bbox")
-    if not boxes:
-        raise DovetailError(f"{plan.val.path} holds no object to measure on; add annotations.")
-    scores = {f"box {name}": value for name, value in boxes.items()}
+    scores = {f"box {name}": value for name, value in average_precision(plan.val, found, "bbox").items()}
     if plan.spec.task == "masks":
         scores |= {f"mask {name}": value for name, value in average_precision(plan.val, found, "segm").items()}
     return model, scores
@@ -126,12 +126,26 @@ def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
         )
     train = CocoSet.open(found[0])
     if found[1] is None:
+        check_files(train)
         kept, held = held_out(len(train))
         return train.subset(kept), train.subset(held), split_note(held, kept)
     val = CocoSet.open(found[1])
     if (val.names, val.ids) != (train.names, train.ids):
         raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+    check_files(train, val)
     return train, val, ""
+
+
+def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
+    """Return a sentence where there is nothing to learn from or to measure on, for `task` "boxes" or "masks"."""
+    found: list[str] = []
+    for data, purpose in ((train, "learn from"), (val, "measure on")):
+        objects = [one for image in data.images for one in image.objects if not one.crowd]
+        if not any(one.has_area for one in objects):
+            found.append(f"{data.path} holds no object to {purpose} among {len(data)} images; add annotations.")
+        elif task == "masks" and not any(one.segmentation is not None for one in objects):
+            found.append(f"{data.path} holds no mask to {purpose}, only boxes; give --task boxes.")
+    return found
 
 
 def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.start import Source
+from dovetail.transfer.start import TASK_FILE, Source
 
-WEIGHTS, TASK = "model.safetensors", "task.json"
+WEIGHTS, TASK = "model.safetensors", TASK_FILE
 TaskName = Literal["classify", "segment", "detect"]
 
 

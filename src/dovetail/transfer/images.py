@@ -22,7 +22,7 @@ from dovetail.data.decode import Photograph, open_file
 from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import saved_classes
-from dovetail.transfer.class_sets import ClassSet
+from dovetail.transfer.class_sets import ClassSet, check_several
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
 from dovetail.transfer.results import fingerprint
 
@@ -113,7 +113,13 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
     folder = Path(data)
     if is_saved(folder):
         return saved_classes(folder)
+    if not (folder / "train").is_dir():
+        raise DovetailError(
+            f"There is no folder {folder / 'train'}; {what_is_at(folder / 'train')}, but images with classes lie in "
+            "train/CLASS/ and val/CLASS/."
+        )
     train = ClassFolder.find(folder / "train")
+    check_several(train.names, folder / "train")
     held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
     if held_out is None:
         raise DovetailError(

@@ -12,7 +12,7 @@ Shapes: Q queries, N bank entries, D channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,7 @@ def knn_predictions(
     temperature: float = 0.07,
     query_chunk: int = QUERY_CHUNK,
     bank_chunk: int = BANK_CHUNK,
+    on_batch: Callable[[int], None] | None = None,
 ) -> dict[int, Tensor]:
     """Return the predicted class [Q] of every query, for each k.
 
@@ -71,6 +72,7 @@ def knn_predictions(
         temperature: tau.
         query_chunk: Queries compared at once.
         bank_chunk: Bank entries compared at once.
+        on_batch: Called with the number of queries done after each chunk.
 
     Raises:
         DovetailError: For a k beyond N or below 1, or a temperature that is not positive.
@@ -88,4 +90,6 @@ def knn_predictions(
         for one in k:
             votes = weight.new_zeros(len(weight), classes).scatter_add_(1, voted[:, :one], weight[:, :one])
             found[one].append(votes.argmax(1))
+        if on_batch is not None:
+            on_batch(len(index))
     return {one: torch.cat(parts) for one, parts in found.items()}

@@ -26,6 +26,14 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", "
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
 
 
+class MissingFilesError(DovetailError):
+    """Files that should be there are not; `faults` has a sentence for each."""
+
+    def __init__(self, sentence: str, faults: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.faults = faults
+
+
 class Labelled(NamedTuple):
     """`image` [3, H, W] uint8 and `mask` [H, W] int64, the class of each pixel or the ignore index."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoSet
-from dovetail.transfer.labelled import Labelled, LabelledSet, check_labels, check_sizes, read_image, read_mask
+from dovetail.transfer.labelled import InMemory, Labelled, LabelledSet, check_labels, check_sizes, read_image, read_mask
 from dovetail.transfer.metrics import IGNORE_INDEX
 
 
@@ -36,6 +36,10 @@ class SegmentationSet(LabelledSet, Protocol):
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole set and yield one sentence for each image that cannot be used."""
+        ...
+
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
         ...
 
     def subset(self, indices: list[int]) -> SegmentationSet:
@@ -99,6 +103,10 @@ class MaskFiles:
         """Return all files of the set."""
         return [*self.images, *self.masks]
 
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
+        return f"in {self.masks[0].parent}"
+
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole set and yield one sentence for each image or mask that cannot be used."""
         yield from faults_of_items(self, on_item)
@@ -140,6 +148,10 @@ class CocoMasks:
         """Return all files of the set that there are."""
         return [self.coco.path, *(image.path for image in self.coco.images if image.path.is_file())]
 
+    def place(self) -> str:
+        """Return where the objects are, as "in FILE"."""
+        return f"in {self.coco.path}"
+
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole set and yield one sentence for each image that cannot be used."""
         yield from faults_of_items(self, on_item)
@@ -158,6 +170,19 @@ def faults_of_items(data: LabelledSet, on_item: Callable[[int], None] | None) ->
             yield str(fault)
         if on_item is not None:
             on_item(1)
+
+
+def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:
+    """Raise `DovetailError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
+    if not isinstance(read, InMemory):
+        return
+    seen = sorted({label for item in read.items for label in classes_of(item.mask, IGNORE_INDEX)})
+    if len(seen) < least:
+        held = f"class {seen[0]} alone" if seen else "nothing that counts"
+        raise DovetailError(
+            f"The masks {data.place()} to {purpose} hold {held}, {IGNORE_INDEX} being ignored; number the classes 0, "
+            "1, 2 and so on."
+        )
 
 
 def classes_of(mask: Tensor, ignore_index: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,21 +32,23 @@ def evaluate_knn(asked: Mapping[str, Any]) -> Results:
         raise DovetailError(f"There are {len(train)} training images, fewer than every k in {asked['k']}; lower --k.")
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
-    found = knn_predictions(
-        queries.to(where.device),
-        bank.to(where.device),
-        labels,
-        classes=len(train.names),
-        k=usable,
-        temperature=asked["temperature"],
-    )
+    with progress("neighbours", len(queries)) as advance:
+        found = knn_predictions(
+            queries.to(where.device),
+            bank.to(where.device),
+            labels,
+            classes=len(train.names),
+            k=usable,
+            temperature=asked["temperature"],
+            on_batch=advance,
+        )
     rows = tuple(
         Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked["seed"])})
         for k, predicted in found.items()
     )
     left_out = sorted(set(asked["k"]) - set(usable))
     notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
-    return Results("evaluate knn", rows, plain(asked), ready.facts(), where.device, (*split, *notes))
+    return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, (*split, *notes))
 
 
 def evaluate_linear(asked: Mapping[str, Any]) -> Results:
@@ -79,7 +82,8 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     differ = len(set(accuracy.values())) > 1
     if differ and rate in (options.rates[0], options.rates[-1]):
         notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
-    return Results("evaluate linear", (row,), plain(asked), ready.facts(), where.device, (*split, *notes))
+    config = resolved(asked, source, where)
+    return Results("evaluate linear", (row,), config, ready.facts(), where.device, (*split, *notes))
 
 
 def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Score]:
@@ -156,6 +160,18 @@ def seeded_start(seed: int) -> Iterator[None]:
         yield
 
 
-def plain(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as JSON takes them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
+def resolved(asked: Mapping[str, Any], source: Source, where: Machine, options: Any = None) -> dict[str, Any]:
+    """Return what results.json says about how it was measured, as JSON takes it.
+
+    Args:
+        asked: Options of the command, those on "auto" as such.
+        source: Says which model and weights that means,
+        where: which number format,
+        options: and what else, a dataclass.
+    """
+    known: dict[str, Any] = {} if options is None else asdict(options)
+    known |= {"model": source.constructor, "weights": weights_mark(source), "precision": where.precision}
+    if "image_size" in asked and asked["image_size"] is None:
+        known["image_size"] = source.image_size
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
+    return {**plain, **{f"resolved_{name}": value for name, value in known.items()}}

@@ -20,21 +20,15 @@ from pathlib import Path
 from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import SavedMasks, saved_masks
-from dovetail.transfer.coco import CocoSet, find_coco
+from dovetail.transfer.coco import CocoSet, check_files, find_coco
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
-from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing
+from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, MissingFilesError, by_stem, existing
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.transfer.metrics import IGNORE_INDEX
 from dovetail.transfer.progress import progress
 from dovetail.transfer.subsets import held_out, split_note
 
-
-class MissingFilesError(DovetailError):
-    """Files that should be there are not; `faults` has a sentence for each."""
-
-    def __init__(self, sentence: str, faults: tuple[str, ...]) -> None:
-        super().__init__(sentence)
-        self.faults = faults
+ANY_LABEL = 2**16  # classes to give where labels are not to be looked at: as many as a 16-bit mask can hold
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,8 @@ def open_segmentation(data: str | Path, *, classes: int | None = None) -> Segmen
     for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):
         found = opener(folder)
         if found is not None:
+            if classes not in (None, ANY_LABEL, found.classes):
+                raise DovetailError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
             return found
     return open_folders(folder, classes)
 
@@ -121,7 +117,11 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
     """Return the images that a list names: one stem a line, or the paths of image and mask."""
     if not names.is_file():
         raise DovetailError(f"There is no list {names}; VOC's sets have one.")
-    stems = [Path(line.split()[0]).stem for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = names.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DovetailError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
+    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
     images = tuple(root / "JPEGImages" / f"{stem}.jpg" for stem in stems)
     return checked(MaskFiles(images, tuple(masks / f"{stem}.png" for stem in stems), len(VOC_NAMES)), str(names))
 
@@ -152,7 +152,7 @@ def open_ade20k(data: Path) -> SegmentationData | None:
     info = root / "objectInfo150.txt"
     names = [str(index) for index in range(150)]
     if info.is_file():
-        rows = info.read_text(encoding="utf-8").splitlines()[1:]
+        rows = info.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
         names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()][:150] or names
     return SegmentationData("ade20k", splits[0], splits[1], 150, tuple(names))
 
@@ -187,8 +187,11 @@ def open_coco(data: Path) -> SegmentationData | None:
         return None
     train = CocoMasks(CocoSet.open(found[0]))
     names = ("background", *train.coco.names)
-    if found[1] is not None:
+    if found[1] is None:
+        check_files(train.coco)
+    else:
         val = CocoMasks(CocoSet.open(found[1]))
+        check_files(train.coco, val.coco)
         if val.coco.names != train.coco.names:
             raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
         return SegmentationData("coco", train, val, len(names), names)
@@ -208,7 +211,8 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
             splits = both(*(partial(paired, *layout(split), classes or 0) for split in ("train", val)))
             count = classes or count_classes(splits)
             parts = [replace(files, classes=count) for files in splits]
-            return SegmentationData("folders", parts[0], parts[1], count, numbers(count))
+            note = surplus(*(layout(split) for split in ("train", val)))
+            return SegmentationData("folders", parts[0], parts[1], count, numbers(count), note)
     if not (data / "images").is_dir():
         raise DovetailError(
             f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging Face "
@@ -219,7 +223,17 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
     kept, held = held_out(len(files))
     parts = [files.subset(kept), files.subset(held)]
     count = files.classes
-    return SegmentationData("folders", parts[0], parts[1], count, numbers(count), split_note(held, kept))
+    note = f"{split_note(held, kept)} {surplus((data / 'images', data / 'masks'))}".strip()
+    return SegmentationData("folders", parts[0], parts[1], count, numbers(count), note)
+
+
+def surplus(*pairs: tuple[Path, Path]) -> str:
+    """Return a sentence on the masks that have no image, in pairs of folders of images and masks; nothing for none."""
+    lonely: list[Path] = []
+    for images, masks in pairs:
+        stems = by_stem(images, IMAGE_SUFFIXES, "image")
+        lonely += [path for stem, path in by_stem(masks, MASK_SUFFIXES, "mask").items() if stem not in stems]
+    return f"{len(lonely)} masks without an image are left out, such as {lonely[0]}." if lonely else ""
 
 
 def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
@@ -241,15 +255,24 @@ def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
 
 
 def count_classes(sets: Sequence[MaskFiles | SavedMasks]) -> int:
-    """Return one more than the largest label in all masks that is not the ignored one."""
-    largest = 0
+    """Return one more than the largest label in all masks that is not the ignored one.
+
+    Raises:
+        DovetailError: Where there is nothing to tell apart.
+    """
+    ignore = sets[0].ignore_index
+    largest, ignored, counts = 0, False, False
     with progress("counting classes", sum(len(files) for files in sets)) as advance:
         for files in sets:
             for index in range(len(files)):
                 labels = files.raw_labels(index)
-                counted = labels[labels != files.ignore_index]
+                counted = labels[labels != ignore]
                 largest = max(largest, int(counted.max())) if counted.numel() else largest
+                counts, ignored = counts or counted.numel() > 0, ignored or counted.numel() < labels.numel()
                 advance(1)
+    if largest == 0:
+        held = " and ".join(["0"] * counts + [f"{ignore}, and {ignore} is ignored"] * ignored)
+        raise DovetailError(f"All masks {sets[0].place()} hold label {held}; number the classes 0, 1, 2 and so on.")
     return largest + 1
 
 

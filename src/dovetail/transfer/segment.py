@@ -10,7 +10,7 @@ Shapes: B images, C channels, K classes, H x W pixels, h x w cells of the logits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def finetune_segmentation(
     batches = ahead(lambda step: training_batch(train, options, step), range(options.steps), threads=threads)
     for step, (images, masks) in enumerate(batches):
         set_rate(optimiser, rate_share(options, step))
-        with here.autocast():
+        with here.autocast(), one_value_told(options):
             answer = model(normalised(images.to(device), options))
         loss = loss_of(answer, masks.to(device), options)
         losses.append(checked_loss(loss, step))
@@ -245,6 +245,19 @@ def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [module for module in modules if module.track_running_stats]
 
 
+@contextmanager
+def one_value_told(options: SegmentOptions) -> Iterator[None]:
+    """Turn torch's refusal to normalise over a single value, as after global pooling of one image, into a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DovetailError(
+            f"A BatchNorm of the model sees a single value with --batch-size {options.batch_size}; give 2 or more."
+        ) from error
+
+
 def freeze_batch_norm(model: nn.Module) -> None:
     """Put BatchNorm into evaluation mode: it normalises by its running statistics and keeps them."""
     for module in batch_norms(model):
@@ -264,7 +277,7 @@ def reestimate_batch_norm(
     model.train()
     for step in range(steps):
         images, _ = training_batch(data, options, step)
-        with autocast(options, device):
+        with autocast(options, device), one_value_told(options):
             model(normalised(images.to(device), options))
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum

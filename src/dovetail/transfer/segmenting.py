@@ -25,8 +25,8 @@ from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import InMemory, LabelledSet
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine, machine
-from dovetail.transfer.mask_sets import SegmentationSet
-from dovetail.transfer.probing import plain
+from dovetail.transfer.mask_sets import SegmentationSet, check_told_apart
+from dovetail.transfer.probing import resolved
 from dovetail.transfer.progress import progress
 from dovetail.transfer.protocols import PROTOCOLS, Protocol, Training
 from dovetail.transfer.readers import SegmentationData, open_segmentation
@@ -97,6 +97,8 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
     with torch.device("meta"):
         starts = chosen_starts(asked["start"], plan.source, target=plan.model()[1])
     train, val = in_memory(data.train), in_memory(data.val)
+    check_told_apart(data.train, train, "learn from", least=2)
+    check_told_apart(data.val, val, "measure on", least=1)
     out, prints = Path(asked["out"]), fingerprint([*data.train.files(), *data.val.files()])
 
     def fit(trial: Trial) -> Fitted:
@@ -111,7 +113,7 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
     )
     mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
     rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
-    resolved = {**plain(asked), **{f"resolved_{name}": value for name, value in asdict(plan.options).items()}}
+    config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
     facts = {
         "format": data.format,
         "fingerprint": prints,
@@ -119,8 +121,8 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
         "test_images": len(data.val),
         "classes": data.classes,
     }
-    notes = (data.note,) if data.note else ()
-    return Results("finetune segment", rows, resolved, facts, plan.where.device, notes, details=details)
+    notes = (*((data.note,) if data.note else ()), *grid.notes())
+    return Results("finetune segment", rows, config, facts, plan.where.device, notes, details=details)
 
 
 def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial) -> tuple[nn.Module, Fitted]:

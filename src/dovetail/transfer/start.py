@@ -19,6 +19,8 @@ from dovetail.weights import Exported, MatchReport, load_into, match, read_expor
 
 Start = Literal["random", "encoder", "decoder", "all"]
 STARTS: tuple[Start, ...] = ("random", "encoder", "decoder", "all")
+TASK_FILE = "task.json"  # which every fine-tuned run has
+MOST_FIRST: tuple[Start, ...] = ("all", "encoder", "decoder", "random")  # by how much of the run they load
 
 
 class Pixels(TypedDict):
@@ -92,8 +94,13 @@ class Source:
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the run's model has a decoder."""
-        return self.run is not None and bool(read_exported(self.run).info.get("decoder_prefixes"))
+        """Whether the run has pre-trained a decoder, or a part of one."""
+        if self.run is None:
+            return False
+        exported = read_exported(self.run)
+        prefixes = tuple(exported.info.get("decoder_prefixes", ()))
+        trained = exported.weights.keys() - set(exported.info.get("untrained", ()))
+        return any(name.startswith(prefixes) for name in trained)
 
 
 def source_of(run: str | Path | None, model: str | None, *, image_size: int | None = None) -> Source:
@@ -124,7 +131,9 @@ def source_of(run: str | Path | None, model: str | None, *, image_size: int | No
 
 
 def described(exported: Exported) -> dict[str, Any]:
-    """Return what an export says about its model; raise `DovetailError` for a bare file."""
+    """Return what an export says about its model; raise `DovetailError` for a bare file, and a fine-tuned run."""
+    if not exported.info and (exported.path.parent / TASK_FILE).is_file():
+        raise DovetailError(f"{exported.path.parent} holds a fine-tuned model; name its pre-training run.")
     if not exported.info:
         raise DovetailError(f"{exported.path} does not say how its model is built; give the run's folder.")
     return exported.info

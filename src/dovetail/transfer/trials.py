@@ -12,7 +12,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
 from dovetail.transfer.ranges import check_share
 from dovetail.transfer.results import Row, over_seeds
-from dovetail.transfer.start import Start
+from dovetail.transfer.start import MOST_FIRST, Start
 from dovetail.transfer.subsets import fraction_of
 
 
@@ -53,16 +53,31 @@ class Grid:
     total: int
     order: Callable[[int], Sequence[int]]
 
+    @property
+    def kept(self) -> tuple[Start, float, int]:
+        """The trial whose weights are kept: of the start that loads most, the largest fraction and the first seed."""
+        return min(self.starts, key=MOST_FIRST.index), max(self.fractions), self.seeds[0]
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what to know about the weights where there are several trials."""
+        if len(self.starts) * len(set(self.fractions)) * len(self.seeds) == 1:
+            return ()
+        start, fraction, seed = self.kept
+        return (f"The weights that were kept are those of start {start}, fraction {fraction:g}, seed {seed}.",)
+
+    def whole(self) -> Trial:
+        """Return a trial with all images, for what results.json says of the options."""
+        return Trial(self.starts[0], 1.0, self.seeds[0], tuple(range(self.total)), keep=False)
+
     def trials(self) -> Iterator[Trial]:
-        """Yield the trials, row by row. Weights are kept of the first start, the largest fraction and first seed."""
+        """Yield the trials, row by row."""
         whole = range(self.total)
         orders = {seed: self.order(seed) if min(self.fractions) < 1 else whole for seed in self.seeds}
         for start in self.starts:
             for fraction in dict.fromkeys(self.fractions):
                 for seed in self.seeds:
                     indices = tuple(fraction_of(orders[seed], fraction))
-                    keep = (start, fraction, seed) == (self.starts[0], max(self.fractions), self.seeds[0])
-                    yield Trial(start, fraction, seed, indices, keep)
+                    yield Trial(start, fraction, seed, indices, (start, fraction, seed) == self.kept)
 
 
 def run_trials(
