@@ -22,6 +22,7 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco_faults import faults_of_lists
 from dovetail.transfer.labelled import MissingFilesError, read_image
+from dovetail.transfer.progress import progress
 
 LOOKED_FOR = 1000  # images, of which one tells where they are
 
@@ -119,10 +120,11 @@ class CocoSet:
         Raises:
             DovetailError: For the first fault of the file; `faults_of` lists all.
         """
-        content, faults = parse(path)
-        if faults:
-            raise DovetailError(faults[0])
-        return build(path, content, folder)
+        with progress(f"reading {path.name}", None):
+            content, faults = parse(path)
+            if faults:
+                raise DovetailError(faults[0])
+            return build(path, content, folder)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -154,7 +156,8 @@ def faults_of_image(image: CocoImage) -> Iterator[str]:
 
 def faults_of(path: Path) -> list[str]:
     """Return one sentence for each fault of a file's structure: what `CocoSet.open` would stop at."""
-    return parse(path)[1]
+    with progress(f"checking {path.name}", None):
+        return parse(path)[1]
 
 
 def parse(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -24,6 +24,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import saved_classes
 from dovetail.transfer.class_sets import ClassSet, check_several
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
+from dovetail.transfer.progress import progress
 from dovetail.transfer.results import fingerprint
 
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
@@ -71,10 +72,12 @@ class ClassFolder(ClassSet):
             )
         paths: list[Path] = []
         labels: list[int] = []
-        for name in found:
-            inside = sorted(one for one in (folder / name).rglob("*") if is_image(one))
-            paths += inside
-            labels += [known.index(name)] * len(inside)
+        with progress(f"listing {folder.name}", len(found)) as advance:
+            for name in found:
+                inside = sorted(one for one in (folder / name).rglob("*") if is_image(one))
+                paths += inside
+                labels += [known.index(name)] * len(inside)
+                advance(1)
         if not paths:
             raise DovetailError(f"The class folders of {folder} hold no images; put some in.")
         return cls(tuple(paths), tuple(labels), known)

@@ -8,8 +8,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; what it gives is called with the number of items done since the last call."""
+def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; what it gives is called with the number of items done since the last call.
+
+    Args:
+        title: What is done.
+        total: Items in all; None where they are not counted, for a bar that only moves.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,23 +32,25 @@ def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
     for index in reversed(shuffled):  # popped from the end
         for label in set(classes[index]):
             queues[row[label]].append(index)
-    totals = np.array([len(queue) for queue in queues], dtype=float)
-    taken = np.zeros(len(labels))
-    tie_break = rng.random(len(labels)) * 1e-9
+    totals, taken = [len(queue) for queue in queues], [0] * len(labels)
+    tie_break = (rng.random(len(labels)) * 1e-9).tolist()
+    # Shares only grow: one in the heap that is out of date is put back. The millionth image costs as much as the first.
+    heap = [(tie_break[chosen], chosen) for chosen in range(len(labels))]
+    heapq.heapify(heap)
     done = np.zeros(len(classes), dtype=bool)
     order: list[int] = []
-    while queues:
-        share = np.where([bool(queue) for queue in queues], taken / np.maximum(totals, 1) + tie_break, np.inf)
-        chosen = int(share.argmin())
-        if not np.isfinite(share[chosen]):
-            break
-        index = queues[chosen].pop()
-        if done[index]:
-            continue
-        done[index] = True
-        order.append(index)
-        for label in set(classes[index]):
-            taken[row[label]] += 1
+    while heap:
+        noted, chosen = heap[0]
+        share = taken[chosen] / totals[chosen] + tie_break[chosen]
+        if not queues[chosen]:
+            heapq.heappop(heap)
+        elif noted < share:
+            heapq.heapreplace(heap, (share, chosen))
+        elif not done[index := queues[chosen].pop()]:
+            done[index] = True
+            order.append(index)
+            for label in set(classes[index]):
+                taken[row[label]] += 1
     return order + [index for index in shuffled if not done[index]]
 
 
