@@ -249,6 +249,20 @@ def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
     assert "255 is ignored" in capsys.readouterr().err
 
 
+def test_ignored_labels_count_neither_in_training_nor_in_scores(tmp_path: Path) -> None:
+    data = mask_folder(tmp_path / "data", images=5)
+    options: dict[str, Any] = {"model": "timm/test_resnet", "data": data, "steps": 2, "batch_size": 2, **FAST}
+    usual = dovetail.finetune_segment(out=tmp_path / "a", crop_size=64, **options)  # crops beyond the images are padded
+    for path in (data / "masks").iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels == 255, 77, labels).astype(np.uint8)).save(path)
+    other = dovetail.finetune_segment(out=tmp_path / "b", crop_size=64, ignore_index=77, **options)
+    assert usual is not None
+    assert other is not None
+    assert other.data["classes"] == 3
+    assert usual.rows == other.rows
+
+
 def test_a_decoder_that_was_not_trained_is_none(tmp_path: Path) -> None:
     run = exported_run(tmp_path, "timm/test_vit+fpn", image_size=64)
     info = json.loads((run / "exported" / "model.json").read_text())

@@ -23,6 +23,7 @@ def finetune_segment(
     seeds: int = 1,
     seed: int = 0,
     classes: int | None = None,
+    ignore_index: int = 255,
     steps: int | Literal["auto"] = "auto",
     batch_size: int = 16,
     optimiser: Literal["auto", "adamw", "sgd"] = "auto",
@@ -57,6 +58,7 @@ def finetune_segment(
         seeds: Trials for each row, with seeds from `seed` on.
         seed: Of subsets, new weights, order and augmentation.
         classes: Number of classes of images beside masks; counted from the masks unless given.
+        ignore_index: Label of pixels that do not count, of images beside masks and saved datasets; -1 for none.
         steps: Optimiser steps; "auto" takes the protocol's, in proportion for a fraction of the images.
         batch_size: Images in a step.
         optimiser: Kind of optimiser; "auto" takes the protocol's.
@@ -89,7 +91,7 @@ def finetune_segment(
     from dovetail.transfer.checking import check_segmentation
     from dovetail.transfer.segmenting import finetune_segment as job
 
-    return measured("finetune-segment", asked, job, lambda: check_segmentation(data, classes))
+    return measured("finetune-segment", asked, job, lambda: check_segmentation(data, classes, ignore_index))
 
 
 def finetune_detect(

@@ -206,6 +206,17 @@ def test_masks_of_one_class_are_refused(values: list[int], words: str, tmp_path:
         open_segmentation(pairs(tmp_path, values))
 
 
+def test_the_label_that_does_not_count_is_an_option(tmp_path: Path) -> None:
+    data = pairs(tmp_path / "a", [3, 0, 2])
+    found = open_segmentation(data, ignore_index=0)
+    assert (found.classes, found.train.ignore_index, found.train.classes_in(0)) == (4, 0, [2, 3])
+    with pytest.raises(DovetailError, match=r"holds label 255 .* and 0 is ignored"):
+        open_segmentation(pairs(tmp_path / "b", [3, 255]), classes=4, ignore_index=0).train[0]
+    assert open_segmentation(tmp_path / "b", ignore_index=-1).classes == 256
+    with pytest.raises(DovetailError, match="its own label for what does not count; leave --ignore-index out"):
+        open_segmentation(voc(tmp_path / "c"), ignore_index=0)
+
+
 def test_masks_without_images_are_told(tmp_path: Path) -> None:
     data = pairs(tmp_path, [1])
     for number in (1, 3):

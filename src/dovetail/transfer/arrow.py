@@ -187,7 +187,7 @@ class SavedMasks:
         return replace(self, split=self.split.subset(indices))
 
 
-def saved_masks(folder: Path, classes: int) -> tuple[SavedMasks, SavedMasks, str]:
+def saved_masks(folder: Path, classes: int, ignore_index: int) -> tuple[SavedMasks, SavedMasks, str]:
     """Return the training and the held-out images of a saved set, with their masks, and what to know about them."""
     train, held, note = open_saved(folder)
     columns = image_columns(train.table)
@@ -198,8 +198,8 @@ def saved_masks(folder: Path, classes: int) -> tuple[SavedMasks, SavedMasks, str
         )
     mask = chosen([name for name in columns if name not in IMAGES], MASKS, "masks", train)
     image = chosen([name for name in columns if name != mask], IMAGES, "images", train)
-    parts = [SavedMasks(split, image, mask, classes) for split in (train, held)]
-    words = f"Images are column {image!r}, masks column {mask!r}; labels are taken as they stand, 255 is ignored."
+    parts = [SavedMasks(split, image, mask, classes, ignore_index) for split in (train, held)]
+    words = f"Images are column {image!r}, masks column {mask!r}; labels stand as they are, {ignore_index} is ignored."
     return parts[0], parts[1], f"{note} {words}".strip()
 
 

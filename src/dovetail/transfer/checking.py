@@ -47,7 +47,7 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     print(f"{images} images were read; no fault was found.")
 
 
-def check_segmentation(data: str | Path, classes: int | None) -> None:
+def check_segmentation(data: str | Path, classes: int | None, ignore_index: int) -> None:
     """Read a segmentation set and list its faults; without a number of `classes`, no label of a folder's mask is one.
 
     Raises:
@@ -57,7 +57,7 @@ def check_segmentation(data: str | Path, classes: int | None) -> None:
     if found is not None:
         report_files([path for path in found if path is not None])
     with listing_missing():  # classes are not counted here, which would end at the first broken mask
-        sets = open_segmentation(data, classes=classes or ANY_LABEL)
+        sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index)
     if sets.note:
         print(sets.note)
     report_faults([("train", sets.train), ("held-out", sets.val)])

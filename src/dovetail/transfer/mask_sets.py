@@ -26,6 +26,11 @@ class SegmentationSet(LabelledSet, Protocol):
     @property
     def classes(self) -> int: ...
 
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that do not count."""
+        ...
+
     def classes_in(self, index: int) -> list[int]:
         """Return the classes that occur in an image."""
         ...
@@ -176,12 +181,12 @@ def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, 
     """Raise `DovetailError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
     if not isinstance(read, InMemory):
         return
-    seen = sorted({label for item in read.items for label in classes_of(item.mask, IGNORE_INDEX)})
+    seen = sorted({label for item in read.items for label in classes_of(item.mask, data.ignore_index)})
     if len(seen) < least:
         held = f"class {seen[0]} alone" if seen else "nothing that counts"
         raise DovetailError(
-            f"The masks {data.place()} to {purpose} hold {held}, {IGNORE_INDEX} being ignored; number the classes 0, "
-            "1, 2 and so on."
+            f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
+            "0, 1, 2 and so on."
         )
 
 

@@ -39,6 +39,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("fraction", "layer_decay"), SHARE),
     **dict.fromkeys(("min_score", "random_erasing"), Range(0, 1)),
     "crop_size": Range(32),
+    "ignore_index": Range(-1, 65_535),
     "image_size": Range(16),
     "label_smoothing": Range(0, 0.999),
     "randaugment": Range(0, 10),

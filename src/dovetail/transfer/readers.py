@@ -52,31 +52,36 @@ class SegmentationData:
     note: str = ""
 
 
-def open_segmentation(data: str | Path, *, classes: int | None = None) -> SegmentationData:
+def open_segmentation(
+    data: str | Path, *, classes: int | None = None, ignore_index: int = IGNORE_INDEX
+) -> SegmentationData:
     """Return the set at `data`, whose format is told by what is there.
 
     Args:
         data: A folder, or a COCO JSON file.
         classes: Number of classes, for images beside masks; counted by reading all masks unless given.
+        ignore_index: Label of pixels that do not count, for images beside masks; -1 for none.
 
     Raises:
         DovetailError: For a folder of no known format, and where images lack masks.
     """
     folder = existing(data)
     if is_saved(folder):
-        return open_saved_masks(folder, classes)
+        return open_saved_masks(folder, classes, ignore_index)
     for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):
         found = opener(folder)
         if found is not None:
             if classes not in (None, ANY_LABEL, found.classes):
                 raise DovetailError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
+            if ignore_index != IGNORE_INDEX:
+                raise DovetailError(f"{folder} has its own label for what does not count; leave --ignore-index out.")
             return found
-    return open_folders(folder, classes)
+    return open_folders(folder, classes, ignore_index)
 
 
-def open_saved_masks(data: Path, classes: int | None) -> SegmentationData:
+def open_saved_masks(data: Path, classes: int | None, ignore_index: int) -> SegmentationData:
     """Return a set that Hugging Face's `datasets` saved on disk, with a column of images and one of masks."""
-    train, val, note = saved_masks(data, classes or 0)
+    train, val, note = saved_masks(data, classes or 0, ignore_index)
     count = classes or count_classes([train, val])
     parts = [replace(part, classes=count) for part in (train, val)]
     return SegmentationData("datasets", parts[0], parts[1], count, numbers(count), note)
@@ -199,7 +204,7 @@ def open_coco(data: Path) -> SegmentationData | None:
     return SegmentationData("coco", train.subset(kept), train.subset(held), len(names), names, split_note(held, kept))
 
 
-def open_folders(data: Path, classes: int | None) -> SegmentationData:
+def open_folders(data: Path, classes: int | None, ignore_index: int) -> SegmentationData:
     """Return images beside masks, split as the folders say, or with a fixed fifth held out."""
     layouts: tuple[Callable[[str], tuple[Path, Path]], ...] = (
         lambda split: (data / "images" / split, data / "masks" / split),
@@ -208,7 +213,7 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
     for layout in layouts:
         if layout("train")[0].is_dir():
             val = next((name for name in ("val", "valid", "validation", "test") if layout(name)[0].is_dir()), "val")
-            splits = both(*(partial(paired, *layout(split), classes or 0) for split in ("train", val)))
+            splits = both(*(partial(paired, *layout(split), classes or 0, ignore_index) for split in ("train", val)))
             count = classes or count_classes(splits)
             parts = [replace(files, classes=count) for files in splits]
             note = surplus(*(layout(split) for split in ("train", val)))
@@ -218,7 +223,7 @@ def open_folders(data: Path, classes: int | None) -> SegmentationData:
             f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging Face "
             "dataset nor a folder 'images' beside a folder 'masks'."
         )
-    files = paired(data / "images", data / "masks", classes or 0)
+    files = paired(data / "images", data / "masks", classes or 0, ignore_index)
     files = replace(files, classes=classes or count_classes([files]))
     kept, held = held_out(len(files))
     parts = [files.subset(kept), files.subset(held)]
@@ -236,7 +241,7 @@ def surplus(*pairs: tuple[Path, Path]) -> str:
     return f"{len(lonely)} masks without an image are left out, such as {lonely[0]}." if lonely else ""
 
 
-def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
+def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_INDEX) -> MaskFiles:
     """Return images and masks matched by stem, in the order of stems.
 
     Raises:
@@ -251,7 +256,9 @@ def paired(images: Path, masks: Path, classes: int) -> MaskFiles:
             tuple(f"{found[stem]} has no mask in {masks}." for stem in lonely),
         )
     stems = sorted(found)
-    return MaskFiles(tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems), classes)
+    return MaskFiles(
+        tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems), classes, ignore_index=ignore_index
+    )
 
 
 def count_classes(sets: Sequence[MaskFiles | SavedMasks]) -> int:

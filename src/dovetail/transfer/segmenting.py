@@ -92,7 +92,7 @@ class Plan:
 
 def finetune_segment(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
-    data = open_segmentation(asked["data"], classes=asked["classes"])
+    data = open_segmentation(asked["data"], classes=asked["classes"], ignore_index=asked["ignore_index"])
     plan = plan_of(asked, data)
     with torch.device("meta"):
         starts = chosen_starts(asked["start"], plan.source, target=plan.model()[1])
@@ -260,6 +260,7 @@ def options_of(
             distort=protocol.distort if asked["distort"] == "auto" else asked["distort"] == "on",
         ),
         auxiliary_weight=chosen("auxiliary_weight", 0.4),
+        ignore_index=data.train.ignore_index,
         mean=three(source.mean),
         std=three(source.std),
         seed=asked["seed"],
