@@ -70,6 +70,7 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
         pixels = torch.nn.functional.interpolate(patterns, spec.size_px, mode="bilinear")
         pixels = pixels + 0.3 * torch.randn(pixels.shape, generator=generator)
         is_global = spec.role == "global"
+        mask = random_mask(plan, spec.size_px, batch, generator) if is_global else None
         views.append(
             View(
                 pixels=pixels.to(dtype),
@@ -77,7 +78,8 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
                 flipped=torch.rand(batch, generator=generator) < 0.5,
                 source_px=torch.full((batch, 2), 128.0),
                 role=spec.role,
-                mask=random_mask(plan, spec.size_px, batch, generator) if is_global else None,
+                mask=mask,
+                masked=None if mask is None else int(mask.sum()),
                 queries=random_queries(plan, batch, seed, dtype) if is_global else None,
                 query_box=query_boxes(plan, batch, seed) if is_global else None,
             )

@@ -61,19 +61,6 @@ def gather(value: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def gather_unequal(value: Tensor) -> tuple[Tensor, int]:
-    """Return [B, ...] of every rank as one tensor in rank order, where B differs, and the place of this rank's rows."""
-    if world_size() == 1:
-        return value, 0
-    counts = gather(torch.tensor([len(value)], device=value.device)).tolist()
-    padded = value.new_zeros(max(counts), *value.shape[1:])
-    padded[: len(value)] = value
-    parts = torch.split(gather(padded), max(counts)) if max(counts) else [value] * len(counts)
-    rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-    return rows, sum(counts[: rank()])
-
-
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

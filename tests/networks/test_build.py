@@ -12,6 +12,7 @@ from torch import nn
 import dovetail.networks.decoders
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network, list_models
+from dovetail.networks.construct import construct
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.probe import trial_view
 from dovetail.networks.smp import ARCHITECTURES
@@ -191,6 +192,31 @@ def test_aliases_of_taps_are_not_taps() -> None:
 def test_unknown_names(name: str, sentence: str) -> None:
     with pytest.raises(DovetailError, match=sentence.replace("+", r"\+")):
         build_network(name, image_size=64)
+
+
+def test_calls_of_smp_with_options_of_their_own() -> None:
+    call = "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=16, decoder_segmentation_channels=32)"
+    network = build_network(call, image_size=64)
+    assert network.taps["p3"].channels == 16
+    again = construct(network.constructor)
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in network.model.state_dict().items()
+    }
+    assert build_network("smp.Unet('resnet18', in_channels=2)", in_channels=3, image_size=64).in_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("smp.FPN(encoder_name=name)", "no call with plain values"),
+        ("smp.FPM(encoder_name='resnet18')", "cannot be built from its name"),
+        ("smp.FPN('resnet18', encoder_weights='imagenet')", "would load more"),
+        ("smp.FPN('resnet18', decoder_channels=4)", "has no option 'decoder_channels'"),
+    ],
+)
+def test_calls_that_cannot_be_built(call: str, sentence: str) -> None:
+    with pytest.raises(DovetailError, match=sentence):
+        build_network(call, image_size=64)
 
 
 def test_torchvision_takes_three_channels() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
 from dovetail.heads.vector import VectorHeadSpec
+from dovetail.objectives import slots
 from dovetail.objectives.slots import SlotObjective, SlotSpec, active
 from dovetail.schedules import Moment
 from dovetail.views.view import View
@@ -187,3 +188,37 @@ def test_scores_and_slots_stay_in_full_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert head(torch.randn(2, 4, 4, 4)).scores.dtype == torch.float32
         assert torch.equal(objective.slots(output), exact)
+
+
+def picked_out(objective: SlotObjective, student: SlotOutput, teacher: SlotOutput) -> Tensor:
+    """The slot loss by picking rows out with masks, as the paper writes it."""
+    mine, theirs = active(student.scores), active(teacher.scores)
+    common = mine & theirs
+    queries = torch.nn.functional.normalize(objective.predictor(objective.slots(student)[common]), dim=1)
+    keys = torch.nn.functional.normalize(objective.slots(teacher)[theirs], dim=1)
+    row = (theirs.flatten().cumsum(0) - 1).view_as(theirs)[common]
+    temperature = objective.spec.contrast_temperature
+    return torch.nn.functional.cross_entropy(queries @ keys.T / temperature, row) * 2 * temperature
+
+
+@pytest.mark.parametrize("side", [1, 2, 6])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_shapes_that_depend_on_no_number_change_nothing(
+    objective: SlotObjective, side: int, on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1, 4 and 36 cells for 5 prototypes, so that there are fewer and more cells than slots."""
+    monkeypatch.setattr(slots, "on_host", lambda value: on_host)
+    student, teacher = make_output(1, side=side, grad=True), make_output(2, side=side)
+    other = copy.deepcopy(objective)
+    if side == 1:
+        student.scores.data[:, 2] = 3
+        teacher.scores[:, 2] = 3
+    expected = picked_out(other, student, teacher)
+    expected.backward()
+    gradient, student.embedding.grad = student.embedding.grad.clone(), None
+    found = objective.slot(student, teacher)
+    found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(student.embedding.grad, gradient, rtol=1e-9, atol=1e-12)
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(objective.state_dict()[name], value, msg=name)

@@ -9,8 +9,10 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
+from dovetail.heads import rows
+from dovetail.heads.rows import statistics
 from dovetail.train import batch_norm
-from dovetail.train.batch_norm import JointBatchNorm, JointBatchNormAct, joint_batch_norm, joint_statistics
+from dovetail.train.batch_norm import JointBatchNorm, JointBatchNormAct, joint_batch_norm
 from dovetail.train.shuffle import has_own_statistics
 
 
@@ -38,14 +40,14 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Two processes, of which this is the first; the list takes the other one's counts, means and variances."""
     other: list[Tensor] = []
     monkeypatch.setattr(batch_norm, "world_size", lambda: 2)
-    monkeypatch.setattr(batch_norm, "gather_with_gradient", lambda own: torch.cat([own, *other]))
+    monkeypatch.setattr(rows, "gather_with_gradient", lambda own: torch.cat([own, *other]))
     return other
 
 
 def statistics_of(values: Tensor) -> Tensor:
     """Return what a process with these values [B, C, ...] tells the others."""
-    rows = values.transpose(0, 1).flatten(1)
-    return torch.cat([torch.tensor([rows.shape[1]]), rows.mean(1), rows.var(1, correction=0)])[None].to(values.dtype)
+    lines = values.transpose(0, 1).flatten(1)
+    return torch.cat([torch.tensor([lines.shape[1]]), lines.mean(1), lines.var(1, correction=0)])[None].to(values.dtype)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 2, 2)])
@@ -69,7 +71,7 @@ def test_the_first_of_two_processes_normalises_as_one_with_all(
 def test_a_process_without_rows_takes_part(ranks: list[Tensor]) -> None:
     others = torch.randn(5, 3)
     ranks.append(statistics_of(others))
-    mean, variance, count = joint_statistics(torch.empty(0, 3))
+    mean, variance, count = statistics(torch.empty(0, 3))
     torch.testing.assert_close(mean, others.mean(0))
     torch.testing.assert_close(variance, others.var(0, correction=0))
     assert count == 5

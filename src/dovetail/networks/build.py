@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import nn
 
 from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_encoder, size_options
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
@@ -46,8 +50,10 @@ def build_network(
     """Build the network to pre-train.
 
     Args:
-        model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>", "torchvision/<name>"; or a
-            module: one of these libraries', or any other with `encoder` (and `decoder`).
+        model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>", "torchvision/<name>"; a call of
+            segmentation_models_pytorch with its own options, "smp.FPN(encoder_name='resnet18',
+            decoder_pyramid_channels=64)"; or a module: one of these libraries', or any other with `encoder` (and
+            `decoder`).
         in_channels: Channels of the pixels.
         pretrained: Start from the library's ImageNet weights, which are downloaded.
         encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
@@ -89,6 +95,8 @@ def _named_vit(rest: str, **options: Any) -> Network:
 
 
 def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
+    if model.startswith("smp."):
+        return _by_call(model, in_channels=in_channels, image_size=image_size)
     library, _, rest = model.partition("/")
     match library:
         case "timm" if rest:
@@ -105,6 +113,30 @@ def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
                 f"There is no model {model!r}; write 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
                 "or 'torchvision/<name>'."
             )
+
+
+def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
+    """Build what a call such as "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)" spells, from random
+    weights; `in_channels` holds unless the call has its own.
+    """
+    construction = Construction.parse(call)
+    if construction is None:
+        raise DovetailError(
+            f"{call} is no call with plain values; write it as \"smp.FPN(encoder_name='resnet18', "
+            'decoder_pyramid_channels=64)".'
+        )
+    kwargs = {"encoder_weights": None, "in_channels": in_channels} | construction.kwargs
+    construction = replace(construction, kwargs=kwargs)
+    built = construct(str(construction))
+    known = inspect.signature(type(built)).parameters
+    if not isinstance(built.encoder, TimmUniversalEncoder):  # the library passes over what it does not know
+        unknown = next((name for name in kwargs if name not in known), None)
+        if unknown is not None:
+            raise DovetailError(
+                f"smp.{type(built).__name__} has no option {unknown!r}; its options are {', '.join(known)}."
+            )
+    channels = kwargs["in_channels"]
+    return _with_tokens(SmpNetwork(built, construction=construction, in_channels=channels, image_size=image_size))
 
 
 def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:

@@ -66,10 +66,11 @@ class MaskedPatchObjective(Objective):
                 losses.append(connected_zero(logits))
                 continue
             mask = view.mask.flatten(1)  # [B, N]
-            target = soften(seen[mask], self.centre, temp)
-            each = cross_entropy(target, logits[mask], self.spec.student_temperature)  # of all masked patches
+            places = masked_places(mask, view.masked)
+            target = soften(seen.flatten(0, 1)[places], self.centre, temp)
+            each = cross_entropy(target, logits.flatten(0, 1)[places], self.spec.student_temperature)
             share = mask.to(each.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-            losses.append((each * share[mask]).sum() / len(mask))
+            losses.append((each * share.flatten()[places]).sum() / len(mask))
         if not losses:
             raise DovetailError("Masked patches need the teacher's view of them; let the teacher see the global views.")
         total = torch.stack(losses).mean()
@@ -84,6 +85,15 @@ class MaskedPatchObjective(Objective):
     @torch.no_grad()
     def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         move_centre(self.centre, teacher, self.spec.centre_momentum)
+
+
+def masked_places(mask: Tensor, count: int | None) -> Tensor:
+    """Return [M]: the places of what [B, N] masks among all B N patches, in order.
+
+    Nothing waits for the device where `count`, which is M, is known.
+    """
+    count = int(mask.sum()) if count is None else count
+    return (~mask).flatten().to(torch.int8).argsort(stable=True)[:count]
 
 
 @dataclass(frozen=True)

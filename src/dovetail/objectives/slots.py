@@ -20,18 +20,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.distributed import gather, gather_unequal, mean_over_ranks, mean_over_rows
+from dovetail.distributed import gather, max_over_ranks, mean_over_ranks, mean_over_rows, rank
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
+from dovetail.heads.rows import on_host, through_rows
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero, sample_rows
+from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, sample_rows
 from dovetail.schedules import Moment
 from dovetail.views.view import View, align, overlap_box, overlaps
+
+NOT_COMPARED = -100
+
+
+class Keys(NamedTuple):
+    """Unit rows [N, D], and [N] bool: those that stand for a slot."""
+
+    rows: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,30 +129,34 @@ class SlotObjective(Objective):
         """Return slot(a, b): each common slot finds its own among all active slots of the teacher's batch."""
         student_active, teacher_active = active(student.scores), active(teacher.scores)  # [B, K]
         common = student_active & teacher_active
-        slots = self.slots(student)  # [B, K, D]
-        if not self.enough(common):
-            return connected_zero(slots, *self.predictor.parameters())
-        queries = F.normalize(at_least_float32(self.predictor(slots[common])), dim=1)  # [M, D]
-        keys, labels = self.keys(teacher, teacher_active, common)
+        enough = self.enough(common)
+        order, counts = first_rows(common, most(common, student.scores))  # [B, R]
+        rows = taken(self.slots(student), order)  # [B R, D]
+        queries = through_rows(self.predictor, rows, counts.flatten(), enough)
+        queries = F.normalize(at_least_float32(queries), dim=1)
+        keys, labels = self.keys(teacher, teacher_active, order)
         with full_precision(queries):
-            logits = queries @ keys.T / self.spec.contrast_temperature
-        total = F.cross_entropy(logits, labels, reduction="sum")
+            logits = queries @ keys.rows.T / self.spec.contrast_temperature
+        logits = logits.masked_fill(~keys.counts, -torch.inf)
+        labels = labels.masked_fill(~counts, NOT_COMPARED).flatten()
+        total = F.cross_entropy(logits, labels, ignore_index=NOT_COMPARED, reduction="sum") * enough
         return mean_over_rows(total, common.sum()) * (2 * self.spec.contrast_temperature)
 
-    def enough(self, common: Tensor) -> bool:
-        """Whether there are the two rows that BatchNorm needs: together, or on each rank that has its own statistics.
-
-        The same answer on all ranks, as they must agree.
+    def enough(self, common: Tensor) -> Tensor:
+        """Return whether there are the two rows that BatchNorm needs, a scalar bool on the device: together, or on
+        each rank that has its own statistics. The same answer on all ranks, as they must agree.
         """
         counts = gather(common.sum()[None])  # [ranks]
         apart = any(isinstance(layer, nn.BatchNorm1d) for layer in self.predictor.modules())
-        return int(counts.min() if apart else counts.sum()) >= 2
+        return (counts.min() if apart else counts.sum()) >= 2
 
-    def keys(self, teacher: SlotOutput, teacher_active: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all ranks' active teacher slots as unit rows, and for each common slot of this rank its row."""
-        keys, first = gather_unequal(self.slots(teacher)[teacher_active])  # [N, D]: a few of the prototypes' slots
-        row = first + (teacher_active.flatten().cumsum(0) - 1).view_as(teacher_active)
-        return F.normalize(keys, dim=1), row[common]
+    def keys(self, teacher: SlotOutput, teacher_active: Tensor, order: Tensor) -> tuple[Keys, Tensor]:
+        """Return all ranks' teacher slots as unit rows, and [B, R]: the row of the slots that `order` names."""
+        places, counts = first_rows(teacher_active, most(teacher_active, teacher.scores))  # [B, N]
+        rows = gather(F.normalize(taken(self.slots(teacher), places), dim=1))
+        row = teacher_active.cumsum(1) - 1  # within the image
+        image = torch.arange(len(row), device=row.device) + rank() * len(row)
+        return Keys(rows, gather(counts).flatten()), row.gather(1, order) + image[:, None] * places.shape[1]
 
     def slots(self, output: SlotOutput) -> Tensor:
         """Return [B, K, D]: the mean embedding of the cells of each slot, weighted by their assignment to it."""
@@ -170,3 +185,25 @@ def active(scores: Tensor) -> Tensor:
     winner = scores.flatten(2).argmax(1)  # [B, HW]
     won = torch.zeros(scores.shape[:2], dtype=torch.bool, device=scores.device)
     return won.scatter_(1, winner, True)
+
+
+def most(chosen: Tensor, scores: Tensor) -> int:
+    """Return a bound on how many of an image's slots are `chosen` [B, K], the same on all ranks.
+
+    No more slots win a cell than [B, K, H, W] scores have cells. On a processor, where nobody waits for a number, it is
+    the largest number of any image.
+    """
+    if on_host(chosen):
+        return max(int(max_over_ranks(chosen.sum(1).max())), 1)
+    return min(scores.shape[1], scores.shape[2:].numel())
+
+
+def first_rows(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return which slots to take, [B, count] with those `chosen` of [B, K] first, in order; and which are chosen."""
+    order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return order, chosen.gather(1, order)
+
+
+def taken(slots: Tensor, order: Tensor) -> Tensor:
+    """Return [B R, D]: of slots [B, K, D] those that `order` [B, R] names, image by image."""
+    return slots.gather(1, order[..., None].expand(-1, -1, slots.shape[2])).flatten(0, 1)

@@ -17,8 +17,9 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dovetail.distributed import gather_with_gradient, world_size
+from dovetail.distributed import world_size
 from dovetail.heads.base import at_least_float32
+from dovetail.heads.rows import move_statistics, statistics
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +36,12 @@ class JointBatchNorm(_BatchNorm):
             return super().forward(input)
         values = at_least_float32(input)
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        mean, variance, count = joint_statistics(values)
-        self._move_statistics(mean, variance, count)
+        mean, variance, count = statistics(values)
+        move_statistics(self, mean, variance, count)
         normal = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(input.dtype)
-
-    @torch.no_grad()
-    def _move_statistics(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running statistics; of the variance by the unbiased one, as torch's layers do."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        unbiased = variance * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
 class JointBatchNormAct(JointBatchNorm):
@@ -64,24 +54,6 @@ class JointBatchNormAct(JointBatchNorm):
         """Return [B, C, H, W] normalised, then dropped out and activated."""
         output: Tensor = self.act(self.drop(super().forward(input)))
         return output
-
-
-def joint_statistics(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean [C], biased variance [C] and count (a scalar) of [B, C, ...] over all processes, with gradient.
-
-    The variance of all is the mean of the processes' variances and squared distances from the mean of all, by their
-    counts: no difference of large squares is taken.
-    """
-    rows = values.transpose(0, 1).flatten(1)  # [C, N]
-    count = rows.new_tensor([rows.shape[1]])
-    own_mean = rows.sum(dim=1) / count.clamp(min=1)
-    own_variance = (rows - own_mean[:, None]).square().sum(dim=1) / count.clamp(min=1)
-    every = gather_with_gradient(torch.cat([count, own_mean, own_variance])[None])  # [R, 1 + 2 C]
-    counts, means, variances = torch.split(every, [1, len(own_mean), len(own_mean)], dim=1)
-    total = counts.sum().clamp(min=1)
-    mean = (counts * means).sum(dim=0) / total
-    variance = (counts * (variances + (means - mean).square())).sum(dim=0) / total
-    return mean, variance, total.detach()
 
 
 @contextmanager

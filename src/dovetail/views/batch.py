@@ -231,6 +231,7 @@ def to_views(
                     source_px=source_px,
                     role=spec.role,
                     mask=move(batch.masks[number]) if is_global and batch.masks else None,
+                    masked=int(batch.masks[number].sum()) if is_global and batch.masks else None,
                     queries=queries[number % len(queries)] if with_queries else None,
                     query_box=query_box if with_queries else None,
                 )

@@ -97,8 +97,9 @@ def _jitter_together(pixels: Tensor, parameters: Tensor) -> None:
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return [B, C, H, W] with each channel shifted by `mean` and divided by `std`, in place."""
-    shift, scale = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
-    return pixels.sub_(shift).div_(scale)
+    for channel, (shift, scale) in enumerate(zip(mean, std, strict=True)):
+        pixels[:, channel].sub_(shift).div_(scale)
+    return pixels
 
 
 def _change(pixels: Tensor, chosen: Tensor, values: Tensor, column: int) -> None:
@@ -107,7 +108,9 @@ def _change(pixels: Tensor, chosen: Tensor, values: Tensor, column: int) -> None
     if len(rows) == 0:
         return
     on_device = rows.to(pixels.device, non_blocking=True)
-    value = values[rows].to(pixels.device, non_blocking=True)
+    value = values[rows]
+    if column != SIGMA:  # how far a blur reaches is decided on the host
+        value = value.to(pixels.device, non_blocking=True)
     pixels[on_device] = _OPERATIONS[column](pixels[on_device], value[:, None, None, None])
 
 
@@ -169,14 +172,15 @@ def solarise(pixels: Tensor, threshold: Tensor) -> Tensor:
 
 
 def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
-    """Return [B, C, H, W] blurred by a Gaussian of `sigma_px` [B, 1, 1, 1], each image by its own; edges repeat.
+    """Return [B, C, H, W] blurred by a Gaussian of `sigma_px` [B, 1, 1, 1] (on the CPU), each image by its own; edges
+    repeat.
 
     Pillow's GaussianBlur(radius=sigma): three passes of a box with fractional ends. One pass is a banded matrix, so
     the three are its cube, and the blur is one product from each side.
     """
     sigma = sigma_px.flatten()
     for axis in (2, 3):
-        box, reach = _box_matrix(sigma, pixels.shape[axis])
+        box, reach = _box_matrix(sigma, pixels.shape[axis], pixels.device)
         # Blocks leave out most of the zeros beside the band; a GPU rather multiplies them than starts more kernels.
         block = _BLOCK_PX if pixels.device.type == "cpu" else pixels.shape[axis]
         pixels = torch.cat(
@@ -195,19 +199,20 @@ def _blurred(pixels: Tensor, box: Tensor, reach: int, first: int, block: int, ax
     return torch.matmul(pixels[..., places[3]], weights[:, None].mT)
 
 
-def _box_matrix(sigma: Tensor, size_px: int) -> tuple[Tensor, int]:
+def _box_matrix(sigma: Tensor, size_px: int, device: torch.device) -> tuple[Tensor, int]:
     """Return [B, size, size], one pass along a side, each row summing to one; and how far from the diagonal it goes."""
     variance = sigma[:, None].double().square() / _BLUR_PASSES  # of one box
     reach = (((12 * variance + 1).sqrt() - 1) / 2).floor()  # full pixels to each side
     end = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1).square()))
     farthest = int(((12 * float(sigma.max()) ** 2 / _BLUR_PASSES + 1) ** 0.5 - 1) / 2) + 1
-    offset = torch.arange(-farthest, farthest + 1, device=sigma.device)
+    offset = torch.arange(-farthest, farthest + 1)
     distance = offset.abs()[None]
     weight = torch.where(distance <= reach, 1.0, torch.where(distance == reach + 1, end, 0.0))
-    weight = (weight / (2 * reach + 1 + 2 * end)).float()  # [B, taps]
-    place = torch.arange(size_px, device=sigma.device)
+    weight = (weight / (2 * reach + 1 + 2 * end)).float().to(device, non_blocking=True)  # [B, taps]
+    place = torch.arange(size_px)
     source = (place[:, None] + offset).clamp(0, size_px - 1)  # [size, taps], edges repeated
-    box = torch.zeros(len(sigma), size_px, size_px, device=sigma.device)
+    source = source.to(device, non_blocking=True)
+    box = torch.zeros(len(sigma), size_px, size_px, device=device)
     batch = (len(sigma), *source.shape)
     return box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch)), farthest
 

@@ -26,6 +26,8 @@ class View:
         source_px: [B, 2] float32, the photograph's (width, height) in pixels.
         role: "global" or "local". Global views come first in a list of views.
         mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
+        masked: How many patches of the batch `mask` masks, so that nobody has to wait for the device to count them;
+            None: not counted yet.
         queries: [B, S, C, P, P] float, query patches (ADCLR); None without them.
         query_box: [B, S, 4] float32, the queries' crops in the photograph's [0, 1] frame; None without them.
     """
@@ -36,6 +38,7 @@ class View:
     source_px: Tensor
     role: Role = "global"
     mask: Tensor | None = None
+    masked: int | None = None
     queries: Tensor | None = None
     query_box: Tensor | None = None
 
@@ -50,7 +53,7 @@ class View:
 
     def without_mask(self) -> View:
         """Return the view as the teacher sees it: nothing masked."""
-        return replace(self, mask=None)
+        return replace(self, mask=None, masked=None)
 
 
 def overlap_box(a: View, b: View) -> Tensor:

@@ -1,0 +1,109 @@
+"""Perceptrons over rows of which only some count, with shapes that do not depend on how many.
+
+To pick out rows by a mask, the host has to wait for a GPU to say how many there are; here all rows go through, and
+BatchNorm's statistics are of those that count. What comes out at the others means nothing.
+
+Shapes: N rows of this process, C channels, ... positions; R processes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dovetail.distributed import gather_with_gradient, world_size
+from dovetail.heads.base import at_least_float32
+
+
+def on_host(value: Tensor) -> bool:
+    """Whether the host can read a tensor's numbers without waiting for a device."""
+    return value.device.type == "cpu"
+
+
+def through_rows(layers: nn.Sequential, rows: Tensor, counts: Tensor, enough: Tensor) -> Tensor:
+    """Return what a perceptron of `mlp` makes of the rows [N, C] where `counts` [N] says so.
+
+    Args:
+        layers: From `mlp`; it is trained on at least two rows, over all processes where its BatchNorm is.
+        rows: [N, C] float.
+        counts: [N] bool.
+        enough: Scalar, bool; where it is False, running statistics stay as they are.
+    """
+    for layer in layers:
+        assert isinstance(layer, nn.Sequential)  # a `Layer`
+        for part in layer:
+            if isinstance(part, _BatchNorm) and part.training:
+                rows = normalised_rows(part, rows, counts, enough)
+            else:
+                rows = part(rows)
+    return rows
+
+
+def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tensor) -> Tensor:
+    """Return rows [N, C] after BatchNorm in training, with the statistics of those that count."""
+    values = at_least_float32(rows)
+    everywhere = world_size() > 1 and not isinstance(norm, nn.BatchNorm1d)  # a layer over all processes
+    mean, variance, count = statistics(values, counts, everywhere=everywhere)
+    move_statistics(norm, mean, variance, count, enough)
+    normal = (values - mean) * torch.rsqrt(variance + norm.eps)
+    if norm.affine:
+        normal = normal * norm.weight + norm.bias
+    return normal.to(rows.dtype)
+
+
+def statistics(
+    values: Tensor, counts: Tensor | None = None, *, everywhere: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean [C], biased variance [C] and number (a scalar) of values [N, C, ...], with gradient.
+
+    The variance of all processes is the mean of their variances and squared distances from the mean of all, by their
+    numbers: no difference of large squares is taken.
+
+    Args:
+        values: [N, C, ...] float32 or wider.
+        counts: [N] bool, the rows that count; None for all.
+        everywhere: Whether over all processes.
+    """
+    lines = values.transpose(0, 1).flatten(1)  # [C, N ...]
+    if counts is None:
+        count = lines.new_full((1,), lines.shape[1])
+        own_mean = lines.sum(dim=1) / count.clamp(min=1)
+        squares = (lines - own_mean[:, None]).square().sum(dim=1)
+    else:
+        weight = counts.to(lines.dtype)
+        count = weight.sum()[None]
+        own_mean = (lines * weight).sum(dim=1) / count.clamp(min=1)
+        squares = ((lines - own_mean[:, None]).square() * weight).sum(dim=1)
+    own_variance = squares / count.clamp(min=1)
+    if not everywhere:
+        return own_mean, own_variance, count[0]
+    every = gather_with_gradient(torch.cat([count, own_mean, own_variance])[None])  # [R, 1 + 2 C]
+    numbers, means, variances = torch.split(every, [1, len(own_mean), len(own_mean)], dim=1)
+    total = numbers.sum().clamp(min=1)
+    mean = (numbers * means).sum(dim=0) / total
+    variance = (numbers * (variances + (means - mean).square())).sum(dim=0) / total
+    return mean, variance, total.detach()
+
+
+@torch.no_grad()
+def move_statistics(
+    norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor, enough: Tensor | None = None
+) -> None:
+    """Move BatchNorm's running statistics; of the variance by the unbiased one, as torch's layers do.
+
+    Args:
+        norm: In training.
+        mean: [C].
+        variance: [C], biased.
+        count: Scalar, the number of values.
+        enough: Scalar, bool; where it is False, nothing moves. None: it moves.
+    """
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1 if enough is None else enough)
+    share = 1 / norm.num_batches_tracked.clamp(min=1).to(mean.dtype) if norm.momentum is None else norm.momentum
+    share = share if enough is None else share * enough
+    unbiased = variance * count / (count - 1).clamp(min=1)
+    for running, now in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        running.lerp_(now.to(running.dtype), share if isinstance(share, float) else share.to(running.dtype))

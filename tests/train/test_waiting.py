@@ -1,0 +1,97 @@
+"""No step waits for the device: with torch's fake tensors, which have shapes but no numbers, whatever asks for a number
+(`.item()`, boolean indexing, `if tensor`) is an error, so a step that passes with them starts a GPU's work and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from dovetail.objectives import slots
+from dovetail.recipe import OptimiserSpec
+from dovetail.recipes.table import examples
+from dovetail.schedules import Moment
+from dovetail.train.learner import Learner
+from dovetail.train.optimisers import (
+    build_optimiser,
+    clip_gradients,
+    drop_frozen_gradients,
+    rule_names,
+    set_hyperparameters,
+)
+from dovetail.views import photometric
+from dovetail.views.plan import Photometric
+from dovetail.views.view import View
+from tests.tiny import START, make_views, tiny_learner
+
+
+def lose_numbers(learner: Learner, mode: FakeTensorMode) -> None:
+    """Put tensors that have shapes alone in the place of all weights and buffers."""
+    made: dict[Tensor, Tensor] = {}
+    for module in learner.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                fake = made.setdefault(value, nn.Parameter(mode.from_tensor(value.data), value.requires_grad))
+                module._parameters[name] = fake
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = made.setdefault(buffer, mode.from_tensor(buffer))
+
+
+def without_numbers(view: View, mode: FakeTensorMode) -> View:
+    """Return a view whose tensors have shapes alone."""
+    tensors = {name: mode.from_tensor(value) for name, value in vars(view).items() if isinstance(value, Tensor)}
+    return replace(view, **tensors)
+
+
+def take_step(learner: Learner, views: list[View], optimiser: torch.optim.Optimizer, spec: OptimiserSpec) -> None:
+    """All that happens on the device in a step, as the engine does it."""
+    loss = learner(views, START)
+    loss.total.backward()
+    learner.update()
+    set_hyperparameters(optimiser, spec, 0.1, START)
+    drop_frozen_gradients(optimiser, START)
+    clip_gradients(optimiser, spec)
+    optimiser.step()
+    optimiser.zero_grad()
+    learner.move_teacher(Moment(1, 100, 10))
+
+
+@pytest.mark.parametrize("method", examples())
+def test_a_step_waits_for_no_number(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "on_host", lambda value: False)
+    learner = tiny_learner(method)
+    views = make_views(learner.recipe.views)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        lose_numbers(learner, mode)
+        views = [without_numbers(view, mode) for view in views]
+        spec = learner.recipe.optimiser
+        optimiser = build_optimiser(rule_names(learner), spec)
+        for _ in range(2):  # in the first, optimisers make their state
+            take_step(learner, views, optimiser, spec)
+
+
+@pytest.mark.parametrize("ask", [float, bool, lambda value: torch.ones(1)[value > 0], Tensor.nonzero])
+def test_this_way_of_looking_finds_what_waits(ask: Callable[[Tensor], Any]) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        value = mode.from_tensor(torch.ones(1))
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            ask(value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_and_blur_wait_for_no_number(channels: int) -> None:
+    spec = Photometric(
+        jitter_p=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grey_p=0.5, blur_p=0.5, solarise_p=0.5
+    )
+    rng = np.random.default_rng(0)
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(32)]))
+    pixels = photometric.apply(torch.zeros(32, channels, 16, 16, device="meta"), parameters)
+    photometric.normalise(pixels, [0.5] * channels, [0.25] * channels)
