@@ -102,7 +102,7 @@ def walk(engine: Path, out: Path, levels: list[str], wanted: int, seed: int) -> 
         "engine": str(engine.resolve()),
         "out": str(out.resolve()),
         "levels": levels,
-        "per_level": -(-wanted * 5 // (4 * len(levels))),  # some levels have less
+        "per_level": -(-wanted * 3 // (2 * len(levels))),  # some levels have far less
         "seed": seed,
         "labels": LABELS,
     }
