@@ -129,3 +129,23 @@ def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr("dovetail.cli.call", stopped)
     assert run(["methods"]) == 130
     assert capsys.readouterr().err == "dovetail: stopped.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("finetune segment --workers many", "--workers is many; it must be a whole number or auto."),
+        ("finetune segment --decoder unet", "--decoder is unet; it must be auto, fcn, fpn or upernet."),
+        ("finetune segment --output-stride 4", "--output-stride is 4; it must be auto, 8, 16 or 32."),
+        ("finetune segment --crop-size wide", "--crop-size is wide; it must be a whole number."),
+        ("finetune segment --crop-size", "--crop-size needs a value; see --help."),
+        ("finetune classify --lr fast", "--lr is fast; it must be a number."),
+        ("evaluate knn --k 5 ten", "--k is ten; it must be a whole number."),
+        ("pretrain --recipe.alpha much", "--recipe.alpha is much; it must be a number."),
+    ],
+)
+def test_values_of_another_kind_are_told_in_words(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments.split()) == 2
+    assert capsys.readouterr().err == f"dovetail: {sentence}\n"

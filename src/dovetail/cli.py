@@ -265,6 +265,12 @@ def known_options(parser: Any) -> list[str]:
 def explain(message: str, known: list[str]) -> str:
     """Return a parser's message as one sentence, with the nearest option for a wrong one."""
     message = " ".join(message.split())
+    value = wrong_value(message)
+    if value is not None:
+        return value
+    lacking = re.search(r"argument (--\w+): expected (?:one|at least one) argument", message)
+    if lacking:
+        return f"{hyphened(lacking[1])} needs a value; see --help."
     wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
     if not wrong:
         return message.rstrip(".") + "."
@@ -272,6 +278,24 @@ def explain(message: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.split("=")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
     return f"There is no option {hyphened(name)!r}; {hint}"
+
+
+KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def wrong_value(message: str) -> str | None:
+    """Return a parser's message on a value of another kind in words; None for other messages and other kinds."""
+    found = re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*?) (?:Got|Given) value: (.*?)\.?$', message)
+    if not found:
+        return None
+    name, kinds, value = found.groups()
+    classes = re.findall(r"<class '(\w+)'>", kinds.partition("Errors:")[0])
+    choices = re.findall(r"'([^']*)'|(\d+)", " ".join(re.findall(r"Literal\[(.*?)\]", kinds.partition("Errors:")[0])))
+    words = [KINDS[one] for one in classes if one in KINDS] + [text or number for text, number in choices]
+    if not words or not set(classes) <= KINDS.keys() | {"NoneType"}:
+        return None
+    listed = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{hyphened('--' + name)} is {value}; it must be {listed}."
 
 
 if __name__ == "__main__":
