@@ -14,6 +14,7 @@ from PIL import Image
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
+from dovetail.transfer.mask_sets import MaskFiles
 from dovetail.transfer.segmenters import build_segmenter
 from dovetail.transfer.start import chosen_starts, source_of
 from tests.transfer.coco_files import write_coco
@@ -280,6 +281,19 @@ def test_a_fine_tuned_run_is_no_start(masks: Path, tmp_path: Path) -> None:
     dovetail.finetune_segment(model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, **FAST)
     with pytest.raises(DovetailError, match="holds a fine-tuned model; name its pre-training run"):
         dovetail.evaluate_knn(run=tmp_path, data=masks, out=tmp_path / "o")
+
+
+def test_masks_are_read_for_their_classes_once_for_all_seeds(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = MaskFiles.classes_in
+    monkeypatch.setattr(MaskFiles, "classes_in", lambda self, index: asked.append(index) or plain(self, index))
+    dovetail.finetune_segment(
+        model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32,
+        fraction=[0.5], seeds=3, **FAST,
+    )  # fmt: skip
+    assert sorted(asked) == list(range(8))
 
 
 def test_results_say_what_auto_meant(masks: Path, run: Path, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import itertools
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.subsets import balanced_order, fraction_of
+from dovetail.transfer.subsets import balanced_order, fraction_of, item_at, shuffled
 
 LABELS = [[0]] * 60 + [[1]] * 30 + [[2]] * 10
 
@@ -52,3 +53,13 @@ def test_many_images_of_many_classes_are_ordered_in_seconds() -> None:
     order = balanced_order(labels, 0)
     assert time.process_time() - began < 5
     assert set(Counter(labels[index][0] for index in order[:20_000]).values()) == {10}
+
+
+def test_the_order_of_a_pass_is_kept_and_is_that_of_seed_and_pass() -> None:
+    order = shuffled(30, 1, 2)
+    assert shuffled(30, 1, 2) is order
+    assert order.tolist() == np.random.default_rng((1, 0, 2)).permutation(30).tolist()
+    assert [item_at(60 + index, count=30, seed=1) for index in range(30)] == order.tolist()
+    assert order.tolist() != shuffled(30, 1, 3).tolist() != shuffled(30, 2, 3).tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        order[0] = 1

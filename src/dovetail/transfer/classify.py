@@ -24,6 +24,7 @@ from dovetail.transfer.images import random_crop
 from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, checked_loss, normalised
 from dovetail.transfer.rates import parameter_groups, set_rate
+from dovetail.transfer.subsets import item_at
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,8 @@ def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple
     """Return crops [B, C, S, S] uint8 and labels [B] of a step, a pure function of (seed, step)."""
     images, labels = [], []
     for place in range(step * options.batch_size, (step + 1) * options.batch_size):
-        turn, offset = divmod(place, len(data))
-        order = np.random.default_rng((options.seed, 0, turn)).permutation(len(data))
-        rng, index = np.random.default_rng((options.seed, 1, place)), int(order[offset])
+        rng = np.random.default_rng((options.seed, 1, place))
+        index = item_at(place, count=len(data), seed=options.seed)
         crop = random_crop(
             data,
             index,

@@ -29,6 +29,7 @@ from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, checked_loss
 from dovetail.transfer.rates import parameter_groups, set_rate
 from dovetail.transfer.segment import freeze_batch_norm
+from dovetail.transfer.subsets import item_at
 
 Target = dict[str, Tensor]
 
@@ -101,10 +102,9 @@ def training_batch(data: CocoSet, options: DetectOptions, step: int) -> tuple[li
     """Return the images and targets of a step, a pure function of (seed, step)."""
     images, targets = [], []
     for place in range(step * options.batch_size, (step + 1) * options.batch_size):
-        turn, offset = divmod(place, len(data))
-        order = np.random.default_rng((options.seed, 0, turn)).permutation(len(data))
         flip = bool(np.random.default_rng((options.seed, 1, place)).random() < 0.5)
-        image, target = training_item(data.images[int(order[offset])], flip=flip, with_masks=options.with_masks)
+        chosen = data.images[item_at(place, count=len(data), seed=options.seed)]
+        image, target = training_item(chosen, flip=flip, with_masks=options.with_masks)
         images.append(image)
         targets.append(target)
     return images, targets

@@ -27,6 +27,7 @@ from dovetail.transfer.machine import normalised as by_channel
 from dovetail.transfer.metrics import ConfusionMatrix, SegmentationScores
 from dovetail.transfer.rates import set_rate
 from dovetail.transfer.segment_options import SegmentOptions, Window, build_optimiser, rate_share
+from dovetail.transfer.subsets import item_at
 
 
 class WithAuxiliary(NamedTuple):
@@ -192,10 +193,9 @@ def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tup
     size = options.batch_size
     items = []
     for place in range(step * size, (step + 1) * size):
-        turn, offset = divmod(place, len(data))
-        order = np.random.default_rng((options.seed, 0, turn)).permutation(len(data))
         rng = np.random.default_rng((options.seed, 1, place))
-        items.append(augmented(data[int(order[offset])], options.augmentation, options.ignore_index, rng))
+        chosen = data[item_at(place, count=len(data), seed=options.seed)]
+        items.append(augmented(chosen, options.augmentation, options.ignore_index, rng))
     images, masks = torch.stack([item.image for item in items]), torch.stack([item.mask for item in items])
     wrong = masks[(masks != options.ignore_index) & ((masks < 0) | (masks >= options.classes))]
     if wrong.numel():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,8 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
         return found
 
     seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
-    grid = Grid(
-        starts, asked["fraction"], seeds, len(data.train), lambda seed: balanced_order(class_lists(data.train), seed)
-    )
+    classes = cache(lambda: class_lists(data.train))  # once for all seeds
+    grid = Grid(starts, asked["fraction"], seeds, len(data.train), lambda seed: balanced_order(classes(), seed))
     mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
     rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))

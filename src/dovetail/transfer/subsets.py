@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +54,20 @@ def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
             for label in set(classes[index]):
                 taken[row[label]] += 1
     return order + [index for index in shuffled if not done[index]]
+
+
+@lru_cache(maxsize=4)
+def shuffled(count: int, seed: int, turn: int) -> np.ndarray[Any, Any]:
+    """Return the order [count] of items in a pass, from 0; kept, for every image of the pass asks for it."""
+    order = np.random.default_rng((seed, 0, turn)).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def item_at(place: int, *, count: int, seed: int) -> int:
+    """Return which of `count` items stands at a place of the endless list of passes, each in an order of its own."""
+    turn, offset = divmod(place, count)
+    return int(shuffled(count, seed, turn)[offset])
 
 
 def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
