@@ -83,6 +83,15 @@ def test_sizes_that_fit_no_patches_are_refused(data: Path, tmp_path: Path) -> No
         dovetail.evaluate_knn(model="timm/test_vit", data=data, out=tmp_path, image_size=40, workers=0)
 
 
+def test_a_class_without_training_images_is_told(tmp_path: Path) -> None:
+    data = class_folder(tmp_path / "data", train=2, val=1)
+    for path in (data / "train" / "n00000001").iterdir():
+        path.unlink()
+    results = dovetail.evaluate_knn(model="timm/test_resnet", data=data, out=tmp_path / "o", k=[1], workers=0)
+    assert results is not None
+    assert results.notes == ("No training image is of class n00000001.",)
+
+
 def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--out", str(tmp_path / "o"), "--check"]
     assert run_command(["evaluate", "knn", "--data", str(data), *options]) == 0
@@ -91,7 +100,7 @@ def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest
     assert run_command(["evaluate", "knn", "--data", str(broken), *options]) == 2
     shown = capsys.readouterr()
     assert "val_0.JPEG" in shown.out
-    assert "1 faults were found" in shown.err
+    assert "Found 1 fault in 6 images" in shown.err
     assert not (tmp_path / "o").exists()
 
 

@@ -208,14 +208,14 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     assert run_command(["finetune", "segment", *options]) == 2
     shown = capsys.readouterr()
     assert "2.png has mode RGB" in shown.out
-    assert "1 faults" in shown.err
+    assert "Found 1 fault in 5 images" in shown.err
     for name in ("0.png", "4.png"):
         (data / "masks" / name).unlink()
     assert run_command(["finetune", "segment", *options]) == 2
     shown = capsys.readouterr()
     assert "0.png has no mask" in shown.out
     assert "4.png has no mask" in shown.out
-    assert "2 files are missing" in shown.err
+    assert "Missing 2 files" in shown.err
 
 
 def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
@@ -313,7 +313,7 @@ def test_check_lists_the_missing_files_of_both_parts(tmp_path: Path, capsys: pyt
     shown = capsys.readouterr()
     assert "2007_000032.jpg is missing" in shown.out
     assert "2007_000039.png is missing" in shown.out
-    assert "2 files are missing" in shown.err
+    assert "Missing 2 files" in shown.err
 
 
 def test_detection_of_masks_from_the_command_line(
@@ -332,7 +332,7 @@ def test_detection_of_masks_from_the_command_line(
     assert run_command(["finetune", "detect", *options, "--check"]) == 2
     shown = capsys.readouterr()
     assert "no area" in shown.out
-    assert "2 faults were found in 6 images" in shown.err
+    assert "Found 2 faults in 6 images" in shown.err
 
 
 def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

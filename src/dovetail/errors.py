@@ -15,6 +15,11 @@ class DovetailError(ValueError):
         return 2
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number of things: "1 file", "3 files"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> DovetailError:
     """Return the error for a wrong `name`, with the nearest of the `known` ones.
 

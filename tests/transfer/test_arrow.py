@@ -113,7 +113,7 @@ def test_evaluation_from_the_command_line(tmp_path: Path, capsys: pytest.Capture
     assert content["rows"][0]["scores"]["top1"]["mean"] > 0.8
     assert content["data"]["train_images"] == 12
     assert run_command([*arguments, "--check"]) == 0
-    assert "18 images were read; no fault" in capsys.readouterr().out
+    assert "No fault was found in 18 images." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("palette", [False, True])

@@ -111,7 +111,7 @@ def test_missing_images_are_looked_for(file: Path, tmp_path: Path) -> None:
 
 def test_one_missing_image_does_not_hide_where_the_others_are(file: Path, tmp_path: Path) -> None:
     (tmp_path / "train2017" / "000000000001.png").unlink()
-    with pytest.raises(MissingFilesError, match=r"1 images that .*json names are missing, .*train2017/0+1\.png"):
+    with pytest.raises(MissingFilesError, match=r"json: there is no file for 1 image, such as .*train2017/0+1\.png"):
         check_files(CocoSet.open(file))
 
 

@@ -184,7 +184,7 @@ def test_missing_images_of_a_coco_set_are_named_before_anything_is_read(tmp_path
     write_coco(tmp_path)
     for split, number in (("train", 3), ("val", 1)):
         (tmp_path / f"{split}2017" / f"{number:012d}.png").unlink()
-    with pytest.raises(MissingFilesError, match=r"2 images that .*json names are missing") as caught:
+    with pytest.raises(MissingFilesError, match=r"json: there is no file for 2 images") as caught:
         open_segmentation(tmp_path)
     assert len(caught.value.faults) == 2
     assert "train2017/000000000003.png is missing" in caught.value.faults[0]
@@ -223,7 +223,7 @@ def test_masks_without_images_are_told(tmp_path: Path) -> None:
         (data / "images" / f"{number}.jpg").unlink()
     found = open_segmentation(data)
     assert len(found.train) + len(found.val) == 3
-    assert "2 masks without an image are left out, such as" in found.note
+    assert "Left out: 2 masks without an image, such as" in found.note
     assert "1.png" in found.note
 
 

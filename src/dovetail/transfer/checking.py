@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
 from dovetail.transfer.images import open_splits
@@ -43,8 +43,10 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
             print("".join(f"{name}: {fault}\n" for fault in found), end="")
         count += len(found)
     if count:
-        raise DovetailError(f"{count} faults were found in {images} images, listed above; mend them and check again.")
-    print(f"{images} images were read; no fault was found.")
+        raise DovetailError(
+            f"Found {counted(count, 'fault')} in {counted(images, 'image')}, listed above; mend and check again."
+        )
+    print(f"No fault was found in {counted(images, 'image')}.")
 
 
 def check_segmentation(data: str | Path, classes: int | None, ignore_index: int) -> None:
@@ -73,7 +75,9 @@ def listing_missing() -> Iterator[None]:
     except MissingFilesError as fault:
         for sentence in fault.faults:
             print(sentence)
-        raise DovetailError(f"{len(fault.faults)} files are missing, listed above; add them and check again.") from None
+        raise DovetailError(
+            f"Missing {counted(len(fault.faults), 'file')}, listed above; add and check again."
+        ) from None
 
 
 def report_files(paths: Sequence[Path]) -> None:
@@ -86,7 +90,7 @@ def report_files(paths: Sequence[Path]) -> None:
     for fault in faults:
         print(fault)
     if faults:
-        raise DovetailError(f"{len(faults)} faults were found in the annotations, listed above; mend them first.")
+        raise DovetailError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; mend first.")
 
 
 def check_detection(data: str | Path, task: str = "boxes") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.classify import Classifier, ClassifyOptions, finetune_classification
 from dovetail.transfer.features import Features, of_central_crops
@@ -127,7 +127,7 @@ def fit_classifier(
         steps = max(round(options.steps * len(trial.indices) / len(train)), MIN_STEPS)
         options = replace(options, steps=steps, warmup_steps=steps // 20)
     options = replace(options, seed=trial.seed)
-    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
+    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
         finetune_classification(
             model,
             train.subset(list(trial.indices)),

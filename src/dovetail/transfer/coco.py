@@ -19,7 +19,7 @@ import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.coco_faults import faults_of_lists
 from dovetail.transfer.labelled import MissingFilesError, read_image
 from dovetail.transfer.progress import progress
@@ -239,7 +239,8 @@ def check_files(*sets: CocoSet) -> None:
     missing = [(data.path, image.path) for data in sets for image in data.images if not image.path.is_file()]
     if missing:
         raise MissingFilesError(
-            f"{len(missing)} images that {missing[0][0]} names are missing, such as {missing[0][1]}; add them.",
+            f"{missing[0][0]}: there is no file for {counted(len(missing), 'image')}, such as {missing[0][1]}; add "
+            "what is missing.",
             tuple(f"{image} is missing, but {path} names it." for path, image in missing),
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.average_precision import average_precision
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
@@ -96,7 +96,7 @@ def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]
     model, target = build_detector(plan.source, plan.spec)
     plan.source.load(target, trial.start)
     options = plan.options_for(trial)
-    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
+    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
         finetune_detection(
             model,
             plan.train.subset(list(trial.indices)),
@@ -142,7 +142,9 @@ def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
     for data, purpose in ((train, "learn from"), (val, "measure on")):
         objects = [one for image in data.images for one in image.objects if not one.crowd]
         if not any(one.has_area for one in objects):
-            found.append(f"{data.path} holds no object to {purpose} among {len(data)} images; add annotations.")
+            found.append(
+                f"{data.path} holds no object to {purpose} among {counted(len(data), 'image')}; add annotations."
+            )
         elif task == "masks" and not any(one.segmentation is not None for one in objects):
             found.append(f"{data.path} holds no mask to {purpose}, only boxes; give --task boxes.")
     return found

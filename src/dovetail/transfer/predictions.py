@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dovetail.data.sources import find_images, read_list
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.classifying import build_classifier
 from dovetail.transfer.detect import as_coco, detect
@@ -50,7 +50,7 @@ def predict(asked: Mapping[str, Any]) -> Path:
             detections(task, folder, base, paths, out, where, advance, asked["min_score"])
         else:
             classify(task, folder, base, paths, out, where, advance)
-    print(f"{len(paths)} photographs, predictions in {out}")
+    print(f"{counted(len(paths), 'photograph')}, predictions in {out}")
     return out
 
 

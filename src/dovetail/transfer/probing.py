@@ -29,7 +29,7 @@ def evaluate_knn(asked: Mapping[str, Any]) -> Results:
     source, where, train, held_out, split = ready
     usable = [k for k in dict.fromkeys(asked["k"]) if k <= len(train)]
     if not usable:
-        raise DovetailError(f"There are {len(train)} training images, fewer than every k in {asked['k']}; lower --k.")
+        raise DovetailError(f"Every k in {asked['k']} is above the number of training images, {len(train)}; lower --k.")
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
     with progress("neighbours", len(queries)) as advance:
@@ -120,7 +120,9 @@ def prepared(asked: Mapping[str, Any]) -> Prepared:
     source = source_of(asked["run"], asked["model"], image_size=asked["image_size"])
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
     train, held_out, note = open_splits(asked["data"])
-    return Prepared(source, where, train, held_out, (note,) if note else ())
+    empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
+    notes = (note, f"No training image is of class {', '.join(empty)}." if empty else "")
+    return Prepared(source, where, train, held_out, tuple(filter(None, notes)))
 
 
 def is_tokens(source: Source) -> bool:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from dovetail.data.hugging_face import is_saved
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
@@ -138,7 +138,7 @@ def checked(files: MaskFiles, where: str) -> MaskFiles:
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
         raise MissingFilesError(
-            f"{len(missing)} files that {where} names are missing, such as {missing[0]}; add them.",
+            f"{where}: missing {counted(len(missing), 'file')}, such as {missing[0]}; add what is missing.",
             tuple(f"{path} is missing, but {where} names it." for path in missing),
         )
     return files
@@ -238,7 +238,7 @@ def surplus(*pairs: tuple[Path, Path]) -> str:
     for images, masks in pairs:
         stems = by_stem(images, IMAGE_SUFFIXES, "image")
         lonely += [path for stem, path in by_stem(masks, MASK_SUFFIXES, "mask").items() if stem not in stems]
-    return f"{len(lonely)} masks without an image are left out, such as {lonely[0]}." if lonely else ""
+    return f"Left out: {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
 
 
 def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_INDEX) -> MaskFiles:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
@@ -132,7 +132,7 @@ def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial
     plan.source.load(target, trial.start)
     options = plan.options_for(trial)
     chosen, device, threads = subset(train, trial.indices), plan.where.device, plan.where.threads
-    with progress(f"{trial.start}, {len(trial.indices)} images", options.steps) as advance:
+    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
         finetune_segmentation(
             model, chosen, options, device=device, on_step=lambda step, loss: advance(1), threads=threads
         )

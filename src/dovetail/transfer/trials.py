@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
 from dovetail.transfer.ranges import check_share
 from dovetail.transfer.results import Row, over_seeds
@@ -111,7 +111,8 @@ def run_trials(
         if known is not None:
             print(f"{described(trial, known)} (finished before)", flush=True)
     if reused:
-        print(f"{reused} trials had been finished with the same options and data; without {out / TRIALS} all are run.")
+        before = counted(reused, "trial")
+        print(f"{before} had been finished with the same options and data; without {out / TRIALS} all are run.")
     return tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items()), details
 
 
@@ -135,7 +136,7 @@ def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> F
 def described(trial: Trial, found: Fitted) -> str:
     """Return a trial and its scores in words."""
     shown = ", ".join(f"{name} {100 * score.mean:.2f}" for name, score in found.scores.items())
-    return f"start {trial.start}, {len(trial.indices)} images, seed {trial.seed}: {shown}"
+    return f"start {trial.start}, {counted(len(trial.indices), 'image')}, seed {trial.seed}: {shown}"
 
 
 def row_of(start: str, fraction: float, total: int, found: Sequence[Fitted]) -> Row:
