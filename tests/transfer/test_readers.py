@@ -173,6 +173,15 @@ def test_coco_objects_become_masks_the_smaller_on_top(tmp_path: Path) -> None:
     assert mask[5, 36] == 1  # a crowd's run-lengths
 
 
+def test_coco_without_masks_is_no_set_for_segmentation(tmp_path: Path) -> None:
+    path = write_coco(tmp_path) / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [{**one, "segmentation": []} for one in content["annotations"] if "bbox" in one]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DovetailError, match=r"val2017\.json holds no mask; segmentation needs"):
+        open_segmentation(tmp_path)
+
+
 def test_a_single_coco_file_is_split(tmp_path: Path) -> None:
     write_coco(tmp_path)
     found = open_segmentation(tmp_path / "annotations" / "instances_train2017.json")

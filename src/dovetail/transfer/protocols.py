@@ -13,11 +13,12 @@ at which they are measured too; on ADE20K with distorted colours in crops that n
 has 256 channels of dilation 6 and resizes logits with `align_corners` on VOC and Cityscapes; on ADE20K 512 channels of
 dilation 1, a third convolution over decoder and encoder together, dropout 0.1, and an auxiliary head of weight 0.4.
 ViTs warm up for 1500 steps; UPerNet has layer decay 0.9. Semantic FPN's is SelfPatch's protocol, UPerNet's is iBOT's
-for ViT-S; for ViT-B iBOT has a rate of 8e-5.
+for ViT-S, on the same blocks (3, 5, 7, 11 of 12) and as wide as the ViT; for ViT-B iBOT has a rate of 8e-5.
 
 What departs: images are resized with antialiasing, and crops beyond them are black, not of the mean colour; on VOC and
 Cityscapes the official configurations divide pixels in 0 to 255 by deviations that are meant for 0 to 1, and here
-pixels are in 0 to 1; UPerNet has no auxiliary head, and ViTs have no stochastic depth.
+pixels are in 0 to 1; UPerNet has no auxiliary head; Semantic FPN's head has GroupNorm, as where it was proposed, and
+SelfPatch's BatchNorm; ViTs have no stochastic depth.
 """
 
 from __future__ import annotations

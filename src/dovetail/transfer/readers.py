@@ -190,18 +190,25 @@ def open_coco(data: Path) -> SegmentationData | None:
     found = find_coco(data)
     if found is None:
         return None
-    train = CocoMasks(CocoSet.open(found[0]))
+    train = with_masks(CocoSet.open(found[0]))
     names = ("background", *train.coco.names)
     if found[1] is None:
         check_files(train.coco)
     else:
-        val = CocoMasks(CocoSet.open(found[1]))
+        val = with_masks(CocoSet.open(found[1]))
         check_files(train.coco, val.coco)
         if val.coco.names != train.coco.names:
             raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
         return SegmentationData("coco", train, val, len(names), names)
     kept, held = held_out(len(train))
     return SegmentationData("coco", train.subset(kept), train.subset(held), len(names), names, split_note(held, kept))
+
+
+def with_masks(coco: CocoSet) -> CocoMasks:
+    """Return a COCO set as semantic masks; raise `DovetailError` where no object has a mask."""
+    if not any(one.segmentation is not None for image in coco.images for one in image.objects):
+        raise DovetailError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
+    return CocoMasks(coco)
 
 
 def open_folders(data: Path, classes: int | None, ignore_index: int) -> SegmentationData:
