@@ -180,25 +180,39 @@ def test_normalise() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_one_by_one_come_out_as_together(channels: int) -> None:
-    """The two forms, for processors and for GPUs, do the same arithmetic."""
+@pytest.mark.parametrize("size", [(9, 11), (53, 70)])  # the larger one is blurred in blocks
+def test_images_one_by_one_come_out_as_together(channels: int, size: tuple[int, int]) -> None:
+    """The two forms, for processors and for GPUs, do the same arithmetic but for rounding."""
     rng = np.random.default_rng(0)
-    spec = Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter_p=0.8, grey_p=0.3)
+    strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.5}
+    spec = Photometric(**strengths, jitter_p=0.8, grey_p=0.3, blur_p=0.7, solarise_p=0.5)  # type: ignore[arg-type]
     parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(24)]))
-    each = torch.rand(24, channels, 9, 11)
-    together = each.clone()
-    before = each.clone()
-    photometric._jitter_each(each, parameters)
-    photometric._jitter_together(together, parameters)
-    assert torch.equal(each, together)
+    each = torch.rand(24, channels, *size, generator=torch.Generator().manual_seed(0))
+    together, before = each.clone(), each.clone()
+    photometric._change_each(each, parameters)
+    photometric._change_together(together, parameters)
+    # Where a pixel lies at the threshold of solarisation, rounding decides on which side.
+    far = (each - together).abs() > 2e-6
+    assert far.float().mean() < 1e-4
     assert not torch.equal(each, before)
+    assert each.min() >= -1e-6
+    assert each.max() <= 1 + 1e-6
 
 
-def test_a_blur_in_blocks_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, sigma = torch.rand(5, 3, 70, 53), torch.tensor([0.1, 0.7, 1.3, 2.0, 4.0])[:, None, None, None]
-    blurred = []
-    for block in (16, 32, 128):
-        monkeypatch.setattr(photometric, "_BLOCK_PX", block)
-        blurred.append(photometric.blur(pixels, sigma))
-    for one in blurred[1:]:
-        torch.testing.assert_close(one, blurred[0], rtol=0, atol=1e-6)
+@pytest.mark.parametrize("size", [(224, 224), (53, 70), (70, 53), (48, 48), (12, 90)])
+@pytest.mark.parametrize("top", [0.5, 1.3, 2.0, 6.0])
+def test_a_blur_in_blocks_is_the_whole_one(size: tuple[int, int], top: float) -> None:
+    pixels, sigma = torch.rand(4, 3, *size), torch.tensor([0.0, top / 2, top, 0.1])
+    blurred = pixels.clone()
+    photometric._blur_each(blurred, sigma)
+    assert blurred[0].equal(pixels[0])
+    torch.testing.assert_close(
+        blurred[1:], photometric.blur(pixels[1:], sigma[1:, None, None, None]), rtol=0, atol=1e-6
+    )
+
+
+def test_channels_last_images_are_blurred_too() -> None:
+    pixels, sigma = torch.rand(2, 3, 53, 70), torch.tensor([1.0, 2.0])
+    blurred = pixels.contiguous(memory_format=torch.channels_last)
+    photometric._blur_each(blurred, sigma)
+    torch.testing.assert_close(blurred, photometric.blur(pixels, sigma[:, None, None, None]), rtol=0, atol=1e-6)

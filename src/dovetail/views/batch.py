@@ -250,12 +250,14 @@ def _pixels(
     crops: Tensor, parameters: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Tensor:
     """Return uint8 crops [B, C, H, W] as augmented, normalised float32 on `device`."""
-    pixels = crops.to(device, non_blocking=True).float().div_(255)
-    step = max(1, (_CHUNK_CPU if device.type == "cpu" else _CHUNK_DEVICE) // pixels[0].numel())
+    crops = crops.to(device, non_blocking=True)
+    pixels = torch.empty(crops.shape, dtype=torch.float32, device=device)
+    step = max(1, (_CHUNK_CPU if device.type == "cpu" else _CHUNK_DEVICE) // crops[0].numel())
     for first in range(0, len(pixels), step):
         chunk = slice(first, first + step)
-        photometric.apply(pixels[chunk], parameters[chunk])
-    return photometric.normalise(pixels, mean, std)
+        changed = photometric.apply(pixels[chunk].copy_(crops[chunk]).div_(255), parameters[chunk])
+        photometric.normalise(changed, mean, std)
+    return pixels
 
 
 def _queries(batch: ViewBatch, mean: Sequence[float], std: Sequence[float], device: torch.device) -> list[Tensor]:

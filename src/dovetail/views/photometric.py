@@ -29,7 +29,7 @@ _ORDERS = torch.tensor(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)
 _ANY_CHANNELS = (BRIGHTNESS, CONTRAST)  # the jitter that images of any number of channels can have
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
 _BLUR_PASSES = 3  # of Pillow's box blurs
-_BLOCK_PX = 32
+_BLOCK_PX = 16
 
 
 def draw(rng: np.random.Generator, spec: Photometric) -> np.ndarray:
@@ -61,30 +61,28 @@ def apply(pixels: Tensor, parameters: Tensor) -> Tensor:
         parameters: [B, NUM_PARAMETERS] on the CPU, where the grouping of images is decided without waiting for
             the device.
     """
-    jitter = _jitter_each if pixels.device.type == "cpu" else _jitter_together
-    jitter(pixels, parameters)
-    _change(pixels, parameters[:, SIGMA] > 0, parameters[:, SIGMA], SIGMA)
-    _change(pixels, parameters[:, SOLARISE] <= 1, parameters[:, SOLARISE], SOLARISE)
+    change = _change_each if pixels.device.type == "cpu" else _change_together
+    change(pixels, parameters)
     return pixels
 
 
-def _jitter_each(pixels: Tensor, parameters: Tensor) -> None:
-    """Jitter and grey, image by image: on a processor an image stays in its cache through all of its operations."""
+def _change_each(pixels: Tensor, parameters: Tensor) -> None:
+    """Change image by image: on a processor an image stays in its cache through all of its operations."""
     colour = pixels.shape[1] == 3
+    rows = parameters.tolist()
     orders = _ORDERS[parameters[:, ORDER].long()].tolist()
-    for index, (row, order) in enumerate(zip(parameters.tolist(), orders, strict=True)):
-        image = pixels[index : index + 1]
-        for column in order if colour else (each for each in order if each in _ANY_CHANNELS):
+    for index, (row, order) in enumerate(zip(rows, orders, strict=True)):
+        for column in (*order, GREY) if colour else (each for each in order if each in _ANY_CHANNELS):
             if row[column] != IDENTITY[column]:
-                result = _OPERATIONS[column](image, parameters[index, column].view(1, 1, 1, 1))
-                if result is not image:
-                    image.copy_(result)
-        if colour and row[GREY] > 0:
-            image.copy_(luma(image).expand_as(image))
+                _OPERATIONS[column](pixels[index : index + 1], row[column])
+    _blur_each(pixels, parameters[:, SIGMA])
+    for index, row in enumerate(rows):
+        if row[SOLARISE] <= 1:
+            solarise(pixels[index], row[SOLARISE])
 
 
-def _jitter_together(pixels: Tensor, parameters: Tensor) -> None:
-    """Jitter and grey, operation by operation: on a GPU few kernels for many images."""
+def _change_together(pixels: Tensor, parameters: Tensor) -> None:
+    """Change operation by operation: on a GPU few kernels for many images."""
     colour = pixels.shape[1] == 3
     orders = _ORDERS[parameters[:, ORDER].long()]  # [B, 4]
     for position in range(orders.shape[1]):
@@ -93,12 +91,15 @@ def _jitter_together(pixels: Tensor, parameters: Tensor) -> None:
             _change(pixels, (orders[:, position] == column) & changed, parameters[:, column], column)
     if colour:
         _change(pixels, parameters[:, GREY] > 0, parameters[:, GREY], GREY)
+    _change(pixels, parameters[:, SIGMA] > 0, parameters[:, SIGMA], SIGMA)
+    _change(pixels, parameters[:, SOLARISE] <= 1, parameters[:, SOLARISE], SOLARISE)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return [B, C, H, W] with each channel shifted by `mean` and divided by `std`, in place."""
     for channel, (shift, scale) in enumerate(zip(mean, std, strict=True)):
-        pixels[:, channel].sub_(shift).div_(scale)
+        plane = pixels[:, channel]
+        torch.add(plane.new_full((), -shift / scale), plane, alpha=1 / scale, out=plane)  # one pass instead of two
     return pixels
 
 
@@ -122,53 +123,64 @@ def luma(pixels: Tensor) -> Tensor:
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]
 
 
-def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return [B, C, H, W] blended with black, in place; `factor` [B, 1, 1, 1], 1 is the identity."""
-    return pixels.mul_(factor).clamp_(0, 1)
+def brightness(pixels: Tensor, factor: Tensor | float) -> Tensor:
+    """Return [B, C, H, W] blended with black, in place; `factor` [B, 1, 1, 1] or one for all, 1 is the identity."""
+    return _clamp(pixels.mul_(factor), factor)
 
 
-def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return [B, C, H, W] blended with their mean grey value, in place; `factor` [B, 1, 1, 1]."""
-    mean = luma(pixels).mean((1, 2, 3), keepdim=True)
-    return pixels.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+def contrast(pixels: Tensor, factor: Tensor | float) -> Tensor:
+    """Return [B, C, H, W] blended with their mean grey value, in place; `factor` [B, 1, 1, 1] or one for all."""
+    mean = luma(pixels.mean((2, 3), keepdim=True))
+    return _clamp(torch.lerp(mean, pixels, factor, out=pixels), factor)
 
 
-def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return RGB [B, 3, H, W] blended with their grey version, in place; `factor` [B, 1, 1, 1]."""
-    grey = luma(pixels).mul_(1 - factor)
-    return pixels.mul_(factor).add_(grey).clamp_(0, 1)
+def saturation(pixels: Tensor, factor: Tensor | float) -> Tensor:
+    """Return RGB [B, 3, H, W] blended with their grey version, in place; `factor` [B, 1, 1, 1] or one for all."""
+    return _clamp(torch.lerp(luma(pixels), pixels, factor, out=pixels), factor)
 
 
-def hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Return RGB [B, 3, H, W] with the hue turned by `shift` [B, 1, 1, 1], a share of the circle in [-0.5, 0.5]."""
-    red, green, blue = pixels.unbind(1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    scale = chroma.clamp(min=1e-12).reciprocal_()
-    sextant = torch.where(
-        value == red,
-        (green - blue) * scale,
-        torch.where(value == green, ((blue - red) * scale).add_(2), ((red - green) * scale).add_(4)),
-    )
-    sextant.add_(shift[:, 0] * 6)
-    result = torch.empty_like(pixels)
-    for channel, offset in enumerate((5, 3, 1)):
-        distance = sextant + offset
-        distance.sub_(torch.floor(distance * (1 / 6)), alpha=6)  # modulo 6, which takes torch.remainder far longer
-        ramp = distance.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)  # up to 1 at 1, down again from 3 to 4
-        torch.addcmul(value, chroma, ramp, value=-1, out=result[:, channel])
-    return result.clamp_(0, 1)
+def _clamp(pixels: Tensor, factor: Tensor | float) -> Tensor:
+    """Return blended pixels in [0, 1], in place; only a factor above 1 can have led out of it."""
+    return pixels if isinstance(factor, float) and factor <= 1 else pixels.clamp_(0, 1)
 
 
-def grey(pixels: Tensor, _: Tensor) -> Tensor:
-    """Return RGB [B, 3, H, W] with all three channels equal to their grey value."""
-    return luma(pixels).expand_as(pixels)
+def hue(pixels: Tensor, shift: Tensor | float) -> Tensor:
+    """Return RGB [B, 3, H, W] with the hue turned, in place, by `shift` [B, 1, 1, 1] or one for all, a share of the
+    circle in [-0.5, 0.5].
+
+    The hue is a place on a hexagon of six sides, red at 0, and its distance from red either way round is
+    (max - 2 min + green + blue - red) / (max - min). So no step asks which channel is the largest: on a processor
+    comparing and choosing take four times as long as arithmetic.
+    """
+    red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
+    larger, smaller = torch.maximum(green, blue), torch.minimum(green, blue)
+    value, least = torch.maximum(red, larger), torch.minimum(red, smaller)
+    chroma = value - least
+    place = larger.add_(smaller).sub_(red).add_(value).sub_(least, alpha=2)
+    place.div_(torch.clamp(chroma, min=1e-12, out=least)).copysign_(torch.sub(green, blue, out=smaller))
+    place.mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # in [0, 6)
+    # A channel lies at `value` up to one side from the middle of its part, and falls by `chroma` over the next side.
+    fall = torch.sub(place, 3, out=smaller).abs_().neg_().add_(2).clamp_(0, 1)
+    torch.addcmul(value, chroma, fall, value=-1, out=red)
+    for channel, middle in ((green, 2), (blue, 4)):
+        torch.sub(place, middle, out=fall).abs_().sub_(1).clamp_(0, 1)
+        torch.addcmul(value, chroma, fall, value=-1, out=channel)
+    return pixels
 
 
-def solarise(pixels: Tensor, threshold: Tensor) -> Tensor:
-    """Return [B, C, H, W] with values at or above `threshold` [B, 1, 1, 1] inverted."""
+def grey(pixels: Tensor, _: Tensor | float) -> Tensor:
+    """Return RGB [B, 3, H, W] with all three channels equal to their grey value, in place."""
+    return pixels.copy_(luma(pixels).expand_as(pixels))
+
+
+def solarise(pixels: Tensor, threshold: Tensor | float) -> Tensor:
+    """Return [B, C, H, W] with values at or above `threshold` [B, 1, 1, 1], or one for all, inverted, in place."""
     # Half a grey level of slack: 128/255 in float32 must count as reaching the threshold 128.
-    return torch.where(pixels >= threshold - 0.5 / 255, 1 - pixels, pixels)
+    least = threshold - 0.5 / 255
+    if isinstance(least, Tensor):
+        return pixels.copy_(torch.where(pixels >= least, 1 - pixels, pixels))
+    # x - 2 (x - 1/2) = 1 - x without a choice, which takes a processor far longer.
+    return pixels.sub_(torch.nn.functional.threshold(pixels - 0.5, least - 0.5, 0.0), alpha=2)
 
 
 def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
@@ -179,32 +191,60 @@ def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
     the three are its cube, and the blur is one product from each side.
     """
     sigma = sigma_px.flatten()
-    for axis in (2, 3):
-        box, reach = _box_matrix(sigma, pixels.shape[axis], pixels.device)
-        # Blocks leave out most of the zeros beside the band; a GPU rather multiplies them than starts more kernels.
-        block = _BLOCK_PX if pixels.device.type == "cpu" else pixels.shape[axis]
-        pixels = torch.cat(
-            [_blurred(pixels, box, reach, first, block, axis) for first in range(0, len(box[0]), block)], axis
-        )
-    return pixels
+    height, width = pixels.shape[2:]
+    down = _three_passes(sigma, height, pixels.device)[:, None]
+    across = down if width == height else _three_passes(sigma, width, pixels.device)[:, None]
+    return torch.matmul(torch.matmul(down, pixels), across.mT)
 
 
-def _blurred(pixels: Tensor, box: Tensor, reach: int, first: int, block: int, axis: int) -> Tensor:
-    """Return the three passes along an axis for `block` places from `first` on."""
-    size = pixels.shape[axis]
-    places = [slice(max(first - passes * reach, 0), min(first + block + passes * reach, size)) for passes in range(4)]
-    weights = box[:, places[0], places[1]] @ box[:, places[1], places[2]] @ box[:, places[2], places[3]]
-    if axis == 2:
-        return torch.matmul(weights[:, None], pixels[:, :, places[3]])
-    return torch.matmul(pixels[..., places[3]], weights[:, None].mT)
+def _blur_each(pixels: Tensor, sigma: Tensor) -> None:
+    """Do as `blur` does with those images [B, C, H, W] whose `sigma` [B] is not 0, in place, on a processor.
+
+    Products of blocks leave out most of the zeros beside the band.
+    """
+    rows = sigma.nonzero()[:, 0]
+    if len(rows) == 0:
+        return
+    reaches = [_BLUR_PASSES * _box_reach(value) for value in sigma[rows].tolist()]
+    block = -(-max(reaches) // _BLOCK_PX) * _BLOCK_PX
+    height, width = pixels.shape[2:]
+    if min(height, width) < 3 * block or not pixels.is_contiguous():
+        _change(pixels, sigma > 0, sigma, SIGMA)
+        return
+    # All blocks between the first and the last one are alike, so that three tell all of them.
+    sides = [side - (side // block - 3) * block for side in (height, width)]
+    down = _three_passes(sigma[rows], sides[0], pixels.device)
+    across = down if sides[0] == sides[1] else _three_passes(sigma[rows], sides[1], pixels.device)
+    half = torch.empty_like(pixels[0])  # blurred downwards only
+    for number, (row, reach) in enumerate(zip(rows.tolist(), reaches, strict=True)):
+        for channel, blurred in zip(pixels[row], half, strict=True):
+            _multiply(down[number], channel, blurred, reach, block)
+        _multiply(across[number], half.view(-1, width).mT, pixels[row].view(-1, width).mT, reach, block)
 
 
-def _box_matrix(sigma: Tensor, size_px: int, device: torch.device) -> tuple[Tensor, int]:
-    """Return [B, size, size], one pass along a side, each row summing to one; and how far from the diagonal it goes."""
+def _multiply(matrix: Tensor, lines: Tensor, out: Tensor, reach: int, block: int) -> None:
+    """Write into `out` what `matrix`, as of three blocks, makes of the lines [L, N]."""
+    last = matrix[2 * block :, 2 * block - reach :]
+    between = len(lines) // block - 2
+    end = (between + 1) * block
+    torch.mm(matrix[:block, : block + reach], lines[: block + reach], out=out[:block])
+    torch.mm(last, lines[end - reach :], out=out[end:])
+    middle = matrix[block : 2 * block, block - reach : 2 * block + reach].expand(between, -1, -1)
+    windows = lines[block - reach : end + reach].unfold(0, block + 2 * reach, block).mT
+    torch.bmm(middle, windows, out=out[block:end].view(between, block, -1))
+
+
+def _box_reach(sigma_px: float) -> int:
+    """Return how far from its middle one box goes."""
+    return int(((12 * sigma_px**2 / _BLUR_PASSES + 1) ** 0.5 - 1) / 2) + 1
+
+
+def _three_passes(sigma: Tensor, size_px: int, device: torch.device) -> Tensor:
+    """Return [B, size, size], the three passes along a side, each row summing to one."""
     variance = sigma[:, None].double().square() / _BLUR_PASSES  # of one box
     reach = (((12 * variance + 1).sqrt() - 1) / 2).floor()  # full pixels to each side
     end = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1).square()))
-    farthest = int(((12 * float(sigma.max()) ** 2 / _BLUR_PASSES + 1) ** 0.5 - 1) / 2) + 1
+    farthest = _box_reach(float(sigma.max()))
     offset = torch.arange(-farthest, farthest + 1)
     distance = offset.abs()[None]
     weight = torch.where(distance <= reach, 1.0, torch.where(distance == reach + 1, end, 0.0))
@@ -214,7 +254,8 @@ def _box_matrix(sigma: Tensor, size_px: int, device: torch.device) -> tuple[Tens
     source = source.to(device, non_blocking=True)
     box = torch.zeros(len(sigma), size_px, size_px, device=device)
     batch = (len(sigma), *source.shape)
-    return box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch)), farthest
+    box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch))
+    return box @ box @ box
 
 
 _OPERATIONS = {
