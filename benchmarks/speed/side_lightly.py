@@ -1,7 +1,9 @@
-"""lightly's side of `benchmarks.speed.training`, in a process of its own: METHOD PHOTOGRAPHS BATCH STEPS.
+"""lightly's side of `benchmarks.speed.training` and `.gpu`, in a process of its own.
+
+    METHOD PHOTOGRAPHS BATCH STEPS [NETWORK WORKERS DEVICE]
 
 The loops of its examples (float32, standard memory layout, its transforms and losses), with the same timm networks and
-widths as ours.
+widths as ours. On a GPU in bfloat16, as ours is.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ Step = Callable[[list[Tensor]], Tensor]
 class SimCLR(nn.Module):
     """Its SimCLR example."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str) -> None:
         super().__init__()
-        self.backbone = timm.create_model(NETWORKS["simclr"], num_classes=0)
-        self.head = SimCLRProjectionHead(512, 512, 128)
+        self.backbone = timm.create_model(network, num_classes=0)
+        self.head = SimCLRProjectionHead(self.backbone.num_features, 512, 128)
         self.criterion = NTXentLoss()
 
     def step(self, views: list[Tensor], number: int) -> Tensor:
@@ -48,12 +50,12 @@ class SimCLR(nn.Module):
 class DenseCL(nn.Module):
     """Its DenseCL example."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str) -> None:
         super().__init__()
-        whole = timm.create_model(NETWORKS["densecl"], num_classes=0, global_pool="")
+        whole = timm.create_model(network, num_classes=0, global_pool="")
         self.backbone = whole
-        self.dense_head = DenseCLProjectionHead(512, 512, 128)
-        self.global_head = DenseCLProjectionHead(512, 512, 128)
+        self.dense_head = DenseCLProjectionHead(whole.num_features, 512, 128)
+        self.global_head = DenseCLProjectionHead(whole.num_features, 512, 128)
         self.teacher = nn.ModuleList(copy.deepcopy(part) for part in (whole, self.dense_head, self.global_head))
         self.teacher.requires_grad_(False)
         self.pool = nn.AdaptiveAvgPool2d((1, 1))
@@ -87,12 +89,13 @@ class DenseCL(nn.Module):
 class DINO(nn.Module):
     """Its DINO example, on a ViT."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str) -> None:
         super().__init__()
-        self.backbone = timm.create_model(NETWORKS["dino"], num_classes=0, dynamic_img_size=True)
-        self.head = DINOProjectionHead(192, 512, 64, 2048, freeze_last_layer=1)
+        self.backbone = timm.create_model(network, num_classes=0, dynamic_img_size=True)
+        width = self.backbone.num_features
+        self.head = DINOProjectionHead(width, 512, 64, 2048, freeze_last_layer=1)
         self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        self.teacher_head = DINOProjectionHead(192, 512, 64, 2048).requires_grad_(False)
+        self.teacher_head = DINOProjectionHead(width, 512, 64, 2048).requires_grad_(False)
         self.criterion = DINOLoss(output_dim=2048, warmup_teacher_temp_epochs=5)
 
     def step(self, views: list[Tensor], number: int) -> Tensor:
@@ -123,21 +126,25 @@ def forever(loader: Any) -> Iterator[Any]:
 def main() -> None:
     """Train, and print the images a second after the warm-up as JSON."""
     method, photographs, batch, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    network, workers, device = sys.argv[5:8] or (NETWORKS[method], 1, "cpu")
     torch.manual_seed(0)
     kind, transform = SIDES[method]
-    model = kind()
+    model = kind(network).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3) if method == "dino" else torch.optim.SGD(trained, lr=0.06)
     data = LightlyDataset(photographs, transform=transform())
     loader = torch.utils.data.DataLoader(
-        data, batch_size=batch, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True
+        data, batch_size=batch, shuffle=True, drop_last=True, num_workers=int(workers), persistent_workers=True
     )
     began = 0.0
     for number, (views, _, _) in enumerate(itertools.islice(forever(loader), steps), start=1):
-        loss = model.step(views, number)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            loss = model.step([view.to(device, non_blocking=True) for view in views], number)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+        if number in (WARM_UP, steps) and device == "cuda":
+            torch.cuda.synchronize()
         if number == WARM_UP:
             began = time.perf_counter()
     print(json.dumps({"images_per_second": (steps - WARM_UP) * batch / (time.perf_counter() - began)}))

@@ -1,11 +1,12 @@
-"""Whole training on a processor, loading included: images a second beside lightly, in turns.
+"""Whole training on a processor, loading included: images a second beside lightly and lightly-train, in turns.
 
-    python -m benchmarks.speed.training [--methods simclr densecl dino] [--rounds 3] [--out ...]
+    python -m benchmarks.speed.training [--methods simclr densecl dino] [--lightly-train PYTHON] [--rounds 3]
 
-Both sides train the same timm network with heads of the same widths, at the same batch and views, each in a process of
+All sides train the same timm network with heads of the same widths, at the same batch and views, each in a process of
 its own with one loading process, on the same photographs of 640 x 480. Ours is `dovetail.pretrain` with its log,
-checkpoint and monitors as users have them; lightly's is the loop of its examples, in its number format (float32). Wall
-time between the end of the fourth step and the end of the last, so that starting costs neither side anything.
+checkpoint and monitors as users have them; lightly's is the loop of its examples, in its number format (float32);
+lightly-train's is its command at its defaults, in an environment of its own (it has no DenseCL). Wall time between the
+end of the fourth step and the end of the last, so that starting costs no side anything.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,24 +27,49 @@ from benchmarks.speed.common import RESULTS, SMALL, foot, ratio, write_photograp
 METHODS = ("simclr", "densecl", "dino")
 NETWORKS = {"simclr": "resnet18", "densecl": "resnet18", "dino": "vit_tiny_patch16_224"}
 WARM_UP = 4
-SIDES = {"ours": "benchmarks.speed.side_ours", "lightly": "benchmarks.speed.side_lightly"}
+OURS, LIGHTLY, LIGHTLY_TRAIN = "ours", "lightly", "lightly-train"
+MODULES = {name: f"benchmarks.speed.side_{name.replace('-', '_')}" for name in (OURS, LIGHTLY, LIGHTLY_TRAIN)}
 
 
-def measured(side: str, method: str, photographs: Path, *, batch: int, steps: int, cores: int) -> float:
+@dataclass(frozen=True)
+class Side:
+    """Who trains.
+
+    Attributes:
+        name: Of the column.
+        python: The interpreter that has it.
+    """
+
+    name: str
+    python: str = sys.executable
+
+    def has(self, method: str) -> bool:
+        """Whether it has a method."""
+        return self.name != LIGHTLY_TRAIN or method != "densecl"
+
+
+def measured(side: Side, method: str, photographs: Path, *, batch: int, steps: int, cores: int) -> float:
     """Return the images a second of one side in a fresh process."""
-    command = [sys.executable, "-m", SIDES[side], method, str(photographs), str(batch), str(steps)]
+    command = [side.python, "-m", MODULES[side.name], method, str(photographs), str(batch), str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(cores)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise SystemExit(f"{side} of {method} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{side.name} of {method} failed:\n{done.stderr[-2000:]}")
     return float(json.loads(done.stdout.strip().splitlines()[-1])["images_per_second"])
 
 
 def line(method: str, rates: dict[str, list[float]]) -> str:
-    """Return a row: both sides' rates, and how many times as fast ours is."""
-    ours, peer = rates["ours"], rates["lightly"]
-    cells = [method, NETWORKS[method], f"{median(ours):.1f}", f"{median(peer):.1f}", ratio(ours, peer)]
-    return f"| {' | '.join(cells)} |"
+    """Return a row: all sides' rates, and how many times as fast as each peer ours is."""
+    ours, *peers = rates.values()
+    shown = [f"{median(rate):.1f}" if rate else "–" for rate in rates.values()]
+    ratios = [ratio(ours, peer) if peer else "–" for peer in peers]
+    return f"| {' | '.join([method, NETWORKS[method], *shown, *ratios])} |"
+
+
+def head(sides: Sequence[Side]) -> list[str]:
+    """Return the table's first two lines."""
+    names = [f"{side.name}, img/s" for side in sides] + [f"ours / {side.name}" for side in sides[1:]]
+    return [f"| method | network | {' | '.join(names)} |", "|---|---|" + "---:|" * len(names)]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,24 +78,28 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--batch", type=int, default=32, help="images in a step")
     parser.add_argument("--steps", type=int, default=12, help=f"of each run, of which the first {WARM_UP} do not count")
-    parser.add_argument("--rounds", type=int, default=3, help="of both sides")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="threads of either side")
+    parser.add_argument("--rounds", type=int, default=3, help="of all sides")
+    parser.add_argument("--lightly-train", metavar="PYTHON", help="the Python of an environment that has lightly-train")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="threads of each side")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_training.md")
     options = parser.parse_args(arguments)
     if options.steps <= WARM_UP:
         parser.error(f"--steps is {options.steps}; it must be more than {WARM_UP}.")
-    lines = ["| method | network | ours, img/s | lightly, img/s | ours / lightly |", "|---|---|---:|---:|---:|"]
+    sides = [Side(OURS), Side(LIGHTLY)]
+    if options.lightly_train:
+        sides.append(Side(LIGHTLY_TRAIN, options.lightly_train))
+    lines = head(sides)
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "photographs"
         write_photographs(photographs, 4 * options.batch, size=SMALL)
         for method in options.methods:
-            rates: dict[str, list[float]] = {side: [] for side in SIDES}
+            rates: dict[str, list[float]] = {side.name: [] for side in sides}
             for _ in range(options.rounds):
-                for side in SIDES:
+                for side in (one for one in sides if one.has(method)):
                     rate = measured(
                         side, method, photographs, batch=options.batch, steps=options.steps, cores=options.cores
                     )
-                    rates[side].append(rate)
+                    rates[side.name].append(rate)
             lines.append(line(method, rates))
             print(lines[-1], flush=True)
     about = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.speed import attention, listing, side_lightly, steps, training, views
+from benchmarks.speed import attention, gpu, listing, side_lightly, steps, training, views
 from benchmarks.speed.common import piece_of, ratio, take_turns, write_photographs
 from PIL import Image
 
@@ -60,11 +60,9 @@ def test_views_of_all_sides_are_of_one_number_and_size(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")  # theirs
 @pytest.mark.parametrize("method", training.METHODS)
-def test_their_loops_give_losses_with_gradients(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = dict.fromkeys(training.NETWORKS, "resnet10t")
-    monkeypatch.setattr(side_lightly, "NETWORKS", networks | {"dino": "vit_tiny_patch16_224"})
+def test_their_loops_give_losses_with_gradients(method: str) -> None:
     kind, _ = side_lightly.SIDES[method]
-    model, count = kind(), 3 if method == "dino" else 2
+    model, count = kind("vit_tiny_patch16_224" if method == "dino" else "resnet10t"), 3 if method == "dino" else 2
     loss = model.step([torch.randn(2, 3, 64, 64) for _ in range(count)], 1)
     loss.backward()
     assert torch.isfinite(loss)
@@ -89,3 +87,30 @@ def test_a_start_lists_everything(tmp_path: Path) -> None:
     facts = listing.start(tmp_path)
     assert facts["images"] == 1003
     assert facts["list_s"] > 0
+
+
+def test_a_table_has_a_column_for_each_side_and_a_dash_for_what_one_lacks() -> None:
+    sides = [training.Side(training.OURS), training.Side(training.LIGHTLY), training.Side(training.LIGHTLY_TRAIN, "p")]
+    assert [side.has("densecl") for side in sides] == [True, True, False]
+    lines = [*training.head(sides), training.line("densecl", {"ours": [2.0], "lightly": [1.0], "lightly-train": []})]
+    assert lines[2] == "| densecl | resnet18 | 2.0 | 1.0 | – | 2.00 (2.00 to 2.00) | – |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_without_a_gpu_the_page_says_so_and_gives_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main(["--methods", "simclr", "--out", str(tmp_path / "gpu.md")])
+    text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert gpu.NONE in text
+    assert "waiting" not in text.partition("| method")[2]
+    _, flops = gpu.costs()["simclr"]
+    assert f"| {gpu.H200 / flops:,.0f} |" in text
+
+
+@pytest.mark.slow
+def test_a_run_tells_its_speed_and_waiting(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    write_photographs(tmp_path, 8, size=(48, 64))
+    facts = gpu.trained("simsiam", "timm/test_resnet", str(tmp_path), 4, 3 * gpu.WARM_UP, 1, "cpu")
+    assert facts["rate"] > 0
+    assert 0 <= facts["wait"] <= 1
