@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,10 +11,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
+from dovetail.data.decode import open_bytes
+from dovetail.views import photometric
 from dovetail.views.batch import unit_boxes
 from dovetail.views.plan import MaskSpec, QuerySpec, ViewPlan, ViewSpec
 from dovetail.views.random import Purpose, stream
-from dovetail.views.sampling import Box, accepts, draw_views, needed_shrink, random_box, resized_crop
+from dovetail.views.sampling import (
+    Box,
+    Draw,
+    accepts,
+    draw_views,
+    needed_shrink,
+    on_grid,
+    random_box,
+    resized_crop,
+    shrink_of,
+)
+from tests.data.photos import encoded
 
 SIZES = st.integers(1, 2000)
 
@@ -134,18 +148,68 @@ def test_one_crop_of_any_size_of_photograph(height: int, width: int) -> None:
     assert resized_crop(pixels, box, size_px=8, interpolation="bicubic").eq(77).all()
 
 
-@pytest.mark.parametrize(("side", "shrink"), [(100, 1), (127, 1), (128, 2), (255, 2), (256, 4), (5000, 8)])
-def test_shrink_leaves_twice_the_pixels(side: int, shrink: int) -> None:
+@pytest.mark.parametrize(("side", "shrink"), [(75, 1), (95, 1), (96, 2), (191, 2), (192, 4), (383, 4), (5000, 8)])
+def test_shrink_leaves_half_as_many_pixels_again(side: int, shrink: int) -> None:
     plan = ViewPlan((ViewSpec(32, scale=(1.0, 1.0), ratio=(1.0, 1.0)),))
     draw = draw_views(generator(0), plan, height=side, width=side)
     assert needed_shrink(replace(draw, boxes=[Box(0, 0, side, side)]), plan) == shrink
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 40))
+@settings(deadline=None)
+def test_boxes_on_the_grid_of_a_smaller_photograph_are_whole(seed: int, height: int, width: int, size: int) -> None:
+    views = (ViewSpec(size), ViewSpec(size, scale=(0.05, 1.0)))
+    plan = ViewPlan(views, queries=QuerySpec(count=3, size_px=size))
+    drawn = draw_views(generator(seed), plan, height=height, width=width)
+    shrink = needed_shrink(drawn, plan)
+    draw = on_grid(drawn, shrink, (width, height))
+    assert drawn.queries is not None
+    assert draw.queries is not None
+    before, after = [*drawn.boxes, *drawn.queries.boxes], [*draw.boxes, *draw.queries.boxes]
+    assert all(edge % shrink == 0 for box in after for edge in box)
+    for old, new in zip(before, after, strict=True):
+        assert 0 <= new.top < new.top + new.height <= height
+        assert 0 <= new.left < new.left + new.width <= width
+        ends = ((old.top, new.top), (old.left, new.left))
+        sides = ((old.top + old.height, new.top + new.height), (old.left + old.width, new.left + new.width))
+        assert all(abs(one - other) < shrink for one, other in ends + sides)
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+def test_the_divisor_is_told_by_sizes(shrink: int) -> None:
+    pixels = torch.zeros(3, -(-1001 // shrink), -(-1333 // shrink), dtype=torch.uint8)
+    assert shrink_of(pixels, (1333, 1001)) == shrink
+    with pytest.raises(ValueError, match="no decoder's version of 1333 x 1003"):
+        shrink_of(torch.zeros(3, 300, 400), (1333, 1003))
 
 
 def test_crop_of_a_shrunk_photograph_shows_the_same_place() -> None:
     x = torch.linspace(0, 255, 800)
     pixels = torch.stack([x.expand(600, 800), x[:600, None].expand(600, 800)]).to(torch.uint8)
     small = torch.nn.functional.interpolate(pixels[None], size=(150, 200), mode="bilinear", antialias=True)[0]
-    box = Box(101, 203, 301, 401)
+    draw = Draw([Box(101, 203, 301, 401)], [False], np.zeros((1, photometric.NUM_PARAMETERS)), None, [])
+    (box,) = on_grid(draw, 4, (800, 600)).boxes
+    assert box == Box(100, 204, 300, 400)
     full = resized_crop(pixels, box, size_px=32, interpolation="bicubic")
-    shrunk = resized_crop(small, box, size_px=32, interpolation="bicubic", source_px=(800, 600))
+    shrunk = resized_crop(small, box, size_px=32, interpolation="bicubic", shrink=4)
     assert (full.int() - shrunk.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_of_a_jpeg_decoded_smaller_are_those_of_the_whole(interpolation: Literal["bilinear", "bicubic"]) -> None:
+    coarse = Image.fromarray(generator(2).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    photograph = open_bytes(encoded(coarse.resize((1503, 1002)), "JPEG", quality=95), 3)
+    plan = ViewPlan((ViewSpec(64, scale=(0.3, 1.0), interpolation=interpolation), ViewSpec(64, scale=(0.3, 1.0))))
+    for seed in range(5):
+        draw = draw_views(generator(seed), plan, height=1002, width=1503)
+        shrink = needed_shrink(draw, plan)
+        assert shrink > 1
+        small = photograph.decode(shrink)
+        assert shrink_of(small, (1503, 1002)) == shrink
+        box = on_grid(draw, shrink, (1503, 1002)).boxes[0]
+        options = {"size_px": 64, "interpolation": interpolation}
+        whole = resized_crop(photograph.decode(1), box, **options)  # type: ignore[arg-type]
+        ours = resized_crop(small, box, **options, shrink=shrink)  # type: ignore[arg-type]
+        difference = (whole.int() - ours.int()).abs().float()
+        assert difference.mean() < 1
+        assert difference.max() <= 4

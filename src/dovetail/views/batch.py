@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dovetail.views import photometric
 from dovetail.views.plan import ViewPlan
-from dovetail.views.sampling import Box, Draw, Queries, resized_crop
+from dovetail.views.sampling import Box, Draw, Queries, on_grid, resized_crop, shrink_of
 from dovetail.views.view import View
 
 # Photographs whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
@@ -110,10 +110,10 @@ class ViewBatch:
 def render(
     pixels: Tensor, draw: Draw, plan: ViewPlan, *, source_px: tuple[int, int], epoch: int, index: int, used: int
 ) -> Sample:
-    """Return the views of one decoded photograph.
+    """Return the views of one decoded photograph; boxes lie on the grid of its pixels (`on_grid`).
 
     Args:
-        pixels: uint8 [C, H, W], the photograph or a smaller version of it.
+        pixels: uint8 [C, H, W], the photograph or a decoder's smaller version of it.
         draw: Where the views lie.
         plan: What `draw` was drawn for.
         source_px: (width, height) of the photograph, the frame of the boxes.
@@ -121,6 +121,8 @@ def render(
         index: Passed on.
         used: Passed on.
     """
+    shrink = shrink_of(pixels, source_px)
+    draw = on_grid(draw, shrink, source_px)
     views = zip(draw.boxes, draw.flipped, plan.views, strict=True)
     sample = Sample(
         crops=tuple(
@@ -130,7 +132,7 @@ def render(
                 size_px=spec.size_px,
                 interpolation=spec.interpolation,
                 flipped=flip,
-                source_px=source_px,
+                shrink=shrink,
             )
             for box, flip, spec in views
         ),
@@ -150,17 +152,17 @@ def render(
         return sample
     return replace(
         sample,
-        queries=_render_queries(pixels, draw.queries, size_px=plan.queries.size_px, source_px=source_px),
+        queries=_render_queries(pixels, draw.queries, size_px=plan.queries.size_px, shrink=shrink),
         query_box=unit_boxes(draw.queries.boxes, source_px),
         query_photometrics=torch.from_numpy(draw.queries.photometrics),
     )
 
 
-def _render_queries(pixels: Tensor, queries: Queries, *, size_px: int, source_px: tuple[int, int]) -> Tensor:
+def _render_queries(pixels: Tensor, queries: Queries, *, size_px: int, shrink: int) -> Tensor:
     """Return uint8 [S, C, P, P]."""
     return torch.stack(
         [
-            resized_crop(pixels, box, size_px=size_px, interpolation="bicubic", flipped=flip, source_px=source_px)
+            resized_crop(pixels, box, size_px=size_px, interpolation="bicubic", flipped=flip, shrink=shrink)
             for box, flip in zip(queries.boxes, queries.flipped, strict=True)
         ]
     )

@@ -7,7 +7,7 @@ the second view's overlap with the first follows SlotCon (https://arxiv.org/abs/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from dovetail.views.masks import draw_mask
 from dovetail.views.plan import QuerySpec, ViewPlan
 
 _TRIES = 10
-_SHRINK_MARGIN = 2  # a shrunk photograph still has at least this many pixels for one of the crop
-_MOST_SHRINK = 8  # of a JPEG decoder
+# A shrunk photograph still has this many pixels for one of the view: 99 of 100 values then differ by no more than some
+# four grey levels from those of the full photograph. With 1 it is nine, and views are softer (speed_decoding.md).
+_SHRINK_MARGIN = 1.5
+_SHRINKS = (1, 2, 4, 8)  # of a JPEG decoder
 
 
 class Box(NamedTuple):
@@ -153,17 +155,46 @@ def _draw_queries(rng: np.random.Generator, spec: QuerySpec, *, num_global: int,
 def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
     """Return the divisor 1, 2, 4 or 8 by which the photograph may be decoded smaller without hurting any view.
 
-    Every crop keeps at least twice the pixels of its view in both directions, so a photograph of a few megapixels is
-    decoded as it is, and one of a hundred is not.
+    Every crop keeps at least half as many pixels again as its view in both directions, so a photograph of a megapixel
+    or two is decoded as it is, and one of a hundred is not.
     """
     pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
     if plan.queries is not None and draw.queries is not None:
         pairs += [(box, plan.queries.size_px) for box in draw.queries.boxes]
     spare = min(min(box.height, box.width) / (size_px * _SHRINK_MARGIN) for box, size_px in pairs)
-    shrink = 1
-    while shrink < _MOST_SHRINK and spare >= shrink * 2:
-        shrink *= 2
-    return shrink
+    return max(shrink for shrink in _SHRINKS if shrink == 1 or spare >= shrink)
+
+
+def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
+    """Return by which divisor `pixels` [C, H, W] are smaller than their photograph of (width, height) `source_px`."""
+    for shrink in _SHRINKS:
+        if tuple(pixels.shape[1:]) == tuple(-(-side // shrink) for side in source_px[::-1]):
+            return shrink
+    height, width = pixels.shape[1:]
+    raise ValueError(f"{width} x {height} pixels are no decoder's version of {source_px[0]} x {source_px[1]}")
+
+
+def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:
+    """Return `draw` with all boxes rounded to whole pixels of the photograph that is smaller by `shrink`.
+
+    So views show exactly what their boxes say: half a pixel of a photograph an eighth as wide is four of its own.
+    """
+    if shrink == 1:
+        return draw
+    width, height = source_px
+
+    def rounded(box: Box) -> Box:
+        top, bottom = (_rounded(edge, shrink, height) for edge in (box.top, box.top + box.height))
+        left, right = (_rounded(edge, shrink, width) for edge in (box.left, box.left + box.width))
+        return Box(top, left, bottom - top, right - left)
+
+    queries = draw.queries and replace(draw.queries, boxes=[rounded(box) for box in draw.queries.boxes])
+    return replace(draw, boxes=[rounded(box) for box in draw.boxes], queries=queries)
+
+
+def _rounded(edge: int, shrink: int, side: int) -> int:
+    # The last pixel of the smaller photograph may lie partly outside, and is left out then.
+    return min(round(edge / shrink), side // shrink) * shrink
 
 
 def resized_crop(
@@ -173,7 +204,7 @@ def resized_crop(
     size_px: int,
     interpolation: Literal["bilinear", "bicubic"],
     flipped: bool = False,
-    source_px: tuple[int, int] | None = None,
+    shrink: int = 1,
 ) -> Tensor:
     """Return the crop `box` of uint8 `pixels` [C, H, W], resized with antialiasing to [C, size, size], then mirrored.
 
@@ -183,13 +214,10 @@ def resized_crop(
         size_px: Side of the result.
         interpolation: Within one or two grey levels of Pillow's filter of that name.
         flipped: Mirror left to right.
-        source_px: (width, height) of the photograph when `pixels` is smaller; the box is then rounded to its grid.
+        shrink: By which divisor `pixels` are smaller than the photograph; the box lies on their grid (`on_grid`).
     """
-    _, height, width = pixels.shape
-    top, left, bottom, right = box.top, box.left, box.top + box.height, box.left + box.width
-    if source_px is not None and source_px != (width, height):
-        across, down = width / source_px[0], height / source_px[1]
-        left, right, top, bottom = round(left * across), round(right * across), round(top * down), round(bottom * down)
+    top, left = box.top // shrink, box.left // shrink
+    bottom, right = top + box.height // shrink, left + box.width // shrink
     crop = pixels[None, :, top:bottom, left:right]
     resized = torch.nn.functional.interpolate(crop, size=(size_px, size_px), mode=interpolation, antialias=True)[0]
     return resized.flip(2) if flipped else resized
