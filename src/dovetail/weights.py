@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, unknown_name
@@ -27,6 +27,7 @@ from dovetail.networks.names import detectron2_decoder, detectron2_encoder, is_r
 from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, local_name, locate_parts, untrained_names
 from dovetail.sidecar import read_sidecar
+from dovetail.tensor_files import write_tensors
 
 SelectedPart = Literal["all", "encoder", "decoder"]
 MODEL_FILE, SIDECAR = "model.safetensors", "model.json"
@@ -43,9 +44,8 @@ class Exported:
     @property
     def parts(self) -> Parts | None:
         """Where the parts are in the names of `weights`; None for a bare file."""
-        if not self.info:
-            return None
-        return Parts(self.info["encoder_prefix"], tuple(self.info["decoder_prefixes"]))
+        info = self.info
+        return Parts(info["encoder_prefix"], tuple(info["decoder_prefixes"])) if info else None
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def save_exported(
         "versions": {"dovetail": version("dovetail-ssl"), "torch": torch.__version__},
         "extra": dict(extra),
     }
-    save_file(weights, folder / MODEL_FILE)
+    write_tensors(weights, folder / MODEL_FILE)
     for part in ("encoder", "decoder"):
         chosen = part_of(weights, parts, part)
         if chosen:
-            save_file(chosen, folder / f"{part}.safetensors")
+            write_tensors(chosen, folder / f"{part}.safetensors")
     (folder / SIDECAR).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
@@ -355,7 +355,7 @@ def export_weights(source: str | Path, *, format: str, to: str | Path) -> Writte
         raise DovetailError(f"The model in {exported.path} has no {format}; choose another format.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        save_file(weights, path)
+        write_tensors(weights, path)
     else:
         torch.save({"model": weights} if format == "detectron2" else weights, path)
     return Written(path, len(weights), what)

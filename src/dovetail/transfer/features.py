@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network, deepest_encoder_tap
 from dovetail.networks.vit import ViTNetwork
+from dovetail.tensor_files import write_tensors
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.images import central
 from dovetail.transfer.machine import Machine, ahead, normalised
@@ -142,6 +143,6 @@ def kept_features(
     features = compute()
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"features": features.contiguous()}, partial)
+    write_tensors({"features": features.contiguous()}, partial)
     partial.replace(path)
     return features, path

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from dovetail.errors import DovetailError
+from dovetail.tensor_files import write_tensors
 from dovetail.transfer.start import TASK_FILE, Source
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
@@ -59,7 +60,7 @@ def save_finished(out: Path, model: nn.Module, task: Task) -> None:
     """Write a fine-tuned model into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(state, out / WEIGHTS)
+    write_tensors(state, out / WEIGHTS)
     (out / TASK).write_text(json.dumps(asdict(task), indent=2) + "\n", encoding="utf-8")
 
 
