@@ -8,7 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SPEED = ("speed.steps", "speed.attention", "speed.views", "speed.listing", "speed.training")
+SPEED = (
+    "speed.steps",
+    "speed.attention",
+    "speed.views",
+    "speed.listing",
+    "speed.training",
+    "speed.compiling",
+    "speed.gpu",
+)
 STUDIES = (*SPEED, "contrast_memory", "dense_memory", "adclr_cost", "faults", "toy")
 
 

@@ -14,6 +14,7 @@ PRETRAIN = [
     "accumulate",
     "batch-size",
     "checkpoint-blocks",
+    "compile",
     "config",
     "data",
     "decoder",

@@ -68,6 +68,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         resume=resume,
         loggers=loggers,
         callbacks=[report] if report is not None else [],
+        compile_networks=asked["compile"],
         profile=asked["profile"],
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )

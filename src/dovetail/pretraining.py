@@ -80,6 +80,7 @@ def pretrain(
     report_every_minutes: float = 5.0,
     loggers: list[str] = [],  # noqa: B006 - read only
     skip_nonfinite_steps: int = 0,
+    compile: bool = False,
     profile: int = 0,
     overwrite: bool = False,
     resume: bool = False,
@@ -125,6 +126,7 @@ def pretrain(
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
             the run ends for it; all are in nonfinite.jsonl with their images.
+        compile: Let torch.compile run the networks; the first step waits for it, minutes. Not with fsdp.
         profile: Steps to profile, after the first three: a summary on the screen and a trace in OUT/profile.
         overwrite: Empty a non-empty `out` first.
         resume: Go on with the run in `out`, exactly where it stopped; on other devices with the same images in a step.

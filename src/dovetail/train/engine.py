@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import joint_batch_norm
 from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.compiling import compiled
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
 from dovetail.train.learner import Learner
@@ -78,6 +79,7 @@ def train(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     names: ImageNames | None = None,
+    compile_networks: bool = False,
     profile: int = 0,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
@@ -95,12 +97,15 @@ def train(
         loggers: Lightning loggers beside TensorBoard.
         callbacks: Lightning callbacks after the engine's own; where weights are sharded, called at the end alone.
         names: From a batch to the names of its images, for the sentence on a loss that is not finite.
+        compile_networks: Let torch.compile run the networks; see `dovetail.train.compiling`.
         profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
-        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk.
+        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights.
     """
+    if compile_networks and settings.sharded:
+        raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
     checkpoints = Checkpoints(out / "checkpoints")
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
@@ -128,7 +133,8 @@ def train(
                 log.info("Going on from step %d of %d.", start, settings.total_steps)
             stops.listen(*stop_signals())
             try:
-                fit(trainer, module, settings)
+                with compiled(learner) if compile_networks else nullcontext():
+                    fit(trainer, module, settings)
             finally:
                 stops.restore()
             check_ending(module, stops, settings, out)
