@@ -7,6 +7,9 @@ The map is p2 of an FPN, 256 channels at a quarter of the image's side (56 x 56 
 convolution, so that nearly all memory is that of heads and losses. One step is: student and teacher on two views, loss,
 backward, queues and centres, teacher. Each measurement is a process of its own; its peak is the resident one that the
 system reports. Two batch sizes tell what an image adds from what is there anyway (PyTorch, weights, gradients, queues).
+
+`decon-sl` is the whole of it: a ResNet-18 with smp's FPN, SlotCon on the encoder and on p2; its settings are those of
+p2.
 """
 
 from __future__ import annotations
@@ -25,16 +28,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes import dense, slots
+from dovetail.recipes.table import build
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
 from dovetail.views.view import View
 
 METHODS = dense.METHODS | slots.METHODS
+WHOLE = "decon-sl"
+MODEL = "smp/fpn/resnet18"
 # Large enough that pieces of similarities are full at both; SlotCon has none, and takes minutes an image.
-BATCHES = {"densecl": (4, 8), "pixpro": (4, 8), "slotcon": (1, 3)}
+BATCHES = {"densecl": (4, 8), "pixpro": (4, 8), "slotcon": (1, 3), WHOLE: (1, 3)}
 CHANNELS = 256
 # glibc keeps freed blocks below a moving threshold of up to 32 MiB, which then count as resident.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
@@ -79,6 +86,16 @@ def recipe_for(method: str, setting: Setting, hidden: int | None) -> Recipe:
     return recipe.with_terms(replace(term, grid=setting.grid, checkpoint_head=setting.checkpoint_head))
 
 
+def whole_recipe(network: Network, setting: Setting, hidden: int | None) -> Recipe:
+    """Return DeCon-SL over SlotCon with its own widths (or another hidden width), p2 under a setting."""
+    recipe = build(WHOLE, network.taps, {} if hidden is None else {"hidden": hidden})
+    terms = [
+        replace(term, grid=setting.grid, checkpoint_head=setting.checkpoint_head) if term.tap == "p2" else term
+        for term in recipe.terms
+    ]
+    return recipe.with_terms(*terms)
+
+
 def random_views(batch: int, image_size: int) -> list[View]:
     """Return two views of noise whose crops overlap."""
     boxes = [(0.0, 0.0, 0.8, 0.8), (0.2, 0.1, 1.0, 0.9)]
@@ -97,7 +114,11 @@ def peak_bytes(method: str, setting: Setting, batch: int, image_size: int, hidde
     """Do one step in this process and return its resident peak."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    learner = Learner(recipe_for(method, setting, hidden), FinestMap())
+    if method == WHOLE:
+        network = build_network(MODEL, image_size=image_size)
+        learner = Learner(whole_recipe(network, setting, hidden), network)
+    else:
+        learner = Learner(recipe_for(method, setting, hidden), FinestMap())
     views, moment = random_views(batch, image_size), Moment(0, 1, 1)
     torch.autograd.backward(learner(views, moment).total)
     learner.update()
@@ -148,6 +169,9 @@ def report(lines: list[str], image_size: int, command: str) -> str:
             "backward pass, so beyond these they add nothing to an image's share. Freed memory goes back to the system",
             "at once; with the C library's own setting, peaks are higher by what it keeps.",
             "",
+            f"decon-sl is the whole method, network included: SlotCon on the encoder and on p2 of {MODEL}; its",
+            "settings are those of p2.",
+            "",
             *lines,
             "",
             f"Command: `{command}`  ",
@@ -161,7 +185,7 @@ def report(lines: list[str], image_size: int, command: str) -> str:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Peak memory per image of the dense methods on a decoder's map.")
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*sorted(METHODS), WHOLE], default=[*sorted(METHODS), WHOLE])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--hidden", type=int, help="hidden width of all heads; by default each method's own")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "dense_memory.md")

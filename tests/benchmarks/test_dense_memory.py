@@ -7,6 +7,7 @@ import torch
 from benchmarks.dense_memory import METHODS, SETTINGS, FinestMap, recipe_for
 
 from benchmarks import dense_memory
+from dovetail.networks.build import build_network
 from dovetail.train.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -62,3 +63,15 @@ def test_writes_a_table_from_processes_of_their_own(tmp_path: Path, monkeypatch:
     dense_memory.main(["--methods", "pixpro", "--hidden", "8", "--image-size", "64", "--output", str(page)])
     (row,) = [line for line in page.read_text().splitlines() if line.startswith("| pixpro")]
     assert "| grid=14 | 14 x 14 |" in row
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_the_whole_method_reach_the_decoder_alone(name: str) -> None:
+    network = build_network(dense_memory.MODEL, image_size=64)
+    encoder, decoder = dense_memory.whole_recipe(network, SETTINGS[name], hidden=8).terms
+    assert (decoder.tap, decoder.grid, decoder.checkpoint_head) == (
+        "p2",
+        SETTINGS[name].grid,
+        SETTINGS[name].checkpoint_head,
+    )
+    assert (encoder.tap, encoder.grid, encoder.checkpoint_head) == ("c5", None, False)
