@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -222,7 +223,7 @@ def to_views(
         query_box = None if batch.query_box is None else move(batch.query_box)
         views = []
         for number, (crops, spec) in enumerate(zip(batch.crops, plan.views, strict=True)):
-            pixels = _pixels(crops, batch.photometrics[:, number], mean, std, device)
+            pixels = augment(crops, batch.photometrics[:, number], mean, std, device)
             is_global = spec.role == "global"
             with_queries = is_global and len(queries) > 0
             views.append(
@@ -248,18 +249,34 @@ def statistics(plan: ViewPlan, channels: int) -> tuple[tuple[float, ...], tuple[
     return (OTHER_MEAN,) * channels, (OTHER_STD,) * channels
 
 
-def _pixels(
+def augment(
     crops: Tensor, parameters: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Tensor:
-    """Return uint8 crops [B, C, H, W] as augmented, normalised float32 on `device`."""
+    """Return uint8 crops [B, C, H, W] as augmented, normalised float32 on `device`.
+
+    Args:
+        crops: On the CPU.
+        parameters: [B, NUM_PARAMETERS] of `photometric.draw`, on the CPU.
+        mean: Of each channel.
+        std: Of each channel.
+        device: Where the result is wanted.
+    """
     crops = crops.to(device, non_blocking=True)
-    pixels = torch.empty(crops.shape, dtype=torch.float32, device=device)
+    pixels = _empty(crops.shape, device)
     step = max(1, (_CHUNK_CPU if device.type == "cpu" else _CHUNK_DEVICE) // crops[0].numel())
     for first in range(0, len(pixels), step):
         chunk = slice(first, first + step)
         changed = photometric.apply(pixels[chunk].copy_(crops[chunk]).div_(255), parameters[chunk])
         photometric.normalise(changed, mean, std)
     return pixels
+
+
+def _empty(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return float32 memory. On a processor NumPy asks for it in large pages, so that the system has a few hundred to
+    clear for a batch where torch's memory has thousands."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, dtype=np.float32))
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def _queries(batch: ViewBatch, mean: Sequence[float], std: Sequence[float], device: torch.device) -> list[Tensor]:
@@ -269,6 +286,6 @@ def _queries(batch: ViewBatch, mean: Sequence[float], std: Sequence[float], devi
     shape = batch.queries.shape
     flat = batch.queries.flatten(0, 1)
     return [
-        _pixels(flat, batch.query_photometrics[:, number].flatten(0, 1), mean, std, device).reshape(shape)
+        augment(flat, batch.query_photometrics[:, number].flatten(0, 1), mean, std, device).reshape(shape)
         for number in range(batch.query_photometrics.shape[1])
     ]
