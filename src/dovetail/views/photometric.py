@@ -235,25 +235,29 @@ def _multiply(matrix: Tensor, lines: Tensor, out: Tensor, reach: int, block: int
 
 
 def _box_reach(sigma_px: float) -> int:
-    """Return how far from its middle one box goes."""
+    """Return how far from its middle one box goes, its fractional end included."""
     return int(((12 * sigma_px**2 / _BLUR_PASSES + 1) ** 0.5 - 1) / 2) + 1
+
+
+def _box(sigma_px: float, farthest: int) -> list[float]:
+    """Return the weights of one box at -farthest .. farthest; their sum is one."""
+    variance, last = sigma_px**2 / _BLUR_PASSES, _box_reach(sigma_px)
+    end = (2 * last - 1) * ((last - 1) * last - 3 * variance) / (6 * (variance - last**2))
+    total = 2 * last - 1 + 2 * end
+    sides = [1 / total if place < last else end / total if place == last else 0.0 for place in range(farthest + 1)]
+    return sides[:0:-1] + sides
 
 
 def _three_passes(sigma: Tensor, size_px: int, device: torch.device) -> Tensor:
     """Return [B, size, size], the three passes along a side, each row summing to one."""
-    variance = sigma[:, None].double().square() / _BLUR_PASSES  # of one box
-    reach = (((12 * variance + 1).sqrt() - 1) / 2).floor()  # full pixels to each side
-    end = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1).square()))
-    farthest = _box_reach(float(sigma.max()))
+    sigmas = sigma.tolist()
+    farthest = _box_reach(max(sigmas))
+    weight = torch.tensor([_box(one, farthest) for one in sigmas]).to(device, non_blocking=True)  # [B, taps]
     offset = torch.arange(-farthest, farthest + 1)
-    distance = offset.abs()[None]
-    weight = torch.where(distance <= reach, 1.0, torch.where(distance == reach + 1, end, 0.0))
-    weight = (weight / (2 * reach + 1 + 2 * end)).float().to(device, non_blocking=True)  # [B, taps]
-    place = torch.arange(size_px)
-    source = (place[:, None] + offset).clamp(0, size_px - 1)  # [size, taps], edges repeated
+    source = (torch.arange(size_px)[:, None] + offset).clamp_(0, size_px - 1)  # [size, taps], edges repeated
     source = source.to(device, non_blocking=True)
-    box = torch.zeros(len(sigma), size_px, size_px, device=device)
-    batch = (len(sigma), *source.shape)
+    box = torch.zeros(len(sigmas), size_px, size_px, device=device)
+    batch = (len(sigmas), *source.shape)
     box.scatter_add_(2, source.expand(batch), weight[:, None].expand(batch))
     return box @ box @ box
 
