@@ -82,7 +82,7 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
     if unknown:
         raise DovetailError(f"Budget {budget.name} has no seed {unknown[0]}; its seeds are {list(budget.seeds)}.")
     scenes = build("stamps", places.cache, budget.scenes)
-    wanted = sorted({arm.measured_on for arm in chosen} - {"stamps"})
+    wanted = sorted({name for arm in chosen for name in (arm.measured_on, arm.trained_on)} - {"stamps"})
     labelled = {"stamps": scenes, **{name: build(name, places.cache, budget.scenes) for name in wanted}}
     if not all(one.known for one in labelled.values()):
         print("The scenes are made of other versions of the packages than the tables; their numbers stand apart.")

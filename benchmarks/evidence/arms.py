@@ -36,7 +36,9 @@ class Arm:
         trivial: Whether it is a floor rather than a contender.
         cue: Of a floor without a network: "background", or one of `benchmarks.scenes.baselines`.
         options: Of the recipe, over those of the base.
-        measured_on: The set that is fine-tuned and tested on; pre-training is always on stamps.
+        measured_on: The set that is fine-tuned and tested on.
+        trained_on: The set whose images are pre-trained on, without their labels.
+        measure: "segmentation" after fine-tuning, or "frozen": kNN and a linear classifier on the encoder as it is.
         network: "vit" for the budget's ViT, "unet" for fine-tuning another decoder than the one pre-trained.
     """
 
@@ -49,6 +51,8 @@ class Arm:
     cue: str | None = None
     options: Mapping[str, Any] | None = None
     measured_on: str = "stamps"
+    trained_on: str = "stamps"
+    measure: Literal["segmentation", "frozen"] = "segmentation"
     network: Literal["vit", "unet"] | None = None
 
 
@@ -107,6 +111,7 @@ class Budget:
         seeds: Each draws a pre-training and a subset of the labels.
         close: Whether the scenes' objects are few and large.
         vit: Name of the ViT.
+        frozen_epochs: Of pre-training for what is measured frozen.
     """
 
     name: str
@@ -126,6 +131,7 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     close: bool = False
     vit: str = "timm/vit_tiny_patch16_224+fpn"
+    frozen_epochs: int = 8
 
     @property
     def scenes(self) -> SetPlan:
@@ -186,6 +192,7 @@ BUDGETS: Mapping[str, Budget] = {
         finetune_batch=32,
         counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
         vit="timm/vit_small_patch16_224+fpn",
+        frozen_epochs=200,
     ),
     TINY: Budget(
         name=TINY,
@@ -203,5 +210,6 @@ BUDGETS: Mapping[str, Budget] = {
         rate_fraction=0.5,
         fractions=(0.5, 1.0),
         seeds=(0, 1),
+        frozen_epochs=1,
     ),
 }

@@ -11,9 +11,10 @@ from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, SCENES
 from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Comparison, Question
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
+from benchmarks.evidence.trial import PROBES
 
-Scores = Mapping[tuple[str, str, float], Mapping[int, float]]
-"""(arm, start, fraction) -> seed -> mIoU in per cent."""
+Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
+"""(arm, start, column) -> seed -> score in per cent."""
 
 TAKEN = {RANDOM: "", ENCODER: "encoder", ALL: "encoder + decoder"}
 EMPTY = "not run"
@@ -39,21 +40,36 @@ class Section:
         named = {one.other for one in self.question.comparisons}
         return [*(arm for arm in SEGMENTATION if arm.name in named - own), *self.question.arms]
 
+    @property
+    def frozen(self) -> bool:
+        """Whether encoders are measured as they are, without fine-tuning."""
+        return self.question.arms[0].measure == "frozen"
+
+    @property
+    def columns(self) -> dict[str, tuple[float, str]]:
+        """Heading -> share of the labels, and the score."""
+        if self.frozen:
+            return {name: (1.0, name) for name in PROBES}
+        return {f"{100 * part:g} %": (part, "mIoU") for part in self.budget.fractions}
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines with scores that count, of all arms."""
+        parts = {part for part, _ in self.columns.values()}
         return [
             line
             for arm in self.arms
             for cell, line in self.records.found(arm).items()
-            if cell.kind == "score" and cell.fraction in self.budget.fractions and cell.seed in self.budget.seeds
+            if cell.kind == "score" and cell.fraction in parts and cell.seed in self.budget.seeds
         ]
 
     def scores(self) -> Scores:
-        """Return mIoU in per cent by row, share of labels and seed."""
-        table: dict[tuple[str, str, float], dict[int, float]] = {}
+        """Return scores in per cent by row, column and seed."""
+        table: dict[tuple[str, str, str], dict[int, float]] = {}
         for line in self.lines():
-            row = table.setdefault((line["arm"], line["start"], line["fraction"]), {})
-            row[line["seed"]] = 100 * line["scores"]["mIoU"]
+            for column, (part, name) in self.columns.items():
+                if line["fraction"] == part:
+                    row = table.setdefault((line["arm"], line["start"], column), {})
+                    row[line["seed"]] = 100 * line["scores"][name]
         return table
 
 
@@ -70,18 +86,19 @@ def page(records: Sequence[Records]) -> str:
 def section_parts(section: Section) -> list[str]:
     """Return the parts on one question and budget."""
     budget, scores, lines = section.budget, section.scores(), section.lines()
-    cells = [(arm.name, start, part) for arm in section.arms for start in arm.starts for part in budget.fractions]
+    cells = [(arm.name, start, column) for arm in section.arms for start in arm.starts for column in section.columns]
+    what = "measurements" if section.frozen else "fine-tunings"
     done, wanted = sum(len(scores.get(cell, {})) for cell in cells), len(cells) * len(budget.seeds)
     lacking = [cell for cell in cells if len(scores.get(cell, {})) < len(budget.seeds)]
     if not {line["arm"] for line in lines} & {arm.name for arm in section.question.arms}:
-        return [f"Budget `{budget.name}`: **none of the {wanted} fine-tunings has been run.**\n"]
-    state = f"{done} of {wanted} fine-tunings have been run"
+        return [f"Budget `{budget.name}`: **none of the {wanted} {what} has been run.**\n"]
+    state = f"{done} of {wanted} {what} have been run"
     if lacking:
         state = f"**{state}; {len(lacking)} of {len(cells)} cells lack seeds, and nothing follows from them yet.**"
     return [
         f"### Budget `{budget.name}`: {section.question.name}\n",
         f"{state}.\n" if not lacking else f"{state}\n",
-        "mIoU in %, by share of the labelled scenes:\n",
+        "Top-1 accuracy in %:\n" if section.frozen else "mIoU in %, by share of the labelled scenes:\n",
         score_table(section, scores),
         floor_note(section, scores),
         "\nDifferences in points, seed by seed; **bold** where the interval leaves out zero:\n",
@@ -107,10 +124,10 @@ def sizes(budget: Budget) -> str:
 def score_table(section: Section, scores: Scores) -> str:
     """Return the scores, rows down, shares of the labels across; floors come last, then the names of rows not run."""
     budget = section.budget
-    lines, lacking = table_head(["pre-training", "taken along"], budget), []
+    lines, lacking = table_head(["pre-training", "taken along"], section), []
     for arm in sorted(section.arms, key=lambda arm: arm.trivial):
         for start in arm.starts:
-            found = [scores.get((arm.name, start, part), {}) for part in budget.fractions]
+            found = [scores.get((arm.name, start, column), {}) for column in section.columns]
             if any(found):
                 lines.append(row([named(arm), TAKEN[start], *(cell_text(one, budget) for one in found)]))
             else:
@@ -120,10 +137,12 @@ def score_table(section: Section, scores: Scores) -> str:
 
 def floor_note(section: Section, scores: Scores) -> str:
     """Return a warning where training from scratch with all labels is hardly above a floor, "" elsewhere."""
-    part = max(section.budget.fractions)
+    if section.frozen:
+        return ""
+    part, column = max(section.budget.fractions), list(section.columns)[-1]
 
     def mean(arm: Arm) -> float | None:
-        values = scores.get((arm.name, RANDOM, part), {})
+        values = scores.get((arm.name, RANDOM, column), {})
         return estimate(list(values.values())).mean if values else None
 
     known = [(value, arm) for arm in section.arms if arm.method is None and (value := mean(arm)) is not None]
@@ -141,11 +160,11 @@ def floor_note(section: Section, scores: Scores) -> str:
 def difference_table(section: Section, scores: Scores) -> str:
     """Return the differences that were asked for; those of which a side is not run are counted."""
     budget = section.budget
-    lines, lacking = table_head(["row", "against"], budget), 0
+    lines, lacking = table_head(["row", "against"], section), 0
     for one in section.question.comparisons:
         found = [
-            paired(scores.get((one.arm, one.start, part), {}), scores.get((one.other, one.other_start, part), {}))
-            for part in budget.fractions
+            paired(scores.get((one.arm, one.start, column), {}), scores.get((one.other, one.other_start, column), {}))
+            for column in section.columns
         ]
         if any(found):
             lines.append(row([*sides_of(one), *(difference_text(difference, budget) for difference in found)]))
@@ -156,10 +175,9 @@ def difference_table(section: Section, scores: Scores) -> str:
     return "\n".join([*lines, *([f"\nNot run: {lacking} other differences."] if lacking else [])])
 
 
-def table_head(names: Sequence[str], budget: Budget) -> list[str]:
+def table_head(names: Sequence[str], section: Section) -> list[str]:
     """Return the two lines above a table."""
-    heads = [*names, *(f"{100 * part:g} %" for part in budget.fractions)]
-    return [row(heads), row(["---"] * len(names) + ["---:"] * len(budget.fractions))]
+    return [row([*names, *section.columns]), row(["---"] * len(names) + ["---:"] * len(section.columns))]
 
 
 def row(cells: Sequence[str]) -> str:
@@ -220,7 +238,7 @@ def provenance(section: Section, lines: Sequence[Mapping[str, Any]]) -> str:
         [
             f"Command: `python -m benchmarks.evidence --budget {section.budget.name}`  ",
             f"Scenes: {', '.join(sorted({line['data'] for line in lines}))}{span}  ",
-            f"Learning rates chosen: {chosen}  ",
+            *([f"Learning rates chosen: {chosen}  "] if chosen else []),
             f"Machine: {'; '.join(machines)}  ",
             f"Versions: {'; '.join(versions)}  ",
             f"Date: {dates[0]} to {dates[-1]}",

@@ -40,6 +40,6 @@ say where a module ends.
 NOT_RUN = """## What has not been run
 
 Where a table or a section above says so. Beyond that, nothing on this page is about detection and instance
-segmentation; kNN and linear scores of ADCLR; ADCLR's queries, weight, crops and attention; or whether the online
+segmentation; ADCLR's queries, weight, crops and attention; or whether the online
 measures of a run pick the better one.
 """

@@ -105,6 +105,20 @@ TOKENS: tuple[Arm, ...] = (
 )
 
 
+# On real photographs, frozen: no fine-tuning hides what the encoder has learnt.
+FROZEN: tuple[Arm, ...] = tuple(
+    replace(arm, name=f"{arm.name}, frozen", measured_on="solar", trained_on="solar", measure="frozen")
+    for arm in (
+        Arm("untrained ViT", None, None, (RANDOM,), network="vit"),
+        Arm("dino", "dino", "dino", (ENCODER,), network="vit"),
+        Arm("adclr", "adclr", "dino", (ENCODER,), network="vit"),
+        Arm("ibot", "ibot", "ibot", (ENCODER,), network="vit"),
+        Arm("adclr-ibot", "adclr-ibot", "ibot", (ENCODER,), network="vit"),
+        Arm("commoner class alone", None, None, (RANDOM,), trivial=True, cue="commoner class"),
+    )
+)
+
+
 def over_plain_form(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
     """Return the differences of arms named "PLAIN, what differs" over the plain one."""
     return tuple(Comparison(arm.name, start, arm.name.split(", ")[0], start) for arm in arms for start in arm.starts)
@@ -136,6 +150,12 @@ QUESTIONS: tuple[Question, ...] = (
         "ViTs: ADCLR over its bases, and together with DeCon",
         TOKENS,
         (*over_base_and_scratch(TOKENS, TOKENS[0]), *joint_over_each()),
+    ),
+    Question(
+        "frozen",
+        "Frozen ViTs on photographs of solar cells: ADCLR over its bases",
+        FROZEN,
+        over_base_and_scratch(FROZEN, FROZEN[0]),
     ),
     Question("ablations", "What DeCon's options do", ABLATIONS, over_plain_form(ABLATIONS)),
     *(

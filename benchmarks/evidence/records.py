@@ -1,8 +1,8 @@
 """What was measured, one JSON object a line, appended as soon as it is known.
 
     segmentation-cpu.jsonl   {"kind": "score" or "rate", "mark", "arm", "start", "fraction", "seed", "rate", "images",
-                              "scores": {"mIoU", "aAcc", "mAcc"}, "iou", "lr", "seconds", "pretrain_seconds", "data",
-                              "machine", "device", "versions", "date"}
+                              "scores": {"mIoU", "aAcc", "mAcc"} or {"kNN", "linear"}, "iou", "lr", "seconds",
+                              "pretrain_seconds", "data", "machine", "device", "versions", "date"}
 
 A line counts only with the mark of the settings at hand; others stay, for the tables that they belonged to. A line that
 was cut off when a study was killed is passed over.
@@ -53,7 +53,7 @@ class Records:
 
     def scenes(self, arm: Arm) -> str:
         """Return the fingerprints of the scenes behind an arm's numbers: those pre-trained on, then others."""
-        names = dict.fromkeys(("stamps", arm.measured_on))
+        names = dict.fromkeys((arm.trained_on, arm.measured_on))
         return "+".join(self.data.get(name, "") for name in names)
 
     def mark(self, arm: Arm) -> str:
@@ -63,9 +63,8 @@ class Records:
         """
         plain = {one.name: one.default for one in fields(arm)}
         departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        sizes = {
-            name: value for name, value in asdict(self.budget).items() if name not in ("fractions", "seeds", "vit")
-        }
+        others = {"fractions", "seeds", "vit"} | ({"frozen_epochs"} if arm.measure != "frozen" else set())
+        sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
         sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
         text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

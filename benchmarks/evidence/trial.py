@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.readers import open_segmentation
 from dovetail.transfer.start import Start
 from dovetail.transfer.subsets import balanced_order, fraction_of
+
+PROBES = ("kNN", "linear")
+NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,8 @@ class Bench:
     def missing(self, arm: Arm, seed: int) -> list[Cell]:
         """Return the scores of an arm and seed that are not there yet."""
         found = self.records.found(arm)
-        cells = [
-            Cell("score", arm.name, start, fraction, seed) for start in arm.starts for fraction in self.budget.fractions
-        ]
+        fractions = (1.0,) if arm.measure == "frozen" else self.budget.fractions
+        cells = [Cell("score", arm.name, start, fraction, seed) for start in arm.starts for fraction in fractions]
         return [cell for cell in cells if cell not in found]
 
 
@@ -71,11 +74,14 @@ def run_arm(bench: Bench, arm: Arm, seed: int, *, keep: bool = False) -> None:
     if arm.cue is not None:
         run_floor(bench, arm, seed)
         return
-    rates = {start: chosen_rate(bench, arm, start) for start in arm.starts}
+    rates = {start: chosen_rate(bench, arm, start) for start in arm.starts if arm.measure != "frozen"}
     run = pretrained(bench, arm, seed)
     for cell in bench.missing(arm, seed):
         start: Start = next(one for one in arm.starts if one == cell.start)
-        measured(bench, arm, cell, run, start, rates[start])
+        if arm.measure == "frozen":
+            probed(bench, arm, cell, run)
+        else:
+            measured(bench, arm, cell, run, start, rates[start])
     if not keep:
         shutil.rmtree(bench.run_folder(arm, seed), ignore_errors=True)
 
@@ -83,6 +89,12 @@ def run_arm(bench: Bench, arm: Arm, seed: int, *, keep: bool = False) -> None:
 def run_floor(bench: Bench, arm: Arm, seed: int) -> None:
     """Do what is missing of a floor without a network, with the same labelled scenes as the other arms."""
     assert arm.cue is not None
+    if arm.cue == "commoner class":
+        for cell in bench.missing(arm, seed):
+            share = share_of_commoner(bench.labelled[arm.measured_on].measure)
+            facts = {"scores": dict.fromkeys(PROBES, share), "machine": machine_line()}
+            bench.records.add(arm, cell, facts)
+        return
     data = open_segmentation(bench.labelled[arm.measured_on].measure)
     test = [data.val[index] for index in range(len(data.val))]
     order = balanced_order([data.train.classes_in(index) for index in range(len(data.train))], seed)
@@ -107,12 +119,12 @@ def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
             shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
         dovetail.pretrain(
-            data=bench.scenes.unlabelled,
+            data=unlabelled(bench, arm),
             model=budget.pretrained_model(arm),
             method=arm.method,
             out=folder,
             recipe=budget.recipe(arm),
-            epochs=budget.epochs,
+            epochs=budget.frozen_epochs if arm.measure == "frozen" else budget.epochs,
             batch_size=budget.batch_size,
             image_size=budget.view_px,
             seed=seed,
@@ -172,6 +184,39 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
     facts |= {"images": results.rows[0].setting["images"], "lr": rate, "seconds": round(seconds, 1)}
     facts |= {"pretrain_seconds": seconds_of(run), "machine": machine_line(), "device": results.device}
     bench.records.add(arm, cell, facts)
+
+
+def probed(bench: Bench, arm: Arm, cell: Cell, run: Path | None) -> None:
+    """Measure the frozen encoder for one cell and write its scores down."""
+    budget, data = bench.budget, bench.labelled[arm.measured_on].measure
+    out = bench.run_folder(arm, cell.seed) / "frozen"
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.monotonic()
+    common: dict[str, Any] = {"run": run, "data": data, "image_size": budget.view_px, "seed": cell.seed}
+    common |= {} if run is not None else {"model": budget.pretrained_model(arm)}
+    knn = dovetail.evaluate_knn(k=[NEIGHBOURS], out=out / "knn", **common)
+    linear = dovetail.evaluate_linear(out=out / "linear", **common)
+    seconds = time.monotonic() - began
+    shutil.rmtree(out, ignore_errors=True)
+    if knn is None or linear is None:
+        raise DovetailError("Measuring gave no results; this is a fault of the study.")
+    scores = {
+        name: round(found.rows[0].scores["top1"].mean, 6) for name, found in zip(PROBES, (knn, linear), strict=True)
+    }
+    facts = {"scores": scores, "seconds": round(seconds, 1), "pretrain_seconds": seconds_of(run)}
+    bench.records.add(arm, cell, facts | {"machine": machine_line(), "device": linear.device})
+
+
+def unlabelled(bench: Bench, arm: Arm) -> Path:
+    """Return the folder of images that an arm pre-trains on; of a labelled set its training images."""
+    return bench.scenes.unlabelled if arm.trained_on == "stamps" else bench.labelled[arm.trained_on].measure / "train"
+
+
+def share_of_commoner(data: Path) -> float:
+    """Return the share of test images that are of the class with most training images."""
+    counts = {part: Counter(path.parent.name for path in (data / part).glob("*/*")) for part in ("train", "val")}
+    commoner = counts["train"].most_common(1)[0][0]
+    return counts["val"][commoner] / counts["val"].total()
 
 
 def facts_of(scores: Any, details: Any, kind: Kind) -> dict[str, Any]:
