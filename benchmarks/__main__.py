@@ -12,6 +12,8 @@ SPEED = (
     "speed.steps",
     "speed.attention",
     "speed.views",
+    "speed.photometrics",
+    "speed.decoding",
     "speed.listing",
     "speed.training",
     "speed.compiling",

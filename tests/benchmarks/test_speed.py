@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from benchmarks.speed import attention, gpu, listing, side_lightly, steps, training, views
+from benchmarks.speed import attention, decoding, gpu, listing, photometrics, side_lightly, steps, training, views
 from benchmarks.speed.common import piece_of, ratio, take_turns, write_photographs
 from PIL import Image
+
+from dovetail.views import sampling
 
 
 def test_forms_take_turns_and_the_first_round_does_not_count() -> None:
@@ -56,6 +59,69 @@ def test_views_of_all_sides_are_of_one_number_and_size(tmp_path: Path) -> None:
         stock = views.stock()(image.convert("RGB"))
     assert [one.shape[-1] for one in theirs] == [spec.size_px for spec in plan.views]
     assert [tuple(one.shape) for one in stock] == [(3, 224, 224)] * 2
+
+
+@pytest.mark.parametrize("name", ["kornia", "torchvision v2, uint8", "torchvision v2, float32"])
+def test_photometrics_of_all_sides_are_the_same_work(name: str) -> None:
+    if name == "kornia":
+        pytest.importorskip("kornia")
+    crops = torch.randint(0, 256, (200, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    for title, spec in photometrics.CASES.items():
+        forms = photometrics.forms(spec)
+        mine, theirs = forms["ours"](crops), forms[name](crops)
+        assert mine.shape == theirs.shape
+        error = (mine.mean((1, 2, 3)).std() + theirs.mean((1, 2, 3)).std()) / len(crops) ** 0.5
+        assert abs(mine.mean() - theirs.mean()) < 4 * error + 0.02, title
+        assert abs(mine.std() - theirs.std()) < 0.1, title
+
+
+def test_a_missing_kornia_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    assert list(photometrics.forms(photometrics.ALL)) == ["ours", "torchvision v2, uint8", "torchvision v2, float32"]
+    assert "kornia is left out" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision's
+def test_decoders_give_the_same_pixels_at_every_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    content = write_photographs(tmp_path, 1, size=(48, 64))[0].read_bytes()
+    bindings = decoding.decoders("no library")
+    assert list(bindings) == [decoding.OURS, "torchvision.io", "Pillow"]
+    assert "PyTurboJPEG is left out" in capsys.readouterr().err
+    for shrink in (1, 2, 4, 8):
+        expected = torch.from_numpy(bindings["Pillow"](content, shrink).copy())  # type: ignore[union-attr]
+        assert expected.shape == (48 // shrink, 64 // shrink, 3)
+        mine = torch.from_numpy(bindings[decoding.OURS](content, shrink))  # type: ignore[arg-type]
+        assert (mine.int() - expected.int()).abs().float().mean() < 1
+    theirs = torch.as_tensor(bindings["torchvision.io"](content, 1)).permute(1, 2, 0)
+    assert (theirs.int() - torch.from_numpy(decoding.by_simplejpeg(content, 1)).int()).abs().float().mean() < 1
+
+
+def test_a_larger_margin_costs_a_view_less(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    (path,) = write_photographs(tmp_path, 1, size=(1500, 2000))
+    plan, kept, mean = views.plan_of("densecl"), sampling._SHRINK_MARGIN, {}
+    for margin in (2.0, 1.0):
+        with decoding.margin_of(margin):
+            found = decoding.differences(path, plan, index=0, epochs=2)
+        mean[margin] = sum(one[1] for one in found)
+    assert len(found) == 4
+    assert mean[2.0] < mean[1.0]
+    assert kept == sampling._SHRINK_MARGIN
+    assert len(decoding.margins([path], rounds=1, epochs=1)) == len(decoding.MARGINS)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision's
+def test_tables_have_a_line_for_every_form_and_size(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    contents = [path.read_bytes() for path in write_photographs(tmp_path, 1, size=(48, 64))]
+    bindings = decoding.decoders("no library")
+    assert len(decoding.table(contents, "small", bindings, rounds=1)) == 3 + 2 * 3
+    crops = photometrics.crops_of_photographs(2)
+    assert crops.shape == (2, 3, 224, 224)
+    lines = photometrics.table(crops, rounds=1)
+    assert len(lines) == sum(len(photometrics.forms(spec)) for spec in photometrics.CASES.values())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")  # theirs

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import ColorJitter
+from torchvision.transforms import ColorJitter, v2
 from torchvision.transforms.v2 import functional as reference
 
 from dovetail.views import photometric
@@ -147,6 +148,91 @@ def test_jitter_is_distributed_as_torchvisions() -> None:
         assert mean_and_std_agree(ours[:, column], np.array([draw[index] for draw in theirs], float))
     counts = np.bincount(ours[:, photometric.ORDER].astype(int), minlength=24)
     assert ((counts - COUNT / 24) ** 2 / (COUNT / 24)).sum() < 50  # chi-squared, 23 degrees of freedom, p = 0.001
+
+
+NOTHING = Photometric(brightness=0, contrast=0, saturation=0, hue=0, jitter_p=0, grey_p=0, blur_p=0)
+FEW = 600  # images
+
+
+def changed_by(spec: Photometric, pixels: Tensor) -> np.ndarray:
+    """Return mean and standard deviation of each of FEW draws of one image, changed by ours: [FEW, 2]."""
+    rng = generator(1)
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(FEW)]))
+    changed = photometric.apply(pixels.expand(FEW, -1, -1, -1).clone(), parameters)
+    return torch.stack([changed.mean((1, 2, 3)), changed.std((1, 2, 3))], 1).numpy()
+
+
+def changed_by_torchvision(transform: Callable[[Tensor], Tensor], pixels: Tensor) -> np.ndarray:
+    """Return the same of torchvision's transform, which draws anew at every call: [FEW, 2]."""
+    torch.manual_seed(1)
+    changed = [transform(pixels) for _ in range(FEW)]
+    return np.array([[one.mean().item(), one.std().item()] for one in changed])
+
+
+@pytest.mark.parametrize(
+    ("spec", "transform"),
+    [
+        (replace(NOTHING, jitter_p=1, brightness=0.4), v2.ColorJitter(brightness=0.4)),
+        (replace(NOTHING, jitter_p=1, contrast=0.4), v2.ColorJitter(contrast=0.4)),
+        (replace(NOTHING, jitter_p=1, saturation=0.4), v2.ColorJitter(saturation=0.4)),
+        (replace(NOTHING, jitter_p=1, hue=0.2), v2.ColorJitter(hue=0.2)),
+        (replace(NOTHING, grey_p=0.3), v2.RandomGrayscale(0.3)),
+        (replace(NOTHING, solarise_p=0.3), v2.RandomSolarize(127.5 / 255, 0.3)),
+        (
+            replace(NOTHING, blur_p=0.5, blur_sigma_px=(0.1, 2.0)),
+            v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5),
+        ),
+        (
+            Photometric(0.4, 0.4, 0.4, 0.1, solarise_p=0.2),
+            v2.Compose(
+                [
+                    v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                    v2.RandomGrayscale(0.2),
+                    v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5),
+                    v2.RandomSolarize(127.5 / 255, 0.2),
+                ]
+            ),
+        ),
+    ],
+    ids=["brightness", "contrast", "saturation", "hue", "grey", "solarise", "blur", "all"],
+)
+def test_images_are_distributed_as_torchvisions(spec: Photometric, transform: Callable[[Tensor], Tensor]) -> None:
+    """Of the images that come out, not of the draws: mean and variance of their brightness and of their contrast."""
+    # Uneven channels, so that every operation moves what is measured; pixels near black and white, so that it clamps.
+    noise = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    pixels = noise * torch.tensor([1.0, 0.7, 0.4])[None, :, None, None]
+    mine, theirs = changed_by(spec, pixels), changed_by_torchvision(transform, pixels)
+    moved = 0
+    for one, other in zip(mine.T, theirs.T, strict=True):
+        if other.std() > 1e-3:
+            moved += 1
+            assert same_mean_and_variance(one, other)
+        else:  # a blur moves the mean at the edges alone, which torchvision mirrors and Pillow repeats
+            assert abs(one.mean() - other.mean()) < 1e-3
+    assert moved > 0
+
+
+def test_other_strengths_are_told_from_torchvisions() -> None:
+    """The test above can fail: a fifth more strength, or a tenth less often, is seen."""
+    pixels = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    theirs = changed_by_torchvision(v2.ColorJitter(brightness=0.4), pixels)
+    assert not same_mean_and_variance(
+        changed_by(replace(NOTHING, jitter_p=1, brightness=0.48), pixels)[:, 0], theirs[:, 0]
+    )
+    theirs = changed_by_torchvision(v2.RandomSolarize(127.5 / 255, 0.3), pixels)
+    assert not same_mean_and_variance(changed_by(replace(NOTHING, solarise_p=0.4), pixels)[:, 1], theirs[:, 1])
+
+
+def same_mean_and_variance(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two samples differ by less than four standard errors in their means and in their variances."""
+
+    def estimates(sample: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+        squares = (sample - sample.mean()) ** 2
+        count = len(sample) ** 0.5
+        return (sample.mean(), sample.std() / count), (squares.mean(), squares.std() / count)
+
+    pairs = zip(estimates(one), estimates(other), strict=True)
+    return all(abs(mine - theirs) < 4 * np.hypot(error, their_error) for (mine, error), (theirs, their_error) in pairs)
 
 
 def test_probabilities_and_ranges_follow_the_spec() -> None:

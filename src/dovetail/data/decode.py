@@ -8,6 +8,10 @@ always 8 bits a channel, upright (EXIF), and has the channels asked for:
 * Transparency is laid over white unless it is itself a channel. CMYK becomes RGB. Palettes are looked up.
 * Of animations the first frame counts. 16-bit values are divided by 257; 32-bit integers likewise where they exceed
   255; floating point is taken as [0, 1].
+
+JPEGs go through simplejpeg. Measured (`benchmarks/results/speed_decoding.md`), it is the fastest at every size or as
+fast as PyTurboJPEG, which needs a libturbojpeg of the system where simplejpeg brings its own; torchvision.io cannot
+decode them smaller, and is deprecated; Pillow takes longer at every size, and is what everything else goes through.
 """
 
 from __future__ import annotations
