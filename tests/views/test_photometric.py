@@ -290,7 +290,7 @@ def test_images_one_by_one_come_out_as_together(channels: int, size: tuple[int, 
 def test_a_blur_in_blocks_is_the_whole_one(size: tuple[int, int], top: float) -> None:
     pixels, sigma = torch.rand(4, 3, *size), torch.tensor([0.0, top / 2, top, 0.1])
     blurred = pixels.clone()
-    photometric._blur_each(blurred, sigma)
+    photometric._blur_each(blurred, sigma, grey=[False] * len(sigma))
     assert blurred[0].equal(pixels[0])
     torch.testing.assert_close(
         blurred[1:], photometric.blur(pixels[1:], sigma[1:, None, None, None]), rtol=0, atol=1e-6
@@ -300,5 +300,5 @@ def test_a_blur_in_blocks_is_the_whole_one(size: tuple[int, int], top: float) ->
 def test_channels_last_images_are_blurred_too() -> None:
     pixels, sigma = torch.rand(2, 3, 53, 70), torch.tensor([1.0, 2.0])
     blurred = pixels.contiguous(memory_format=torch.channels_last)
-    photometric._blur_each(blurred, sigma)
+    photometric._blur_each(blurred, sigma, grey=[False] * len(sigma))
     torch.testing.assert_close(blurred, photometric.blur(pixels, sigma[:, None, None, None]), rtol=0, atol=1e-6)

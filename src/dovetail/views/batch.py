@@ -171,8 +171,14 @@ def _render_queries(pixels: Tensor, queries: Queries, *, size_px: int, shrink: i
 
 def unit_boxes(boxes: Sequence[Box], source_px: tuple[int, int]) -> Tensor:
     """Return [N, 4] float32 (x1, y1, x2, y2) in [0, 1] of a photograph of (width, height) pixels."""
-    corners = [(box.left, box.top, box.left + box.width, box.top + box.height) for box in boxes]
-    return (torch.tensor(corners, dtype=torch.float64) / torch.tensor(source_px * 2, dtype=torch.float64)).float()
+    width, height = source_px
+    return torch.tensor(
+        [
+            (box.left / width, box.top / height, (box.left + box.width) / width, (box.top + box.height) / height)
+            for box in boxes
+        ],
+        dtype=torch.float32,
+    )
 
 
 def collate(samples: Sequence[Sample]) -> ViewBatch:

@@ -79,7 +79,7 @@ def _change_each(pixels: Tensor, parameters: Tensor) -> None:
         for column in (*order, GREY) if colour else (each for each in order if each in _ANY_CHANNELS):
             if row[column] != IDENTITY[column]:
                 _OPERATIONS[column](pixels[index : index + 1], row[column])
-    _blur_each(pixels, parameters[:, SIGMA])
+    _blur_each(pixels, parameters[:, SIGMA], grey=[colour and row[GREY] > 0 for row in rows])
     for index, row in enumerate(rows):
         if row[SOLARISE] <= 1:
             solarise(pixels[index], row[SOLARISE])
@@ -201,10 +201,11 @@ def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
     return torch.matmul(torch.matmul(down, pixels), across.mT)
 
 
-def _blur_each(pixels: Tensor, sigma: Tensor) -> None:
+def _blur_each(pixels: Tensor, sigma: Tensor, *, grey: Sequence[bool]) -> None:
     """Do as `blur` does with those images [B, C, H, W] whose `sigma` [B] is not 0, in place, on a processor.
 
-    Products of blocks leave out most of the zeros beside the band.
+    Products of blocks leave out most of the zeros beside the band. Of images that are `grey` [B], all channels are
+    alike, and the first one's is done for all.
     """
     rows = sigma.nonzero()[:, 0]
     if len(rows) == 0:
@@ -221,9 +222,13 @@ def _blur_each(pixels: Tensor, sigma: Tensor) -> None:
     across = down if sides[0] == sides[1] else _three_passes(sigma[rows], sides[1], pixels.device)
     half = torch.empty_like(pixels[0])  # blurred downwards only
     for number, (row, reach) in enumerate(zip(rows.tolist(), reaches, strict=True)):
-        for channel, blurred in zip(pixels[row], half, strict=True):
+        channels = pixels[row, :1] if grey[row] else pixels[row]
+        for channel, blurred in zip(channels, half[: len(channels)], strict=True):
             _multiply(down[number], channel, blurred, reach, block)
-        _multiply(across[number], half.view(-1, width).mT, pixels[row].view(-1, width).mT, reach, block)
+        lines = half[: len(channels)].view(-1, width)
+        _multiply(across[number], lines.mT, channels.view(-1, width).mT, reach, block)
+        if grey[row]:
+            pixels[row, 1:] = channels
 
 
 def _multiply(matrix: Tensor, lines: Tensor, out: Tensor, reach: int, block: int) -> None:
