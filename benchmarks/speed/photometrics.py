@@ -102,7 +102,7 @@ def forms(spec: Photometric) -> dict[str, Form]:
     try:
         import kornia
     except ImportError:
-        print("kornia is left out, as it is not installed: `pip install kornia`.", file=sys.stderr)
+        print("kornia is left out, as it is not installed: `pip install -e '.[bench]'`.", file=sys.stderr)
     else:
         found["kornia"] = kornias(spec, kornia)
     return found | {
