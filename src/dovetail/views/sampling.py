@@ -20,7 +20,7 @@ from dovetail.views.plan import QuerySpec, ViewPlan
 
 _TRIES = 10
 # A shrunk photograph still has this many pixels for one of the view. Views of 224 px then differ from those of the
-# whole photograph by half a grey level; with 1 by a whole one, by up to 19 in their sharpest places (speed_decoding.md).
+# whole photograph by half a grey level; with 1 by a whole one, by up to 19 in sharp places (speed_decoding.md).
 _SHRINK_MARGIN = 1.5
 _SHRINKS = (1, 2, 4, 8)  # of a JPEG decoder
 
