@@ -7,7 +7,7 @@ part stands beside the whole. Every peer has its own defaults at the same number
 as its examples do. Forms take turns.
 
 Of the photometrics' time, hue and blur take the most. Tried without gain: hue in parts of an image that fit the
-second-level cache or with NumPy (more calls), convolutions for the blur (2 to 5 times as long as products of blocks),
+second-level cache or with NumPy (more calls), convolutions for the blur (up to 5 times as long as products of blocks),
 crops kept as [H, W, C] (what loading gains, photometrics lose), other sizes of what is augmented at a time.
 
 Photographs of 12 megapixels are decoded at a quarter, at which views differ from those of the whole photograph by less
