@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[dev,demo]'
+	$(INSTALL) -e '.[dev,bench,demo]'
 	touch $(STAMP) $(DEMO_STAMP)
 
 # What the demo needs alone is installed in less time.
