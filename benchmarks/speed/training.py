@@ -103,7 +103,8 @@ def main(arguments: Sequence[str]) -> int:
             lines.append(line(method, rates))
             print(lines[-1], flush=True)
     about = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip()
-    command = " ".join(["python -m benchmarks.speed.training", *arguments])
+    shown = ["PYTHON" if one == options.lightly_train else one for one in arguments]  # a path of this machine
+    command = " ".join(["python -m benchmarks.speed.training", *shown])
     text = (
         f"# Training on a processor\n\nBatches of {options.batch}, {options.steps} steps a run, {options.rounds} "
         f"rounds, {options.cores} threads. {about} Ratios are medians of rounds, with the smallest and largest.\n\n"
