@@ -58,6 +58,12 @@ def measured(side: Side, method: str, photographs: Path, *, batch: int, steps: i
     return float(json.loads(done.stdout.strip().splitlines()[-1])["images_per_second"])
 
 
+def version_of(python: str) -> str:
+    """Return which lightly-train an interpreter has."""
+    code = "from importlib.metadata import version; print(version('lightly-train'))"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def line(method: str, rates: dict[str, list[float]]) -> str:
     """Return a row: all sides' rates, and how many times as fast as each peer ours is."""
     ours, *peers = rates.values()
@@ -109,7 +115,10 @@ def main(arguments: Sequence[str]) -> int:
         f"# Training on a processor\n\nBatches of {options.batch}, {options.steps} steps a run, {options.rounds} "
         f"rounds, {options.cores} threads. {about} Ratios are medians of rounds, with the smallest and largest.\n\n"
     )
-    options.out.write_text(text + "\n".join(lines) + "\n\n" + foot(command, "lightly"), encoding="utf-8")
+    text += "\n".join(lines) + "\n\n" + foot(command, "lightly")
+    if options.lightly_train:
+        text = text.replace("\nDate:", f"\nlightly-train: {version_of(options.lightly_train)}  \nDate:")
+    options.out.write_text(text, encoding="utf-8")
     return 0
 
 
