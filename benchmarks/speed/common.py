@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +37,29 @@ def take_turns(forms: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[
             if number:
                 seconds[name].append(time.process_time() - start)
     return seconds
+
+
+def in_process(
+    module: str, *arguments: object, python: str = sys.executable, cores: int | None = None
+) -> dict[str, Any]:
+    """Return what a side prints last, as JSON, in a fresh process.
+
+    Args:
+        module: To run.
+        arguments: Of its command line.
+        python: The interpreter that has it.
+        cores: Threads it may use; as many as it likes for None.
+
+    Raises:
+        SystemExit: With the end of what it said, where it fails.
+    """
+    command = [python, "-m", module, *map(str, arguments)]
+    environment = os.environ | ({} if cores is None else {"OMP_NUM_THREADS": str(cores)})
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 import dovetail
-from benchmarks.speed.common import RESULTS, SMALL, foot, ratio, write_photographs
+from benchmarks.speed.common import RESULTS, SMALL, foot, in_process, ratio, write_photographs
 
 METHODS = ("simclr", "densecl", "slotcon", "decon-sl", "dino", "adclr-dino")
 PEERS = ("simclr", "densecl", "dino")
@@ -86,16 +85,6 @@ def trained(
         "wait": median(one["data_wait"] for one in readings),
         "peak": peak,
     }
-
-
-def in_process(module: str, *arguments: object) -> dict[str, Any]:
-    """Return what a side prints as JSON in a process of its own."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
 
 
 def floor_cells(method: str, model: str, flops: float, rate: float) -> list[str]:

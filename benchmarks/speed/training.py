@@ -12,7 +12,6 @@ end of the fourth step and the end of the last, so that starting costs no side a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.speed.common import RESULTS, SMALL, foot, ratio, write_photographs
+from benchmarks.speed.common import RESULTS, SMALL, foot, in_process, ratio, write_photographs
 
 METHODS = ("simclr", "densecl", "dino")
 NETWORKS = {"simclr": "resnet18", "densecl": "resnet18", "dino": "vit_tiny_patch16_224"}
@@ -50,12 +49,9 @@ class Side:
 
 def measured(side: Side, method: str, photographs: Path, *, batch: int, steps: int, cores: int) -> float:
     """Return the images a second of one side in a fresh process."""
-    command = [side.python, "-m", MODULES[side.name], method, str(photographs), str(batch), str(steps)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(cores)}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{side.name} of {method} failed:\n{done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["images_per_second"])
+    module = MODULES[side.name]
+    facts = in_process(module, method, photographs, batch, steps, python=side.python, cores=cores)
+    return float(facts["images_per_second"])
 
 
 def version_of(python: str) -> str:

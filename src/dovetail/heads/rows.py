@@ -46,10 +46,14 @@ def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tens
     everywhere = world_size() > 1 and not isinstance(norm, nn.BatchNorm1d)  # a layer over all processes
     mean, variance, count = statistics(values, counts, everywhere=everywhere)
     move_statistics(norm, mean, variance, count, enough)
-    normal = (values - mean) * torch.rsqrt(variance + norm.eps)
-    if norm.affine:
-        normal = normal * norm.weight + norm.bias
-    return normal.to(rows.dtype)
+    return normalised(norm, values, mean, variance).to(rows.dtype)
+
+
+def normalised(norm: _BatchNorm, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Return values [N, C, ...] normalised by mean and variance [C], then scaled and shifted as BatchNorm does."""
+    shape = [1, -1, *[1] * (values.dim() - 2)]
+    normal = (values - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
+    return normal * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else normal
 
 
 def statistics(

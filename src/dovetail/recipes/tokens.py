@@ -14,6 +14,7 @@ prototypes make 822 MB for two views. Fewer prototypes serve a smaller set of im
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from dovetail.heads.aggregate import SelfPatchHeadSpec
@@ -297,13 +298,7 @@ def selfpatch(
         norm=head_norm,
         learned_magnitude=learned_magnitude,
     )
-    patch = PrototypeHeadSpec(
-        hidden=hidden,
-        bottleneck=bottleneck,
-        prototypes=patch_prototypes,
-        norm=head_norm,
-        learned_magnitude=learned_magnitude,
-    )
+    patch = replace(cls, prototypes=patch_prototypes)
     head = SelfPatchHeadSpec(
         cls, patch, neighbours, aggregation_blocks, head_channels, reference_wraparound, init_std=head_init_std
     )

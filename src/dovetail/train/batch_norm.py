@@ -12,14 +12,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dovetail.distributed import world_size
 from dovetail.heads.base import at_least_float32
-from dovetail.heads.rows import move_statistics, statistics
+from dovetail.heads.rows import move_statistics, normalised, statistics
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,9 @@ class JointBatchNorm(_BatchNorm):
         if not self.training or world_size() == 1:
             return super().forward(input)
         values = at_least_float32(input)
-        shape = [1, -1, *[1] * (input.dim() - 2)]
         mean, variance, count = statistics(values)
         move_statistics(self, mean, variance, count)
-        normal = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        return normal.to(input.dtype)
+        return normalised(self, values, mean, variance).to(input.dtype)
 
 
 class JointBatchNormAct(JointBatchNorm):
