@@ -1,7 +1,8 @@
 """lightly-train's side of `benchmarks.speed.training`: METHOD PHOTOGRAPHS BATCH STEPS, with the Python that has it.
 
 Its own command at its defaults (number format, transforms, loss, optimiser, log), with the same timm networks and
-widths as ours; it has no DenseCL. It is under the AGPL, so it is installed beside the project and never with it.
+widths as ours; it has no DenseCL. It is under the AGPL, so it has an extra of its own
+(`bench-lightly-train`), best in an environment of its own.
 """
 
 from __future__ import annotations
