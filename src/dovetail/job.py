@@ -81,7 +81,7 @@ def network_for(asked: Mapping[str, Any]) -> Network:
     model = asked["model"]
     if not isinstance(model, (str, nn.Module)):
         raise DovetailError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
-    return build_network(
+    network = build_network(
         model,
         in_channels=asked["in_channels"],
         encoder=asked["encoder"],
@@ -90,6 +90,12 @@ def network_for(asked: Mapping[str, Any]) -> Network:
         drop_path=asked["drop_path"],
         checkpoint_blocks=asked["checkpoint_blocks"],
     )
+    if network.in_channels != asked["in_channels"]:  # a call may say its own
+        raise DovetailError(
+            f"The model takes {network.in_channels} channels, and images are read with {asked['in_channels']}; give "
+            f"--in-channels {network.in_channels}."
+        )
+    return network
 
 
 def recipe_options(asked: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def pretrain(
             of Hugging Face's (a saved folder, or "hf:NAME#SPLIT"), or (in Python) a sequence of paths or a dataset of
             images.
         model: Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn,
-            smp/ARCHITECTURE/ENCODER, torchvision/NAME), or (in Python) a module.
+            smp/ARCHITECTURE/ENCODER, torchvision/NAME), or a call with options, "timm.create_model('NAME',
+            patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or (in Python) a module.
         method: Name of a method (`dovetail methods` lists them).
         out: Folder of the run; must be empty or new unless `overwrite` or `resume` is given.
         preset: Sizes of heads and the like: "paper" as published, "small" for up to 20,000 images or no GPU, "auto"
@@ -109,8 +110,8 @@ def pretrain(
         init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for the library's own.
         encoder: Of a module of your own: name of the sub-module that is the encoder.
         decoder: Of a module of your own: name of the sub-module that is the decoder.
-        drop_path: Of a ViT named as timm/NAME: stochastic depth of its last block, in [0, 1); off in the teacher.
-        checkpoint_blocks: Of a ViT named as timm/NAME: compute blocks again in the backward pass, to save memory.
+        drop_path: Of timm's ViTs, given by name: stochastic depth of its last block, in [0, 1); off in the teacher.
+        checkpoint_blocks: Of timm's ViTs, given by name: compute blocks again in the backward pass, to save memory.
         seed: Of weights, order of images, views and dropout.
         accelerator: Kind of device.
         devices: Number of devices on each node.

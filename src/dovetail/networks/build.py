@@ -16,18 +16,19 @@ from torch import nn
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.construct import construct
-from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_encoder, size_options
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_options
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork
 from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
+from dovetail.networks.timm_names import CREATE, TimmName, create_timm, is_timm_name, parse_model
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
 from dovetail.networks.vit import build_vit, is_vit
 from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
-# What can stand behind the + of "timm/<name>+<decoder>", and its options.
+# What can stand behind the + of "timm/<name>+<decoder>", and its options with their defaults.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
     "fpn": (encoder_fpn, {"channels": 256, "norm": True}),
     "fpn-bias": (encoder_fpn, {"channels": 256, "norm": False}),
@@ -51,9 +52,9 @@ def build_network(
 
     Args:
         model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>", "torchvision/<name>"; a call of
-            segmentation_models_pytorch with its own options, "smp.FPN(encoder_name='resnet18',
-            decoder_pyramid_channels=64)"; or a module: one of these libraries', or any other with `encoder` (and
-            `decoder`).
+            timm or segmentation_models_pytorch with options of its own, "timm.create_model('test_vit',
+            patch_size=8)+fpn(channels=64)" or "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)"; or a
+            module: one of these libraries', or any other with `encoder` (and `decoder`).
         in_channels: Channels of the pixels.
         pretrained: Start from the library's ImageNet weights, which are downloaded.
         encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
@@ -71,7 +72,7 @@ def build_network(
         options = {"image_size": image_size, "drop_path": drop_path, "checkpoint_blocks": checkpoint_blocks}
         return _named_vit(model.removeprefix("timm/"), in_channels=in_channels, pretrained=pretrained, **options)
     if drop_path or checkpoint_blocks:
-        raise DovetailError("drop_path and checkpoint_blocks are for ViTs named as 'timm/NAME'; leave them out.")
+        raise DovetailError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
     if isinstance(model, str):
         if encoder is not None or decoder is not None:
             raise DovetailError(f"{model!r} knows its own parts; leave out `encoder` and `decoder`.")
@@ -84,23 +85,21 @@ def build_network(
 
 
 def is_timm_vit(model: str) -> bool:
-    """Whether a model's name is that of one of timm's plain ViTs, with or without a decoder."""
-    library, _, rest = model.partition("/")
-    name = rest.partition("+")[0]
-    return library == "timm" and timm.is_model(name) and is_vit(name)
+    """Whether a model's name, or call of timm, is that of one of timm's plain ViTs, with or without a decoder."""
+    return is_timm_name(model) and is_vit(parse_model(model).name)
 
 
 def _named_vit(rest: str, **options: Any) -> Network:
-    return build_vit_fpn(rest, **options) if "+" in rest else build_vit(rest, **options)
+    return build_vit_fpn(rest, **options) if TimmName.parse(rest).plus else build_vit(rest, **options)
 
 
 def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
     if model.startswith("smp."):
         return _by_call(model, in_channels=in_channels, image_size=image_size)
+    if is_timm_name(model) and model != "timm/":
+        return _build_timm(parse_model(model), in_channels=in_channels, image_size=image_size)
     library, _, rest = model.partition("/")
     match library:
-        case "timm" if rest:
-            return _build_timm(rest, in_channels=in_channels, image_size=image_size)
         case "smp":
             architecture, slash, encoder = rest.partition("/")
             if not slash:
@@ -139,22 +138,24 @@ def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
     return _with_tokens(SmpNetwork(built, construction=construction, in_channels=channels, image_size=image_size))
 
 
-def _build_timm(rest: str, *, in_channels: int, image_size: int) -> Network:
-    name, plus, decoder = rest.partition("+")
-    if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
-    if plus and decoder not in DECODERS:
-        raise unknown_name("decoder", decoder, DECODERS)
-    if plus:
-        compose, options = DECODERS[decoder]
-        kwargs = {"name": name, "in_channels": in_channels, **options}
-        composed = compose(**kwargs)
+def _build_timm(named: TimmName, *, in_channels: int, image_size: int) -> Network:
+    if not timm.is_model(named.name):
+        raise unknown_name("timm model", named.name, timm.list_models())
+    if named.plus and named.decoder not in DECODERS:
+        raise unknown_name("decoder", named.decoder, DECODERS)
+    model: nn.Module
+    if named.plus:
+        compose, defaults = DECODERS[named.decoder]
+        kwargs = {"name": named.name, "in_channels": in_channels, **named.decoder_kwargs(defaults)}
+        kwargs |= {"encoder_options": named.options} if named.options else {}
+        model = compose(**kwargs)
         construction = Construction(f"dovetail.networks.decoders.{compose.__name__}", kwargs)
-        return TimmNetwork(composed, construction=construction, in_channels=in_channels, image_size=image_size)
-    kwargs = {"num_classes": 0, "in_chans": in_channels, **size_options(name)}
-    construction = Construction("timm.create_model", kwargs, args=(name,))
-    plain = plain_encoder(name, in_channels=in_channels)
-    return TimmNetwork(plain, construction=construction, in_channels=in_channels, image_size=image_size)
+    else:
+        options = plain_options(named.name, in_channels=in_channels, encoder_options=named.options)
+        model = create_timm(named.name, options)
+        construction = Construction(CREATE, options, args=(named.name,))
+    channels = named.options.get("in_chans", in_channels)
+    return TimmNetwork(model, construction=construction, in_channels=channels, image_size=image_size)
 
 
 def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_channels: int, image_size: int) -> Network:

@@ -18,11 +18,6 @@ from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.torchvision_models import MODELS
 
 OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
-# Arguments by which the libraries load weights, from a file or over the network.
-LOADS = (
-    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
-    *("weights", "weights_backbone", "encoder_weights"),
-)
 
 
 def construct(call: str) -> nn.Module:
@@ -37,8 +32,8 @@ def construct(call: str) -> nn.Module:
         raise DovetailError(
             f"{call} cannot be built from its name; build your model yourself and load the weights with load_into."
         )
-    refuse_loading(construction)
     try:
+        refuse_loading(construction, function)
         model = function(*construction.args, **construction.kwargs)
     except DovetailError:
         raise
@@ -52,11 +47,23 @@ def construct(call: str) -> nn.Module:
     return model
 
 
-def refuse_loading(construction: Construction) -> None:
-    """Raise `DovetailError` where the call would fetch or read weights of its own: a file's text may not ask for it."""
-    names = [str(value) for value in (*construction.args, *construction.kwargs.values()) if isinstance(value, str)]
-    asked = [name for name in LOADS if construction.kwargs.get(name) not in (None, False)]
-    asked += [name for name in names if ":" in name or "/" in name or "\\" in name]
+def refuse_loading(construction: Construction, function: Callable[..., Any] | None = None) -> None:
+    """Raise `DovetailError` where the call would fetch or read weights of its own: a file's text may not ask for it.
+
+    Args:
+        construction: The call.
+        function: What is called, to know positional arguments by name and to see defaults that load.
+
+    Raises:
+        DovetailError: It would.
+        TypeError: `function` has no such arguments.
+    """
+    asked = construction.asked_to_load()
+    if function is not None and not asked:
+        # torchvision's old positional arguments have no place in its signature, and so are refused here.
+        bound = inspect.signature(function).bind(*construction.args, **construction.kwargs)
+        bound.apply_defaults()
+        asked = Construction(construction.path, dict(bound.arguments)).asked_to_load()
     if asked:
         raise DovetailError(
             f"{construction} would load more than the weights beside it ({asked[0]}); build your model yourself and "

@@ -13,7 +13,7 @@ The models here are what is exported. `EncoderFPN` answers like torchvision's de
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -23,6 +23,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dovetail.errors import DovetailError
+from dovetail.networks.timm_names import create_timm
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
@@ -121,20 +122,62 @@ class EncoderFCN(nn.Module):
         return decoded
 
 
-def encoder_fpn(name: str, *, in_channels: int = 3, channels: int = 256, norm: bool = True) -> EncoderFPN:
-    """Return timm's model `name`, randomly initialised, under a feature pyramid with or without BatchNorm."""
-    return EncoderFPN(plain_encoder(name, in_channels=in_channels), channels=channels, norm=norm)
+def encoder_fpn(
+    name: str,
+    *,
+    in_channels: int = 3,
+    channels: int = 256,
+    norm: bool = True,
+    encoder_options: Mapping[str, Any] | None = None,
+) -> EncoderFPN:
+    """Return timm's model `name`, randomly initialised, under a feature pyramid.
+
+    Args:
+        name: timm's name.
+        in_channels: Channels of the pixels.
+        channels: Width of the pyramid.
+        norm: BatchNorm on lateral and output convolutions.
+        encoder_options: Further options of `timm.create_model`.
+
+    Raises:
+        DovetailError: timm cannot build it so, or it has not the maps that a pyramid needs.
+    """
+    encoder = plain_encoder(name, in_channels=in_channels, encoder_options=encoder_options)
+    return EncoderFPN(encoder, channels=channels, norm=norm)
 
 
-def encoder_fcn(name: str, *, in_channels: int = 3, channels: int = 256, dilation: int = 6) -> EncoderFCN:
-    """Return timm's model `name`, randomly initialised, under an FCN decoder."""
-    return EncoderFCN(plain_encoder(name, in_channels=in_channels), channels=channels, dilation=dilation)
+def encoder_fcn(
+    name: str,
+    *,
+    in_channels: int = 3,
+    channels: int = 256,
+    dilation: int = 6,
+    encoder_options: Mapping[str, Any] | None = None,
+) -> EncoderFCN:
+    """Return timm's model `name`, randomly initialised, under an FCN decoder.
+
+    Args:
+        name: timm's name.
+        in_channels: Channels of the pixels.
+        channels: Width of the two convolutions.
+        dilation: Their dilation.
+        encoder_options: Further options of `timm.create_model`.
+
+    Raises:
+        DovetailError: timm cannot build it so, or it has not the maps that are needed.
+    """
+    encoder = plain_encoder(name, in_channels=in_channels, encoder_options=encoder_options)
+    return EncoderFCN(encoder, channels=channels, dilation=dilation)
 
 
-def plain_encoder(name: str, *, in_channels: int) -> nn.Module:
-    """Return timm's model `name` without classifier, randomly initialised."""
-    model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_channels, **size_options(name))
-    return model
+def plain_encoder(name: str, *, in_channels: int, encoder_options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return timm's model `name` without classifier, randomly initialised; see `plain_options`."""
+    return create_timm(name, plain_options(name, in_channels=in_channels, encoder_options=encoder_options))
+
+
+def plain_options(name: str, *, in_channels: int, encoder_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the options of `timm.create_model`: no classifier, images of any size, and over these the given ones."""
+    return {"num_classes": 0, "in_chans": in_channels, **size_options(name), **(encoder_options or {})}
 
 
 def size_options(name: str) -> dict[str, Any]:

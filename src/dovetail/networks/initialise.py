@@ -88,11 +88,12 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
         return weights
     if library == "timm":
         return dict(timm.create_model(*construction.args, **{**kwargs, "pretrained": True}).state_dict())
-    # A composed model: `name` and `in_channels` of its timm encoder, and `image_size` where positions depend on it.
+    # A composed model: `name`, `in_channels` and options of its timm encoder, and `image_size` where positions depend
+    # on it.
     name = str(construction.args[0] if construction.args else kwargs["name"])
     size = {"img_size": kwargs["image_size"], "dynamic_img_size": True} if "image_size" in kwargs else {}
-    encoder = timm.create_model(name, pretrained=True, num_classes=0, in_chans=kwargs["in_channels"], **size)
-    return dict(encoder.state_dict())
+    options = {"num_classes": 0, "in_chans": kwargs["in_channels"], **size, **kwargs.get("encoder_options", {})}
+    return dict(timm.create_model(name, pretrained=True, **options).state_dict())
 
 
 def _fetch_smp(kwargs: Mapping[str, object]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,12 @@ from dovetail.errors import DovetailError
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import LateralDropout, QueryRule, Tap
 from dovetail.views.view import View
+
+# Arguments by which the libraries load weights, from a file or over the network.
+LOADS = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
+    *("weights", "weights_backbone", "encoder_weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,28 @@ class Construction:
         """Return the construction that `call`, such as "timm.create_model('resnet18')", spells; None for other text."""
         try:
             node = ast.parse(call, mode="eval").body
-            if not isinstance(node, ast.Call):
-                return None
-            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+            if not isinstance(node, ast.Call) or not all(keyword.arg for keyword in node.keywords):
+                return None  # with ** too, whose names are not seen here
+            kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
             return cls(ast.unparse(node.func), kwargs, tuple(ast.literal_eval(value) for value in node.args))
         except (SyntaxError, ValueError):
             return None
+
+    def asked_to_load(self) -> list[str]:
+        """Return the arguments that ask a library for weights or files, nested ones too; [] for random weights."""
+        return [*_asked(self.kwargs), *_asked(self.args)]
+
+
+def _asked(value: Any) -> Iterator[str]:
+    """Yield the names of loading arguments in a plain value, and the texts in it that could be paths or addresses."""
+    if isinstance(value, str):
+        if ":" in value or "/" in value or "\\" in value:
+            yield value
+    elif isinstance(value, Mapping):
+        yield from (str(name) for name, inner in value.items() if name in LOADS and inner not in (None, False))
+        yield from (found for name, inner in value.items() for part in (name, inner) for found in _asked(part))
+    elif isinstance(value, (list, tuple, set)):
+        yield from (found for inner in value for found in _asked(inner))
 
 
 class Network(nn.Module, ABC):

@@ -15,7 +15,7 @@ Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S q
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from dovetail.errors import DovetailError, unknown_name
 from dovetail.heads.base import Kind, TeacherAware
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.probe import trial_view
+from dovetail.networks.timm_names import CREATE, TimmName, create_timm
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
 from dovetail.recipe import Tap
@@ -182,7 +183,8 @@ def build_vit(
     """Return a timm ViT as a network.
 
     Args:
-        name_or_module: A timm model name such as "vit_small_patch16_224", or a VisionTransformer or Eva module, which
+        name_or_module: A timm model name such as "vit_small_patch16_224", a call of timm with options of its own such
+            as "timm.create_model('vit_small_patch16_224', patch_size=8)", or a VisionTransformer or Eva module, which
             is taken as it is; the four options of its construction below do not apply to it.
         in_channels: Channels of the pixels.
         pretrained: Start from timm's weights.
@@ -196,21 +198,38 @@ def build_vit(
     """
     construction: Construction | None = None
     if isinstance(name_or_module, str):
-        check_name(name_or_module)
-        options: dict[str, Any] = {
-            "num_classes": 0,
-            "in_chans": in_channels,
-            "img_size": image_size,
-            "dynamic_img_size": True,
-        }
-        construction = Construction("timm.create_model", options, args=(name_or_module,))
-        model = timm.create_model(name_or_module, pretrained=pretrained, drop_path_rate=drop_path, **options)
+        named = TimmName.parse(name_or_module)
+        if named.plus:
+            raise DovetailError(f"{name_or_module} has a decoder; leave out +{named.decoder}, or call build_vit_fpn.")
+        options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=named.options)
+        construction = Construction(CREATE, options, args=(named.name,))
+        model = named_vit(named, options, pretrained=pretrained, drop_path=drop_path)
     else:
         model = name_or_module
         check_model(model)
     if checkpoint_blocks:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     return ViTNetwork(model, construction=construction)
+
+
+def vit_options(
+    *, in_channels: int, image_size: int, encoder_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the options of `timm.create_model`: no classifier, views of any size, and over these the given ones."""
+    size = {"img_size": image_size, "dynamic_img_size": True}
+    return {"num_classes": 0, "in_chans": in_channels, **size, **(encoder_options or {})}
+
+
+def named_vit(named: TimmName, options: Mapping[str, Any], *, pretrained: bool, drop_path: float) -> nn.Module:
+    """Return timm's ViT of a name with `options`; `drop_path` is for pre-training alone and in no constructor.
+
+    Raises:
+        DovetailError: The name is no ViT's, timm cannot build it so, or there are two rates of stochastic depth.
+    """
+    check_name(named.name)
+    if drop_path and "drop_path_rate" in options:
+        raise DovetailError("The model's call has a drop_path_rate, and drop_path is given beside it; leave one out.")
+    return create_timm(named.name, {"drop_path_rate": drop_path, **options}, pretrained=pretrained)
 
 
 def is_vit(name_or_module: str | nn.Module) -> bool:

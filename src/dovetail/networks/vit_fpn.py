@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import timm
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -23,10 +22,17 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.decoders import PYRAMID_STRIDES, fpn_forward
 from dovetail.networks.network import Construction
-from dovetail.networks.vit import ViTNetwork, check_model, check_name
+from dovetail.networks.timm_names import TimmName, create_timm
+from dovetail.networks.vit import ViTNetwork, check_model, named_vit, vit_options
 from dovetail.networks.vit_embed import patch_px
 from dovetail.recipe import Tap
 from dovetail.views.view import View
+
+# What can stand behind the + of a ViT's name, and its options.
+VIT_DECODERS: Mapping[str, Mapping[str, int | bool]] = {
+    "fpn": {"channels": 256, "norm": True},
+    "fpn-bias": {"channels": 256, "norm": False},
+}
 
 
 class ViTPyramid(nn.Module):
@@ -142,11 +148,29 @@ def evenly_spaced(depth: int) -> list[int]:
 
 
 def vit_fpn(
-    name: str, *, in_channels: int = 3, image_size: int = 224, channels: int = 256, norm: bool = True
+    name: str,
+    *,
+    in_channels: int = 3,
+    image_size: int = 224,
+    channels: int = 256,
+    norm: bool = True,
+    encoder_options: Mapping[str, Any] | None = None,
 ) -> ViTFPN:
-    """Return timm's ViT `name`, randomly initialised, for views of any size, under a feature pyramid."""
-    encoder = timm.create_model(name, num_classes=0, in_chans=in_channels, img_size=image_size, dynamic_img_size=True)
-    return ViTFPN(encoder, channels=channels, norm=norm)
+    """Return timm's ViT `name`, randomly initialised, for views of any size, under a feature pyramid.
+
+    Args:
+        name: timm's name.
+        in_channels: Channels of the pixels.
+        image_size: Side in pixels that the grid of positions is for.
+        channels: Width of the pyramid.
+        norm: BatchNorm on lateral and output convolutions.
+        encoder_options: Further options of `timm.create_model`.
+
+    Raises:
+        DovetailError: timm cannot build it so, or its patches fit no pyramid.
+    """
+    options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=encoder_options)
+    return ViTFPN(create_timm(name, options), channels=channels, norm=norm)
 
 
 def build_vit_fpn(
@@ -161,7 +185,8 @@ def build_vit_fpn(
     """Return a timm ViT under a feature pyramid as a network.
 
     Args:
-        name_or_module: "<timm name>+fpn", "<timm name>+fpn-bias" (no BatchNorm), or a `ViTFPN`, taken as it is.
+        name_or_module: "<timm name>+fpn", "<timm name>+fpn-bias" (no BatchNorm), either with options as in
+            "+fpn(channels=64)", a call of timm in place of the name, or a `ViTFPN`, taken as it is.
         in_channels: Channels of the pixels.
         pretrained: Start the ViT from timm's weights.
         image_size: Side of the global views in pixels.
@@ -173,22 +198,15 @@ def build_vit_fpn(
     """
     construction: Construction | None = None
     if isinstance(name_or_module, str):
-        name, _, decoder = name_or_module.partition("+")
-        if decoder not in ("fpn", "fpn-bias"):
-            raise unknown_name("decoder of a ViT", decoder, ("fpn", "fpn-bias"))
-        check_name(name)
-        encoder = timm.create_model(
-            name,
-            pretrained=pretrained,
-            num_classes=0,
-            in_chans=in_channels,
-            img_size=image_size,
-            dynamic_img_size=True,
-            drop_path_rate=drop_path,
-        )
-        options = {"in_channels": in_channels, "image_size": image_size, "channels": 256, "norm": decoder == "fpn"}
-        construction = Construction("dovetail.networks.vit_fpn.vit_fpn", options, args=(name,))
-        model = ViTFPN(encoder, channels=256, norm=decoder == "fpn")
+        named = TimmName.parse(name_or_module)
+        if named.decoder not in VIT_DECODERS:
+            raise unknown_name("decoder of a ViT", named.decoder, VIT_DECODERS)
+        pyramid: dict[str, Any] = named.decoder_kwargs(VIT_DECODERS[named.decoder])
+        options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=named.options)
+        model = ViTFPN(named_vit(named, options, pretrained=pretrained, drop_path=drop_path), **pyramid)
+        kwargs = {"in_channels": in_channels, "image_size": image_size, **pyramid}
+        kwargs |= {"encoder_options": named.options} if named.options else {}
+        construction = Construction("dovetail.networks.vit_fpn.vit_fpn", kwargs, args=(named.name,))
     else:
         model = name_or_module
     if checkpoint_blocks:

@@ -25,6 +25,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFPN, encoder_fpn
 from dovetail.networks.network import Construction
+from dovetail.networks.timm_names import encoder_of
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN, vit_fpn
 from dovetail.train.batch_norm import JointBatchNorm
@@ -152,9 +153,10 @@ def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
         raise DovetailError(
             f"{source.constructor} has no encoder of timm's; name a detector with --model, such as timm/resnet50+fpn."
         )
+    own = encoder_of(call)[1] if call.path.startswith(("timm.", "dovetail.")) else {}
     if is_vit(name):
-        return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size)
-    return encoder_fpn(name, in_channels=source.in_channels)
+        return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size, encoder_options=own)
+    return encoder_fpn(name, in_channels=source.in_channels, encoder_options=own)
 
 
 def encoder_name(call: Construction) -> str | None:
@@ -167,7 +169,7 @@ def encoder_name(call: Construction) -> str | None:
         found = re.search(r"resnet\d+", call.path)
         name = found[0] if found else ""
     else:
-        name = str(call.args[0] if call.args else call.kwargs.get("name"))
+        name, _ = encoder_of(call)
     return name if timm.is_model(name) else None
 
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
@@ -37,7 +36,8 @@ from dovetail.networks.decoders import (
     pyramid_stages,
 )
 from dovetail.networks.network import Construction
-from dovetail.networks.vit import is_vit
+from dovetail.networks.timm_names import create_timm, encoder_of
+from dovetail.networks.vit import is_vit, vit_options
 from dovetail.networks.vit_embed import patch_px
 from dovetail.networks.vit_fpn import ViTFPN, rescale, vit_fpn
 from dovetail.transfer.segment import WithAuxiliary
@@ -275,20 +275,21 @@ def padded(model: nn.Module) -> nn.Module:
 
 def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSpec) -> nn.Module:
     """Return encoder and decoder without a head, randomly initialised."""
-    name = str(call.args[0] if call.args else call.kwargs.get("name"))
-    tokens = is_vit(name)
+    name, own = encoder_of(call)
+    tokens, channels = is_vit(name), source.in_channels
     if call.path.startswith("dovetail.networks.") and decoder == "auto":
         return construct(str(call))
     chosen = ("fpn" if tokens else "fcn") if decoder == "auto" else decoder
     if chosen == "upernet" and tokens:
-        options: dict[str, Any] = {"num_classes": 0, "in_chans": source.in_channels, "img_size": source.image_size}
-        return ViTMaps(timm.create_model(name, dynamic_img_size=True, **options))
+        options = vit_options(in_channels=channels, image_size=source.image_size, encoder_options=own)
+        return ViTMaps(create_timm(name, options))
     if chosen == "fpn":
         if tokens:
-            return vit_fpn(name, in_channels=source.in_channels, image_size=source.image_size)
-        return encoder_fpn(name, in_channels=source.in_channels)
+            return vit_fpn(name, in_channels=channels, image_size=source.image_size, encoder_options=own)
+        return encoder_fpn(name, in_channels=channels, encoder_options=own)
     if chosen == "fcn" and not tokens:
-        return encoder_fcn(name, in_channels=source.in_channels, channels=fcn.channels, dilation=fcn.dilation)
+        sizes = {"channels": fcn.channels, "dilation": fcn.dilation}
+        return encoder_fcn(name, in_channels=channels, encoder_options=own, **sizes)
     fits = "fpn or upernet" if tokens else "fcn or fpn"
     raise DovetailError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
 

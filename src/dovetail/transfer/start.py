@@ -113,7 +113,8 @@ def source_of(run: str | Path | None, model: str | None, *, image_size: int | No
         raise DovetailError("No run was named; give a pre-training run with --run, or --model for random weights.")
     if run is None:
         network = build_network(model or "", image_size=image_size or 224)
-        return Source(network.constructor, None, IMAGENET_MEAN, IMAGENET_STD, network.image_size)
+        size, channels = network.image_size, network.in_channels
+        return Source(network.constructor, None, IMAGENET_MEAN, IMAGENET_STD, size, channels)
     exported = read_exported(run)
     info = described(exported)
     constructor = info["constructor"]
