@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how large everything is")
-    parser.add_argument("--questions", nargs="+", default=[one.name for one in QUESTIONS], help="instead of all")
+    parser.add_argument("--questions", nargs="+", help="instead of all of the budget")
     parser.add_argument("--arms", nargs="+", help="names of arms, instead of all of the questions")
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds, instead of all of the budget")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and weights")
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not options.only_page:
             seeds = options.seeds if options.seeds is not None else budget.seeds
-            asked = [arm.name for name in options.questions for arm in question_named(name).arms]
+            questions = options.questions or [one.name for one in QUESTIONS if one.asked_in(budget.name)]
+            asked = [arm.name for name in questions for arm in question_named(name).arms]
             study(budget, places, options.arms or asked, seeds, keep=options.keep)
         write_page(places, budget)
     except DovetailError as error:
@@ -81,18 +82,20 @@ def study(budget: Budget, places: Places, arms: Sequence[str], seeds: Sequence[i
     unknown = sorted(set(seeds) - set(budget.seeds))
     if unknown:
         raise DovetailError(f"Budget {budget.name} has no seed {unknown[0]}; its seeds are {list(budget.seeds)}.")
-    scenes = build("stamps", places.cache, budget.scenes)
-    wanted = sorted({name for arm in chosen for name in (arm.measured_on, arm.trained_on)} - {"stamps"})
-    labelled = {"stamps": scenes, **{name: build(name, places.cache, budget.scenes) for name in wanted}}
-    if not all(one.known for one in labelled.values()):
+    wanted = sorted({budget.set_of(name) for arm in chosen for name in (arm.measured_on, arm.trained_on)})
+    sets = {name: build(name, places.cache, budget.scenes) for name in wanted}
+    if not all(one.known for one in sets.values()):
         print("The scenes are made of other versions of the packages than the tables; their numbers stand apart.")
-    remember_data(places.results, budget, {name: one.fingerprint for name, one in labelled.items()})
-    bench = Bench(scenes, labelled, budget, records_of(places.results, budget), places.runs)
-    for seed in seeds:
-        for arm in chosen:
-            print(f"\n== {arm.name}, seed {seed}: {len(bench.missing(arm, seed))} scores are missing ==", flush=True)
-            run_arm(bench, arm, seed, keep=keep)
-            write_page(places, budget)
+    remember_data(places.results, budget, {name: one.fingerprint for name, one in sets.items()})
+    bench = Bench(sets, budget, records_of(places.results, budget), places.runs)
+    turns = [(arm, seed) for seed in seeds for arm in chosen]
+    for turn, (arm, seed) in enumerate(turns):
+        print(f"\n== {arm.name}, seed {seed}: {len(bench.missing(arm, seed))} scores are missing ==", flush=True)
+        folder = bench.run_folder(arm, seed)
+        later = [one for one in turns[turn + 1 :] if one[1] == seed and bench.run_folder(*one) == folder]
+        shared = any(bench.missing(*one) for one in later)
+        run_arm(bench, arm, seed, keep=keep or shared)
+        write_page(places, budget)
 
 
 def remember_data(results: Path, budget: Budget, fingerprints: Mapping[str, str]) -> None:

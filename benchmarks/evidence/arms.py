@@ -15,8 +15,11 @@ from benchmarks.scenes.sets import COUNTS, SetPlan
 from benchmarks.scenes.stock import Split
 from dovetail.transfer.start import Start
 
-STUDY = 1
+STUDY = 2
 """Counted up with every change of how numbers come about that the settings do not show."""
+
+HOME = "home"
+"""The budget's own set, wherever an arm names no other."""
 
 RANDOM: Start = "random"
 ENCODER: Start = "encoder"
@@ -36,10 +39,12 @@ class Arm:
         trivial: Whether it is a floor rather than a contender.
         cue: Of a floor without a network: "background", or one of `benchmarks.scenes.baselines`.
         options: Of the recipe, over those of the base.
-        measured_on: The set that is fine-tuned and tested on.
-        trained_on: The set whose images are pre-trained on, without their labels.
+        measured_on: The set that is fine-tuned and tested on; `HOME` for the budget's own.
+        trained_on: The set whose images are pre-trained on, without their labels; `HOME` likewise.
         measure: "segmentation" after fine-tuning, or "frozen": kNN and a linear classifier on the encoder as it is.
         network: "vit" for the budget's ViT, "unet" for fine-tuning another decoder than the one pre-trained.
+        longer: Factor on the epochs of pre-training.
+        finetuning: Options of fine-tuning, over the budget's.
     """
 
     name: str
@@ -50,33 +55,48 @@ class Arm:
     trivial: bool = False
     cue: str | None = None
     options: Mapping[str, Any] | None = None
-    measured_on: str = "stamps"
-    trained_on: str = "stamps"
+    measured_on: str = HOME
+    trained_on: str = HOME
     measure: Literal["segmentation", "frozen"] = "segmentation"
     network: Literal["vit", "unet"] | None = None
+    longer: float = 1.0
+    finetuning: Mapping[str, Any] | None = None
 
 
-# Heads, momenta and rates for some hundred steps; benchmarks/results/demo.md and toy.md tell where they come from.
-_SHORT: Mapping[str, Any] = {"min_scale": 0.3, "blur_px": 0.6}
-_LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0, "momentum": 0.95}
+# Heads as small as the task, momenta and rates that move the weights within some hundred steps, and no blur, which
+# would wipe out textures; benchmarks/results/demo.md and toy.md tell where they come from.
+_SHORT: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
+_LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0}
+# Crops that overlap now and then; a teacher sharper and a centre quicker than long runs have them, without which the
+# teacher's distributions stay uniform.
 _TOKENS: Mapping[str, Any] = {
-    "hidden": 512,
-    "bottleneck": 128,
-    "prototypes": 1024,
-    "momentum": 0.98,
-    "base_lr": 2e-3,
+    "hidden": 64,
+    "bottleneck": 32,
+    "prototypes": 128,
+    "head_norm": True,
+    "teacher_temperature": 0.01,
+    "warmup_temperature": 0.01,
+    "centre_momentum": 0.6,
+    "momentum": 0.95,
+    "base_lr": 1.6e-2,
     "warmup_epochs": 1.0,
-    "final_weight_decay": 0.1,
-    "local_crops": 2,
-    "local_size": 32,
-    "blur_px": 0.6,
+    "final_weight_decay": 0.04,
+    "frozen_epochs": 0,
+    "global_scale": (0.15, 0.5),
+    "local_crops": 0,
+    "blur_px": 0.0,
 }
+_SLOTS: Mapping[str, Any] = {"prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6}
 SHORT_RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "slotcon": {**_LARS, "hidden": 512, "dim": 128, "prototypes": 64, "teacher_temperature": 0.04},
-    "densecl": {**_SHORT, "hidden": 512, "dim": 128, "queue": 1024, "momentum": 0.95, "base_lr": 0.5},
-    "pixpro": {**_LARS, "hidden": 512, "dim": 128},
+    "slotcon": {**_LARS, **_SLOTS},
+    "densecl": {**_SHORT, "queue": 1024, "base_lr": 0.5},
+    "pixpro": _LARS,
     "dino": _TOKENS,
-    "ibot": _TOKENS,
+    "ibot": {**_TOKENS, "teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6},
+}
+SHORT_DECON: Mapping[str, Mapping[str, Any]] = {
+    "pixpro": {"instance_weight": 1.0},
+    "dino": {"decoder_hidden": 64, "decoder_dim": 32, "decoder_queue": 512},
 }
 _LONGER: Mapping[str, Any] = {"min_scale": 0.2}
 _LONGER_TOKENS: Mapping[str, Any] = {"prototypes": 8192, "local_crops": 6, "local_size": 64}
@@ -103,6 +123,7 @@ class Budget:
         batch_size: Of pre-training.
         recipes: Options of each base's recipe.
         decoder_grid: DeCon's, added to them.
+        decon: More of DeCon's, by base.
         steps: Of fine-tuning, whatever the number of labels.
         finetune_batch: Of fine-tuning.
         rates: Candidates for the learning rate of fine-tuning.
@@ -110,8 +131,9 @@ class Budget:
         fractions: Shares of the labels in the tables.
         seeds: Each draws a pre-training and a subset of the labels.
         close: Whether the scenes' objects are few and large.
+        home: The set that is pre-trained on and segmented where an arm names no other.
         vit: Name of the ViT.
-        frozen_epochs: Of pre-training for what is measured frozen.
+        unet: Name of the network with another decoder than `model`'s.
     """
 
     name: str
@@ -130,8 +152,10 @@ class Budget:
     fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     close: bool = False
+    decon: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
-    frozen_epochs: int = 8
+    unet: str = "smp/unet/tu-resnet10t"
 
     @property
     def scenes(self) -> SetPlan:
@@ -142,7 +166,7 @@ class Budget:
         """Return the options of an arm's recipe."""
         options = dict(self.recipes[arm.base]) if arm.base is not None else {}
         if arm.method is not None and "decon-" in arm.method:
-            options["decoder_grid"] = self.decoder_grid
+            options |= {"decoder_grid": self.decoder_grid, **self.decon.get(arm.base or "", {})}
         return options | dict(arm.options or {})
 
     def pretrained_model(self, arm: Arm) -> str:
@@ -151,7 +175,11 @@ class Budget:
 
     def finetuned_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm fine-tunes."""
-        return self.model.replace("/fpn/", "/unet/") if arm.network == "unet" else self.pretrained_model(arm)
+        return self.unet if arm.network == "unet" else self.pretrained_model(arm)
+
+    def set_of(self, name: str) -> str:
+        """Return the name of a set that an arm names, which may be `HOME`."""
+        return self.home if name == HOME else name
 
 
 TINY_RECIPES = {
@@ -163,21 +191,27 @@ TINY_RECIPES = {
 TINY = "tiny"
 """The budget that shows that everything fits together; its numbers mean nothing and go into the cache."""
 
+# 0.6 million parameters with the FPN, so that minutes are enough to train it.
+_SMALL = "encoder_name='tu-resnet10t', stem_width=16, channels=(32, 64, 96, 128)"
 BUDGETS: Mapping[str, Budget] = {
     "cpu": Budget(
         name="cpu",
-        model="smp/fpn/tu-resnet10t",
+        model=f"smp.FPN({_SMALL}, decoder_pyramid_channels=64, decoder_segmentation_channels=32, decoder_dropout=0.0)",
         side_px=64,
         view_px=64,
-        epochs=8,
+        epochs=15,
         batch_size=32,
         recipes=SHORT_RECIPES,
-        decoder_grid=16,
-        steps=150,
-        finetune_batch=16,
-        counts={"unlabelled": 1600, "train": 400, "val": 100, "test": 300},
-        rates=(1e-3, 4e-3),
+        decoder_grid=8,
+        steps=200,
+        finetune_batch=12,
+        counts={"unlabelled": 1024, "train": 400, "val": 100, "test": 200},
+        rates=(2e-3, 4e-3),
         close=True,
+        decon=SHORT_DECON,
+        home="mosaics",
+        vit="timm.create_model('test_vit', patch_size=8, depth=4, weight_init='jax')+fpn(channels=32)",
+        unet=f"smp.Unet({_SMALL}, decoder_channels=(64, 48, 32, 24, 16))",
     ),
     "gpu": Budget(
         name="gpu",
@@ -192,7 +226,7 @@ BUDGETS: Mapping[str, Budget] = {
         finetune_batch=32,
         counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
         vit="timm/vit_small_patch16_224+fpn",
-        frozen_epochs=200,
+        unet="smp/unet/tu-resnet50",
     ),
     TINY: Budget(
         name=TINY,
@@ -210,6 +244,6 @@ BUDGETS: Mapping[str, Budget] = {
         rate_fraction=0.5,
         fractions=(0.5, 1.0),
         seeds=(0, 1),
-        frozen_epochs=1,
+        decon=SHORT_DECON,
     ),
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget
 from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, SCENES
-from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Comparison, Question
+from benchmarks.evidence.questions import QUESTIONS, Comparison, Question
 from benchmarks.evidence.records import Records
+from benchmarks.evidence.signals import TITLE, signal_parts
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.trial import PROBES
 
@@ -35,10 +37,11 @@ class Section:
 
     @property
     def arms(self) -> list[Arm]:
-        """Its rows, and those of the first question that it compares with."""
+        """Its rows, and those of other questions that it compares with."""
         own = {arm.name for arm in self.question.arms}
         named = {one.other for one in self.question.comparisons}
-        return [*(arm for arm in SEGMENTATION if arm.name in named - own), *self.question.arms]
+        every = (arm for question in QUESTIONS for arm in question.arms)
+        return [*(arm for arm in every if arm.name in named - own), *self.question.arms]
 
     @property
     def frozen(self) -> bool:
@@ -72,6 +75,14 @@ class Section:
                     row[line["seed"]] = 100 * line["scores"][name]
         return table
 
+    def seconds(self) -> dict[str, str]:
+        """Return how long each row's pre-training took, the median over seeds."""
+        found: dict[str, dict[int, float]] = {}
+        for line in self.lines():
+            if line.get("pretrain_seconds"):
+                found.setdefault(line["arm"], {})[line["seed"]] = line["pretrain_seconds"]
+        return {name: f"{median(values.values()):.0f}" for name, values in found.items()}
+
 
 def page(records: Sequence[Records]) -> str:
     """Return the whole page in markdown, from the lines of some budgets."""
@@ -79,7 +90,9 @@ def page(records: Sequence[Records]) -> str:
     for question in QUESTIONS:
         parts.append(f"## {question.title}\n")
         for one in records:
-            parts += section_parts(Section(question, one))
+            if question.asked_in(one.budget.name):
+                parts += section_parts(Section(question, one))
+    parts += [TITLE, *(part for one in records for part in signal_parts(one))]
     return "\n".join([*parts, SCENES, NOT_RUN]).rstrip() + "\n"
 
 
@@ -123,13 +136,14 @@ def sizes(budget: Budget) -> str:
 
 def score_table(section: Section, scores: Scores) -> str:
     """Return the scores, rows down, shares of the labels across; floors come last, then the names of rows not run."""
-    budget = section.budget
-    lines, lacking = table_head(["pre-training", "taken along"], section), []
+    budget, seconds = section.budget, section.seconds()
+    lines, lacking = table_head(["pre-training", "s", "taken along"], section), []
     for arm in sorted(section.arms, key=lambda arm: arm.trivial):
         for start in arm.starts:
             found = [scores.get((arm.name, start, column), {}) for column in section.columns]
             if any(found):
-                lines.append(row([named(arm), TAKEN[start], *(cell_text(one, budget) for one in found)]))
+                cells = (cell_text(one, budget) for one in found)
+                lines.append(row([named(arm), seconds.get(arm.name, ""), TAKEN[start], *cells]))
             else:
                 lacking.append(", ".join(part for part in (named(arm), TAKEN[start]) if part))
     return "\n".join([*lines, *([f"\nNot run: {'; '.join(lacking)}."] if lacking else [])])
@@ -232,12 +246,10 @@ def provenance(section: Section, lines: Sequence[Mapping[str, Any]]) -> str:
     chosen = "; ".join(
         f"{arm}{f', {start}' if start != 'random' else ''}: {rate:g}" for (arm, start), rate in rates.items()
     )
-    times = {(line["arm"], line["seed"]): line["pretrain_seconds"] for line in lines if line.get("pretrain_seconds")}
-    span = f"; pre-trainings took {min(times.values()):.0f} to {max(times.values()):.0f} s" if times else ""
     return "\n".join(
         [
             f"Command: `python -m benchmarks.evidence --budget {section.budget.name}`  ",
-            f"Scenes: {', '.join(sorted({line['data'] for line in lines}))}{span}  ",
+            f"Scenes: {', '.join(sorted({line['data'] for line in lines}))}  ",
             *([f"Learning rates chosen: {chosen}  "] if chosen else []),
             f"Machine: {'; '.join(machines)}  ",
             f"Versions: {'; '.join(versions)}  ",

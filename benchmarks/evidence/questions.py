@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm
+from benchmarks.evidence.arms import ALL, ENCODER, HOME, RANDOM, Arm
 from dovetail.errors import unknown_name
 from dovetail.transfer.start import Start
 
@@ -29,12 +30,18 @@ class Question:
         title: Of the section.
         arms: Its rows.
         comparisons: Its differences.
+        budgets: In which it is asked; none for all.
     """
 
     name: str
     title: str
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...]
+    budgets: tuple[str, ...] = ()
+
+    def asked_in(self, budget: str) -> bool:
+        """Whether a budget has this question."""
+        return not self.budgets or budget in self.budgets
 
 
 # Decoders come with DeCon alone; a base pre-trains an encoder.
@@ -44,13 +51,14 @@ SEGMENTATION: tuple[Arm, ...] = (
     Arm("decon-sl", "decon-sl", "slotcon", (ENCODER, ALL)),
     Arm("decon-ml", "decon-ml", "slotcon", (ENCODER, ALL)),
     Arm("densecl", "densecl", "densecl", (ENCODER,)),
+    Arm("densecl, twice as long", "densecl", "densecl", (ENCODER,), longer=2.0),
     Arm("decon-sl-densecl", "decon-sl-densecl", "densecl", (ENCODER, ALL)),
     Arm("decon-ml-densecl", "decon-ml-densecl", "densecl", (ENCODER, ALL)),
     Arm("pixpro", "pixpro", "pixpro", (ENCODER,)),
     Arm("decon-sl-pixpro", "decon-sl-pixpro", "pixpro", (ENCODER, ALL)),
     Arm("decon-ml-pixpro", "decon-ml-pixpro", "pixpro", (ENCODER, ALL)),
     Arm("untrained encoder, frozen", None, None, (RANDOM,), encoder_lr_scale=0.0, trivial=True),
-    Arm("background alone", None, None, (RANDOM,), trivial=True, cue="background"),
+    Arm("one label everywhere", None, None, (RANDOM,), trivial=True, cue="background"),
     Arm("colour histogram alone", None, None, (RANDOM,), trivial=True, cue="colour"),
     Arm("edges alone", None, None, (RANDOM,), trivial=True, cue="edges"),
 )
@@ -59,7 +67,7 @@ SEGMENTATION: tuple[Arm, ...] = (
 def over_base_and_scratch(arms: Sequence[Arm], scratch: Arm) -> tuple[Comparison, ...]:
     """Return the differences over scratch, of a method over its base, and of its decoder over none."""
     found = []
-    bases = {arm.method: arm.name for arm in arms if arm.method is not None and arm.method == arm.base}
+    bases = {arm.method: arm.name for arm in arms if arm.method == arm.base and arm.longer == 1}
     for arm in arms:
         if arm.method is None or arm.base is None:
             continue
@@ -72,25 +80,45 @@ def over_base_and_scratch(arms: Sequence[Arm], scratch: Arm) -> tuple[Comparison
     return tuple(found)
 
 
+# A step of DeCon takes about as long as two of its base, so the base has twice the steps here.
+SAME_TIME: tuple[Comparison, ...] = tuple(
+    Comparison("decon-sl-densecl", start, "densecl, twice as long", ENCODER) for start in (ENCODER, ALL)
+)
+
+
+def variants(plain: Arm, options: Mapping[str, Mapping[str, Any]], **changes: Any) -> tuple[Arm, ...]:
+    """Return arms named "PLAIN, what differs", with other options of the recipe."""
+    return tuple(
+        replace(plain, name=f"{plain.name}, {name}", options={**(plain.options or {}), **one}, **changes)
+        for name, one in options.items()
+    )
+
+
+def arm_of(arms: Sequence[Arm], name: str) -> Arm:
+    """Return the arm with a name."""
+    return next(arm for arm in arms if arm.name == name)
+
+
+_OVER_DENSECL = arm_of(SEGMENTATION, "decon-sl-densecl")
 # Other weights of the encoder's part than 0.5, the multi-level form without dropout, the official code's quirks.
 ABLATIONS: tuple[Arm, ...] = (
-    *(
-        Arm(
-            f"decon-sl-densecl, alpha {alpha:g}",
-            "decon-sl-densecl",
-            "densecl",
-            (ENCODER, ALL),
-            options={"alpha": alpha},
-        )
-        for alpha in (0.0, 0.25, 0.75)
+    *variants(_OVER_DENSECL, {f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.75)}),
+    *variants(_OVER_DENSECL, {"level p3": {"levels": "p3"}}),
+    *variants(arm_of(SEGMENTATION, "decon-ml-densecl"), {"no dropout": {"lateral_dropout": 0.0}}),
+    *variants(
+        arm_of(SEGMENTATION, "decon-sl"),
+        {quirk: {quirk: True} for quirk in ("reference_double_momentum_counter", "reference_frozen_prototypes")},
     ),
-    Arm(
-        "decon-ml-densecl, no dropout", "decon-ml-densecl", "densecl", (ENCODER, ALL), options={"lateral_dropout": 0.0}
-    ),
-    *(
-        Arm(f"decon-sl, {quirk}", "decon-sl", "slotcon", (ENCODER, ALL), options={quirk: True})
-        for quirk in ("reference_double_momentum_counter", "reference_frozen_prototypes")
-    ),
+)
+
+# The same pre-training, fine-tuned otherwise; training from scratch likewise, to compare with.
+_FINETUNED: Mapping[str, Mapping[str, Any]] = {
+    "encoder at a quarter of the rate": {"encoder_lr_scale": 0.25},
+    "BatchNorm measured anew": {"finetuning": {"batch_norm": "reestimate"}},
+    "BatchNorm frozen": {"finetuning": {"batch_norm": "frozen"}},
+}
+FINETUNING: tuple[Arm, ...] = tuple(
+    replace(_OVER_DENSECL, name=f"{_OVER_DENSECL.name}, {name}", **change) for name, change in _FINETUNED.items()
 )
 
 # All on one ViT with an FPN, which fine-tuning begins anew unless it was pre-trained.
@@ -105,23 +133,37 @@ TOKENS: tuple[Arm, ...] = (
 )
 
 
-# On real photographs, frozen: no fine-tuning hides what the encoder has learnt.
-FROZEN: tuple[Arm, ...] = tuple(
-    replace(arm, name=f"{arm.name}, frozen", measured_on="solar", trained_on="solar", measure="frozen")
-    for arm in (
-        Arm("untrained ViT", None, None, (RANDOM,), network="vit"),
-        Arm("dino", "dino", "dino", (ENCODER,), network="vit"),
-        Arm("adclr", "adclr", "dino", (ENCODER,), network="vit"),
-        Arm("ibot", "ibot", "ibot", (ENCODER,), network="vit"),
-        Arm("adclr-ibot", "adclr-ibot", "ibot", (ENCODER,), network="vit"),
-        Arm("commoner class alone", None, None, (RANDOM,), trivial=True, cue="commoner class"),
-    )
+def frozen(arms: Sequence[Arm], suffix: str, place: str = HOME) -> tuple[Arm, ...]:
+    """Return arms that are measured without fine-tuning, which hides what an encoder has learnt."""
+    change: dict[str, Any] = {"measured_on": place, "trained_on": place, "measure": "frozen"}
+    return tuple(replace(arm, name=f"{arm.name}, {suffix}", starts=arm.starts[:1], **change) for arm in arms)
+
+
+_PROBED: tuple[Arm, ...] = (
+    Arm("untrained ViT", None, None, (RANDOM,), network="vit"),
+    *(arm for arm in TOKENS if arm.method is not None),
+    Arm("commoner class alone", None, None, (RANDOM,), trivial=True, cue="commoner class"),
+)
+FROZEN = frozen(_PROBED, "frozen")
+SOLAR = frozen([arm for arm in _PROBED if arm.method is None or "decon" not in arm.method], "solar", "solar")
+# What the paper varies: the number of queries S, their weight, the size of their crops, who attends to whom.
+QUERIES: tuple[Arm, ...] = variants(
+    arm_of(FROZEN, "adclr, frozen"),
+    {
+        **{f"{count} {'query' if count == 1 else 'queries'}": {"queries": count} for count in (1, 5, 20)},
+        **{f"weight {weight:g}": {"query_weight": weight} for weight in (0.25, 4.0)},
+        "crops of 1 to 5 %": {"query_scale": (0.01, 0.05)},
+        "crops of 25 to 50 %": {"query_scale": (0.25, 0.5)},
+        "bidirectional": {"query_attention": "bidirectional"},
+    },
 )
 
 
 def over_plain_form(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
     """Return the differences of arms named "PLAIN, what differs" over the plain one."""
-    return tuple(Comparison(arm.name, start, arm.name.split(", ")[0], start) for arm in arms for start in arm.starts)
+    return tuple(
+        Comparison(arm.name, start, arm.name.rpartition(", ")[0], start) for arm in arms for start in arm.starts
+    )
 
 
 def joint_over_each() -> tuple[Comparison, ...]:
@@ -143,7 +185,7 @@ QUESTIONS: tuple[Question, ...] = (
         "segmentation",
         "Segmentation: does joint pre-training pay?",
         SEGMENTATION,
-        over_base_and_scratch(SEGMENTATION, SEGMENTATION[0]),
+        (*over_base_and_scratch(SEGMENTATION, SEGMENTATION[0]), *SAME_TIME),
     ),
     Question(
         "tokens",
@@ -153,13 +195,22 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         "frozen",
-        "Frozen ViTs on photographs of solar cells: ADCLR over its bases",
+        "Frozen ViTs on pieces of one texture: ADCLR over its bases",
         FROZEN,
         over_base_and_scratch(FROZEN, FROZEN[0]),
+        budgets=("cpu",),
     ),
+    Question(
+        "solar",
+        "Frozen ViTs on photographs of solar cells: ADCLR over its bases",
+        SOLAR,
+        over_base_and_scratch(SOLAR, SOLAR[0]),
+    ),
+    Question("queries", "What ADCLR's options do", QUERIES, over_plain_form(QUERIES), budgets=("cpu",)),
     Question("ablations", "What DeCon's options do", ABLATIONS, over_plain_form(ABLATIONS)),
+    Question("finetuning", "Fine-tuning otherwise: when the decoder pays", FINETUNING, over_plain_form(FINETUNING)),
     *(
-        elsewhere(f"Pre-trained on `stamps`, fine-tuned on `{name}`", name, _arms)
+        elsewhere(f"Another domain: fine-tuned on `{name}`", name, _arms)
         for name, _arms in (
             (name, [replace(arm, measured_on=name) for arm in _CARRIED]) for name in ("rooms", "corridors")
         )

@@ -53,7 +53,7 @@ class Records:
 
     def scenes(self, arm: Arm) -> str:
         """Return the fingerprints of the scenes behind an arm's numbers: those pre-trained on, then others."""
-        names = dict.fromkeys((arm.trained_on, arm.measured_on))
+        names = dict.fromkeys(map(self.budget.set_of, (arm.trained_on, arm.measured_on)))
         return "+".join(self.data.get(name, "") for name in names)
 
     def mark(self, arm: Arm) -> str:
@@ -63,11 +63,19 @@ class Records:
         """
         plain = {one.name: one.default for one in fields(arm)}
         departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        others = {"fractions", "seeds", "vit"} | ({"frozen_epochs"} if arm.measure != "frozen" else set())
+        others = {"fractions", "seeds", "vit", "decon", "home"} | ({"unet"} if arm.network != "unet" else set())
         sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
         sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
         text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def pretraining_mark(self, arm: Arm) -> str:
+        """Return the hash of everything that decides an arm's pre-trained weights but the seed."""
+        one = self.budget
+        sizes = {"model": one.pretrained_model(arm), "epochs": one.epochs * arm.longer, "batch_size": one.batch_size}
+        sizes |= {"view_px": one.view_px, "images": self.data.get(one.set_of(arm.trained_on), "")}
+        text = json.dumps([STUDY, arm.method, one.recipe(arm), sizes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def found(self, arm: Arm) -> dict[Cell, dict[str, Any]]:
         """Return the lines that count, of one arm."""

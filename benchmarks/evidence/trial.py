@@ -6,8 +6,10 @@ was interrupted goes on where it stopped. Weights are deleted when the last scor
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections import Counter
@@ -20,13 +22,17 @@ import dovetail
 from benchmarks.evidence.arms import Arm, Budget
 from benchmarks.evidence.records import Cell, Kind, Records
 from benchmarks.scenes.baselines import background_alone, baseline
+from benchmarks.scenes.textures import PIECES
 from benchmarks.scenes.write import SceneSet
 from dovetail.errors import DovetailError
+from dovetail.transfer.ledger import lines_of
 from dovetail.transfer.readers import open_segmentation
 from dovetail.transfer.start import Start
 from dovetail.transfer.subsets import balanced_order, fraction_of
 
 PROBES = ("kNN", "linear")
+FACTS = "facts.json"
+LEVEL = re.compile(r"p\d")  # a decoder's map
 NEIGHBOURS = 20
 
 
@@ -35,22 +41,26 @@ class Bench:
     """What all arms share.
 
     Attributes:
-        scenes: To pre-train on.
-        labelled: To fine-tune and to measure on, by name.
+        sets: To pre-train, to fine-tune and to measure on, by name.
         budget: Sizes.
         records: Where scores go.
         runs: Folder for weights.
     """
 
-    scenes: SceneSet
-    labelled: Mapping[str, SceneSet]
+    sets: Mapping[str, SceneSet]
     budget: Budget
     records: Records
     runs: Path
 
     def run_folder(self, arm: Arm, seed: int) -> Path:
-        """Return where an arm's pre-training lies; other settings have another folder."""
-        return self.runs / f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}-{self.records.mark(arm)[:8]}"
+        """Return where an arm's pre-training lies; other settings have another folder, arms that share one the same."""
+        if arm.method is None:
+            return self.runs / f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}-{self.records.mark(arm)[:8]}"
+        return self.runs / f"{arm.method}-{seed}-{self.records.pretraining_mark(arm)}"
+
+    def measured_set(self, arm: Arm) -> SceneSet:
+        """Return the set that an arm is measured on."""
+        return self.sets[self.budget.set_of(arm.measured_on)]
 
     def missing(self, arm: Arm, seed: int) -> list[Cell]:
         """Return the scores of an arm and seed that are not there yet."""
@@ -91,11 +101,11 @@ def run_floor(bench: Bench, arm: Arm, seed: int) -> None:
     assert arm.cue is not None
     if arm.cue == "commoner class":
         for cell in bench.missing(arm, seed):
-            share = share_of_commoner(bench.labelled[arm.measured_on].measure)
+            share = share_of_commoner(whole_images(bench.measured_set(arm)))
             facts = {"scores": dict.fromkeys(PROBES, share), "machine": machine_line()}
             bench.records.add(arm, cell, facts)
         return
-    data = open_segmentation(bench.labelled[arm.measured_on].measure)
+    data = open_segmentation(bench.measured_set(arm).measure)
     test = [data.val[index] for index in range(len(data.val))]
     order = balanced_order([data.train.classes_in(index) for index in range(len(data.train))], seed)
     for cell in bench.missing(arm, seed):
@@ -124,15 +134,14 @@ def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
             method=arm.method,
             out=folder,
             recipe=budget.recipe(arm),
-            epochs=budget.frozen_epochs if arm.measure == "frozen" else budget.epochs,
+            epochs=round(arm.longer * budget.epochs),
             batch_size=budget.batch_size,
             image_size=budget.view_px,
             seed=seed,
             report_every_minutes=0,
             resume=begun,
         )
-        seconds = time.monotonic() - began
-        (folder / "seconds.txt").write_text(f"{seconds:.0f}\n", encoding="utf-8")
+        remember(bench, arm, folder, time.monotonic() - began)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the exported weights are all that is needed
     return folder
 
@@ -157,7 +166,7 @@ def chosen_rate(bench: Bench, arm: Arm, start: Start) -> float:
 def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start, rate: float) -> None:
     """Fine-tune for one cell and write its score down."""
     budget = bench.budget
-    labelled = bench.labelled[arm.measured_on]
+    labelled = bench.measured_set(arm)
     data = labelled.measure if cell.kind == "score" else labelled.choose
     out = bench.run_folder(arm, cell.seed) / "finetune"
     shutil.rmtree(out, ignore_errors=True)
@@ -175,6 +184,7 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
         lr=rate,
         encoder_lr_scale=arm.encoder_lr_scale,
         crop_size=budget.side_px,
+        **(arm.finetuning or {}),
     )
     seconds = time.monotonic() - began
     shutil.rmtree(out, ignore_errors=True)
@@ -182,13 +192,13 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
         raise DovetailError("Fine-tuning gave no results; this is a fault of the study.")
     facts = facts_of(results.rows[0].scores, results.details, cell.kind)
     facts |= {"images": results.rows[0].setting["images"], "lr": rate, "seconds": round(seconds, 1)}
-    facts |= {"pretrain_seconds": seconds_of(run), "machine": machine_line(), "device": results.device}
+    facts |= {**known_of(run), "machine": machine_line(), "device": results.device}
     bench.records.add(arm, cell, facts)
 
 
 def probed(bench: Bench, arm: Arm, cell: Cell, run: Path | None) -> None:
     """Measure the frozen encoder for one cell and write its scores down."""
-    budget, data = bench.budget, bench.labelled[arm.measured_on].measure
+    budget, data = bench.budget, whole_images(bench.measured_set(arm))
     out = bench.run_folder(arm, cell.seed) / "frozen"
     shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
@@ -203,13 +213,20 @@ def probed(bench: Bench, arm: Arm, cell: Cell, run: Path | None) -> None:
     scores = {
         name: round(found.rows[0].scores["top1"].mean, 6) for name, found in zip(PROBES, (knn, linear), strict=True)
     }
-    facts = {"scores": scores, "seconds": round(seconds, 1), "pretrain_seconds": seconds_of(run)}
+    facts = {"scores": scores, "seconds": round(seconds, 1), **known_of(run)}
     bench.records.add(arm, cell, facts | {"machine": machine_line(), "device": linear.device})
 
 
 def unlabelled(bench: Bench, arm: Arm) -> Path:
-    """Return the folder of images that an arm pre-trains on; of a labelled set its training images."""
-    return bench.scenes.unlabelled if arm.trained_on == "stamps" else bench.labelled[arm.trained_on].measure / "train"
+    """Return the folder of images that an arm pre-trains on; of a set without unlabelled ones its training images."""
+    found = bench.sets[bench.budget.set_of(arm.trained_on)]
+    return found.unlabelled if found.unlabelled.is_dir() else found.measure / "train"
+
+
+def whole_images(images: SceneSet) -> Path:
+    """Return the part of a set whose images have a class each."""
+    pieces = images.folder / PIECES
+    return pieces if pieces.is_dir() else images.measure
 
 
 def share_of_commoner(data: Path) -> float:
@@ -225,10 +242,37 @@ def facts_of(scores: Any, details: Any, kind: Kind) -> dict[str, Any]:
     return {"scores": plain} | ({"iou": details.get("iou_per_class")} if kind == "score" else {})
 
 
-def seconds_of(run: Path | None) -> float | None:
-    """Return how long a pre-training took when it was not interrupted, its last part otherwise."""
-    path = None if run is None else run / "seconds.txt"
-    return float(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
+def remember(bench: Bench, arm: Arm, run: Path, seconds: float) -> None:
+    """Write down how long a pre-training took (its last part, where it was interrupted) and what it said of itself."""
+    facts = {"pretrain_seconds": round(seconds), "signals": signals_of(bench, arm, run)}
+    (run / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def signals_of(bench: Bench, arm: Arm, run: Path) -> dict[str, float]:
+    """Return what the end of a run says without dense labels: rank and spread of the encoder's deepest map or token,
+    and kNN of its frozen encoder on a few whole images with a class each, where the set has such.
+    """
+    lines = [line for line in lines_of(run / "metrics.jsonl") if "effective_rank" in line]
+    found: dict[str, float] = {}
+    for name in ("effective_rank", "spread"):
+        values = [value for tap, value in lines[-1][name].items() if not LEVEL.fullmatch(tap)] if lines else []
+        found |= {name: round(float(values[-1]), 4)} if values else {}
+    pieces = bench.sets[bench.budget.set_of(arm.trained_on)].folder / PIECES
+    if pieces.is_dir():
+        knn = dovetail.evaluate_knn(
+            run=run, data=pieces, k=[NEIGHBOURS], out=run / "signal", image_size=bench.budget.view_px
+        )
+        assert knn is not None
+        found["kNN"] = round(knn.rows[0].scores["top1"].mean, 6)
+    return found
+
+
+def known_of(run: Path | None) -> dict[str, Any]:
+    """Return what was written down of a pre-training."""
+    if run is None or not (run / FACTS).is_file():
+        return {}
+    facts: dict[str, Any] = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    return facts
 
 
 def machine_line() -> str:

@@ -24,4 +24,8 @@ NOTES: Mapping[str, str] = {
         f"{_NEVER}elpv-dataset: CC-BY-NC-SA-4.0, so no commercial use of images or of what is derived from them (its "
         "code:\nApache-2.0). Cite Deitsch et al., Solar Energy 185 (2019), and Buerhop-Lutz et al. (2018).\n"
     ),
+    "mosaics": (
+        f"{_NEVER}Cut from photographs in scikit-image's wheel (BSD-3-Clause for the package), which tells their "
+        "origins and terms\nfile by file in skimage/data/README.txt.\n"
+    ),
 }

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenes import backgrounds, corridors, cutouts, furniture, solar
+from benchmarks.scenes import backgrounds, corridors, cutouts, furniture, solar, textures
 from benchmarks.scenes.compose import Backdrop, Scene, ScenePlan, indoors, outdoors, scene
 from benchmarks.scenes.fetch import Fetched
 from benchmarks.scenes.licences import NOTES
@@ -140,6 +140,16 @@ def build_solar(cache: Path, plan: SetPlan) -> SceneSet:
     return made_once(set_folder("solar", cache, own), make, asdict(own), [package], NOTES["solar"])
 
 
+def build_mosaics(cache: Path, plan: SetPlan) -> SceneSet:
+    """Return mosaics of photographed textures."""
+    own = replace(plan, close=False)
+
+    def make(folder: Path) -> dict[str, Any]:
+        return textures.make_mosaics(folder, own.side_px, own.counts, own.seed)
+
+    return made_once(set_folder("mosaics", cache, own), make, asdict(own), [], NOTES["mosaics"])
+
+
 def set_folder(name: str, cache: Path, plan: SetPlan) -> Path:
     """Return where a set lies: plans that differ make different folders."""
     mark = hashlib.sha256(json.dumps([EDITION, asdict(plan)], sort_keys=True).encode()).hexdigest()[:8]
@@ -151,4 +161,5 @@ BUILDERS: Mapping[str, Callable[[Path, SetPlan], SceneSet]] = {
     "rooms": build_rooms,
     "corridors": build_corridors,
     "solar": build_solar,
+    "mosaics": build_mosaics,
 }

@@ -55,7 +55,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
 def bench(scenes: SceneSet, folder: Path, budget: Budget = BUDGET) -> Bench:
     """Return a bench that writes below `folder`."""
     records = Records(folder / "lines.jsonl", budget, {"stamps": scenes.fingerprint})
-    return Bench(scenes, {"stamps": scenes}, budget, records, folder / "runs")
+    return Bench({"stamps": scenes}, budget, records, folder / "runs")
 
 
 def test_a_floor_is_measured_once(scenes: SceneSet, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_command_writes_lines_and_page_and_says_what_it_cannot_do(
 ) -> None:
     monkeypatch.setattr(command, "build", lambda name, cache, plan: scenes)
     common = ["--budget", "tiny", "--cache", str(tmp_path)]
-    assert command.main([*common, "--arms", "background alone", "--seeds", "1"]) == 0
+    assert command.main([*common, "--arms", "one label everywhere", "--seeds", "1"]) == 0
     assert json.loads((tmp_path / "tiny" / "data.json").read_text()) == {"tiny": {"stamps": scenes.fingerprint}}
     text = (tmp_path / "tiny" / "results.md").read_text()
     assert "(n = 1 of 2)" in text
@@ -175,12 +175,12 @@ def frozen_bench(scenes: SceneSet, folder: Path) -> Bench:
     budget = dataclasses.replace(BUDGET, vit="timm/test_vit+fpn")
     solar = solar_like(folder / "solar")
     records = Records(folder / "lines.jsonl", budget, {"stamps": scenes.fingerprint, "solar": solar.fingerprint})
-    return Bench(scenes, {"stamps": scenes, "solar": solar}, budget, records, folder / "runs")
+    return Bench({"stamps": scenes, "solar": solar}, budget, records, folder / "runs")
 
 
 def test_frozen_encoders_are_probed_and_the_page_shows_both_scores(scenes: SceneSet, tmp_path: Path) -> None:
-    place, arm = frozen_bench(scenes, tmp_path), arm_named("dino, frozen")
-    floor, untrained = arm_named("commoner class alone, frozen"), arm_named("untrained ViT, frozen")
+    place, arm = frozen_bench(scenes, tmp_path), arm_named("dino, solar")
+    floor, untrained = arm_named("commoner class alone, solar"), arm_named("untrained ViT, solar")
     for one in (arm, untrained, floor):
         run_arm(place, one, 0)
         assert place.missing(one, 0) == []
@@ -190,18 +190,68 @@ def test_frozen_encoders_are_probed_and_the_page_shows_both_scores(scenes: Scene
     assert line["data"] == "solar"
     (cell,) = place.records.found(floor).values()
     assert cell["scores"] == {"kNN": 0.75, "linear": 0.75}
-    text = page([place.records]).partition("## Frozen")[2].partition("## What DeCon")[0]
-    assert "| pre-training | taken along | kNN | linear |" in text
-    assert "| commoner class alone, frozen |  | 75.0 | 75.0 |" in text
-    assert "| dino, frozen, encoder | untrained ViT, frozen |" in text
+    text = page([place.records]).partition("photographs of solar cells")[2].partition("## What DeCon")[0]
+    assert "| pre-training | s | taken along | kNN | linear |" in text
+    assert "| commoner class alone, solar |  |  | 75.0 | 75.0 |" in text
+    assert "| dino, solar, encoder | untrained ViT, solar |" in text
     assert "**6 of 12 measurements have been run; 6 of 12 cells lack seeds" in text
 
 
 def test_frozen_arms_train_and_measure_on_the_same_photographs(tmp_path: Path) -> None:
     records = Records(tmp_path / "x", BUDGET, {"stamps": "one", "solar": "two"})
-    arm = arm_named("adclr, frozen")
+    arm = arm_named("adclr, solar")
     assert records.scenes(arm) == "two"
-    longer = dataclasses.replace(records, budget=dataclasses.replace(BUDGET, frozen_epochs=9))
-    assert longer.mark(arm) != records.mark(arm)
-    assert longer.mark(SCRATCH) == records.mark(SCRATCH)
-    assert BUDGET.recipe(arm) == BUDGET.recipe(arm_named("dino, frozen"))
+    other = dataclasses.replace(records, data={"stamps": "other", "solar": "two"})
+    assert other.mark(arm) == records.mark(arm)
+    assert other.mark(SCRATCH) != records.mark(SCRATCH)
+    assert BUDGET.recipe(arm) == BUDGET.recipe(arm_named("dino, solar"))
+
+
+def test_arms_that_differ_after_pretraining_alone_share_it(scenes: SceneSet, tmp_path: Path) -> None:
+    place = bench(scenes, tmp_path)
+    folder = place.run_folder(arm_named("decon-sl-densecl"), 0)
+    same = ("decon-sl-densecl, BatchNorm frozen", "decon-sl-densecl, encoder at a quarter of the rate")
+    assert all(place.run_folder(arm_named(name), 0) == folder for name in same)
+    assert place.run_folder(arm_named("densecl, twice as long"), 0) != place.run_folder(arm_named("densecl"), 0)
+    assert place.run_folder(arm_named("densecl, unet"), 0) == place.run_folder(arm_named("densecl"), 0)
+    others = ("decon-sl-densecl, alpha 0.25", "decon-sl-densecl, level p3", "decon-ml-densecl")
+    assert len({place.run_folder(arm_named(name), 0) for name in others} | {folder}) == 4
+    assert place.run_folder(arm_named("decon-sl-densecl"), 1) != folder
+
+
+def test_a_shared_pretraining_is_kept_until_the_last_arm_has_used_it(
+    scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = dataclasses.replace(BUDGET, fractions=(1.0,), rates=(1e-3,), seeds=(0,))
+    monkeypatch.setattr(command, "build", lambda name, cache, plan: scenes)
+    calls: list[int] = []
+    whole = trial.dovetail.pretrain
+    monkeypatch.setattr(trial.dovetail, "pretrain", lambda **asked: (calls.append(1), whole(**asked)))
+    places = command.Places(tmp_path, tmp_path / "runs", tmp_path / "lines", tmp_path / "page.md")
+    command.study(budget, places, ["densecl", "densecl, unet"], (0,))
+    assert len(calls) == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+    lines = [json.loads(line) for line in (tmp_path / "lines" / "segmentation-tiny.jsonl").read_text().splitlines()]
+    assert [line["arm"] for line in lines] == ["densecl", "densecl, unet"]
+
+
+def test_a_run_is_remembered_with_what_it_says_of_itself(scenes: SceneSet, tmp_path: Path) -> None:
+    pieces = solar_like(tmp_path / "set" / "measure").measure
+    shutil.copytree(scenes.folder, tmp_path / "whole")
+    shutil.move(pieces, tmp_path / "whole" / "pieces")
+    home = SceneSet(tmp_path / "whole", scenes.fingerprint, known=True)
+    place, arm = bench(home, tmp_path), arm_named("densecl")
+    run = trial.pretrained(place, arm, 0)
+    assert run is not None
+    (run / "metrics.jsonl").write_text(
+        json.dumps({"effective_rank": {"p2": 1.0, "c5": 7.0}, "spread": {"p2": 0.1, "c5": 0.5}}) + "\n"
+    )
+    trial.remember(place, arm, run, 12.4)
+    known = trial.known_of(run)
+    assert known["pretrain_seconds"] == 12
+    assert {name: known["signals"][name] for name in ("effective_rank", "spread")} == {
+        "effective_rank": 7.0,
+        "spread": 0.5,
+    }
+    assert 0 <= known["signals"]["kNN"] <= 1
+    assert trial.known_of(None) == {}
