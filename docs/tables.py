@@ -24,7 +24,7 @@ BLOCK = re.compile(r"<!-- (options|expected) ([\w.+-]+) -->\n(.*?)<!-- end -->",
 def options_table(method: str) -> str:
     """Return the table of a method's options; of a transformer ("adclr", "decon"), its own ones only."""
     from dovetail.cli import docstring_helps
-    from dovetail.recipes.presets import SMALL
+    from dovetail.recipes.presets import SHORT_ADCLR, SHORT_DECON, SMALL, short_options
     from dovetail.recipes.table import options_of, parse, part, parts_of
 
     own = TRANSFORMERS.get(method)
@@ -34,10 +34,11 @@ def options_table(method: str) -> str:
     for one in parts.values():
         texts = docstring_helps(one.function)
         helps = {name: texts.get(name.removeprefix(one.prefix), "") for name in one.options} | helps
-    rows = ["| option | type | published | small preset | meaning |", "|---|---|---|---|---|"]
+    rows = ["| option | type | published | small preset | short preset | meaning |", "|---|---|---|---|---|---|"]
+    short = {"adclr": SHORT_ADCLR, "decon": SHORT_DECON}.get(method) or short_options(method)
     for name, parameter in known.items():
-        small = f"`{SMALL[name]}`" if name in SMALL else ""
-        cells = (f"`{name}`", kind(parameter.annotation), f"`{parameter.default}`", small, helps[name])
+        presets = (f"`{preset[name]}`" if name in preset else "" for preset in (SMALL, short))
+        cells = (f"`{name}`", kind(parameter.annotation), f"`{parameter.default}`", *presets, helps[name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 

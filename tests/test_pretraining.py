@@ -272,9 +272,12 @@ def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
         dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})
 
 
-def test_resume_knows_the_preset_of_the_first_time(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
-    first = pretrain(out=tmp_path / "small", preset="small")
-    assert pretrain(out=tmp_path / "small", preset="small", resume=True).folder == first.folder
+@pytest.mark.parametrize("preset", ["small", "short"])
+def test_resume_knows_the_preset_of_the_first_time(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str
+) -> None:
+    first = pretrain(out=tmp_path / preset, preset=preset)
+    assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
     pretrain(out=tmp_path / "paper", preset="paper")
     with pytest.raises(dovetail.DovetailError, match="has preset 'paper', not 'small'; leave preset out"):
         dovetail.pretrain(out=tmp_path / "paper", preset="small", resume=True)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from benchmarks.scenes.sets import COUNTS, SetPlan
 from benchmarks.scenes.stock import Split
+from dovetail.recipes import presets
+from dovetail.recipes.table import options_of
 from dovetail.transfer.start import Start
 
 STUDY = 2
@@ -63,41 +65,6 @@ class Arm:
     finetuning: Mapping[str, Any] | None = None
 
 
-# Heads as small as the task, momenta and rates that move the weights within some hundred steps, and no blur, which
-# would wipe out textures; benchmarks/results/demo.md and toy.md tell where they come from.
-_SHORT: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
-_LARS: Mapping[str, Any] = {**_SHORT, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0}
-# Crops that overlap now and then; a teacher sharper and a centre quicker than long runs have them, without which the
-# teacher's distributions stay uniform.
-_TOKENS: Mapping[str, Any] = {
-    "hidden": 64,
-    "bottleneck": 32,
-    "prototypes": 128,
-    "head_norm": True,
-    "teacher_temperature": 0.01,
-    "warmup_temperature": 0.01,
-    "centre_momentum": 0.6,
-    "momentum": 0.95,
-    "base_lr": 1.6e-2,
-    "warmup_epochs": 1.0,
-    "final_weight_decay": 0.04,
-    "frozen_epochs": 0,
-    "global_scale": (0.15, 0.5),
-    "local_crops": 0,
-    "blur_px": 0.0,
-}
-_SLOTS: Mapping[str, Any] = {"prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6}
-SHORT_RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "slotcon": {**_LARS, **_SLOTS},
-    "densecl": {**_SHORT, "queue": 1024, "base_lr": 0.5},
-    "pixpro": _LARS,
-    "dino": _TOKENS,
-    "ibot": {**_TOKENS, "teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6},
-}
-SHORT_DECON: Mapping[str, Mapping[str, Any]] = {
-    "pixpro": {"instance_weight": 1.0},
-    "dino": {"decoder_hidden": 64, "decoder_dim": 32, "decoder_queue": 512},
-}
 _LONGER: Mapping[str, Any] = {"min_scale": 0.2}
 _LONGER_TOKENS: Mapping[str, Any] = {"prototypes": 8192, "local_crops": 6, "local_size": 64}
 LONG_RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -123,7 +90,8 @@ class Budget:
         batch_size: Of pre-training.
         recipes: Options of each base's recipe.
         decoder_grid: DeCon's, added to them.
-        decon: More of DeCon's, by base.
+        decon: More of DeCon's, of those that a method has.
+        adclr: ADCLR's, added likewise.
         steps: Of fine-tuning, whatever the number of labels.
         finetune_batch: Of fine-tuning.
         rates: Candidates for the learning rate of fine-tuning.
@@ -152,7 +120,8 @@ class Budget:
     fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     close: bool = False
-    decon: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    decon: Mapping[str, Any] = field(default_factory=dict)
+    adclr: Mapping[str, Any] = field(default_factory=dict)
     home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
     unet: str = "smp/unet/tu-resnet10t"
@@ -164,10 +133,15 @@ class Budget:
 
     def recipe(self, arm: Arm) -> dict[str, Any]:
         """Return the options of an arm's recipe."""
+        if arm.method is None:
+            return {}
         options = dict(self.recipes[arm.base]) if arm.base is not None else {}
-        if arm.method is not None and "decon-" in arm.method:
-            options |= {"decoder_grid": self.decoder_grid, **self.decon.get(arm.base or "", {})}
-        return options | dict(arm.options or {})
+        if arm.method.startswith("adclr"):
+            options |= self.adclr
+        if "decon-" in arm.method:
+            options |= {**self.decon, "decoder_grid": self.decoder_grid}
+        known = options_of(arm.method)
+        return {name: value for name, value in options.items() if name in known} | dict(arm.options or {})
 
     def pretrained_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm pre-trains."""
@@ -186,7 +160,7 @@ TINY_RECIPES = {
     base: {
         name: min(value, 32) if name in ("hidden", "dim", "bottleneck") else value for name, value in options.items()
     }
-    for base, options in SHORT_RECIPES.items()
+    for base, options in presets.SHORT.items()
 }
 TINY = "tiny"
 """The budget that shows that everything fits together; its numbers mean nothing and go into the cache."""
@@ -201,14 +175,15 @@ BUDGETS: Mapping[str, Budget] = {
         view_px=64,
         epochs=15,
         batch_size=32,
-        recipes=SHORT_RECIPES,
+        recipes=presets.SHORT,
         decoder_grid=8,
         steps=200,
         finetune_batch=12,
         counts={"unlabelled": 1024, "train": 400, "val": 100, "test": 200},
         rates=(2e-3, 4e-3),
         close=True,
-        decon=SHORT_DECON,
+        decon=presets.SHORT_DECON,
+        adclr=presets.SHORT_ADCLR,
         home="mosaics",
         vit="timm.create_model('test_vit', patch_size=8, depth=4, weight_init='jax')+fpn(channels=32)",
         unet=f"smp.Unet({_SMALL}, decoder_channels=(64, 48, 32, 24, 16))",
@@ -244,6 +219,7 @@ BUDGETS: Mapping[str, Budget] = {
         rate_fraction=0.5,
         fractions=(0.5, 1.0),
         seeds=(0, 1),
-        decon=SHORT_DECON,
+        decon=presets.SHORT_DECON,
+        adclr=presets.SHORT_ADCLR,
     ),
 }

@@ -121,6 +121,12 @@ FINETUNING: tuple[Arm, ...] = tuple(
     replace(_OVER_DENSECL, name=f"{_OVER_DENSECL.name}, {name}", **change) for name, change in _FINETUNED.items()
 )
 
+# The same short runs with the published momenta, rates and augmentations, and heads for few images.
+PRESETS: tuple[Arm, ...] = tuple(
+    replace(arm_of(SEGMENTATION, name), name=f"{name}, small preset", base=None)
+    for name in ("densecl", "slotcon", "decon-sl-densecl")
+)
+
 # All on one ViT with an FPN, which fine-tuning begins anew unless it was pre-trained.
 TOKENS: tuple[Arm, ...] = (
     Arm("ViT from scratch", None, None, (RANDOM,), network="vit"),
@@ -208,6 +214,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question("queries", "What ADCLR's options do", QUERIES, over_plain_form(QUERIES), budgets=("cpu",)),
     Question("ablations", "What DeCon's options do", ABLATIONS, over_plain_form(ABLATIONS)),
+    Question("presets", "Short runs want a schedule of their own", PRESETS, over_plain_form(PRESETS), budgets=("cpu",)),
     Question("finetuning", "Fine-tuning otherwise: when the decoder pays", FINETUNING, over_plain_form(FINETUNING)),
     *(
         elsewhere(f"Another domain: fine-tuned on `{name}`", name, _arms)

@@ -63,7 +63,9 @@ class Records:
         """
         plain = {one.name: one.default for one in fields(arm)}
         departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        others = {"fractions", "seeds", "vit", "decon", "home"} | ({"unet"} if arm.network != "unet" else set())
+        others = {"fractions", "seeds", "vit", "decon", "adclr", "home"} | (
+            {"unet"} if arm.network != "unet" else set()
+        )
         sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
         sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
         text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)

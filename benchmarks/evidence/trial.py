@@ -129,21 +129,29 @@ def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
             shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
         dovetail.pretrain(
+            **pretraining(budget, arm, seed),
             data=unlabelled(bench, arm),
-            model=budget.pretrained_model(arm),
-            method=arm.method,
             out=folder,
-            recipe=budget.recipe(arm),
-            epochs=round(arm.longer * budget.epochs),
-            batch_size=budget.batch_size,
-            image_size=budget.view_px,
-            seed=seed,
             report_every_minutes=0,
             resume=begun,
         )
         remember(bench, arm, folder, time.monotonic() - began)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the exported weights are all that is needed
     return folder
+
+
+def pretraining(budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
+    """Return what decides the pre-training of an arm that has one, but for the images."""
+    assert arm.method is not None
+    return {
+        "model": budget.pretrained_model(arm),
+        "method": arm.method,
+        "recipe": budget.recipe(arm),
+        "epochs": round(arm.longer * budget.epochs),
+        "batch_size": budget.batch_size,
+        "image_size": budget.view_px,
+        "seed": seed,
+    }
 
 
 def chosen_rate(bench: Bench, arm: Arm, start: Start) -> float:

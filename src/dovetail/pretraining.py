@@ -53,7 +53,7 @@ def pretrain(
     model: Any = None,
     method: str = "decon-sl",
     out: str | Path = "",
-    preset: Literal["auto", "paper", "small"] = "auto",
+    preset: Literal["auto", "paper", "small", "short"] = "auto",
     recipe: dict[str, Any] | None = None,
     epochs: int | Literal["auto"] = "auto",
     max_steps: int | None = None,
@@ -98,7 +98,8 @@ def pretrain(
         method: Name of a method (`dovetail methods` lists them).
         out: Folder of the run; must be empty or new unless `overwrite` or `resume` is given.
         preset: Sizes of heads and the like: "paper" as published, "small" for up to 20,000 images or no GPU, "auto"
-            chooses between them; options of the recipe that are given count more.
+            chooses between them; "short" has momenta and rates for some hundred steps too. Options of the recipe that
+            are given count more.
         recipe: Options of the method's recipe (`dovetail show METHOD` prints it).
         epochs: Passes over the images.
         max_steps: Stop after this many optimiser steps; schedules are those of a run of this length.

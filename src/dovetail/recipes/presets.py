@@ -1,15 +1,21 @@
-"""Sizes of heads and the like for runs much smaller than the papers'.
+"""Sizes of heads, momenta and rates for runs much smaller or shorter than the papers'.
 
 A preset is a set of options; those that a method does not have are left out, and those that a user gives count more.
+
+"small" is for few images or a processor and changes sizes alone. "short" is for some hundred steps on views of about
+64 px, where the published momenta, rates and augmentations leave a network near where it began: a teacher that moves a
+thousandth a step has not left its random start by then, and a blur of 2 px leaves little of such a view.
+`docs/results.md` was measured with it. It is never chosen by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from dovetail.recipes.table import options_of
+from dovetail.recipes.table import METHODS, options_of, parse
 
-Preset = Literal["paper", "small"]
+Preset = Literal["paper", "small", "short"]
 
 SMALL_IMAGES = 20_000
 
@@ -24,8 +30,55 @@ SMALL: dict[str, Any] = {
     "warmup_epochs": 2.0,
 }
 
+_HEADS: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
+# LARS does not adapt one-dimensional tensors: at such a rate they need one of their own.
+_LARS: Mapping[str, Any] = {**_HEADS, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0}
+_SGD: Mapping[str, Any] = {**_HEADS, "queue": 1024, "base_lr": 0.5}
+# Crops that overlap now and then; a teacher sharper and a centre quicker than long runs have them, without which the
+# teacher's distributions stay uniform.
+_TOKENS: Mapping[str, Any] = {
+    "hidden": 64,
+    "bottleneck": 32,
+    "prototypes": 128,
+    "head_norm": True,
+    "teacher_temperature": 0.01,
+    "warmup_temperature": 0.01,
+    "centre_momentum": 0.6,
+    "momentum": 0.95,
+    "base_lr": 4e-3,
+    "warmup_epochs": 1.0,
+    "final_weight_decay": 0.04,
+    "frozen_epochs": 0,
+    "global_scale": (0.15, 0.5),
+    "local_crops": 0,
+    "blur_px": 0.0,
+}
+_PATCHES: Mapping[str, Any] = {**_TOKENS, "teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
+SHORT: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(METHODS, _LARS),
+    "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
+    "densecl": _SGD,
+    "moco-v2": {**_SGD, "temperature": 0.1},
+    "simsiam": _SGD,
+    "zerocl": {**_LARS, "dim": 16},  # fewer channels than images in a batch
+    "dino": _TOKENS,
+    "ibot": _PATCHES,
+    "selfpatch": {**_TOKENS, "patch_prototypes": 128},
+}
+"""The preset "short" of each base method."""
 
-def choose(preset: Literal["auto", "paper", "small"], *, num_images: int, accelerator: str) -> Preset:
+SHORT_ADCLR: Mapping[str, Any] = {"query_centre_momentum": 0.6}
+SHORT_DECON: Mapping[str, Any] = {
+    "decoder_grid": 8,
+    "instance_weight": 1.0,
+    "decoder_hidden": 64,
+    "decoder_dim": 32,
+    "decoder_queue": 512,
+}
+"""What "short" adds for query patches and for a decoder's branch."""
+
+
+def choose(preset: Literal["auto", "paper", "small", "short"], *, num_images: int, accelerator: str) -> Preset:
     """Return the preset: "small" for up to 20,000 images or on a processor, unless one is named."""
     if preset != "auto":
         return preset
@@ -34,5 +87,19 @@ def choose(preset: Literal["auto", "paper", "small"], *, num_images: int, accele
 
 def options(preset: Preset, method: str) -> dict[str, Any]:
     """Return the preset's options that a method has."""
+    if preset == "paper":
+        return {}
     known = options_of(method)
-    return {name: value for name, value in SMALL.items() if name in known} if preset == "small" else {}
+    found = SMALL if preset == "small" else short_options(method)
+    return {name: value for name, value in found.items() if name in known}
+
+
+def short_options(method: str) -> dict[str, Any]:
+    """Return what "short" says for a method, its options and others."""
+    parts = parse(method)
+    found = dict(SHORT[parts.base])
+    if parts.adclr:
+        found |= SHORT_ADCLR
+    if parts.decon:
+        found |= SHORT_DECON
+    return found

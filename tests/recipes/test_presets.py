@@ -1,0 +1,81 @@
+"""Presets name options that methods have, build, and give way to what a user gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.networks.build import build_network
+from dovetail.networks.network import Network
+from dovetail.recipes import presets
+from dovetail.recipes.table import METHODS, build, options_of
+
+COMPOSED = (
+    "decon-sl",
+    "decon-ml-pixpro",
+    "decon-sl-densecl",
+    "adclr",
+    "adclr-ibot",
+    "dino+decon-sl",
+    "adclr+decon-sl-densecl",
+)
+EVERY = (*METHODS, *COMPOSED)
+SETS: dict[str, dict[str, Any]] = {
+    "small": presets.SMALL,
+    "adclr": dict(presets.SHORT_ADCLR),
+    "decon": dict(presets.SHORT_DECON),
+    **{name: dict(options) for name, options in presets.SHORT.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[bool, Network]:
+    """A ViT (True) and a CNN, with pyramids."""
+    names = {True: "timm.create_model('test_vit', patch_size=8)+fpn(channels=32)", False: "timm/resnet10t+fpn"}
+    return {tokens: build_network(name, image_size=64) for tokens, name in names.items()}
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("preset", ["small", "short"])
+def test_a_preset_builds_every_method(preset: presets.Preset, method: str, networks: dict[bool, Network]) -> None:
+    tokens = any(name in method for name in ("dino", "ibot", "selfpatch", "adclr"))
+    recipe = build(method, networks[tokens].taps, presets.options(preset, method))
+    assert recipe.terms
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_option_of_a_preset_is_one_of_some_method(name: str) -> None:
+    known = set().union(*(options_of(method) for method in EVERY))
+    assert set(SETS[name]) <= known
+
+
+@pytest.mark.parametrize("method", [method for method in EVERY if "momentum" in options_of(method)])
+def test_the_teacher_of_a_short_run_leaves_its_start(method: str) -> None:
+    """After 480 steps a share of momentum ** 480 of the random start is left, of the published momentum far more."""
+    short = presets.options("short", method)["momentum"]
+    assert short**480 < 1e-9
+    assert short < options_of(method)["momentum"].default
+
+
+def test_published_settings_stay_as_they_are() -> None:
+    assert all(presets.options("paper", method) == {} for method in EVERY)
+
+
+def test_short_is_never_chosen_by_itself() -> None:
+    chosen = {
+        presets.choose("auto", num_images=count, accelerator=kind)
+        for count in (1, 100, 10**6)
+        for kind in ("cpu", "cuda")
+    }
+    assert chosen == {"small", "paper"}
+    assert presets.choose("short", num_images=10**6, accelerator="cuda") == "short"
+
+
+def test_a_branch_gets_its_part() -> None:
+    assert presets.options("short", "adclr")["query_centre_momentum"] == 0.6
+    assert presets.options("short", "decon-sl-densecl")["decoder_grid"] == 8
+    assert "decoder_grid" not in presets.options("short", "densecl")
+    with pytest.raises(DovetailError, match="densecl"):
+        presets.options("short", "decon-sl-dense")
