@@ -135,7 +135,7 @@ def pretrained(bench: Bench, arm: Arm, seed: int) -> Path | None:
             report_every_minutes=0,
             resume=begun,
         )
-        remember(bench, arm, folder, time.monotonic() - began)
+        remember(bench, arm, folder, None if begun else time.monotonic() - began)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the exported weights are all that is needed
     return folder
 
@@ -250,9 +250,10 @@ def facts_of(scores: Any, details: Any, kind: Kind) -> dict[str, Any]:
     return {"scores": plain} | ({"iou": details.get("iou_per_class")} if kind == "score" else {})
 
 
-def remember(bench: Bench, arm: Arm, run: Path, seconds: float) -> None:
-    """Write down how long a pre-training took (its last part, where it was interrupted) and what it said of itself."""
-    facts = {"pretrain_seconds": round(seconds), "signals": signals_of(bench, arm, run)}
+def remember(bench: Bench, arm: Arm, run: Path, seconds: float | None) -> None:
+    """Write down how long a pre-training took, unless it was interrupted, and what it said of itself."""
+    taken = {} if seconds is None else {"pretrain_seconds": round(seconds)}
+    facts = {**taken, "signals": signals_of(bench, arm, run)}
     (run / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
