@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget
-from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, SCENES
+from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, PICTURES, SCENES
 from benchmarks.evidence.questions import QUESTIONS, Comparison, Question
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.signals import TITLE, signal_parts
@@ -93,7 +93,7 @@ def page(records: Sequence[Records]) -> str:
             if question.asked_in(one.budget.name):
                 parts += section_parts(Section(question, one))
     parts += [TITLE, *(part for one in records for part in signal_parts(one))]
-    return "\n".join([*parts, SCENES, NOT_RUN]).rstrip() + "\n"
+    return "\n".join([*parts, PICTURES, SCENES, NOT_RUN]).rstrip() + "\n"
 
 
 def section_parts(section: Section) -> list[str]:

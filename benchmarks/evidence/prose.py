@@ -49,3 +49,28 @@ NOT_RUN = """## What has not been run
 Where a table or a section above says so. Beyond that, nothing on this page is about detection and instance
 segmentation, and nothing was run on a GPU.
 """
+
+PICTURES = """## What the networks see
+
+Of the first seed, on test mosaics; `python -m benchmarks.evidence.pictures` pre-trains and draws them. Nothing was
+chosen: they are the first test mosaic and every fiftieth.
+
+SlotCon's slots over the encoder's 4 x 4 cells, after one step and after the last. One slot wins everything at first; at
+the end cells of one texture share a slot, without a label.
+
+![Slots of the encoder after one step](pictures/results_slots_encoder_before.png)
+![Slots of the encoder after pre-training](pictures/results_slots_encoder_after.png)
+
+Slots over the decoder's 32 x 32 cells (DeCon over SlotCon). They become regions, but of light and of edges more than of
+textures: 7 follows strong edges in all four mosaics. The decoder has learnt less in these steps than the encoder.
+
+![Slots of the decoder after one step](pictures/results_slots_decoder_p2_before.png)
+![Slots of the decoder after pre-training](pictures/results_slots_decoder_p2_after.png)
+
+Principal components of encoder and decoder, before and after. A failure: after DeCon over DenseCL, what varies most in
+the decoder's map is how near a cell is to the border of the picture, which zero padding can give away, more than the
+texture.
+
+![Components after DeCon over SlotCon](pictures/results_pca_decon-sl.png)
+![Components after DeCon over DenseCL](pictures/results_pca_decon-sl-densecl.png)
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,11 @@ def test_a_run_is_restored_as_it_began_and_as_it_is(slot_run: Path) -> None:
     exported = load_file(slot_run / "exported" / "model.safetensors")
     assert all(torch.equal(value, after[name]) for name, value in exported.items())
     assert any(not torch.equal(value, before[name]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize(("step", "words"), [(1, "1 step"), (2, "2 steps"), (1480, "1,480 steps")])
+def test_steps_are_told_in_words(slot_run: Path, step: int, words: str) -> None:
+    assert replace(restore(slot_run), step=step).steps == words
 
 
 def test_attention_sums_to_one_with_the_class_token_and_the_query_itself(query_run: Path) -> None:

@@ -87,7 +87,7 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     if cls is None:
         raise DovetailError(f"{run.options['model']} has no class token; draw its pca instead.")
     heads = min(cls.shape[1], MOST_HEADS)
-    title = f"Attention of the class token in the last block, after {run.step:,} steps"
+    title = f"Attention of the class token in the last block, after {run.steps}"
     sheet = Sheet(len(names), 2 + heads, title=title)
     for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
         sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
@@ -105,7 +105,7 @@ def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) 
     view = with_queries(as_view(squares, run.recipe.views, network), network.taps["patches"].stride)
     queries = attention_of(network, view).queries
     assert queries is not None  # the view has queries
-    title = f"Attention of query tokens in the last block, mean of the heads, after {run.step:,} steps"
+    title = f"Attention of query tokens in the last block, mean of the heads, after {run.steps}"
     sheet = Sheet(len(names), 1 + len(QUERY_BOXES), title=title)
     for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
         photograph = shown(pixels)

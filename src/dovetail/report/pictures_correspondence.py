@@ -130,7 +130,7 @@ def _views_sheet(run: Restored, name: str, views: tuple[View, View], lines: int)
     """Return the matches between two views of one photograph, before and after."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     rows = []
-    for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
+    for when, network in (("before", run.before), (f"after {run.steps}", run.after)):
         maps = [_map(network, view, tap) for view in views]
         error = median_error(maps[0], maps[1], views)
         known = "views do not overlap" if error is None else f"median error {error:.0f} px of the photograph"
@@ -146,7 +146,7 @@ def photograph_pair(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     for start in range(0, len(names) - 1, 2):
         pair = squares[start : start + 2]
         rows = []
-        for when, network in (("before", run.before), (f"after {run.step:,} steps", run.after)):
+        for when, network in (("before", run.before), (f"after {run.steps}", run.after)):
             maps = maps_of(network, as_view(pair, run.recipe.views, network), [tap])[tap]
             rows.append((when, [maps[0], maps[1]]))
         title = f"{short(names[start])} and {short(names[start + 1])}, tap {tap}"

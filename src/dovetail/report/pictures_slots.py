@@ -52,7 +52,7 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
     sheet = Sheet(
         2 * -(-len(names) // columns),
         columns,
-        title=f"Slots of term {term.name} (tap {term.tap}) after {run.step:,} steps: {counted(len(slots))}",
+        title=f"Slots of term {term.name} (tap {term.tap}) after {run.steps}: {counted(len(slots))}",
     )
     for number, (name, pixels, winner) in enumerate(zip(names, squares, winners, strict=True)):
         row, column = 2 * (number // columns), number % columns

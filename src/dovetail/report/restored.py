@@ -54,6 +54,11 @@ class Restored:
         return self.branch.network
 
     @property
+    def steps(self) -> str:
+        """Optimiser steps done, in words: "1 step", "1,480 steps"."""
+        return f"{self.step:,} step{'' if self.step == 1 else 's'}"
+
+    @property
     def side_px(self) -> int:
         """Side of the run's first view."""
         return self.recipe.views.views[0].size_px

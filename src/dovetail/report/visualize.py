@@ -88,9 +88,7 @@ def pca(
     taps = shown_taps(restored.after.taps, restored.recipe)
     view = as_view(photos.squares, restored.recipe.views, restored.after)
     before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
-    title = (
-        f"First three principal components, before and after {restored.step:,} steps of {restored.options['method']}"
-    )
+    title = f"First three principal components, before and after {restored.steps} of {restored.options['method']}"
     sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
     for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
         sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
