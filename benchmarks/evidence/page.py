@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget
-from benchmarks.evidence.prose import INTRODUCTION, NOT_RUN, PICTURES, SCENES
+from benchmarks.evidence.prose import FOUND, INTRODUCTION, NOT_RUN, PICTURES, SCENES
 from benchmarks.evidence.questions import QUESTIONS, Comparison, Question
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.signals import TITLE, signal_parts
@@ -86,7 +86,14 @@ class Section:
 
 def page(records: Sequence[Records]) -> str:
     """Return the whole page in markdown, from the lines of some budgets."""
-    parts = [INTRODUCTION, "## Budgets\n", *(f"- `{one.budget.name}`: {sizes(one.budget)}" for one in records), ""]
+    found = [FOUND] if any(one.budget.name == "cpu" for one in records) else []
+    parts = [
+        INTRODUCTION,
+        *found,
+        "## Budgets\n",
+        *(f"- `{one.budget.name}`: {sizes(one.budget)}" for one in records),
+        "",
+    ]
     for question in QUESTIONS:
         parts.append(f"## {question.title}\n")
         for one in records:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from benchmarks.evidence.arms import ENCODER
 from benchmarks.evidence.questions import question_named
@@ -22,8 +23,14 @@ SIGNALS: Mapping[str, str] = {
 }
 FEWEST = 8  # runs, below which nothing is said
 
-Pair = tuple[str, float, float]
-"""A run's method, its signal and its score."""
+
+class Pair(NamedTuple):
+    """What is known of a run: whose it is, what it says of itself, and what fine-tuning gave."""
+
+    method: str
+    seed: int
+    signal: float
+    score: float
 
 
 def signal_parts(records: Records) -> list[str]:
@@ -38,7 +45,7 @@ def signal_parts(records: Records) -> list[str]:
         f"### Budget `{records.budget.name}`: signals\n",
         "Spearman's rank correlation of a signal at the end of pre-training with mIoU after fine-tuning from the "
         "encoder, with its 95 % interval (Fisher's z) and the number of runs; over all methods of the first question, "
-        "and over the seeds of one method, whose means are taken away:\n",
+        "less what each seed's labels make easy or hard for all, and over the runs of one method, less its mean:\n",
         f"| signal | among | {' | '.join(columns)} |",
         f"| --- | --- |{' ---: |' * len(columns)}",
     ]
@@ -52,7 +59,7 @@ def signal_parts(records: Records) -> list[str]:
 def pairs_of(records: Records, signal: str, fraction: float) -> list[Pair]:
     """Return a signal and a score of every run of the first question that was fine-tuned from its encoder."""
     return [
-        (arm.name, float(line["signals"][signal]), float(line["scores"]["mIoU"]))
+        Pair(arm.name, cell.seed, float(line["signals"][signal]), float(line["scores"]["mIoU"]))
         for arm in question_named("segmentation").arms
         for cell, line in records.found(arm).items()
         if (cell.kind, cell.start, cell.fraction) == ("score", ENCODER, fraction)
@@ -62,18 +69,31 @@ def pairs_of(records: Records, signal: str, fraction: float) -> list[Pair]:
 
 
 def over_all(pairs: Sequence[Pair]) -> str:
-    """Return the rank correlation over all runs in words."""
-    return in_words([signal for _, signal, _ in pairs], [score for _, _, score in pairs], lost=0)
+    """Return the rank correlation over all runs in words, less the means of each seed."""
+    seeds = [one.seed for one in pairs]
+    signals, scores = (less_means(values, seeds) for values in columns_of(pairs))
+    return in_words(signals, scores, lost=len(set(seeds)) - 1)
 
 
 def within_methods(pairs: Sequence[Pair]) -> str:
-    """Return the rank correlation of what is left when each method's means are taken away."""
-    methods = {name for name, _, _ in pairs}
+    """Return the rank correlation of what is left when the means of each seed and method are taken away."""
+    seeds, methods = [one.seed for one in pairs], [one.method for one in pairs]
+    signals, scores = (less_means(less_means(values, seeds), methods) for values in columns_of(pairs))
+    return in_words(signals, scores, lost=len(set(seeds)) + len(set(methods)) - 2)
+
+
+def columns_of(pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
+    """Return signals and scores."""
+    return [one.signal for one in pairs], [one.score for one in pairs]
+
+
+def less_means(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """Return each value less the mean of its group, rounded so that equal ones stay equal."""
     means = {
-        name: [statistics.fmean(one[place] for one in pairs if one[0] == name) for place in (1, 2)] for name in methods
+        group: statistics.fmean(value for value, own in zip(values, groups, strict=True) if own == group)
+        for group in set(groups)
     }
-    signals = [signal - means[name][0] for name, signal, _ in pairs]
-    return in_words(signals, [score - means[name][1] for name, _, score in pairs], lost=len(methods))
+    return [round(value - means[group], 9) for value, group in zip(values, groups, strict=True)]
 
 
 def in_words(signals: Sequence[float], scores: Sequence[float], *, lost: int) -> str:

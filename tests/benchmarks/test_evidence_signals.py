@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from benchmarks.evidence.arms import BUDGETS, TINY
 from benchmarks.evidence.questions import arm_named
 from benchmarks.evidence.records import Cell, Records
-from benchmarks.evidence.signals import in_words, ranks, signal_parts
+from benchmarks.evidence.signals import Pair, in_words, less_means, ranks, signal_parts, within_methods
 
-BUDGET = dataclasses.replace(BUDGETS[TINY], seeds=tuple(range(6)), fractions=(0.5,))
+BUDGET = dataclasses.replace(BUDGETS[TINY], seeds=tuple(range(8)), fractions=(0.5,))
 
 
 def test_equal_values_share_their_mean_rank() -> None:
@@ -27,24 +29,53 @@ def test_a_correlation_by_hand() -> None:
     assert in_words([1.0] * 9, list(range(9)), lost=0) == "too few"
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
+LABELS = (0.0, 0.2, 0.05, 0.1, 0.3, 0.15, 0.25, 0.35)  # what a seed's labels add for all
+STEPS = {"densecl": (0, 1, 2, 3, 4, 5, 6, 7), "slotcon": (5, 3, 7, 4, 6, 0, 1, 2)}
+
+
+def written(folder: Path, labels: Sequence[float]) -> Records:
     """Two methods: the one with the higher rank scores higher, while within either the higher rank scores lower."""
-    found = Records(tmp_path / "lines.jsonl", BUDGET, {"stamps": "data"})
+    found = Records(folder / "lines.jsonl", BUDGET, {"stamps": "data"})
     for name, level in (("densecl", 10.0), ("slotcon", 20.0)):
         for seed in BUDGET.seeds:
-            facts = {"scores": {"mIoU": level / 100 - 0.001 * seed}, "signals": {"effective_rank": level + seed}}
+            score = level / 100 + labels[seed] - 0.001 * STEPS[name][seed]
+            facts = {"scores": {"mIoU": score}, "signals": {"effective_rank": level + STEPS[name][seed]}}
             found.add(arm_named(name), Cell("score", name, "encoder", 0.5, seed), facts)
     return found
 
 
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Runs whose scores differ by their labels, too."""
+    return written(tmp_path, LABELS)
+
+
 def test_a_method_that_is_better_on_the_whole_is_told_from_the_better_run_of_a_method(records: Records) -> None:
     text = "\n".join(signal_parts(records))
-    over, within = (next(line for line in text.splitlines() if way in line) for way in ("all runs", "runs of one"))
-    assert over.endswith("| +0.51 [-0.13, +0.85] (n = 12) |")  # 1 - 6 * 140 / (12 * 143)
+    over, within = (next(line for line in text.splitlines() if way in line) for way in ("| all runs", "| runs of one"))
+    assert re.search(r"\| (\*\*)?\+0\.\d\d \[", over)
     assert "| **-" in within
-    assert within.endswith("(n = 12) |")
+    assert all(line.endswith("(n = 16) |") for line in (over, within))
     assert "spread" not in text.split("| --- |")[1]
+
+
+def test_what_labels_make_easy_for_all_does_not_count(tmp_path: Path) -> None:
+    with_labels, without = written(tmp_path / "with", LABELS), written(tmp_path / "without", [0.0] * 8)
+    assert signal_parts(with_labels) == signal_parts(without)
+
+
+def test_within_a_method_both_means_are_taken_away() -> None:
+    """Scores are minus signals but for sums of what the seed and the method add, so ranks are opposite."""
+    pairs = [
+        Pair(name, seed, signal := float((seed * seed + 2 * seed * place) % 7), 50 * place + 9 * seed - signal)
+        for place, name in enumerate("abc", start=1)
+        for seed in range(6)
+    ]
+    assert within_methods(pairs).startswith("**-1.00 [")
+
+
+def test_means_are_those_of_groups() -> None:
+    assert less_means([1.0, 3.0, 10.0, 20.0], ["a", "a", "b", "b"]) == [-1.0, 1.0, -5.0, 5.0]
 
 
 def test_other_starts_and_candidates_of_rates_do_not_count(records: Records) -> None:
