@@ -81,7 +81,8 @@ class Records:
 
     def found(self, arm: Arm) -> dict[Cell, dict[str, Any]]:
         """Return the lines that count, of one arm."""
-        return {cell_of(line): line for line in self._lines() if line["mark"] == self.mark(arm)}
+        mark = self.mark(arm)
+        return {cell_of(line): line for line in self._lines() if line["mark"] == mark}
 
     def add(self, arm: Arm, cell: Cell, facts: Mapping[str, Any]) -> None:
         """Append a line."""
