@@ -132,11 +132,12 @@ def section_parts(section: Section) -> list[str]:
 def sizes(budget: Budget) -> str:
     """Return one paragraph on the sizes of a budget."""
     counts, rates = budget.counts, ", ".join(f"{rate:g}" for rate in budget.rates)
-    content = " with few and large objects" if budget.close else ""
+    content = " with few and large objects" if budget.close and budget.home != "mosaics" else ""
     return (
-        f"`{budget.model}`, scenes of {budget.side_px} px{content}. Pre-training: {counts['unlabelled']:,} scenes, "
+        f"`{budget.model}` on `{budget.home}`{content}. Pre-training: {counts['unlabelled']:,} images, "
         f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
-        f"{budget.steps:,} steps of {budget.finetune_batch}, 100 % being {counts['train']:,} scenes, tested on "
+        f"{budget.steps:,} steps of {budget.finetune_batch} crops of {budget.side_px} px, 100 % being "
+        f"{counts['train']:,} labelled images, tested on "
         f"{counts['test']}; candidates for its rate: {rates}."
     )
 
