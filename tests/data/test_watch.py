@@ -80,10 +80,13 @@ class Hopeless(ImageSource):
         return open_bytes(encoded(Image.fromarray(smooth(24, 32, seed=index)), "PNG"), channels)
 
 
-@pytest.mark.parametrize(("workers", "crash"), [(0, 7), (1, 7), (2, -1)])
-def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Path, workers: int, crash: int) -> None:
+@pytest.mark.parametrize(("workers", "crash", "pause"), [(0, 7, 0.0), (1, 7, 0.0), (1, 7, 1.0), (2, -1, 0.0)])
+def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(
+    tmp_path: Path, workers: int, crash: int, pause: float
+) -> None:
+    """After a pause for training, a process is stuck that still has to hand over batches from before."""
     log = tmp_path / "skipped.jsonl"
-    sampler = StepSampler(12, 4, seed=0, total_steps=6)
+    sampler = StepSampler(12, 4, seed=1, total_steps=6)  # 7 in the first batch, 3 in the third
     loader = ViewLoader(
         *(ViewDataset(Hopeless(hang=3, crash=crash), PLAN, seed=0, image_seconds=1.5), sampler),
         plan=PLAN,
@@ -94,7 +97,10 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(tmp_path: Pa
     stops.listen(signal.SIGTERM)  # as in training; loading processes inherit it
     torch.manual_seed(5)
     try:
-        batches = list(loader)
+        batches = []
+        for batch in loader:
+            batches.append(batch)
+            time.sleep(pause)
     finally:
         stops.restore()
     assert stops.received is None

@@ -177,28 +177,36 @@ class ViewLoader:
         """Yield the batches after the first `done`, up to one that has to be loaded again."""
         batches = self._started(done)
         workers: list[BaseProcess] = batches._workers if self._num_processes else []
-        waited = 0.0  # not by the clock: see `dovetail.data.watch`
         while True:
             try:
-                batch = next_of(batches, workers)
+                with watch.looking(workers, seconds=self._dataset.image_seconds, poll=self._poll_seconds):
+                    batch = self._next(batches, workers)
             except StopIteration:
                 return
             except RuntimeError as error:
                 if self._must_start_again(workers, watch):
                     return
+                raise self._lost(error) from error
+            yield batch
+            self._requests = 0
+
+    def _next(self, batches: Iterator[ViewBatch], workers: list[BaseProcess]) -> ViewBatch:
+        """Return the next batch; raise `RuntimeError` where a process ended, or gave nothing for too long."""
+        waited = 0.0  # not by the clock: see `dovetail.data.watch`
+        while True:
+            try:
+                return next_of(batches, workers)
+            except RuntimeError as error:
                 waited += self._poll_seconds
                 if "timed out" not in str(error) or waited >= self._batch_seconds:
-                    raise self._lost(error) from error
-            else:
-                yield batch
-                waited, self._requests = 0.0, 0
+                    raise
 
     def _must_start_again(self, workers: list[BaseProcess], watch: ReadingWatch) -> bool:
         """Give up the photographs that loading processes are stuck with or died of.
 
         Return whether there are any, or processes that ended only because they were asked to.
         """
-        lost = watch.lost(workers, seconds=self._dataset.image_seconds, poll=self._poll_seconds)
+        lost = watch.lost(workers)
         for index, reason in lost.items():
             self._dataset.give_up(index, reason)
         if lost or not asked_to_stop(workers):

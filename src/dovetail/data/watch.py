@@ -5,6 +5,9 @@ call into a library can only be ended with its process. So each process notes wh
 all share; the main process, while it waits for a batch, ends the process of what takes too long, and starts anew
 without that photograph. Noting costs some microseconds, and nothing waits for it.
 
+A thread of the main process looks, as the main one may itself wait for a process that is stuck: a batch that is taken
+from a process is handed over by it, and one long call holds that up too.
+
 Time is counted in polls of the main process, not by the clock: a run that was suspended (Ctrl-Z, a scheduler that lets
 another job go first) would otherwise give up what it was reading, and end in other weights.
 """
@@ -44,6 +47,7 @@ class ReadingWatch:
         self._lines = torch.full((num_workers, 2), _NOTHING, dtype=torch.float64)
         self._lines.share_memory_()  # type: ignore[no-untyped-call]
         self._seen: list[tuple[list[float], int]] = [([], 0)] * num_workers  # at the last poll, and in how many polls
+        self._stuck: dict[int, str] = {}
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:
@@ -60,29 +64,50 @@ class ReadingWatch:
         finally:
             line[0] = _NOTHING
 
-    def lost(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> dict[int, str]:
-        """Return why photographs have to be given up, by number, and end the processes that are stuck with them.
+    @contextmanager
+    def looking(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> Iterator[None]:
+        """End the processes that are stuck with a photograph, while a batch of theirs is waited for within.
 
         Args:
             workers: The processes, in the order of their numbers.
             seconds: What a photograph may take.
-            poll: Seconds that were waited in vain since this was last called.
+            poll: Seconds from one look to the next.
         """
-        found = {}
+        if not workers:
+            yield
+            return
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(poll):
+                self._end_stuck(workers, seconds=seconds, poll=poll)
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _end_stuck(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> None:
         for number, (worker, line) in enumerate(zip(workers, self._lines.tolist(), strict=True)):
             index = line[0]
-            if index == _NOTHING:
-                continue
             before, polls = self._seen[number]
             polls = polls + 1 if line == before else 0
             self._seen[number] = (line, polls)
-            if worker.exitcode is None and polls * poll > seconds + GRACE_SECONDS:
+            if index != _NOTHING and polls * poll > seconds + GRACE_SECONDS and worker.exitcode is None:
+                self._stuck[int(index)] = f"it could not be read within {seconds:g} seconds"
                 # torch's workers leave on this signal without going back to Python.
                 worker.terminate()
-                found[int(index)] = f"it could not be read within {seconds:g} seconds"
-            elif worker.exitcode is not None and -worker.exitcode in _CRASHES:
+
+    def lost(self, workers: Sequence[BaseProcess]) -> dict[int, str]:
+        """Return why photographs have to be given up, by number: processes are stuck with them, or died of them."""
+        found = dict(self._stuck)
+        for worker, line in zip(workers, self._lines.tolist(), strict=True):
+            if line[0] != _NOTHING and worker.exitcode is not None and -worker.exitcode in _CRASHES:
                 name = signal.Signals(-worker.exitcode).name
-                found[int(index)] = f"the library that decodes it crashed ({name})"
+                found[int(line[0])] = f"the library that decodes it crashed ({name})"
         return found
 
 
