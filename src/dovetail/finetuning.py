@@ -103,6 +103,8 @@ def finetune_detect(
     head: Literal["rcnn", "retinanet"] = "rcnn",
     box_head: Literal["auto", "2fc", "4conv1fc"] = "auto",
     head_norm: Literal["none", "sync"] = "none",
+    head_width: float = 1.0,
+    proposals: int = 512,
     start: list[str] = ["auto"],  # noqa: B006 - read only
     fraction: list[float] = [1.0],  # noqa: B006 - read only
     seeds: int = 1,
@@ -132,6 +134,9 @@ def finetune_detect(
             model's own, else two layers.
         head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of box and mask heads, as in
             the dense-SSL protocol.
+        head_width: Of R-CNN: factor on the 1024 outputs of the box head's layers and the 256 channels of both heads'
+            convolutions, from 1/16 to 4. Without a GPU the heads take most of the time.
+        proposals: Of R-CNN: boxes of an image that the heads learn from.
         start: What to load of the run: random, encoder, decoder, all; several make several rows of the table. "auto"
             loads all that fits, without a run random weights.
         fraction: Shares of the labelled images to learn from, in nested, class-balanced subsets.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ import dovetail
 from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
-from dovetail.transfer.detect import DetectOptions, finetune_detection, training_batch, training_item
+from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection, training_batch, training_item
 from dovetail.transfer.detecting import faults_of_objects, plan_of
-from dovetail.transfer.detectors import DetectorSpec, build_detector
+from dovetail.transfer.detectors import BoxHead, DetectorSpec, build_detector
 from dovetail.transfer.machine import Machine
 from dovetail.transfer.start import source_of
 from tests.transfer.coco_files import write_coco
@@ -104,6 +105,7 @@ def test_retinanets_coarse_levels_are_convolved() -> None:
 def test_the_schedule_of_each_family(model: str, expected: tuple[object, ...], data: CocoSet) -> None:
     asked = {"run": None, "model": model, "accelerator": "cpu", "precision": "float32", "workers": 0, "seed": 0}
     asked |= {"task": "boxes", "head": "rcnn", "box_head": "auto", "head_norm": "none", "image_size": 800, "epochs": 12}
+    asked |= {"head_width": 1.0, "proposals": 512}
     asked |= {"steps": None, "batch_size": 4, "lr": "auto", "layer_decay": 1.0, "batch_norm": "train"}
     plan = plan_of(asked, data, data)
     options = plan.options
@@ -146,6 +148,33 @@ def test_the_heads_of_the_dense_ssl_protocol() -> None:
     assert [one.out_features for one in others.box_head.modules() if isinstance(one, nn.Linear)] == [1024, 1024]
 
 
+@pytest.mark.parametrize("model", ["timm/test_resnet+fpn", "torchvision/fasterrcnn_resnet50_fpn"])
+@pytest.mark.parametrize("box_head", ["auto", "4conv1fc"])
+def test_narrow_heads(model: str, box_head: BoxHead) -> None:
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, box_head, head_width=0.125, proposals=32)
+    with torch.device("meta"):
+        detector, _ = build_detector(source_of(None, model), spec)
+    heads: Any = detector.roi_heads
+    layers = [one for one in heads.box_head.modules() if isinstance(one, nn.Linear)]
+    assert {one.out_features for one in layers} == {128}
+    assert [one.out_features for one in heads.box_predictor.children()] == [3, 12]
+    assert {one.out_channels for one in heads.mask_head.modules() if isinstance(one, nn.Conv2d)} == {32}
+    assert heads.mask_predictor.mask_fcn_logits.out_channels == 3
+    assert heads.fg_bg_sampler.batch_size_per_image == 32
+    assert (box_head == "4conv1fc") is any(isinstance(one, nn.Conv2d) for one in heads.box_head.modules())
+
+
+def test_narrow_heads_learn(data: CocoSet) -> None:
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, head_width=0.125, proposals=8)
+    torch.manual_seed(0)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    options = DetectOptions(steps=2, batch_size=1, lr=0.001, warmup_steps=0, with_masks=True)
+    assert min(finetune_detection(detector, data.subset([0, 1]), options, machine=HERE)) > 0
+    found = detections_of(detector, data, machine=HERE)
+    assert found
+    assert all("segmentation" in one for one in found)
+
+
 def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> None:
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
     torch.manual_seed(0)
@@ -160,16 +189,16 @@ def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("spec", "sentence"),
     [
-        (("boxes", "retinanet", "4conv1fc", "none"), "RetinaNet has one stage"),
-        (("boxes", "rcnn", "2fc", "sync"), "no convolution to normalise"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, "4conv1fc"), "RetinaNet has one stage"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, head_width=0.5), "RetinaNet has one stage"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, proposals=64), "RetinaNet has one stage"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, "2fc", "sync"), "no convolution to normalise"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, head_width=0.01), "head_width is 0.01"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, proposals=0), "proposals is 0"),
     ],
 )
-def test_heads_that_do_not_go_together(changes: tuple[str, str, str, str], sentence: str) -> None:
-    task, head, box_head, norm = changes
+def test_heads_that_do_not_go_together(spec: DetectorSpec, sentence: str) -> None:
     with pytest.raises(DovetailError, match=sentence):
-        build_detector(
-            source_of(None, "timm/test_resnet+fpn"),
-            DetectorSpec(task, head, 2, (64,), 100, box_head, norm),  # type: ignore[arg-type]
-        )
+        build_detector(source_of(None, "timm/test_resnet+fpn"), spec)

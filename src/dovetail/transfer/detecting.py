@@ -166,6 +166,8 @@ def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
         round(side * 1333 / 800),
         asked["box_head"],
         asked["head_norm"],
+        asked["head_width"],
+        asked["proposals"],
     )
     with torch.device("meta"):
         model, _ = build_detector(source, spec)

@@ -17,8 +17,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dovetail.errors import DovetailError
@@ -35,6 +35,7 @@ DetectTask = Literal["boxes", "masks"]
 DetectHead = Literal["rcnn", "retinanet"]
 BoxHead = Literal["auto", "2fc", "4conv1fc"]
 HeadNorm = Literal["none", "sync"]
+HEAD_WIDTHS = (1 / 16, 4.0)
 PYRAMIDS = ("dovetail.networks.decoders.encoder_fpn", "dovetail.networks.vit_fpn.vit_fpn")
 
 
@@ -50,6 +51,8 @@ class DetectorSpec:
         longest: Most that the longer side may be.
         box_head: Of two stages: two layers, or four convolutions and a layer; "auto" leaves what the model has.
         head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of the box and mask heads.
+        head_width: Factor on the layers' and channels' numbers in the box and mask heads.
+        proposals: Boxes of an image that the second stage learns from.
     """
 
     task: DetectTask
@@ -59,6 +62,8 @@ class DetectorSpec:
     longest: int
     box_head: BoxHead = "auto"
     head_norm: HeadNorm = "none"
+    head_width: float = 1.0
+    proposals: int = 512
 
 
 class RetinaLevels(nn.Module):
@@ -101,6 +106,8 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
         "image_mean": list(source.mean),
         "image_std": list(source.std),
     }
+    if spec.head == "rcnn":
+        sizes["box_batch_size_per_image"] = spec.proposals
     if call.path.startswith("torchvision.models.detection."):
         name = torchvision_name(call.path.rpartition(".")[2], spec)
         builder = torchvision.models.get_model_builder(name)
@@ -112,8 +119,16 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
 
 def check_heads(spec: DetectorSpec) -> None:
     """Raise `DovetailError` for heads that do not go together."""
-    if spec.head == "retinanet" and (spec.box_head, spec.head_norm) != ("auto", "none"):
-        raise DovetailError("RetinaNet has one stage; leave --box-head and --head-norm out, or give --head rcnn.")
+    second = (spec.box_head, spec.head_norm, spec.head_width, spec.proposals)
+    if spec.head == "retinanet" and second != ("auto", "none", 1.0, 512):
+        raise DovetailError(
+            "RetinaNet has one stage; leave --box-head, --head-norm, --head-width and --proposals out, or give "
+            "--head rcnn."
+        )
+    if not HEAD_WIDTHS[0] <= spec.head_width <= HEAD_WIDTHS[1]:
+        raise DovetailError(f"head_width is {spec.head_width:g}; give a factor from 1/16 to 4.")
+    if spec.proposals < 1:
+        raise DovetailError(f"proposals is {spec.proposals}; give at least 1.")
     if spec.head_norm == "sync" and spec.task == "boxes" and spec.box_head != "4conv1fc":
         raise DovetailError("There is no convolution to normalise in the box head; add --box-head 4conv1fc.")
 
@@ -122,17 +137,23 @@ def with_heads(model: nn.Module, spec: DetectorSpec) -> nn.Module:
     """Return a detector of two stages, its box and mask heads replaced by those asked for.
 
     Four convolutions and a layer, with BatchNorm over all processes here and in the mask head, are the dense-SSL
-    protocol's (detectron2's 4conv1fc and SyncBN).
+    protocol's (detectron2's 4conv1fc and SyncBN). Heads of another width have two layers unless told otherwise.
     """
     norm = JointBatchNorm if spec.head_norm == "sync" else None
+    if (spec.box_head, norm, spec.head_width) == ("auto", None, 1.0):
+        return model
     detector: Any = model
+    channels, outputs = detector.backbone.out_channels, spec.classes + 1
+    hidden, features = round(256 * spec.head_width), round(1024 * spec.head_width)
     if spec.box_head == "4conv1fc":
-        channels = detector.backbone.out_channels
-        detector.roi_heads.box_head = FastRCNNConvFCHead((channels, 7, 7), [256] * 4, [1024], norm_layer=norm)
-    elif spec.box_head == "2fc":
-        detector.roi_heads.box_head = TwoMLPHead(detector.backbone.out_channels * 7 * 7, 1024)
-    if norm is not None and spec.task == "masks":
-        detector.roi_heads.mask_head = MaskRCNNHeads(detector.backbone.out_channels, [256] * 4, 1, norm_layer=norm)
+        detector.roi_heads.box_head = FastRCNNConvFCHead((channels, 7, 7), [hidden] * 4, [features], norm_layer=norm)
+    elif spec.box_head == "2fc" or spec.head_width != 1:
+        detector.roi_heads.box_head = TwoMLPHead(channels * 7 * 7, features)
+    if spec.head_width != 1:
+        detector.roi_heads.box_predictor = FastRCNNPredictor(features, outputs)
+    if spec.task == "masks" and (norm is not None or spec.head_width != 1):
+        detector.roi_heads.mask_head = MaskRCNNHeads(channels, [hidden] * 4, 1, norm_layer=norm)
+        detector.roi_heads.mask_predictor = MaskRCNNPredictor(hidden, hidden, outputs)
     return model
 
 
