@@ -13,6 +13,11 @@ Backgrounds, statements of each package beside this file in copyright/:
   gcompris-qt-data             CC-BY-SA, CC-BY, public domain, GPL-3 or later, file by file
 """
 
+_TEXTURES = (
+    f"{_NEVER}Cut from photographs in scikit-image's wheel (BSD-3-Clause for the package), which tells their "
+    "origins and terms\nfile by file in skimage/data/README.txt.\n"
+)
+
 NOTES: Mapping[str, str] = {
     "stamps": f"{_NEVER}Objects: tuxpaint-stamps-default, GPL-2, by many authors (copyright/).\n{_PHOTOGRAPHS}",
     "rooms": f"{_NEVER}Objects: sweethome3d-furniture, CC-BY-3.0 and CC0; creators are in copyright/.\n{_PHOTOGRAPHS}",
@@ -24,8 +29,6 @@ NOTES: Mapping[str, str] = {
         f"{_NEVER}elpv-dataset: CC-BY-NC-SA-4.0, so no commercial use of images or of what is derived from them (its "
         "code:\nApache-2.0). Cite Deitsch et al., Solar Energy 185 (2019), and Buerhop-Lutz et al. (2018).\n"
     ),
-    "mosaics": (
-        f"{_NEVER}Cut from photographs in scikit-image's wheel (BSD-3-Clause for the package), which tells their "
-        "origins and terms\nfile by file in skimage/data/README.txt.\n"
-    ),
+    "mosaics": _TEXTURES,
+    "scraps": _TEXTURES,
 }

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenes import backgrounds, corridors, cutouts, furniture, solar, textures
+from benchmarks.scenes import backgrounds, corridors, cutouts, furniture, scraps, solar, textures
 from benchmarks.scenes.compose import Backdrop, Scene, ScenePlan, indoors, outdoors, scene
 from benchmarks.scenes.fetch import Fetched
 from benchmarks.scenes.licences import NOTES
@@ -150,6 +150,17 @@ def build_mosaics(cache: Path, plan: SetPlan) -> SceneSet:
     return made_once(set_folder("mosaics", cache, own), make, asdict(own), [], NOTES["mosaics"])
 
 
+def build_scraps(cache: Path, plan: SetPlan) -> SceneSet:
+    """Return scraps of photographed textures on other textures."""
+    counts: dict[Split, int] = {split: count for split, count in plan.counts.items() if split in scraps.PARTS}
+    own = replace(plan, close=False, counts=counts)
+
+    def make(folder: Path) -> dict[str, Any]:
+        return scraps.make_scraps(folder, own.side_px, own.counts, own.seed)
+
+    return made_once(set_folder("scraps", cache, own), make, asdict(own), [], NOTES["scraps"])
+
+
 def set_folder(name: str, cache: Path, plan: SetPlan) -> Path:
     """Return where a set lies: plans that differ make different folders."""
     mark = hashlib.sha256(json.dumps([EDITION, asdict(plan)], sort_keys=True).encode()).hexdigest()[:8]
@@ -162,4 +173,5 @@ BUILDERS: Mapping[str, Callable[[Path, SetPlan], SceneSet]] = {
     "corridors": build_corridors,
     "solar": build_solar,
     "mosaics": build_mosaics,
+    "scraps": build_scraps,
 }
