@@ -23,6 +23,10 @@ STUDY = 2
 HOME = "home"
 """The budget's own set, wherever an arm names no other."""
 
+OBJECTS = "objects"
+"""The budget's set of objects with boxes and masks."""
+
+Measure = Literal["segmentation", "detection", "frozen"]
 RANDOM: Start = "random"
 ENCODER: Start = "encoder"
 ALL: Start = "all"
@@ -41,10 +45,12 @@ class Arm:
         trivial: Whether it is a floor rather than a contender.
         cue: Of a floor without a network: "background", or one of `benchmarks.scenes.baselines`.
         options: Of the recipe, over those of the base.
-        measured_on: The set that is fine-tuned and tested on; `HOME` for the budget's own.
+        measured_on: The set that is fine-tuned and tested on; `HOME` for the budget's own, or `OBJECTS`.
         trained_on: The set whose images are pre-trained on, without their labels; `HOME` likewise.
-        measure: "segmentation" after fine-tuning, or "frozen": kNN and a linear classifier on the encoder as it is.
-        network: "vit" for the budget's ViT, "unet" for fine-tuning another decoder than the one pre-trained.
+        measure: "segmentation" or "detection" (of boxes and masks) after fine-tuning, or "frozen": kNN and a linear
+            classifier on the encoder as it is.
+        network: "vit" for the budget's ViT, "detector" for an encoder with a detector's pyramid, "unet" for fine-tuning
+            another decoder than the one pre-trained.
         longer: Factor on the epochs of pre-training.
         finetuning: Options of fine-tuning, over the budget's.
     """
@@ -59,8 +65,8 @@ class Arm:
     options: Mapping[str, Any] | None = None
     measured_on: str = HOME
     trained_on: str = HOME
-    measure: Literal["segmentation", "frozen"] = "segmentation"
-    network: Literal["vit", "unet"] | None = None
+    measure: Measure = "segmentation"
+    network: Literal["vit", "detector", "unet"] | None = None
     longer: float = 1.0
     finetuning: Mapping[str, Any] | None = None
 
@@ -102,6 +108,10 @@ class Budget:
         home: The set that is pre-trained on and segmented where an arm names no other.
         vit: Name of the ViT.
         unet: Name of the network with another decoder than `model`'s.
+        objects: The set whose objects are detected.
+        detector: Name of the encoder and pyramid of detectors.
+        detection: Options of fine-tuning a detector.
+        detection_rates: Candidates for its learning rate.
     """
 
     name: str
@@ -125,6 +135,10 @@ class Budget:
     home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
     unet: str = "smp/unet/tu-resnet10t"
+    objects: str = "stamps"
+    detector: str = "timm/resnet10t+fpn(channels=16)"
+    detection: Mapping[str, Any] = field(default_factory=dict)
+    detection_rates: tuple[float, ...] = (1e-2, 2e-2)
 
     @property
     def scenes(self) -> SetPlan:
@@ -145,15 +159,19 @@ class Budget:
 
     def pretrained_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm pre-trains."""
-        return self.vit if arm.network == "vit" else self.model
+        return {"vit": self.vit, "detector": self.detector}.get(arm.network or "", self.model)
 
     def finetuned_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm fine-tunes."""
         return self.unet if arm.network == "unet" else self.pretrained_model(arm)
 
     def set_of(self, name: str) -> str:
-        """Return the name of a set that an arm names, which may be `HOME`."""
-        return self.home if name == HOME else name
+        """Return the name of a set that an arm names, which may be `HOME` or `OBJECTS`."""
+        return {HOME: self.home, OBJECTS: self.objects}.get(name, name)
+
+    def rates_of(self, arm: Arm) -> tuple[float, ...]:
+        """Return the candidates for the learning rate with which an arm is fine-tuned."""
+        return self.detection_rates if arm.measure == "detection" else self.rates
 
 
 TINY_RECIPES = {
@@ -187,6 +205,9 @@ BUDGETS: Mapping[str, Budget] = {
         home="mosaics",
         vit="timm.create_model('test_vit', patch_size=8, depth=4, weight_init='jax')+fpn(channels=32)",
         unet=f"smp.Unet({_SMALL}, decoder_channels=(64, 48, 32, 24, 16))",
+        objects="scraps",
+        detector="timm.create_model('resnet10t', stem_width=16, channels=(32, 64, 96, 128))+fpn(channels=64)",
+        detection={"steps": 200, "batch_size": 4, "image_size": 128, "head_width": 0.25, "proposals": 64},
     ),
     "gpu": Budget(
         name="gpu",
@@ -202,6 +223,8 @@ BUDGETS: Mapping[str, Budget] = {
         counts={"unlabelled": 8000, "train": 1000, "val": 200, "test": 600},
         vit="timm/vit_small_patch16_224+fpn",
         unet="smp/unet/tu-resnet50",
+        detector="timm/resnet50+fpn",
+        detection={"steps": 2000, "batch_size": 16, "image_size": 224},
     ),
     TINY: Budget(
         name=TINY,
@@ -219,6 +242,7 @@ BUDGETS: Mapping[str, Budget] = {
         rate_fraction=0.5,
         fractions=(0.5, 1.0),
         seeds=(0, 1),
+        detection={"steps": 2, "batch_size": 2, "image_size": 64, "head_width": 0.0625, "proposals": 8},
         decon=presets.SHORT_DECON,
         adclr=presets.SHORT_ADCLR,
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget
+from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget, Measure
 from benchmarks.evidence.prose import FOUND, INTRODUCTION, NOT_RUN, PICTURES, SCENES
 from benchmarks.evidence.questions import QUESTIONS, Comparison, Question
 from benchmarks.evidence.records import Records
@@ -19,6 +19,11 @@ Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
 """(arm, start, column) -> seed -> score in per cent."""
 
 TAKEN = {RANDOM: "", ENCODER: "encoder", ALL: "encoder + decoder"}
+MEASURED: Mapping[Measure, str] = {
+    "segmentation": "mIoU in %, by share of the labelled scenes:\n",
+    "detection": "AP of boxes and of masks in % by COCO's counting, by share of the labelled scenes:\n",
+    "frozen": "Top-1 accuracy in %:\n",
+}
 EMPTY = "not run"
 HARDLY = 3.0  # points of mIoU
 
@@ -44,16 +49,24 @@ class Section:
         return [*(arm for arm in every if arm.name in named - own), *self.question.arms]
 
     @property
+    def measure(self) -> Measure:
+        """What is measured of all its rows."""
+        return self.question.arms[0].measure
+
+    @property
     def frozen(self) -> bool:
         """Whether encoders are measured as they are, without fine-tuning."""
-        return self.question.arms[0].measure == "frozen"
+        return self.measure == "frozen"
 
     @property
     def columns(self) -> dict[str, tuple[float, str]]:
         """Heading -> share of the labels, and the score."""
         if self.frozen:
             return {name: (1.0, name) for name in PROBES}
-        return {f"{100 * part:g} %": (part, "mIoU") for part in self.budget.fractions}
+        shares = {f"{100 * part:g} %": part for part in self.budget.fractions}
+        if self.measure == "detection":
+            return {f"{kind} {name}": (part, f"{kind} AP") for kind in ("box", "mask") for name, part in shares.items()}
+        return {name: (part, "mIoU") for name, part in shares.items()}
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines with scores that count, of all arms."""
@@ -118,7 +131,7 @@ def section_parts(section: Section) -> list[str]:
     return [
         f"### Budget `{budget.name}`: {section.question.name}\n",
         f"{state}.\n" if not lacking else f"{state}\n",
-        "Top-1 accuracy in %:\n" if section.frozen else "mIoU in %, by share of the labelled scenes:\n",
+        MEASURED[section.measure],
         score_table(section, scores),
         floor_note(section, scores),
         "\nDifferences in points, seed by seed; **bold** where the interval leaves out zero:\n",
@@ -159,7 +172,7 @@ def score_table(section: Section, scores: Scores) -> str:
 
 def floor_note(section: Section, scores: Scores) -> str:
     """Return a warning where training from scratch with all labels is hardly above a floor, "" elsewhere."""
-    if section.frozen:
+    if section.measure != "segmentation":
         return ""
     part, column = max(section.budget.fractions), list(section.columns)[-1]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.evidence.arms import ALL, ENCODER, HOME, RANDOM, Arm
+from benchmarks.evidence.arms import ALL, ENCODER, HOME, OBJECTS, RANDOM, Arm
 from dovetail.errors import unknown_name
 from dovetail.transfer.start import Start
 
@@ -185,6 +185,22 @@ def elsewhere(title: str, suffix: str, arms: Sequence[Arm]) -> Question:
     return Question(suffix, title, named, over_base_and_scratch(named, scratch))
 
 
+# A run of one encoder with a detector's pyramid, under heads that fine-tuning begins anew.
+DETECTION: tuple[Arm, ...] = (
+    *(
+        replace(arm, name=f"{arm.name}, detection", network="detector", measured_on=OBJECTS, measure="detection")
+        for arm in SEGMENTATION
+        if not arm.trivial and arm.longer == 1
+    ),
+    Arm(
+        *("mean box of each class", None, None, (RANDOM,)),
+        trivial=True,
+        cue="mean box",
+        measured_on=OBJECTS,
+        measure="detection",
+    ),
+)
+
 _CARRIED = [arm for arm in SEGMENTATION if arm.name in ("from scratch", "densecl", "decon-sl-densecl")]
 QUESTIONS: tuple[Question, ...] = (
     Question(
@@ -192,6 +208,12 @@ QUESTIONS: tuple[Question, ...] = (
         "Segmentation: does joint pre-training pay?",
         SEGMENTATION,
         (*over_base_and_scratch(SEGMENTATION, SEGMENTATION[0]), *SAME_TIME),
+    ),
+    Question(
+        "detection",
+        "Detection and instance segmentation: does joint pre-training pay?",
+        DETECTION,
+        over_base_and_scratch(DETECTION, DETECTION[0]),
     ),
     Question(
         "tokens",

@@ -1,7 +1,8 @@
 """What was measured, one JSON object a line, appended as soon as it is known.
 
     segmentation-cpu.jsonl   {"kind": "score" or "rate", "mark", "arm", "start", "fraction", "seed", "rate", "images",
-                              "scores": {"mIoU", "aAcc", "mAcc"} or {"kNN", "linear"}, "iou", "lr", "seconds",
+                              "scores": {"mIoU", "aAcc", "mAcc"}, {"box AP", "mask AP", …} or {"kNN", "linear"},
+                              "iou", "lr", "seconds",
                               "pretrain_seconds", "data", "machine", "device", "versions", "date"}
 
 A line counts only with the mark of the settings at hand; others stay, for the tables that they belonged to. A line that
@@ -23,6 +24,9 @@ from dovetail.transfer.ledger import lines_of
 from dovetail.transfer.results import library_versions
 
 Kind = Literal["score", "rate"]
+
+
+_OF_SEGMENTATION = ("steps", "finetune_batch")  # sizes of fine-tuning
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ class Records:
         """
         plain = {one.name: one.default for one in fields(arm)}
         departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        others = {"fractions", "seeds", "vit", "decon", "adclr", "home"} | (
-            {"unet"} if arm.network != "unet" else set()
-        )
+        others = {"fractions", "seeds", "vit", "decon", "adclr", "home", "objects", "detector"}
+        others |= set() if arm.network == "unet" else {"unet"}
+        others |= {"rates", *_OF_SEGMENTATION} if arm.measure == "detection" else {"detection", "detection_rates"}
         sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
         sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
         text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ import dovetail
 from benchmarks.evidence.arms import Arm, Budget
 from benchmarks.evidence.records import Cell, Kind, Records
 from benchmarks.scenes.baselines import background_alone, baseline
+from benchmarks.scenes.boxes import mean_boxes
 from benchmarks.scenes.textures import PIECES
 from benchmarks.scenes.write import SceneSet
 from dovetail.errors import DovetailError
 from dovetail.transfer.ledger import lines_of
 from dovetail.transfer.readers import open_segmentation
+from dovetail.transfer.results import Results
 from dovetail.transfer.start import Start
 from dovetail.transfer.subsets import balanced_order, fraction_of
 
@@ -99,6 +101,11 @@ def run_arm(bench: Bench, arm: Arm, seed: int, *, keep: bool = False) -> None:
 def run_floor(bench: Bench, arm: Arm, seed: int) -> None:
     """Do what is missing of a floor without a network, with the same labelled scenes as the other arms."""
     assert arm.cue is not None
+    if arm.measure == "detection":
+        for cell in bench.missing(arm, seed):
+            scores, images = mean_boxes(bench.measured_set(arm).measure, cell.fraction, seed)
+            bench.records.add(arm, cell, {"scores": scores, "images": images, "machine": machine_line()})
+        return
     if arm.cue == "commoner class":
         for cell in bench.missing(arm, seed):
             share = share_of_commoner(whole_images(bench.measured_set(arm)))
@@ -159,16 +166,17 @@ def chosen_rate(bench: Bench, arm: Arm, start: Start) -> float:
 
     It is chosen once, with the first seed and a share of the labels, and holds for all seeds and shares.
     """
-    budget = bench.budget
-    if len(budget.rates) == 1:
-        return budget.rates[0]
+    budget, rates = bench.budget, bench.budget.rates_of(arm)
+    if len(rates) == 1:
+        return rates[0]
     seed = budget.seeds[0]
-    cells = {rate: Cell("rate", arm.name, start, budget.rate_fraction, seed, rate) for rate in budget.rates}
+    cells = {rate: Cell("rate", arm.name, start, budget.rate_fraction, seed, rate) for rate in rates}
     for rate, cell in cells.items():
         if cell not in bench.records.found(arm):
             measured(bench, arm, cell, pretrained(bench, arm, seed), start, rate)
     found = bench.records.found(arm)
-    return max(budget.rates, key=lambda rate: found[cells[rate]]["scores"]["mIoU"])
+    name = "box AP" if arm.measure == "detection" else "mIoU"
+    return max(rates, key=lambda rate: found[cells[rate]]["scores"][name])
 
 
 def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start, rate: float) -> None:
@@ -179,7 +187,7 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
     out = bench.run_folder(arm, cell.seed) / "finetune"
     shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
-    results = dovetail.finetune_segment(
+    results = finetuning_of(arm)(
         run=run,
         model=budget.finetuned_model(arm) if run is None or arm.network == "unet" else None,
         data=data,
@@ -187,12 +195,8 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
         start=[start],
         fraction=[cell.fraction],
         seed=cell.seed,
-        steps=budget.steps,
-        batch_size=budget.finetune_batch,
         lr=rate,
-        encoder_lr_scale=arm.encoder_lr_scale,
-        crop_size=budget.side_px,
-        **(arm.finetuning or {}),
+        **finetuning(budget, arm),
     )
     seconds = time.monotonic() - began
     shutil.rmtree(out, ignore_errors=True)
@@ -202,6 +206,24 @@ def measured(bench: Bench, arm: Arm, cell: Cell, run: Path | None, start: Start,
     facts |= {"images": results.rows[0].setting["images"], "lr": rate, "seconds": round(seconds, 1)}
     facts |= {**known_of(run), "machine": machine_line(), "device": results.device}
     bench.records.add(arm, cell, facts)
+
+
+def finetuning_of(arm: Arm) -> Callable[..., Results | None]:
+    """Return the command that fine-tunes and measures."""
+    return dovetail.finetune_detect if arm.measure == "detection" else dovetail.finetune_segment
+
+
+def finetuning(budget: Budget, arm: Arm) -> dict[str, Any]:
+    """Return what decides an arm's fine-tuning but for its start, images, rate and seed."""
+    if arm.measure == "detection":
+        return {"task": "masks", **budget.detection, **(arm.finetuning or {})}
+    return {
+        "steps": budget.steps,
+        "batch_size": budget.finetune_batch,
+        "encoder_lr_scale": arm.encoder_lr_scale,
+        "crop_size": budget.side_px,
+        **(arm.finetuning or {}),
+    }
 
 
 def probed(bench: Bench, arm: Arm, cell: Cell, run: Path | None) -> None:

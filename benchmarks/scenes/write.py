@@ -28,6 +28,7 @@ from benchmarks.scenes.compose import Scene
 from benchmarks.scenes.fetch import Fetched
 from benchmarks.scenes.stock import Split
 from dovetail.errors import DovetailError
+from dovetail.transfer.coco import run_length_of
 
 MANIFEST, LICENCES = "manifest.json", "LICENCES.txt"
 QUALITY = 92
@@ -83,19 +84,18 @@ class Annotations:
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for number, label in enumerate(scene.labels, start=1):
-            coded = coco_mask.encode(np.asfortranarray((scene.owners == number).astype(np.uint8)))
+            owned = scene.owners == number
+            coded = run_length_of(owned)
             box = [float(value) for value in coco_mask.toBbox(coded)]
-            counts = coded["counts"]
-            text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
             self.objects.append(
                 {
                     "id": len(self.objects) + 1,
                     "image_id": image_id,
                     "category_id": label + 1,
                     "bbox": box,
-                    "area": float(coco_mask.area(coded)),
+                    "area": float(owned.sum()),
                     "iscrowd": 0,
-                    "segmentation": {"size": [height, width], "counts": text},
+                    "segmentation": coded,
                 }
             )
 

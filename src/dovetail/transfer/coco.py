@@ -218,6 +218,14 @@ def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Coco
     )
 
 
+def run_length_of(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return a mask [H, W] of 0 and 1 as compressed run-lengths that JSON can hold."""
+    coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    counts = coded["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
+    return {"size": [int(side) for side in coded["size"]], "counts": text}
+
+
 def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
     """Return polygons or run-lengths as one compressed run-length mask; None where nothing is left of them."""
     if segmentation is None:

@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.coco import CocoImage, CocoSet
+from dovetail.transfer.coco import CocoImage, CocoSet, run_length_of
 from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, checked_loss
 from dovetail.transfer.rates import parameter_groups, set_rate
@@ -232,12 +231,6 @@ def as_coco(found: Mapping[str, Tensor], ids: tuple[int, ...]) -> list[dict[str,
         left, top, right, bottom = box
         entry = {"category_id": ids[label - 1], "bbox": [left, top, right - left, bottom - top], "score": score}
         if "masks" in found:
-            mask = (found["masks"][index, 0] > 0.5).numpy().astype(np.uint8)
-            coded = dict(coco_mask.encode(np.asfortranarray(mask)))
-            counts = coded["counts"]
-            entry["segmentation"] = {
-                "size": [int(side) for side in coded["size"]],
-                "counts": counts.decode() if isinstance(counts, bytes) else counts,
-            }
+            entry["segmentation"] = run_length_of((found["masks"][index, 0] > 0.5).numpy())
         entries.append(entry)
     return entries
