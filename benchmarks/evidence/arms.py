@@ -207,7 +207,8 @@ BUDGETS: Mapping[str, Budget] = {
         unet=f"smp.Unet({_SMALL}, decoder_channels=(64, 48, 32, 24, 16))",
         objects="scraps",
         detector="timm.create_model('resnet10t', stem_width=16, channels=(32, 64, 96, 128))+fpn(channels=64)",
-        detection={"steps": 200, "batch_size": 4, "image_size": 128, "head_width": 0.25, "proposals": 64},
+        detection={"steps": 200, "batch_size": 4, "image_size": 96, "head_width": 0.25, "proposals": 32},
+        detection_rates=(2e-2, 5e-2),
     ),
     "gpu": Budget(
         name="gpu",
