@@ -24,6 +24,8 @@ from PIL import Image
 from tests.benchmarks.test_evidence import BUDGET, SCRATCH, score
 
 FLOOR = arm_named("colour histogram alone")
+FLOOR_OF_OBJECTS = "mean box of each class"
+DETECTS_WIDER = dataclasses.replace(BUDGET, detection={**BUDGET.detection, "head_width": 0.5}, detection_rates=(7.0,))
 
 
 def plain_scene(index: int, *, seed: int) -> Scene:
@@ -255,3 +257,40 @@ def test_a_run_is_remembered_with_what_it_says_of_itself(scenes: SceneSet, tmp_p
     }
     assert 0 <= known["signals"]["kNN"] <= 1
     assert trial.known_of(None) == {}
+
+
+def test_detectors_start_from_encoder_and_pyramid_and_the_page_shows_boxes_and_masks(
+    scenes: SceneSet, tmp_path: Path
+) -> None:
+    budget = dataclasses.replace(BUDGET, fractions=(1.0,), detection_rates=(1e-3, 2e-3))
+    place = bench(scenes, tmp_path, budget)
+    arm, scratch, floor = map(arm_named, ("decon-sl-densecl, detection", "from scratch, detection", FLOOR_OF_OBJECTS))
+    for one in (arm, scratch, floor):
+        run_arm(place, one, 0)
+        assert place.missing(one, 0) == []
+    found = place.records.found(arm)
+    rates = {
+        start: {c.rate: v for c, v in found.items() if (c.kind, c.start) == ("rate", start)} for start in arm.starts
+    }
+    for start in ("encoder", "all"):
+        best = max(rates[start], key=lambda rate, tried=rates[start]: tried[rate]["scores"]["box AP"])
+        line = found[score(arm, 0, start=start, fraction=1.0)]
+        assert (line["lr"], line["images"]) == (best, 8)
+        assert {"box AP", "mask AP", "box AP50"} <= set(line["scores"])
+        assert line["pretrain_seconds"] is not None
+    (guessed,) = place.records.found(floor).values()
+    text = page([place.records]).partition("does joint pre-training pay?\n")[2].partition("## Detection")[2]
+    assert "| pre-training | s | taken along | box 100 % | mask 100 % |" in text
+    shown = " | ".join(f"{100 * guessed['scores'][name]:.1f}" for name in ("box AP", "mask AP"))
+    assert f"| mean box of each class |  |  | {shown} |" in text
+    assert "| decon-sl-densecl, detection, encoder + decoder | from scratch, detection |" in text
+
+
+def test_sizes_of_detection_leave_lines_of_segmentation_alone() -> None:
+    plain, wider = (Records(Path("x"), one, {"stamps": "one"}) for one in (BUDGET, DETECTS_WIDER))
+    other = Records(Path("x"), dataclasses.replace(BUDGET, steps=3, rates=(1.0,)), {"stamps": "one"})
+    arm = arm_named("densecl, detection")
+    assert plain.mark(SCRATCH) == wider.mark(SCRATCH) != other.mark(SCRATCH)
+    assert plain.mark(arm) == other.mark(arm) != wider.mark(arm)
+    assert plain.pretraining_mark(arm) == wider.pretraining_mark(arm)
+    assert plain.pretraining_mark(arm) != plain.pretraining_mark(arm_named("densecl"))
