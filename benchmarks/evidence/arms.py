@@ -107,6 +107,7 @@ class Budget:
         close: Whether the scenes' objects are few and large.
         home: The set that is pre-trained on and segmented where an arm names no other.
         vit: Name of the ViT.
+        vit_rates: Candidates for its learning rate.
         unet: Name of the network with another decoder than `model`'s.
         objects: The set whose objects are detected.
         detector: Name of the encoder and pyramid of detectors.
@@ -134,6 +135,7 @@ class Budget:
     adclr: Mapping[str, Any] = field(default_factory=dict)
     home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
+    vit_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     unet: str = "smp/unet/tu-resnet10t"
     objects: str = "stamps"
     detector: str = "timm/resnet10t+fpn(channels=16)"
@@ -171,7 +173,9 @@ class Budget:
 
     def rates_of(self, arm: Arm) -> tuple[float, ...]:
         """Return the candidates for the learning rate with which an arm is fine-tuned."""
-        return self.detection_rates if arm.measure == "detection" else self.rates
+        if arm.measure == "detection":
+            return self.detection_rates
+        return self.vit_rates if arm.network == "vit" else self.rates
 
 
 TINY_RECIPES = {
@@ -243,6 +247,7 @@ BUDGETS: Mapping[str, Budget] = {
         rate_fraction=0.5,
         fractions=(0.5, 1.0),
         seeds=(0, 1),
+        vit_rates=(1e-3, 2e-3),
         detection={"steps": 2, "batch_size": 2, "image_size": 64, "head_width": 0.0625, "proposals": 8},
         decon=presets.SHORT_DECON,
         adclr=presets.SHORT_ADCLR,

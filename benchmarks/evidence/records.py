@@ -70,6 +70,7 @@ class Records:
         others = {"fractions", "seeds", "vit", "decon", "adclr", "home", "objects", "detector"}
         others |= set() if arm.network == "unet" else {"unet"}
         others |= {"rates", *_OF_SEGMENTATION} if arm.measure == "detection" else {"detection", "detection_rates"}
+        others |= {"rates"} if arm.network == "vit" and arm.measure == "segmentation" else {"vit_rates"}
         sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
         sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
         text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)
