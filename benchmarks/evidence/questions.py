@@ -172,6 +172,11 @@ def over_plain_form(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
     )
 
 
+def with_over_without(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
+    """Return the differences of taking the decoder along over leaving it."""
+    return tuple(Comparison(arm.name, ALL, arm.name, ENCODER) for arm in arms if ALL in arm.starts)
+
+
 def joint_over_each() -> tuple[Comparison, ...]:
     """Return the differences of ADCLR with DeCon over either alone."""
     joint, halves = "adclr+decon-sl-densecl", (("adclr", ENCODER), ("dino+decon-sl-densecl", ALL))
@@ -237,7 +242,12 @@ QUESTIONS: tuple[Question, ...] = (
     Question("queries", "What ADCLR's options do", QUERIES, over_plain_form(QUERIES), budgets=("cpu",)),
     Question("ablations", "What DeCon's options do", ABLATIONS, over_plain_form(ABLATIONS)),
     Question("presets", "Short runs want a schedule of their own", PRESETS, over_plain_form(PRESETS), budgets=("cpu",)),
-    Question("finetuning", "Fine-tuning otherwise: when the decoder pays", FINETUNING, over_plain_form(FINETUNING)),
+    Question(
+        "finetuning",
+        "Fine-tuning otherwise: when the decoder pays",
+        FINETUNING,
+        (*over_plain_form(FINETUNING), *with_over_without(FINETUNING)),
+    ),
     *(
         elsewhere(f"Another domain: fine-tuned on `{name}`", name, _arms)
         for name, _arms in (

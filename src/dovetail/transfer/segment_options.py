@@ -43,7 +43,8 @@ class SegmentOptions:
         floor: Share of its peak that the rate decays to.
         drops: Shares of the steps after which the rate is a tenth of what it was.
         batch_norm: BatchNorm's running statistics: "train" goes on from those there, "reestimate" first replaces them
-            by the mean over the training images, "frozen" keeps them fixed and normalises by them in training too.
+            by the mean over the training images (which those of the steps soon replace), "frozen" keeps them
+            fixed and normalises by them in training too.
         augmentation: What training images go through; its `within_px` holds in evaluation too.
         auxiliary_weight: Of the loss of an auxiliary head, where the model has one.
         align_corners: Whether logits are resized so that the centres of their corner cells are those of the corner
