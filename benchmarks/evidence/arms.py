@@ -135,7 +135,7 @@ class Budget:
     adclr: Mapping[str, Any] = field(default_factory=dict)
     home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
-    vit_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    vit_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
     unet: str = "smp/unet/tu-resnet10t"
     objects: str = "stamps"
     detector: str = "timm/resnet10t+fpn(channels=16)"
