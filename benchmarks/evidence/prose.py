@@ -43,6 +43,8 @@ on its licences in `LICENCES.txt` and the packages' own statements in `copyright
   photographs in scikit-image's wheel; pre-training sees pieces of one texture. Nothing is downloaded. The labelled and
   unlabelled pictures show left halves of the photographs, those to choose settings with the quarters beside them, test
   pictures the right quarters.
+- `scraps`, the same 10 classes as objects: one to three scraps of textures, torn along wavy lines, on another texture,
+  with boxes and masks; pre-training sees the pieces of `mosaics`.
 - `stamps`, 7 classes: photographic cut-outs (tuxpaint-stamps-default; GPL-2) on photographs
   (plasma-workspace-wallpapers, GPL-2 or later; lomiri-wallpapers-16.04, CC-BY or CC-BY-SA; mate-backgrounds, GPL-2 or
   later and CC-BY-SA-4.0; gcompris-qt-data, CC-BY-SA, CC-BY, public domain or GPL-3 or later; the last three file by
