@@ -76,7 +76,11 @@ def main(arguments: list[str]) -> int:
 def curve(runs: Sequence[Path], monitor: str, output: str) -> Curve:
     """Return what a monitor said of one output, at the steps that all runs logged."""
     logs = [
-        {line["step"]: float(line[monitor][output]) for line in lines_of(run / "metrics.jsonl") if monitor in line}
+        {
+            line["step"]: float(line[monitor][output])
+            for line in lines_of(run / "metrics.jsonl")
+            if output in line.get(monitor, {})
+        }
         for run in runs
     ]
     shared = sorted(set.intersection(*map(set, logs))) if logs else []
