@@ -81,9 +81,10 @@ def over_base_and_scratch(arms: Sequence[Arm], scratch: Arm) -> tuple[Comparison
 
 
 # A step of DeCon takes about as long as two of its base, so the base has twice the steps here.
-SAME_TIME: tuple[Comparison, ...] = tuple(
-    Comparison("decon-sl-densecl", start, "densecl, twice as long", ENCODER) for start in (ENCODER, ALL)
-)
+def for_the_same_time(suffix: str = "") -> tuple[Comparison, ...]:
+    """Return the differences of DeCon over its base with twice the steps; `suffix` is how both arms' names end."""
+    names = f"decon-sl-densecl{suffix}", f"densecl, twice as long{suffix}"
+    return tuple(Comparison(names[0], start, names[1], ENCODER) for start in (ENCODER, ALL))
 
 
 def variants(plain: Arm, options: Mapping[str, Mapping[str, Any]], **changes: Any) -> tuple[Arm, ...]:
@@ -195,7 +196,7 @@ DETECTION: tuple[Arm, ...] = (
     *(
         replace(arm, name=f"{arm.name}, detection", network="detector", measured_on=OBJECTS, measure="detection")
         for arm in SEGMENTATION
-        if not arm.trivial and arm.longer == 1
+        if not arm.trivial
     ),
     Arm(
         *("mean box of each class", None, None, (RANDOM,)),
@@ -212,13 +213,13 @@ QUESTIONS: tuple[Question, ...] = (
         "segmentation",
         "Segmentation: does joint pre-training pay?",
         SEGMENTATION,
-        (*over_base_and_scratch(SEGMENTATION, SEGMENTATION[0]), *SAME_TIME),
+        (*over_base_and_scratch(SEGMENTATION, SEGMENTATION[0]), *for_the_same_time()),
     ),
     Question(
         "detection",
         "Detection and instance segmentation: does joint pre-training pay?",
         DETECTION,
-        over_base_and_scratch(DETECTION, DETECTION[0]),
+        (*over_base_and_scratch(DETECTION, DETECTION[0]), *for_the_same_time(", detection")),
     ),
     Question(
         "tokens",
