@@ -144,15 +144,24 @@ def section_parts(section: Section) -> list[str]:
 
 def sizes(budget: Budget) -> str:
     """Return one paragraph on the sizes of a budget."""
-    counts, rates = budget.counts, ", ".join(f"{rate:g}" for rate in budget.rates)
+    counts, detection = budget.counts, budget.detection
     content = " with few and large objects" if budget.close and budget.home != "mosaics" else ""
     return (
         f"`{budget.model}` on `{budget.home}`{content}. Pre-training: {counts['unlabelled']:,} images, "
         f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
         f"{budget.steps:,} steps of {budget.finetune_batch} crops of {budget.side_px} px, 100 % being "
-        f"{counts['train']:,} labelled images, tested on "
-        f"{counts['test']}; candidates for its rate: {rates}."
+        f"{counts['train']:,} labelled images, tested on {counts['test']}; candidates for its rate: "
+        f"{listed(budget.rates)}, for `{budget.vit}` {listed(budget.vit_rates)}. Detection: Mask R-CNN on "
+        f"`{budget.detector}` and `{budget.objects}`, {detection.get('steps', 0):,} steps of "
+        f"{detection.get('batch_size', 0)} images of up to {detection.get('image_size', 0)} px, heads "
+        f"{detection.get('head_width', 1):g} times as wide as usual on {detection.get('proposals', 512)} proposals; "
+        f"candidates for its rate: {listed(budget.detection_rates)}."
     )
+
+
+def listed(rates: Sequence[float]) -> str:
+    """Return learning rates in words."""
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def score_table(section: Section, scores: Scores) -> str:
