@@ -272,9 +272,13 @@ def provenance(section: Section, lines: Sequence[Mapping[str, Any]]) -> str:
     machines = sorted({f"{line['machine']} ({line.get('device', 'cpu')})" for line in lines})
     versions = sorted({", ".join(f"{name} {number}" for name, number in line["versions"].items()) for line in lines})
     dates = sorted({line["date"] for line in lines})
-    rates = {(line["arm"], line["start"]): line["lr"] for line in lines if "lr" in line}
+    rates: dict[tuple[str, str], set[float]] = {}
+    for line in lines:
+        if "lr" in line:
+            rates.setdefault((line["arm"], line["start"]), set()).add(line["lr"])
     chosen = "; ".join(
-        f"{arm}{f', {start}' if start != 'random' else ''}: {rate:g}" for (arm, start), rate in rates.items()
+        f"{arm}{f', {start}' if start != 'random' else ''}: {listed(sorted(found))}"
+        for (arm, start), found in rates.items()
     )
     return "\n".join(
         [
