@@ -119,7 +119,8 @@ def page(records: Sequence[Records]) -> str:
 def section_parts(section: Section) -> list[str]:
     """Return the parts on one question and budget."""
     budget, scores, lines = section.budget, section.scores(), section.lines()
-    cells = [(arm.name, start, column) for arm in section.arms for start in arm.starts for column in section.columns]
+    columns = [name for name, (_, score) in section.columns.items() if score != "mask AP"]  # it comes with the boxes'
+    cells = [(arm.name, start, column) for arm in section.arms for start in arm.starts for column in columns]
     what = "measurements" if section.frozen else "fine-tunings"
     done, wanted = sum(len(scores.get(cell, {})) for cell in cells), len(cells) * len(budget.seeds)
     lacking = [cell for cell in cells if len(scores.get(cell, {})) < len(budget.seeds)]
