@@ -15,7 +15,8 @@ time of pre-training in seconds, the median over seeds, beside other work on the
 
 FOUND = """## What the tables of the processor's budget say
 
-- **Pre-training pays**: every method is above training from scratch at every share of the labels, by 3 to 9 points.
+- **Pre-training of CNNs pays**: after every method, segmentation is above training from scratch at every share of the
+  labels, by 3 to 9 points.
 - **DeCon over its base, for as many steps**: over SlotCon no difference can be told. Over DenseCL neither, but that
   its encoder alone is behind at 5 %. Over PixPro it is above at 10 %, by one to two points, and not for sure
   elsewhere. The gain that its paper reports on VOC, +1.4 mIoU, is of far longer runs and would hardly stand out from
