@@ -73,8 +73,7 @@ def finetune_segment(
         auxiliary_weight: Of the loss of an FCN's second head, which is left out after training; 0 has none, "auto"
             takes the protocol's: 0.4 on ADE20K, else none.
         distort: Random brightness, contrast, saturation and hue in training; "auto" turns it on for ADE20K.
-        batch_norm: "train" goes on from the run's statistics, "reestimate" measures anew first, which tells in
-            fine-tunings of a few dozen steps alone, "frozen" keeps them.
+        batch_norm: "train" goes on from the run's statistics, "reestimate" from new ones, "frozen" keeps them.
         inference: Whole images, or windows of the crop's size every two thirds of it; "auto" takes the protocol's.
         accelerator: Kind of device.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
