@@ -29,12 +29,9 @@ def mean_boxes(folder: Path, fraction: float, seed: int) -> tuple[dict[str, floa
     labels = [sorted({one.label for one in image.objects}) for image in train.images]
     chosen = fraction_of(balanced_order(labels, seed), fraction)
     found = guesses(train.subset(list(chosen)), test)
-    scores = {
-        f"{name} {score}": round(value, 6)
-        for name, kind in (("box", "bbox"), ("mask", "segm"))
-        for score, value in average_precision(test, found, "bbox" if kind == "bbox" else "segm").items()
-    }
-    return scores, len(chosen)
+    scores = {f"box {name}": value for name, value in average_precision(test, found, "bbox").items()}
+    scores |= {f"mask {name}": value for name, value in average_precision(test, found, "segm").items()}
+    return {name: round(value, 6) for name, value in scores.items()}, len(chosen)
 
 
 def guesses(train: CocoSet, test: CocoSet) -> list[dict[str, Any]]:
