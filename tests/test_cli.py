@@ -27,6 +27,8 @@ PRETRAIN = [
     "in-channels",
     "init",
     "keep-every-epochs",
+    "knn-data",
+    "knn-readings",
     "log-every-steps",
     "loggers",
     "lr",

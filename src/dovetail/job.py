@@ -31,6 +31,7 @@ from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.train.loggers import extra_loggers
+from dovetail.train.overseer import Knn
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
 from dovetail.weights import MODEL_FILE, save_exported
@@ -57,6 +58,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     resolved = resolved_options(asked, settings, options)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
+    knn = knn_of(asked, recipe, settings)
     report = report_of(resolved, recipe, network, source, settings, out)
     learner = Learner(recipe, network)
     result = train(
@@ -70,6 +72,7 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         callbacks=[report] if report is not None else [],
         compile_networks=asked["compile"],
         profile=asked["profile"],
+        knn=knn,
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
     export_run(learner, resolved, settings, out)
@@ -113,7 +116,7 @@ def wishes_of(asked: Mapping[str, Any]) -> Wishes:
     same = (
         *("seed", "accelerator", "devices", "num_nodes", "batch_size", "accumulate", "epochs", "max_steps"),
         *("precision", "workers", "strategy", "log_every_steps", "save_every_minutes", "keep_every_epochs"),
-        "skip_nonfinite_steps",
+        *("skip_nonfinite_steps", "knn_readings"),
     )
     return Wishes(peak_lr=asked["lr"], **{name: asked[name] for name in same})
 
@@ -188,6 +191,23 @@ def batches_from(
 def views_of(batch: ViewBatch, recipe: Recipe, device: torch.device) -> list[View]:
     """Return a batch's views on the device."""
     return to_views(batch, recipe.views, device)
+
+
+def knn_of(asked: Mapping[str, Any], recipe: Recipe, settings: Settings) -> Knn | None:
+    """Return what measures kNN on labelled images; None where there are none."""
+    if asked["knn_data"] is None:
+        return None
+    # Reading labelled images takes a while to import.
+    from dovetail.transfer.machine import machine
+    from dovetail.transfer.online import OnlineKnn
+
+    mean, std = statistics(recipe.views, asked["in_channels"])
+    size = recipe.views.views[0].size_px
+    where = machine(settings.accelerator, "bf16" if settings.precision == "bf16-mixed" else "float32")
+    knn = OnlineKnn(asked["knn_data"], size=size, mean=mean, std=std, machine=where)
+    if knn.note and rank() == 0:
+        print(knn.note)
+    return knn
 
 
 @rank_zero_only

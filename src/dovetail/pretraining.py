@@ -78,6 +78,8 @@ def pretrain(
     save_every_minutes: float = 10.0,
     keep_every_epochs: int | None = None,
     report_every_minutes: float = 5.0,
+    knn_data: str | Path | None = None,
+    knn_readings: int = 20,
     loggers: list[str] = [],  # noqa: B006 - read only
     skip_nonfinite_steps: int = 0,
     compile: bool = False,
@@ -124,6 +126,9 @@ def pretrain(
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_minutes: Minutes between two checkpoints.
         keep_every_epochs: Epochs between two checkpoints that are kept beside the last one.
+        knn_data: Folder with train/CLASS/ and val/CLASS/ images, as of `dovetail evaluate knn`: the log says how many
+            of the latter the encoder as it stands tells by their 20 nearest of the former. Training never sees them.
+        knn_readings: Lines of the log with kNN, evenly over the run; before the first step it is measured, too.
         loggers: Loggers beside TensorBoard: wandb, mlflow, or both; their packages must be installed.
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
@@ -224,7 +229,8 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     saved = read_config(folder)
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
-        *("report_every_minutes", "loggers", "skip_nonfinite_steps", "profile", "batch_size", "accumulate"),
+        *("report_every_minutes", "knn_data", "knn_readings", "loggers", "skip_nonfinite_steps", "profile"),
+        *("batch_size", "accumulate"),
     )
     for name, value in asked.items():
         if name in ("out", *movable) or value == default_of(name):

@@ -123,3 +123,16 @@ def test_a_run_logs_and_saves_when_due(recipe: Recipe) -> None:
     assert [step for step in steps if settings.logs_after(step)] == [3, 6, 9, 12]
     assert [step for step in steps if settings.saves_after(step)] == [5, 6, 10, 12]
     assert [step for step in steps if settings.keeps_after(step)] == [6, 12]
+
+
+@pytest.mark.parametrize(
+    ("readings", "log_every_steps", "wanted"),
+    [(1, 1, [12]), (3, 1, [4, 8, 12]), (3, 5, [5, 10, 12]), (5, 3, [3, 6, 9, 12]), (99, 5, [5, 10, 12])],
+)
+def test_knn_comes_evenly_with_lines_of_the_log(
+    recipe: Recipe, readings: int, log_every_steps: int, wanted: list[int]
+) -> None:
+    wishes = Wishes(batch_size=10, epochs=4, log_every_steps=log_every_steps, knn_readings=readings)
+    settings = resolve(recipe, wishes, num_images=35)
+    steps = range(1, settings.total_steps + 1)
+    assert [step for step in steps if settings.logs_after(step) and settings.knn_after(step)] == wanted

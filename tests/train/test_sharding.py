@@ -14,9 +14,11 @@ import torch
 from lightning.pytorch import Callback
 
 import dovetail
+from dovetail.report.history import read_history
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.overseer import AtTheEnd
 from tests.data.photos import folder_of
+from tests.transfer.pictures import class_folder
 
 TINY = (
     *("--model", "timm/test_vit", "--method", "adclr-dino", "--epochs", "2", "--batch-size", "2", "--accumulate", "2"),
@@ -44,13 +46,15 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_sharded_run_from_the_command_line(tmp_path: Path) -> None:
-    """With accumulated passes, stochastic depth, blocks computed again, and query tokens."""
+    """With accumulated passes, stochastic depth, blocks computed again, and query tokens; kNN leaves DDP as it is."""
     folder_of(tmp_path / "photos", 17)
-    for strategy in ("ddp", "fsdp"):
+    knn = ("--knn-data", str(class_folder(tmp_path / "labelled")), "--knn-readings", "2")
+    for strategy, more in (("ddp", knn), ("fsdp", ())):
         out = tmp_path / strategy
-        done = on_two("--data", str(tmp_path / "photos"), "--out", str(out), "--strategy", strategy, *TINY)
+        done = on_two("--data", str(tmp_path / "photos"), "--out", str(out), "--strategy", strategy, *more, *TINY)
         assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(tmp_path / "ddp")) == 4
+    assert read_history(tmp_path / "ddp").number("knn").steps == (2, 4)
     assert losses(tmp_path / "fsdp") == pytest.approx(losses(tmp_path / "ddp"), rel=1e-5)
     assert (tmp_path / "fsdp" / "checkpoints" / "last.ckpt").is_dir()
     models = [dovetail.load(tmp_path / strategy).state_dict() for strategy in ("ddp", "fsdp")]  # strictly

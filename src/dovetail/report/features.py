@@ -5,8 +5,7 @@ Shapes: N photographs, C channels, h x w cells, M = N h w cells in all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network, decoder_taps
-from dovetail.networks.undisturbed import undisturbed
+from dovetail.networks.undisturbed import at_rest
 from dovetail.recipe import Recipe, Tap
 from dovetail.report.pixels import Rgb
 from dovetail.views.view import View
@@ -32,19 +31,6 @@ class ColouredMaps(NamedTuple):
 
     pictures: list[Rgb]
     share: float
-
-
-@contextmanager
-def at_rest(network: Network) -> Iterator[None]:
-    """Put the network in evaluation without dropout or gradients within, and leave it as it was."""
-    dropout = network.lateral_dropout
-    with undisturbed(network), torch.no_grad():
-        network.eval()
-        network.lateral_dropout = None
-        try:
-            yield
-        finally:
-            network.lateral_dropout = dropout
 
 
 def maps_of(network: Network, view: View, taps: Collection[str]) -> dict[str, Tensor]:

@@ -269,6 +269,7 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
         Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
+        Plot("kNN of the frozen encoder", "share right (0 to 1)", [history.number("knn")], from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
         Plot("Effective prototypes", "prototypes (number)", history.group("prototypes_used"), from_zero=True),

@@ -15,10 +15,10 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.networks.undisturbed import at_rest
 from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import attention_weights, takes_queries
 from dovetail.networks.vit_embed import embed
-from dovetail.report.features import at_rest
 from dovetail.report.pixels import as_view, shown
 from dovetail.report.restored import Restored
 from dovetail.report.sheets import Sheet, heat, put_label, short

@@ -57,6 +57,7 @@ class Settings:
         keep_every_epochs: Epochs between two checkpoints that are kept; None keeps none but the last.
         max_steps: The run ends after this many steps, and schedules with it; None for the steps of `epochs`.
         skip_nonfinite_steps: Steps of the whole run that may be left out because the loss or gradient is not finite.
+        knn_readings: Lines of the log, evenly over the run, that come with kNN where labelled images are given.
     """
 
     seed: int
@@ -80,6 +81,7 @@ class Settings:
     keep_every_epochs: int | None = None
     max_steps: int | None = None
     skip_nonfinite_steps: int = 0
+    knn_readings: int = 20
 
     @property
     def sharded(self) -> bool:
@@ -110,6 +112,12 @@ class Settings:
         """Whether the log gets a line when `step` steps are done."""
         return step % self.log_every_steps == 0 or step == self.total_steps
 
+    def knn_after(self, step: int) -> bool:
+        """Whether the log's line after `step` steps comes with kNN; the last one does."""
+        line_before = (step - 1) // self.log_every_steps * self.log_every_steps
+        done, before = (self.knn_readings * one // self.total_steps for one in (step, line_before))
+        return done > before
+
     def saves_after(self, step: int) -> bool:
         """Whether a checkpoint is due when `step` steps are done, whatever the clock says."""
         by_steps = self.save_every_steps is not None and step % self.save_every_steps == 0
@@ -128,7 +136,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
         known = {field.name for field in fields(cls)}
-        values = {"skip_nonfinite_steps": 0} | values  # runs from before there was this option
+        values = {"skip_nonfinite_steps": 0, "knn_readings": 20} | values  # runs from before there were these
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
             raise DovetailError(f"The settings' fields do not fit this version ({odd}); start the run anew.")
@@ -173,6 +181,7 @@ class Wishes:
     keep_every_epochs: int | None = None
     max_steps: int | None = None
     skip_nonfinite_steps: int = 0
+    knn_readings: int = 20
 
 
 def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
@@ -234,6 +243,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         keep_every_epochs=wishes.keep_every_epochs,
         max_steps=wishes.max_steps,
         skip_nonfinite_steps=wishes.skip_nonfinite_steps,
+        knn_readings=wishes.knn_readings,
     )
 
 
@@ -241,7 +251,7 @@ def _check_ranges(wishes: Wishes) -> None:
     lowest = {
         "devices": 1, "num_nodes": 1, "batch_size": 1, "accumulate": 1, "epochs": 1, "workers": 0,
         "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "max_steps": 1,
-        "seed": 0, "skip_nonfinite_steps": 0,
+        "seed": 0, "skip_nonfinite_steps": 0, "knn_readings": 1,
     }  # fmt: skip
     for name, low in lowest.items():
         value = getattr(wishes, name)

@@ -34,7 +34,7 @@ from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_j
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
-from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Overseer
+from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Knn, Overseer
 from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
@@ -81,6 +81,7 @@ def train(
     names: ImageNames | None = None,
     compile_networks: bool = False,
     profile: int = 0,
+    knn: Knn | None = None,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -99,13 +100,17 @@ def train(
         names: From a batch to the names of its images, for the sentence on a loss that is not finite.
         compile_networks: Let torch.compile run the networks; see `dovetail.train.compiling`.
         profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
+        knn: Measures the network that is exported, before the first step and as `settings` say.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
-        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights.
+        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights
+            or measuring them.
     """
     if compile_networks and settings.sharded:
         raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
+    if knn is not None and settings.sharded:
+        raise DovetailError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
     checkpoints = Checkpoints(out / "checkpoints")
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
@@ -121,7 +126,7 @@ def train(
         module.names, module.guard.record = names, out / RECORD
         module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
         module.saved = state
-        overseer = Overseer(settings, checkpoints, stops)
+        overseer = Overseer(settings, checkpoints, stops, knn)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
         trainer = build_trainer(
             settings, out, callbacks=[overseer, *profiling, *others], loggers=[tensorboard, *loggers]

@@ -70,6 +70,7 @@ class Reading:
         teacher_entropy: Of each term with prototypes: the mean entropy of the teacher's assignments, as a share of
             the largest possible one, in [0, 1].
         skipped_steps: Steps of the whole run left out because a number was not finite.
+        knn: Share of held-out images that kNN on the frozen encoder classifies rightly, in [0, 1]; None in most lines.
     """
 
     step: int
@@ -88,6 +89,7 @@ class Reading:
     prototypes_used: dict[str, float] = field(default_factory=dict)
     teacher_entropy: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
+    knn: float | None = None
 
     def flat(self) -> dict[str, float]:
         """Return every number under one name, as "parts/encoder/slot", for loggers of scalars."""
@@ -101,8 +103,9 @@ class Reading:
 
     def line(self, total_steps: int) -> str:
         """Return the reading in one line for people."""
+        knn = "" if self.knn is None else f"kNN {self.knn:.1%}  "
         return (
-            f"step {self.step}/{total_steps}  epoch {self.epoch}  loss {self.loss:.4f}  lr {self.lr:.3g}  "
+            f"step {self.step}/{total_steps}  epoch {self.epoch}  loss {self.loss:.4f}  {knn}lr {self.lr:.3g}  "
             f"{self.images_per_second:.1f} img/s  waiting for data {self.data_wait:.0%}"
         )
 

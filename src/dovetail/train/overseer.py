@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dovetail.distributed import max_over_ranks
+from dovetail.errors import DovetailError
+from dovetail.networks.network import Network
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
@@ -24,6 +27,9 @@ CHECKPOINT_FORMAT = 1
 # give it but half a minute, so where steps are slow they ask after each.
 AGREE_SECONDS = 2.0
 AGREE_STEPS = 10
+
+Knn = Callable[[Network], float]
+"""From a network to the share of held-out images that kNN on its encoder classifies rightly."""
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +47,16 @@ class AtTheEnd(Callback):
 
 
 class Overseer(Callback):
-    """Logs, saves and stops a run; only between optimiser steps, never between the micro-batches of one."""
+    """Logs, saves and stops a run; only between optimiser steps, never between the micro-batches of one.
 
-    def __init__(self, settings: Settings, checkpoints: Checkpoints, stops: StopRequests) -> None:
+    The first process measures kNN, if asked to, and the others wait for it in their next exchange.
+    """
+
+    def __init__(self, settings: Settings, checkpoints: Checkpoints, stops: StopRequests, knn: Knn | None = None):
         self.settings = settings
         self.checkpoints = checkpoints
         self.stops = stops
+        self.knn = knn
         self.collapse = CollapseWatch()
         self.prototypes = PrototypeWatch()
         self.last_reading: Reading | None = None
@@ -61,9 +71,13 @@ class Overseer(Callback):
         self.stops.listen(*stop_signals())
         self._step = self._read_step = self._module(pl_module).steps_done
         self._asked_step = self._ask_after = self._step
-        self._read_at = self._saved_at = self._asked_at = time.perf_counter()
         if trainer.is_global_zero:
             self.checkpoints.clear_leftovers()
+        else:
+            self.knn = None
+        if self.knn is not None and self._step == 0:  # images that cannot be read are found before the first step
+            log.info("kNN %.1f%% before training", 100 * self.knn(self._module(pl_module).learner.exported))
+        self._read_at = self._saved_at = self._asked_at = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -113,6 +127,10 @@ class Overseer(Callback):
             images_per_second=steps * self.settings.global_batch / seconds,
             data_wait=min((waited - self._waited) / seconds, 1.0),
         )
+        before = time.perf_counter()
+        if self.settings.knn_after(module.steps_done):
+            reading = replace(reading, knn=self._measured_knn(module))
+        now += time.perf_counter() - before  # training had no part in this
         self._read_step, self._read_at, self._waited = module.steps_done, now, waited
         self.last_reading = reading
         left = (self.settings.total_steps - module.steps_done) * seconds / steps
@@ -126,6 +144,15 @@ class Overseer(Callback):
         )
         for sentence in sentences:
             log.warning("%s", sentence)
+
+    def _measured_knn(self, module: LearnerModule) -> float | None:
+        if self.knn is None:
+            return None
+        try:
+            return self.knn(module.learner.exported)
+        except (DovetailError, OSError) as error:  # labelled images are a comfort, the run is the work
+            log.warning("kNN could not be measured after step %d (%s); the run goes on.", module.steps_done, error)
+            return None
 
     def _save(self, trainer: Trainer, module: LearnerModule) -> None:
         """Write a checkpoint of a state that is known to be finite."""
