@@ -40,14 +40,18 @@ FOUND = """## What the tables of the processor's budget say
   iBOT the means are higher and the intervals wide. Rates and temperatures of the ViTs were chosen for DINO on pieces
   that no table shows, and ADCLR took them as they were. A crop of a texture that is shrunk to a patch may lose what
   tells the texture; with smaller crops the means are higher, within the interval.
+- **ADCLR's options**: one, five, ten or twenty queries, a quarter of their weight or four times it, crops of 1 to 5 or
+  of 25 to 50 %, and attention both ways: none can be told from the plain form, with intervals of two to six points.
+  Attention both ways, of which the paper warns that it collapses, has the highest mean of kNN, and no monitor shows a
+  collapse (curves below). Nor are the runs long enough to say that it never comes.
 - **ViTs after fine-tuning**: none is above training from scratch by more than what the intervals hold, but for half a
   point at 1 % after ADCLR over iBOT, though frozen encoders have learnt much. Lower rates of fine-tuning were
   candidates and hardly ever won. ADCLR over iBOT is a point above iBOT at 100 %, over DINO no gain can be told. ADCLR
   and DeCon jointly: the encoder is two points above DINO's at 10 %, not for sure elsewhere; the decoder taken along
   costs a point or two there, and the whole cannot be told from either alone.
-- **A run's own signals**: kNN of the frozen encoder on some labelled images goes along with the score over methods;
-  which of the five runs of one method is the best, none of the signals tells. Rank and spread go along with the score
-  less.
+- **A run's own signals**: kNN of the frozen encoder on some labelled images, as `dovetail pretrain --knn-data` has it in
+  its log, goes along with the score over methods; which of the five runs of one method is the best, none of the signals
+  tells. Rank and spread go along with the score less.
 """
 
 SCENES = """## The sets
@@ -111,4 +115,10 @@ texture.
 
 ![Components after DeCon over SlotCon](pictures/results_pca_decon-sl.png)
 ![Components after DeCon over DenseCL](pictures/results_pca_decon-sl-densecl.png)
+
+The monitors of collapse during ADCLR's pre-trainings (`python -m benchmarks.evidence.curves`): means of the five seeds,
+and bands from the least to the most. At the end a batch uses some five to nine prototypes, with queries and without;
+rank and spread settle far from zero, with attention both ways as with one.
+
+![Monitors of collapse over DINO and ADCLR](pictures/results_adclr_monitors.png)
 """
