@@ -49,9 +49,9 @@ FOUND = """## What the tables of the processor's budget say
   candidates and hardly ever won. ADCLR over iBOT is a point above iBOT at 100 %, over DINO no gain can be told. ADCLR
   and DeCon jointly: the encoder is two points above DINO's at 10 %, not for sure elsewhere; the decoder taken along
   costs a point or two there, and the whole cannot be told from either alone.
-- **A run's own signals**: kNN of the frozen encoder on some labelled images, as `dovetail pretrain --knn-data` has it in
-  its log, goes along with the score over methods; which of the five runs of one method is the best, none of the signals
-  tells. Rank and spread go along with the score less.
+- **A run's own signals**: kNN of the frozen encoder on some labelled images, as `dovetail pretrain --knn-data` logs it,
+  goes along with the score over methods; which of the five runs of one method is the best, none of the signals tells.
+  Rank and spread go along with the score less.
 """
 
 SCENES = """## The sets
