@@ -54,11 +54,11 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
+    knn = knn_of(asked, recipe, settings)
     initialise(network, starting_weights(asked["init"]))
     resolved = resolved_options(asked, settings, options)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
-    knn = knn_of(asked, recipe, settings)
     report = report_of(resolved, recipe, network, source, settings, out)
     learner = Learner(recipe, network)
     result = train(
