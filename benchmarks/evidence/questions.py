@@ -83,8 +83,9 @@ def over_base_and_scratch(arms: Sequence[Arm], scratch: Arm) -> tuple[Comparison
 # A step of DeCon takes about as long as two of its base, so the base has twice the steps here.
 def for_the_same_time(suffix: str = "") -> tuple[Comparison, ...]:
     """Return the differences of DeCon over its base with twice the steps; `suffix` is how both arms' names end."""
-    names = f"decon-sl-densecl{suffix}", f"densecl, twice as long{suffix}"
-    return tuple(Comparison(names[0], start, names[1], ENCODER) for start in (ENCODER, ALL))
+    base = f"densecl, twice as long{suffix}"
+    forms = (f"decon-{form}-densecl{suffix}" for form in ("sl", "ml"))
+    return tuple(Comparison(name, start, base, ENCODER) for name in forms for start in (ENCODER, ALL))
 
 
 def variants(plain: Arm, options: Mapping[str, Mapping[str, Any]], **changes: Any) -> tuple[Arm, ...]:
