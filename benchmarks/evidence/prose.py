@@ -29,9 +29,9 @@ FOUND = """## What the tables of the processor's budget say
   encoder, and the level p3, cannot be told from a half and p2. Lateral dropout in DeCon-ML pays by a point for the
   encoder at 100 %, and makes no difference that can be told elsewhere.
 - **Short runs want a schedule of their own**: the small preset has heads for few images and the published momenta,
-  rates and augmentations, the short one those for some hundred steps. With it DenseCL is a point or more higher from 5
-  % on, and SlotCon six to eight points at every share: with the small one it ends about where training from scratch
-  does.
+  rates and augmentations, the short one those for some hundred steps. After the short one DenseCL is a point above the
+  small one from 5 % of the labels on, and SlotCon six to seven points at every share: after the small one it is about
+  where training from scratch is.
 - **Taking the decoder along** pays after DeCon-SL over DenseCL at 5 % of the labels, by two points, costs a point after
   DeCon-ML at 10 %, and makes no difference that can be told elsewhere. The pictures below show a decoder that has
   learnt less than its encoder. With BatchNorm's statistics frozen it pays by two to three points at 10 and 100 %, but
