@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dovetail.errors import DovetailError
 from dovetail.recipes.table import examples
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
@@ -70,6 +72,19 @@ def test_the_teacher_gets_no_gradient(learner: Learner) -> None:
     if learner.teacher is None:
         pytest.skip("this method has no teacher")
     assert not any(parameter.requires_grad for parameter in learner.teacher.parameters())
+
+
+def test_either_branch_can_be_exported(learner: Learner) -> None:
+    method = learner.recipe.name
+    if learner.teacher is None:
+        with pytest.raises(DovetailError, match=f"option of {re.escape(method)} 'export'"):
+            tiny_learner(method, export="teacher")
+        return
+    assert learner.exported is (learner.teacher if learner.recipe.export == "teacher" else learner.student).network
+    for branch in ("student", "teacher"):
+        asked = tiny_learner(method, export=branch)
+        assert asked.exported is getattr(asked, branch).network
+        assert replace(asked.recipe, export=learner.recipe.export) == learner.recipe
 
 
 def test_weight_zero_leaves_a_term_out(learner: Learner) -> None:

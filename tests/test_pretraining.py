@@ -23,6 +23,7 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.networks.construct import construct
 from dovetail.recipes.table import options_of
+from dovetail.report.restored import restore
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 MODELS = [
@@ -130,6 +131,24 @@ def test_a_resumed_run_ends_in_the_same_bits(
     dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
     whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("method", ["densecl", "slotcon"])  # whose own codes take one each
+def test_the_branch_that_is_asked_for_is_exported(
+    method: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    weights = {}
+    for branch in ("published", "student", "teacher"):
+        run = pretrain(out=tmp_path / branch, method=method, recipe={"export": branch})
+        weights[branch] = load_file(run.folder / "exported" / "model.safetensors")
+    learner = restore(tmp_path / "published").learner  # all three have trained alike
+    assert learner.teacher is not None
+    for branch, trained in (("student", learner.student), ("teacher", learner.teacher)):
+        state = trained.network.model.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in weights[branch].items())
+    assert any(not torch.equal(value, weights["teacher"][name]) for name, value in weights["student"].items())
+    own = weights["teacher" if method == "slotcon" else "student"]
+    assert all(torch.equal(value, own[name]) for name, value in weights["published"].items())
 
 
 def test_the_saved_config_runs_the_same_again(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:

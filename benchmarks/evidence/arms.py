@@ -50,7 +50,7 @@ class Arm:
         measure: "segmentation" or "detection" (of boxes and masks) after fine-tuning, or "frozen": kNN and a linear
             classifier on the encoder as it is.
         network: "vit" for the budget's ViT, "detector" for an encoder with a detector's pyramid, "unet" for fine-tuning
-            another decoder than the one pre-trained.
+            another decoder than the one pre-trained, "whole unet" for pre-training that one too.
         longer: Factor on the epochs of pre-training.
         finetuning: Options of fine-tuning, over the budget's.
     """
@@ -66,7 +66,7 @@ class Arm:
     measured_on: str = HOME
     trained_on: str = HOME
     measure: Measure = "segmentation"
-    network: Literal["vit", "detector", "unet"] | None = None
+    network: Literal["vit", "detector", "unet", "whole unet"] | None = None
     longer: float = 1.0
     finetuning: Mapping[str, Any] | None = None
 
@@ -161,7 +161,8 @@ class Budget:
 
     def pretrained_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm pre-trains."""
-        return {"vit": self.vit, "detector": self.detector}.get(arm.network or "", self.model)
+        others = {"vit": self.vit, "detector": self.detector, "whole unet": self.unet}
+        return others.get(arm.network or "", self.model)
 
     def finetuned_model(self, arm: Arm) -> str:
         """Return the name of the network that an arm fine-tunes."""

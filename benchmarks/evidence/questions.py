@@ -119,8 +119,9 @@ _FINETUNED: Mapping[str, Mapping[str, Any]] = {
     "BatchNorm measured anew": {"finetuning": {"batch_norm": "reestimate"}},
     "BatchNorm frozen": {"finetuning": {"batch_norm": "frozen"}},
 }
-FINETUNING: tuple[Arm, ...] = tuple(
-    replace(_OVER_DENSECL, name=f"{_OVER_DENSECL.name}, {name}", **change) for name, change in _FINETUNED.items()
+FINETUNING: tuple[Arm, ...] = (
+    *(replace(_OVER_DENSECL, name=f"{_OVER_DENSECL.name}, {name}", **change) for name, change in _FINETUNED.items()),
+    *variants(_OVER_DENSECL, {"teacher's weights": {"export": "teacher"}}),
 )
 
 # The same short runs with the published momenta, rates and augmentations, and heads for few images.
@@ -139,6 +140,19 @@ TOKENS: tuple[Arm, ...] = (
     Arm("dino+decon-sl-densecl", "dino+decon-sl-densecl", "dino", (ENCODER, ALL), network="vit"),
     Arm("adclr+decon-sl-densecl", "adclr+decon-sl-densecl", "dino", (ENCODER, ALL), network="vit"),
 )
+# A step with query patches takes as much longer, so each base has as many more steps here.
+_LONGER_TOKENS: tuple[Arm, ...] = (
+    Arm("dino, 1.6 times as long", "dino", "dino", (ENCODER,), network="vit", longer=1.6),
+    Arm("ibot, 1.5 times as long", "ibot", "ibot", (ENCODER,), network="vit", longer=1.5),
+)
+
+
+def queries_for_the_same_time(suffix: str = "") -> tuple[Comparison, ...]:
+    """Return the differences of ADCLR over its bases with more steps; `suffix` is how all arms' names end."""
+    return tuple(
+        Comparison(f"{name}{suffix}", ENCODER, f"{base.name}{suffix}", ENCODER)
+        for name, base in zip(("adclr", "adclr-ibot"), _LONGER_TOKENS, strict=True)
+    )
 
 
 def frozen(arms: Sequence[Arm], suffix: str, place: str = HOME) -> tuple[Arm, ...]:
@@ -150,10 +164,12 @@ def frozen(arms: Sequence[Arm], suffix: str, place: str = HOME) -> tuple[Arm, ..
 _PROBED: tuple[Arm, ...] = (
     Arm("untrained ViT", None, None, (RANDOM,), network="vit"),
     *(arm for arm in TOKENS if arm.method is not None),
+    *_LONGER_TOKENS,
     Arm("commoner class alone", None, None, (RANDOM,), trivial=True, cue="commoner class"),
 )
 FROZEN = frozen(_PROBED, "frozen")
-SOLAR = frozen([arm for arm in _PROBED if arm.method is None or "decon" not in arm.method], "solar", "solar")
+_ALONE = [arm for arm in _PROBED if arm not in _LONGER_TOKENS and "decon" not in str(arm.method)]
+SOLAR = frozen(_ALONE, "solar", "solar")
 # What the paper varies: the number of queries S, their weight, the size of their crops, who attends to whom.
 QUERIES: tuple[Arm, ...] = variants(
     arm_of(FROZEN, "adclr, frozen"),
@@ -225,14 +241,18 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "tokens",
         "ViTs: ADCLR over its bases, and together with DeCon",
-        TOKENS,
-        (*over_base_and_scratch(TOKENS, TOKENS[0]), *joint_over_each()),
+        (*TOKENS, *_LONGER_TOKENS),
+        (
+            *over_base_and_scratch((*TOKENS, *_LONGER_TOKENS), TOKENS[0]),
+            *joint_over_each(),
+            *queries_for_the_same_time(),
+        ),
     ),
     Question(
         "frozen",
         "Frozen ViTs on pieces of one texture: ADCLR over its bases",
         FROZEN,
-        over_base_and_scratch(FROZEN, FROZEN[0]),
+        (*over_base_and_scratch(FROZEN, FROZEN[0]), *queries_for_the_same_time(", frozen")),
         budgets=("cpu",),
     ),
     Question(
@@ -257,9 +277,12 @@ QUESTIONS: tuple[Question, ...] = (
         )
     ),
     elsewhere(
-        "Pre-trained with an FPN, fine-tuned as a Unet",
+        "Another decoder: fine-tuned as a Unet, pre-trained below an FPN or whole",
         "unet",
-        [replace(arm, network="unet", starts=tuple(one for one in arm.starts if one != ALL)) for arm in _CARRIED],
+        [
+            *(replace(arm, network="unet", starts=tuple(one for one in arm.starts if one != ALL)) for arm in _CARRIED),
+            replace(_OVER_DENSECL, name=f"{_OVER_DENSECL.name} of the whole", network="whole unet"),
+        ],
     ),
 )
 

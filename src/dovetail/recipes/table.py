@@ -35,6 +35,7 @@ class Method:
     year: int
     needs: str = "any encoder"
     golden: bool = True  # whether numbers of the official code cover it
+    teacher: bool = True  # whether a moving average of the student is kept beside it
 
     def function(self, name: str) -> Callable[..., Recipe]:
         """Return the recipe function, importing its module."""
@@ -46,14 +47,14 @@ METHODS: dict[str, Method] = {
     "slotcon": Method("dovetail.recipes.slots", "dense", "SlotCon", "arXiv 2205.15288", 2022),
     "densecl": Method("dovetail.recipes.dense", "dense", "DenseCL", "arXiv 2011.09157", 2021),
     "pixpro": Method("dovetail.recipes.dense", "dense", "PixPro", "arXiv 2011.10043", 2021),
-    "simclr": Method("dovetail.recipes.image", "image", "SimCLR", "arXiv 2002.05709", 2020),
+    "simclr": Method("dovetail.recipes.image", "image", "SimCLR", "arXiv 2002.05709", 2020, teacher=False),
     "moco-v2": Method("dovetail.recipes.image", "image", "MoCo v2", "arXiv 2003.04297", 2020),
     "moco-v3": Method("dovetail.recipes.image", "image", "MoCo v3", "arXiv 2104.02057", 2021),
     "byol": Method("dovetail.recipes.image", "image", "BYOL", "arXiv 2006.07733", 2020),
-    "simsiam": Method("dovetail.recipes.image", "image", "SimSiam", "arXiv 2011.10566", 2021),
-    "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021),
-    "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022),
-    "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022),
+    "simsiam": Method("dovetail.recipes.image", "image", "SimSiam", "arXiv 2011.10566", 2021, teacher=False),
+    "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021, teacher=False),
+    "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022, teacher=False),
+    "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022, teacher=False),
     "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021, "a ViT"),
     "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
     "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
@@ -67,7 +68,7 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Parameters of the transformers that are not options, and options of a base that mean the whole run.
-INTERNAL = {"base", "taps", "name", "decoder"}
+INTERNAL = {"base", "taps", "name", "decoder", "recipe"}
 RUN_WIDE = {
     *("base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum"),
     *("image_size", "min_scale", "blur_px", "jitter"),
@@ -148,9 +149,22 @@ def part(function: Callable[..., Recipe], *, prefix: str = "", without: Collecti
     return Part(function, options, prefix)
 
 
+def exporting(recipe: Recipe, *, export: Literal["published", "student", "teacher"] = "published") -> Recipe:
+    """Return the recipe with the branch that was asked for exported.
+
+    Args:
+        recipe: Of a method with a teacher.
+        export: Branch whose weights are handed back: the student, the teacher (its moving average), or the one that the
+            method's published code takes.
+    """
+    return recipe if export == "published" else replace(recipe, export=export)
+
+
 def parts_of(composition: Composition) -> dict[str, Part]:
-    """Return what a composition calls: "base", and "adclr", "decon", "decoder" where it has them."""
-    parts = {"base": part(METHODS[composition.base].function(composition.base))}
+    """Return what a composition calls: "base", and "export", "adclr", "decon", "decoder" where it has them."""
+    method = METHODS[composition.base]
+    parts = {"export": part(exporting)} if method.teacher else {}
+    parts["base"] = part(method.function(composition.base))
     if composition.adclr:
         parts["adclr"] = part(adclr)
     if composition.decon:
@@ -189,6 +203,8 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
         check_value(option, known[option], value)
     given = DECON_DEFAULTS.get(composition.decon or "", {}) | dict(options or {})
     recipe = parts["base"](taps, given=given)
+    if "export" in parts:
+        recipe = parts["export"](recipe, given=given)
     if "adclr" in parts:
         recipe = parts["adclr"](recipe, taps, given=given)
     if "decon" in parts:
