@@ -53,6 +53,7 @@ class Arm:
             another decoder than the one pre-trained, "whole unet" for pre-training that one too.
         longer: Factor on the epochs of pre-training.
         finetuning: Options of fine-tuning, over the budget's.
+        rates: Candidates for the learning rate of fine-tuning; the budget's unless given.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Arm:
     network: Literal["vit", "detector", "unet", "whole unet"] | None = None
     longer: float = 1.0
     finetuning: Mapping[str, Any] | None = None
+    rates: tuple[float, ...] = ()
 
 
 _LONGER: Mapping[str, Any] = {"min_scale": 0.2}
@@ -174,6 +176,8 @@ class Budget:
 
     def rates_of(self, arm: Arm) -> tuple[float, ...]:
         """Return the candidates for the learning rate with which an arm is fine-tuned."""
+        if arm.rates:
+            return arm.rates
         if arm.measure == "detection":
             return self.detection_rates
         return self.vit_rates if arm.network == "vit" else self.rates

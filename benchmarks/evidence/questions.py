@@ -124,6 +124,12 @@ FINETUNING: tuple[Arm, ...] = (
     *variants(_OVER_DENSECL, {"teacher's weights": {"export": "teacher"}}),
 )
 
+# Most rows of the first question take the highest of the budget's candidates: these have higher ones too.
+_CARRIED = [arm for arm in SEGMENTATION if arm.name in ("from scratch", "densecl", "decon-sl-densecl")]
+RATES: tuple[Arm, ...] = tuple(
+    replace(arm, name=f"{arm.name}, higher rates", rates=(4e-3, 8e-3, 1.6e-2)) for arm in _CARRIED
+)
+
 # The same short runs with the published momenta, rates and augmentations, and heads for few images.
 PRESETS: tuple[Arm, ...] = tuple(
     replace(arm_of(SEGMENTATION, name), name=f"{name}, small preset", base=None)
@@ -224,7 +230,6 @@ DETECTION: tuple[Arm, ...] = (
     ),
 )
 
-_CARRIED = [arm for arm in SEGMENTATION if arm.name in ("from scratch", "densecl", "decon-sl-densecl")]
 QUESTIONS: tuple[Question, ...] = (
     Question(
         "segmentation",
@@ -269,6 +274,13 @@ QUESTIONS: tuple[Question, ...] = (
         "Fine-tuning otherwise: when the decoder pays",
         FINETUNING,
         (*over_plain_form(FINETUNING), *with_over_without(FINETUNING)),
+    ),
+    Question(
+        "rates",
+        "Fine-tuning at higher rates: candidates 0.004, 0.008 and 0.016",
+        RATES,
+        (*over_base_and_scratch(RATES, RATES[0]), *over_plain_form(RATES)),
+        budgets=("cpu",),
     ),
     *(
         elsewhere(f"Another domain: fine-tuned on `{name}`", name, _arms)
