@@ -126,6 +126,7 @@ FINETUNING: tuple[Arm, ...] = (
 
 # Most rows of the first question take the highest of the budget's candidates: these have higher ones too.
 _CARRIED = [arm for arm in SEGMENTATION if arm.name in ("from scratch", "densecl", "decon-sl-densecl")]
+_FLOORS = [arm for arm in SEGMENTATION if arm.cue is not None]
 RATES: tuple[Arm, ...] = tuple(
     replace(arm, name=f"{arm.name}, higher rates", rates=(4e-3, 8e-3, 1.6e-2)) for arm in _CARRIED
 )
@@ -285,8 +286,13 @@ QUESTIONS: tuple[Question, ...] = (
     *(
         elsewhere(f"Another domain: fine-tuned on `{name}`", name, _arms)
         for name, _arms in (
-            (name, [replace(arm, measured_on=name) for arm in _CARRIED]) for name in ("rooms", "corridors")
+            (name, [replace(arm, measured_on=name) for arm in (*_CARRIED, *_FLOORS)]) for name in ("rooms", "corridors")
         )
+    ),
+    elsewhere(
+        "Another domain: fine-tuned on `corridors` for 500 steps",
+        "corridors-longer",
+        [replace(arm, measured_on="corridors", finetuning={"steps": 500}) for arm in _CARRIED],
     ),
     elsewhere(
         "Another decoder: fine-tuned as a Unet, pre-trained below an FPN or whole",
