@@ -1,11 +1,11 @@
-"""What the token methods share: the taps they read, DINO's views, and its optimiser."""
+"""What the token methods share: the taps they read, and DINO's training: its views, optimiser and teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from dovetail.errors import DovetailError
-from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
+from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
 from dovetail.views.plan import MaskSpec, Photometric, ViewPlan, ViewSpec
@@ -83,4 +83,63 @@ def adamw(
         clip_norm=clip_norm,
         clip_each_parameter=True,
         rules=(ParameterRule(r"^heads\..*last_layer", frozen_epochs=frozen_epochs),),
+    )
+
+
+def self_distilled(
+    name: str,
+    taps: Mapping[str, Tap],
+    terms: tuple[Term, ...],
+    epochs: int,
+    masks: MaskSpec | None = None,
+    *,
+    momentum: float = 0.996,
+    base_lr: float = 5e-4,
+    weight_decay: float = 0.04,
+    final_weight_decay: float = 0.4,
+    warmup_epochs: float = 10.0,
+    clip_norm: float = 3.0,
+    frozen_epochs: int = 1,
+    image_size: int = 224,
+    global_scale: Scale = (0.4, 1.0),
+    local_crops: int = 8,
+    local_size: int = 96,
+    local_scale: Scale = (0.05, 0.4),
+    blur_px: float = 2.0,
+) -> Recipe:
+    """Return a recipe whose terms are trained as DINO trains.
+
+    Args:
+        name: The recipe's.
+        taps: The model's taps.
+        terms: What is compared.
+        epochs: The paper's.
+        masks: Of the global views.
+        momentum: The teacher's at the start; a cosine takes it to 1.
+        base_lr: Learning rate at a batch of 256 (AdamW).
+        weight_decay: At the start, of tensors with more than one dimension.
+        final_weight_decay: At the end of its cosine.
+        warmup_epochs: Linear warm-up from 0.
+        clip_norm: Largest gradient norm of every single tensor.
+        frozen_epochs: Epochs in which the prototypes stay as they are.
+        image_size: Side of the two global views in pixels.
+        global_scale: Their share of the photograph's area.
+        local_crops: How many local views.
+        local_size: Their side in pixels.
+        local_scale: Their share of the photograph's area.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
+    """
+    views = multi_crop(
+        taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks
+    )
+    decay = (weight_decay, final_weight_decay)
+    return Recipe(
+        name=name,
+        terms=terms,
+        views=views,
+        optimiser=adamw(base_lr, decay, warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs),
+        teacher_momentum=Cosine(momentum, 1.0),
+        forward_views="per_size",
+        epochs=epochs,
+        batch_size=1024,
     )

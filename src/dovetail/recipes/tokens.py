@@ -15,18 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from dovetail.heads.aggregate import SelfPatchHeadSpec
 from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
 from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
 from dovetail.recipe import Recipe, SameHead, Tap, Term
-from dovetail.recipes.token_parts import Scale, adamw, multi_crop, patch_tap, vector_tap
-from dovetail.schedules import Cosine, LinearByEpoch
+from dovetail.recipes.shared import with_options_of
+from dovetail.recipes.token_parts import Scale, patch_tap, self_distilled, vector_tap
+from dovetail.schedules import LinearByEpoch
 from dovetail.views.plan import MaskSpec
 
 
+@with_options_of(self_distilled)
 def dino(
     taps: Mapping[str, Tap],
     *,
@@ -40,19 +42,7 @@ def dino(
     warmup_temperature: float = 0.04,
     warmup_temperature_epochs: int = 0,
     centre_momentum: float = 0.9,
-    momentum: float = 0.996,
-    base_lr: float = 5e-4,
-    weight_decay: float = 0.04,
-    final_weight_decay: float = 0.4,
-    warmup_epochs: float = 10.0,
-    clip_norm: float = 3.0,
-    frozen_epochs: int = 1,
-    image_size: int = 224,
-    global_scale: Scale = (0.4, 1.0),
-    local_crops: int = 8,
-    local_size: int = 96,
-    local_scale: Scale = (0.05, 0.4),
-    blur_px: float = 2.0,
+    **training: Any,
 ) -> Recipe:
     """Return DINO on the class token, or on the pooled features of a ViT without one.
 
@@ -68,19 +58,6 @@ def dino(
         warmup_temperature: Of the teacher's softmax in the first epoch.
         warmup_temperature_epochs: Epochs in which it rises linearly.
         centre_momentum: Of the centre of the teacher's logits.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (AdamW).
-        weight_decay: At the start, of tensors with more than one dimension.
-        final_weight_decay: At the end of its cosine.
-        warmup_epochs: Linear warm-up from 0.
-        clip_norm: Largest gradient norm of every single tensor.
-        frozen_epochs: Epochs in which the prototypes stay as they are.
-        image_size: Side of the two global views in pixels.
-        global_scale: Their share of the photograph's area.
-        local_crops: How many local views.
-        local_size: Their side in pixels.
-        local_scale: Their share of the photograph's area.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = PrototypeHeadSpec(
         hidden=hidden,
@@ -91,20 +68,11 @@ def dino(
     )
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
     objective = DistillSpec(student_temperature, warming, centre_momentum)
-    return Recipe(
-        name="dino",
-        terms=(Term("cls", vector_tap(taps), head, objective, roles=("global", "local")),),
-        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px),
-        optimiser=adamw(
-            base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
-        ),
-        teacher_momentum=Cosine(momentum, 1.0),
-        forward_views="per_size",
-        epochs=100,
-        batch_size=1024,
-    )
+    terms = (Term("cls", vector_tap(taps), head, objective, roles=("global", "local")),)
+    return self_distilled("dino", taps, terms, 100, **training)
 
 
+@with_options_of(self_distilled, global_scale=(0.25, 1.0), local_crops=10, local_scale=(0.05, 0.25))
 def ibot(
     taps: Mapping[str, Tap],
     *,
@@ -128,21 +96,11 @@ def ibot(
     mask_p: float = 0.5,
     mask_shape: Literal["block", "random"] = "block",
     mask_start_epoch: int = 0,
-    momentum: float = 0.996,
-    base_lr: float = 5e-4,
-    weight_decay: float = 0.04,
-    final_weight_decay: float = 0.4,
-    warmup_epochs: float = 10.0,
-    clip_norm: float = 3.0,
-    frozen_epochs: int = 1,
-    image_size: int = 224,
-    global_scale: Scale = (0.25, 1.0),
-    local_crops: int = 10,
-    local_size: int = 96,
-    local_scale: Scale = (0.05, 0.25),
-    blur_px: float = 2.0,
+    **training: Any,
 ) -> Recipe:
     """Return iBOT: DINO on the class token, and the masked patches of each global view against the teacher's.
+
+    Local views are never masked, and compared by their class token only.
 
     Args:
         taps: The model's taps.
@@ -166,19 +124,6 @@ def ibot(
         mask_p: Probability that an image's view is masked at all.
         mask_shape: Blocks of patches, or patches at random.
         mask_start_epoch: First epoch with masks.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (AdamW).
-        weight_decay: At the start, of tensors with more than one dimension.
-        final_weight_decay: At the end of its cosine.
-        warmup_epochs: Linear warm-up from 0.
-        clip_norm: Largest gradient norm of every single tensor.
-        frozen_epochs: Epochs in which the prototypes stay as they are.
-        image_size: Side of the two global views in pixels.
-        global_scale: Their share of the photograph's area.
-        local_crops: How many local views; never masked, and class token only.
-        local_size: Their side in pixels.
-        local_scale: Their share of the photograph's area.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     patches = patch_tap(taps, "iBOT")
     head = PrototypeHeadSpec(
@@ -199,25 +144,14 @@ def ibot(
     masks = MaskSpec(
         patch_px=patches.stride, share=mask_share, p=mask_p, shape=mask_shape, start_epoch=mask_start_epoch
     )
-    return Recipe(
-        name="ibot",
-        terms=(
-            Term("cls", vector_tap(taps), head, cls, weight=cls_weight, roles=("global", "local")),
-            Term("patches", "patches", same_head, masked, weight=patch_weight),
-        ),
-        views=multi_crop(
-            taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks
-        ),
-        optimiser=adamw(
-            base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
-        ),
-        teacher_momentum=Cosine(momentum, 1.0),
-        forward_views="per_size",
-        epochs=800,
-        batch_size=1024,
+    terms = (
+        Term("cls", vector_tap(taps), head, cls, weight=cls_weight, roles=("global", "local")),
+        Term("patches", "patches", same_head, masked, weight=patch_weight),
     )
+    return self_distilled("ibot", taps, terms, 800, masks, **training)
 
 
+@with_options_of(self_distilled, global_scale=(0.25, 1.0), local_scale=(0.05, 0.25))
 def selfpatch(
     taps: Mapping[str, Tap],
     *,
@@ -238,24 +172,13 @@ def selfpatch(
     warmup_temperature: float = 0.04,
     warmup_temperature_epochs: int = 0,
     centre_momentum: float = 0.9,
-    momentum: float = 0.996,
-    base_lr: float = 5e-4,
-    weight_decay: float = 0.04,
-    final_weight_decay: float = 0.4,
-    warmup_epochs: float = 10.0,
-    clip_norm: float = 3.0,
-    frozen_epochs: int = 1,
-    image_size: int = 224,
-    global_scale: Scale = (0.25, 1.0),
-    local_crops: int = 8,
-    local_size: int = 96,
-    local_scale: Scale = (0.05, 0.25),
-    blur_px: float = 2.0,
+    **training: Any,
 ) -> Recipe:
     """Return SelfPatch over DINO: each patch against the teacher's aggregate of its most similar neighbours.
 
     Patches are read before the final norm and the image's vector is made by the head, as the official ViT has neither
-    class token nor final norm. A class token that the model has takes part in the blocks' attention and in no loss.
+    class token nor final norm. A class token that the model has takes part in the blocks' attention and in no loss. The
+    teacher sees local views too.
 
     Args:
         taps: The model's taps.
@@ -276,19 +199,6 @@ def selfpatch(
         warmup_temperature: Of the teacher's softmax in the first epoch.
         warmup_temperature_epochs: Epochs in which it rises linearly.
         centre_momentum: Of both centres of the teacher's logits, which move by local views too.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (AdamW).
-        weight_decay: At the start, of tensors with more than one dimension.
-        final_weight_decay: At the end of its cosine.
-        warmup_epochs: Linear warm-up from 0.
-        clip_norm: Largest gradient norm of every single tensor.
-        frozen_epochs: Epochs in which the prototypes stay as they are.
-        image_size: Side of the two global views in pixels.
-        global_scale: Their share of the photograph's area.
-        local_crops: How many local views; the teacher sees them too.
-        local_size: Their side in pixels.
-        local_scale: Their share of the photograph's area.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     patch_tap(taps, "SelfPatch")
     cls = PrototypeHeadSpec(
@@ -304,19 +214,8 @@ def selfpatch(
     )
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
     objective = SelfPatchSpec(student_temperature, warming, centre_momentum, patch_weight)
-    return Recipe(
-        name="selfpatch",
-        terms=(Term("patches", "patches_prenorm", head, objective, roles=("global", "local")),),
-        views=multi_crop(taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px),
-        optimiser=adamw(
-            base_lr, (weight_decay, final_weight_decay), warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs
-        ),
-        teacher_momentum=Cosine(momentum, 1.0),
-        teacher_views=("global", "local"),
-        forward_views="per_size",
-        epochs=300,
-        batch_size=1024,
-    )
+    terms = (Term("patches", "patches_prenorm", head, objective, roles=("global", "local")),)
+    return replace(self_distilled("selfpatch", taps, terms, 300, **training), teacher_views=("global", "local"))
 
 
 METHODS: dict[str, Callable[..., Recipe]] = {"dino": dino, "ibot": ibot, "selfpatch": selfpatch}
