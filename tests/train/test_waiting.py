@@ -1,5 +1,6 @@
 """No step waits for the device: with torch's fake tensors, which have shapes but no numbers, whatever asks for a number
 (`.item()`, boolean indexing, `if tensor`) is an error, so a step that passes with them starts a GPU's work and goes on.
+Nor does a step mix devices: such tensors can claim to be a GPU's where there is none, and meet no others.
 """
 
 from __future__ import annotations
@@ -32,23 +33,28 @@ from dovetail.views.view import View
 from tests.tiny import START, make_views, tiny_learner
 
 
-def lose_numbers(learner: Learner, mode: FakeTensorMode) -> None:
+def shape_of(value: Tensor, mode: FakeTensorMode, device: str) -> Any:
+    """Return a tensor that has a shape alone and says that it lies on `device`."""
+    return mode.from_tensor(value).to(device)
+
+
+def lose_numbers(learner: Learner, mode: FakeTensorMode, device: str = "cpu") -> None:
     """Put tensors that have shapes alone in the place of all weights and buffers."""
-    made: dict[Tensor, Tensor] = {}
+    made: dict[Tensor, Any] = {}
     for module in learner.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                fake = made.setdefault(value, nn.Parameter(mode.from_tensor(value.data), value.requires_grad))
+                fake = made.setdefault(value, nn.Parameter(shape_of(value.data, mode, device), value.requires_grad))
                 module._parameters[name] = fake
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = made.setdefault(buffer, mode.from_tensor(buffer))
+                module._buffers[name] = made.setdefault(buffer, shape_of(buffer, mode, device))
 
 
-def without_numbers(view: View, mode: FakeTensorMode) -> View:
+def without_numbers(view: View, mode: FakeTensorMode, device: str = "cpu") -> View:
     """Return a view whose tensors have shapes alone."""
-    tensors = {name: mode.from_tensor(value) for name, value in vars(view).items() if isinstance(value, Tensor)}
-    return replace(view, **tensors)
+    tensors = {name: value for name, value in vars(view).items() if isinstance(value, Tensor)}
+    return replace(view, **{name: shape_of(value, mode, device) for name, value in tensors.items()})
 
 
 def take_step(learner: Learner, views: list[View], optimiser: torch.optim.Optimizer, spec: OptimiserSpec) -> None:
@@ -76,6 +82,27 @@ def test_a_step_waits_for_no_number(method: str, monkeypatch: pytest.MonkeyPatch
         optimiser = build_optimiser(rule_names(learner), spec)
         for _ in range(2):  # in the first, optimisers make their state
             take_step(learner, views, optimiser, spec)
+
+
+@pytest.mark.parametrize("method", examples())
+def test_a_step_stays_on_its_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the backward pass and the optimiser: torch's own, which ask for the device itself."""
+    monkeypatch.setattr(slots, "on_host", lambda value: False)
+    learner = tiny_learner(method)
+    views = make_views(learner.recipe.views)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        lose_numbers(learner, mode, "cuda")
+        loss = learner([without_numbers(view, mode, "cuda") for view in views], START)
+        learner.update()
+        learner.move_teacher(Moment(1, 100, 10))
+    assert {value.device.type for value in (loss.total, *learner.state_dict().values())} == {"cuda"}
+
+
+def test_this_way_of_looking_finds_what_mixes_devices() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        value = shape_of(torch.ones(2), mode, "cuda")
+        with pytest.raises(RuntimeError, match="on the same device"):
+            value + torch.ones(2)
 
 
 @pytest.mark.parametrize("ask", [float, bool, lambda value: torch.ones(1)[value > 0], Tensor.nonzero])
