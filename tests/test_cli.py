@@ -75,6 +75,10 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
         (["pretrain", "--epohs", "3"], "There is no option '--epohs'; did you mean '--epochs'?"),
         (["pretrain", "--method", "decon-sk"], "There is no method 'decon-sk'; did you mean 'decon-sl'?"),
         (["pretrain", "--recipe.alhpa", "0.3"], "did you mean '--recipe.alpha'?"),
+        (
+            ["pretrain", "--method", "densecl", "--recipe.prototypes=9"],
+            "There is no option '--recipe.prototypes=9'; it belongs to other methods: slotcon, dino, ibot, ….",
+        ),
         (["pretrain", "--recipe.alpha", "half"], "alpha"),
         (["pretrain", "--out", "x"], "No data was named; give a folder of images with --data."),
         (["pretrain", "--data", "x", "--out", "y"], "No model was named"),

@@ -275,9 +275,18 @@ def explain(message: str, known: list[str]) -> str:
     if not wrong:
         return message.rstrip(".") + "."
     name = wrong.group(1) or "--" + wrong.group(2)
-    close = difflib.get_close_matches(name.split("=")[0], known, n=1, cutoff=0.5)
-    hint = f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
-    return f"There is no option {hyphened(name)!r}; {hint}"
+    return f"There is no option {hyphened(name)!r}; {hint_for(name.split('=')[0], known)}"
+
+
+def hint_for(option: str, known: list[str]) -> str:
+    """Return whose option a wrong one is: of other methods, else the nearest of the known ones."""
+    from dovetail.recipes.table import methods_with
+
+    others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
+    if others:
+        return f"it belongs to other methods: {others}."
+    close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+    return f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
 
 
 KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}

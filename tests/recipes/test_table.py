@@ -45,6 +45,18 @@ def test_a_wrong_option_gets_the_nearest() -> None:
         build("decon-sl", TAPS, {"alhpa": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "others"),
+    [
+        ("densecl", "prototypes", "slotcon, dino, ibot, …"),
+        ("decon-sl", "query_weight", "adclr-dino, adclr-ibot, adclr"),
+    ],
+)
+def test_an_option_of_other_methods_names_them(name: str, option: str, others: str) -> None:
+    with pytest.raises(DovetailError, match=f"option of {name} '{option}'; it belongs to other methods: {others}"):
+        build(name, TAPS, {option: 1})
+
+
 @pytest.mark.parametrize("name", examples())
 def test_every_option_has_a_plain_type_and_a_default(name: str) -> None:
     for option, parameter in options_of(name).items():

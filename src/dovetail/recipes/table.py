@@ -188,6 +188,12 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     return options
 
 
+def methods_with(option: str) -> str:
+    """Return the first methods that take an option, listed: "slotcon, dino, ibot, …"; nothing where none does."""
+    taking = [name for name in examples() if option in options_of(name)]
+    return ", ".join(taking[:3]) + (", …" if len(taking) > 3 else "")
+
+
 def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None = None) -> Recipe:
     """Return the recipe of a method for a model with `taps`.
 
@@ -197,6 +203,8 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     composition, known = parse(name), options_of(name)
     parts = parts_of(composition)
     for option in options or {}:
+        if option not in known and (others := methods_with(option)):
+            raise DovetailError(f"There is no option of {name} {option!r}; it belongs to other methods: {others}.")
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
     for option, value in (options or {}).items():
