@@ -78,9 +78,10 @@ FOUND = """## What the tables of the processor's budget say
   collapse (curves below). Nor are the runs long enough to say that it never comes.
 - **ViTs after fine-tuning**: none is above training from scratch by more than what the intervals hold, but for half a
   point at 1 % after ADCLR over iBOT, though frozen encoders have learnt much. Lower rates of fine-tuning were
-  candidates and hardly ever won. ADCLR over iBOT is a point above iBOT at 100 %, over DINO no gain can be told. ADCLR
-  and DeCon jointly: the encoder is two points above DINO's at 10 %, not for sure elsewhere; the decoder taken along
-  costs a point or two there, and the whole cannot be told from either alone.
+  candidates and hardly ever won. ADCLR over iBOT is a point above iBOT at 100 % for as many steps, and not for sure for
+  the same time; over DINO no gain can be told. ADCLR and DeCon jointly: the encoder is two points above DINO's at 10 %,
+  not for sure elsewhere; the decoder taken along costs a point or two there, and the whole cannot be told from either
+  alone.
 - **A run's own signals**: kNN of the frozen encoder on some labelled images, as `dovetail pretrain --knn-data` logs it,
   goes along with the score over methods; rank and spread do so less. Which of the five runs of one method is the best,
   no signal tells at two shares of the labels: of twelve intervals one leaves out zero, the spread's at 5 %.
