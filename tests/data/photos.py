@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,9 @@ def folder_of(path: Path, count: int, *, size: tuple[int, int] = (40, 60)) -> Pa
     for number in range(count):
         Image.fromarray(smooth(*size, seed=number)).save(path / f"{number:03}.jpg")
     return path
+
+
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Return EXIF data of the tags (number, type, count, four bytes of value), whether they make sense or not."""
+    tags = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import struct
+import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +23,9 @@ from dovetail.data.decode import (
     looks_like_image,
     open_bytes,
     open_file,
+    opened,
 )
-from tests.data.photos import encoded, smooth
+from tests.data.photos import encoded, exif, smooth
 
 RGB = smooth()
 IMAGE = Image.fromarray(RGB)
@@ -132,6 +137,30 @@ def test_exif_rotation_is_applied(orientation: int, file_format: str) -> None:
     exif[0x0112] = orientation
     pixels = read(encoded(stored, file_format, exif=exif))
     assert close(pixels, EXPECTED, 6), pixels.shape
+
+
+@pytest.mark.parametrize("orientation", [(3, 1, b"\x09\0\0\0"), (2, 2, b"6\0\0\0"), (7, 1, b"\x06\0\0\0")])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_orientations_that_make_no_sense_turn_nothing(orientation: tuple[int, int, bytes], file_format: str) -> None:
+    content = encoded(IMAGE, file_format, exif=exif((0x0112, *orientation)))
+    assert close(read(content), EXPECTED, 6)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_odd_tags_cost_no_photograph(file_format: str) -> None:
+    """A width that is text beside a good orientation, and tags that are cut off."""
+    odd = encoded(IMAGE, file_format, exif=exif((0x0100, 2, 4, b"abc\0"), (0x0112, 3, 1, b"\x03\0\0\0")))
+    assert close(read(odd), EXPECTED.flip(1, 2), 6)
+    assert close(read(encoded(IMAGE, file_format, exif=b"Exif\0\0II*\0")), EXPECTED, 6)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_photographs_are_left_as_they_lie_where_asked(file_format: str) -> None:
+    content = encoded(IMAGE, file_format, exif=exif((0x0112, 3, 1, b"\x06\0\0\0")))
+    photograph = open_bytes(content, 3, upright=False)
+    assert (photograph.width_px, photograph.height_px) == IMAGE.size
+    assert close(photograph.decode(1), EXPECTED, 6)
+    assert open_bytes(content, 3).decode(1).shape == (3, 60, 40)
 
 
 def test_first_frame_of_an_animation() -> None:
@@ -252,3 +281,50 @@ def test_pillow_images_of_every_other_mode(mode: str) -> None:
     assert image.mode == mode
     for channels in (1, 3, 4):
         assert from_image(image, channels).decode(1).shape == (channels, 40, 60)
+
+
+def state() -> tuple[object, ...]:
+    """Return what reading must leave as it was: where stderr leads, Pillow's limit, the filters of warnings."""
+    return os.fstat(2).st_ino, os.fstat(2).st_rdev, Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+
+
+def test_readers_that_overlap_leave_everything_as_it_was() -> None:
+    content = encoded(IMAGE, "TIFF", compression="tiff_lzw")
+    before = state()
+    first, second = opened(content), opened(content)
+    for reader in (first, second):
+        reader.__enter__().load()
+    assert Image.MAX_IMAGE_PIXELS is None
+    first.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS is None
+    second.__exit__(None, None, None)
+    assert state() == before
+
+
+def test_threads_that_read_leave_everything_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encoded(IMAGE, "TIFF", compression="tiff_lzw"))
+    content[200:400] = bytes(range(200))
+    before = state()
+    with ThreadPoolExecutor(4) as pool:
+        for reading in [pool.submit(open_bytes, bytes(content), 3) for _ in range(100)]:
+            assert isinstance(reading.exception(), UnreadableError)
+    assert state() == before
+    os.write(2, b"still there\n")
+    assert capfd.readouterr().err == "still there\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_copy_made_amid_a_reading_has_the_limit_back() -> None:
+    """It has no threads that could put it back."""
+    before, content = state(), encoded(IMAGE, "PNG")
+
+    def check() -> None:
+        assert state() == before
+        assert read(content).equal(EXPECTED)
+        assert state() == before
+
+    copy = multiprocessing.get_context("fork").Process(target=check)
+    with opened(content):
+        copy.start()
+    copy.join()
+    assert copy.exitcode == 0

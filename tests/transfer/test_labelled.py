@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dovetail.data.decode import open_bytes
 from dovetail.errors import DovetailError
-from dovetail.transfer.labelled import InMemory, MaskFolder, Subset
+from dovetail.transfer.labelled import InMemory, MaskFolder, Subset, read_image, read_mask
+from tests.data.fuzz import png_of
+from tests.data.photos import encoded, exif, smooth
 
 LABELS = np.array([[0, 1, 2, 255], [2, 1, 0, 0], [1, 1, 1, 1]], dtype=np.uint8)
 
@@ -116,3 +120,69 @@ def test_two_files_of_one_stem(folders: tuple[Path, Path]) -> None:
     save_mask(masks / "a.png")
     with pytest.raises(DovetailError, match=r"both a\.jpg and a\.png"):
         MaskFolder.open(images, masks, classes=3)
+
+
+JPEG = {"quality": 90}
+ORDINARY = [("PNG", mode, {}) for mode in ("RGB", "L", "P", "1", "RGBA")] + [
+    ("JPEG", "RGB", JPEG),
+    ("JPEG", "RGB", JPEG | {"subsampling": 0}),
+    ("JPEG", "RGB", JPEG | {"progressive": True}),
+    ("JPEG", "L", JPEG),
+    ("JPEG", "CMYK", JPEG),
+    ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    ("BMP", "RGB", {}),
+    ("WEBP", "RGB", {}),
+]
+
+
+@pytest.mark.parametrize(("file_format", "mode", "options"), ORDINARY)
+def test_ordinary_images_have_the_pixels_that_pillow_gives(
+    file_format: str, mode: str, options: dict[str, object]
+) -> None:
+    for size in ((40, 60), (33, 17)):
+        content = encoded(Image.fromarray(smooth(*size)).convert(mode), file_format, **options)
+        pixels = read_image("a", content)
+        assert pixels.is_contiguous()
+        with Image.open(io.BytesIO(content)) as image:
+            assert pixels.permute(1, 2, 0).tolist() == np.asarray(image.convert("RGB")).tolist()
+
+
+def test_images_are_those_of_pretraining(tmp_path: Path) -> None:
+    shades = smooth()[:, :, 0]
+    clear = Image.fromarray(np.dstack([smooth(), np.where(shades > 99, 255, 0).astype(np.uint8)]))
+    images = {
+        "share.tif": Image.fromarray(shades / np.float32(255)),
+        "small.tif": Image.fromarray(shades.astype(np.int32)),
+        "deep.png": Image.fromarray(shades.astype(np.uint16) * 257),
+        "clear.png": clear,
+    }
+    for name, image in images.items():
+        image.save(tmp_path / name)
+        expected = open_bytes((tmp_path / name).read_bytes(), 3).decode(1)
+        assert read_image(tmp_path / name).equal(expected)
+        assert expected[0][torch.from_numpy(shades > 99)].tolist() == shades[shades > 99].tolist()
+    assert expected[:, torch.from_numpy(shades <= 99)].eq(255).all()
+    Image.fromarray(shades.astype(np.int32) * 1000).save(tmp_path / "beyond.tif")
+    with pytest.raises(DovetailError, match=r"beyond\.tif cannot be read as an image \(its values lie in"):
+        read_image(tmp_path / "beyond.tif")
+
+
+def test_odd_tags_beside_a_rotation_do_no_harm() -> None:
+    tags = exif((0x0100, 2, 4, b"abc\0"), (0x0112, 3, 1, b"\x06\0\0\0"))  # a width that is text
+    content = encoded(Image.fromarray(smooth()), "JPEG", exif=tags)
+    assert read_image("a", content).shape == (3, 60, 40)
+    assert read_image("a", content, upright=False).shape == (3, 40, 60)
+
+
+def test_masks_are_read_raw(tmp_path: Path) -> None:
+    """Neither transparency nor depth changes a label; pixels that are too many are refused before they are made."""
+    save_mask(tmp_path / "palette.png", palette=True)
+    with Image.open(tmp_path / "palette.png") as mask:
+        mask.save(tmp_path / "clear.png", transparency=1)
+    Image.fromarray(LABELS.astype(np.int32) * 1000).save(tmp_path / "deep.tif")
+    assert read_mask(tmp_path / "clear.png").tolist() == LABELS.tolist()
+    assert read_mask(tmp_path / "deep.tif").tolist() == (LABELS.astype(int) * 1000).tolist()
+    with pytest.raises(DovetailError, match=r"evil\.png cannot be read .* more than the limit"):
+        read_mask("evil.png", png_of(40000, 40000, bytes(10_000)))
+    with pytest.raises(DovetailError, match=r"gone\.png cannot be read"):
+        read_mask(tmp_path / "gone.png")

@@ -246,12 +246,13 @@ def _inflated(stored: bytes, wanted: int) -> bytes:
 
 
 def _exactly(file: int, count: int, offset: int) -> bytes:
-    """Return `count` bytes from `offset` on; no position is moved, so that processes may share the file."""
+    """Return `count` bytes from `offset` on of a file that nobody else reads from, as its position is moved."""
     if offset + count > os.fstat(file).st_size:  # before as much memory is taken
         raise UnreadableError("its archive ends before it does")
+    os.lseek(file, offset, os.SEEK_SET)  # Windows has no `pread`
     parts, missing = [], count
     while missing:
-        part = os.pread(file, missing, offset + count - missing)
+        part = os.read(file, missing)
         if not part:
             raise UnreadableError("its archive ends before it does")
         parts.append(part)

@@ -16,13 +16,16 @@ decode them smaller, and is deprecated; Pillow takes longer at every size, and i
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
 import math
 import os
-import sys
+import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +50,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # width and height change places
+# Of `warnings.filters`: what Pillow says on odd files.
+_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class UnreadableError(Exception):
@@ -87,32 +93,49 @@ def read_file(path: str | Path) -> bytes:
         raise UnreadableError(error.strerror or str(error)) from error
 
 
-def open_bytes(content: bytes, channels: int) -> Photograph:
-    """Return the photograph encoded in `content`; raise `UnreadableError` where there is none."""
+def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photograph:
+    """Return the photograph encoded in `content`; raise `UnreadableError` where there is none.
+
+    Args:
+        content: All bytes of the file.
+        channels: Of the pixels.
+        upright: Whether to turn it as its EXIF tag says; TIFFs always are turned.
+    """
+    if content.startswith(_NPY_MAGIC):
+        with _reasons():
+            return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
+    with opened(content) as image:
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
+            return _jpeg(content, image, channels, upright)
+        return from_image(image, channels, upright=upright)
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Yield the Pillow image of a file, of a size that may be decoded, for what needs its values as they are.
+
+    Raises:
+        UnreadableError: There is none, or whatever is done with it within fails.
+    """
     if not content:
         raise UnreadableError("the file is empty")
-    with _reasons():
-        if content.startswith(_NPY_MAGIC):
-            return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
-        with _quiet_pillow():
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_size(*image.size)
-            if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
-                return _jpeg(content, image, channels)
-            return from_image(image, channels)
-
-
-def from_image(image: Image.Image, channels: int) -> Photograph:
-    """Return the photograph in a Pillow image; raise `UnreadableError` if it cannot be loaded."""
-    with _reasons(), _quiet_pillow(), _quiet_libtiff(image):
+    with _reasons(), _quiet():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_size(*image.size)
-        # Pillow turns TIFFs upright by itself when it loads them.
-        turn = None if image.format == "TIFF" else _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        yield image
+
+
+def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Photograph:
+    """Return the photograph in a Pillow image; raise `UnreadableError` if it cannot be loaded. See `open_bytes`."""
+    with _reasons(), _quiet():
+        _check_size(*image.size)
         if channels not in (1, 3, 4):
             pixels = _pages(image, channels)
         else:
-            upright = image if turn is None else image.transpose(turn)
-            pixels = np.asarray(_with_channels(upright, channels)).reshape(*upright.size[::-1], channels)
+            image.load()  # PNGs have their tags where the pixels end
+            turn = _turn(image, upright)
+            turned = image if turn is None else image.transpose(turn)
+            pixels = np.asarray(_with_channels(turned, channels)).reshape(*turned.size[::-1], channels)
     return _decoded(pixels)
 
 
@@ -141,10 +164,20 @@ def _decoded(pixels: np.ndarray) -> Photograph:
     return Photograph(width, height, lambda shrink: tensor)
 
 
-def _jpeg(content: bytes, image: Image.Image, channels: int) -> Photograph:
+def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
+    """Return what turns an image as its EXIF tag says; None where nothing does, or `upright` is off."""
+    if not upright or image.format == "TIFF":  # Pillow turns TIFFs by itself when it loads them
+        return None
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # damaged tags make Pillow raise almost anything, and do the pixels no harm
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _jpeg(content: bytes, image: Image.Image, channels: int, upright: bool) -> Photograph:
     """Return a JPEG that is decoded later, at the size that is needed then."""
-    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    turn = _UPRIGHT.get(orientation)
+    turn = _turn(image, upright)
     width, height = image.size
 
     def decode(shrink: int) -> Tensor:
@@ -158,13 +191,14 @@ def _jpeg(content: bytes, image: Image.Image, channels: int) -> Photograph:
                 )
             except ValueError:
                 # Pillow is more lenient with stray bytes, and as strict with a truncated file.
-                return from_image(Image.open(io.BytesIO(content), formats=FORMATS), channels).decode(1)
+                with opened(content) as lenient:
+                    return from_image(lenient, channels, upright=upright).decode(1)
         if turn is not None:
-            upright = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0]).transpose(turn)
-            pixels = np.asarray(upright).reshape(*upright.size[::-1], channels)
+            turned = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0]).transpose(turn)
+            pixels = np.asarray(turned).reshape(*turned.size[::-1], channels)
         return _decoded(pixels).decode(1)
 
-    return Photograph(*((height, width) if orientation >= 5 else (width, height)), decode)
+    return Photograph(*((height, width) if turn in _SIDEWAYS else (width, height)), decode)
 
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -242,30 +276,70 @@ def _reasons() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_libtiff(image: Image.Image) -> Iterator[None]:
-    """Send what libtiff itself writes to the terminal on damaged TIFFs nowhere; Pillow raises the same."""
-    if image.format != "TIFF":
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Silence Pillow's remarks on odd files, and replace its limit of pixels by `_check_size`."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+    _quiet_libtiff()
+    _readers.begin()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        _readers.end()
+
+
+class _Readers:
+    """Takes Pillow's limit of pixels and its remarks away while any thread reads.
+
+    Both belong to the process. Would each thread put back what it had found, one that begins amid another's reading
+    would put back nothing; so the first to begin takes them away, and the last to end puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._limit: int | None = None
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._begin_anew
+            )
+
+    def begin(self) -> None:
+        """Note that a thread begins to read."""
+        with self._lock:
+            if self._count == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                # Not by `catch_warnings`, which would also take back what other threads change meanwhile.
+                warnings.filters = [_REMARKS, *warnings.filters]
+            self._count += 1
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._put_back()
+
+    def _put_back(self) -> None:
+        Image.MAX_IMAGE_PIXELS = self._limit
+        warnings.filters = [entry for entry in warnings.filters if entry is not _REMARKS]
+
+    def _begin_anew(self) -> None:
+        """In a copy of this process, which has no other threads that read."""
+        if self._count > 0:
+            self._count = 0
+            self._put_back()
+        self._lock.release()
+
+
+_readers = _Readers()
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Keep what libtiff itself writes to the terminal on damaged TIFFs from it, for good; Pillow raises the same.
+
+    Pillow does so with its warnings. Where libtiff is a part of Pillow's own library, as on Windows, it still writes.
+    """
+    with suppress(AttributeError, OSError):
+        # A library's names are looked up in those that it was linked with, too.
+        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
+        library.TIFFSetErrorHandler(ctypes.c_void_p(None))

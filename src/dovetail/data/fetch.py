@@ -10,15 +10,15 @@ or any command of the shell after `pipe:`. Credentials are the programs' own mat
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
 
 from dovetail.data.decode import UnreadableError
 from dovetail.data.shard_names import PIPE, SCHEMES, is_remote
@@ -76,7 +76,8 @@ class ShardCache:
         target = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.tar"
         if not self._used(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_suffix(".lock")):
+            # Among the processes of this machine; it ends with the process that holds it, however that ends.
+            with FileLock(target.with_suffix(".lock")):
                 if not self._used(target):
                     self._make_room()
                     self._fetch(name, target)
@@ -92,14 +93,15 @@ class ShardCache:
 
     def _make_room(self) -> None:
         """Remove the shards used longest ago, down to one less than there may be."""
-        with locked(self.folder / "room.lock"):
+        with FileLock(self.folder / "room.lock"):
             found = []
             for path in self.folder.glob("*.tar"):
                 with contextlib.suppress(FileNotFoundError):
                     found.append((path.stat().st_atime_ns, path))
             for _, path in sorted(found)[: max(len(found) - self.keep + 1, 0)]:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # Windows removes nothing that another process reads
+                    path.unlink(missing_ok=True)
+                    path.with_suffix(".lock").unlink(missing_ok=True)
 
     def _fetch(self, name: str, target: Path) -> None:
         fresh = target.with_suffix(f".{os.getpid()}.tmp")
@@ -134,11 +136,3 @@ def fetched_into(file: int, name: str) -> str | None:
         return None
     said = ended.stderr.decode(errors="replace").strip().splitlines()
     return said[-1][:200] if said else f"the command ended with {ended.returncode}"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; it ends with the process that holds it, however that ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

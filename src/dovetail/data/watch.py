@@ -33,10 +33,17 @@ Batch = TypeVar("Batch")
 GRACE_SECONDS = 2.0  # for the process's own alarm, which is enough for almost all
 _NOTHING = -1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Return those of the signals that this system has: Windows lacks some."""
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
+
+
 # How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
-_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+_CRASHES = _signals("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 # Clusters and terminals ask all processes of a job to stop: the training one answers, and may need some batches more.
-_REQUESTS = (signal.SIGTERM, *([signal.SIGUSR1] if sys.platform != "win32" else []))
+_REQUESTS = _signals("SIGTERM", "SIGUSR1")
 
 
 class ReadingWatch:
@@ -142,8 +149,8 @@ def leave_deaths_to_us() -> None:
 
     Here it is noticed when a batch is wanted, where it can be helped.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return  # torch sets none there, and handlers can be set in no other
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return  # torch sets none there, and handlers can be set in no other thread; Windows has no such signal
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

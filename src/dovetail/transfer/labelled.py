@@ -8,17 +8,17 @@ Shapes: C channels, H x W pixels.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from dovetail.data.decode import UnreadableError, open_bytes, opened, read_file
 from dovetail.errors import DovetailError
 from dovetail.transfer.metrics import IGNORE_INDEX
 
@@ -173,41 +173,43 @@ def what_is_at(path: Path) -> str:
 
 
 def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
-    """Return an image as [3, H, W] uint8, turned as its EXIF tag says unless `upright` is off.
+    """Return an image as [3, H, W] uint8, read as pre-training reads it: see `dovetail.data.decode`.
 
     Args:
         path: The file, or what to call `content` in an error.
         content: The file's bytes; read from `path` unless given.
-        upright: Whether to turn it.
+        upright: Whether to turn it as its EXIF tag says; TIFFs always are turned.
+
+    Raises:
+        DovetailError: For an image that cannot be read; it is named.
     """
-    with opened(path, content) as image:
-        turned = ImageOps.exif_transpose(image) if upright else image
-        if turned.mode.startswith("I"):  # 16 bits: PIL's own conversion cuts them off at 255
-            values = np.asarray(turned).astype(np.uint32) >> 8
-            turned = Image.fromarray(values.astype(np.uint8))
-        pixels = np.array(turned.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    with _named(path):
+        encoded = read_file(path) if content is None else content
+        return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
 
 
 def read_mask(path: Path | str, content: bytes | None = None) -> Tensor:
-    """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap."""
-    with opened(path, content) as image:
-        if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-            raise DovetailError(
-                f"{path} has mode {image.mode}; a mask holds one label for each pixel, so save it as palette or grey."
-            )
-        labels = np.array(image).astype(np.int64)
-    return torch.from_numpy(labels)
+    """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap.
+
+    Raises:
+        DovetailError: For a mask that cannot be read or is in colour; it is named.
+    """
+    with _named(path), opened(read_file(path) if content is None else content) as image:
+        labels, mode = np.array(image), image.mode
+    if mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
+        raise DovetailError(
+            f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
 
-def opened(path: Path | str, content: bytes | None = None) -> Image.Image:
-    """Return the opened and decoded file; raise `DovetailError` where it is no image."""
+@contextmanager
+def _named(path: Path | str) -> Iterator[None]:
+    """Turn `UnreadableError` into a sentence that names the image."""
     try:
-        image = Image.open(path if content is None else io.BytesIO(content))
-        image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as fault:
+        yield
+    except UnreadableError as fault:
         raise DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.") from fault
-    return image
 
 
 def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:

@@ -1,0 +1,78 @@
+"""What other systems lack is not needed to import the library, nor to read with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from dovetail.data.fetch import ShardCache
+from dovetail.data.sources import open_source
+from tests.data.photos import encoded, smooth
+from tests.data.tars import shards_of, tar_of
+
+ABSENT = [(signal, name) for name in ("SIGBUS", "SIGCHLD", "SIGUSR1", "SIGKILL")]
+ABSENT += [(os, name) for name in ("pread", "fork", "register_at_fork", "sched_getaffinity", "geteuid")]
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what Windows has not."""
+    for module, name in ABSENT:
+        monkeypatch.delattr(module, name, raising=False)
+    for name in ("fcntl", "resource", "pwd"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def anew(name: str) -> ModuleType:
+    """Return another copy of a module, imported now."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["watch", "archives", "fetch", "decode", "deadline", "loader"])
+def test_modules_are_imported_without(without: None, name: str) -> None:
+    assert anew(f"dovetail.data.{name}")
+
+
+def test_workers_are_watched_without(without: None) -> None:
+    watch = anew("dovetail.data.watch")
+    watch.leave_deaths_to_us()
+    assert not watch.asked_to_stop([])
+    assert watch.ReadingWatch(0).lost([]) == {}
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_archives_are_read_without(without: None, tmp_path: Path, kind: str) -> None:
+    photos = {f"{seed}.png": encoded(Image.fromarray(smooth(seed=seed)), "PNG") for seed in range(2)}
+    path = tmp_path / f"photos.{kind}"
+    if kind == "tar":
+        tar_of(path, photos)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in photos.items():
+                archive.writestr(name, content)
+    source = open_source(path)
+    for index in (1, 0, 1):
+        assert source.open(index, 3).decode(1).permute(1, 2, 0).tolist() == smooth(seed=index).tolist()
+
+
+def test_a_shard_that_several_need_is_fetched_once(tmp_path: Path) -> None:
+    shards_of(tmp_path / "far", [2])
+    name = f"pipe:echo x >> {tmp_path}/log; sleep 0.2; cat {tmp_path}/far/photos-000.tar"
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: ShardCache(tmp_path / "cache").path(name), range(4)))
+    assert len(paths) == 1
+    assert (tmp_path / "log").read_text().split() == ["x"]
