@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dovetail.transfer.average_precision import NAMES, average_precision, ground_truth
-from dovetail.transfer.coco import CocoSet
+from dovetail.transfer.coco import CocoSet, run_length_of
 from tests.transfer.coco_files import write_coco
 
 
@@ -78,13 +79,37 @@ def test_counts_as_pycocotools(kind: Literal["bbox", "segm"], data: CocoSet) -> 
         if kind == "segm":
             known.dataset["annotations"] = [one for one in known.dataset["annotations"] if one["segmentation"]]
         known.createIndex()
-        theirs = COCOeval(known, known.loadRes([dict(one) for one in found]), kind)
+        dropped = {"bbox"} if kind == "segm" else set()  # with a box, pycocotools takes its area for the mask's
+        theirs = COCOeval(
+            known, known.loadRes([{k: v for k, v in one.items() if k not in dropped} for one in found]), kind
+        )
         theirs.evaluate()
         theirs.accumulate()
         theirs.summarize()
     expected = {name: value for name, value in zip(NAMES, theirs.stats, strict=False) if value >= 0}
     assert ours == pytest.approx(expected, abs=1e-9)
     assert 0 < ours["AP"] < 1
+
+
+def test_masks_are_small_or_large_by_their_own_area(data: CocoSet) -> None:
+    """A thin mask across the image, found first, is a small wrong one, though its box is beyond 32 x 32."""
+    one_image = data.subset([2])
+    (right,) = perfect(one_image)
+    thin = run_length_of(np.eye(40))
+    wrong = right | {"bbox": [0.0, 0.0, 40.0, 40.0], "score": 0.99, "segmentation": thin}
+    assert average_precision(one_image, [wrong, right], "segm")["APs"] == pytest.approx(0.5)
+    assert average_precision(one_image, [wrong, right], "bbox")["APs"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("nothing", [[[]], [[8, 8, 14, 14]]], ids=["empty", "two points"])
+def test_objects_whose_polygons_hold_nothing_have_no_mask_to_find(nothing: list[Any], data: CocoSet) -> None:
+    content = json.loads(data.path.read_text())
+    content["annotations"][1]["segmentation"] = nothing
+    data.path.write_text(json.dumps(content))
+    changed = CocoSet.open(data.path)
+    found = [one for one in perfect(changed) if one["segmentation"] is not None]
+    assert len(found) == len(perfect(changed)) - 1
+    assert average_precision(changed, found, "segm")["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("number", [lambda index: index, lambda index: 7], ids=["from 0", "all alike"])

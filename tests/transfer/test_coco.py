@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.coco import CocoSet, check_files, faults_of, find_coco
+from dovetail.transfer.coco import CocoObject, CocoSet, check_files, faults_of, find_coco
 from dovetail.transfer.labelled import MissingFilesError
 from tests.transfer.coco_files import SIDE, write_coco
 
@@ -39,6 +39,25 @@ def test_reads_polygons_run_lengths_crowds_and_gaps_in_ids(file: Path) -> None:
     assert not first.objects[3].mask(SIDE, SIDE).any()
     assert third.objects[0].box == (34.0, 2.0, 5.0, 10.0)  # computed from the mask
     assert third.objects[0].area == 50
+
+
+@pytest.mark.parametrize("nothing", [[[]], [[8, 8, 14, 14]], [[], [8, 8, 14, 14]]])
+def test_polygons_that_hold_nothing_are_no_mask(nothing: list[Any], file: Path) -> None:
+    found = CocoSet.open(changed(file, lambda content: content["annotations"][1].update(segmentation=nothing)))
+    one = found.images[0].objects[1]
+    assert one.segmentation is None
+    assert found.images[0].unmasked == (one,)  # the object of no area has no box either
+
+
+def test_a_box_touches_whole_pixels() -> None:
+    one = CocoObject(1, 0, (-2.5, 1.5, 4.0, 2.1), None, 8.0, crowd=False)
+    assert one.touched == (slice(1, 4), slice(0, 2))
+    assert CocoObject(1, 0, (-5, -5, 2, 2), None, 4.0, crowd=False).touched == (slice(0, 0), slice(0, 0))
+
+
+@pytest.mark.parametrize("box", [(500.0, 3.0, 1e-5, 4.0), (3.0, 500.0, 4.0, 1e-5), (0.0, 0.0, 1e-5, 4.0)])
+def test_boxes_that_float32_cannot_tell_from_nothing_have_no_area(box: tuple[float, float, float, float]) -> None:
+    assert not CocoObject(1, 0, box, None, 1.0, crowd=False).has_area
 
 
 def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

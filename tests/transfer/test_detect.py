@@ -14,7 +14,14 @@ import dovetail
 from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
-from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection, training_batch, training_item
+from dovetail.transfer.detect import (
+    DetectOptions,
+    detections_of,
+    finetune_detection,
+    tell_unmasked,
+    training_batch,
+    training_item,
+)
 from dovetail.transfer.detecting import faults_of_objects, plan_of
 from dovetail.transfer.detectors import BoxHead, DetectorSpec, build_detector
 from dovetail.transfer.machine import Machine
@@ -42,6 +49,31 @@ def test_crowds_and_boxes_of_no_area_are_not_learned(data: CocoSet) -> None:
     _, empty = training_item(data.images[1], flip=False, with_masks=True)
     assert empty["boxes"].shape == (0, 4)
     assert empty["masks"].shape == (0, 40, 40)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_that_are_empty_in_float32_are_not_learned(flip: bool, data: CocoSet) -> None:
+    image = data.images[0]
+    thin = [replace(image.objects[0], box=box) for box in ((30.0, 3.0, 1e-6, 4.0), (0.0, 3.0, 1e-6, 4.0))]
+    _, target = training_item(replace(image, objects=(*image.objects, *thin)), flip=flip, with_masks=False)
+    boxes = target["boxes"]
+    assert len(boxes) == 2
+    assert bool((boxes[:, 2:] > boxes[:, :2]).all())
+
+
+def test_objects_with_a_box_alone_are_told_where_masks_are_learned(
+    data: CocoSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_unmasked(data, DetectOptions(steps=1, with_masks=True))  # what has neither area nor mask is no object
+    assert caplog.text == ""
+    objects = tuple(replace(one, segmentation=None) for one in data.images[0].objects)
+    changed = replace(data, images=(replace(data.images[0], objects=objects), data.images[2]))
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, head_width=0.125, proposals=8)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    for with_masks in (False, True):
+        finetune_detection(detector, changed, DetectOptions(steps=0, with_masks=with_masks), machine=HERE)
+    assert caplog.text.count("2 objects with a box but no mask") == 1
+    assert str(data.path) in caplog.text
 
 
 def test_batches_are_a_function_of_seed_and_step(data: CocoSet) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.results import (
@@ -77,6 +79,61 @@ def test_fingerprints_tell_names_and_sizes(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("333")
     assert fingerprint(files) != first
     assert fingerprint(files[:1]) != first
+
+
+@pytest.mark.parametrize("name", ["mask.bmp", "mask.TIFF", "instances.json"])
+def test_fingerprints_tell_labels_of_one_size(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(bytes(20_000))
+    first, times = fingerprint([path]), path.stat()
+    path.write_bytes(bytes(9_000) + b"1" + bytes(10_999))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint([path]) != first
+
+
+def test_fingerprints_tell_png_masks_of_one_size(tmp_path: Path) -> None:
+    """The file ends with a checksum of its pixels, so that its ends tell of a change in its middle."""
+    mask, prints, sizes = np.zeros((200, 200), dtype=np.uint8), set(), set()
+    for label in (0, 1, 2):
+        mask[100, 100] = label
+        Image.fromarray(mask).save(tmp_path / "mask.png", compress_level=0)
+        prints.add(fingerprint([tmp_path / "mask.png"]))
+        sizes.add((tmp_path / "mask.png").stat().st_size)
+    assert (len(prints), len(sizes)) == (3, 1)
+
+
+def test_fingerprints_tell_photographs_of_one_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    prints = set()
+    for content in (bytes(20_000), b"1" + bytes(19_999), bytes(19_999) + b"1", bytes(100), bytes(99) + b"1"):
+        path.write_bytes(content)
+        prints.add(fingerprint([path]))
+    assert len(prints) == 5
+
+
+def test_fingerprints_of_tables_tell_what_is_beside_them(tmp_path: Path) -> None:
+    table, state = tmp_path / "data-00000-of-00001.arrow", tmp_path / "state.json"
+    table.write_bytes(bytes(100))
+    prints = {fingerprint([table])}
+    for text in ('{"_fingerprint": "a"}', '{"_fingerprint": "b"}'):
+        state.write_text(text)
+        prints.add(fingerprint([table]))
+    assert len(prints) == 3
+
+
+def test_copies_have_one_fingerprint(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "masks").mkdir(parents=True)
+        for name in ("0.png", "0.jpg"):
+            (tmp_path / place / "masks" / name).write_bytes(b"same")
+            os.utime(tmp_path / place / "masks" / name, ns=(0, len(place)))
+    here, there = (sorted((tmp_path / place / "masks").iterdir()) for place in ("here", "there"))
+    assert fingerprint(here) == fingerprint(there) == fingerprint([*here, *here])
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=r"gone\.png cannot be read \(No such file"):
+        fingerprint([tmp_path / "gone.png"])
 
 
 def test_files_of_something_else_are_named(tmp_path: Path) -> None:

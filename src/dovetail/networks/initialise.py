@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
+import segmentation_models_pytorch as smp
 import timm
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.networks.network import Construction, Network
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
+# How the names of classifiers begin in the libraries' files; an encoder has no place for them.
+_CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "aux_classifier.")
+_COUNTER = "num_batches_tracked"  # frozen BatchNorm has none, and nothing reads it
+
+log = logging.getLogger(__name__)
 
 
 def initialise(network: Network, init: str | Path | None) -> int:
@@ -25,7 +34,8 @@ def initialise(network: Network, init: str | Path | None) -> int:
     Args:
         network: The network; its parameters are written in place.
         init: None leaves it as it is; "imagenet" fetches the library's supervised weights for the encoder; a path of
-            a .safetensors file is loaded by the names of the whole model, which must all be there.
+            a .safetensors file is loaded by the names of the whole model, which must all be there, and no others
+            but those of a classifier; these are left out and named.
 
     Returns:
         How many tensors were written.
@@ -40,11 +50,34 @@ def initialise(network: Network, init: str | Path | None) -> int:
     path = Path(init)
     if path.suffix != ".safetensors" or not path.is_file():
         raise DovetailError(f"There are no weights at {path}; give 'imagenet' or a .safetensors file.")
-    return _write(network, "", load_file(path), str(path))
+    return _write(network, "", _read(path), str(path), strict=True)
 
 
-def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: str) -> int:
-    """Copy weights into the part of the model under `prefix`, all of which they must cover."""
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DovetailError(f"{path} cannot be loaded ({error}); export the weights again.") from error
+
+
+def _refuse_surplus(network: Network, names: Iterable[str], where: str) -> None:
+    """Name the classifier's tensors among a file's `names`; raise `DovetailError` for others that the model lacks."""
+    known = network.model.state_dict().keys()
+    surplus = [name for name in names if name not in known and not name.endswith(_COUNTER)]
+    heads = [name for name in surplus if name.removeprefix(network.encoder_prefix).startswith(_CLASSIFIERS)]
+    others = [name for name in surplus if name not in heads]
+    if others:
+        raise DovetailError(
+            f"The weights of {where} have {counted(len(others), 'tensor')} that the model lacks, such as {others[0]}; "
+            "name the model that they are of, or take them out of the file."
+        )
+    if heads:
+        log.warning("%s: left out the classifier, for which the model has no place: %s.", where, ", ".join(heads))
+
+
+def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: str, *, strict: bool = False) -> int:
+    """Copy weights into the part of the model under `prefix`, all of which they must cover; a `strict` file holds no
+    others."""
     target = network.model.state_dict()
     part = {name.removeprefix(prefix): value for name, value in target.items() if name.startswith(prefix)}
     missing = [name for name in part if name not in weights]
@@ -54,6 +87,8 @@ def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: 
             raise DovetailError(
                 f"The weights of {where} {fault} {len(names)} tensors of the model, such as {names[0]}."
             )
+    if strict:
+        _refuse_surplus(network, weights, where)
     for name, value in part.items():
         value.copy_(weights[name])
     return len(part)
@@ -79,7 +114,7 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
     library = path.partition(".")[0]
     weights: dict[str, Tensor]
     if library == "smp":
-        return _fetch_smp(kwargs)
+        return _fetch_smp(construction)
     if library == "torchvision":
         name = path.rsplit(".", 1)[1]
         backbone = next(known for known in _BACKBONES if known in name)
@@ -96,8 +131,15 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
     return dict(timm.create_model(name, pretrained=True, **options).state_dict())
 
 
-def _fetch_smp(kwargs: Mapping[str, object]) -> dict[str, Tensor]:
-    name, channels = str(kwargs["encoder_name"]), int(str(kwargs.get("in_channels", 3)))
+def _fetch_smp(construction: Construction) -> dict[str, Tensor]:
+    own = inspect.signature(getattr(smp, construction.path.rpartition(".")[2])).parameters
+    given = {name: parameter.default for name, parameter in own.items()}
+    given |= {**dict(zip(own, construction.args, strict=False)), **construction.kwargs}
+    name, channels = str(given["encoder_name"]), int(given["in_channels"])
+    if construction.path == "smp.DPT":  # its encoder is timm's ViT with the options that are not DPT's own
+        options = {option: value for option, value in construction.kwargs.items() if option not in own}
+        vit = timm.create_model(name.removeprefix("tu-"), pretrained=True, in_chans=channels, **options)
+        return {f"model.{key}": value for key, value in vit.state_dict().items()}
     weights: dict[str, Tensor] = get_encoder(
         name, in_channels=channels, weights=True if name.startswith("tu-") else "imagenet"
     ).state_dict()

@@ -1,7 +1,8 @@
 """COCO's average precision for boxes and masks, counted by faster-coco-eval as pycocotools counts.
 
 AP is the mean over IoU thresholds 0.50, 0.55, … 0.95; AP50 and AP75 are those at one threshold; APs, APm, APl count
-objects of area below 32 x 32, below 96 x 96, and above. Crowds count neither way; at most 100 detections an image.
+objects of area below 32 x 32, below 96 x 96, and above; an object's area is what the file says, a detection's that of
+its box, or of its mask where masks are counted. Crowds count neither way; at most 100 detections an image.
 """
 
 from __future__ import annotations
@@ -57,17 +58,20 @@ def average_precision(
         kind: Boxes or masks.
     """
     truth = ground_truth(data)
-    if kind == "segm":  # what has no mask cannot be found
+    found = [dict(one) for one in detections]
+    if kind == "segm":
+        # What has no mask cannot be found, and of detections with a box the box's area would be counted.
         truth["annotations"] = [one for one in truth["annotations"] if one["segmentation"]]
+        found = [{key: value for key, value in one.items() if key != "bbox"} for one in found]
     counted = [one for one in truth["annotations"] if not one["iscrowd"]]
     if not counted:
         return {}
-    if not detections:  # which the counting does not take
+    if not found:  # which the counting does not take
         sizes = [name for name, (low, high) in SIZES.items() if any(low <= one["area"] <= high for one in counted)]
         return dict.fromkeys([*NAMES[:3], *sizes], 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(truth)
-        evaluation = COCOeval_faster(known, known.loadRes([dict(one) for one in detections]), kind)
+        evaluation = COCOeval_faster(known, known.loadRes(found), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

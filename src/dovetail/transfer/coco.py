@@ -10,6 +10,7 @@ Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from dovetail.transfer.labelled import MissingFilesError, read_image
 from dovetail.transfer.progress import progress
 
 LOOKED_FOR = 1000  # images, of which one tells where they are
+LEAST_PX = 0.01  # of a box's sides: what is thinner is gone when float32 has flipped or resized a large image's boxes
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class CocoObject:
         id: As in the file.
         label: Index into the set's categories.
         box: Left, top, width, height in pixels.
-        segmentation: Polygons (lists of x, y in turn) or a run-length dictionary; None where there is none.
+        segmentation: Polygons of three points or more (lists of x, y in turn) or a run-length dictionary; None where
+            there is none.
         area: In pixels, as the file says it.
         crowd: Whether it stands for a group.
     """
@@ -49,8 +52,15 @@ class CocoObject:
 
     @property
     def has_area(self) -> bool:
-        """Whether the box holds anything."""
-        return self.box[2] > 0 and self.box[3] > 0
+        """Whether the box holds anything that can be told from nothing."""
+        return self.box[2] > LEAST_PX and self.box[3] > LEAST_PX
+
+    @property
+    def touched(self) -> tuple[slice, slice]:
+        """The rows and columns of the pixels that the box touches."""
+        left, top, width, height = self.box
+        rows = slice(max(math.floor(top), 0), max(math.ceil(top + height), 0))
+        return rows, slice(max(math.floor(left), 0), max(math.ceil(left + width), 0))
 
     def run_length(self, height: int, width: int) -> dict[str, Any] | None:
         """Return the mask as compressed run-lengths; None without a mask."""
@@ -73,6 +83,11 @@ class CocoImage:
     width: int
     height: int
     objects: tuple[CocoObject, ...]
+
+    @property
+    def unmasked(self) -> tuple[CocoObject, ...]:
+        """The objects that have a box alone, crowds included."""
+        return tuple(one for one in self.objects if one.has_area and one.segmentation is None)
 
     def pixels(self) -> Tensor:
         """Return [3, H, W] uint8 of the size that the annotations say.
@@ -205,6 +220,8 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
 def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> CocoObject:
     """Return an annotation, its box and area computed from the mask where they are missing."""
     segmentation = one.get("segmentation") or None
+    if isinstance(segmentation, list):  # fewer than three points hold nothing, and four numbers would be read as a box
+        segmentation = [points for points in segmentation if len(points) >= 6] or None
     box = one.get("bbox")
     area = one.get("area")
     coded = as_run_length(segmentation, *size) if not box or area is None else None
@@ -227,7 +244,7 @@ def run_length_of(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """Return polygons or run-lengths as one compressed run-length mask; None where nothing is left of them."""
+    """Return polygons or run-lengths as one compressed run-length mask; None for None."""
     if segmentation is None:
         return None
     if isinstance(segmentation, dict):
@@ -235,10 +252,7 @@ def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] 
             coded: dict[str, Any] = coco_mask.frPyObjects(segmentation, *segmentation["size"])
             return coded
         return dict(segmentation)
-    polygons = [points for points in segmentation if len(points) >= 6]
-    if not polygons:
-        return None
-    merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     return merged
 
 

@@ -12,6 +12,7 @@ Shapes: H x W pixels, N objects.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.coco import CocoImage, CocoSet, run_length_of
 from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, checked_loss
@@ -31,6 +32,7 @@ from dovetail.transfer.segment import freeze_batch_norm
 from dovetail.transfer.subsets import item_at
 
 Target = dict[str, Tensor]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class DetectOptions:
 
 def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
     """Return an image [3, H, W] in [0, 1] and what is learned from it: `boxes` [N, 4] as left, top, right, bottom in
-    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Crowds, boxes of no area and empty masks are left out."""
+    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Crowds and boxes of no area are left out, and with masks what
+    has none, or an empty one."""
     pixels = read_pixels(image)
     objects = [one for one in image.objects if one.has_area and not one.crowd]
     target: Target = {}
@@ -131,6 +134,7 @@ def finetune_detection(
     """
     if len(data) == 0:
         raise DovetailError("The training set is empty; give at least one image.")
+    tell_unmasked(data, options)
     machine.place(model).train()
     if options.batch_norm == "frozen":
         freeze_batch_norm(model.get_submodule("backbone"))
@@ -150,6 +154,23 @@ def finetune_detection(
         if on_step is not None:
             on_step(step, losses[-1])
     return losses
+
+
+def tell_unmasked(data: CocoSet, options: DetectOptions) -> None:
+    """Say how many objects have a box alone, where masks are learned: of an object both are, or neither."""
+    if options.with_masks and (sentence := unmasked_objects(data)):
+        log.warning("%s", sentence)
+
+
+def unmasked_objects(data: CocoSet) -> str:
+    """Return a sentence on objects that have a box alone; nothing where there is none."""
+    count = sum(not one.crowd for image in data.images for one in image.unmasked)
+    if not count:
+        return ""
+    return (
+        f"{data.path}: {counted(count, 'object')} with a box but no mask will be learned as background, though box AP "
+        "counts them; add the masks, or learn boxes alone."
+    )
 
 
 def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Optimizer:

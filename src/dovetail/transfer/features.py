@@ -130,7 +130,7 @@ def kept_features(
     Args:
         folder: Where files are kept.
         compute: Gives the features.
-        data: The images; a change of their names or sizes makes new features.
+        data: The images; a change of their files or places makes new features.
         marks: What else the features depend on: weights, size, blocks.
     """
     text = repr((data.identity(), *marks))

@@ -124,7 +124,10 @@ class MaskFiles:
 
 @dataclass(frozen=True)
 class CocoMasks:
-    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1."""
+    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1.
+
+    The box of an object without a mask does not count, but for what lies in other objects' masks.
+    """
 
     coco: CocoSet
     ignore_index: int = IGNORE_INDEX
@@ -141,13 +144,16 @@ class CocoMasks:
         found = self.coco.images[index]
         image = found.pixels()
         mask = np.zeros((found.height, found.width), dtype=np.int64)
+        for one in found.unmasked:  # where in its box it is, nobody knows
+            mask[one.touched] = self.ignore_index
         for one in sorted(found.objects, key=lambda one: -one.area):
             mask[one.mask(found.height, found.width)] = one.label + 1
         return Labelled(image, torch.from_numpy(mask))
 
     def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image, background left out."""
-        return sorted({one.label + 1 for one in self.coco.images[index].objects})
+        """Return the classes that occur in an image, background and objects without a mask left out."""
+        objects = self.coco.images[index].objects
+        return sorted({one.label + 1 for one in objects if one.segmentation is not None})
 
     def files(self) -> list[Path]:
         """Return all files of the set that there are."""
@@ -158,7 +164,11 @@ class CocoMasks:
         return f"in {self.coco.path}"
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be used."""
+        """Read the whole set and yield one sentence for each image that cannot be used and each object without a
+        mask."""
+        for image in self.coco.images:
+            for one in image.unmasked:
+                yield f"{image.path}: annotation {one.id} has a box but no mask; the pixels of its box do not count."
         yield from faults_of_items(self, on_item)
 
     def subset(self, indices: list[int]) -> CocoMasks:

@@ -34,6 +34,7 @@ from dovetail.networks.decoders import (
     encoder_fpn,
     intermediates,
     pyramid_stages,
+    size_options,
 )
 from dovetail.networks.network import Construction
 from dovetail.networks.timm_names import create_timm, encoder_of
@@ -160,16 +161,25 @@ class Segmenter(nn.Module):
         self.head = head
         self.multiple = multiple
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits [B, K, h, w] of normalised pixels."""
+    def forward(self, pixels: Tensor) -> Tensor | WithAuxiliary:
+        """Return logits [B, K, h, w] of normalised pixels, in training with those of a second head where there is
+        one."""
         height, width = pixels.shape[-2:]
         down, right = -height % self.multiple, -width % self.multiple
         if not (down or right):
-            plain: Tensor = self.head(self.body(pixels))
-            return plain
-        logits: Tensor = self.head(self.body(F.pad(pixels, (0, right, 0, down))))
-        logits = F.interpolate(logits, (height + down, width + right), mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+            return self.answer(pixels)
+
+        def cut(logits: Tensor) -> Tensor:
+            whole = F.interpolate(logits, (height + down, width + right), mode="bilinear", align_corners=False)
+            return whole[..., :height, :width]
+
+        found = self.answer(F.pad(pixels, (0, right, 0, down)))
+        return WithAuxiliary(*map(cut, found)) if isinstance(found, WithAuxiliary) else cut(found)
+
+    def answer(self, pixels: Tensor) -> Tensor | WithAuxiliary:
+        """Return the logits of pixels whose sides are multiples already."""
+        logits: Tensor = self.head(self.body(pixels))
+        return logits
 
 
 class FCNSegmenter(Segmenter):
@@ -182,17 +192,17 @@ class FCNSegmenter(Segmenter):
 
     body: EncoderFCN
 
-    def __init__(self, body: EncoderFCN, classes: int, spec: FCNSpec) -> None:
+    def __init__(self, body: EncoderFCN, classes: int, spec: FCNSpec, *, multiple: int = 1) -> None:
         channels, widths = body.out_channels, [width for _, width in pyramid_stages(body.encoder)]
-        super().__init__(body, classifier(channels, classes, spec.dropout))
+        super().__init__(body, classifier(channels, classes, spec.dropout), multiple=multiple)
         self.joined = ConvModule(widths[-1] + channels, channels, dilation=1) if spec.concat else None
         self.auxiliary: nn.Module | None = None
         if spec.auxiliary:
             before = ConvModule(widths[-2], AUXILIARY_CHANNELS, dilation=1)
             self.auxiliary = nn.Sequential(before, *classifier(AUXILIARY_CHANNELS, classes, spec.dropout))
 
-    def forward(self, pixels: Tensor) -> Tensor | WithAuxiliary:  # type: ignore[override]
-        """Return logits [B, K, h, w], in training with those of the second head where there is one."""
+    def answer(self, pixels: Tensor) -> Tensor | WithAuxiliary:
+        """Return the logits of pixels whose sides are multiples already, of both heads as `forward` says."""
         learns = self.training and self.auxiliary is not None
         maps = intermediates(self.body.encoder, pixels, self.body.indices[-2:] if learns else self.body.indices[-1:])
         decoded = self.body.decoder(maps[-1])
@@ -264,7 +274,7 @@ def build_segmenter(
     body = body_of(call, source, decoder, spec)
     if output_stride != 32:
         dilate(body, output_stride)
-    return on_body(body, classes, spec)
+    return on_body(body, classes, spec, name=encoder_of(call)[0])
 
 
 def padded(model: nn.Module) -> nn.Module:
@@ -294,12 +304,13 @@ def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSp
     raise DovetailError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
 
 
-def on_body(body: nn.Module, classes: int, fcn: FCNSpec) -> tuple[nn.Module, nn.Module]:
-    """Return a segmenter on a body, and the module that pre-trained weights go into."""
+def on_body(body: nn.Module, classes: int, fcn: FCNSpec, *, name: str) -> tuple[nn.Module, nn.Module]:
+    """Return a segmenter on a body with timm's encoder `name`, and the module that pre-trained weights go into."""
     if isinstance(body, ViTMaps):
         return Segmenter(body, UPerNetHead(body.width, classes), multiple=32), body.encoder
     if isinstance(body, EncoderFCN):
-        return FCNSegmenter(body, classes, fcn), body
+        multiple = 32 if size_options(name) else 1  # a Swin's patches must tile the image; CNNs take any
+        return FCNSegmenter(body, classes, fcn, multiple=multiple), body
     if isinstance(body, (EncoderFPN, ViTFPN)):
         head_on_pyramid = SemanticFPNHead(body.out_channels, classes)
         return Segmenter(body, head_on_pyramid, multiple=32), body
