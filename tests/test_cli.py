@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from dovetail.cli import VERBS, run
+from dovetail.cli import VERBS, Verb, run
 
 PRETRAIN = [
     "accelerator",
@@ -68,6 +71,17 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
     assert "recipe.alpha" in listed
 
 
+def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
+    """Return a command's function that only notes what it was called with."""
+    function = verb.load()
+
+    @functools.wraps(function)
+    def noted(**options: Any) -> None:
+        given.append(options)
+
+    return noted
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -84,6 +98,7 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
         (["pretrain", "--data", "x", "--out", "y"], "No model was named"),
         (["pretrain", "--data", "x", "--model", "m"], "No folder for the run was named; give one with --out."),
         (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["show", "--model", "timm/test_resnet", "slotkon"], "did you mean 'slotcon'?"),
         (["show", "slotkon"], "did you mean 'slotcon'?"),
         (["export", "--run", "nowhere", "--to", "x.safetensors"], "nowhere"),
     ],
@@ -110,6 +125,32 @@ def test_show_prints_terms_and_weights(capsys: pytest.CaptureFixture[str]) -> No
     assert "decoder_p2" in text
     assert "0.75" in text
     assert "prototypes=256" in text
+
+
+def test_show_takes_options_before_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--recipe.prototypes", "9", "--model=timm/test_resnet+fpn", "--recipe.hidden", "32"]
+    assert run(["show", *options, "slotcon"]) == 0
+    text = capsys.readouterr().out
+    assert "slotcon on timm/test_resnet+fpn" in text
+    assert "prototypes=9" in text
+    assert "decoder_p2" not in text
+
+
+def test_options_count_that_name_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = []
+    noting = keeping(VERBS["pretrain"], given)
+    monkeypatch.setattr(Verb, "load", lambda *_: noting)
+    config = tmp_path / "config.yaml"
+    config.write_text("method: slotcon\nseed: 0\nimage_size: 96\nrecipe: {prototypes: 256, image_size: 96}\n")
+    command = "pretrain --method slotcon --recipe.prototypes 256 --recipe.warmup-epochs=5"
+    assert run(command.split()) == run(["pretrain", "--config", str(config)]) == run(["pretrain"]) == 0
+    assert run(["pretrain", "--config", str(config), "--image-size", "64"]) == 0
+    assert given == [
+        {"method": "slotcon", "recipe": {"prototypes": 256, "warmup_epochs": 5.0}},
+        {"method": "slotcon", "seed": 0, "image_size": 96, "recipe": {"prototypes": 256, "image_size": 96}},
+        {},
+        {"method": "slotcon", "seed": 0, "image_size": 64, "recipe": {"prototypes": 256}},  # beside a file it counts
+    ]
 
 
 def test_methods_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

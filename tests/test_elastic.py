@@ -62,7 +62,7 @@ def test_the_batch_of_a_step_stays(asked: dict[str, int], expected: tuple[int, i
     }
     every = {name: value for name, value in every.items() if name not in ("resume", "overwrite")}
     write_config(tmp_path, every | RUN)
-    options = resumed(every | asked, tmp_path)
+    options = resumed(every | asked, tmp_path, named=asked.keys())
     assert (options["batch_size"], options["accumulate"]) == expected
     assert (options["devices"], options["num_nodes"]) == (asked.get("devices", 8), asked.get("num_nodes", 2))
 

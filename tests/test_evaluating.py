@@ -95,6 +95,7 @@ def test_a_class_without_training_images_is_told(tmp_path: Path) -> None:
 def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--out", str(tmp_path / "o"), "--check"]
     assert run_command(["evaluate", "knn", "--data", str(data), *options]) == 0
+    assert run_command(["evaluate", "knn", "--data", str(data), "--check"]) == 0  # which writes nothing
     broken = class_folder(tmp_path / "broken", train=1, val=1)
     (broken / "val" / "n00000002" / "val_0.JPEG").write_bytes(b"")
     assert run_command(["evaluate", "knn", "--data", str(broken), *options]) == 2

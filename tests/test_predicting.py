@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,68 @@ FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers":
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Photographs of odd sizes, two of one stem, one deeper down, one grey."""
+    """Photographs of odd sizes, two of one stem, one deeper down, one grey; and one that is none."""
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
     noisy(COLOURS[0], (50, 41), rng).save(folder / "a.png")
     noisy(COLOURS[1], (37, 64), rng).save(folder / "a.jpg")
     noisy(COLOURS[2], (40, 40), rng).convert("L").save(folder / "deep" / "b.png")
+    (folder / "broken.jpg").write_bytes(b"words")
     return folder
 
 
-def test_segmentation_masks_have_the_photographs_sizes(photos: Path, tmp_path: Path) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn")
-    data = mask_folder(tmp_path / "masks", images=5)
-    dovetail.finetune_segment(run=run, data=data, out=tmp_path / "tuned", steps=1, batch_size=2, crop_size=32, **FAST)
-    out = dovetail.predict(run=tmp_path / "tuned", data=photos, out=tmp_path / "out", **FAST)
+def unread_in(out: Path) -> list[str]:
+    """Return the names of the photographs that were left out."""
+    return [Path(json.loads(line)["path"]).name for line in (out / "unread.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model fine-tuned for segmentation."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    run = exported_run(folder / "run", "timm/test_resnet+fpn")
+    data = mask_folder(folder / "masks", images=5)
+    dovetail.finetune_segment(run=run, data=data, out=folder / "tuned", steps=1, batch_size=2, crop_size=32, **FAST)
+    return folder / "tuned"
+
+
+def test_segmentation_masks_have_the_photographs_sizes(
+    segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", **FAST)
+    assert capsys.readouterr().out.startswith(
+        f"3 photographs, predictions in {out}; 1 could not be read: broken.jpg (see "
+    )
+    assert unread_in(out) == ["broken.jpg"]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
     with Image.open(out / "a.jpg.png") as mask:
         assert (mask.mode, mask.size) == ("P", (37, 64))
         assert int(np.asarray(mask).max()) < 3
         assert mask.getpalette()[3:6] == [128, 0, 0]  # VOC's second colour
     assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
+
+
+def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link"):
+        with pytest.raises(dovetail.DovetailError, match=r"b\.png is to be read, and would be written over"):
+            dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "few.txt").write_text("../photos/a.png\n../photos/deep/b.png\n")
+    out = tmp_path / "lists" / "out"
+    dovetail.predict(run=segmenter, data=tmp_path / "lists" / "few.txt", out=out, **FAST)
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png", "b.png"}
+    assert not (out / "unread.jsonl").exists()
+    assert before == {path: path.read_bytes() for path in photos.rglob("*.*")}
+
+
+def test_a_list_of_unreadable_photographs_alone_is_a_mistake(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "few.txt").write_text("broken.jpg\nmissing.jpg\n")
+    with pytest.raises(dovetail.DovetailError, match=r"None of the 2 photographs can be read \(.*\); check the data"):
+        dovetail.predict(run=segmenter, data=photos / "few.txt", out=tmp_path / "out", **FAST)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_no_prediction_is_written_over_another(tmp_path: Path) -> None:
@@ -54,6 +96,9 @@ def test_no_prediction_is_written_over_another(tmp_path: Path) -> None:
     assert names[paths[0]] == Path("x.jpg.png")
     assert names[paths[1]] == Path("x.jpg.2.png")
     assert names[paths[3]] == Path("deep/x.png")
+    names = written_names([base / ".." / "a" / "x.jpg", base / ".." / "b" / "x.jpg"], base)
+    assert list(names.values()) == [Path("x.jpg.png"), Path("x.jpg.2.png")]
+    assert list(written_names([Path("../x.jpg")], Path()).values()) == [Path("x.png")]
     several = [base / "x.jpg.jpg", base / "x.jpg", base / "x.tif"]
     assert len(set(written_names(several, base).values())) == 3
 
@@ -65,10 +110,14 @@ def test_classes_from_the_command_line(photos: Path, tmp_path: Path) -> None:
     arguments = ["--run", str(run), "--data", str(data), "--out", str(tuned), "--steps", "12", "--batch-size", "6"]
     assert run_command(["finetune", "classify", *arguments, "--lr", "0.005", "--mixup", "0.2", *options]) == 0
     assert json.loads((tuned / "results.json").read_text())["rows"][0]["scores"]["top1"]["mean"] > 0.5
+    odd = os.fsdecode(b"odd\xff.png")
+    (photos / odd).write_bytes((photos / "a.png").read_bytes())
     arguments = ["--run", str(tuned), "--data", str(photos), "--out", str(tmp_path / "out")]
     assert run_command(["predict", *arguments, *options]) == 0
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
-    assert {row["file"] for row in rows} == {"a.png", "a.jpg", "deep/b.png"}
+    assert unread_in(tmp_path / "out") == ["broken.jpg"]
+    written = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    rows = list(csv.DictReader(written.splitlines()))
+    assert {row["file"] for row in rows} == {"a.png", "a.jpg", "deep/b.png", odd}
     assert sum(float(rows[0][f"probability{rank}"]) for rank in (1, 2, 3)) == pytest.approx(1, abs=1e-3)
     assert rows[0]["class1"].startswith("n0000000")
 
@@ -80,6 +129,7 @@ def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
         run=run, data=data, out=tuned, steps=1, batch_size=1, image_size=40, head="retinanet", **FAST
     )
     out = dovetail.predict(run=tuned, data=photos, out=tmp_path / "out", min_score=0.0, **FAST)
+    assert unread_in(out) == ["broken.jpg"]
     found = json.loads((out / "predictions.json").read_text())
     assert {one["category_id"] for one in found} <= {17, 38}
     assert all(one["category"] == {17: "cat", 38: "kite"}[one["category_id"]] for one in found)

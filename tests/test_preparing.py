@@ -71,6 +71,22 @@ def test_a_folder_is_not_emptied_of_anything_else(photos: Path, tmp_path: Path) 
     assert len(list(out.glob("*.tar"))) == 2
 
 
+def test_old_shards_stay_until_the_photographs_are_found(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(data=photos, shards="shards", images_per_shard=4)
+    before = {path: path.read_bytes() for path in Path("shards").iterdir()}
+    with pytest.raises(DovetailError, match="There is no folder"):
+        prepare(data="fotos", shards="shards", overwrite=True)
+    Path("one.tar").symlink_to("shards/shard-000000.tar")
+    inside = tmp_path / "shards" / "shard-000001.tar"
+    for data in ("shards/shard-{000000..000001}.tar", inside, f"file://{inside}", "one.tar", open_source("shards")):
+        with pytest.raises(DovetailError, match=r"shard-00000\d\.tar is to be removed, and the photographs are read"):
+            prepare(data=data, shards=tmp_path / "shards", overwrite=True)
+    assert before == {path: path.read_bytes() for path in Path("shards").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

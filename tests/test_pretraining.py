@@ -291,6 +291,20 @@ def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
         dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})
 
 
+def test_resume_refuses_another_run_that_is_the_default(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path, method="densecl", seed=7, recipe={"hidden": 16, "dim": 8})
+    again = ["pretrain", "--out", str(tmp_path), "--resume"]
+    for option, value, had in (("method", "decon-sl", "'densecl'"), ("seed", "0", "7")):
+        assert run_command([*again, f"--{option}", value]) == 2
+        assert f"has {option} {had}, not" in capsys.readouterr().err
+    assert run_command([*again, "--method", "densecl", "--seed", "7", "--recipe.hidden", "16", "--lr", "auto"]) == 0
+    # As it was, though the file does not name it.
+    assert run_command([*again, "--method", "densecl", "--recipe.temperature", "0.2"]) == 0
+    assert run_command(again) == 0
+
+
 @pytest.mark.parametrize("preset", ["small", "short"])
 def test_resume_knows_the_preset_of_the_first_time(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str

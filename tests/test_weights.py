@@ -344,3 +344,13 @@ def test_formats_that_cannot_be(tmp_path: Path, name: str, format: str, to: str,
     export(tmp_path, name, taps=("c5",) if name.startswith("timm") else ("p0",))
     with pytest.raises(DovetailError, match=sentence):
         export_weights(tmp_path, format=format, to=tmp_path / to)
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_files_that_cannot_be_written(tmp_path: Path, ending: str) -> None:
+    export(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / f"folder.{ending}").mkdir()
+    for to in (tmp_path / "file" / f"x.{ending}", tmp_path / f"folder.{ending}"):
+        with pytest.raises(DovetailError, match=r"cannot be written \(.+\); name another file with --to"):
+            export_weights(tmp_path, format="decoder", to=to)

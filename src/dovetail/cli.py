@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -27,16 +28,21 @@ class Verb:
     summary: str
     positional: tuple[str, ...] = ()
     has_recipe: bool = False
+    called: str = ""  # instead of the function, with the options that were named
 
-    def load(self) -> Callable[..., Any]:
-        """Return the function, importing its module."""
-        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
-        return function
+    def load(self, function: str = "") -> Callable[..., Any]:
+        """Return the function, or another one of its module, which is imported."""
+        found: Callable[..., Any] = getattr(importlib.import_module(self.module), function or self.function)
+        return found
 
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(
-        "dovetail.pretraining", "pretrain", "pre-train a model on a folder of unlabelled images", has_recipe=True
+        "dovetail.pretraining",
+        "pretrain",
+        "pre-train a model on a folder of unlabelled images",
+        has_recipe=True,
+        called="pretrain_given",
     ),
     "prepare": Verb("dovetail.preparing", "prepare", "write photographs as WebDataset shards"),
     "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
@@ -126,11 +132,13 @@ def call(name: str, arguments: list[str]) -> int:
     function = verb.load()
     arguments = [underscored(argument) for argument in arguments]
     parser = make_parser(name, verb, function, arguments)
-    given = {key: value for key, value in parser.parse_args(arguments).as_dict().items() if key != "config"}
+    parser.parse_args(arguments)  # with every default, as --print-config writes them
+    # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
+    given = parser.parse_args(arguments, defaults=False).as_dict()
+    given.pop("config", None)
     refuse_command_in_file(given.get("data"), arguments)
-    if verb.has_recipe:
-        given["recipe"] = changed_options(parser, given.get("recipe") or {})
-    result = function(**given)
+    overrule_image_size_in_file(given.get("recipe"), arguments)
+    result = verb.load(verb.called)(**given)
     if isinstance(result, str):
         print(result)
     return 0
@@ -144,6 +152,13 @@ def refuse_command_in_file(data: Any, arguments: list[str]) -> None:
 
     if names_command(data) and not any(argument.removeprefix("--data=") == data for argument in arguments):
         raise DovetailError(f"The config names a command as its data ({data!r}); to run it, give it with --data.")
+
+
+def overrule_image_size_in_file(recipe: dict[str, Any] | None, arguments: list[str]) -> None:
+    """Take the recipe's image size away where it comes from a config file and --image-size stands beside that."""
+    named = {argument.partition("=")[0] for argument in arguments}
+    if recipe and "--image_size" in named and "--recipe.image_size" not in named:
+        recipe.pop("image_size", None)
 
 
 def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: list[str]) -> Any:
@@ -200,9 +215,16 @@ def hyphened(option: str) -> str:
 
 
 def positional_values(verb: Verb, arguments: list[str]) -> dict[str, str]:
-    """Return the positional arguments by name, as far as they can be told before parsing."""
-    values = [value for value in arguments if not value.startswith("-")]
-    return dict(zip(verb.positional, values[:1], strict=False)) if verb.positional else {}
+    """Return the first positional argument by name, as far as it can be told before parsing.
+
+    The word after an option is taken for its value: only --help has none, where this matters.
+    """
+    values = [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if not argument.startswith("-") and (not before.startswith("--") or "=" in before or before == "--help")
+    ]
+    return dict(zip(verb.positional, values[:1], strict=False))
 
 
 def method_in(arguments: list[str], default: Any) -> str:
@@ -242,12 +264,6 @@ def add_recipe_options(parser: Any, method: str) -> None:
         parser.add_argument(
             f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")
         )
-
-
-def changed_options(parser: Any, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe's options that differ from their defaults."""
-    defaults = parser.get_defaults().as_dict().get("recipe", {})
-    return {key: value for key, value in recipe.items() if key not in defaults or value != defaults[key]}
 
 
 def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:

@@ -128,16 +128,16 @@ def measured(
 
     if not str(asked["data"]):
         raise DovetailError("No data was named; give a labelled set with --data.")
+    check_ranges(asked)
+    if asked["check"]:  # nothing is written
+        check()
+        return None
     run, out = asked["run"], asked["out"]
     if not str(out) and run is None:
         raise DovetailError("No folder for the results was named; give one with --out.")
     if not str(out):
         folder = Path(run)
         out = (folder if folder.is_dir() else folder.parent) / kind
-    check_ranges(asked)
-    if asked["check"]:
-        check()
-        return None
     check_writable(Path(out))
     results = job({name: value for name, value in asked.items() if name != "check"} | {"out": out})
     results.write(Path(out))

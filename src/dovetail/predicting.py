@@ -20,7 +20,8 @@ def predict(
 
     Segmentation writes one palette PNG for each photograph, of its size and with its name, and classes.json;
     detection writes predictions.json, boxes (and masks) in COCO's result format with the files' names;
-    classification writes predictions.csv with the three best classes.
+    classification writes predictions.csv with the three best classes. Photographs that cannot be read are left out and
+    named in unread.jsonl.
 
     Args:
         run: Folder of a fine-tuned run (its `out`).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.errors import DovetailError
 
 if TYPE_CHECKING:
+    from dovetail.data.sources import ImageSource
     from dovetail.data.write_shards import Written
 
 
@@ -26,7 +27,7 @@ def prepare(
         shards: Folder to write the shards into; must be empty or new unless `overwrite` is given.
         images_per_shard: Photographs in each shard but the last.
         seed: Of the photographs' order.
-        overwrite: Remove the shards that are in the folder first.
+        overwrite: Remove the shards that are in the folder, once the photographs are found.
 
     Returns:
         What was written.
@@ -43,8 +44,11 @@ def prepare(
         raise DovetailError(f"images_per_shard is {images_per_shard}; it must be at least 1.")
     if isinstance(data, str | Path) and Path(data).resolve() == Path(shards).resolve():
         raise DovetailError(f"{shards} is where the photographs are; name another folder for the shards.")
-    folder = checked_folder(shards, overwrite=overwrite)
+    folder, old = checked_folder(shards, overwrite=overwrite)
     source = open_source(data)
+    check_apart(data, source, old)
+    for path in old:  # not before the photographs are there
+        path.unlink()
 
     def tell(done: int) -> None:
         print(f"{done:,} of {source.num_images:,} photographs", flush=True)
@@ -54,8 +58,8 @@ def prepare(
     return written
 
 
-def checked_folder(shards: str | Path, *, overwrite: bool) -> Path:
-    """Return the folder for shards, without those of an earlier time; other files are never removed."""
+def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
+    """Return the folder for shards and the files in it of an earlier time, which are to go; other files never are."""
     from dovetail.data.shard_names import SIZES
 
     if not str(shards):
@@ -69,6 +73,21 @@ def checked_folder(shards: str | Path, *, overwrite: bool) -> Path:
         raise DovetailError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
     if own and not overwrite:
         raise DovetailError(f"{folder} holds shards; add --overwrite to write them anew.")
-    for path in own:
-        path.unlink()
-    return folder
+    return folder, own
+
+
+def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
+    """Raise `DovetailError` where the photographs are in one of the files that are to go."""
+    from dovetail.data.fetch import local_path
+    from dovetail.data.shards import ShardSource
+
+    if isinstance(source, ShardSource):
+        files = [path for path in map(local_path, source.sizes) if path is not None]
+    else:
+        files = [Path(data)] if isinstance(data, str | Path) else []
+    read = {path.resolve() for path in files}
+    for path in old:
+        if path.resolve() in read:
+            raise DovetailError(
+                f"{path} is to be removed, and the photographs are read from it; name another folder for the shards."
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,7 +104,8 @@ def pretrain(
             are given count more.
         recipe: Options of the method's recipe (`dovetail show METHOD` prints it).
         epochs: Passes over the images.
-        max_steps: Stop after this many optimiser steps; schedules are those of a run of this length.
+        max_steps: Stop after this many optimiser steps; schedules are those of a run of this length, of which a warm-up
+            that was not given takes a quarter at most.
         batch_size: Images per device and forward pass.
         accumulate: Forward passes per optimiser step.
         lr: Peak learning rate; "auto" scales the recipe's linearly with the global batch.
@@ -144,11 +145,27 @@ def pretrain(
     Raises:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("overwrite", "resume")}
-    resume = resume or (requeued() and (Path(out) / CONFIG).is_file())
-    folder = check_out(out, overwrite=overwrite, resume=resume) if is_first_process() else Path(out)
+    asked = dict(locals())
+    return started(asked, named={name for name, value in asked.items() if value != default_of(name)})
+
+
+def pretrain_given(**given: Any) -> Run:
+    """Do what `pretrain` does, where it is known which options were named: a resumed run must agree with all of them.
+
+    Args:
+        given: Parameters of `pretrain`; those that name its default count as well as others.
+    """
+    return started((pretrain.__kwdefaults__ or {}) | given, named=given.keys())
+
+
+def started(options: Mapping[str, Any], *, named: Collection[str]) -> Run:
+    """Run what `pretrain` was asked for; `named` are the parameters that were given by themselves."""
+    asked = {name: value for name, value in options.items() if name not in ("overwrite", "resume")}
+    out = asked["out"]
+    resume = options["resume"] or (requeued() and (Path(out) / CONFIG).is_file())
+    folder = check_out(out, overwrite=options["overwrite"], resume=resume) if is_first_process() else Path(out)
     if resume:
-        asked = resumed(asked, folder)
+        asked = resumed(asked, folder, named=named)
     require(asked)
     from dovetail.job import execute
 
@@ -219,7 +236,7 @@ def empty(folder: Path) -> None:
             entry.unlink()
 
 
-def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
+def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> dict[str, Any]:
     """Return the saved run's options; the machine's (devices, workers, log) may differ from those of the first time.
 
     With other devices a step keeps its images: each device takes more or fewer of them, in more or fewer passes.
@@ -232,14 +249,16 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         *("report_every_minutes", "knn_data", "knn_readings", "loggers", "skip_nonfinite_steps", "profile"),
         *("batch_size", "accumulate"),
     )
+    known = {**{name: default_of(name) for name in asked}, **saved}
+    known["recipe"] = published(known) | (saved.get("recipe") or {})
     for name, value in asked.items():
-        if name in ("out", *movable) or value == default_of(name):
+        if name in ("out", *movable) or name not in named or value is None or unresolved(value):
             continue
         if not isinstance(value, (str, int, float, bool, dict, Path)):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
         elif name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):
             continue  # the run saved what the preset stood for
-        elif not agrees(normal(value), saved.get(name)):
+        elif not agrees(normal(value), known.get(name)):
             raise DovetailError(
                 f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
             )
@@ -255,12 +274,24 @@ def resumed(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     return options | shared_anew(saved, given, options)
 
 
+def unresolved(value: Any) -> bool:
+    """Whether a value stands for what the run resolved it to."""
+    return isinstance(value, str) and value == "auto"
+
+
+def published(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe's options that a run has whose file does not name them."""
+    from dovetail.recipes.table import options_of
+
+    return {name: normal(one.default) for name, one in options_of(str(options["method"])).items()}
+
+
 def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the recipe that a preset stands for, less those that were given by themselves."""
+    """Return the options that a preset stands for in any run, less those that were given by themselves."""
     from dovetail.recipes import presets
 
     given = asked["recipe"] or {}
-    found = presets.options(preset, str(saved.get("method")))
+    found = presets.agreed_options(preset, str(saved.get("method")))
     return {name: value for name, value in found.items() if name not in given}
 
 

@@ -28,6 +28,7 @@ from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, local_name, locate_parts, untrained_names
 from dovetail.sidecar import read_sidecar
 from dovetail.tensor_files import write_tensors
+from dovetail.writing import write_weights, writing
 
 SelectedPart = Literal["all", "encoder", "decoder"]
 MODEL_FILE, SIDECAR = "model.safetensors", "model.json"
@@ -340,7 +341,7 @@ def export_weights(source: str | Path, *, format: str, to: str | Path) -> Writte
         to: The file: .safetensors, or .pt or .pth for `torch.load`.
 
     Raises:
-        DovetailError: For an unknown format or ending, or when the model cannot be put so.
+        DovetailError: For an unknown format or ending, when the model cannot be put so, or the file not be written.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
@@ -353,11 +354,8 @@ def export_weights(source: str | Path, *, format: str, to: str | Path) -> Writte
     weights, what = _in_format(exported, exported.parts, format)
     if not weights:
         raise DovetailError(f"The model in {exported.path} has no {format}; choose another format.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        write_tensors(weights, path)
-    else:
-        torch.save({"model": weights} if format == "detectron2" else weights, path)
+    with writing(path, option="to"):
+        write_weights(weights, path, below="model" if format == "detectron2" else None)
     return Written(path, len(weights), what)
 
 

@@ -23,7 +23,9 @@ from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
 from dovetail.transfer.features import Features
 from dovetail.transfer.machine import Machine, ahead, machine, normalised
+from dovetail.transfer.ranges import check_writable
 from dovetail.transfer.start import Source, source_of
+from dovetail.writing import writing
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -65,11 +67,15 @@ def embed(
         The file.
 
     Raises:
-        DovetailError: For another ending, a run without weights, no readable photograph, or a map without a page.
+        DovetailError: For another ending, a file that cannot be written, a run without weights, no readable photograph,
+            or a map without a page.
     """
     path = Path(out)
     if path.suffix not in (".npy", ".parquet"):
         raise DovetailError(f"{path} must end in .npy or .parquet; rename it.")
+    if path.is_dir():
+        raise DovetailError(f"{path} is a folder; name a file with --out.")
+    check_writable(path.parent)
     arrow = parquet_library() if path.suffix == ".parquet" else None
     if data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
@@ -77,12 +83,12 @@ def embed(
     source = open_source(data)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
     names = [source.name(index) for index in found.indices]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if arrow is not None:
-        write_parquet(arrow, path, names, found.vectors)
-    else:
-        np.save(path, found.vectors)
-        path.with_suffix(".paths.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
+    with writing(path, option="out"):
+        if arrow is not None:
+            write_parquet(arrow, path, names, found.vectors)
+        else:
+            np.save(path, found.vectors)
+            path.with_suffix(".paths.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
     count, width = found.vectors.shape
     unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
     print(f"{path}: {count} embeddings of {width} dimensions{unread}")
