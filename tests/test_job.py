@@ -9,8 +9,10 @@ import pytest
 
 from dovetail import job
 from dovetail.data.sources import open_source
+from dovetail.networks.build import build_network
+from dovetail.recipes.table import build
 from tests.data.photos import folder_of
-from tests.tiny import tiny_learner
+from tests.tiny import VIT, tiny_learner
 from tests.train.runs import settings
 
 
@@ -24,3 +26,13 @@ def test_every_process_names_what_it_cannot_read(tmp_path: Path, monkeypatch: py
     assert len(list(job.batches_from(source, recipe, chosen, 3, tmp_path, 0))) == 8
     lines = [json.loads(line) for line in (tmp_path / job.SKIPPED).read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["bad.jpg"]
+
+
+def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:
+    recipe = build("dino", build_network(VIT, image_size=64).taps)
+    free = {"warmup_epochs", "frozen_epochs"}
+    short = settings(epochs=100, steps_per_epoch=1000, max_steps=500)
+    assert job.shortened(recipe, short, free) == {"warmup_epochs": 0.125, "frozen_epochs": 0.125}
+    assert job.shortened(recipe, short, {"frozen_epochs"}) == {"frozen_epochs": 0.125}
+    assert job.shortened(recipe, settings(epochs=12, steps_per_epoch=50), free) == {"warmup_epochs": 3.0}
+    assert job.shortened(recipe, settings(epochs=100, steps_per_epoch=50), free) == {}

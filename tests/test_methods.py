@@ -18,7 +18,7 @@ from dovetail.train.learner import Learner
 from dovetail.views.view import View
 from tests.tiny import START, make_views, tiny_learner
 
-METHODS = examples()
+METHODS = [*examples(), "simclr+decon-sl"]  # the last one: a teacher for the decoder's method alone
 
 
 @pytest.fixture(params=METHODS, scope="module")

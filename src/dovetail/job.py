@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dovetail.networks.probe import check_image_size
 from dovetail.pretraining import Run, write_config
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
-from dovetail.recipes.table import build
+from dovetail.recipes.table import build, options_of
 from dovetail.showing import recipe_lines, words
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
@@ -47,9 +47,11 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     source = open_source(asked["data"])
     torch.manual_seed(asked["seed"])
     network = network_for(asked)
-    options = recipe_options(asked, source)
+    options = recipe_options(asked, source, network)
     recipe = build(asked["method"], network.taps, options)
     settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
+    options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
+    recipe = build(asked["method"], network.taps, options)
     for view in recipe.views.views:
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
@@ -101,14 +103,30 @@ def network_for(asked: Mapping[str, Any]) -> Network:
     return network
 
 
-def recipe_options(asked: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
+def recipe_options(asked: Mapping[str, Any], source: ImageSource, network: Network) -> dict[str, Any]:
     """Return the options of the recipe: the preset's, then those that were given."""
     accelerator = best_accelerator() if asked["accelerator"] == "auto" else asked["accelerator"]
     preset = presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
-    options = presets.options(preset, asked["method"])
+    options = presets.options(preset, asked["method"], network.taps)
     if asked["image_size"] is not None:
         options["image_size"] = asked["image_size"]
     return options | dict(asked["recipe"] or {})
+
+
+def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
+    """Return how long warm-up and frozen prototypes last in a run for which the recipe's epochs of them are too many.
+
+    They take a quarter of the run at most: else a run of some hundred steps would end while it warms up.
+
+    Args:
+        recipe: As published, or as a preset has it.
+        settings: Of the run.
+        free: Options that were not given by themselves.
+    """
+    most = settings.total_steps / settings.steps_per_epoch / 4
+    frozen = max((rule.frozen_epochs for rule in recipe.optimiser.rules), default=0.0)
+    epochs = {"warmup_epochs": recipe.optimiser.warmup_epochs, "frozen_epochs": frozen}
+    return {name: float(f"{most:.3g}") for name, value in epochs.items() if value > most and name in free}
 
 
 def wishes_of(asked: Mapping[str, Any]) -> Wishes:

@@ -101,7 +101,7 @@ class ParameterRule:
     constant_lr: bool = False  # SimSiam's predictor: no schedule
     weight_decay: bool = True
     adapt: bool = True  # LARS: trust ratio
-    frozen_epochs: int = 0  # DINO: no gradient in the first epochs
+    frozen_epochs: float = 0  # DINO: no gradient in the first epochs
     one_dimensional: bool = False  # only parameters with one dimension (Barlow Twins: biases and norms)
 
 
@@ -117,6 +117,7 @@ class OptimiserSpec:
         warmup_epochs: Epochs of linear warm-up.
         warmup_start: Learning rate at step 0 as a share of the peak.
         final_lr: Absolute learning rate at the end of the cosine.
+        final_share: Share of the peak that is added to it.
         peak_twice: See `WarmupCosine`.
         decay_one_dimensional: Whether biases and norm parameters are decayed (and, by LARS, adapted).
         clip_norm: Largest gradient norm, None for no clipping.
@@ -131,6 +132,7 @@ class OptimiserSpec:
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
     final_lr: float = 0.0
+    final_share: float = 0.0
     peak_twice: bool = False
     decay_one_dimensional: bool = True
     clip_norm: float | None = None
@@ -143,7 +145,8 @@ class OptimiserSpec:
 
     def lr_schedule(self, peak: float) -> WarmupCosine:
         """Return the learning rate's schedule for a given peak."""
-        return WarmupCosine(peak * self.warmup_start, peak, self.final_lr, self.warmup_epochs, self.peak_twice)
+        end = self.final_lr + peak * self.final_share
+        return WarmupCosine(peak * self.warmup_start, peak, end, self.warmup_epochs, self.peak_twice)
 
 
 @dataclass(frozen=True)

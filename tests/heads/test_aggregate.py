@@ -144,3 +144,11 @@ def test_mistakes_are_told() -> None:
         head()(tokens()[:, :24])
     with pytest.raises(DovetailError, match="heads of 64 channels do not divide 48"):
         SelfPatchHeadSpec().build(48)
+
+
+def test_neighbours_are_told_apart_under_autocast() -> None:
+    """Tokens that are nearly alike have cosines within a step of bfloat16 of each other."""
+    around, seen = neighbourhood(SIDE, wraparound=False), 1 + 0.05 * tokens().float()
+    chosen = most_similar(seen, around, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(most_similar(seen, around, 4).patch, chosen.patch)

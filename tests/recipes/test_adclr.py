@@ -192,3 +192,16 @@ def test_mistakes_are_told() -> None:
     without = build_vit(UNKNOWN_BLOCKS()).taps
     with pytest.raises(DovetailError, match="ViT whose blocks take query tokens and the model has only cls, patches"):
         adclr(dino(without, **SMALL), without)
+
+
+def test_queries_are_blurred_as_asked() -> None:
+    taps = build_vit(tiny_vit()).taps
+    default = adclr(dino(taps), taps).views.queries
+    assert default is not None
+    assert (default.photometric.blur_p, default.photometric.blur_sigma_px) == (0.5, (0.1, 2.0))
+    sharp = adclr(dino(taps), taps, query_blur_px=0.0).views.queries
+    assert sharp is not None
+    assert sharp.photometric.blur_p == 0
+    little = adclr(dino(taps), taps, query_blur_px=0.3).views.queries
+    assert little is not None
+    assert little.photometric.blur_sigma_px == (0.1, 0.3)

@@ -8,7 +8,7 @@ from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.table import build
-from dovetail.schedules import Moment, value_at
+from dovetail.schedules import Cosine, Moment, value_at
 
 TAPS = {
     "c5": Tap(512, 32, "map", "encoder"),
@@ -79,3 +79,10 @@ def test_every_level_of_a_base_has_its_own_head_and_objective() -> None:
         recipe = build(f"decon-ml-{base}", TAPS)
         assert [term.tap for term in recipe.terms][1:] == ["p2", "p3", "p4"]
         assert len({term.name for term in recipe.terms}) == 4
+
+
+def test_a_method_without_a_teacher_takes_that_of_the_decoders() -> None:
+    recipe = build("simclr+decon-sl-byol", TAPS, {"decoder_momentum": 0.9})
+    assert recipe.teacher_momentum == Cosine(0.9, 1.0)
+    assert build("simclr+decon-sl-barlow", TAPS).teacher_momentum is None
+    assert build("byol+decon-sl-simclr", TAPS, {"momentum": 0.8}).teacher_momentum == Cosine(0.8, 1.0)

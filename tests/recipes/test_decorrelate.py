@@ -41,3 +41,11 @@ def test_vicreg_s_views_are_alike_and_barlow_s_are_not() -> None:
 def test_a_learning_rate_of_zero_is_refused(recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(DovetailError, match="above 0"):
         recipe(TAPS, base_lr=0.0)
+
+
+@pytest.mark.parametrize(("recipe", "end"), [(barlow, 0.0016), (vicreg, 0.002)])
+def test_the_rate_ends_at_a_share_of_its_peak(recipe: Callable[..., Recipe], end: float) -> None:
+    optimiser = recipe(TAPS).optimiser
+    for batch in (32, 2048):
+        schedule = optimiser.lr_schedule(optimiser.peak_lr(batch))
+        assert schedule.end == pytest.approx(end * batch / 2048)

@@ -79,3 +79,23 @@ def test_a_branch_gets_its_part() -> None:
     assert "decoder_grid" not in presets.options("short", "densecl")
     with pytest.raises(DovetailError, match="densecl"):
         presets.options("short", "decon-sl-dense")
+
+
+def test_moco_v3_has_other_rates_with_adamw(networks: dict[bool, Network]) -> None:
+    for tokens, name, most in ((True, "adamw", 0.01), (False, "lars", 100.0)):
+        taps = networks[tokens].taps
+        optimiser = build("moco-v3", taps, presets.options("short", "moco-v3", taps)).optimiser
+        assert optimiser.name == name
+        assert most / 10 < optimiser.base_lr < most
+
+
+def test_the_predictor_of_simsiam_stays_a_bottleneck() -> None:
+    for preset in ("small", "short"):
+        found = presets.options(preset, "simsiam")
+        assert 4 * found["predictor_hidden"] == found["dim"]
+
+
+def test_agreed_options_hold_for_every_model_and_length() -> None:
+    agreed, every = presets.agreed_options("short", "moco-v3"), presets.options("short", "moco-v3")
+    assert every.keys() - agreed.keys() == {"base_lr", "bias_lr", "warmup_epochs"}
+    assert agreed

@@ -69,6 +69,13 @@ def test_the_batch_on_a_gpu_follows_memory_and_pixels(recipe: Recipe, monkeypatc
     assert (at(224).devices, at(224).sync_batch_norm, at(224).precision) == (2, True, "bf16-mixed")
 
 
+@pytest.mark.parametrize(("method", "joint"), [("slotcon", True), ("moco-v2", False), ("densecl", False)])
+def test_images_are_shuffled_or_statistics_are_joint(method: str, joint: bool) -> None:
+    """Statistics of all images would tell a batch's own keys from those of the queue."""
+    settings = resolve(tiny_learner(method).recipe, Wishes(devices=2), num_images=100)
+    assert settings.sync_batch_norm is joint
+
+
 def test_one_core_loads_in_a_process_of_its_own_all_the_same(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "available_cores", lambda: 1)
     assert resolve(recipe, Wishes(), num_images=100).workers == 1

@@ -181,3 +181,16 @@ def test_other_methods_see_all_views_in_both_branches(method: str) -> None:
 
 def test_both_ways_of_moco_are_not_one_way() -> None:
     assert not tiny_learner("moco-v2", symmetric=True).recipe.one_way
+
+
+def test_the_student_skips_views_that_no_term_reads() -> None:
+    learner = tiny_learner("dino+decon-sl-densecl", alpha=0.0)
+    views = make_views(learner.recipe.views)
+    assert {view.role for view in views} == {"global", "local"}
+    sizes: list[int] = []
+    network = learner.student.network
+    handle = network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].pixels.shape[-1]))
+    loss = learner(views, START).total
+    handle.remove()
+    assert set(sizes) == {64}
+    loss.backward()

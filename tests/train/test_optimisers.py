@@ -168,11 +168,12 @@ def test_hyperparameters_are_a_function_of_the_moment() -> None:
         assert rates[False, False]["weight_decay"] == 0.0
 
 
-def test_frozen_parameters_stay_for_their_epochs() -> None:
-    spec = OptimiserSpec("adamw", base_lr=1.0, weight_decay=0.1, rules=(ParameterRule("3", frozen_epochs=2),))
+@pytest.mark.parametrize(("epochs", "last"), [(2, 19), (0.5, 4)])
+def test_frozen_parameters_stay_for_their_epochs(epochs: float, last: int) -> None:
+    spec = OptimiserSpec("adamw", base_lr=1.0, weight_decay=0.1, rules=(ParameterRule("3", frozen_epochs=epochs),))
     model = Model()
     optimiser = build_optimiser(rule_names(model), spec)
-    for step, frozen in ((19, True), (20, False)):
+    for step, frozen in ((last, True), (last + 1, False)):
         model.zero_grad()
         model.loss(0).backward()
         drop_frozen_gradients(optimiser, Moment(step, 100, 10))

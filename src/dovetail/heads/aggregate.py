@@ -23,7 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
-from dovetail.heads.base import HeadSpec, Kind, TeacherAware, init_truncated_normal
+from dovetail.heads.base import (
+    HeadSpec,
+    Kind,
+    TeacherAware,
+    at_least_float32,
+    full_precision,
+    init_truncated_normal,
+)
 from dovetail.heads.prototypes import PrototypeHeadSpec
 
 
@@ -136,8 +143,9 @@ def neighbourhood(side: int, *, wraparound: bool) -> Neighbours:
 
 def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
     """Return [B, N, count]: of the candidates `around` [N, M], those of largest cosine similarity to the patch."""
-    unit = F.normalize(tokens, dim=2)  # [B, N, C]
-    similarity = torch.einsum("bnc,bnmc->bnm", unit, unit[:, around.patch])
+    with full_precision(tokens):  # bfloat16 cannot tell neighbours that are nearly alike
+        unit = F.normalize(at_least_float32(tokens), dim=2)  # [B, N, C]
+        similarity = torch.einsum("bnc,bnmc->bnm", unit, unit[:, around.patch])
     similarity = similarity.masked_fill(~around.valid, -torch.inf)
     order = similarity.topk(count, dim=2).indices  # [B, N, count]
     patch = around.patch.expand(len(tokens), -1, -1).gather(2, order)

@@ -7,7 +7,7 @@ Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder
 from __future__ import annotations
 
 import ast
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
+from dovetail.heads.base import TeacherAware
+from dovetail.networks.random_drops import keep_everything
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import LateralDropout, QueryRule, Tap
 from dovetail.views.view import View
@@ -69,7 +71,7 @@ def _asked(value: Any) -> Iterator[str]:
         yield from (found for inner in value for found in _asked(inner))
 
 
-class Network(nn.Module, ABC):
+class Network(nn.Module, TeacherAware):
     """A model that answers a view with its taps.
 
     Attributes:
@@ -125,6 +127,13 @@ class Network(nn.Module, ABC):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         self.unreached = tuple(name for name, value in self.model.named_parameters() if not value.requires_grad)
+
+    def become_teacher(self) -> None:
+        """Switch stochastic depth and dropout off: the targets are those of the whole network (DINO).
+
+        `lateral_dropout` stays.
+        """
+        keep_everything(self)
 
     def probe_view(self) -> View:
         """Return one small image of zeros, to find out what is reached and how large it is."""

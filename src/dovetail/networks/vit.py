@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers.drop import DropPath
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dovetail.errors import DovetailError, unknown_name
-from dovetail.heads.base import Kind, TeacherAware
+from dovetail.heads.base import Kind
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.probe import trial_view
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm
@@ -47,7 +46,7 @@ class Encoded(NamedTuple):
     kept: dict[int, Tensor]
 
 
-class ViTNetwork(Network, TeacherAware):
+class ViTNetwork(Network):
     """A timm ViT; see the module's docstring. `mask_token` [1, C] is trained only where a recipe masks."""
 
     def __init__(self, model: nn.Module, *, construction: Construction | None) -> None:
@@ -154,12 +153,6 @@ class ViTNetwork(Network, TeacherAware):
         normed = self.vit.norm(raw)
         pooled: Tensor = self.vit.forward_head(normed, pre_logits=True)
         return pooled if pooled.dim() == 2 else self.final_norm(raw)[:, self.vit.num_prefix_tokens :].mean(dim=1)
-
-    def become_teacher(self) -> None:
-        """Switch stochastic depth off: the teacher's targets are those of the whole network (DINO)."""
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
 
     def probe_view(self) -> View:
         """Return one small image with a mask and with queries, where a recipe has them, to find out what is reached."""

@@ -95,9 +95,15 @@ def standardise(samples: Tensor, *, eps: float) -> Tensor:
 @torch.no_grad()
 def whitening_matrix(samples: Tensor, *, eps: float) -> Tensor:
     """Return the symmetric M = (Y^T Y / S + eps I)^(-1/2) [F, F] of samples Y [S, F]."""
-    values, vectors = torch.linalg.eigh(samples.T.double() @ samples.double() / len(samples))
+    wide = in_double(samples)
+    values, vectors = torch.linalg.eigh(wide.T @ wide / len(samples))
     matrix: Tensor = (vectors * (values.clamp(min=0) + eps).rsqrt()) @ vectors.T
-    return matrix.to(samples.dtype)
+    return matrix.to(samples)
+
+
+def in_double(value: Tensor) -> Tensor:
+    """Return a value in float64, on the processor where it comes from Apple's GPU, which has no such numbers."""
+    return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
 def whiten(samples: Tensor, *, eps: float) -> Tensor:
@@ -110,10 +116,11 @@ def whiten(samples: Tensor, *, eps: float) -> Tensor:
     if features <= count:
         return samples @ whitening_matrix(samples, eps=eps)
     constant = samples.detach()
-    values, vectors = torch.linalg.eigh(constant.double() @ constant.double().T / count)
+    wide = in_double(constant)
+    values, vectors = torch.linalg.eigh(wide @ wide.T / count)
     root, floor = (values.clamp(min=0) + eps).sqrt(), eps**0.5
     # (floor^-1 - root^-1) / (S value), written so that it is also right where the value is 0.
     inner: Tensor = (vectors / (count * floor * root * (root + floor))) @ vectors.T  # A
-    within: Tensor = ((samples @ constant.T) @ inner.to(samples.dtype)) @ constant
+    within: Tensor = ((samples @ constant.T) @ inner.to(samples)) @ constant
     whitened: Tensor = samples / floor - within
     return whitened

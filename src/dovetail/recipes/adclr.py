@@ -29,6 +29,7 @@ from typing import Literal
 from dovetail.errors import DovetailError
 from dovetail.objectives.distill import DistillSpec
 from dovetail.recipe import QueryRule, Recipe, SameHead, Tap, Term
+from dovetail.recipes.image_parts import blurred
 from dovetail.views.plan import QuerySpec
 
 
@@ -43,6 +44,7 @@ def adclr(
     query_pairing: Literal["cross", "same"] = "cross",
     query_positions: Literal["none", "crop"] = "none",
     query_centre_momentum: float = 0.9,
+    query_blur_px: float = 2.0,
     independent_queries: bool = False,
 ) -> Recipe:
     """Return `base` with ADCLR's query term; with `query_weight=0` its loss is exactly that of `base`.
@@ -58,6 +60,7 @@ def adclr(
         query_pairing: "cross" contrasts a query beside one view with itself beside the other, "same" beside the same.
         query_positions: "crop" gives a query the view's position at the centre of its crop.
         query_centre_momentum: Of the queries' own centre.
+        query_blur_px: Largest deviation of the blur in pixels of the query, which is as large as a patch; 0 is none.
         independent_queries: Draw a query's colours anew for each global view.
 
     Raises:
@@ -75,6 +78,7 @@ def adclr(
     objective = replace(owner.objective, centre_momentum=query_centre_momentum, pairing=query_pairing)
     term = Term("queries", "queries", SameHead(owner.name), objective, weight=query_weight)
     spec = QuerySpec(count=queries, size_px=taps["queries"].stride, scale=query_scale, independent=independent_queries)
+    spec = replace(spec, photometric=blurred(spec.photometric, query_blur_px))
     return replace(
         base,
         name=f"adclr-{base.name}",

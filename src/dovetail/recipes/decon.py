@@ -48,7 +48,8 @@ def decon(
         base: The recipe of the encoder.
         taps: The model's taps.
         name: The new recipe's name.
-        decoder: Whose terms are repeated on the decoder; `base` itself unless given.
+        decoder: Whose terms are repeated on the decoder; `base` itself unless given. Its teacher is used where `base`
+            has none.
         levels: "finest", "all", or names of decoder taps joined by commas, such as "p2,p3".
         alpha: Weight of the encoder's terms in [0, 1); the decoder's have the rest in equal parts. At 0 the encoder
             has no terms and learns through the decoder alone.
@@ -67,6 +68,8 @@ def decon(
             f"Method {(decoder or base).name!r} compares no maps, so nothing can be repeated on the decoder; "
             f"use '{base.name}+decon-sl'."
         )
+    # Whose teacher it is: that of the decoder's method where the encoder's has none.
+    led = (decoder or base) if base.teacher_momentum is None else base
     encoder_terms = [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
     share = (1 - alpha) / len(chosen)
     decoder_terms = [
@@ -79,6 +82,9 @@ def decon(
         name=name,
         terms=(*encoder_terms, *decoder_terms),
         views=replace(base.views, min_overlap=max(base.views.min_overlap, (decoder or base).views.min_overlap)),
+        teacher_momentum=led.teacher_momentum,
+        teacher_views=led.teacher_views,
+        teacher_buffers=led.teacher_buffers,
         lateral_dropout=LateralDropout(lateral_dropout, lateral_dropout_kind) if lateral_dropout else None,
         reference_double_momentum_counter=reference_double_momentum_counter,
         reference_frozen_teacher=r"^heads\.decoder_.*prototypes" if reference_frozen_prototypes else None,

@@ -39,7 +39,7 @@ def barlow(
         dim: Width of the embedding.
         off_diagonal_weight: lambda, of correlations between different channels.
         loss_scale: Factor of the loss; solo-learn multiplies by 0.024 or 0.1.
-        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to 0.0016.
+        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to a thousandth.
         bias_lr: The same of biases and normalisation layers.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
@@ -55,7 +55,7 @@ def barlow(
             base_lr,
             weight_decay,
             warmup_epochs=warmup_epochs,
-            final_lr=0.0016,
+            final_share=0.001,
             rules=one_dimensional_rate(bias_lr, base_lr),
         ),
         teacher_momentum=None,
@@ -135,7 +135,7 @@ def vicreg(
         variance_weight: Of the hinge on each channel's deviation.
         covariance_weight: Of the squared covariances of different channels.
         variance_scale: 1 for the sum of both views' variance terms (the paper), 0.5 for their mean (its code).
-        base_lr: Learning rate at a batch of 256 (LARS); a cosine takes it to 0.002.
+        base_lr: Learning rate at a batch of 256 (LARS); a cosine takes it to an 800th.
         bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
@@ -153,7 +153,7 @@ def vicreg(
             base_lr,
             weight_decay,
             warmup_epochs=warmup_epochs,
-            final_lr=0.002,
+            final_share=0.00125,  # 0.002 at the paper's batch of 2048
             rules=one_dimensional_rate(bias_lr, base_lr),
         ),
         teacher_momentum=None,

@@ -46,7 +46,7 @@ def lars(
     weight_decay: float,
     *,
     warmup_epochs: float,
-    final_lr: float = 0.0,
+    final_share: float = 0.0,
     rules: tuple[ParameterRule, ...] = (),
 ) -> OptimiserSpec:
     """Return LARS that neither decays nor adapts one-dimensional parameters."""
@@ -55,7 +55,7 @@ def lars(
         base_lr=base_lr,
         weight_decay=weight_decay,
         warmup_epochs=warmup_epochs,
-        final_lr=final_lr,
+        final_share=final_share,
         decay_one_dimensional=False,
         rules=rules,
     )

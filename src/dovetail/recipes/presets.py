@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dovetail.recipe import Tap
+from dovetail.recipes.image_parts import image_tap
 from dovetail.recipes.table import METHODS, options_of, parse
 
 Preset = Literal["paper", "small", "short"]
@@ -28,6 +30,7 @@ SMALL: dict[str, Any] = {
     "decoder_grid": 28,
     "queue": 4096,
     "warmup_epochs": 2.0,
+    "predictor_hidden": 32,  # a quarter of `dim`, as published
 }
 
 _HEADS: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
@@ -59,13 +62,16 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
     "densecl": _SGD,
     "moco-v2": {**_SGD, "temperature": 0.1},
-    "simsiam": _SGD,
+    "simsiam": {**_SGD, "predictor_hidden": 32},
     "zerocl": {**_LARS, "dim": 16},  # fewer channels than images in a batch
     "dino": _TOKENS,
     "ibot": _PATCHES,
     "selfpatch": {**_TOKENS, "patch_prototypes": 128},
 }
 """The preset "short" of each base method."""
+
+ADAMW_RATES: Mapping[str, Any] = {"base_lr": _TOKENS["base_lr"], "bias_lr": None}
+"""What takes the place of LARS's rates for a ViT."""
 
 SHORT_ADCLR: Mapping[str, Any] = {"query_centre_momentum": 0.6}
 SHORT_DECON: Mapping[str, Any] = {
@@ -85,19 +91,27 @@ def choose(preset: Literal["auto", "paper", "small", "short"], *, num_images: in
     return "small" if num_images <= SMALL_IMAGES or accelerator == "cpu" else "paper"
 
 
-def options(preset: Preset, method: str) -> dict[str, Any]:
-    """Return the preset's options that a method has."""
+def options(preset: Preset, method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
+    """Return the preset's options that a method has, for a model with these taps, a CNN unless given."""
     if preset == "paper":
         return {}
     known = options_of(method)
-    found = SMALL if preset == "small" else short_options(method)
+    found = SMALL if preset == "small" else short_options(method, taps)
     return {name: value for name, value in found.items() if name in known}
 
 
-def short_options(method: str) -> dict[str, Any]:
+def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
+    """Return the preset's options that suit every model and every length of a run: all but rates and epochs."""
+    suited = ("warmup_epochs", "frozen_epochs", "base_lr", "bias_lr")
+    return {name: value for name, value in options(preset, method).items() if name not in suited}
+
+
+def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
     """Return what "short" says for a method, its options and others."""
     parts = parse(method)
     found = dict(SHORT[parts.base])
+    if parts.base == "moco-v3" and taps and taps[image_tap(taps)].kind == "vector":
+        found |= ADAMW_RATES  # MoCo v3 trains CNNs with LARS and ViTs with AdamW
     if parts.adclr:
         found |= SHORT_ADCLR
     if parts.decon:

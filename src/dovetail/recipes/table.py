@@ -162,18 +162,18 @@ def exporting(recipe: Recipe, *, export: Literal["published", "student", "teache
 
 def parts_of(composition: Composition) -> dict[str, Part]:
     """Return what a composition calls: "base", and "export", "adclr", "decon", "decoder" where it has them."""
-    method = METHODS[composition.base]
-    parts = {"export": part(exporting)} if method.teacher else {}
+    method, other = METHODS[composition.base], METHODS.get(composition.decoder or "")
+    parts = {"export": part(exporting)} if method.teacher or (other and other.teacher) else {}
     parts["base"] = part(method.function(composition.base))
     if composition.adclr:
         parts["adclr"] = part(adclr)
     if composition.decon:
         parts["decon"] = part(decon)
-    if composition.decoder and composition.decoder != composition.base:
+    if composition.decoder and other and composition.decoder != composition.base:
         # Both bases may have an option of one name; the decoder's stands behind a prefix.
-        function = METHODS[composition.decoder].function(composition.decoder)
         taken = {name.removeprefix("decoder_") for name in parts["decon"].options}
-        parts["decoder"] = part(function, prefix="decoder_", without=RUN_WIDE | taken)
+        common = RUN_WIDE if method.teacher else RUN_WIDE - {"momentum"}
+        parts["decoder"] = part(other.function(composition.decoder), prefix="decoder_", without=common | taken)
     return parts
 
 

@@ -69,7 +69,7 @@ def multi_crop(
 
 
 def adamw(
-    base_lr: float, weight_decay: tuple[float, float], warmup_epochs: float, *, clip_norm: float, frozen_epochs: int
+    base_lr: float, weight_decay: tuple[float, float], warmup_epochs: float, *, clip_norm: float, frozen_epochs: float
 ) -> OptimiserSpec:
     """Return DINO's optimiser: AdamW, rising weight decay, clipping tensor by tensor, prototypes frozen at first."""
     return OptimiserSpec(
@@ -99,7 +99,7 @@ def self_distilled(
     final_weight_decay: float = 0.4,
     warmup_epochs: float = 10.0,
     clip_norm: float = 3.0,
-    frozen_epochs: int = 1,
+    frozen_epochs: float = 1.0,
     image_size: int = 224,
     global_scale: Scale = (0.4, 1.0),
     local_crops: int = 8,

@@ -197,7 +197,8 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     * precision: bfloat16 autocast where the device computes it natively, else float32.
     * workers: a processor run uses half the cores, at most 4; a GPU its share, at most 16; one at least, as only a
       process of its own can be ended when a decoder hangs.
-    * sync_batch_norm: on several devices.
+    * sync_batch_norm: on several devices, but for methods that shuffle images among them instead (MoCo v2, DenseCL):
+      statistics of all images would tell the batch's keys from the queue's.
 
     Raises:
         DovetailError: For numbers out of range, or fewer images than one step takes.
@@ -235,7 +236,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         precision=best_precision(accelerator) if wishes.precision == "auto" else wishes.precision,
         workers=auto_workers(accelerator, devices) if wishes.workers == "auto" else wishes.workers,
         strategy=wishes.strategy,
-        sync_batch_norm=world > 1 if sync == "auto" else sync,
+        sync_batch_norm=world > 1 and not recipe.shuffle_batch_norm if sync == "auto" else sync,
         deterministic=wishes.deterministic,
         log_every_steps=wishes.log_every_steps,
         save_every_minutes=wishes.save_every_minutes,

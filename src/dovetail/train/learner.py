@@ -59,9 +59,11 @@ class Branch(nn.Module):
     def taps_of(self, views: Sequence[View]) -> list[dict[str, Tensor]]:
         """Return every view's taps, from one forward pass per view or per size of view."""
         if self.recipe.forward_views == "per_view":
-            return [self.network(view, self.needed(view)) for view in views]
+            return [self.network(view, self.needed(view)) if self.needed(view) else {} for view in views]
         taps: list[dict[str, Tensor]] = [{} for _ in views]
         for indices in same_kind([view_kind(view) for view in views]):
+            if not self.needed(views[indices[0]]):
+                continue
             joint = concatenate([views[index] for index in indices])
             answer = self.network(joint, self.needed(joint))
             for tap, value in answer.items():

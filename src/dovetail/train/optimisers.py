@@ -141,7 +141,7 @@ class GroupKey:
     constant_lr: bool
     decay: bool
     adapt: bool
-    frozen_epochs: int
+    frozen_epochs: float
 
 
 def matches(rule: ParameterRule, name: str, parameter: Tensor) -> bool:
@@ -212,9 +212,9 @@ def set_hyperparameters(optimiser: Optimizer, spec: OptimiserSpec, peak_lr: floa
 
 
 def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:
-    """Drop the gradients of groups that are frozen in this epoch; such parameters stay as they are."""
+    """Drop the gradients of groups that are still frozen; such parameters stay as they are."""
     for group in optimiser.param_groups:
-        if moment.epoch < group["frozen_epochs"]:
+        if moment.step < round(group["frozen_epochs"] * moment.steps_per_epoch):
             for parameter in group["params"]:
                 parameter.grad = None
 

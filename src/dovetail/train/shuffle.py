@@ -23,8 +23,8 @@ from dovetail.views.view import View
 def shuffled_across_ranks(branch: nn.Module, views: Sequence[View]) -> dict[str, list[Any]]:
     """Return `branch(views)` with the images of all ranks permuted before, and the outputs put back after.
 
-    Where no layer has statistics of its own rank, nothing could leak, and the images stay where they are: moving them
-    is the larger part of what such a step sends.
+    Where no layer has statistics of its own rank, the order of images changes nothing, and they stay where they are:
+    moving them is the larger part of what such a step sends.
     """
     if world_size() == 1 or not any(map(has_own_statistics, branch.modules())):
         outputs: dict[str, list[Any]] = branch(views)
