@@ -14,6 +14,7 @@ from benchmarks.evidence.records import Records
 from benchmarks.evidence.signals import TITLE, signal_parts
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.trial import PROBES
+from dovetail.recipes import presets
 
 Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
 """(arm, start, column) -> seed -> score in per cent."""
@@ -147,10 +148,11 @@ def sizes(budget: Budget) -> str:
     """Return one paragraph on the sizes of a budget."""
     counts, detection = budget.counts, budget.detection
     content = " with few and large objects" if budget.close and budget.home != "mosaics" else ""
+    recipes = ", with `--preset short` unless a row says otherwise" if budget.recipes is presets.SHORT else ""
     return (
         f"`{budget.model}` on `{budget.home}`{content}. Pre-training: {counts['unlabelled']:,} images, "
-        f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px. Fine-tuning: "
-        f"{budget.steps:,} steps of {budget.finetune_batch} crops of {budget.side_px} px, 100 % being "
+        f"{budget.epochs} epochs of batches of {budget.batch_size}, views of {budget.view_px} px{recipes}. "
+        f"Fine-tuning: {budget.steps:,} steps of {budget.finetune_batch} crops of {budget.side_px} px, 100 % being "
         f"{counts['train']:,} labelled images, tested on {counts['test']}; candidates for its rate: "
         f"{listed(budget.rates)}, for `{budget.vit}` {listed(budget.vit_rates)}. Detection: Mask R-CNN on "
         f"`{budget.detector}` and `{budget.objects}`, {detection.get('steps', 0):,} steps of "

@@ -24,9 +24,9 @@ FOUND = """## What the tables of the processor's budget say
   PixPro DeCon-SL is above at 10 %, by as much, DeCon-ML with its decoder two points behind at 100 %, and no other
   difference can be told. The gain that its paper reports on VOC, +1.4 mIoU, is of far longer runs and would hardly
   stand out from the intervals here.
-- **DeCon over its base, for the same time**: a step takes twice as long (PixPro's and SlotCon's more), and DenseCL for
-  twice as many steps is two to four points above DeCon-SL over DenseCL, for sure at 10 and 100 %, and one to three
-  above DeCon-ML, for sure at 5 and 10 %.
+- **DeCon over its base, for the same time**: a step takes about twice as long (DeCon-SL over SlotCon and PixPro 2.4 and
+  2.8 times), and DenseCL for twice as many steps is two to four points above DeCon-SL over DenseCL, for sure at 10 and
+  100 %, and one to three above DeCon-ML, for sure at 5 and 10 %.
 - **DeCon's options**, over DenseCL: the encoder needs a loss of its own. With the decoder's alone (alpha 0) scores are
   five to six points lower, about those of training from scratch. A quarter or three quarters of the weight for the
   encoder, and the level p3, cannot be told from a half and p2. Lateral dropout in DeCon-ML pays by a point for the
@@ -38,12 +38,12 @@ FOUND = """## What the tables of the processor's budget say
   at every share: after the small one it is about where training from scratch is.
 - **Taking the decoder along** pays after DeCon-SL over DenseCL at 5 % of the labels, by two points. After DeCon-ML it
   costs two points over SlotCon at 10 and 100 %, and one over DenseCL at 10 %. Elsewhere it makes no difference that can
-  be told; all means after DeCon-ML are below zero. The pictures below show a decoder that has
-  learnt less than its encoder. With BatchNorm's statistics frozen it pays by two to three points at 10 and 100 %, but
-  fine-tuning so is three to six points worse from 5 % on. A quarter of the rate for the encoder loses two to three
-  points at 10 % and more, and gains one at 1 %. Measuring BatchNorm's statistics anew changes no score, as 200 steps
-  leave nothing of where they began. The teacher's weights cannot be told from the student's. So the defaults stay: one
-  rate, statistics that go on, the branch that the base's own code takes.
+  be told; all means after DeCon-ML are below zero. The pictures below show a decoder that has learnt less than its
+  encoder. With BatchNorm's statistics frozen it pays by two to three points at 10 and 100 %, but fine-tuning so is
+  three to six points worse from 5 % on. A quarter of the rate for the encoder loses two to three points at 10 % and
+  more, with the decoder at 5 % too, and with it gains one at 1 %. Measuring BatchNorm's statistics anew changes no
+  score, as 200 steps leave nothing of where they began. The teacher's weights cannot be told from the student's. So the
+  defaults stay: one rate, statistics that go on, the branch that the base's own code takes.
 - **Higher rates of fine-tuning**: most rows of CNNs take the highest candidate, 0.004. With 0.008 for all, training
   from scratch is two points higher at 5 %, DenseCL two lower at 1 %, and pre-training four to six points above training
   from scratch. DeCon's encoder is then not behind DenseCL's at 5 %, and its decoder pays at 1 % and not for sure at 5
@@ -52,36 +52,38 @@ FOUND = """## What the tables of the processor's budget say
   0.004. That DeCon is above it by two to four points there is the rate's doing.
 - **Detection and instance segmentation**: 200 steps hardly begin to detect, at an AP of one to three per cent, and
   every start took the highest candidate rate. From 5 % of the labels on, all pre-trainings that have been run are one
-  to two points above training from scratch, which more than doubles it. DeCon's encoder over DenseCL's is higher in
-  the mean from 5 % on, by less than the intervals hold. Its decoder taken along costs half a point at 10 %, and makes
-  no difference that can be told elsewhere.
+  to two points above training from scratch, which more than doubles it. DeCon's encoder over DenseCL's is higher in the
+  mean from 5 % on, by less than the intervals hold. Its decoder taken along costs half a point at 10 %, and makes no
+  difference that can be told elsewhere.
 - **Another decoder**: under a Unet, encoders pre-trained below an FPN are six to eight points above training from
   scratch; DeCon's cannot be told from DenseCL's. That of a Unet pre-trained whole with DeCon is two points above
-  DenseCL's at 10 %, and not for sure elsewhere; the Unet's decoder taken along makes no difference that can be told.
+  DenseCL's at 10 %, and cannot be told from it elsewhere; the Unet's decoder taken along makes no difference that can
+  be told.
 - **Another domain**: pre-training on textures is worth nothing on `rooms` and `corridors` that can be told, at any
   share of the labels, with the decoder or without. But 200 steps are too few there for training from scratch, too,
   which with all labels ends about two points above a colour histogram. After 500 steps on `corridors` it is seven above
   it, and every start from textures two to three points *below* training from scratch with all labels; with fewer, none
   can be told from it. Textures are grey and `corridors` has colours; whether that is why was not asked.
 - **ADCLR**: over DINO for as many steps no gain can be told, and the linear probe loses two points. A step takes 1.6
-  times as long, and DINO for the same time is eight points above it in kNN of frozen features; after fine-tuning
-  neither can be told from the other. Over iBOT the means of frozen features are higher for as many steps and lower for
-  the same time, and no difference of them can be told. Rates and temperatures of the ViTs were chosen for DINO on
-  pieces that no table shows, and ADCLR took them as they were. A crop of a texture that is shrunk to a patch may lose
-  what tells the texture; with smaller crops the means are higher, within the interval.
+  times as long, and DINO for the same time is eight points above it in kNN of frozen features (its row's seconds are
+  from when the machine had less else to do); after fine-tuning neither can be told from the other. Over iBOT the means
+  of frozen features are higher for as many steps and lower for the same time, and no difference of them can be told.
+  Rates and temperatures of the ViTs were chosen for DINO on pieces that no table shows, and ADCLR took them as they
+  were. A crop of a texture that is shrunk to a patch may lose what tells the texture; with smaller crops the means are
+  higher, within the interval.
 - **Solar cells**: no pre-training of a ViT on 1,400 photographs of cells shows a gain there. kNN of frozen features is
   two points *below* an untrained ViT's after ADCLR and after iBOT, and no linear probe can be told from its. A frozen
   untrained ViT is nine to ten points above the commoner class; rates and crops were chosen on textures.
-- **ADCLR's options**: one, five, ten or twenty queries, a quarter of their weight or four times it, crops of 1 to 5 or
-  of 25 to 50 %, and attention both ways: none can be told from the plain form, with intervals of two to six points.
-  Attention both ways, of which the paper warns that it collapses, has the highest mean of kNN, and no monitor shows a
-  collapse (curves below). Nor are the runs long enough to say that it never comes.
+- **ADCLR's options**: one, five or twenty queries instead of ten, a quarter of their weight or four times it, crops of
+  1 to 5 or of 25 to 50 %, and attention both ways: none can be told from the plain form, with intervals of two to six
+  points. Attention both ways, of which the paper warns that it collapses, has the highest mean of kNN, and no monitor
+  shows a collapse (curves below). Nor are the runs long enough to say that it never comes.
 - **ViTs after fine-tuning**: none is above training from scratch by more than what the intervals hold, but for half a
-  point at 1 % after ADCLR over iBOT, though frozen encoders have learnt much. Lower rates of fine-tuning were
-  candidates and hardly ever won. ADCLR over iBOT is a point above iBOT at 100 % for as many steps, and not for sure for
-  the same time; over DINO no gain can be told. ADCLR and DeCon jointly: the encoder is two points above DINO's at 10 %,
-  not for sure elsewhere; the decoder taken along costs a point or two there, and the whole cannot be told from either
-  alone.
+  point at 1 % after ADCLR over iBOT, though frozen encoders have learnt much. Rates below 0.002 were candidates and won
+  in two rows of eleven. ADCLR over iBOT is a point above iBOT at 100 % for as many steps, and not for sure for the same
+  time; over DINO no gain can be told. ADCLR and DeCon jointly: the encoder is two points above DINO's at 10 %, not for
+  sure elsewhere. Its decoder taken along costs one to two points, for sure but at 10 %, and the whole cannot be told
+  from either alone. DeCon over DINO with its decoder is four points behind DINO at 100 %.
 - **A run's own signals**: kNN of the frozen encoder on some labelled images, as `dovetail pretrain --knn-data` logs it,
   goes along with the score over methods; rank and spread do so less. Which of the five runs of one method is the best,
   no signal tells at two shares of the labels: of twelve intervals one leaves out zero, the spread's at 5 %.

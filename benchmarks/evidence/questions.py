@@ -187,6 +187,7 @@ QUERIES: tuple[Arm, ...] = variants(
         **{f"weight {weight:g}": {"query_weight": weight} for weight in (0.25, 4.0)},
         "crops of 1 to 5 %": {"query_scale": (0.01, 0.05)},
         "crops of 25 to 50 %": {"query_scale": (0.25, 0.5)},
+        "queries not blurred": {"query_blur_px": 0.0},  # 2 px, as of a view, are much of a patch of 8
         "bidirectional": {"query_attention": "bidirectional"},
     },
 )
