@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from dovetail.cli import VERBS, make_parser, underscored
+from dovetail.train.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "examples" / "cluster"
@@ -47,6 +49,26 @@ def test_the_script_calls_what_there_is(image: str, tmp_path: Path) -> None:
     rest = [underscored(argument) for argument in call[len(before) + 2 :]]
     parsed = make_parser("pretrain", VERBS["pretrain"], VERBS["pretrain"].load(), rest).parse_args(rest)
     assert (parsed.data, parsed.devices, parsed.num_nodes, parsed.workers) == ("my shards", 4, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "queued"),
+    [("dovetail.sif", 138, True), ("dovetail.sif", 143, False), ("dovetail.sif", 1, False), ("", 138, False)],
+)
+def test_a_run_in_a_container_is_queued_again_from_outside(image: str, code: int, queued: bool, tmp_path: Path) -> None:
+    """138 is the end of a run that SIGUSR1 has stopped; outside a container it has put itself into the queue."""
+    assert Interrupted("", signal_number=signal.SIGUSR1).exit_code == 138
+    for name, line in (("srun", f"exit {code}"), ("scontrol", f"echo \"$@\" >> '{tmp_path}/said'; exit 7")):
+        stub = tmp_path / name
+        stub.write_text(f"#!/bin/bash\n{line}\n")
+        stub.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_NNODES": "1", "SLURM_JOB_ID": "12", "DOVETAIL_IMAGE": image}
+    ended = subprocess.run(["bash", str(SCRIPT), "--out", "runs/a"], env=environment, capture_output=True, text=True)
+    assert ended.returncode == code
+    said = tmp_path / "said"
+    assert (said.read_text() if said.exists() else "") == ("requeue 12\n" if queued else "")
+    assert ("did not queue job 12" in ended.stderr) is queued
 
 
 def test_the_script_asks_for_as_many_tasks_as_gpus_and_is_queued_again() -> None:

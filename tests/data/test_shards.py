@@ -157,6 +157,17 @@ def test_a_shard_that_cannot_be_fetched_has_a_reason(tmp_path: Path, monkeypatch
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DovetailError, match=r"cannot be kept in .*file/shards \(Not a dir.*variable DOVETAIL_CACHE\.$"):
+        open_source("pipe:cat photos-{0..9}.tar")
+    assert open_source(shards_of(tmp_path / "here", [2])).num_images == 2
+    source = ShardSource(["pipe:cat photos.tar"], [2])  # a cache that is lost while the run goes on
+    with pytest.raises(UnreadableError, match=r"kept in .*file/shards \(DOVETAIL_CACHE\): Not a directory"):
+        source.fetch(0)
+
+
 def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(DovetailError, match="'aws', which fetches s3://, is not installed"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.loggers.logger import DummyLogger
 
+from dovetail.report.history import read_history
 from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.logs import Reading, RunLog, drop_readings_after, quiet_lightning
 
@@ -48,6 +52,51 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
         run_log.advance(20)
         run_log.write(reading(20), seconds_left=80)
     assert not (tmp_path / "run").exists()
+
+
+class Unreachable(DummyLogger):
+    """A logger whose server is gone for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.steps.append(step)
+        if step != 60:
+            raise ConnectionError("no such host")
+
+
+def test_a_logger_that_fails_is_told_once_and_asked_again(tmp_path: Path) -> None:
+    loggers = [Unreachable(), Unreachable()]
+    with RunLog(tmp_path, total_steps=100, active=True, loggers=loggers).opened(0) as run_log:
+        for step in (20, 40, 60):
+            run_log.write(reading(step), seconds_left=80)
+    assert [logger.steps for logger in loggers] == [[20, 40, 60]] * 2
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    sentence = "The logger Unreachable takes no numbers after step 20 (ConnectionError: no such host); the run goes on"
+    assert (tmp_path / "train.log").read_text().count(sentence) == len(loggers)
+
+
+def test_a_full_disk_under_the_metrics_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, logger = Path.open, Unreachable()
+
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "metrics.jsonl":
+            with whole(path, "a") as file:
+                file.write('{"step": 20, "ep')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(path, *arguments, **options)
+
+    with RunLog(tmp_path, total_steps=100, active=True, loggers=[logger]).opened(0) as run_log:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", full)
+            run_log.write(reading(20), seconds_left=80)
+            run_log.write(reading(40), seconds_left=80)
+        run_log.write(reading(60), seconds_left=80)
+    assert logger.steps == [20, 40, 60]
+    assert [one["step"] for one in read_history(tmp_path).readings] == [60]
+    assert (tmp_path / "train.log").read_text().count("metrics.jsonl cannot be written after step") == 1
 
 
 def test_scalars_have_one_name_each() -> None:

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -52,6 +53,19 @@ def check_fetchable(name: str) -> None:
         )
 
 
+def check_cache(folder: Path) -> None:
+    """Make the folder that fetched shards are kept in; raise `DovetailError` unless it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DovetailError(
+            f"Fetched shards cannot be kept in {folder} ({error.strerror or error}); name a folder that can be "
+            "written in the environment variable DOVETAIL_CACHE."
+        ) from error
+
+
 def local_path(name: str) -> Path | None:
     """Return the file that a shard's name means on this machine; None if it has to be fetched."""
     if not is_remote(name):
@@ -71,9 +85,18 @@ class ShardCache:
         """Return the shard as a file, fetched unless it is there.
 
         Raises:
-            UnreadableError: It cannot be fetched.
+            UnreadableError: It cannot be fetched, or not be kept.
         """
         target = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.tar"
+        try:
+            self._ensure(name, target)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UnreadableError(f"its shard cannot be kept in {self.folder} (DOVETAIL_CACHE): {reason}") from error
+        return target
+
+    def _ensure(self, name: str, target: Path) -> None:
+        """Fetch a shard unless it is there."""
         if not self._used(target):
             self.folder.mkdir(parents=True, exist_ok=True)
             # Among the processes of this machine; it ends with the process that holds it, however that ends.
@@ -81,7 +104,6 @@ class ShardCache:
                 if not self._used(target):
                     self._make_room()
                     self._fetch(name, target)
-        return target
 
     def _used(self, path: Path) -> bool:
         """Return whether a shard is there; if so, note that it was used, in a time that is nobody else's."""

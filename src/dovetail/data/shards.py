@@ -20,7 +20,7 @@ import numpy as np
 
 from dovetail.data.archives import Member, TarArchive, open_archive
 from dovetail.data.decode import Photograph, UnreadableError, open_bytes
-from dovetail.data.fetch import ShardCache, check_fetchable, local_path
+from dovetail.data.fetch import ShardCache, check_cache, check_fetchable, local_path
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
@@ -169,12 +169,14 @@ def open_shards(data: str) -> ShardSource:
     """Return the photographs in the shards that `data` names: a folder, or a pattern; see `shard_names`.
 
     Raises:
-        DovetailError: There are none, or one of them cannot be counted.
+        DovetailError: There are none, or one of them cannot be counted, or those to fetch cannot be kept.
     """
     folder = Path(data)
     names = shards_in(folder) if folder.is_dir() else expand(data)
     for name in names[:1]:
         check_fetchable(name)
+    if any(local_path(name) is None for name in names):
+        check_cache(default_cache())  # now, and not in each loading process when it needs the first shard
     sizes = known_sizes(names)
     missing = [name for name in names if name not in sizes]
     if missing:

@@ -25,7 +25,9 @@ class SkippedLog:
         self._num_images = num_images
         self._tried = 0
         self._unreadable: set[int] = set()  # nothing is kept for what can be read: there may be a billion
-        self._known = self._read()
+        self._known: set[str] = set()
+        self._offset = 0  # of the first line that is not yet read whole
+        self._read()
 
     @property
     def count(self) -> int:
@@ -57,20 +59,24 @@ class SkippedLog:
             return
         if self._path is not None:
             # Other ranks write the same file: what they named meanwhile is not named again.
-            self._known |= self._read()
+            torn = self._read()
             if path not in self._known:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"path": path, "reason": reason}) + "\n")
+                    file.write("\n" * torn + json.dumps({"path": path, "reason": reason}) + "\n")
         self._known.add(path)
 
-    def _read(self) -> set[str]:
+    def _read(self) -> bool:
+        """Take in what was written since the last time; return whether the file ends within a line."""
         if self._path is None or not self._path.exists():
-            return set()
-        known = set()
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+            return False
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            *whole, rest = file.read().split(b"\n")
+        self._offset += sum(len(line) + 1 for line in whole)
+        for line in (*whole, rest):
             try:
-                known.add(str(json.loads(line)["path"]))
+                self._known.add(str(json.loads(line)["path"]))
             except (ValueError, KeyError, TypeError):  # a line cut short when the run was killed
                 continue
-        return known
+        return bool(rest)

@@ -33,10 +33,14 @@ class StopRequests:
     """Listens for SIGINT and SIGTERM, and in a SLURM job for SIGUSR1, which asks to be queued again.
 
     A second Ctrl-C interrupts at once, without a checkpoint.
+
+    Attributes:
+        received: The signal that came, to this process or to another one of the run; None before.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._own: int | None = None  # the last that came to this process
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -59,9 +63,9 @@ class StopRequests:
             if number != signal.SIGINT:  # Ctrl-C is the training process's to answer
                 os._exit(128 + number)
             return
-        if self.received == signal.SIGINT and number == signal.SIGINT:
+        if self._own == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self._own = self.received = number
 
 
 def stop_signals() -> tuple[int, ...]:
@@ -74,7 +78,7 @@ def requeue_slurm_job() -> None:
     """Put this SLURM job into the queue again."""
     scontrol, job = shutil.which("scontrol"), os.environ.get("SLURM_JOB_ID", "")
     if scontrol is None or not job.isdecimal():
-        log.warning("This SLURM job could not be queued again: scontrol or the job's number is missing.")
+        log.warning("This SLURM job could not be queued again from here: scontrol or the job's number is missing.")
         return
     done = subprocess.run([scontrol, "requeue", job], check=False, capture_output=True, text=True)
     if done.returncode != 0:

@@ -119,6 +119,8 @@ class RunLog:
         self.active = active
         self.loggers = loggers
         self._bar: Progress | None = None
+        self._failing: set[object] = set()  # told so once
+        self._torn = False  # the disk took but a part of the last line of `METRICS`
 
     @contextmanager
     def opened(self, start_step: int) -> Iterator[RunLog]:
@@ -166,18 +168,37 @@ class RunLog:
             self._bar.update(self._bar.task_ids[0], completed=step)
 
     def write(self, reading: Reading, *, seconds_left: float) -> None:
-        """Write a reading everywhere."""
+        """Write a reading everywhere; what fails of the files and loggers is told once, and the run goes on."""
         if not self.active:
             return
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(vars(reading)) + "\n")
+        self._append(reading)
         for logger in self.loggers:
-            logger.log_metrics(reading.flat(), step=reading.step)
+            try:
+                logger.log_metrics(reading.flat(), step=reading.step)
+            except Exception as error:  # servers fail in many ways, and the run is the work
+                self._tell(logger, f"The logger {type(logger).__name__} takes no numbers", reading.step, error)
         line = f"{reading.line(self.total_steps)}  left {timedelta(seconds=round(seconds_left))}"
         log.info("%s", line, extra={"shown_by_bar": True})
         if self._bar is not None:
             status = f"loss {reading.loss:.4f}  {reading.images_per_second:.1f} img/s  wait {reading.data_wait:.0%}"
             self._bar.update(self._bar.task_ids[0], completed=reading.step, status=status)
+
+    def _append(self, reading: Reading) -> None:
+        """Append the reading's line; where the disk does not take it, the next one that it takes begins anew."""
+        try:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write("\n" * self._torn + json.dumps(vars(reading)) + "\n")
+            self._torn = False
+        except OSError as error:  # where there is no room for a checkpoint either, that ends the run
+            self._torn = True
+            self._tell(METRICS, f"{self.folder / METRICS} cannot be written", reading.step, error)
+
+    def _tell(self, failing: object, what: str, step: int, error: Exception) -> None:
+        """Warn of what fails, once each."""
+        if failing not in self._failing:
+            self._failing.add(failing)
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("%s after step %d (%s); the run goes on, and later failures are not told.", what, step, reason)
 
 
 def progress_bar() -> Progress:

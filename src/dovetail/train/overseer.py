@@ -93,7 +93,7 @@ class Overseer(Callback):
         if self.settings.logs_after(step):
             self._read(module)
         late = time.perf_counter() - self._saved_at >= 60 * self.settings.save_every_minutes
-        stop, save = self._agreed(trainer, step, stop=self.stops.received is not None, save=late)
+        stop, save = self._agreed(trainer, step, save=late)
         if save or stop or self.settings.saves_after(step):
             self._save(trainer, module)
         if stop:
@@ -103,19 +103,24 @@ class Overseer(Callback):
         """Put a sharded model together for what comes after."""
         self._module(pl_module).put_together()
 
-    def _agreed(self, trainer: Trainer, step: int, *, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Return whether any process wishes to stop, and to save; several ask each other only now and then."""
+    def _agreed(self, trainer: Trainer, step: int, *, save: bool) -> tuple[bool, bool]:
+        """Return whether any process was asked to stop, or wishes to save; several ask each other only now and then.
+
+        What one of them received, all have received then, so that all end alike.
+        """
         if trainer.world_size == 1:
-            return stop, save
+            return self.stops.received is not None, save
         if step < self._ask_after:
             return False, False
         now = time.perf_counter()
         seconds = (now - self._asked_at) / max(step - self._asked_step, 1)
-        own = torch.tensor([float(stop), float(save), seconds], device=trainer.strategy.root_device)
-        any_stop, any_save, slowest = max_over_ranks(own).tolist()
+        own = torch.tensor([self.stops.received or 0, float(save), seconds], device=trainer.strategy.root_device)
+        number, any_save, slowest = max_over_ranks(own).tolist()
         self._asked_step, self._asked_at = step, now
         self._ask_after = step + steps_between(slowest)
-        return any_stop > 0, any_save > 0
+        if number > 0:
+            self.stops.received = int(number)
+        return number > 0, any_save > 0
 
     def _read(self, module: LearnerModule) -> None:
         if not module.losses:
