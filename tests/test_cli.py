@@ -141,15 +141,17 @@ def test_options_count_that_name_the_default(monkeypatch: pytest.MonkeyPatch, tm
     noting = keeping(VERBS["pretrain"], given)
     monkeypatch.setattr(Verb, "load", lambda *_: noting)
     config = tmp_path / "config.yaml"
-    config.write_text("method: slotcon\nseed: 0\nimage_size: 96\nrecipe: {prototypes: 256, image_size: 96}\n")
+    config.write_text(
+        "method: slotcon\nseed: 0\nimage_size: 96\nrecipe: {prototypes: 9, hidden: 4096, image_size: 96}\n"
+    )
     command = "pretrain --method slotcon --recipe.prototypes 256 --recipe.warmup-epochs=5"
     assert run(command.split()) == run(["pretrain", "--config", str(config)]) == run(["pretrain"]) == 0
     assert run(["pretrain", "--config", str(config), "--image-size", "64"]) == 0
     assert given == [
         {"method": "slotcon", "recipe": {"prototypes": 256, "warmup_epochs": 5.0}},
-        {"method": "slotcon", "seed": 0, "image_size": 96, "recipe": {"prototypes": 256, "image_size": 96}},
+        {"method": "slotcon", "seed": 0, "image_size": 96, "recipe": {"prototypes": 9, "image_size": 96}},
         {},
-        {"method": "slotcon", "seed": 0, "image_size": 64, "recipe": {"prototypes": 256}},  # beside a file it counts
+        {"method": "slotcon", "seed": 0, "image_size": 64, "recipe": {"prototypes": 9}},  # beside a file it counts
     ]
 
 

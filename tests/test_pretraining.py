@@ -263,7 +263,14 @@ def test_a_folder_that_is_not_empty_is_refused(pretrain: Callable[..., dovetail.
     pretrain(out=tmp_path / "run")
     with pytest.raises(dovetail.DovetailError, match="add --overwrite to start anew or --resume to go on"):
         pretrain(out=tmp_path / "run")
+    model = tmp_path / "run" / "exported" / "model.safetensors"
+    first = model.stat().st_mtime_ns
+    for mistake in ({"data": "nowhere"}, {"max_steps": 0}, {"init": str(tmp_path / "run")}, {"data": tmp_path / "run"}):
+        with pytest.raises(dovetail.DovetailError):
+            pretrain(out=tmp_path / "run", overwrite=True, **mistake)
+        assert model.stat().st_mtime_ns == first
     pretrain(out=tmp_path / "run", overwrite=True)
+    assert model.stat().st_mtime_ns > first
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
     with pytest.raises(dovetail.DovetailError, match="leaves it alone"):
@@ -271,6 +278,39 @@ def test_a_folder_that_is_not_empty_is_refused(pretrain: Callable[..., dovetail.
     assert (tmp_path / "precious" / "thesis.txt").exists()
     with pytest.raises(dovetail.DovetailError, match="no run to resume"):
         pretrain(out=tmp_path / "precious", resume=True)
+
+
+def test_a_requeued_job_goes_on_with_the_command_it_had(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pretrain(out=tmp_path, overwrite=True)
+    saved = (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert pretrain(out=tmp_path, overwrite=True) == run
+    assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == saved
+
+
+def test_a_resumed_run_needs_no_starting_weights(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = pretrain(out=tmp_path / "start").folder
+    run = pretrain(out=tmp_path / "run", init=str(start))
+    shutil.rmtree(start)
+    assert dovetail.pretrain(out=tmp_path / "run", resume=True) == run
+    assert "The run goes on with its own weights" in caplog.text
+
+
+def test_options_that_a_resumed_run_may_change_count_as_named(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path, skip_nonfinite_steps=5, max_steps=6, profile=1)
+    assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--skip-nonfinite-steps", "0"]) == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["skip_nonfinite_steps"] == 0
+
+
+def test_an_array_of_images_is_data(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    assert pretrain(out=tmp_path, data=images).finished
 
 
 def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def call(name: str, arguments: list[str]) -> int:
     given = parser.parse_args(arguments, defaults=False).as_dict()
     given.pop("config", None)
     refuse_command_in_file(given.get("data"), arguments)
-    overrule_image_size_in_file(given.get("recipe"), arguments)
+    if "recipe" in given:
+        given["recipe"] = chosen_options(parser, given["recipe"], arguments)
     result = verb.load(verb.called)(**given)
     if isinstance(result, str):
         print(result)
@@ -154,11 +155,19 @@ def refuse_command_in_file(data: Any, arguments: list[str]) -> None:
         raise DovetailError(f"The config names a command as its data ({data!r}); to run it, give it with --data.")
 
 
-def overrule_image_size_in_file(recipe: dict[str, Any] | None, arguments: list[str]) -> None:
-    """Take the recipe's image size away where it comes from a config file and --image-size stands beside that."""
-    named = {argument.partition("=")[0] for argument in arguments}
-    if recipe and "--image_size" in named and "--recipe.image_size" not in named:
-        recipe.pop("image_size", None)
+def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[str]) -> dict[str, Any]:
+    """Return the recipe's options that were chosen: named on the command line, or in a file and not the default there.
+
+    A file that --print-config wrote names them all. Its image size gives way to --image-size.
+    """
+    named = {argument.partition("=")[0].removeprefix("--") for argument in arguments}
+    defaults = parser.get_defaults().as_dict().get("recipe", {})
+    return {
+        option: value
+        for option, value in (recipe or {}).items()
+        if f"recipe.{option}" in named
+        or ((option not in defaults or value != defaults[option]) and not (option == "image_size" and option in named))
+    }
 
 
 def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: list[str]) -> Any:

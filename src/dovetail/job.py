@@ -22,11 +22,12 @@ from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.probe import check_image_size
-from dovetail.pretraining import Run, write_config
+from dovetail.pretraining import Run, empty, is_first_process, write_config
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
 from dovetail.recipes.table import build, options_of
 from dovetail.showing import recipe_lines, words
+from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
@@ -42,23 +43,29 @@ SKIPPED = "skipped.jsonl"
 log = logging.getLogger(__name__)
 
 
-def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
-    """Run the pre-training that `asked` (the parameters of `pretrain`) describes, in `out`."""
+def execute(asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool = False) -> Run:
+    """Run the pre-training that `asked` (the parameters of `pretrain`) describes, in `out`.
+
+    With `overwrite` the folder is emptied once all that can be refused has been.
+    """
     source = open_source(asked["data"])
     torch.manual_seed(asked["seed"])
     network = network_for(asked)
     options = recipe_options(asked, source, network)
     recipe = build(asked["method"], network.taps, options)
     settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
-    options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
-    recipe = build(asked["method"], network.taps, options)
+    if not resume:  # a saved run names what it was shortened to
+        options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
+        recipe = build(asked["method"], network.taps, options)
     for view in recipe.views.views:
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     knn = knn_of(asked, recipe, settings)
-    initialise(network, starting_weights(asked["init"]))
+    begin_with(network, asked["init"], needed=not (resume and Checkpoints(out / "checkpoints").last.exists()))
     resolved = resolved_options(asked, settings, options)
+    if overwrite and is_first_process():
+        empty(out)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
     report = report_of(resolved, recipe, network, source, settings, out)
@@ -79,6 +86,16 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool) -> Run:
     )
     export_run(learner, resolved, settings, out)
     return Run(out, result.steps, settings.total_steps)
+
+
+def begin_with(network: Network, init: str | None, *, needed: bool) -> None:
+    """Give a network the weights that `init` names; a run that goes on has others, and is only told what is missing."""
+    try:
+        initialise(network, starting_weights(init))
+    except DovetailError as error:
+        if needed:
+            raise
+        log.warning("%s The run goes on with its own weights.", error)
 
 
 def network_for(asked: Mapping[str, Any]) -> Network:

@@ -103,9 +103,8 @@ def pretrain(
             chooses between them; "short" has momenta and rates for some hundred steps too. Options of the recipe that
             are given count more.
         recipe: Options of the method's recipe (`dovetail show METHOD` prints it).
-        epochs: Passes over the images.
-        max_steps: Stop after this many optimiser steps; schedules are those of a run of this length, of which a warm-up
-            that was not given takes a quarter at most.
+        epochs: Passes over the images; a warm-up that was not given takes a quarter of them at most.
+        max_steps: Stop after this many optimiser steps; schedules are those of a run of this length.
         batch_size: Images per device and forward pass.
         accumulate: Forward passes per optimiser step.
         lr: Peak learning rate; "auto" scales the recipe's linearly with the global batch.
@@ -146,7 +145,7 @@ def pretrain(
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
     asked = dict(locals())
-    return started(asked, named={name for name, value in asked.items() if value != default_of(name)})
+    return started(asked, named={name for name, value in asked.items() if not is_default(name, value)})
 
 
 def pretrain_given(**given: Any) -> Run:
@@ -162,14 +161,29 @@ def started(options: Mapping[str, Any], *, named: Collection[str]) -> Run:
     """Run what `pretrain` was asked for; `named` are the parameters that were given by themselves."""
     asked = {name: value for name, value in options.items() if name not in ("overwrite", "resume")}
     out = asked["out"]
-    resume = options["resume"] or (requeued() and (Path(out) / CONFIG).is_file())
-    folder = check_out(out, overwrite=options["overwrite"], resume=resume) if is_first_process() else Path(out)
+    again = requeued() and (Path(out) / CONFIG).is_file()  # by the command of the first time, --overwrite included
+    resume, overwrite = options["resume"] or again, options["overwrite"] and not again
+    folder = check_out(out, overwrite=overwrite, resume=resume) if is_first_process() else Path(out)
     if resume:
         asked = resumed(asked, folder, named=named)
     require(asked)
+    if overwrite:
+        refuse_sources_in(folder, asked)
     from dovetail.job import execute
 
-    return execute(asked, folder, resume=resume)
+    return execute(asked, folder, resume=resume, overwrite=overwrite)
+
+
+def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Raise `DovetailError` where the folder to be emptied holds what the run begins with."""
+    for name in ("data", "init", "knn_data"):
+        value = asked[name]
+        if not isinstance(value, (str, Path)) or "://" in str(value):
+            continue
+        if Path(value).resolve().is_relative_to(folder.resolve()):
+            raise DovetailError(
+                f"{name} {str(value)!r} lies in {folder}, which --overwrite empties; name another folder for --out."
+            )
 
 
 def require(asked: Mapping[str, Any]) -> None:
@@ -194,10 +208,10 @@ def is_first_process() -> bool:
 
 
 def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
-    """Return the run's folder, made and, with `overwrite`, emptied.
+    """Return the run's folder, made.
 
     Raises:
-        DovetailError: If it is not empty and neither way on is chosen, or cannot be written.
+        DovetailError: If it is not empty and neither way on is chosen, cannot be written, or holds no run to overwrite.
     """
     if not str(out):
         raise DovetailError("No folder for the run was named; give one with --out.")
@@ -212,7 +226,7 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
         if not resume and folder.is_dir() and any(entry.name not in LEFTOVERS for entry in folder.iterdir()):
             if not overwrite:
                 raise DovetailError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
-            empty(folder)
+            check_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / PROBE
         probe.write_bytes(b"0" * 4096)
@@ -222,14 +236,18 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
     return folder
 
 
-def empty(folder: Path) -> None:
-    """Remove what a run left in `folder`; refuse where it does not look like one."""
+def check_run(folder: Path) -> None:
+    """Raise `DovetailError` where a folder does not look like a run's."""
     if not (folder / CONFIG).is_file():
         raise DovetailError(
             f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; "
             "name another folder."
         )
-    for entry in folder.iterdir():
+
+
+def empty(folder: Path) -> None:
+    """Remove what a run left in `folder`, last of all what tells that it is a run's."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == CONFIG):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
@@ -259,15 +277,16 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
         elif name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):
             continue  # the run saved what the preset stood for
         elif not agrees(normal(value), known.get(name)):
+            had = {option: known[name].get(option) for option in value} if isinstance(value, dict) else known.get(name)
             raise DovetailError(
-                f"The run in {folder} has {name} {saved.get(name)!r}, not {value!r}; leave {name} out to resume it."
+                f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it."
             )
     if names_command(saved.get("data")) and asked["data"] is None:
         raise DovetailError(
             f"The data of the run in {folder} are what a command writes ({saved['data']!r}), and no file runs a "
             "command by itself: give it again with --data."
         )
-    given = {name: asked[name] for name in movable if asked[name] != default_of(name)}
+    given = {name: asked[name] for name in movable if name in named and not unresolved(asked[name])}
     if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
         given["num_nodes"] = asked["num_nodes"]
     options = {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
@@ -300,6 +319,12 @@ def names_command(data: Any) -> bool:
     from dovetail.data.shard_names import PIPE
 
     return isinstance(data, str) and data.startswith(PIPE)
+
+
+def is_default(name: str, value: Any) -> bool:
+    """Whether a parameter of `pretrain` was left alone; an array is not compared, as that would give another."""
+    default = default_of(name)
+    return value is default or (isinstance(value, (str, int, float)) and bool(value == default))
 
 
 def default_of(name: str) -> Any:

@@ -30,6 +30,13 @@ def test_nothing_is_dropped_any_more(drop: nn.Module) -> None:
     assert torch.equal(first, model[0](value))
 
 
+def test_attention_keeps_everything_too() -> None:
+    model, value = nn.TransformerEncoderLayer(16, 2, dim_feedforward=8, dropout=0.5), torch.randn(3, 4, 16)
+    keep_everything(model)
+    first, second = answers(model, value)
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("name", ["smp/unet/efficientnet-b0", "smp/segformer/mit_b0"])
 def test_the_teacher_of_a_cnn_drops_nothing(name: str) -> None:
     network = build_network(name, image_size=64)

@@ -95,6 +95,12 @@ def test_the_predictor_of_simsiam_stays_a_bottleneck() -> None:
         assert 4 * found["predictor_hidden"] == found["dim"]
 
 
+def test_the_teacher_that_a_decoders_method_brings_moves_too() -> None:
+    assert presets.options("short", "simclr+decon-sl")["decoder_momentum"] == presets.SHORT["slotcon"]["momentum"]
+    assert "decoder_momentum" not in presets.options("short", "byol+decon-sl")
+    assert presets.options("short", "dino+decon-sl-simsiam")["decoder_predictor_hidden"] == 8
+
+
 def test_agreed_options_hold_for_every_model_and_length() -> None:
     agreed, every = presets.agreed_options("short", "moco-v3"), presets.options("short", "moco-v3")
     assert every.keys() - agreed.keys() == {"base_lr", "bias_lr", "warmup_epochs"}

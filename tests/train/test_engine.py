@@ -71,6 +71,15 @@ def test_a_resumed_run_ends_in_the_same_bits(
     assert lines == [2, 4, 6]
 
 
+def test_a_resumed_run_leaves_out_a_profile_that_no_longer_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(save_every_steps=2)
+    run_until(monkeypatch, 4, tmp_path, chosen)
+    assert run(tmp_path, chosen, resume=True, profile=1)[1].steps == chosen.total_steps
+    assert "2 steps are left, too few to profile 1 after 3 others" in caplog.text
+
+
 def test_resume_is_exact_under_accumulation_with_a_queue_and_bfloat16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ def test_a_sharded_run_from_the_command_line(tmp_path: Path) -> None:
     for name, value in models[1].items():
         assert torch.equal(value, state["learner"][f"teacher.network.model.{name}"])
     assert "finished" in (tmp_path / "fsdp" / "report.html").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "fsdp" / "exported")  # as when the run was killed before it could write them
+    done = on_two("--out", str(tmp_path / "fsdp"), "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, value in dovetail.load(tmp_path / "fsdp").state_dict().items():
+        assert torch.equal(value, models[1][name])
 
 
 def test_callbacks_of_a_sharded_run_see_its_end_alone() -> None:

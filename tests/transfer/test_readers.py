@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from dovetail.errors import DovetailError
+from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.labelled import MissingFilesError
-from dovetail.transfer.readers import open_segmentation
+from dovetail.transfer.readers import open_segmentation, with_masks
 from tests.transfer.coco_files import write_coco
 
 SIZE = (24, 16)  # width, height
@@ -180,6 +181,22 @@ def test_coco_without_masks_is_no_set_for_segmentation(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(DovetailError, match=r"val2017\.json holds no mask; segmentation needs"):
         open_segmentation(tmp_path)
+
+
+def test_more_categories_than_labels_are_refused(tmp_path: Path) -> None:
+    path = write_coco(tmp_path) / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    for count in (254, 255):  # label 255 is what is ignored
+        known = len(content["categories"])
+        content["categories"] += [{"id": 1000 + more, "name": f"c{more}"} for more in range(known, count)]
+        path.write_text(json.dumps(content))
+        train = CocoSet.open(path)
+        assert len(train.names) == count
+        if count == 254:
+            assert with_masks(train).classes == 255
+        else:
+            with pytest.raises(DovetailError, match=r"has 255 categories; segmentation tells 254 apart"):
+                with_masks(train)
 
 
 def test_a_single_coco_file_is_split(tmp_path: Path) -> None:

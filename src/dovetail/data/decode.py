@@ -314,7 +314,7 @@ class _Readers:
     def end(self) -> None:
         """Note that it has ended."""
         with self._lock:
-            self._count -= 1
+            self._count = max(self._count - 1, 0)  # a copy of the process may end what it has not begun
             if self._count == 0:
                 self._put_back()
 

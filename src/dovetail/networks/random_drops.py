@@ -15,5 +15,7 @@ def keep_everything(network: nn.Module) -> None:
             module.drop_prob = 0.0
         elif isinstance(module, (StochasticDepth, _DropoutNd)):
             module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
         elif hasattr(module, "_drop_connect_rate"):  # smp's EfficientNets hand it to a function
             module._drop_connect_rate = 0.0  # type: ignore[assignment]

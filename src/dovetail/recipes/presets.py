@@ -115,5 +115,7 @@ def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[st
     if parts.adclr:
         found |= SHORT_ADCLR
     if parts.decon:
-        found |= SHORT_DECON
+        leading = SHORT[parts.decoder or parts.base]
+        found |= {**SHORT_DECON, "decoder_predictor_hidden": 8}
+        found |= {"decoder_momentum": leading["momentum"]} if "momentum" in leading else {}
     return found

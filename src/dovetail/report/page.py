@@ -319,4 +319,6 @@ def words_of(value: Any) -> str:
         return str(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={words_of(one)}" for name, one in value.items()) or "as published"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(words_of, value))})"
     return type(value).__name__

@@ -36,7 +36,7 @@ from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Knn, Overseer
 from dovetail.train.pieces import FOLDER
-from dovetail.train.profiling import StepProfile
+from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "global_batch", "peak_lr", "max_steps")
@@ -115,8 +115,13 @@ def train(
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
     if start >= settings.total_steps:
+        if state is not None and FOLDER in state and (whole := checkpoints.load()):  # no step is left to take its parts
+            restore(learner, whole, settings)
         return Result(start, 0.0, 0.0, None, checkpoints.last)
     left = settings.total_steps - start
+    if profile + WARM_UP > left and start:
+        log.warning("%d steps are left, too few to profile %d after %d others.", left, profile, WARM_UP)
+        profile = 0
     profiling = [StepProfile(out, profile, left=left, accumulate=settings.accumulate)] if profile else []
     started = time.perf_counter()
     stops = StopRequests()

@@ -12,7 +12,7 @@ from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
 from dovetail.transfer.images import open_splits
 from dovetail.transfer.labelled import MissingFilesError
-from dovetail.transfer.mask_sets import MaskFiles
+from dovetail.transfer.mask_sets import CocoMasks, MaskFiles
 from dovetail.transfer.progress import progress
 from dovetail.transfer.readers import ANY_LABEL, count_classes, open_segmentation
 
@@ -62,6 +62,10 @@ def check_segmentation(data: str | Path, classes: int | None, ignore_index: int)
         sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index)
     if sets.note:
         print(sets.note)
+    for part in (sets.train, sets.val):
+        if isinstance(part, CocoMasks) and part.unmasked:
+            many = counted(part.unmasked, "object")
+            print(f"{part.coco.path}: {many} with a box but no mask; the pixels of their boxes do not count.")
     report_faults([("train", sets.train), ("held-out", sets.val)])
     if sets.format in ("folders", "datasets"):
         count_classes([part for part in (sets.train, sets.val) if isinstance(part, MaskFiles | SavedMasks)])
@@ -110,8 +114,8 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
     if note:
         print(note)
     known = faults_of_objects(train, val, task)
-    if task == "masks" and not known:
-        known = [sentence for one in (train, val) if (sentence := unmasked_objects(one))]
+    if task == "masks" and not known and (sentence := unmasked_objects(train)):
+        print(sentence)
     report_faults([("train", train), ("held-out", val)], known)
 
 

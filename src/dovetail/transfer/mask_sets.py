@@ -137,6 +137,11 @@ class CocoMasks:
         """The categories and background."""
         return len(self.coco.names) + 1
 
+    @property
+    def unmasked(self) -> int:
+        """How many objects have a box alone."""
+        return sum(len(image.unmasked) for image in self.coco.images)
+
     def __len__(self) -> int:
         return len(self.coco)
 
@@ -164,11 +169,7 @@ class CocoMasks:
         return f"in {self.coco.path}"
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be used and each object without a
-        mask."""
-        for image in self.coco.images:
-            for one in image.unmasked:
-                yield f"{image.path}: annotation {one.id} has a box but no mask; the pixels of its box do not count."
+        """Read the whole set and yield one sentence for each image that cannot be used."""
         yield from faults_of_items(self, on_item)
 
     def subset(self, indices: list[int]) -> CocoMasks:

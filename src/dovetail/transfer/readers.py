@@ -205,7 +205,12 @@ def open_coco(data: Path) -> SegmentationData | None:
 
 
 def with_masks(coco: CocoSet) -> CocoMasks:
-    """Return a COCO set as semantic masks; raise `DovetailError` where no object has a mask."""
+    """Return a COCO set as semantic masks; raise `DovetailError` where no object has a mask, or labels do not reach."""
+    if len(coco.names) >= IGNORE_INDEX:  # label 0 is background
+        raise DovetailError(
+            f"{coco.path} has {len(coco.names)} categories; segmentation tells {IGNORE_INDEX - 1} apart, so leave out "
+            "the seldom ones."
+        )
     if not any(one.segmentation is not None for image in coco.images for one in image.objects):
         raise DovetailError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
     return CocoMasks(coco)

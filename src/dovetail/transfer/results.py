@@ -25,8 +25,8 @@ import numpy as np
 from dovetail.errors import DovetailError
 
 RESULTS = "results.json"
-# Compressed photographs, large tables, and PNG, which ends with a checksum of all its pixels.
-SAMPLED = frozenset({".jpg", ".jpeg", ".webp", ".gif", ".png", ".arrow"})
+PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
+SAMPLED = frozenset({".png", ".arrow"})  # large tables, and PNG, which ends with a checksum of all its pixels
 END_BYTES = 4096
 STATE = "state.json"  # beside the tables of a saved Hugging Face dataset, with the library's fingerprint of their rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
@@ -227,9 +227,10 @@ def shown(value: Any) -> str:
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return a hash over the names (folder and file), sizes and content of files, whatever folder the set lies in.
 
-    Of what may hold labels (JSON files, TIFF and BMP masks) all the content counts. Of PNG and compressed photographs,
-    which are many, the first and last 4 KiB do, for a change that leaves both and the size as they were is hardly
-    possible; of the tables of a saved Hugging Face dataset these and the file beside them that knows of every change.
+    Of what may hold labels (JSON files, TIFF and BMP masks) all the content counts, of PNG files the first and last
+    4 KiB, for a change that leaves both and the size as they were is hardly possible, of photographs that cannot be
+    masks (JPEG, WebP) none; of the tables of a saved Hugging Face dataset their ends and the file beside them that
+    knows of every change.
 
     Raises:
         DovetailError: For a file that cannot be read.
@@ -243,6 +244,8 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def content_mark(path: Path) -> str:
     """Return a file's size and the hash of what `fingerprint` reads of it."""
     try:
+        if path.suffix.lower() in PHOTOGRAPHS:
+            return str(path.stat().st_size)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if path.suffix.lower() not in SAMPLED:
