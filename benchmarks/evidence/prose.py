@@ -69,15 +69,15 @@ FOUND = """## What the tables of the processor's budget say
   from when the machine had less else to do); after fine-tuning neither can be told from the other. Over iBOT the means
   of frozen features are higher for as many steps and lower for the same time, and no difference of them can be told.
   Rates and temperatures of the ViTs were chosen for DINO on pieces that no table shows, and ADCLR took them as they
-  were. A crop of a texture that is shrunk to a patch may lose what tells the texture; with smaller crops the means are
-  higher, within the interval.
+  were. A crop of a texture that is shrunk to a patch of 8 px and blurred by up to 2 may lose what tells the texture;
+  with smaller crops, and without the blur, the means are higher, within the interval.
 - **Solar cells**: no pre-training of a ViT on 1,400 photographs of cells shows a gain there. kNN of frozen features is
   two points *below* an untrained ViT's after ADCLR and after iBOT, and no linear probe can be told from its. A frozen
   untrained ViT is nine to ten points above the commoner class; rates and crops were chosen on textures.
 - **ADCLR's options**: one, five or twenty queries instead of ten, a quarter of their weight or four times it, crops of
-  1 to 5 or of 25 to 50 %, and attention both ways: none can be told from the plain form, with intervals of two to six
-  points. Attention both ways, of which the paper warns that it collapses, has the highest mean of kNN, and no monitor
-  shows a collapse (curves below). Nor are the runs long enough to say that it never comes.
+  1 to 5 or of 25 to 50 %, queries that are not blurred, and attention both ways: none can be told from the plain form,
+  with intervals of two to six points. Attention both ways, of which the paper warns that it collapses, has the highest
+  mean of kNN, and no monitor shows a collapse (curves below). Nor are the runs long enough to say that it never comes.
 - **ViTs after fine-tuning**: none is above training from scratch by more than what the intervals hold, but for half a
   point at 1 % after ADCLR over iBOT, though frozen encoders have learnt much. Rates below 0.002 were candidates and won
   in two rows of eleven. ADCLR over iBOT is a point above iBOT at 100 % for as many steps, and not for sure for the same
