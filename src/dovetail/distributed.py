@@ -56,8 +56,9 @@ def gather(value: Tensor) -> Tensor:
     """Return [B, ...] of every rank as [ranks * B, ...] in rank order, without gradient. B is equal on all ranks."""
     if world_size() == 1:
         return value
+    value = value.contiguous()  # before the parts, which would else have another order in memory than what comes
     parts = [torch.empty_like(value) for _ in range(world_size())]
-    dist.all_gather(parts, value.contiguous())
+    dist.all_gather(parts, value)
     return torch.cat(parts)
 
 
