@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dovetail.views.batch import unit_boxes
 from dovetail.views.sampling import Box
-from dovetail.views.view import View, align, corners_px, overlap_box, overlaps
+from dovetail.views.view import View, align, between_cells, corners_px, overlap_box, overlaps, sampled
 
 CELLS = 16
 
@@ -112,6 +112,18 @@ def test_align_is_roi_align(pair: tuple[View, View], size: int) -> None:
     expected = expected.flip(3) if a.flipped[0] else expected
     if overlaps(box).all():
         torch.testing.assert_close(align(maps, box, a.flipped), expected, atol=1e-4, rtol=0)
+
+
+def test_sampling_and_products_of_matrices_agree() -> None:
+    """At the border, beyond it, at cells' centres and between them; in values and gradients."""
+    torch.manual_seed(0)
+    maps = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    x, y = (torch.rand(2, count, dtype=torch.float64) * 1.4 - 0.2 for count in (7, 6))
+    x[0, :3] = torch.tensor([0.0, 0.3, 1.0])
+    found = [way(maps, x, y) for way in (sampled, between_cells)]
+    torch.testing.assert_close(found[0], found[1])
+    gradients = [torch.autograd.grad(one.square().sum(), maps)[0] for one in found]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_corners_of_a_flipped_view_change_places() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.heads.base import full_precision
 from dovetail.networks.vit_attention import Rotations
-from dovetail.views.view import View
+from dovetail.views.view import View, cell_weights
 
 
 class Embedded(NamedTuple):
@@ -123,11 +123,11 @@ def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
     if model.pos_embed is None:
         return queries
     height, width = model.patch_embed.grid_size
-    grid = model.pos_embed[:, -height * width :].reshape(1, height, width, -1).permute(0, 3, 1, 2)  # [1, C, h, w]
-    # One image whose rows are the batch, so that the grid need not be repeated.
-    at = (centres * 2 - 1)[None].to(grid.dtype)  # [1, B, S, 2]
-    sampled = F.grid_sample(grid, at, mode="bilinear", padding_mode="border", align_corners=False)[0]  # [C, B, S]
-    return queries + sampled.permute(1, 2, 0).to(queries.dtype)
+    grid = model.pos_embed[:, -height * width :].reshape(height, width, -1).permute(2, 0, 1)  # [C, h, w]
+    x, y = centres.to(grid.dtype).unbind(-1)
+    with full_precision(grid):
+        sampled = torch.einsum("bsh,bsw,chw->bsc", cell_weights(y, height), cell_weights(x, width), grid)
+    return queries + sampled.to(queries.dtype)
 
 
 def rotations(model: Any, rope: Tensor | None, view: View, centres: Tensor | None) -> list[Rotations]:

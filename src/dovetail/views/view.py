@@ -96,16 +96,40 @@ def align(maps: Tensor, box: Tensor, flipped: Tensor) -> Tensor:
     is not larger than the map. Images whose box has no extent give zeros without a gradient (RoIAlign's convention);
     mask them with `overlaps`.
     """
-    batch, _, height, width = maps.shape
+    height, width = maps.shape[2:]
     box = box.to(maps.dtype)
     x = _bin_centres(box[:, 0], box[:, 2], width)  # [B, W]
     y = _bin_centres(box[:, 1], box[:, 3], height)  # [B, H]
-    grid = torch.stack([x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width)], dim=-1)
-    aligned = torch.nn.functional.grid_sample(
-        maps, grid * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    aligned = between_cells(maps, x, y) if maps.device.type == "mps" else sampled(maps, x, y)
     aligned = torch.where(flipped[:, None, None, None], aligned.flip(3), aligned)
     return torch.where(overlaps(box)[:, None, None, None], aligned, torch.zeros_like(aligned))
+
+
+def sampled(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return maps [B, C, H, W] bilinear at all pairs of x [B, w] and y [B, h] in [0, 1]; see `align`: [B, C, h, w]."""
+    batch, width, height = len(maps), x.shape[1], y.shape[1]
+    grid = torch.stack([x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width)], dim=-1)
+    return torch.nn.functional.grid_sample(
+        maps, grid * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def between_cells(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return what `sampled` does, by products of matrices.
+
+    For Apple's GPU, whose sampling had neither this border nor a gradient before torch 2.13.
+    """
+    return (cell_weights(y, maps.shape[2])[:, None] @ maps) @ cell_weights(x, maps.shape[3])[:, None].mT
+
+
+def cell_weights(places: Tensor, cells: int) -> Tensor:
+    """Return [..., N, cells]: how much of each cell lies, bilinear, at places [..., N] in [0, 1] over all of them.
+
+    Before the first cell's centre it is all of the first, beyond the last one's all of the last.
+    """
+    at = (places * cells - 0.5).clamp(0, cells - 1)
+    distances = at[..., None] - torch.arange(cells, device=at.device, dtype=at.dtype)
+    return (1 - distances.abs()).clamp(min=0)
 
 
 def _bin_centres(low: Tensor, high: Tensor, bins: int) -> Tensor:
