@@ -113,7 +113,7 @@ ABLATIONS: tuple[Arm, ...] = (
     ),
 )
 
-# The same pre-training, fine-tuned otherwise; training from scratch likewise, to compare with.
+# The same pre-training, fine-tuned otherwise.
 _FINETUNED: Mapping[str, Mapping[str, Any]] = {
     "encoder at a quarter of the rate": {"encoder_lr_scale": 0.25},
     "BatchNorm measured anew": {"finetuning": {"batch_norm": "reestimate"}},

@@ -21,7 +21,7 @@ SIGNALS: Mapping[str, str] = {
     "spread": "spread",
     "kNN": "kNN of the frozen encoder",
 }
-FEWEST = 8  # runs, below which nothing is said
+FEWEST = 8  # runs or methods, below which nothing is said
 
 
 class Pair(NamedTuple):
@@ -40,12 +40,14 @@ def signal_parts(records: Records) -> list[str]:
     known = [name for name in SIGNALS if any(len(table[name, part]) >= FEWEST for part in columns.values())]
     if not known:
         return [f"Budget `{records.budget.name}`: **too few runs have been fine-tuned.**\n"]
-    ways: dict[str, Callable[[Sequence[Pair]], str]] = {"all runs": over_all, "runs of one method": within_methods}
+    ways: dict[str, Callable[[Sequence[Pair]], str]] = {"methods": over_methods, "runs of one method": within_methods}
     lines = [
         f"### Budget `{records.budget.name}`: signals\n",
         "Spearman's rank correlation of a signal at the end of pre-training with mIoU after fine-tuning from the "
-        "encoder, with its 95 % interval (Fisher's z) and the number of runs; over all methods of the first question, "
-        "less what each seed's labels make easy or hard for all, and over the runs of one method, less its mean:\n",
+        "encoder, with its 95 % interval (Fisher's z) and how many are compared: the means of the methods of the first "
+        "question, or their runs, less the mean of the method and what each seed's labels make easy or hard for all. "
+        "kNN is of the parts of the photographs that the test mosaics are made of, with their labels, so that it may "
+        "know more than kNN on images of one's own would:\n",
         f"| signal | among | {' | '.join(columns)} |",
         f"| --- | --- |{' ---: |' * len(columns)}",
     ]
@@ -68,11 +70,11 @@ def pairs_of(records: Records, signal: str, fraction: float) -> list[Pair]:
     ]
 
 
-def over_all(pairs: Sequence[Pair]) -> str:
-    """Return the rank correlation over all runs in words, less the means of each seed."""
-    seeds = [one.seed for one in pairs]
-    signals, scores = (less_means(values, seeds) for values in columns_of(pairs))
-    return in_words(signals, scores, lost=len(set(seeds)) - 1)
+def over_methods(pairs: Sequence[Pair]) -> str:
+    """Return the rank correlation of the methods' means in words: runs of one method are no methods of their own."""
+    seeds, methods = [one.seed for one in pairs], [one.method for one in pairs]
+    signals, scores = (means_of(less_means(values, seeds), methods) for values in columns_of(pairs))
+    return in_words(signals, scores, lost=0)
 
 
 def within_methods(pairs: Sequence[Pair]) -> str:
@@ -89,11 +91,16 @@ def columns_of(pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
 
 def less_means(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
     """Return each value less the mean of its group, rounded so that equal ones stay equal."""
-    means = {
-        group: statistics.fmean(value for value, own in zip(values, groups, strict=True) if own == group)
-        for group in set(groups)
-    }
+    means = dict(zip(dict.fromkeys(groups), means_of(values, groups), strict=True))
     return [round(value - means[group], 9) for value, group in zip(values, groups, strict=True)]
+
+
+def means_of(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """Return the mean of each group, in order of first appearance."""
+    return [
+        statistics.fmean(value for value, own in zip(values, groups, strict=True) if own == group)
+        for group in dict.fromkeys(groups)
+    ]
 
 
 def in_words(signals: Sequence[float], scores: Sequence[float], *, lost: int) -> str:
@@ -102,7 +109,7 @@ def in_words(signals: Sequence[float], scores: Sequence[float], *, lost: int) ->
     if count - lost < FEWEST or len(set(signals)) < 2 or len(set(scores)) < 2:
         return "too few"
     found = min(max(statistics.correlation(ranks(signals), ranks(scores)), -0.9999), 0.9999)
-    half = 1.96 * 1.06 / math.sqrt(count - lost - 3)
+    half = 1.96 * math.sqrt(1.06 / (count - lost - 3))  # Fieller, Hartley and Pearson, 1957
     low, high = (math.tanh(math.atanh(found) + side * half) for side in (-1, 1))
     text = f"{found:+.2f} [{low:+.2f}, {high:+.2f}]"
     return f"{f'**{text}**' if low > 0 or high < 0 else text} (n = {count})"
