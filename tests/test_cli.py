@@ -147,6 +147,9 @@ def test_options_count_that_name_the_default(monkeypatch: pytest.MonkeyPatch, tm
     command = "pretrain --method slotcon --recipe.prototypes 256 --recipe.warmup-epochs=5"
     assert run(command.split()) == run(["pretrain", "--config", str(config)]) == run(["pretrain"]) == 0
     assert run(["pretrain", "--config", str(config), "--image-size", "64"]) == 0
+    whole = {"prototypes": 9, "hidden": 4096, "image_size": 96}
+    assert run(["pretrain", "--config", str(config), "--preset", "paper"]) == 0
+    assert given.pop()["recipe"] == whole
     assert given == [
         {"method": "slotcon", "recipe": {"prototypes": 256, "warmup_epochs": 5.0}},
         {"method": "slotcon", "seed": 0, "image_size": 96, "recipe": {"prototypes": 9, "image_size": 96}},

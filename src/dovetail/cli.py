@@ -138,7 +138,7 @@ def call(name: str, arguments: list[str]) -> int:
     given.pop("config", None)
     refuse_command_in_file(given.get("data"), arguments)
     if "recipe" in given:
-        given["recipe"] = chosen_options(parser, given["recipe"], arguments)
+        given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=given.get("preset") == "paper")
     result = verb.load(verb.called)(**given)
     if isinstance(result, str):
         print(result)
@@ -155,10 +155,11 @@ def refuse_command_in_file(data: Any, arguments: list[str]) -> None:
         raise DovetailError(f"The config names a command as its data ({data!r}); to run it, give it with --data.")
 
 
-def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[str]) -> dict[str, Any]:
+def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[str], *, whole: bool) -> dict[str, Any]:
     """Return the recipe's options that were chosen: named on the command line, or in a file and not the default there.
 
-    A file that --print-config wrote names them all. Its image size gives way to --image-size.
+    A file that --print-config wrote names them all, and leaves to the preset what it does not change. Of the file of a
+    run or of a paper, which has the preset "paper", all count (`whole`). Its image size gives way to --image-size.
     """
     named = {argument.partition("=")[0].removeprefix("--") for argument in arguments}
     defaults = parser.get_defaults().as_dict().get("recipe", {})
@@ -166,7 +167,10 @@ def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[s
         option: value
         for option, value in (recipe or {}).items()
         if f"recipe.{option}" in named
-        or ((option not in defaults or value != defaults[option]) and not (option == "image_size" and option in named))
+        or (
+            (whole or option not in defaults or value != defaults[option])
+            and not (option == "image_size" and option in named)
+        )
     }
 
 
