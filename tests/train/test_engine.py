@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,9 @@ def test_a_resumed_run_leaves_out_a_profile_that_no_longer_fits(
 ) -> None:
     chosen = settings(save_every_steps=2)
     run_until(monkeypatch, 4, tmp_path, chosen)
+    shutil.copytree(tmp_path, tmp_path / "plain")
+    run(tmp_path / "plain", chosen, resume=True)
+    assert "too few to profile" not in caplog.text
     assert run(tmp_path, chosen, resume=True, profile=1)[1].steps == chosen.total_steps
     assert "2 steps are left, too few to profile 1 after 3 others" in caplog.text
 

@@ -107,10 +107,7 @@ def train(
         DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights
             or measuring them.
     """
-    if compile_networks and settings.sharded:
-        raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
-    if knn is not None and settings.sharded:
-        raise DovetailError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
+    check_whole(settings, compile_networks=compile_networks, knn=knn)
     checkpoints = Checkpoints(out / "checkpoints")
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
@@ -118,19 +115,14 @@ def train(
         if state is not None and FOLDER in state and (whole := checkpoints.load()):  # no step is left to take its parts
             restore(learner, whole, settings)
         return Result(start, 0.0, 0.0, None, checkpoints.last)
-    left = settings.total_steps - start
-    if profile + WARM_UP > left and start:
-        log.warning("%d steps are left, too few to profile %d after %d others.", left, profile, WARM_UP)
-        profile = 0
-    profiling = [StepProfile(out, profile, left=left, accumulate=settings.accumulate)] if profile else []
+    profiling = profiles(settings, out, profile, start)
     started = time.perf_counter()
     stops = StopRequests()
     with quiet_lightning():
         tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
-        module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
-        module.saved = state
+        take_up(module, state)
         overseer = Overseer(settings, checkpoints, stops, knn)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
         trainer = build_trainer(
@@ -152,6 +144,29 @@ def train(
     rate = (module.steps_done - start) * settings.global_batch / seconds
     loss = overseer.last_reading.loss if overseer.last_reading else None
     return Result(module.steps_done, seconds, rate, loss, checkpoints.last, tuple(overseer.collapse.collapsed))
+
+
+def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None) -> None:
+    """Raise `DovetailError` for what takes a whole network where no process has one."""
+    if compile_networks and settings.sharded:
+        raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
+    if knn is not None and settings.sharded:
+        raise DovetailError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
+
+
+def profiles(settings: Settings, out: Path, steps: int, start: int) -> list[Callback]:
+    """Return what profiles so many steps; nothing for 0, and where a resumed run has too few left."""
+    left = settings.total_steps - start
+    if steps and start and steps + WARM_UP > left:
+        log.warning("%d steps are left, too few to profile %d after %d others.", left, steps, WARM_UP)
+        return []
+    return [StepProfile(out, steps, left=left, accumulate=settings.accumulate)] if steps else []
+
+
+def take_up(module: LearnerModule, state: dict[str, Any] | None) -> None:
+    """Hand a checkpoint's state to the module, for what it loads when the processes know each other."""
+    module.saved = state
+    module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
 
 
 def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
