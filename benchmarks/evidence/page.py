@@ -50,6 +50,15 @@ class Section:
         return [*(arm for arm in every if arm.name in named - own), *self.question.arms]
 
     @property
+    def rows(self) -> list[Arm]:
+        """Its rows, and the floors without a network that others have on the same set."""
+        own, place = self.arms, self.question.arms[0].measured_on
+        cues = {arm.cue for arm in own}
+        others = (arm for question in QUESTIONS for arm in question.arms if arm.cue is not None)
+        alike = (arm for arm in others if arm.measured_on == place and arm.measure == self.measure)
+        return [*own, *(arm for arm in alike if arm.cue not in cues)]
+
+    @property
     def measure(self) -> Measure:
         """What is measured of all its rows."""
         return self.question.arms[0].measure
@@ -74,7 +83,7 @@ class Section:
         parts = {part for part, _ in self.columns.values()}
         return [
             line
-            for arm in self.arms
+            for arm in self.rows
             for cell, line in self.records.found(arm).items()
             if cell.kind == "score" and cell.fraction in parts and cell.seed in self.budget.seeds
         ]
@@ -171,7 +180,7 @@ def score_table(section: Section, scores: Scores) -> str:
     """Return the scores, rows down, shares of the labels across; floors come last, then the names of rows not run."""
     budget, seconds = section.budget, section.seconds()
     lines, lacking = table_head(["pre-training", "s", "taken along"], section), []
-    for arm in sorted(section.arms, key=lambda arm: arm.trivial):
+    for arm in sorted(section.rows, key=lambda arm: arm.trivial):
         for start in arm.starts:
             found = [scores.get((arm.name, start, column), {}) for column in section.columns]
             if any(found):
@@ -192,7 +201,7 @@ def floor_note(section: Section, scores: Scores) -> str:
         values = scores.get((arm.name, RANDOM, column), {})
         return estimate(list(values.values())).mean if values else None
 
-    known = [(value, arm) for arm in section.arms if arm.method is None and (value := mean(arm)) is not None]
+    known = [(value, arm) for arm in section.rows if arm.method is None and (value := mean(arm)) is not None]
     floors = [(value, arm.name) for value, arm in known if arm.trivial]
     plain = [value for value, arm in known if not arm.trivial]
     if not floors or not plain or plain[0] >= max(floors)[0] + HARDLY:

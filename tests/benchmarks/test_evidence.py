@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from benchmarks.evidence.arms import BUDGETS, TINY, Arm, Budget
-from benchmarks.evidence.page import page
+from benchmarks.evidence.page import Section, page
 from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Question, arm_named
 from benchmarks.evidence.records import Cell, Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
@@ -131,6 +131,15 @@ def test_comparisons_are_between_rows(question: Question) -> None:
         assert {(one.arm, one.start), (one.other, one.other_start)} <= rows
         assert (one.arm, one.start) != (one.other, one.other_start)
         assert one.arm in {arm.name for arm in question.arms}
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question.name for question in QUESTIONS])
+def test_a_floor_stands_beside_every_score(question: Question, tmp_path: Path) -> None:
+    rows = Section(question, Records(tmp_path / "none.jsonl", BUDGET, DATA)).rows
+    floors = [arm for arm in rows if arm.cue is not None]
+    assert floors
+    assert {(arm.measured_on, arm.measure) for arm in floors} == {(arm.measured_on, arm.measure) for arm in rows}
+    assert len({arm.cue for arm in floors}) == len(floors)
 
 
 def test_each_method_is_compared_with_its_base_and_with_scratch() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dovetail.recipe import LateralDropout
@@ -74,6 +75,7 @@ def run(
     resume: bool = False,
     views: Views | None = None,
     profile: int = 0,
+    loggers: Sequence[Logger] = (),
 ) -> tuple[Learner, Result]:
     """Train a fresh tiny learner in `out` and return it with the result."""
     learner = learner_with_dropout() if learner is None else learner
@@ -86,6 +88,7 @@ def run(
         out=out,
         resume=resume,
         profile=profile,
+        loggers=loggers,
     )
     return learner, result
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from dovetail.errors import DovetailError
@@ -237,6 +238,35 @@ def test_a_collapsed_run_is_told_so(tmp_path: Path) -> None:
     _, result = run(tmp_path, chosen, learner=learner, views=Alike(learner.recipe.views, chosen))
     assert result.collapsed == tuple(term.tap for term in learner.recipe.terms)
     assert "are collapsing" in (tmp_path / "train.log").read_text()
+
+
+class Ending(DummyLogger):
+    """A logger whose server is gone when the run is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[str] = []
+
+    def finalize(self, status: str) -> None:
+        self.ends.append(status)
+        raise ConnectionError("no such host")
+
+
+def test_a_logger_that_cannot_be_ended_costs_no_run(tmp_path: Path) -> None:
+    first, second = Ending(), Ending()
+    _, result = run(tmp_path, settings(epochs=1), loggers=[first, second])
+    assert result.steps == 3
+    assert first.ends == second.ends == ["success"]
+    sentence = "The logger Ending cannot be ended after step 3 (ConnectionError: no such host)"
+    assert (tmp_path / "train.log").read_text().count(sentence) == 2
+
+
+def test_a_logger_that_cannot_be_ended_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = Ending()
+    monkeypatch.setattr(overseer.Overseer, "on_train_batch_end", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run(tmp_path, settings(epochs=1), loggers=[logger])
+    assert logger.ends == ["failed"]
 
 
 def test_data_that_ends_early_is_an_error(tmp_path: Path) -> None:

@@ -183,6 +183,15 @@ class RunLog:
             status = f"loss {reading.loss:.4f}  {reading.images_per_second:.1f} img/s  wait {reading.data_wait:.0%}"
             self._bar.update(self._bar.task_ids[0], completed=reading.step, status=status)
 
+    def end_loggers(self, status: str, step: int) -> None:
+        """End the loggers as "success" or "failed"; one that fails is told, and what follows the run goes on."""
+        for logger in self.loggers:
+            try:
+                logger.finalize(status)
+            except Exception as error:
+                self._tell(logger, f"The logger {type(logger).__name__} cannot be ended", step, error)
+        self.loggers = ()
+
     def _append(self, reading: Reading) -> None:
         """Append the reading's line; where the disk does not take it, the next one that it takes begins anew."""
         try:

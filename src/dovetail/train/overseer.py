@@ -103,6 +103,20 @@ class Overseer(Callback):
         """Put a sharded model together for what comes after."""
         self._module(pl_module).put_together()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the loggers after a run that has not failed."""
+        self._end_loggers(trainer, "success")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the loggers after a run that has failed."""
+        self._end_loggers(trainer, "failed")
+
+    def _end_loggers(self, trainer: Trainer, status: str) -> None:
+        """Leave Lightning none to end: where one fails, its error would end the run before the weights are exported."""
+        if self.run_log is not None:
+            self.run_log.end_loggers(status, self._step)
+            trainer.loggers = []
+
     def _agreed(self, trainer: Trainer, step: int, *, save: bool) -> tuple[bool, bool]:
         """Return whether any process was asked to stop, or wishes to save; several ask each other only now and then.
 
