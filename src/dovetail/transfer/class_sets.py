@@ -12,8 +12,9 @@ from typing import Self
 
 from torch import Tensor
 
-from dovetail.data.decode import Photograph, UnreadableError
+from dovetail.data.decode import Photograph
 from dovetail.errors import DovetailError
+from dovetail.transfer.labelled import faults_named
 
 
 class ClassSet(ABC):
@@ -60,14 +61,10 @@ class ClassSet(ABC):
         Raises:
             DovetailError: For an image that cannot be read; it is named.
         """
-        try:
+        with faults_named(self.called(index)):
             photo = self.open(index, channels)
             spare = min(photo.width_px, photo.height_px) / (2 * side)
             return photo.decode(max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare))
-        except UnreadableError as fault:
-            raise DovetailError(
-                f"{self.called(index)} cannot be read as an image ({fault}); replace it or take it away."
-            ) from fault
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole set and yield one sentence for each image that cannot be read and each empty class."""

@@ -183,7 +183,7 @@ def read_image(path: Path | str, content: bytes | None = None, *, upright: bool 
     Raises:
         DovetailError: For an image that cannot be read; it is named.
     """
-    with _named(path):
+    with faults_named(path):
         encoded = read_file(path) if content is None else content
         return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
 
@@ -194,7 +194,7 @@ def read_mask(path: Path | str, content: bytes | None = None) -> Tensor:
     Raises:
         DovetailError: For a mask that cannot be read or is in colour; it is named.
     """
-    with _named(path), opened(read_file(path) if content is None else content) as image:
+    with faults_named(path), opened(read_file(path) if content is None else content) as image:
         labels, mode = np.array(image), image.mode
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
         raise DovetailError(
@@ -204,12 +204,12 @@ def read_mask(path: Path | str, content: bytes | None = None) -> Tensor:
 
 
 @contextmanager
-def _named(path: Path | str) -> Iterator[None]:
-    """Turn `UnreadableError` into a sentence that names the image."""
+def faults_named(image: Path | str) -> Iterator[None]:
+    """Turn `UnreadableError` into a `DovetailError` that names the image."""
     try:
         yield
     except UnreadableError as fault:
-        raise DovetailError(f"{path} cannot be read as an image ({fault}); replace it or take it away.") from fault
+        raise DovetailError(f"{image} cannot be read as an image ({fault}); replace it or take it away.") from fault
 
 
 def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
