@@ -234,6 +234,33 @@ DETECTION: tuple[Arm, ...] = (
     ),
 )
 
+# Rows of the same comparison took the one and the other candidate; here are those of the higher one at the lower.
+LOWER: tuple[Arm, ...] = tuple(
+    replace(
+        arm_of(DETECTION, f"{name}, detection"), starts=(ENCODER,), name=f"{name}, detection, at 0.02", rates=(2e-2,)
+    )
+    for name in ("densecl", "decon-sl")
+)
+
+
+def at_the_lower_rate() -> tuple[Comparison, ...]:
+    """Return the differences of those rows over themselves, and over rows that took the lower rate by themselves."""
+    densecl, decon = LOWER
+    others: tuple[tuple[Arm, str, Start], ...] = (
+        (densecl, "decon-ml-densecl", ENCODER),
+        (densecl, "decon-ml-densecl", ALL),
+        (densecl, "densecl, twice as long", ENCODER),
+        (decon, "slotcon", ENCODER),
+        (decon, "decon-sl", ALL),
+        (decon, "decon-ml", ENCODER),
+        (decon, "decon-ml", ALL),
+    )
+    return (
+        *over_plain_form(LOWER),
+        *(Comparison(arm.name, ENCODER, f"{name}, detection", start) for arm, name, start in others),
+    )
+
+
 QUESTIONS: tuple[Question, ...] = (
     Question(
         "segmentation",
@@ -246,6 +273,13 @@ QUESTIONS: tuple[Question, ...] = (
         "Detection and instance segmentation: does joint pre-training pay?",
         DETECTION,
         (*over_base_and_scratch(DETECTION, DETECTION[0]), *for_the_same_time(", detection")),
+    ),
+    Question(
+        "detection-rates",
+        "Detection at one rate: rows that took 0.05, fine-tuned at 0.02",
+        LOWER,
+        at_the_lower_rate(),
+        budgets=("cpu",),
     ),
     Question(
         "tokens",
