@@ -59,17 +59,17 @@ FOUND = """## What the tables of the processor's budget say
   DeCon is above it by two to four points there is the rate's doing.
 - **Detection and instance segmentation**: 200 steps hardly begin to detect, at an AP of one to four per cent. From 5 %
   of the labels on, all sixteen starts from pre-training are one to four points above training from scratch, for sure,
-  which doubles it or more. DeCon's encoders cannot be told from their bases'. With its decoder DeCon of all levels is
-  above its base for sure with all labels, by a point of box AP over SlotCon and PixPro and by two over DenseCL, there
-  at 5 and 10 % too; but DenseCL took the higher of the candidate rates and DeCon the lower, and with the lower for both
-  it is above DenseCL for sure with all labels alone. DenseCL for twice as many steps, which is about the same time, is
-  level with it. DeCon of one level cannot be told from its bases, but for a tenth of a point below SlotCon at 1 %. Its
-  decoder taken along is a point above its encoder alone over PixPro with all labels, and one to two over SlotCon, where
-  the encoder alone took the higher rate and the whole the lower, which may be why; over DenseCL, both at the higher
-  one, it costs half a point to one at 10 %. After DeCon of all levels it pays by a point of box AP over DenseCL at 10
-  %. Elsewhere it makes no difference that can be told. DenseCL for twice as many steps is above DeCon-SL over DenseCL
-  in the mean everywhere, for sure above it with its decoder but at 5 %, by up to two and a half points; it took the
-  lower rate, too.
+  which about doubles it or more. DeCon's encoders cannot be told from their bases'. With its decoder DeCon of all
+  levels is above its base for sure with all labels, by a point of box AP over SlotCon and PixPro and by two over
+  DenseCL, there at 5 and 10 % too; but DenseCL took the higher of the candidate rates and DeCon the lower, and with the
+  lower for both it is above DenseCL for sure with all labels alone. DenseCL for twice as many steps, which is about the
+  same time, is level with it. DeCon of one level cannot be told from its bases, but for a tenth of a point below
+  SlotCon at 1 %. Its decoder taken along is a point above its encoder alone over PixPro with all labels, and one to two
+  over SlotCon, where the encoder alone took the higher rate and the whole the lower, which may be why; over DenseCL,
+  both at the higher one, it costs half a point to one at 10 %. After DeCon of all levels it pays by a point of box AP
+  over DenseCL at 10 %. Elsewhere it makes no difference that can be told. DenseCL for twice as many steps is above
+  DeCon-SL over DenseCL in the mean everywhere, for sure above it with its decoder but at 5 %, by up to two and a half
+  points; it took the lower rate, too.
 - **Another decoder**: under a Unet, encoders pre-trained below an FPN are six to eight points above training from
   scratch; DeCon's cannot be told from DenseCL's. That of a Unet pre-trained whole with DeCon is two points above
   DenseCL's at 10 %, and cannot be told from it elsewhere; the Unet's decoder taken along makes no difference that can
@@ -142,7 +142,11 @@ Such sets can show that a claim holds here or does not; they cannot stand for CO
 
 NOT_RUN = """## What has not been run
 
-Where a table or a section above says so. Nothing was run on a GPU.
+Where a table or a section above says so. Nothing was run on a GPU: there was none. `python -m benchmarks.evidence
+--budget gpu --cache FOLDER --keep` can be stopped at any time and goes on where it was, within a pre-training from its
+last checkpoint. On a machine without a network it needs, for all questions on `stamps` alone, the folder `packages` of
+another machine's cache and nothing else beside the program: 39 MB (`du -sh`), of which it makes the scenes itself. That
+much was tried, on a processor and with the scenes of `--budget tiny`; how long the budget takes on a GPU is not known.
 """
 
 PICTURES = """## What the networks see
