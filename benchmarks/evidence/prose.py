@@ -145,8 +145,9 @@ NOT_RUN = """## What has not been run
 Where a table or a section above says so. Nothing was run on a GPU: there was none. `python -m benchmarks.evidence
 --budget gpu --cache FOLDER --keep` can be stopped at any time and goes on where it was, within a pre-training from its
 last checkpoint. On a machine without a network it needs, for all questions on `stamps` alone, the folder `packages` of
-another machine's cache and nothing else beside the program: 39 MB (`du -sh`), of which it makes the scenes itself. That
-much was tried, on a processor and with the scenes of `--budget tiny`; how long the budget takes on a GPU is not known.
+another machine's cache and nothing else beside the program: 39 MB (`benchmarks/results/evidence_packages.md`), of which
+it makes the scenes itself. That much was tried, on a processor and with the scenes of `--budget tiny`; how long the
+budget takes on a GPU is not known.
 """
 
 PICTURES = """## What the networks see
