@@ -65,11 +65,11 @@ FOUND = """## What the tables of the processor's budget say
   lower for both it is above DenseCL for sure with all labels alone. DenseCL for twice as many steps, which is about the
   same time, is level with it. DeCon of one level cannot be told from its bases, but for a tenth of a point below
   SlotCon at 1 %. Its decoder taken along is a point above its encoder alone over PixPro with all labels, and one to two
-  over SlotCon, where the encoder alone took the higher rate and the whole the lower, which may be why; over DenseCL,
-  both at the higher one, it costs half a point to one at 10 %. After DeCon of all levels it pays by a point of box AP
-  over DenseCL at 10 %. Elsewhere it makes no difference that can be told. DenseCL for twice as many steps is above
-  DeCon-SL over DenseCL in the mean everywhere, for sure above it with its decoder but at 5 %, by up to two and a half
-  points; it took the lower rate, too.
+  over SlotCon, but there the encoder alone took the higher rate and the whole the lower, and with the lower for both no
+  difference can be told; over DenseCL, both at the higher one, it costs half a point to one at 10 %. After DeCon of all
+  levels it pays by a point of box AP over DenseCL at 10 %. Elsewhere it makes no difference that can be told. DenseCL
+  for twice as many steps is above DeCon-SL over DenseCL in the mean everywhere, for sure above it with its decoder but
+  at 5 %, by up to two and a half points; it took the lower rate, too.
 - **Another decoder**: under a Unet, encoders pre-trained below an FPN are six to eight points above training from
   scratch; DeCon's cannot be told from DenseCL's. That of a Unet pre-trained whole with DeCon is two points above
   DenseCL's at 10 %, and cannot be told from it elsewhere; the Unet's decoder taken along makes no difference that can

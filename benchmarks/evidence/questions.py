@@ -234,17 +234,30 @@ DETECTION: tuple[Arm, ...] = (
     ),
 )
 
-# A base that took the higher of the candidate rates at the lower one, which DeCon of all levels over it took.
-LOWER = replace(arm_of(DETECTION, "densecl, detection"), name="densecl, detection, at 0.02", rates=(2e-2,))
+# Encoders that took the higher of the candidate rates, at the lower one, which the rows they are compared with took.
+LOWER: tuple[Arm, ...] = tuple(
+    replace(
+        arm_of(DETECTION, f"{name}, detection"), name=f"{name}, detection, at 0.02", starts=(ENCODER,), rates=(2e-2,)
+    )
+    for name in ("densecl", "decon-sl")
+)
+_AT_LOWER: Mapping[str, tuple[tuple[str, Start], ...]] = {
+    "densecl": (("decon-ml-densecl", ENCODER), ("decon-ml-densecl", ALL), ("densecl, twice as long", ENCODER)),
+    "decon-sl": (("slotcon", ENCODER), ("decon-sl", ALL)),
+}
 
 
 def at_the_lower_rate() -> tuple[Comparison, ...]:
-    """Return the differences of that row over itself at the higher rate, and over rows that took the lower one."""
-    others = ("decon-ml-densecl", ENCODER), ("decon-ml-densecl", ALL), ("densecl, twice as long", ENCODER)
-    return (
-        *over_plain_form((LOWER,)),
-        Comparison(LOWER.name, ENCODER, DETECTION[0].name, RANDOM),
-        *(Comparison(LOWER.name, ENCODER, f"{name}, detection", start) for name, start in others),
+    """Return the differences of those rows over themselves at the higher rate, and over rows that took the lower."""
+    scratch = DETECTION[0].name
+    return tuple(
+        one
+        for lower, (name, others) in zip(LOWER, _AT_LOWER.items(), strict=True)
+        for one in (
+            Comparison(lower.name, ENCODER, f"{name}, detection", ENCODER),
+            Comparison(lower.name, ENCODER, scratch, RANDOM),
+            *(Comparison(lower.name, ENCODER, f"{other}, detection", start) for other, start in others),
+        )
     )
 
 
@@ -263,8 +276,8 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         "detection-rates",
-        "Detection at one rate: DenseCL, which took 0.05, at 0.02",
-        (LOWER,),
+        "Detection at one rate: DenseCL and DeCon's encoder over SlotCon, which took 0.05, at 0.02",
+        LOWER,
         at_the_lower_rate(),
         budgets=("cpu",),
     ),
