@@ -1,8 +1,8 @@
 """`python -m benchmarks.evidence.curves`: what the monitors of collapse say during ADCLR's pre-trainings.
 
 Draws, over all seeds of the budget, effective rank, spread, prototypes used and the teacher's entropy of DINO's class
-token, and of ADCLR's class token and queries with attention one way and both ways. Pre-trainings that the study has
-kept (`--keep`) are read; the others are run.
+token, and of ADCLR's class token and queries: with attention one way and both ways, and in longer runs. Pre-trainings
+that the study has kept (`--keep`) are read; the others are run.
 """
 
 from __future__ import annotations
@@ -29,20 +29,32 @@ from dovetail.errors import DovetailError
 from dovetail.report.plots import DASHES, LINE_COLOURS
 from dovetail.transfer.ledger import lines_of
 
-PICTURE = "results_adclr_monitors.png"
 MONITORS: Mapping[str, str] = {
     "effective_rank": "effective rank",
     "spread": "spread",
     "prototypes_used": "prototypes used",
     "teacher_entropy": "teacher's entropy, share of the largest",
 }
-# Label -> the arm, and which of its outputs.
-LINES: Mapping[str, tuple[str, str]] = {
-    "DINO, class token": ("dino, frozen", "cls"),
-    "ADCLR, class token": ("adclr, frozen", "cls"),
-    "ADCLR both ways, class token": ("adclr, frozen, bidirectional", "cls"),
-    "ADCLR, queries": ("adclr, frozen", "queries"),
-    "ADCLR both ways, queries": ("adclr, frozen, bidirectional", "queries"),
+Lines = Mapping[str, tuple[str, str]]
+"""Label -> the arm, and which of its outputs."""
+
+_AT_LENGTH = "own settings, 4 times as long"
+_AS_DINO = "ADCLR, DINO's settings"
+PICTURES_OF: Mapping[str, Lines] = {
+    "results_adclr_monitors.png": {
+        "DINO, class token": ("dino, frozen", "cls"),
+        "ADCLR, class token": ("adclr, frozen", "cls"),
+        "ADCLR both ways, class token": ("adclr, frozen, bidirectional", "cls"),
+        "ADCLR, queries": ("adclr, frozen", "queries"),
+        "ADCLR both ways, queries": ("adclr, frozen, bidirectional", "queries"),
+    },
+    "results_adclr_monitors_longer.png": {
+        "DINO, class token": (f"dino, frozen, {_AT_LENGTH}", "cls"),
+        "ADCLR, class token": (f"adclr, frozen, {_AT_LENGTH}", "cls"),
+        f"{_AS_DINO}, class token": (f"adclr, frozen, DINO's {_AT_LENGTH}", "cls"),
+        "ADCLR, queries": (f"adclr, frozen, {_AT_LENGTH}", "queries"),
+        f"{_AS_DINO}, queries": (f"adclr, frozen, DINO's {_AT_LENGTH}", "queries"),
+    },
 }
 Curve = Mapping[int, Sequence[float]]
 """Optimiser step -> the value of each seed."""
@@ -53,24 +65,29 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.curves", description=__doc__)
     parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="of the study")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and runs")
-    parser.add_argument("--out", type=Path, default=PICTURES, help="folder for the picture")
+    parser.add_argument("--pictures", nargs="+", choices=PICTURES_OF, default=[*PICTURES_OF], help="instead of all")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder for the pictures")
     options = parser.parse_args(arguments)
     budget = BUDGETS[options.budget]
     try:
         sets = {budget.home: build(budget.home, options.cache, budget.scenes)}
         data = {**known_data(RESULTS).get(budget.name, {}), budget.home: sets[budget.home].fingerprint}
         bench = Bench(sets, budget, Records(RESULTS / "none", budget, data), options.cache / "runs")
-        arms = {arm: arm_named(arm) for arm, _ in LINES.values()}
-        runs = {
-            name: [run for seed in budget.seeds if (run := pretrained(bench, arm, seed))] for name, arm in arms.items()
-        }
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in options.pictures:
+            draw(PICTURES_OF[name], runs_of(bench, PICTURES_OF[name]), options.out / name)
+            print(options.out / name)
     except DovetailError as error:
         print(error, file=sys.stderr)
         return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    draw({name: runs[arm] for name, (arm, _) in LINES.items()}, options.out / PICTURE)
-    print(options.out / PICTURE)
     return 0
+
+
+def runs_of(bench: Bench, lines: Lines) -> dict[str, list[Path]]:
+    """Return the pre-trainings of every seed behind some lines, by arm; those that are missing are run."""
+    arms = {arm: arm_named(arm) for arm, _ in lines.values()}
+    seeds = bench.budget.seeds
+    return {name: [run for seed in seeds if (run := pretrained(bench, arm, seed))] for name, arm in arms.items()}
 
 
 def curve(runs: Sequence[Path], monitor: str, output: str) -> Curve:
@@ -87,13 +104,13 @@ def curve(runs: Sequence[Path], monitor: str, output: str) -> Curve:
     return {step: [log[step] for log in logs] for step in shared}
 
 
-def draw(runs: Mapping[str, Sequence[Path]], place: Path) -> None:
-    """Write the picture: a line for the mean over runs, a band from the least to the most."""
+def draw(lines: Lines, runs: Mapping[str, Sequence[Path]], place: Path) -> None:
+    """Write a picture: a line for the mean over an arm's runs, a band from the least to the most."""
     with mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.linewidth": 0.4, "legend.frameon": False}):
         figure = Figure(figsize=(10.5, 7.4), layout="constrained")
         panels = figure.subplots(2, 2).flat
         for axes, (monitor, unit) in zip(panels, MONITORS.items(), strict=True):
-            panel(axes, {name: curve(found, monitor, LINES[name][1]) for name, found in runs.items()}, unit)
+            panel(axes, {label: curve(runs[arm], monitor, output) for label, (arm, output) in lines.items()}, unit)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         figure.savefig(place, dpi=100)

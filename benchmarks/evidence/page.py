@@ -8,8 +8,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, RANDOM, Arm, Budget, Measure
+from benchmarks.evidence.comparisons import Comparison, Question
 from benchmarks.evidence.prose import FOUND, INTRODUCTION, NOT_RUN, PICTURES, SCENES
-from benchmarks.evidence.questions import QUESTIONS, Comparison, Question
+from benchmarks.evidence.questions import QUESTIONS
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.signals import TITLE, signal_parts
 from benchmarks.evidence.statistics import Estimate, estimate, paired

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.evidence.arms import ALL, ENCODER, HOME, OBJECTS, RANDOM, Arm
+from benchmarks.evidence.comparisons import (
+    Comparison,
+    Question,
+    arm_of,
+    lasting,
+    over_base_and_scratch,
+    over_plain_form,
+    variants,
+    with_over_without,
+)
 from dovetail.errors import unknown_name
 from dovetail.transfer.start import Start
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows whose difference is asked for, seed by seed: the first minus the second."""
-
-    arm: str
-    start: Start
-    other: str
-    other_start: Start
-
-
-@dataclass(frozen=True)
-class Question:
-    """A section of the page.
-
-    Attributes:
-        name: On the command line.
-        title: Of the section.
-        arms: Its rows.
-        comparisons: Its differences.
-        budgets: In which it is asked; none for all.
-    """
-
-    name: str
-    title: str
-    arms: tuple[Arm, ...]
-    comparisons: tuple[Comparison, ...]
-    budgets: tuple[str, ...] = ()
-
-    def asked_in(self, budget: str) -> bool:
-        """Whether a budget has this question."""
-        return not self.budgets or budget in self.budgets
-
 
 # Decoders come with DeCon alone; a base pre-trains an encoder.
 SEGMENTATION: tuple[Arm, ...] = (
@@ -64,41 +40,12 @@ SEGMENTATION: tuple[Arm, ...] = (
 )
 
 
-def over_base_and_scratch(arms: Sequence[Arm], scratch: Arm) -> tuple[Comparison, ...]:
-    """Return the differences over scratch, of a method over its base, and of its decoder over none."""
-    found = []
-    bases = {arm.method: arm.name for arm in arms if arm.method == arm.base and arm.longer == 1}
-    for arm in arms:
-        if arm.method is None or arm.base is None:
-            continue
-        for start in arm.starts:
-            if arm.method != arm.base and arm.base in bases:
-                found.append(Comparison(arm.name, start, bases[arm.base], ENCODER))
-            found.append(Comparison(arm.name, start, scratch.name, RANDOM))
-        if ALL in arm.starts:
-            found.append(Comparison(arm.name, ALL, arm.name, ENCODER))
-    return tuple(found)
-
-
 # A step of DeCon takes about as long as two of its base, so the base has twice the steps here.
 def for_the_same_time(suffix: str = "") -> tuple[Comparison, ...]:
     """Return the differences of DeCon over its base with twice the steps; `suffix` is how both arms' names end."""
     base = f"densecl, twice as long{suffix}"
     forms = (f"decon-{form}-densecl{suffix}" for form in ("sl", "ml"))
     return tuple(Comparison(name, start, base, ENCODER) for name in forms for start in (ENCODER, ALL))
-
-
-def variants(plain: Arm, options: Mapping[str, Mapping[str, Any]], **changes: Any) -> tuple[Arm, ...]:
-    """Return arms named "PLAIN, what differs", with other options of the recipe."""
-    return tuple(
-        replace(plain, name=f"{plain.name}, {name}", options={**(plain.options or {}), **one}, **changes)
-        for name, one in options.items()
-    )
-
-
-def arm_of(arms: Sequence[Arm], name: str) -> Arm:
-    """Return the arm with a name."""
-    return next(arm for arm in arms if arm.name == name)
 
 
 _OVER_DENSECL = arm_of(SEGMENTATION, "decon-sl-densecl")
@@ -193,16 +140,60 @@ QUERIES: tuple[Arm, ...] = variants(
 )
 
 
-def over_plain_form(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
-    """Return the differences of arms named "PLAIN, what differs" over the plain one."""
-    return tuple(
-        Comparison(arm.name, start, arm.name.rpartition(", ")[0], start) for arm in arms for start in arm.starts
+# What benchmarks/results/token_settings.md chose for each: DINO keeps the preset's rate, ADCLR bears four times that.
+_SOFTER: Mapping[str, float] = {"teacher_temperature": 0.04, "warmup_temperature": 0.04}
+_OWN: Mapping[str, Mapping[str, float]] = {"dino": _SOFTER, "adclr": {"base_lr": 1.6e-2}}
+_OWN_LENGTHS: Mapping[str, tuple[float, ...]] = {"dino": (1.0, 4.0), "adclr": (1.0, 4.0)}
+_OWN_ARMS: tuple[Arm, ...] = tuple(
+    replace(
+        arm_of(FROZEN, f"{method}, frozen"),
+        name=lasting(f"{method}, frozen, own settings", longer),
+        options=_OWN[method],
+        longer=longer,
     )
+    for method, lengths in _OWN_LENGTHS.items()
+    for longer in lengths
+)
+# A rate that suits 480 steps need not suit four times as many, so ADCLR has DINO's settings there, too.
+_AS_DINO = replace(
+    arm_of(_OWN_ARMS, "adclr, frozen, own settings, 4 times as long"),
+    name="adclr, frozen, DINO's own settings, 4 times as long",
+    options=_SOFTER,
+)
+OWN = (*_OWN_ARMS, _AS_DINO)
+# The longer ones at DINO's settings once more, fine-tuned.
+_AT_LENGTH: tuple[Arm, ...] = tuple(
+    replace(arm, name=arm.name.replace(", frozen", ""), measure="segmentation")
+    for arm in (arm_of(OWN, "dino, frozen, own settings, 4 times as long"), _AS_DINO)
+)
 
 
-def with_over_without(arms: Sequence[Arm]) -> tuple[Comparison, ...]:
-    """Return the differences of taking the decoder along over leaving it."""
-    return tuple(Comparison(arm.name, ALL, arm.name, ENCODER) for arm in arms if ALL in arm.starts)
+def at_own_settings() -> tuple[Comparison, ...]:
+    """Return the differences over the plain forms, of ADCLR over DINO, for as many steps and for the same time."""
+    plain = {method: f"{method}, frozen" for method in _OWN}
+    own = {method: f"{name}, own settings" for method, name in plain.items()}
+    adclr, longer = own["adclr"], lasting(own["adclr"], 4.0)
+    pairs = (
+        *((own[method], plain[method]) for method in _OWN),
+        (adclr, own["dino"]),
+        (adclr, plain["dino"]),
+        (adclr, _LONGER_TOKENS[0].name + ", frozen"),
+        (longer, lasting(own["dino"], 4.0)),
+        (_AS_DINO.name, lasting(own["dino"], 4.0)),
+        (_AS_DINO.name, longer),
+        *((lasting(own[method], 4.0), own[method]) for method in _OWN),
+    )
+    return tuple(Comparison(first, ENCODER, second, ENCODER) for first, second in pairs)
+
+
+def finetuned_at_length() -> tuple[Comparison, ...]:
+    """Return the differences of long pre-trainings over none, over DINO's short one, and of ADCLR over DINO."""
+    (first, second), scratch = _AT_LENGTH, TOKENS[0]
+    return (
+        *(Comparison(arm.name, ENCODER, scratch.name, RANDOM) for arm in _AT_LENGTH),
+        Comparison(first.name, ENCODER, "dino", ENCODER),
+        Comparison(second.name, ENCODER, first.name, ENCODER),
+    )
 
 
 def joint_over_each() -> tuple[Comparison, ...]:
@@ -305,6 +296,20 @@ QUESTIONS: tuple[Question, ...] = (
         over_base_and_scratch(SOLAR, SOLAR[0]),
     ),
     Question("queries", "What ADCLR's options do", QUERIES, over_plain_form(QUERIES), budgets=("cpu",)),
+    Question(
+        "own-settings",
+        "ADCLR and DINO, each at a rate and a temperature of its own, and for four times as many steps",
+        OWN,
+        at_own_settings(),
+        budgets=("cpu",),
+    ),
+    Question(
+        "tokens-longer",
+        "ViTs after fine-tuning, pre-trained for four times as many steps",
+        _AT_LENGTH,
+        finetuned_at_length(),
+        budgets=("cpu",),
+    ),
     Question("ablations", "What DeCon's options do", ABLATIONS, over_plain_form(ABLATIONS)),
     Question("presets", "Short runs want a schedule of their own", PRESETS, over_plain_form(PRESETS), budgets=("cpu",)),
     Question(

@@ -10,7 +10,7 @@ pieces/{train,val}/CLASS/                 pieces of one texture with its name, f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,8 @@ def make_mosaics(folder: Path, side_px: int, counts: Mapping[Split, int], seed: 
         counts: Pictures of each split.
         seed: Of everything drawn.
     """
-    usual = DemoSettings()
-    pieces = replace(usual.pieces, side_px=round(PIECE_SIDES * side_px), seed=seed)
-    whole = replace(usual.mosaics, side_px=round(MOSAIC_SIDES * side_px), seed=seed)
+    pieces = pieces_plan(side_px, seed)
+    whole = replace(DemoSettings().mosaics, side_px=round(MOSAIC_SIDES * side_px), seed=seed)
     made = folder / "made"
     alone = mosaics.write_mosaics(made, pieces, {"unlabelled": counts["unlabelled"]})
     numbers: dict[mosaics.Split, int] = {
@@ -56,7 +55,7 @@ def make_mosaics(folder: Path, side_px: int, counts: Mapping[Split, int], seed: 
                 shutil.copytree(labelled[split] / kind, folder / place.format(kind=kind))
     shutil.move(alone["unlabelled"], folder / "images" / "unlabelled")
     shutil.rmtree(made)
-    write_pieces(folder, pieces, counts)
+    write_pieces(folder / PIECES, pieces, (("train", "labelled", counts["train"]), ("val", "test", counts["test"])))
     return {
         "classes": [one.name for one in mosaics.TEXTURES],
         "scenes": dict(counts),
@@ -65,16 +64,17 @@ def make_mosaics(folder: Path, side_px: int, counts: Mapping[Split, int], seed: 
     }
 
 
-def write_pieces(folder: Path, plan: mosaics.MosaicPlan, counts: Mapping[Split, int]) -> None:
-    """Write pieces in folders named after their textures: as many as there are labelled and test mosaics."""
+def pieces_plan(side_px: int, seed: int) -> mosaics.MosaicPlan:
+    """Return how pieces of one texture are drawn for training crops of a side."""
+    return replace(DemoSettings().pieces, side_px=round(PIECE_SIDES * side_px), seed=seed)
+
+
+def write_pieces(folder: Path, plan: mosaics.MosaicPlan, parts: Sequence[tuple[str, mosaics.Split, int]]) -> None:
+    """Write pieces below `folder`/PART, in folders named after their textures; `parts` are (part, split, how many)."""
     photographs = mosaics.read_textures()
-    parts: tuple[tuple[str, mosaics.Split, int], ...] = (
-        ("train", "labelled", counts["train"]),
-        ("val", "test", counts["test"]),
-    )
     for part, split, count in parts:
         for index in range(count):
             pixels, mask = mosaics.mosaic(photographs, plan, split, index)
-            place = folder / PIECES / part / mosaics.TEXTURES[int(mask[0, 0])].name
+            place = folder / part / mosaics.TEXTURES[int(mask[0, 0])].name
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place / f"{index:04d}.png")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from benchmarks.evidence.arms import BUDGETS, TINY, Arm, Budget
+from benchmarks.evidence.comparisons import Question
 from benchmarks.evidence.page import Section, page
-from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, Question, arm_named
+from benchmarks.evidence.questions import QUESTIONS, SEGMENTATION, arm_named
 from benchmarks.evidence.records import Cell, Records
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 
@@ -21,6 +22,13 @@ BUDGET = dataclasses.replace(BUDGETS[TINY], seeds=(0,))
 FLOOR = arm_named("colour histogram alone")
 SCRATCH = arm_named("from scratch")
 DATA = {"stamps": "data"}
+TEXTURES = dataclasses.replace(
+    BUDGETS[TINY],
+    home="mosaics",
+    counts={"unlabelled": 16, "train": 60, "val": 2, "test": 4},
+    batch_size=4,
+    vit="timm.create_model('test_vit', patch_size=8)+fpn(channels=16)",
+)
 ARMS = [arm for question in QUESTIONS for arm in question.arms]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from benchmarks.evidence import curves
-from benchmarks.evidence.arms import BUDGETS, TINY
+from benchmarks.evidence.arms import TINY
 from PIL import Image
+
+from tests.benchmarks.test_evidence import TEXTURES
+
+PICTURE = "results_adclr_monitors.png"
 
 
 def log(folder: Path, values: dict[int, float]) -> Path:
@@ -30,16 +33,10 @@ def test_a_curve_holds_every_run_at_the_steps_that_all_have(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_picture_is_drawn_from_runs_of_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = dataclasses.replace(
-        BUDGETS[TINY],
-        home="mosaics",
-        counts={"unlabelled": 16, "train": 60, "val": 2, "test": 4},
-        batch_size=4,
-        vit="timm.create_model('test_vit', patch_size=8)+fpn(channels=16)",
-    )
-    monkeypatch.setattr(curves, "BUDGETS", {TINY: small})
+    monkeypatch.setattr(curves, "BUDGETS", {TINY: TEXTURES})
     asked = ["--budget", TINY, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path)]
+    asked += ["--pictures", PICTURE]
     assert curves.main(asked) == 0
-    assert len(list((tmp_path / "cache" / "runs").iterdir())) == 3 * len(small.seeds)
-    with Image.open(tmp_path / curves.PICTURE) as picture:
+    assert len(list((tmp_path / "cache" / "runs").iterdir())) == 3 * len(TEXTURES.seeds)
+    with Image.open(tmp_path / PICTURE) as picture:
         assert min(picture.size) > 600
