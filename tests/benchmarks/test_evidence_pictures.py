@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 from benchmarks.evidence import pictures
-from benchmarks.evidence.arms import BUDGETS, TINY
+from benchmarks.evidence.arms import TINY
 from PIL import Image
+
+from tests.benchmarks.test_evidence import TEXTURES
 
 
 @pytest.mark.slow
 def test_pictures_of_maps_and_slots_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(
-        BUDGETS[TINY],
-        home="mosaics",
-        counts={"unlabelled": 16, "train": 2, "val": 2, "test": 4},
-        batch_size=4,
+        TEXTURES,
         model="smp.FPN(encoder_name='tu-resnet10t', decoder_pyramid_channels=32, decoder_segmentation_channels=32)",
     )
     monkeypatch.setattr(pictures, "BUDGETS", {TINY: small})
