@@ -105,7 +105,7 @@ def table(lines: Sequence[Mapping[str, Any]], budget: Budget) -> str:
         "Top-1 accuracy in % of frozen encoders on pieces of textures from the quarters of the photographs that are "
         "kept for choosing: kNN and a linear probe, of each seed. The candidate with the highest mean of all is "
         "chosen (**bold**); the study measures it with other seeds on other quarters. Rates of 0.016 and more, "
-        "and 0.008 at 0.02, were added for both once ADCLR had done best at the highest rate of the first candidates.\n",
+        "and 0.008 at 0.02, were added for both once ADCLR had done best at the highest rate of the first ones.\n",
         "| method | candidate | kNN | linear | mean |",
         "| --- | --- | --- | --- | ---: |",
     ]
