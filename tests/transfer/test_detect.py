@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import dovetail
 from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm
 from dovetail.transfer.coco import CocoSet
+from dovetail.transfer.coco_extent import objects_at_edges, undrawn_masks
 from dovetail.transfer.detect import (
     DetectOptions,
     detections_of,
     finetune_detection,
-    tell_unmasked,
+    tell_objects,
     training_batch,
     training_item,
 )
@@ -61,11 +63,57 @@ def test_boxes_that_are_empty_in_float32_are_not_learned(flip: bool, data: CocoS
     assert bool((boxes[:, 2:] > boxes[:, :2]).all())
 
 
+def outside(data: CocoSet) -> CocoSet:
+    """Return one image with a good box, one that reaches out, one wholly outside, and one that leaves half a pixel."""
+    image = data.images[0]
+    boxes = ((4.0, 4.0, 12.0, 12.0), (30.0, -6.0, 20.0, 16.0), (4000.0, 50.0, 8.0, 8.0), (39.5, 3.0, 9.0, 9.0))
+    objects = tuple(replace(image.objects[0], box=box, segmentation=None) for box in boxes)
+    return replace(data, images=(replace(image, objects=objects),))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_are_clipped_to_their_image(flip: bool, data: CocoSet) -> None:
+    _, target = training_item(outside(data).images[0], flip=flip, with_masks=False)
+    expected = [[4, 4, 16, 16], [30, 0, 40, 10]]
+    assert target["boxes"].tolist() == ([[24, 4, 36, 16], [0, 0, 10, 10]] if flip else expected)
+
+
+@pytest.mark.parametrize("head", ["rcnn", "retinanet"])
+def test_a_box_outside_of_its_image_makes_no_anchor_an_object(head: Any, data: CocoSet) -> None:
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), DetectorSpec("boxes", head, 2, (64,), 100))
+    images, targets = training_batch(outside(data), DetectOptions(steps=1, batch_size=1), 0)
+    sent, placed = detector.transform(images, targets)
+    maps = list(detector.backbone(sent.tensors).values())
+    if head == "rcnn":
+        anchors = detector.rpn.anchor_generator(sent, maps)
+        matched = detector.rpn.assign_targets_to_anchors(anchors, placed)[0][0] == 1
+    else:
+        anchors = detector.anchor_generator(sent, maps)
+        overlap = torchvision.ops.box_iou(placed[0]["boxes"], anchors[0])
+        matched = detector.proposal_matcher(overlap) >= 0
+    assert 0 < int(matched.sum()) < len(matched) / 4
+
+
+def test_what_is_clipped_or_left_out_at_the_edges_is_counted(data: CocoSet, caplog: pytest.LogCaptureFixture) -> None:
+    tell_objects(outside(data), DetectOptions(steps=1))
+    assert "1 object is clipped to the image; 2 objects are left out of training" in caplog.text
+    image = data.images[0]
+    beyond = [[-9.0, 3.0, -2.0, 3.0, -2.0, 9.0, -9.0, 9.0]]
+    changed = replace(image, objects=(image.objects[0], replace(image.objects[1], segmentation=beyond)))
+    one = replace(data, images=(changed,))
+    assert "1 object is left out of training, as no pixel of the mask" in objects_at_edges(
+        one, with_masks=True, learned=True
+    )
+    assert "1 object is counted as missed, as no pixel" in objects_at_edges(one, with_masks=True, learned=False)
+    assert undrawn_masks(one).endswith("1 mask without a pixel inside the image left out.")
+    assert undrawn_masks(data) == ""
+
+
 def test_objects_with_a_box_alone_are_told_where_masks_are_learned(
     data: CocoSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_unmasked(data, DetectOptions(steps=1, with_masks=True))  # what has neither area nor mask is no object
-    assert caplog.text == ""
+    tell_objects(data, DetectOptions(steps=1, with_masks=True))  # what has neither area nor mask is no object
+    assert "but no mask" not in caplog.text
     objects = tuple(replace(one, segmentation=None) for one in data.images[0].objects)
     changed = replace(data, images=(replace(data.images[0], objects=objects), data.images[2]))
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, head_width=0.125, proposals=8)

@@ -10,6 +10,7 @@ from typing import Protocol
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
+from dovetail.transfer.coco_extent import objects_at_edges
 from dovetail.transfer.images import open_splits
 from dovetail.transfer.labelled import MissingFilesError
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles
@@ -113,6 +114,9 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
         train, val, note = open_detection(data)
     if note:
         print(note)
+    for part in (train, val):
+        if sentence := objects_at_edges(part, with_masks=task == "masks", learned=part is train):
+            print(sentence)
     known = faults_of_objects(train, val, task)
     if task == "masks" and not known and (sentence := unmasked_objects(train)):
         print(sentence)

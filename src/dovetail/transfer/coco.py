@@ -21,12 +21,13 @@ import numpy as np
 from torch import Tensor
 
 from dovetail.errors import DovetailError, counted
+from dovetail.transfer.coco_extent import box_within, reaches_out
 from dovetail.transfer.coco_faults import faults_of_lists
 from dovetail.transfer.labelled import MissingFilesError, read_image
 from dovetail.transfer.progress import progress
 
 LOOKED_FOR = 1000  # images, of which one tells where they are
-LEAST_PX = 0.01  # of a box's sides: what is thinner is gone when float32 has flipped or resized a large image's boxes
+THINNEST_PX = 0.01  # of the sides of a box that has an area
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class CocoObject:
     @property
     def has_area(self) -> bool:
         """Whether the box holds anything that can be told from nothing."""
-        return self.box[2] > LEAST_PX and self.box[3] > LEAST_PX
+        return self.box[2] > THINNEST_PX and self.box[3] > THINNEST_PX
 
     @property
     def touched(self) -> tuple[slice, slice]:
@@ -165,8 +166,9 @@ def faults_of_image(image: CocoImage) -> Iterator[str]:
     for one in image.objects:
         if not one.has_area:
             yield f"{image.path}: annotation {one.id} has a box of no area, {list(one.box)}; it is not learned from."
-        elif one.box[0] >= image.width or one.box[1] >= image.height or one.box[0] + one.box[2] <= 0:
-            yield f"{image.path}: the box of annotation {one.id}, {list(one.box)}, lies outside of the image."
+        elif box_within(one, image) is None:
+            where = "lies outside of the image" if reaches_out(one, image) else "is smaller than a pixel"
+            yield f"{image.path}: the box of annotation {one.id}, {list(one.box)}, {where}; it is not learned from."
 
 
 def faults_of(path: Path) -> list[str]:

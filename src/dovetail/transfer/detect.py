@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.coco import CocoImage, CocoSet, run_length_of
+from dovetail.transfer.coco_extent import box_within, objects_at_edges
 from dovetail.transfer.layer_decay import layer_scales
 from dovetail.transfer.machine import Machine, ahead, checked_loss
 from dovetail.transfer.rates import parameter_groups, set_rate
@@ -73,10 +74,10 @@ class DetectOptions:
 
 def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
     """Return an image [3, H, W] in [0, 1] and what is learned from it: `boxes` [N, 4] as left, top, right, bottom in
-    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Crowds and boxes of no area are left out, and with masks what
-    has none, or an empty one."""
+    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Boxes are clipped to the image. Crowds and boxes with less than
+    a pixel in the image are left out, and with masks what has none, or an empty one."""
     pixels = read_pixels(image)
-    objects = [one for one in image.objects if one.has_area and not one.crowd]
+    objects = [one for one in image.objects if not one.crowd and box_within(one, image) is not None]
     target: Target = {}
     if with_masks:
         drawn = [one.mask(image.height, image.width) for one in objects]
@@ -85,9 +86,7 @@ def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Te
         empty = np.zeros((0, image.height, image.width), dtype=np.uint8)
         masks = torch.from_numpy(np.stack([drawn[index] for index in kept]).astype(np.uint8) if kept else empty)
         target["masks"] = masks.flip(2) if flip else masks
-    boxes = torch.tensor([one.box for one in objects], dtype=torch.float32).reshape(-1, 4)
-    left, top, width, height = boxes.unbind(1)
-    boxes = torch.stack([left, top, left + width, top + height], dim=1)
+    boxes = torch.tensor([box_within(one, image) for one in objects], dtype=torch.float32).reshape(-1, 4)
     if flip:
         boxes = torch.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], dim=1)
     target["boxes"] = boxes
@@ -134,7 +133,7 @@ def finetune_detection(
     """
     if len(data) == 0:
         raise DovetailError("The training set is empty; give at least one image.")
-    tell_unmasked(data, options)
+    tell_objects(data, options)
     machine.place(model).train()
     if options.batch_norm == "frozen":
         freeze_batch_norm(model.get_submodule("backbone"))
@@ -156,10 +155,12 @@ def finetune_detection(
     return losses
 
 
-def tell_unmasked(data: CocoSet, options: DetectOptions) -> None:
-    """Say how many objects have a box alone, where masks are learned: of an object both are, or neither."""
-    if options.with_masks and (sentence := unmasked_objects(data)):
-        log.warning("%s", sentence)
+def tell_objects(data: CocoSet, options: DetectOptions) -> None:
+    """Say how many objects are clipped or left out, and how many have a box alone where masks are learned."""
+    unmasked = unmasked_objects(data) if options.with_masks else ""
+    for sentence in (objects_at_edges(data, with_masks=options.with_masks, learned=True), unmasked):
+        if sentence:
+            log.warning("%s", sentence)
 
 
 def unmasked_objects(data: CocoSet) -> str:

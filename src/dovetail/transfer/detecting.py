@@ -13,6 +13,7 @@ from torch import nn
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.average_precision import average_precision
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
+from dovetail.transfer.coco_extent import box_within, objects_at_edges
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.finished import Task, save_finished
@@ -54,6 +55,8 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     train, val, note = open_detection(asked["data"])
     for fault in faults_of_objects(train, val, asked["task"]):
         raise DovetailError(fault)
+    with_masks = asked["task"] == "masks"
+    edges = [objects_at_edges(part, with_masks=with_masks, learned=part is train) for part in (train, val)]
     plan = plan_of(asked, train, val)
     with torch.device("meta"):
         _, target = build_detector(plan.source, plan.spec)
@@ -86,7 +89,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
         "test_images": len(val),
         "classes": len(train.names),
     }
-    notes = (*((note,) if note else ()), *grid.notes())
+    notes = (*(one for one in (note, *edges) if one), *grid.notes())
     return Results("finetune detect", rows, config, facts, plan.where.device, notes)
 
 
@@ -140,12 +143,12 @@ def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
     """Return a sentence where there is nothing to learn from or to measure on, for `task` "boxes" or "masks"."""
     found: list[str] = []
     for data, purpose in ((train, "learn from"), (val, "measure on")):
-        objects = [one for image in data.images for one in image.objects if not one.crowd]
-        if not any(one.has_area for one in objects):
+        pairs = [(one, image) for image in data.images for one in image.objects if not one.crowd]
+        if not any(box_within(one, image) is not None for one, image in pairs):
             found.append(
                 f"{data.path} holds no object to {purpose} among {counted(len(data), 'image')}; add annotations."
             )
-        elif task == "masks" and not any(one.segmentation is not None for one in objects):
+        elif task == "masks" and not any(one.segmentation is not None for one, _ in pairs):
             found.append(f"{data.path} holds no mask to {purpose}, only boxes; give --task boxes.")
     return found
 

@@ -21,6 +21,7 @@ from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
+from dovetail.transfer.coco_extent import undrawn_masks
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, MissingFilesError, by_stem, existing
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
@@ -191,7 +192,7 @@ def open_coco(data: Path) -> SegmentationData | None:
     if found is None:
         return None
     train = with_masks(CocoSet.open(found[0]))
-    names = ("background", *train.coco.names)
+    names, note = ("background", *train.coco.names), undrawn_masks(train.coco)
     if found[1] is None:
         check_files(train.coco)
     else:
@@ -199,9 +200,15 @@ def open_coco(data: Path) -> SegmentationData | None:
         check_files(train.coco, val.coco)
         if val.coco.names != train.coco.names:
             raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
-        return SegmentationData("coco", train, val, len(names), names)
+        return SegmentationData("coco", train, val, len(names), names, joined(note, undrawn_masks(val.coco)))
     kept, held = held_out(len(train))
-    return SegmentationData("coco", train.subset(kept), train.subset(held), len(names), names, split_note(held, kept))
+    note = joined(split_note(held, kept), note)
+    return SegmentationData("coco", train.subset(kept), train.subset(held), len(names), names, note)
+
+
+def joined(*sentences: str) -> str:
+    """Return the sentences that are not empty as one text."""
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def with_masks(coco: CocoSet) -> CocoMasks:
