@@ -43,3 +43,20 @@ def test_fields_that_come_and_go_keep_their_own_steps() -> None:
     history = History((reading(1, effective_rank={}), reading(2), reading(3, teacher_momentum=None)))
     assert history.group("effective_rank")[0].steps == (2, 3)
     assert history.number("teacher_momentum").values == ()
+
+
+def content(step: int, within: float, position: float) -> dict[str, Any]:
+    return reading(step, within_image_share={"p2": within}, position_share={"p2": position})
+
+
+def test_maps_have_verdicts_of_their_own() -> None:
+    assert History((reading(1),)).content_verdicts(10) == []
+    for within, position, why in ((0.01, 0.1, "nearly alike"), (0.4, 0.8, "position in the crop")):
+        states = []
+        for low in range(4):
+            readings = (content(1, 0.4, 0.1), *(content(2 + number, within, position) for number in range(low)))
+            states.append(History(readings).content_verdicts(10)[0])
+        assert [one.state for one in states] == ["healthy", "low", "low", "collapsing"]
+        assert "within-image share 0.40, position share 0.10" in states[0].words
+        assert why in states[-1].words
+        assert states[-1].name == "cells of p2"

@@ -66,6 +66,7 @@ def plots_of_two_runs() -> list[Plot]:
     """Every plot of a run's page and of a comparison, with two lines each."""
     names = {"encoder": 0.7, "decoder_p0": 0.9}
     fields = ("weights", "effective_rank", "spread", "prototypes_used", "teacher_entropy")
+    fields += ("within_image_share", "position_share")
     numbers = ("loss", "lr", "teacher_momentum", "grad_norm", "images_per_second", "data_wait")
     reading = {"parts": {f"{name}/loss": value for name, value in names.items()}}
     reading |= dict.fromkeys(fields, names) | dict.fromkeys(numbers, 0.123)
@@ -103,3 +104,4 @@ def test_a_level_line_does_not_lie_on_the_edge() -> None:
     assert drawn(Plot("Share", "share", [nothing], from_zero=True)).axes[0].get_ylim() == (0, 1)
     below = drawn(Plot("Rank", "rank", [level], from_zero=True, lower=1.5)).axes[0]
     assert below.get_ylim()[1] > 1.5
+    assert drawn(Plot("Share", "share", [level], from_zero=True, upper=0.5)).axes[0].get_ylim()[1] > 0.5

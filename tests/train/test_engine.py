@@ -156,8 +156,8 @@ def test_a_line_of_the_log_has_every_number(tmp_path: Path) -> None:
     assert (last["step"], last["epoch"]) == (6, 2)
     assert set(last) == {
         "step", "epoch", "loss", "parts", "weights", "lr", "weight_decay", "teacher_momentum", "grad_norm",
-        "images_per_second", "data_wait", "effective_rank", "spread", "prototypes_used", "teacher_entropy",
-        "skipped_steps", "knn",
+        "images_per_second", "data_wait", "effective_rank", "spread", "within_image_share", "position_share",
+        "prototypes_used", "teacher_entropy", "skipped_steps", "knn",
     }  # fmt: skip
     names = {term.name for term in learner.recipe.terms}
     assert set(last["weights"]) == names
@@ -165,6 +165,9 @@ def test_a_line_of_the_log_has_every_number(tmp_path: Path) -> None:
     taps = {term.tap for term in learner.recipe.terms}
     assert set(last["effective_rank"]) == set(last["spread"]) == taps
     assert all(1 <= value <= 8 for value in last["effective_rank"].values())
+    assert set(last["within_image_share"]) == set(last["position_share"]) == taps
+    assert all(0 < value < 1 for value in last["within_image_share"].values())
+    assert all(0 <= value <= 1 for value in last["position_share"].values())
     total = sum(last["weights"][name] * last["parts"][f"{name}/loss"] for name in names)
     assert last["loss"] == pytest.approx(total, rel=1e-5)
     assert last["teacher_momentum"] == 1.0

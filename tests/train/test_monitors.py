@@ -1,4 +1,4 @@
-"""Monitors: rank, spread, collapse in words, numbers that are not finite."""
+"""Monitors: rank, spread, content of maps, collapse in words, numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.objectives.objective import Loss
+from dovetail.train.content import map_content
 from dovetail.train.monitors import (
+    MAX_POSITION,
+    MIN_WITHIN,
     PATIENCE,
     CollapseWatch,
+    ContentWatch,
     FiniteGuard,
     Health,
     TapWatch,
@@ -81,11 +85,27 @@ def test_taps_are_taken_from_the_first_pass_only_while_watching() -> None:
     assert health["flat"].spread == pytest.approx(0.0, abs=1e-6)
 
 
+def test_content_is_read_from_the_same_maps() -> None:
+    network, watch = Taps(), TapWatch(most=16)
+    first = torch.randn(20, 8, 4, 4)
+    with watch.watching(network):
+        network(first)
+        network(torch.zeros(20, 8, 4, 4))
+    content = watch.content()
+    expected = map_content(first[:16])
+    assert content["c5"] == (float(expected.within), float(expected.position))
+    assert content["flat"] == (0.0, 0.0)
+    with watch.watching(network):
+        network(torch.full((20, 8, 4, 4), math.inf))
+    assert set(watch.content()) == {"flat"}
+
+
 def test_too_few_samples_give_no_reading() -> None:
     watch, network = TapWatch(), Taps()
     with watch.watching(network):
         network(torch.randn(7, 8, 2, 2))
     assert watch.read() == {}
+    assert watch.content() == {}
 
 
 @pytest.mark.parametrize("low", [Health(1.2, 0.5), Health(20.0, 0.001)])
@@ -107,6 +127,28 @@ def test_one_good_reading_starts_the_count_again() -> None:
     low, healthy = Health(1.0, 0.5), Health(9.0, 0.5)
     for health in [low] * (PATIENCE - 1) + [healthy] + [low] * (PATIENCE - 1):
         assert watch.warnings({"c5": health}) == []
+
+
+@pytest.mark.parametrize(
+    ("within", "position", "said"),
+    [(MIN_WITHIN / 2, 0.1, "p2 are nearly alike within each image"), (0.5, 0.9, "p2 tell mostly where they lie")],
+)
+def test_maps_without_content_are_said_once_after_several_readings(within: float, position: float, said: str) -> None:
+    watch = ContentWatch()
+    sentences = [
+        watch.warnings({"p2": within, "c5": 0.5}, {"p2": position, "c5": MAX_POSITION}, share_done=0.5)
+        for _ in range(PATIENCE + 2)
+    ]
+    assert [len(one) for one in sentences] == [0] * (PATIENCE - 1) + [1, 0, 0]
+    assert said in sentences[PATIENCE - 1][0]
+
+
+def test_nothing_is_said_of_maps_at_the_start_and_a_good_reading_starts_the_count_again() -> None:
+    watch = ContentWatch()
+    for _ in range(2 * PATIENCE):
+        assert watch.warnings({"p2": 0.0}, {"p2": 1.0}, share_done=0.05) == []
+    for position in [0.9] * (PATIENCE - 1) + [0.1] + [0.9] * (PATIENCE - 1):
+        assert watch.warnings({"p2": 0.5}, {"p2": position}, share_done=0.5) == []
 
 
 def loss(total: float, part: float) -> Loss:

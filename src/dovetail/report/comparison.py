@@ -16,7 +16,7 @@ from dovetail.report.history import History, Series, read_history
 from dovetail.report.plots import Plot, draw
 from dovetail.report.score_plots import draw_score
 from dovetail.report.templating import filled, replace_file
-from dovetail.train.monitors import MIN_RANK, MIN_SPREAD
+from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 from dovetail.transfer.results import Row, shown
 
 
@@ -99,6 +99,7 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
     def each(title: str, unit: str, field: str, **how: Any) -> list[Plot]:
         return [Plot(title.format(name), unit, found, **how) for name, found in groups(histories, field).items()]
 
+    within, position = "share of variance (0 to 1)", "share within images (0 to 1)"
     return [
         Plot("Loss, weighted sum of the terms", "loss (no unit)", lines("loss")),
         *each("Term {}, raw loss", "loss (no unit)", "parts"),
@@ -109,6 +110,8 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
         Plot("Waiting for data", "share of the time (0 to 1)", lines("data_wait"), from_zero=True),
         *each("Effective rank of {}", "rank (dimensions)", "effective_rank", from_zero=True, lower=MIN_RANK),
         *each("Spread of {} (0: one point, 1: even)", "spread (0 to 1)", "spread", from_zero=True, lower=MIN_SPREAD),
+        *each("Within-image share of {}", within, "within_image_share", from_zero=True, lower=MIN_WITHIN),
+        *each("Position share of {}", position, "position_share", from_zero=True, upper=MAX_POSITION),
         *each("Effective prototypes of {}", "prototypes (number)", "prototypes_used", from_zero=True),
         *each("Teacher's entropy, {}", "share of largest (0 to 1)", "teacher_entropy", from_zero=True),
     ]

@@ -1,4 +1,4 @@
-"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features and each term's prototypes."""
+"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features, maps and prototypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dovetail.train.logs import METRICS
-from dovetail.train.monitors import MIN_RANK, MIN_SPREAD, PATIENCE, CollapseWatch, Health
+from dovetail.train.monitors import (
+    MAX_POSITION,
+    MIN_RANK,
+    MIN_SPREAD,
+    MIN_WITHIN,
+    PATIENCE,
+    CollapseWatch,
+    ContentWatch,
+    Health,
+)
 from dovetail.train.prototypes import MAX_ENTROPY, MIN_USED, PrototypeWatch
 
 State = Literal["healthy", "low", "collapsing", "unknown"]
@@ -26,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the monitors say of a tap or of a term's prototypes: a state, and the same in words."""
+    """What the monitors say of a tap, a map's cells or a term's prototypes: a state, and the same in words."""
 
     name: str
     state: State
@@ -66,6 +75,15 @@ class History:
             watch.warnings({tap: Health(ranks[tap], spreads[tap]) for tap in ranks if tap in spreads})
         return [_verdict(tap, self._named("effective_rank", tap), self._named("spread", tap), watch) for tap in taps]
 
+    def content_verdicts(self, total_steps: int) -> list[Verdict]:
+        """Return what the monitors say of the cells of each map, in a run of `total_steps`."""
+        watch = ContentWatch()
+        for reading in self.readings:
+            within, position = reading.get("within_image_share", {}), reading.get("position_share", {})
+            watch.warnings(within, position, share_done=reading["step"] / total_steps)
+        positions = {one.name: one for one in self.group("position_share")}
+        return [_content_verdict(one, positions[one.name], watch) for one in self.group("within_image_share")]
+
     def prototype_verdicts(self, total_steps: int) -> list[Verdict]:
         """Return what the monitors say of the prototypes of each term that has any, in a run of `total_steps`."""
         watch = PrototypeWatch()
@@ -87,6 +105,21 @@ def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> 
     if low:
         return Verdict(tap, "low", f"low, not yet for long: {numbers} ({bounds})")
     return Verdict(tap, "healthy", f"healthy: {numbers}, above the {bounds}")
+
+
+def _content_verdict(within: Series, position: Series, watch: ContentWatch) -> Verdict:
+    name = f"cells of {within.name}"
+    numbers = f"within-image share {within.values[-1]:.2f}, position share {position.values[-1]:.2f}"
+    alike, placed = watch.alike.get(within.name, 0), watch.placed.get(within.name, 0)
+    low = max(alike, placed)
+    why = f"nearly alike within each image, below {MIN_WITHIN:g}"
+    if placed > alike:
+        why = f"mostly their position in the crop, above {MAX_POSITION:g}"
+    if low >= PATIENCE:
+        return Verdict(name, "collapsing", f"little content: {numbers}; {why} in {low} readings on end")
+    if low:
+        return Verdict(name, "low", f"low, not yet for long: {numbers} ({why})")
+    return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_WITHIN:g} and {MAX_POSITION:g})")
 
 
 def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> Verdict:

@@ -32,7 +32,7 @@ from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, sample_squar
 from dovetail.report.plots import Plot, draw
 from dovetail.report.sample import PHOTOGRAPHS, Example, draw_sample, overlap_in_words
 from dovetail.report.templating import filled, replace_file
-from dovetail.train.monitors import MIN_RANK, MIN_SPREAD
+from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 
 if TYPE_CHECKING:
     from dovetail.report.extras import Extra
@@ -119,6 +119,7 @@ class Page:
         subject, history = self.subject, read_history(self.subject.folder)
         taps = taps_in_use(subject.recipe)
         prototypes = history.prototype_verdicts(subject.total_steps)
+        contents = history.content_verdicts(subject.total_steps)
         return filled(
             "report.html.j2",
             title=f"{subject.options['method']} on {model_name(subject.options)}",
@@ -127,7 +128,8 @@ class Page:
             step=history.last.get("step", 0),
             total_steps=subject.total_steps,
             facts=facts(subject, history, network),
-            verdicts=[*history.verdicts(taps), *prototypes],
+            verdicts=[*history.verdicts(taps), *contents, *prototypes],
+            contents=bool(contents),
             prototypes=bool(prototypes),
             plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history, taps))],
             examples=self.examples,
@@ -259,7 +261,8 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
     for series in history.group("parts"):
         term, _, part = series.name.partition("/")
         found.setdefault(term, []).append(type(series)(part, series.steps, series.values))
-    ranks, spreads = (in_order(history.group(field), taps) for field in ("effective_rank", "spread"))
+    watched = ("effective_rank", "spread", "within_image_share", "position_share")
+    ranks, spreads, withins, positions = (in_order(history.group(field), taps) for field in watched)
     shown_plots = [Plot("Loss, weighted sum of the terms", "loss (no unit)", [history.number("loss")])]
     shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
     shown_plots += [
@@ -272,6 +275,8 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("kNN of the frozen encoder", "share right (0 to 1)", [history.number("knn")], from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
+        Plot("Within-image share", "share of variance (0 to 1)", withins, from_zero=True, lower=MIN_WITHIN),
+        Plot("Position share", "share within images (0 to 1)", positions, from_zero=True, upper=MAX_POSITION),
         Plot("Effective prototypes", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
         Plot("Entropy of the teacher", "share of largest (0 to 1)", history.group("teacher_entropy"), from_zero=True),
     ]

@@ -62,7 +62,7 @@ MOST_POINTS = 600  # more cannot be told apart at this width
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot's title, its axis and lines. `unit` stands beside the vertical axis; `lower` is a bound to draw.
+    """A plot's title, its axis and lines. `unit` stands at the vertical axis; `lower` and `upper` are bounds to draw.
 
     Lines have the colours of their places in `order`, of their places in `lines` unless it is given; with an `order` of
     several names a single line is named too.
@@ -74,6 +74,7 @@ class Plot:
     logarithmic: bool = False
     from_zero: bool = False
     lower: float | None = None
+    upper: float | None = None
     order: Sequence[str] = ()
 
 
@@ -123,17 +124,18 @@ def _finish(axes: Axes, plot: Plot) -> None:
     """Give the axes their units, bounds and scale."""
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(plot.unit)
-    if plot.lower is not None:
-        axes.axhline(plot.lower, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    bounds = [bound for bound in (plot.lower, plot.upper) if bound is not None]
+    for bound in bounds:
+        axes.axhline(bound, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate("bound", (1, plot.lower), fontsize=FONT_POINTS - 1.5, **place)
+        axes.annotate("bound", (1, bound), fontsize=FONT_POINTS - 1.5, **place)
     values = [value for line in plot.lines for value in line.values]
     if plot.logarithmic and values and min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     elif plot.from_zero:
-        axes.set_ylim(0, HEADROOM * max([*values, plot.lower or 0]) or 1)
+        axes.set_ylim(0, HEADROOM * max([*values, *bounds, 0]) or 1)
     steps = {step for line in plot.lines for step in line.steps}
     axes.xaxis.set_major_locator(FixedLocator(list(steps)) if len(steps) == 1 else MaxNLocator(nbins=6, integer=True))
 

@@ -65,6 +65,10 @@ class Reading:
         data_wait: Share of the time in which training waited for data, in [0, 1].
         effective_rank: Of each tap; empty where the batch is too small to tell.
         spread: Of each tap.
+        within_image_share: Of each map: the variance between cells of one image over the variance of all cells, in
+            [0, 1]. 0 where every cell of an image is alike.
+        position_share: Of each map: how much of the variance within images the mean map over images explains, in
+            [0, 1]. 1 where cells tell nothing but where they lie in the crop.
         prototypes_used: Of each term with prototypes: their effective number, the perplexity of the teacher's mean
             assignment over a sample of the batch.
         teacher_entropy: Of each term with prototypes: the mean entropy of the teacher's assignments, as a share of
@@ -86,6 +90,8 @@ class Reading:
     data_wait: float
     effective_rank: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    within_image_share: dict[str, float] = field(default_factory=dict)
+    position_share: dict[str, float] = field(default_factory=dict)
     prototypes_used: dict[str, float] = field(default_factory=dict)
     teacher_entropy: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0

@@ -1,4 +1,4 @@
-"""What a run watches: effective rank and spread of its taps, collapse, non-finite numbers.
+"""What a run watches: effective rank and spread of its taps, content of its maps, collapse, non-finite numbers.
 
 Shapes: N samples, C channels of a tap, H x W cells, T tokens.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +20,14 @@ from torch import Tensor, nn
 from dovetail.distributed import mean_over_ranks
 from dovetail.errors import DovetailError
 from dovetail.objectives.objective import Loss
+from dovetail.train.content import MapContent, sampled_content
 
 MIN_RANK = 1.5
 MIN_SPREAD = 0.01
 MIN_SAMPLES = 8  # fewer say nothing about rank
+MIN_WITHIN = 0.05  # 95 % of the variance is which image a cell is from: a pooled vector says nearly as much
+MAX_POSITION = 0.5  # most of what tells the cells of an image apart is their place in the crop
+WARMING_UP = 0.1  # share of the run in which maps may hold little but padding's rim, and prototypes may all be alike
 PATIENCE = 3
 RECORD = "nonfinite.jsonl"
 SHOWN_IMAGES = 4
@@ -82,11 +86,12 @@ class TapWatch:
     def __init__(self, most: int = 128) -> None:
         self.most = most
         self._taken: dict[str, Tensor] = {}
+        self._content: dict[str, MapContent] = {}
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[None]:
         """Take the first output of each tap from the forward passes within."""
-        self._taken = {}
+        self._taken, self._content = {}, {}
         handle = network.register_forward_hook(self._take)
         try:
             yield
@@ -97,6 +102,9 @@ class TapWatch:
         for name, tap in output.items():
             if name not in self._taken:
                 self._taken[name] = pooled(tap.detach()[: self.most].float())
+                content = sampled_content(tap[: self.most], fewest=MIN_SAMPLES)
+                if content is not None:
+                    self._content[name] = content
 
     def read(self) -> dict[str, Health]:
         """Return the health of every tap taken; waits for the device."""
@@ -105,6 +113,11 @@ class TapWatch:
             for name, features in self._taken.items()
             if features.shape[0] >= MIN_SAMPLES and bool(torch.isfinite(features).all())
         }
+
+    def content(self) -> dict[str, MapContent]:
+        """Return the content of every map taken, as plain numbers; waits for the device."""
+        found = {name: MapContent(float(one.within), float(one.position)) for name, one in self._content.items()}
+        return {name: one for name, one in found.items() if all(map(math.isfinite, one))}
 
 
 @dataclass
@@ -132,6 +145,45 @@ class CollapseWatch:
     def collapsed(self) -> list[str]:
         """The taps that are low at the last reading and have been for long enough."""
         return [tap for tap, count in self.low.items() if count >= PATIENCE]
+
+
+@dataclass
+class ContentWatch:
+    """Says in words when the cells of a map are all alike, or tell little but their position, for `PATIENCE` readings
+    on end.
+    """
+
+    alike: dict[str, int] = field(default_factory=dict)
+    placed: dict[str, int] = field(default_factory=dict)
+
+    def warnings(self, within: Mapping[str, float], position: Mapping[str, float], *, share_done: float) -> list[str]:
+        """Count one reading and return a sentence for each map that has just been out of bounds for long enough.
+
+        Args:
+            within: Within-image share of each map.
+            position: Position share of each map.
+            share_done: Of the run, in [0, 1].
+        """
+        sentences = []
+        for tap in within:
+            counts = share_done >= WARMING_UP
+            self.alike[tap] = self.alike.get(tap, 0) + 1 if counts and within[tap] < MIN_WITHIN else 0
+            self.placed[tap] = self.placed.get(tap, 0) + 1 if counts and position[tap] > MAX_POSITION else 0
+            if self.alike[tap] == PATIENCE:
+                sentences.append(
+                    f"The cells of {tap} are nearly alike within each image: only {within[tap]:.1%} of the variance is "
+                    f"between cells of one image (below {MIN_WITHIN:.0%}) in {PATIENCE} readings on end. What usually "
+                    "helps: views with more cells on this map, a loss that compares cells by their place (pixpro), or "
+                    "a lower learning rate."
+                )
+            if self.placed[tap] == PATIENCE:
+                sentences.append(
+                    f"The cells of {tap} tell mostly where they lie in the crop: position explains "
+                    f"{position[tap]:.0%} of the variance within images (above {MAX_POSITION:.0%}) in {PATIENCE} "
+                    "readings on end. What usually helps: views with more cells on this map, a loss that compares "
+                    "cells by their place (pixpro), or a lower learning rate."
+                )
+        return sentences
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.logs import Reading, RunLog
-from dovetail.train.monitors import CollapseWatch
+from dovetail.train.monitors import CollapseWatch, ContentWatch
 from dovetail.train.prototypes import PrototypeWatch
 from dovetail.train.step import LearnerModule
 
@@ -58,6 +58,7 @@ class Overseer(Callback):
         self.stops = stops
         self.knn = knn
         self.collapse = CollapseWatch()
+        self.content = ContentWatch()
         self.prototypes = PrototypeWatch()
         self.last_reading: Reading | None = None
         self.run_log: RunLog | None = None
@@ -155,12 +156,10 @@ class Overseer(Callback):
         left = (self.settings.total_steps - module.steps_done) * seconds / steps
         if self.run_log is not None:
             self.run_log.write(reading, seconds_left=left)
+        done = reading.step / self.settings.total_steps
         sentences = self.collapse.warnings(module.health)
-        sentences += self.prototypes.warnings(
-            reading.prototypes_used,
-            reading.teacher_entropy,
-            share_done=reading.step / self.settings.total_steps,
-        )
+        sentences += self.content.warnings(reading.within_image_share, reading.position_share, share_done=done)
+        sentences += self.prototypes.warnings(reading.prototypes_used, reading.teacher_entropy, share_done=done)
         for sentence in sentences:
             log.warning("%s", sentence)
 

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dovetail.train.monitors import MIN_SAMPLES, PATIENCE
+from dovetail.train.monitors import MIN_SAMPLES, PATIENCE, WARMING_UP
 
 MIN_USED = 1.5
 MAX_ENTROPY = 0.999
-WARMING_UP = 0.1  # at the start every image is the same to the network, and so is every assignment
 
 
 class PrototypeUse(NamedTuple):

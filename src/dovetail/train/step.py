@@ -239,7 +239,7 @@ class LearnerModule(LightningModule):
         numbers = mean_over_ranks(own).tolist()
         grad_norm = float(torch.stack(self.grad_norms).mean())
         self.losses, self.grad_norms = [], []
-        self.health = self.taps.read()
+        self.health, content = self.taps.read(), self.taps.content()
         return Reading(
             step=self.steps_done,
             epoch=self.moment.epoch,
@@ -254,6 +254,8 @@ class LearnerModule(LightningModule):
             data_wait=data_wait,
             effective_rank={tap: one.rank for tap, one in self.health.items()},
             spread={tap: one.spread for tap, one in self.health.items()},
+            within_image_share={tap: float(one.within) for tap, one in content.items()},
+            position_share={tap: float(one.position) for tap, one in content.items()},
             prototypes_used={term: float(one.used) for term, one in self.prototypes.items()},
             teacher_entropy={term: float(one.entropy) for term, one in self.prototypes.items()},
             skipped_steps=self.guard.skipped,
