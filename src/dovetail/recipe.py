@@ -15,6 +15,8 @@ from dovetail.schedules import Cosine, Schedule, WarmupCosine
 from dovetail.views.plan import ViewPlan
 from dovetail.views.view import Role
 
+DecoderPadding = Literal["zeros", "reflect"]
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -165,6 +167,8 @@ class Recipe:
             student at every step, or "averaged" like the parameters.
         forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
         lateral_dropout: See `LateralDropout`.
+        decoder_padding: How the decoder's convolutions pad while pre-training, in both branches: with "zeros", as the
+            model does, or by "reflect".
         query_rule: See `QueryRule`.
         export: Which branch is exported.
         epochs: The paper's number of epochs at its scale.
@@ -185,6 +189,7 @@ class Recipe:
     teacher_buffers: Literal["own", "copied", "averaged"] = "own"
     forward_views: Literal["per_view", "per_size"] = "per_view"
     lateral_dropout: LateralDropout | None = None
+    decoder_padding: DecoderPadding = "zeros"
     query_rule: QueryRule = QueryRule()
     export: Literal["student", "teacher"] = "teacher"
     epochs: int = 100

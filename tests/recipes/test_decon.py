@@ -6,8 +6,9 @@ import pytest
 
 from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotHeadSpec
+from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.recipe import Recipe, Tap
-from dovetail.recipes.table import build
+from dovetail.recipes.table import RUN_WIDE, build, options_of
 from dovetail.schedules import Cosine, Moment, value_at
 
 TAPS = {
@@ -64,6 +65,38 @@ def test_a_model_without_a_decoder_gets_a_sentence() -> None:
 def test_decoder_prototypes_can_differ() -> None:
     recipe = build("decon-sl", TAPS, {"prototypes": 10, "decoder_prototypes": 20})
     assert [head.prototypes for term in recipe.terms if isinstance(head := term.head, SlotHeadSpec)] == [10, 20]
+
+
+def test_the_decoder_can_have_negatives_of_its_own_images() -> None:
+    for method in ("decon-sl-densecl", "slotcon+decon-sl-densecl"):
+        encoder, decoder = build(method, TAPS, {"decoder_cell_negatives": 1.5}).terms
+        assert isinstance(decoder.objective, DenseContrastSpec)
+        assert decoder.objective.cell_negatives == 1.5
+        assert getattr(encoder.objective, "cell_negatives", 0.0) == 0.0
+    both = build("decon-sl-densecl", TAPS, {"cell_negatives": 0.7}).terms
+    assert [term.objective.cell_negatives for term in both] == [0.7, 0.7]  # type: ignore[attr-defined]
+    assert build("decon-sl-pixpro", TAPS, {"decoder_cell_negatives": 1.5}) == build("decon-sl-pixpro", TAPS)
+
+
+def test_the_decoders_padding_is_the_recipes() -> None:
+    assert build("decon-ml-densecl", TAPS).decoder_padding == "zeros"
+    assert build("decon-ml-densecl", TAPS, {"decoder_padding": "reflect"}).decoder_padding == "reflect"
+
+
+@pytest.mark.parametrize("base", ["pixpro", "slotcon"])
+def test_every_option_of_the_decoders_method_reaches_it(base: str) -> None:
+    """Those that mean the whole run, and those that the transformer has itself, are the other ones."""
+    known = options_of(f"densecl+decon-sl-{base}")
+    missing = {name for name in options_of(base) if f"decoder_{name}" not in known}
+    assert missing == (set(options_of(base)) & RUN_WIDE) | {"export"}
+    plain = build(f"densecl+decon-sl-{base}", TAPS).terms[1]
+    for name, parameter in options_of(base).items():
+        if name in missing or name == "grid" or not isinstance(parameter.default, int | float):
+            continue  # the transformer pools by `decoder_grid`
+        value = parameter.default * 0.9 or 0.5 if isinstance(parameter.default, float) else parameter.default + 3
+        value = not parameter.default if isinstance(parameter.default, bool) else value
+        changed = build(f"densecl+decon-sl-{base}", TAPS, {f"decoder_{name}": value}).terms[1]
+        assert changed != plain, name
 
 
 def test_another_base_on_the_decoder() -> None:

@@ -10,6 +10,11 @@ Departures: the queue's length need not be a multiple of the batch. The official
 matches on the tap's cells and looks them up on a pooled grid of another size, is not offered: with `Term.grid` the map
 is pooled before matching and before the head, so that indices mean the same cells.
 
+DenseCL's dense negatives are averages of other images, so nothing pulls the cells of one image apart. With
+`cell_negatives` every cell is also told from the key's cells of its own image that lie apart in the source image from
+the cell and from its match, as pixel-level InfoNCE does it (VADeR, arXiv 2011.05499; PixContrast, arXiv 2011.10043,
+section 3.1). Cells without such negatives have DenseCL's loss.
+
 Shapes: B images, C channels of the tap, D of the embedding, N cells of the query map, M of the key map, K length of
 the queue.
 """
@@ -28,10 +33,12 @@ from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
 from dovetail.heads.dense import DenseHeadSpec, DenseOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.objectives.pixels import CellCentres, cell_centres, near
 from dovetail.objectives.queue import Queue
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 
+NONE = -1e30  # the logarithm of no negative: finite, so that its gradient is 0 and not NaN
 AT_ONCE = 2**25  # similarities in memory at a time: 128 MiB of float32
 
 
@@ -44,19 +51,24 @@ class DenseContrastSpec(ObjectiveSpec):
         queue: Length of each of the two queues, in vectors.
         dense_weight: Weight of the dense term in [0, 1]; the global one has the rest.
         similarities_at_once: More similarities than these (to the queue, or between cells) are computed piece by
-            piece, and those to the queue again in the backward pass; the result is the same.
+            piece, and those to the negatives again in the backward pass; the result is the same.
+        cell_negatives: Least distance of cells of the same image that are negatives too, in diagonals of the larger
+            cell of the two views, as PixPro's distance; 0 for none.
     """
 
     temperature: float = 0.2
     queue: int = 65536
     dense_weight: float = 0.5
     similarities_at_once: int = AT_ONCE
+    cell_negatives: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.dense_weight <= 1:
             raise DovetailError(f"DenseCL's dense_weight is {self.dense_weight}; it must be between 0 and 1.")
         if self.temperature <= 0:
             raise DovetailError(f"DenseCL's temperature is {self.temperature}; it must be above 0.")
+        if self.cell_negatives < 0:
+            raise DovetailError(f"DenseCL's cell_negatives is {self.cell_negatives}; it must not be negative.")
 
     @property
     def one_way(self) -> bool:
@@ -89,16 +101,33 @@ class DenseContrast(Objective):
         with full_precision(query.embedding):
             index = correspondences(query.features, key.features, at_once=spec.similarities_at_once)  # [B, N]
             cells = query.cells.flatten(2).transpose(1, 2)  # [B, N, D]
+            more = self._own_negatives(query.cells, key.cells, index, views)
             per_image = self._contrast(query.embedding, key.embedding, self.queue_global)
-            per_cell = self._contrast(cells.flatten(0, 1), take_cells(key.cells, index).flatten(0, 1), self.queue_dense)
+            matches = take_cells(key.cells, index).flatten(0, 1)
+            per_cell = self._contrast(cells.flatten(0, 1), matches, self.queue_dense, more)
         total = (1 - spec.dense_weight) * per_image + spec.dense_weight * per_cell
         return Loss(total, {"global": per_image.detach(), "dense": per_cell.detach()})
 
-    def _contrast(self, query: Tensor, positive: Tensor, queue: Queue) -> Tensor:
+    def _contrast(self, query: Tensor, positive: Tensor, queue: Queue, more: Tensor | None = None) -> Tensor:
         spec = self.spec
         return info_nce(
-            query, positive.detach(), queue.negatives(), temperature=spec.temperature, at_once=spec.similarities_at_once
+            *(query, positive.detach(), queue.negatives(), more),
+            temperature=spec.temperature,
+            at_once=spec.similarities_at_once,
         )
+
+    def _own_negatives(self, query: Tensor, key: Tensor, index: Tensor, views: Sequence[View]) -> Tensor | None:
+        """Return [B N] what `own_image_negatives` does, for maps [B, D, H, W] and matches [B, N]; None where off."""
+        spec = self.spec
+        if not spec.cell_negatives:
+            return None
+        return own_image_negatives(
+            *(query.flatten(2).transpose(1, 2), key.detach().flatten(2), index),
+            *(cell_centres(views[0], query), cell_centres(views[1], key)),
+            distance=spec.cell_negatives,
+            temperature=spec.temperature,
+            at_once=spec.similarities_at_once,
+        ).flatten()
 
     @torch.no_grad()
     def update(self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput]) -> None:
@@ -126,29 +155,89 @@ def take_cells(cells: Tensor, index: Tensor) -> Tensor:
     return flat.gather(1, index[:, :, None].expand(-1, -1, flat.shape[2]))
 
 
-def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float, at_once: int) -> Tensor:
+def own_image_negatives(
+    query: Tensor,
+    keys: Tensor,
+    index: Tensor,
+    centres: CellCentres,
+    others: CellCentres,
+    *,
+    distance: float,
+    temperature: float,
+    at_once: int,
+) -> Tensor:
+    """Return [B, N]: log sum_j exp(q.k_j / T) over the cells of the same image that lie apart; `NONE` without any.
+
+    Apart are cells at least `distance` diagonals of the larger cell away in the source image, both from the query's
+    cell and from its match, which is another place where two objects are alike.
+
+    Args:
+        query: [B, N, D] unit rows.
+        keys: [B, D, M] unit columns, without gradient.
+        index: [B, N] of each query's match among the M.
+        centres: Of the query's cells.
+        others: Of the key's cells.
+        distance: In diagonals.
+        temperature: T.
+        at_once: Most similarities held at a time; with more, blocks of rows are computed again in the backward pass.
+    """
+    # Measured in the larger of the two views' cells, as the distance from the query's cell is.
+    matched = CellCentres(others.xy.gather(1, index[:, :, None].expand(-1, -1, 2)), centres.diagonal)
+    rows = max(1, at_once // (keys.shape[0] * keys.shape[2]))
+
+    def block(query: Tensor, first: int) -> Tensor:
+        own, match = (
+            CellCentres(one.xy[:, first : first + query.shape[1]], one.diagonal) for one in (centres, matched)
+        )
+        close = near(own, others, distance=distance) | near(match, others, distance=distance)  # [B, R, M]
+        return torch.logsumexp((query @ keys / temperature).masked_fill(close, NONE), dim=2)
+
+    if query.shape[1] <= rows:
+        return block(query, 0)
+    blocks = [
+        checkpoint(block, part, number * rows, use_reentrant=False, preserve_rng_state=False)
+        for number, part in enumerate(torch.split(query, rows, dim=1))
+    ]
+    return torch.cat(blocks, dim=1)
+
+
+def info_nce(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    more: Tensor | None = None,
+    *,
+    temperature: float,
+    at_once: int,
+) -> Tensor:
     """Return the mean over rows of -log(exp(q.k+ / T) / (exp(q.k+ / T) + sum_j exp(q.n_j / T))).
 
     Args:
         query: [R, D] unit rows.
         positive: [R, D] unit rows.
         negatives: [D, K] unit columns.
+        more: [R], the logarithm of each row's own further negatives' sum; None without them.
         temperature: T.
         at_once: Most logits held at a time; with more, blocks of rows are computed again in the backward pass.
     """
     rows = max(1, at_once // negatives.shape[1])
     if len(query) <= rows:
-        return _info_nce_rows(query, positive, negatives, temperature).mean()
+        return _info_nce_rows(query, positive, negatives, more, temperature).mean()
+    parts = torch.split(query, rows)
+    mores = [None] * len(parts) if more is None else torch.split(more, rows)
     blocks = [
-        checkpoint(_info_nce_rows, q, p, negatives, temperature, use_reentrant=False, preserve_rng_state=False)
-        for q, p in zip(torch.split(query, rows), torch.split(positive, rows), strict=True)
+        checkpoint(_info_nce_rows, q, p, negatives, m, temperature, use_reentrant=False, preserve_rng_state=False)
+        for q, p, m in zip(parts, torch.split(positive, rows), mores, strict=True)
     ]
     return torch.cat(blocks).mean()
 
 
-def _info_nce_rows(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def _info_nce_rows(
+    query: Tensor, positive: Tensor, negatives: Tensor, more: Tensor | None, temperature: float
+) -> Tensor:
     """Return [R]: the loss of each row."""
     query = query / temperature
     right = (query * positive).sum(dim=1)
     # Not concatenated with the negatives: that would hold all logits twice.
-    return torch.logaddexp(right, torch.logsumexp(query @ negatives, dim=1)) - right
+    every = torch.logaddexp(right, torch.logsumexp(query @ negatives, dim=1))
+    return (every if more is None else torch.logaddexp(every, more)) - right

@@ -21,7 +21,8 @@ from typing import Literal
 from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import decoder_taps
-from dovetail.recipe import LateralDropout, Recipe, SameHead, Tap, Term
+from dovetail.objectives.dense import DenseContrastSpec
+from dovetail.recipe import DecoderPadding, LateralDropout, Recipe, SameHead, Tap, Term
 from dovetail.schedules import scaled
 
 KEPT_CELLS = 14  # heads on larger maps are recomputed in the backward pass
@@ -39,6 +40,8 @@ def decon(
     lateral_dropout_kind: Literal["channel", "path"] = "channel",
     decoder_prototypes: int = 0,
     decoder_grid: int = 56,
+    decoder_padding: DecoderPadding = "zeros",
+    decoder_cell_negatives: float = 0.0,
     reference_double_momentum_counter: bool = False,
     reference_frozen_prototypes: bool = False,
 ) -> Recipe:
@@ -57,6 +60,10 @@ def decon(
         lateral_dropout_kind: "channel" for single channels, "path" for the whole lateral.
         decoder_prototypes: Prototypes of slot heads on the decoder; 0 for as many as on the encoder.
         decoder_grid: Decoder maps with more cells on a side are average-pooled to it before the head.
+        decoder_padding: How the decoder's convolutions pad their maps while pre-training: with "zeros" as the model
+            does, which tells cells how far they are from the border, or by "reflect". The exported model pads as it
+            always did.
+        decoder_cell_negatives: DenseCL's `cell_negatives` on the decoder; 0 for the same as on the encoder.
         reference_double_momentum_counter: See the module's text; the momentum reaches 1 at half of the run.
         reference_frozen_prototypes: See the module's text; the teacher's decoder prototypes stay random.
     """
@@ -77,6 +84,7 @@ def decon(
         for tap in chosen
         for term in repeated
     ]
+    decoder_terms = [with_cell_negatives(term, decoder_cell_negatives) for term in decoder_terms]
     return replace(
         base,
         name=name,
@@ -86,6 +94,7 @@ def decon(
         teacher_views=led.teacher_views,
         teacher_buffers=led.teacher_buffers,
         lateral_dropout=LateralDropout(lateral_dropout, lateral_dropout_kind) if lateral_dropout else None,
+        decoder_padding=decoder_padding,
         reference_double_momentum_counter=reference_double_momentum_counter,
         reference_frozen_teacher=r"^heads\.decoder_.*prototypes" if reference_frozen_prototypes else None,
     )
@@ -138,3 +147,10 @@ def on_level(recipe: Recipe, term: Term, tap: str, share: float, grid: int, prot
         checkpoint_head=grid > KEPT_CELLS,
         roles=("global",),
     )
+
+
+def with_cell_negatives(term: Term, distance: float) -> Term:
+    """Return a term of DenseCL with negatives from its own images; any other, or with a distance of 0, as it is."""
+    if not distance or not isinstance(term.objective, DenseContrastSpec):
+        return term
+    return replace(term, objective=replace(term.objective, cell_negatives=distance))

@@ -32,6 +32,7 @@ def densecl(
     temperature: float = 0.2,
     queue: int = 65536,
     dense_weight: float = 0.5,
+    cell_negatives: float = 0.0,
     momentum: float = 0.999,
     base_lr: float = 0.3,
     weight_decay: float = 1e-4,
@@ -51,6 +52,9 @@ def densecl(
         temperature: Of both contrastive terms.
         queue: Keys in each of the two queues.
         dense_weight: Weight of the dense term, in [0, 1]; the global one has the rest.
+        cell_negatives: Also tell each cell from cells of its own image that lie at least this far apart in the source
+            image, in diagonals of the larger cell of the two views; 0 for the published loss. PixContrast's distance
+            is 0.7.
         momentum: The teacher's, constant.
         base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
         weight_decay: Of all parameters.
@@ -59,7 +63,9 @@ def densecl(
         blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
     """
-    objective = DenseContrastSpec(temperature=temperature, queue=queue, dense_weight=dense_weight)
+    objective = DenseContrastSpec(
+        temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
+    )
     photometric = blurred(Photometric(saturation=0.4, blur_p=0.5), blur_px)
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear", photometric=photometric)
     return Recipe(

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from dovetail.heads.base import TeacherAware
 from dovetail.networks.network import Network
+from dovetail.networks.padding import decoder_padded
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at
@@ -49,7 +50,8 @@ class Branch(nn.Module):
         )
 
     def forward(self, views: Sequence[View]) -> Outputs:
-        taps = self.taps_of(views)
+        with decoder_padded(self.network, self.recipe.decoder_padding):
+            taps = self.taps_of(views)
         outputs: Outputs = {}
         for term in self.recipe.terms:
             inputs = [at[term.tap] for view, at in zip(views, taps, strict=True) if view.role in term.roles]

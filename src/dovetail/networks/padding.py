@@ -1,0 +1,99 @@
+"""How a decoder's convolutions pad their maps while it is pre-trained.
+
+Zero padding darkens the rim of a map, so that every cell can tell how far it is from the border (Islam et al., "How
+Much Position Information Do Convolutional Neural Networks Encode?", arXiv 2001.08248). Padding by reflection does not.
+The convolutions are as they were afterwards: fine-tuning and export see the original model.
+
+Shapes: B images, C channels, H x W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.networks.network import Network
+from dovetail.recipe import DecoderPadding
+
+
+@contextmanager
+def decoder_padded(network: Network, padding: DecoderPadding) -> Iterator[None]:
+    """Let the decoder's convolutions pad as told within.
+
+    Those that do not pad with zeros stay as they are, and so do transposed ones and subclasses of `nn.Conv2d`. Not for
+    a decoder that recomputes its own activations in the backward pass, as that happens outside of this context.
+
+    Args:
+        network: Its parameters and buffers are not touched.
+        padding: "zeros" changes nothing. "reflect" mirrors the map at its border.
+    """
+    convolutions = padding_convolutions(network) if padding == "reflect" else []
+    # A class for a class, and no closures: a compiled network sees the same one in every step.
+    for convolution in convolutions:
+        convolution.__class__ = ReflectingConv2d
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            convolution.__class__ = nn.Conv2d
+
+
+def padding_convolutions(network: Network) -> list[nn.Conv2d]:
+    """Return the convolutions of a network's decoder that pad their maps with zeros."""
+    prefixes = network.decoder_prefixes
+    return [
+        module
+        for name, module in network.model.named_modules()
+        if prefixes and f"{name}.".startswith(prefixes) and type(module) is nn.Conv2d and pads_zeros(module)
+    ]
+
+
+def pads_zeros(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution adds zeros to its map."""
+    return convolution.padding_mode == "zeros" and any(map(any, sides_of(convolution)))
+
+
+class ReflectingConv2d(nn.Conv2d):
+    """A convolution that extends its map by reflection where its parent pads with zeros."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return what the convolution makes of maps [B, C, H, W]."""
+        (top, bottom), (left, right) = sides_of(self)
+        maps = extended(extended(maps, top, bottom, dim=2), left, right, dim=3)
+        return F.conv2d(maps, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def sides_of(convolution: nn.Conv2d) -> list[tuple[int, int]]:
+    """Return how many cells a convolution adds before and after its map, vertically and horizontally."""
+    if convolution.padding == "valid":
+        return [(0, 0), (0, 0)]
+    if convolution.padding == "same":  # an odd cell goes behind, as in PyTorch
+        reach = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in reach]
+    return [(int(side), int(side)) for side in convolution.padding]
+
+
+def extended(maps: Tensor, before: int, after: int, *, dim: int) -> Tensor:
+    """Return maps longer by `before` and `after` cells along `dim`, mirrored without repeating the border itself.
+
+    A map too small to be mirrored so far repeats its border instead. Made of slices, whose gradient is deterministic
+    on a GPU, unlike that of PyTorch's reflection padding.
+
+    Args:
+        maps: [B, C, H, W].
+        before: Cells in front of the first.
+        after: Cells behind the last.
+        dim: 2 or 3.
+    """
+    size = maps.shape[dim]
+    if max(before, after) < size:
+        first = maps.narrow(dim, 1, before).flip(dim)
+        last = maps.narrow(dim, size - 1 - after, after).flip(dim)
+    else:
+        first = maps.narrow(dim, 0, 1).repeat_interleave(before, dim=dim)
+        last = maps.narrow(dim, size - 1, 1).repeat_interleave(after, dim=dim)
+    return torch.cat([first, maps, last], dim=dim)
