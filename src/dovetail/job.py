@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dovetail.data.sources import ImageSource, open_source
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import initialise
+from dovetail.networks.initialise import describe_init, initialise, starting_statistics
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.probe import check_image_size
 from dovetail.pretraining import Run, empty, is_first_process, write_config
@@ -57,13 +58,14 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: boo
     if not resume:  # a saved run names what it was shortened to
         options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
         recipe = build(asked["method"], network.taps, options)
+    recipe = normalised_recipe(recipe, network, asked, resume=resume)
     for view in recipe.views.views:
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     knn = knn_of(asked, recipe, settings)
     begin_with(network, asked["init"], needed=not (resume and Checkpoints(out / "checkpoints").last.exists()))
-    resolved = resolved_options(asked, settings, options)
+    resolved = resolved_options(asked, settings, options, recipe)
     if overwrite and is_first_process():
         empty(out)
     announce(resolved, recipe, network, settings, out)
@@ -166,9 +168,23 @@ def starting_weights(init: str | None) -> str | Path | None:
     return path
 
 
-def resolved_options(asked: Mapping[str, Any], settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+def normalised_recipe(recipe: Recipe, network: Network, asked: Mapping[str, Any], *, resume: bool = False) -> Recipe:
+    """Return the recipe with the mean and deviation that were given, or else those of the weights to start from.
+
+    A resumed run that names none is older than these options, and keeps the recipe's.
+    """
+    found = (tuple(asked["mean"]), tuple(asked["std"])) if asked.get("mean") else None
+    if found is None and not resume:
+        found = starting_statistics(network, starting_weights(asked["init"]))
+    return recipe if found is None else replace(recipe, views=replace(recipe.views, mean=found[0], std=found[1]))
+
+
+def resolved_options(
+    asked: Mapping[str, Any], settings: Settings, options: Mapping[str, Any], recipe: Recipe
+) -> dict[str, Any]:
     """Return the parameters of `pretrain` with everything on "auto" filled in; the preset has become options."""
-    own = settings.as_dict() | {"lr": settings.peak_lr}
+    mean, std = statistics(recipe.views, asked["in_channels"])
+    own = settings.as_dict() | {"lr": settings.peak_lr, "mean": list(mean), "std": list(std)}
     filled = {name: own.get(name, value) for name, value in asked.items()}
     return filled | {"preset": "paper", "recipe": dict(options)}
 
@@ -182,6 +198,10 @@ def announce(options: Mapping[str, Any], recipe: Recipe, network: Network, setti
     model = options["model"] if isinstance(options["model"], str) else type(options["model"]).__name__
     print(f"{options['method']} on {model}, {settings.num_images:,} images, into {out}")
     print(settings.table())
+    if options["init"] is not None:
+        print(f"init              {describe_init(network, options['init'])}")
+    mean, std = (", ".join(f"{value:g}" for value in options[name]) for name in ("mean", "std"))
+    print(f"normalisation     mean {mean}; std {std}")
     given = ", ".join(f"{name}={value}" for name, value in options["recipe"].items())
     print(f"recipe options    {given or 'as published'}")
     for term in recipe.terms:

@@ -63,6 +63,8 @@ def pretrain(
     image_size: int | None = None,
     in_channels: int = 3,
     init: str | None = None,
+    mean: list[float] = [],  # noqa: B006 - read only
+    std: list[float] = [],  # noqa: B006 - read only
     encoder: str | None = None,
     decoder: str | None = None,
     drop_path: float = 0.0,
@@ -110,7 +112,11 @@ def pretrain(
         lr: Peak learning rate; "auto" scales the recipe's linearly with the global batch.
         image_size: Side of the global views in pixels; the recipe's unless given.
         in_channels: Channels of the images.
-        init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for the library's own.
+        init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for supervised weights of the
+            encoder. Those of EfficientNet-Lite0 come from an installed package, the others from the library's hub.
+        mean: Mean of each channel, for values in [0, 1], with which images are normalised. By default that of the
+            weights to start from where it is known, and else ImageNet's.
+        std: Standard deviation of each channel, likewise.
         encoder: Of a module of your own: name of the sub-module that is the encoder.
         decoder: Of a module of your own: name of the sub-module that is the decoder.
         drop_path: Of timm's ViTs, given by name: stochastic depth of its last block, in [0, 1); off in the teacher.
@@ -194,6 +200,14 @@ def require(asked: Mapping[str, Any]) -> None:
         raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
     if asked["in_channels"] < 1:
         raise DovetailError(f"in_channels is {asked['in_channels']}; it must be at least 1.")
+    mean, std = asked["mean"], asked["std"]
+    if any(len(one) not in (0, asked["in_channels"]) for one in (mean, std)) or len(mean) != len(std):
+        raise DovetailError(
+            f"mean is {list(mean)} and std is {list(std)}; give both, with one number for each of the "
+            f"{asked['in_channels']} channels, or neither."
+        )
+    if any(value <= 0 for value in std):
+        raise DovetailError(f"std is {list(std)}; each number must be above 0.")
 
 
 def requeued() -> bool:
@@ -272,7 +286,7 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
     for name, value in asked.items():
         if name in ("out", *movable) or name not in named or value is None or unresolved(value):
             continue
-        if not isinstance(value, (str, int, float, bool, dict, Path)):
+        if not isinstance(value, (str, int, float, bool, dict, Path)) and name not in ("mean", "std"):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
         elif name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):
             continue  # the run saved what the preset stood for

@@ -95,7 +95,7 @@ def rest_table(recipe: Any) -> Any:
     for name, value in vars(recipe).items():
         if name not in ("terms", "views", "name") and value is not None:
             table.add_row(name, words(value))
-    for name in ("min_overlap", "queries", "masks"):
+    for name in ("min_overlap", "queries", "masks", "mean", "std"):
         value = getattr(recipe.views, name)
         if value:
             table.add_row(name, words(value))

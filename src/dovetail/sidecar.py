@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dovetail.errors import DovetailError
+
+SIDECAR = "model.json"
 
 TEXTS = ("constructor", "encoder_prefix")
 LISTS = ("decoder_prefixes", "untrained")
@@ -31,6 +34,30 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if wrong:
         raise DovetailError(f"{path} does not say its {wrong[0]} as it should; export the weights again.")
     return info
+
+
+def normalisation_in(info: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return each channel's mean and deviation from the content of a `model.json`.
+
+    Args:
+        info: The content.
+        channels: Channels of the pixels.
+
+    Returns:
+        None where the file does not say them, or says them for another number of channels.
+    """
+    found = info.get("normalisation")
+    if not isinstance(found, dict):
+        return None
+    mean, std = _numbers(found.get("mean")), _numbers(found.get("std"))
+    return (mean, std) if len(mean) == len(std) == channels else None
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Return a list of numbers as a tuple; () for anything else."""
+    if not isinstance(value, list) or not all(isinstance(one, int | float) for one in value):
+        return ()
+    return tuple(map(float, value))
 
 
 def _is_texts(value: Any) -> bool:

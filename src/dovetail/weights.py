@@ -26,12 +26,12 @@ from dovetail.networks.construct import construct
 from dovetail.networks.names import detectron2_decoder, detectron2_encoder, is_resnet, mm_decoder
 from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, local_name, locate_parts, untrained_names
-from dovetail.sidecar import read_sidecar
+from dovetail.sidecar import SIDECAR, read_sidecar
 from dovetail.tensor_files import write_tensors
 from dovetail.writing import write_weights, writing
 
 SelectedPart = Literal["all", "encoder", "decoder"]
-MODEL_FILE, SIDECAR = "model.safetensors", "model.json"
+MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)

