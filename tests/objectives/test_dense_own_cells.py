@@ -120,7 +120,7 @@ def test_the_gradient_pulls_a_cell_from_others_of_its_image() -> None:
         module.queue_dense.vectors.zero_()
         losses[distance] = module([query._replace(cells=cells), None], [None, key], VIEWS, NOW)  # type: ignore[list-item]
     more = losses[0.7].total - losses[0.0].total
-    assert float(more) > 0
+    assert float(more.detach()) > 0
     (gradient,) = torch.autograd.grad(more, cells)
     others = F.normalize(key.cells.mean(dim=(2, 3), keepdim=True), dim=1)
     assert float((gradient * others).sum()) > 0  # a step down moves cells away from what their image shares
