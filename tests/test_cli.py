@@ -79,7 +79,7 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def noted(**options: Any) -> None:
-        given.append(options)
+        given.append({name: value for name, value in options.items() if name != "from_file"})
 
     return noted
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ELSEWHERE = {
     r"^torchrun --nnodes": "several machines; tests/train/test_ranks.py starts processes",
     r"^#": "a remark, or SLURM's settings",
-    r"pipe:ssh|s3://|hf:": "another machine",
+    r"s3://|hf:": "another machine",
     r"^(python3 -m venv|\.venv/bin/pip|\. \.venv)": "an installation; make does the same before each of its targets",
     r"^git clone": "an installation",
     r"pre-commit install": "it would change the repository",

@@ -282,34 +282,6 @@ def test_yaml_with_code_runs_nothing(
     assert not made.exists()
 
 
-@pytest.mark.parametrize("where", ["run", "config"])
-def test_a_command_in_a_file_is_not_run(
-    copied: Path,
-    made: Path,
-    where: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Data may be what a command writes, but only one that was given on the command line."""
-    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))  # what an earlier test fetched is not fetched again
-    text = f"data: 'pipe:mkdir {made}'\nmodel: timm/test_resnet\n"
-    if where == "run":
-        (copied / "config.yaml").write_text(text)
-        arguments = ["pretrain", "--out", str(copied), "--resume"]
-    else:
-        (tmp_path / "evil.yaml").write_text(text)
-        arguments = ["pretrain", "--config", str(tmp_path / "evil.yaml"), "--out", str(tmp_path / "new")]
-    assert run_command(arguments) == 2
-    shown = capsys.readouterr().err
-    assert "--data" in shown
-    assert shown.count("\n") == 1
-    assert not made.exists()
-    given = ["--data", f"pipe:mkdir {made}"] if where == "config" else [f"--data=pipe:mkdir {made}"]
-    assert run_command([*arguments, *given]) == 2  # it is run, and writes no shard
-    assert made.exists()
-
-
 def test_nested_yaml_does_not_grow(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Aliases of aliases stand for a billion values; nothing writes them out."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]

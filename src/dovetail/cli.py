@@ -135,8 +135,9 @@ def call(name: str, arguments: list[str]) -> int:
     parser.parse_args(arguments)  # with every default, as --print-config writes them
     # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
     given = parser.parse_args(arguments, defaults=False).as_dict()
-    given.pop("config", None)
-    refuse_command_in_file(given.get("data"), arguments)
+    if given.pop("config", None):
+        typed = make_parser(name, verb, function, arguments, reads_config=False)
+        given, given["from_file"] = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=given.get("preset") == "paper")
     result = verb.load(verb.called)(**given)
@@ -145,14 +146,17 @@ def call(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def refuse_command_in_file(data: Any, arguments: list[str]) -> None:
-    """Raise `DovetailError` where `data` is a command of the shell that comes from a config file: who reads a file that
-    somebody else wrote must not run it.
-    """
-    from dovetail.pretraining import names_command
+def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options that count, and the names of those that only a config file gave.
 
-    if names_command(data) and not any(argument.removeprefix("--data=") == data for argument in arguments):
-        raise DovetailError(f"The config names a command as its data ({data!r}); to run it, give it with --data.")
+    Args:
+        given: What command line and file say together.
+        typed: What the command line says; it counts more than the file, wherever --config stands.
+    """
+    typed.pop("config", None)
+    from_file = sorted(given.keys() - typed.keys())
+    recipe = {**(given.get("recipe") or {}), **(typed.get("recipe") or {})}
+    return given | typed | ({"recipe": recipe} if recipe else {}), from_file
 
 
 def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[str], *, whole: bool) -> dict[str, Any]:
@@ -174,8 +178,13 @@ def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[s
     }
 
 
-def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: list[str]) -> Any:
-    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`."""
+def make_parser(
+    name: str, verb: Verb, function: Callable[..., Any], arguments: list[str], *, reads_config: bool = True
+) -> Any:
+    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`.
+
+    Without `reads_config` it takes --config for a name and leaves the file alone: what it parses was typed.
+    """
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
@@ -188,7 +197,8 @@ def make_parser(name: str, verb: Verb, function: Callable[..., Any], arguments: 
     positional = positional_values(verb, arguments)
     parser = Parser(prog=f"dovetail {name}", description=(inspect.getdoc(function) or "").split("\n\n")[0])
     if verb.has_recipe and name != "show":
-        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+        action = "config" if reads_config else "append"
+        parser.add_argument("--config", action=action, help="YAML file with any of these options")
     signature = inspect.signature(function).parameters
     helps = docstring_helps(function)
     for option in verb.positional:

@@ -24,6 +24,7 @@ from dovetail.networks.initialise import describe_init, initialise, starting_sta
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.probe import check_image_size
 from dovetail.pretraining import Run, empty, is_first_process, write_config
+from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
 from dovetail.recipes.table import build, options_of
@@ -44,12 +45,17 @@ SKIPPED = "skipped.jsonl"
 log = logging.getLogger(__name__)
 
 
-def execute(asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool = False) -> Run:
+def execute(
+    asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: bool = False, typed: Collection[str]
+) -> Run:
     """Run the pre-training that `asked` (the parameters of `pretrain`) describes, in `out`.
 
-    With `overwrite` the folder is emptied once all that can be refused has been.
+    With `overwrite` the folder is emptied once all that can be refused has been. The options in `typed` were given on
+    the command line or in Python, and may reach the network; all others were read from a file, and may not.
     """
-    source = open_source(asked["data"])
+    if asked["loggers"]:
+        refuse_network_in_file("loggers", asked["loggers"], typed="loggers" in typed)
+    source = open_source(asked["data"], fetch="data" in typed)
     torch.manual_seed(asked["seed"])
     network = network_for(asked)
     options = recipe_options(asked, source, network)
@@ -64,7 +70,8 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: boo
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     knn = knn_of(asked, recipe, settings)
-    begin_with(network, asked["init"], needed=not (resume and Checkpoints(out / "checkpoints").last.exists()))
+    needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
+    begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
     resolved = resolved_options(asked, settings, options, recipe)
     if overwrite and is_first_process():
         empty(out)
@@ -90,8 +97,15 @@ def execute(asked: Mapping[str, Any], out: Path, *, resume: bool, overwrite: boo
     return Run(out, result.steps, settings.total_steps)
 
 
-def begin_with(network: Network, init: str | None, *, needed: bool) -> None:
-    """Give a network the weights that `init` names; a run that goes on has others, and is only told what is missing."""
+def begin_with(network: Network, init: str | None, *, needed: bool, fetch: bool) -> None:
+    """Give a network the weights that `init` names; a run that goes on has others, and is only told what is missing.
+
+    Weights are downloaded only where `fetch` allows it.
+    """
+    if init == "imagenet" and not fetch:
+        if needed:
+            refuse_network_in_file("init", init, typed=False)
+        return
     try:
         initialise(network, starting_weights(init))
     except DovetailError as error:

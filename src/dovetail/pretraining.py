@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dovetail.errors import DovetailError
+from dovetail.provenance import refuse_decided_in_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,8 +94,8 @@ def pretrain(
 
     Args:
         data: Folder of images (searched recursively), .zip or uncompressed .tar of images, text file with one path a
-            line, folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs, "pipe:COMMAND"), set
-            of Hugging Face's (a saved folder, or "hf:NAME#SPLIT"), or (in Python) a sequence of paths or a dataset of
+            line, folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs), set of
+            Hugging Face's (a saved folder, or "hf:NAME#SPLIT"), or (in Python) a sequence of paths or a dataset of
             images.
         model: Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn,
             smp/ARCHITECTURE/ENCODER, torchvision/NAME), or a call with options, "timm.create_model('NAME',
@@ -154,17 +155,21 @@ def pretrain(
     return started(asked, named={name for name, value in asked.items() if not is_default(name, value)})
 
 
-def pretrain_given(**given: Any) -> Run:
+def pretrain_given(*, from_file: Collection[str] = (), **given: Any) -> Run:
     """Do what `pretrain` does, where it is known which options were named: a resumed run must agree with all of them.
 
     Args:
+        from_file: Names of the parameters that a config file gave, and not the command line.
         given: Parameters of `pretrain`; those that name its default count as well as others.
     """
-    return started((pretrain.__kwdefaults__ or {}) | given, named=given.keys())
+    defaults = pretrain.__kwdefaults__ or {}
+    refuse_decided_in_file(given, from_file, defaults)
+    return started(defaults | given, named=given.keys(), from_file=from_file)
 
 
-def started(options: Mapping[str, Any], *, named: Collection[str]) -> Run:
-    """Run what `pretrain` was asked for; `named` are the parameters that were given by themselves."""
+def started(options: Mapping[str, Any], *, named: Collection[str], from_file: Collection[str] = ()) -> Run:
+    """Run what `pretrain` was asked for; `named` are the parameters that were given by themselves, and `from_file`
+    those of them that a config file gave."""
     asked = {name: value for name, value in options.items() if name not in ("overwrite", "resume")}
     out = asked["out"]
     again = requeued() and (Path(out) / CONFIG).is_file()  # by the command of the first time, --overwrite included
@@ -177,7 +182,8 @@ def started(options: Mapping[str, Any], *, named: Collection[str]) -> Run:
         refuse_sources_in(folder, asked)
     from dovetail.job import execute
 
-    return execute(asked, folder, resume=resume, overwrite=overwrite)
+    typed = {name for name in (named if resume else asked) if name not in from_file}  # a resumed run's config is a file
+    return execute(asked, folder, resume=resume, overwrite=overwrite, typed=typed)
 
 
 def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -295,11 +301,6 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
             raise DovetailError(
                 f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it."
             )
-    if names_command(saved.get("data")) and asked["data"] is None:
-        raise DovetailError(
-            f"The data of the run in {folder} are what a command writes ({saved['data']!r}), and no file runs a "
-            "command by itself: give it again with --data."
-        )
     given = {name: asked[name] for name in movable if name in named and not unresolved(asked[name])}
     if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
         given["num_nodes"] = asked["num_nodes"]
@@ -326,13 +327,6 @@ def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, An
     given = asked["recipe"] or {}
     found = presets.agreed_options(preset, str(saved.get("method")))
     return {name: value for name, value in found.items() if name not in given}
-
-
-def names_command(data: Any) -> bool:
-    """Whether `data` is a command of the shell."""
-    from dovetail.data.shard_names import PIPE
-
-    return isinstance(data, str) and data.startswith(PIPE)
 
 
 def is_default(name: str, value: Any) -> bool:

@@ -18,6 +18,7 @@ from dovetail.data.fetch import ShardCache
 from dovetail.data.sources import open_source
 from tests.data.photos import encoded, smooth
 from tests.data.tars import shards_of, tar_of
+from tests.loopback import serving
 
 ABSENT = [(signal, name) for name in ("SIGBUS", "SIGCHLD", "SIGUSR1", "SIGKILL")]
 ABSENT += [(os, name) for name in ("pread", "fork", "register_at_fork", "sched_getaffinity", "geteuid")]
@@ -70,9 +71,8 @@ def test_archives_are_read_without(without: None, tmp_path: Path, kind: str) -> 
 
 
 def test_a_shard_that_several_need_is_fetched_once(tmp_path: Path) -> None:
-    shards_of(tmp_path / "far", [2])
-    name = f"pipe:echo x >> {tmp_path}/log; sleep 0.2; cat {tmp_path}/far/photos-000.tar"
-    with ThreadPoolExecutor(4) as pool:
+    with serving(shards_of(tmp_path / "far", [2])) as server, ThreadPoolExecutor(4) as pool:
+        name = f"{server.url}/photos-000.tar"
         paths = set(pool.map(lambda _: ShardCache(tmp_path / "cache").path(name), range(4)))
-    assert len(paths) == 1
-    assert (tmp_path / "log").read_text().split() == ["x"]
+        assert len(paths) == 1
+        assert server.requests == ["/photos-000.tar"]

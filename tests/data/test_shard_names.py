@@ -18,8 +18,8 @@ from dovetail.errors import DovetailError
         ("a-{2..0}.tar", ["a-2.tar", "a-1.tar", "a-0.tar"]),
         ("{x,y}/{08..10}.tar", ["x/08.tar", "x/09.tar", "x/10.tar", "y/08.tar", "y/09.tar", "y/10.tar"]),
         ("{a,b{1,2}}{,.z}.tar", ["a.tar", "a.z.tar", "b1.tar", "b1.z.tar", "b2.tar", "b2.z.tar"]),
-        ("pipe:cat ${HOME}/{0,1}.tar", ["pipe:cat ${HOME}/0.tar", "pipe:cat ${HOME}/1.tar"]),
-        ("pipe:awk '{print $1}' a.tar", ["pipe:awk '{print $1}' a.tar"]),
+        ("${HOME}/{0,1}.tar", ["${HOME}/0.tar", "${HOME}/1.tar"]),
+        ("{print $1}.tar", ["{print $1}.tar"]),
         ("a{.tar", ["a{.tar"]),
     ],
 )
@@ -44,13 +44,13 @@ def test_what_names_shards(tmp_path: Path) -> None:
     for name in ("mixed", "plain", "empty", "missing", "shards/a.tar", "{a}.tar"):
         assert not names_shards(str(tmp_path / name)), name
     assert names_shards("https://host/a.tar")
-    assert names_shards("pipe:cat a.tar")
+    assert not names_shards("pipe:cat a.tar")
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "[1]", "{}", "{", '{"../a.tar": 1}', '{"/a.tar": 1}', '{"pipe:rm x": 1}', '{"s3://b/a.tar": 1}',
+        "[1]", "{}", "{", '{"../a.tar": 1}', '{"/a.tar": 1}', '{"s3://b/a.tar": 1}',
         '{"a.tar": -1}', '{"a.tar": true}', '{"a.tar": 1.5}', "[" * 100_000,
     ],
 )  # fmt: skip

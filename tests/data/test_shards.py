@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shlex
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -25,6 +24,7 @@ from dovetail.views.batch import ViewBatch
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.photos import smooth
 from tests.data.tars import jpeg, shards_of, tar_of
+from tests.loopback import serving
 
 PLAN = ViewPlan((ViewSpec(16), ViewSpec(16)))
 
@@ -121,39 +121,39 @@ def replace_window(source: ImageSource, images: int) -> ShardSource:
     return ShardSource(list(source.sizes), list(source.sizes.values()), window_images=images)
 
 
-def test_a_pipe_is_fetched_once_and_kept_in_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_is_fetched_once_and_kept_in_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))
-    folder, log = shards_of(tmp_path / "far away", [2, 2, 2]), tmp_path / "log"
-    quoted = shlex.quote(str(folder))
-    source = open_source(f"pipe:echo x >> {shlex.quote(str(log))}; cat {quoted}/photos-{{000..002}}.tar")
-    assert source.num_images == 6
-    assert len(log.read_text().split()) == 3
-    here = open_source(folder)
-    for mine, theirs in zip(batches(source), batches(here), strict=True):
-        assert torch.equal(mine.crops[0], theirs.crops[0])
-    assert len(log.read_text().split()) == 3
+    folder = shards_of(tmp_path / "far away", [2, 2, 2])
+    with serving(folder) as server:
+        source = open_source(f"{server.url}/photos-{{000..002}}.tar")
+        assert source.num_images == 6
+        assert len(server.requests) == 3
+        here = open_source(folder)
+        for mine, theirs in zip(batches(source), batches(here), strict=True):
+            assert torch.equal(mine.crops[0], theirs.crops[0])
+        assert len(server.requests) == 3
 
 
 def test_a_cache_without_room_fetches_again(tmp_path: Path) -> None:
-    folder = shards_of(tmp_path / "far", [2, 2, 2])
-    names = [f"pipe:cat {shlex.quote(str(folder))}/photos-00{number}.tar" for number in range(3)]
-    source = ShardSource(names, [2, 2, 2], cache=tmp_path / "cache")
-    source._cache = ShardCache(tmp_path / "cache", keep=1)
-    for index in (0, 5, 0, 3, 1):
-        source.open(index, 3).decode(1)
-        assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
-    assert not list((tmp_path / "cache").glob("*.tmp"))
-    again = pickle.loads(pickle.dumps(source))  # as a worker has it
-    assert torch.equal(again.open(4, 3).decode(1), source.open(4, 3).decode(1))
+    with serving(shards_of(tmp_path / "far", [2, 2, 2])) as server:
+        names = [f"{server.url}/photos-00{number}.tar" for number in range(3)]
+        source = ShardSource(names, [2, 2, 2], cache=tmp_path / "cache")
+        source._cache = ShardCache(tmp_path / "cache", keep=1)
+        for index in (0, 5, 0, 3, 1):
+            source.open(index, 3).decode(1)
+            assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
+        assert not list((tmp_path / "cache").glob("*.tmp"))
+        again = pickle.loads(pickle.dumps(source))  # as a worker has it
+        assert torch.equal(again.open(4, 3).decode(1), source.open(4, 3).decode(1))
 
 
 def test_a_shard_that_cannot_be_fetched_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "PAUSE_SECONDS", 0.0)
-    tried = tmp_path / "tried"
-    source = ShardSource([f"pipe:echo x >> {tried}; echo no such bucket >&2; false"], [2], cache=tmp_path / "cache")
-    with pytest.raises(UnreadableError, match="could not be fetched in 3 tries: no such bucket"):
-        source.fetch(0)
-    assert len(tried.read_text().split()) == 3
+    with serving(tmp_path) as server:
+        source = ShardSource([f"{server.url}/missing.tar"], [2], cache=tmp_path / "cache")
+        with pytest.raises(UnreadableError, match=r"could not be fetched in 3 tries: .*404"):
+            source.fetch(0)
+        assert server.requests == ["/missing.tar"] * 3
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
@@ -161,9 +161,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "file"))
     with pytest.raises(DovetailError, match=r"cannot be kept in .*file/shards \(Not a dir.*variable DOVETAIL_CACHE\.$"):
-        open_source("pipe:cat photos-{0..9}.tar")
+        open_source("http://127.0.0.1:9/photos-{0..9}.tar")
     assert open_source(shards_of(tmp_path / "here", [2])).num_images == 2
-    source = ShardSource(["pipe:cat photos.tar"], [2])  # a cache that is lost while the run goes on
+    source = ShardSource(["http://127.0.0.1:9/photos.tar"], [2])  # a cache that is lost while the run goes on
     with pytest.raises(UnreadableError, match=r"kept in .*file/shards \(DOVETAIL_CACHE\): Not a directory"):
         source.fetch(0)
 
@@ -172,7 +172,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(DovetailError, match="'aws', which fetches s3://, is not installed"):
         open_source("s3://bucket/photos-{0..9}.tar")
-    with pytest.raises(DovetailError, match="Nothing here fetches gopher://"):
+    with pytest.raises(DovetailError, match="gopher:// cannot be fetched here"):
         open_source("gopher://host/photos.tar")
 
 

@@ -3,8 +3,8 @@
 The first process that needs a shard fetches it, the others wait for it. When there are more than `keep` shards, those
 that nobody has read for longest are removed; who needs one again fetches it again.
 
-Programs fetch, as WebDataset has it: curl for http, https and ftp, `aws s3 cp`, `gcloud storage cat`, `hdfs dfs -cat`,
-or any command of the shell after `pipe:`. Credentials are the programs' own matter.
+Programs fetch: curl for http, https and ftp, `aws s3 cp`, `gcloud storage cat`, `hdfs dfs -cat`. They are started
+directly and never through a shell, and a name is always one argument. Credentials are the programs' own matter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from dovetail.data.decode import UnreadableError
-from dovetail.data.shard_names import PIPE, SCHEMES, is_remote
+from dovetail.data.shard_names import SCHEMES, is_remote
 from dovetail.errors import DovetailError
 
 TRIES = 3
@@ -30,9 +30,9 @@ PAUSE_SECONDS = 2.0
 KEEP = 24
 
 _COMMANDS = {
-    "http": ["curl", "--silent", "--show-error", "--location", "--fail", "--"],
-    "https": ["curl", "--silent", "--show-error", "--location", "--fail", "--"],
-    "ftp": ["curl", "--silent", "--show-error", "--fail", "--"],
+    "http": ["curl", "--silent", "--show-error", "--globoff", "--location", "--fail", "--"],
+    "https": ["curl", "--silent", "--show-error", "--globoff", "--location", "--fail", "--"],
+    "ftp": ["curl", "--silent", "--show-error", "--globoff", "--fail", "--"],
     "s3": ["aws", "s3", "cp", "--only-show-errors"],
     "gs": ["gcloud", "storage", "cat"],
     "hdfs": ["hdfs", "dfs", "-cat"],
@@ -41,15 +41,15 @@ _COMMANDS = {
 
 def check_fetchable(name: str) -> None:
     """Raise `DovetailError` unless there is a program here that fetches `name`."""
-    if not is_remote(name) or name.startswith(PIPE):
+    if not is_remote(name):
         return
     scheme = name.split("://", 1)[0]
     if scheme not in SCHEMES:
-        raise DovetailError(f"Nothing here fetches {scheme}://; give a command that does, as 'pipe:COMMAND {name}'.")
+        raise DovetailError(f"{scheme}:// cannot be fetched here; copy the shards to a disk and name their folder.")
     if scheme != "file" and shutil.which(_COMMANDS[scheme][0]) is None:
         raise DovetailError(
-            f"{_COMMANDS[scheme][0]!r}, which fetches {scheme}://, is not installed; install it, or give another "
-            f"command as 'pipe:COMMAND {name}'."
+            f"{_COMMANDS[scheme][0]!r}, which fetches {scheme}://, is not installed; install it, or copy the shards to "
+            "a disk and name their folder."
         )
 
 
@@ -143,17 +143,12 @@ class ShardCache:
 
 def fetched_into(file: int, name: str) -> str | None:
     """Write a shard into an open file; return why that failed, None if it did not."""
-    if name.startswith(PIPE):
-        ended = subprocess.run(
-            name.removeprefix(PIPE), shell=True, stdout=file, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-    else:
-        scheme = name.split("://", 1)[0]
-        command = [*_COMMANDS[scheme], name, *(["-"] if scheme == "s3" else [])]
-        try:
-            ended = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        except OSError as error:
-            return f"{command[0]}: {error.strerror}"
+    scheme = name.split("://", 1)[0]
+    command = [*_COMMANDS[scheme], name, *(["-"] if scheme == "s3" else [])]
+    try:
+        ended = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}"
     if ended.returncode == 0:
         return None
     said = ended.stderr.decode(errors="replace").strip().splitlines()

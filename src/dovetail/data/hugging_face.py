@@ -20,6 +20,7 @@ from dovetail.data.decode import Photograph, UnreadableError, open_bytes, read_f
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
+from dovetail.provenance import refuse_network_in_file
 
 NAMED = "hf:"
 IMAGES = ("image", "img", "pixel_values", "jpg", "png")
@@ -75,13 +76,14 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def open_table(data: Any) -> TableSource:
-    """Return the photographs in a table, named as in the module's docstring.
+def open_table(data: Any, *, fetch: bool = True) -> TableSource:
+    """Return the images in a table, named as in the module's docstring; "hf:" needs `fetch`, as it reaches the hub.
 
     Raises:
         DovetailError: Without the package, and for a table that cannot be read or has no column of images.
     """
     if isinstance(data, str) and data.startswith(NAMED):
+        refuse_network_in_file("data", data, typed=fetch)
         package = installed(data)
         name, _, split = data.removeprefix(NAMED).partition("#")
         found = read(lambda: package.load_dataset(name, split=split or None), f"The dataset {name!r}")

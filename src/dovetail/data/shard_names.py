@@ -5,7 +5,6 @@ Shards are named by a folder of `.tar` files, or by a pattern with braces as she
     shards/                                    a folder; with `sizes.json` nothing has to be counted
     shards/photos-{000000..000147}.tar         files
     https://host/photos-{000..147}.tar         what a tool can fetch: http, https, ftp, s3, gs, hdfs
-    pipe:ssh host cat /data/{a,b}-{0..9}.tar   whatever a command of the shell writes
 
 `sizes.json` is {"name of the shard": number of photographs, ...} beside the shards, as `dovetail prepare` writes it.
 """
@@ -23,7 +22,6 @@ from pathlib import Path
 from dovetail.errors import DovetailError
 
 SIZES = "sizes.json"
-PIPE = "pipe:"
 SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "file")
 MAX_SHARDS = 1_000_000
 MAX_SIZES_BYTES = 1 << 30
@@ -42,12 +40,12 @@ def names_shards(data: str) -> bool:
 
 
 def is_remote(name: str) -> bool:
-    """Return whether a shard has to be fetched: a URL or a pipe, and no file."""
-    return name.startswith(PIPE) or _SCHEME.match(name) is not None
+    """Return whether a shard's name is a URL, and not a path."""
+    return _SCHEME.match(name) is not None
 
 
 def is_pattern(data: str) -> bool:
-    """Return whether `data` names shards by braces, a URL or a pipe."""
+    """Return whether `data` names shards by braces or a URL."""
     return is_remote(data) or (data.endswith(".tar") and re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", data) is not None)
 
 

@@ -25,6 +25,7 @@ from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
+from dovetail.provenance import refuse_network_in_file
 
 SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "tif", "tiff", "bmp", "gif", "npy"})
 WINDOW_IMAGES = 20_000
@@ -59,7 +60,7 @@ class ShardSource(ImageSource):
         """Take the shards as they are named; none is opened.
 
         Args:
-            names: Paths, URLs or pipes.
+            names: Paths or URLs.
             counts: Photographs in each.
             cache: Folder for shards that have to be fetched; one for this user and these shards unless given.
             window_images: Photographs that are shuffled together, about.
@@ -165,17 +166,22 @@ def photographs(archive: TarArchive) -> Iterator[Member]:
             yield member
 
 
-def open_shards(data: str) -> ShardSource:
-    """Return the photographs in the shards that `data` names: a folder, or a pattern; see `shard_names`.
+def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
+    """Return the images in the shards that `data` names: a folder, or a pattern; see `shard_names`.
+
+    Args:
+        data: The folder or the pattern.
+        fetch: Whether shards may be fetched over the network.
 
     Raises:
-        DovetailError: There are none, or one of them cannot be counted, or those to fetch cannot be kept.
+        DovetailError: There are none, or one of them cannot be counted, or those to fetch may not be or cannot be kept.
     """
     folder = Path(data)
     names = shards_in(folder) if folder.is_dir() else expand(data)
-    for name in names[:1]:
-        check_fetchable(name)
-    if any(local_path(name) is None for name in names):
+    remote = [name for name in names if local_path(name) is None]
+    if remote:
+        refuse_network_in_file("data", data, typed=fetch)
+        check_fetchable(remote[0])
         check_cache(default_cache())  # now, and not in each loading process when it needs the first shard
     sizes = known_sizes(names)
     missing = [name for name in names if name not in sizes]

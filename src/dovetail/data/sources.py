@@ -170,7 +170,7 @@ class DatasetSource(ImageSource):
         raise UnreadableError(f"a {type(image).__name__} is no image")
 
 
-def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -> ImageSource:
+def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:
     """Return the photographs that `data` means.
 
     Args:
@@ -178,20 +178,26 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource) -
             path a line (relative ones start from the file's folder), a folder or a pattern of WebDataset shards (see
             `dovetail.data.shard_names`), a set of Hugging Face's (see `dovetail.data.hugging_face`), a sequence of
             paths, a map-style dataset or a sequence of images.
+        fetch: Whether `data` may name what is fetched over the network: a URL, or "hf:NAME". False for a name that
+            was read from a file.
 
     Raises:
-        DovetailError: There is no such folder or file, or no image in it.
+        DovetailError: There is no such folder or file, or no image in it, or it may not be fetched.
     """
+    if isinstance(data, str) and data.startswith("pipe:"):
+        raise DovetailError(
+            f"{data!r} is a command, and commands are not run any more; copy the shards to a disk, or give a URL."
+        )
     if isinstance(data, ImageSource):
         source = data
     elif isinstance(data, str | Path) and names_shards(str(data)):
         from dovetail.data.shards import open_shards  # it has sources of its own kind, and builds on these
 
-        source = open_shards(str(data))
+        source = open_shards(str(data), fetch=fetch)
     elif is_hugging_face(data):
         from dovetail.data.hugging_face import open_table  # likewise
 
-        source = open_table(data)
+        source = open_table(data, fetch=fetch)
     elif isinstance(data, str | Path):
         source = _from_path(Path(data))
     elif isinstance(data, Sequence) and all(isinstance(item, str | Path) for item in data):

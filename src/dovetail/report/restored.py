@@ -16,6 +16,7 @@ from dovetail.job import network_for, normalised_recipe, starting_weights
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Network
 from dovetail.pretraining import read_config
+from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes.table import build
 from dovetail.train.checkpoints import Checkpoints
@@ -30,7 +31,8 @@ class Restored:
         folder: Of the run.
         options: Its resolved parameters.
         recipe: Its recipe.
-        before: The network that it began with: that of the same seed, or of the weights it started from.
+        start: The network that it began with: that of the same seed, or of the weights it started from; None where
+            these would have to be downloaded.
         learner: Everything it has learned, from its newest checkpoint.
         step: Optimiser steps done by then.
     """
@@ -38,9 +40,17 @@ class Restored:
     folder: Path
     options: Mapping[str, Any]
     recipe: Recipe
-    before: Network
+    start: Network | None
     learner: Learner
     step: int
+
+    @property
+    def before(self) -> Network:
+        """The network that it began with; raises `DovetailError` where its weights would have to be downloaded."""
+        if self.start is None:
+            refuse_network_in_file("init", self.options["init"], typed=False)
+        assert self.start is not None
+        return self.start
 
     @property
     def branch(self) -> Branch:
@@ -69,12 +79,13 @@ class Restored:
         return int(self.options["in_channels"])
 
 
-def restore(run: str | Path, *, model: nn.Module | None = None) -> Restored:
+def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None = None) -> Restored:
     """Read a run's folder.
 
     Args:
         run: The folder.
         model: For a run whose model was given in Python: the same module again.
+        init: "imagenet" allows the download of the weights that a run with this `init` began with.
 
     Raises:
         DovetailError: For a folder without a run or a checkpoint, and for a module that is not given again.
@@ -93,7 +104,9 @@ def restore(run: str | Path, *, model: nn.Module | None = None) -> Restored:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(options["seed"]))
         before = network_for(options)
-        initialise(before, starting_weights(options.get("init")))
+        known = options.get("init") in (None, init) or options["init"] != "imagenet"
+        if known:
+            initialise(before, starting_weights(options.get("init")))
         recipe = build(options["method"], before.taps, options.get("recipe") or {})
         recipe = normalised_recipe(recipe, before, options, resume=True)
         learner = Learner(recipe, copy.deepcopy(before))
@@ -103,4 +116,4 @@ def restore(run: str | Path, *, model: nn.Module | None = None) -> Restored:
         raise DovetailError(
             f"The checkpoint in {folder} does not fit its config.yaml; was it written by another version?"
         ) from error
-    return Restored(folder, options, recipe, before, learner.eval(), int(state["step"]))
+    return Restored(folder, options, recipe, before if known else None, learner.eval(), int(state["step"]))

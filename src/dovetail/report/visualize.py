@@ -65,6 +65,7 @@ def pca(
     out: str | Path,
     most: int = 6,
     side_px: int | None = None,
+    init: str | None = None,
     model: Any = None,
 ) -> list[Path]:
     """Draw the encoder's and the decoder's maps before and after pre-training, by their principal components.
@@ -75,6 +76,7 @@ def pca(
         out: Folder for the pictures.
         most: Photographs to draw, evenly spaced over the folder.
         side_px: Side in pixels to which photographs are brought; twice the views' for CNNs unless given.
+        init: For a run that began with ImageNet weights: "imagenet" again, which allows their download.
         model: In Python, for a run of a module of your own: the same module.
 
     Returns:
@@ -83,7 +85,7 @@ def pca(
     Raises:
         DovetailError: For a folder without a run or photographs.
     """
-    restored = restore(run, model=as_module(model))
+    restored = restore(run, model=as_module(model), init=init)
     photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
     taps = shown_taps(restored.after.taps, restored.recipe)
     view = as_view(photos.squares, restored.recipe.views, restored.after)
@@ -177,6 +179,7 @@ def correspondence(
     most: int = 4,
     lines: int = 24,
     side_px: int | None = None,
+    init: str | None = None,
     model: Any = None,
 ) -> list[Path]:
     """Draw which cells of two pictures match best, as lines, before and after pre-training.
@@ -190,6 +193,7 @@ def correspondence(
         most: Pairs to draw, evenly spaced over the folder.
         lines: Best matches to draw in each.
         side_px: Side in pixels to which photographs are brought; of views, the run's own size counts.
+        init: For a run that began with ImageNet weights: "imagenet" again, which allows their download.
         model: In Python, for a run of a module of your own: the same module.
 
     Returns:
@@ -198,7 +202,7 @@ def correspondence(
     Raises:
         DovetailError: For too few photographs.
     """
-    restored = restore(run, model=as_module(model))
+    restored = restore(run, model=as_module(model), init=init)
     if most < 1 or lines < 1:
         raise DovetailError(f"most is {most} and lines {lines}; both must be at least 1.")
     if between == "views":
