@@ -23,6 +23,7 @@ from dovetail.cli import run
 from dovetail.recipes.table import options_of
 from tests.test_docs import FENCE, PAGES, QUICK, ROOT, SMALL, STAND_INS, blocks, name_of
 from tests.transfer.coco_files import write_coco
+from tests.transfer.dense.scenes import moving_square
 from tests.transfer.pictures import class_folder
 from tests.transfer.test_readers import voc
 
@@ -55,6 +56,7 @@ FINETUNE = {
     "finetune detect": "--steps 1 --batch-size 2 --image-size 64 --workers 0 --accelerator cpu",
     "finetune classify": "--epochs 1 --batch-size 8 --image-size 64 --workers 0 --accelerator cpu",
     "evaluate linear": "--epochs 2 --image-size 64 --workers 0 --accelerator cpu",
+    "evaluate dense": "--steps 5 --image-size 64 --workers 0 --accelerator cpu",
     "evaluate knn": "--image-size 64 --workers 0 --accelerator cpu",
 }
 BEFORE = (
@@ -117,6 +119,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voc(folder)
     write_coco(folder / "coco")
     class_folder(folder / "flowers", train=4, val=2)
+    moving_square(folder / "sequences", frames=3)
     (folder / "imagenet").mkdir()
     (folder / "imagenet/train").symlink_to(folder / "photos")
     (folder / "photographs.txt").write_text("\n".join(map(str, sorted((folder / "photos").iterdir()))))

@@ -108,7 +108,7 @@ def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["evaluate"], "needs one word more: knn, linear"),
+        (["evaluate"], "needs one word more: knn, linear, dense"),
         (["evaluate", "kn"], "did you mean 'knn'?"),
         (["evaluate", "knn", "--out", "x"], "No data was named"),
         (["evaluate", "knn", "--data", "x"], "No folder for the results was named"),
@@ -131,7 +131,7 @@ def test_mistakes_get_one_sentence(
     assert shown.count("\n") == 1
 
 
-TRANSFER = ["evaluate knn", "evaluate linear", "finetune classify", "finetune segment", "finetune detect", "predict"]
+TRANSFER = ["evaluate knn", "evaluate linear", "evaluate dense", "finetune classify", "finetune segment", "finetune detect", "predict"]
 
 
 @pytest.mark.parametrize("name", TRANSFER)

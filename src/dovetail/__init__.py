@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dovetail.comparing import compare
     from dovetail.errors import DovetailError
-    from dovetail.evaluating import evaluate_knn, evaluate_linear
+    from dovetail.evaluating import evaluate_dense, evaluate_knn, evaluate_linear
     from dovetail.exporting import export
     from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
     from dovetail.predicting import predict
@@ -30,6 +30,7 @@ _PUBLIC = {
     "MatchReport": "dovetail.weights",
     "Run": "dovetail.pretraining",
     "embed": "dovetail.report.embedding",
+    "evaluate_dense": "dovetail.evaluating",
     "evaluate_knn": "dovetail.evaluating",
     "evaluate_linear": "dovetail.evaluating",
     "export": "dovetail.exporting",
@@ -49,6 +50,7 @@ __all__ = [
     "Run",
     "compare",
     "embed",
+    "evaluate_dense",
     "evaluate_knn",
     "evaluate_linear",
     "export",

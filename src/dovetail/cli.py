@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
     "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),
     "evaluate linear": Verb("dovetail.evaluating", "evaluate_linear", "train a linear classifier on frozen features"),
+    "evaluate dense": Verb("dovetail.evaluating", "evaluate_dense", "measure frozen maps on labelled pixels"),
     "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each photograph"),
     "visualize pca": Verb("dovetail.report.visualize", "pca", "draw feature maps before and after pre-training"),
     "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over photographs"),

@@ -1,4 +1,4 @@
-"""`evaluate knn` and `evaluate linear`: how good a run's frozen features are."""
+"""`evaluate knn`, `evaluate linear` and `evaluate dense`: how good a run's frozen features are."""
 
 from __future__ import annotations
 
@@ -104,6 +104,114 @@ def evaluate_linear(
     from dovetail.transfer.probing import evaluate_linear as job
 
     return measured("evaluate-linear", asked, job, lambda: check_images(data))
+
+
+def evaluate_dense(
+    *,
+    run: str | Path | None = None,
+    data: str | Path = "",
+    out: str | Path = "",
+    model: str | None = None,
+    init: str | None = None,
+    at: list[str] = ["auto"],  # noqa: B006 - read only
+    protocols: list[str] = ["auto"],  # noqa: B006 - read only
+    labels: list[float] = [1.0],  # noqa: B006 - read only
+    seeds: int = 1,
+    image_size: int | None = None,
+    classes: int | None = None,
+    ignore_index: int = 255,
+    lr: list[float] = [0.01, 0.03, 0.1, 0.3, 1.0],  # noqa: B006 - read only
+    weight_decay: list[float] = [0.0001, 0.01],  # noqa: B006 - read only
+    steps: int = 400,
+    k: int = 30,
+    temperature: float = 0.02,
+    memory: int = 20_000,
+    clusters: list[int] = [0, 500],  # noqa: B006 - read only
+    radius: int = 12,
+    seed: int = 0,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    check: bool = False,
+) -> Results | None:
+    """Measure frozen maps of the encoder and the decoder on labelled pixels, without fine-tuning.
+
+    Args:
+        run: Folder of a pre-training run.
+        data: A labelled set for segmentation, as of `finetune segment`; or folders of frames, as DAVIS has them.
+        out: Folder for results.json; RUN/evaluate-dense unless given.
+        model: Name of a model, instead of a run.
+        init: Weights of that model: a .safetensors file, a run's folder, or "imagenet" for the library's encoder, with
+            a decoder drawn from the seed; unless given, all weights are drawn from it.
+        at: Maps to measure: encoder (its deepest), decoder (its finest), a name such as c4 or p2, or several side by
+            side, such as c4+c5; "auto" is the encoder, and the decoder where there is one.
+        protocols: Ways to measure: linear (a linear classifier of cells), retrieval (labels of the nearest labelled
+            cells), clusters (k-means, matched to classes), propagation (labels carried from frame to frame); "auto"
+            is the last on folders of frames, the others on images.
+        labels: Training images with labels: up to 1 a share of them, above 1 their number; nested, class-balanced.
+        seeds: Times to repeat, with other labelled images and starting centres.
+        image_size: Side in pixels that whole images are resized to; the run's unless given.
+        classes: Number of classes, for images beside masks; counted in the masks unless given.
+        ignore_index: Label of pixels that do not count, for images beside masks and for frames; -1 for none.
+        lr: Of linear: learning rates to try; the best on a held-out tenth of the labelled images is taken.
+        weight_decay: Of linear: weight decays to try with each rate.
+        steps: Of linear: optimiser steps.
+        k: Of retrieval: nearest cells.
+        temperature: Of retrieval: of the softmax over their similarities.
+        memory: Of retrieval: labelled cells in the memory bank at most.
+        clusters: Of clusters: their numbers; 0 is the number of classes.
+        radius: Of propagation: cells to each side that labels are taken from.
+        seed: The first seed; of random weights and the interval, too.
+        accelerator: Kind of device.
+        precision: Number format of the network; all else is computed in float32.
+        workers: Threads that read images.
+        check: Read the whole set, list all its faults, and stop.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    from dovetail.transfer.dense.checking import check_dense
+    from dovetail.transfer.dense.job import DenseRequest, measure_dense
+    from dovetail.transfer.dense.options import DenseOptions
+    from dovetail.transfer.dense.propagation import PropagationOptions
+
+    request = DenseRequest(
+        run=run,
+        model=model,
+        init=init,
+        data=data,
+        at=tuple(at),
+        protocols=tuple(protocols),
+        classes=classes,
+        ignore_index=ignore_index,
+        image_size=image_size,
+        accelerator=accelerator,
+        precision=precision,
+        workers=workers,
+        options=DenseOptions(
+            labels=tuple(labels),
+            seeds=seeds,
+            seed=seed,
+            lr=tuple(lr),
+            weight_decay=tuple(weight_decay),
+            steps=steps,
+            memory=memory,
+            k=k,
+            temperature=temperature,
+            clusters=tuple(clusters),
+        ),
+        propagation=PropagationOptions(radius=radius),
+    )
+    asked = {**request.as_dict(), "out": out, "check": check}
+    return measured(
+        "evaluate-dense",
+        asked,
+        lambda options: measure_dense(request, options),
+        lambda: check_dense(data, classes, ignore_index),
+    )
 
 
 def measured(

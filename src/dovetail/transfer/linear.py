@@ -72,9 +72,18 @@ def train_probes(
     rates: Sequence[float],
     options: ProbeOptions,
     *,
+    decays: Sequence[float] | None = None,
     on_epoch: Callable[[], None] | None = None,
 ) -> Probe:
-    """Return one classifier for each of `rates`, trained on features [N, D] with labels [N].
+    """Return one classifier for each of `rates`.
+
+    Args:
+        features: [N, D].
+        labels: Classes [N] int64, or shares of classes [N, K] float; a row of shares counts as much as its sum.
+        rates: R learning rates.
+        options: How to train.
+        decays: The weight decay that goes with each rate, instead of that of `options`.
+        on_epoch: Called after each pass.
 
     Raises:
         DovetailError: For no rates, or rates that are not positive.
@@ -87,6 +96,7 @@ def train_probes(
     bias = torch.zeros(len(rates), 1, options.classes, device=device)
     moving = [torch.zeros_like(weight), torch.zeros_like(bias)]
     peak = torch.tensor(list(rates), device=device).view(-1, 1, 1)
+    decay = options.weight_decay if decays is None else torch.tensor(list(decays), device=device).view(-1, 1, 1)
     generator = torch.Generator().manual_seed(options.seed)
     batches = math.ceil(len(features) / options.batch_size)
     for epoch in range(options.epochs):
@@ -94,7 +104,7 @@ def train_probes(
         for step, chosen in enumerate(pieces(order, options.batch_size)):
             share = (1 + math.cos(math.pi * (epoch * batches + step) / (options.epochs * batches))) / 2
             inputs = (features[chosen].float() - mean) / std
-            gradients = probe_gradients(inputs, labels[chosen], weight, bias, options.weight_decay)
+            gradients = probe_gradients(inputs, labels[chosen], weight, bias, decay)
             for value, moved, gradient in zip((weight, bias), moving, gradients, strict=True):
                 moved.mul_(options.momentum).add_(gradient)
                 value.sub_(peak * share * moved)
@@ -104,12 +114,20 @@ def train_probes(
 
 
 def probe_gradients(
-    inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, weight_decay: float
+    inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, weight_decay: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the loss by W [R, D, K] and b [R, 1, K]: softmax minus truth, times the inputs."""
-    logits = torch.matmul(inputs, weight) + bias  # [R, B, K]
-    residual = (logits.softmax(2) - F.one_hot(labels, weight.shape[2])) / len(inputs)
-    return torch.matmul(inputs.T, residual) + weight_decay * weight, residual.sum(1, keepdim=True)
+    """Return the gradients of the loss by W [R, D, K] and b [R, 1, K]: softmax minus truth, times the inputs.
+
+    Labels are classes [B] or shares of classes [B, K]; `weight_decay` is one number, or [R, 1, 1].
+    """
+    rates, width, classes = weight.shape
+    truth = F.one_hot(labels, classes).to(weight.dtype) if labels.dim() == 1 else labels
+    counts = truth.sum(1)  # [B]
+    side_by_side = weight.transpose(0, 1).reshape(width, rates * classes)  # one product for all rates is quicker
+    logits = (inputs @ side_by_side).view(-1, rates, classes) + bias.view(rates, classes)  # [B, R, K]
+    residual = (logits.softmax(2) * counts[:, None, None] - truth[:, None]) / counts.sum()
+    gradient = (inputs.T @ residual.flatten(1)).view(width, rates, classes).transpose(0, 1)
+    return gradient + weight_decay * weight, residual.sum(0)[:, None]
 
 
 def choose_rate(

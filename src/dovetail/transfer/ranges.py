@@ -32,10 +32,10 @@ class Range:
 
 COUNT, NOT_NEGATIVE, SHARE = Range(1), Range(0), Range(0, 1, above=True)
 RANGES: Mapping[str, Range] = {
-    **dict.fromkeys(("batch_size", "blocks", "classes", "epochs", "k", "seeds", "steps"), COUNT),
+    **dict.fromkeys(("batch_size", "blocks", "classes", "epochs", "k", "memory", "radius", "seeds", "steps"), COUNT),
     **dict.fromkeys(("auxiliary_weight", "cutmix", "encoder_lr_scale", "mixup"), NOT_NEGATIVE),
-    **dict.fromkeys(("seed", "warmup_steps", "weight_decay"), NOT_NEGATIVE),
-    **dict.fromkeys(("lr", "temperature"), Range(0, above=True)),
+    **dict.fromkeys(("clusters", "seed", "warmup_steps", "weight_decay"), NOT_NEGATIVE),
+    **dict.fromkeys(("labels", "lr", "temperature"), Range(0, above=True)),
     **dict.fromkeys(("fraction", "layer_decay"), SHARE),
     **dict.fromkeys(("min_score", "random_erasing"), Range(0, 1)),
     "crop_size": Range(32),

@@ -13,6 +13,7 @@ from torch import nn
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
+from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Network
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights import Exported, MatchReport, load_into, match, read_exported
@@ -42,6 +43,8 @@ class Source:
         std: Deviation of each channel.
         image_size: Side in pixels that the model was pre-trained with.
         in_channels: Channels of the pixels.
+        init: Where weights come from without a run: "imagenet" for the library's own, a .safetensors file or a run's
+            folder; None for random ones.
     """
 
     constructor: str
@@ -50,6 +53,7 @@ class Source:
     std: tuple[float, ...]
     image_size: int
     in_channels: int = 3
+    init: str | None = None
 
     def pixels(self) -> Pixels:
         """Return how images become what the model takes."""
@@ -63,6 +67,8 @@ class Source:
             raise DovetailError(
                 f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
             )
+        if self.run is None:
+            initialise(network, self.init if self.init in (None, "imagenet") else weights_file(self.init))
         self.load(network.model, start)
         return network
 
@@ -103,18 +109,23 @@ class Source:
         return any(name.startswith(prefixes) for name in trained)
 
 
-def source_of(run: str | Path | None, model: str | None, *, image_size: int | None = None) -> Source:
-    """Return the source that a run's folder or a model's name means.
+def source_of(
+    run: str | Path | None, model: str | None, *, image_size: int | None = None, init: str | None = None
+) -> Source:
+    """Return the source that a run's folder, or a model's name with the weights that `init` names, means.
 
     Raises:
-        DovetailError: For neither or an unknown one, and for a run of a module of the user's own.
+        DovetailError: For neither or an unknown one, for a run of a module of the user's own, and for a run together
+            with `init`.
     """
+    if run is not None and init is not None:
+        raise DovetailError("A run brings its own weights; leave --init out, or give --model instead of --run.")
     if run is None and model is None:
         raise DovetailError("No run was named; give a pre-training run with --run, or --model for random weights.")
     if run is None:
         network = build_network(model or "", image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
-        return Source(network.constructor, None, IMAGENET_MEAN, IMAGENET_STD, size, channels)
+        return Source(network.constructor, None, IMAGENET_MEAN, IMAGENET_STD, size, channels, init)
     exported = read_exported(run)
     info = described(exported)
     constructor = info["constructor"]
@@ -142,9 +153,22 @@ def described(exported: Exported) -> dict[str, Any]:
 
 def weights_mark(source: Source) -> str:
     """Return a short hash of a source's weights, so that features kept on disk are those of this model."""
-    if source.run is None:
+    if source.run is None and source.init is None:
         return "random"
-    return hashlib.sha256(read_exported(source.run).path.read_bytes()).hexdigest()[:12]
+    if source.run is None:
+        return source.init if source.init == "imagenet" else file_mark(weights_file(source.init))
+    return file_mark(read_exported(source.run).path)
+
+
+def weights_file(init: str | None) -> Path:
+    """Return the file that `init` names: itself, or what a run's folder has exported."""
+    path = Path(init or "")
+    return read_exported(path).path if path.is_dir() else path
+
+
+def file_mark(path: Path) -> str:
+    """Return a short hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -> tuple[Start, ...]:
