@@ -131,7 +131,15 @@ def test_mistakes_get_one_sentence(
     assert shown.count("\n") == 1
 
 
-TRANSFER = ["evaluate knn", "evaluate linear", "evaluate dense", "finetune classify", "finetune segment", "finetune detect", "predict"]
+TRANSFER = [
+    "evaluate knn",
+    "evaluate linear",
+    "evaluate dense",
+    "finetune classify",
+    "finetune segment",
+    "finetune detect",
+    "predict",
+]
 
 
 @pytest.mark.parametrize("name", TRANSFER)

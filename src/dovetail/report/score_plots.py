@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from dovetail.transfer.results import Row, Score, shown
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ROW_INCHES = 0.32
+LABEL_LETTERS = 40  # of a row's label in a line; longer ones would leave the plot no room
 MOST = 101.0  # per cent, with room for half a dot
 
 
@@ -40,6 +42,7 @@ class Over:
 CURVES: Mapping[str, Over] = {
     "fraction": Over("labelled images used (% of all)", 100.0, ("images",)),
     "k": Over("neighbours asked (number)"),
+    "labels": Over("labelled images used (number)"),
 }
 
 
@@ -68,11 +71,14 @@ def draw_score(score: str, rows: Sequence[Row], *, name: str) -> str:
 def _dots(score: str, rows: Sequence[Row]) -> Figure:
     """Return a figure with one row below the other, best readable where rows are compared."""
     names = varying(rows)
-    figure = Figure(figsize=(SIZE_INCHES[0], 0.9 + ROW_INCHES * max(len(rows), 2)), layout="constrained")
+    labels = [textwrap.fill(words(row.setting, names), LABEL_LETTERS) for row in rows]
+    lines = max(label.count("\n") + 1 for label in labels)
+    height = 0.9 + ROW_INCHES * (1 + lines) / 2 * max(len(rows), 2)
+    figure = Figure(figsize=(SIZE_INCHES[0], height), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
         _point(axes, row.scores[score], place, LINE_COLOURS[0], horizontal=True)
-    axes.set_yticks(range(len(rows)), [words(row.setting, names) for row in rows])
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(right=min(axes.get_xlim()[1], MOST))
     axes.set_xlabel(f"{score} (%)")

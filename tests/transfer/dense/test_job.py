@@ -30,10 +30,11 @@ def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
     )
     assert results is not None
     settings = [dict(row.setting) for row in results.rows]
-    assert {(one["at"], one["taps"]) for one in settings} == {("encoder", "c5"), ("decoder", "p2"), ("c2+c3", "c2+c3")}
+    assert {one["at"] for one in settings} == {"encoder", "decoder", "c2+c3"}
+    assert "encoder is c5, decoder is p2." in results.notes[0]
     assert len(settings) == 3 * (2 + 2 + 2) - 1  # c5 has too few cells for 24 clusters
     assert [note for note in results.notes if "9999" in note]
-    fine = {one.setting["protocol"]: one.scores["miou"].mean for one in results.rows if one.setting["at"] == "c2+c3"}
+    fine = {one.setting["protocol"]: one.scores["mIoU"].mean for one in results.rows if one.setting["at"] == "c2+c3"}
     assert min(fine["linear"], fine["retrieval"]) > 0.7  # colours are told apart by random filters
     content = json.loads((run / "evaluate-dense" / "results.json").read_text())
     assert content["config"]["labels"] == [3, 1.0]
@@ -42,9 +43,10 @@ def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
     linear = content["details"]["scores"][0]
     assert set(linear["iou"]) == {"0", "1", "2", "3"}
     assert set(linear["chosen"][0]) == {"lr", "weight_decay", "at_end"}
-    assert content["rows"][0]["scores"]["miou"]["low"] < content["rows"][0]["scores"]["miou"]["high"]
-    rows = dovetail.compare([str(run)])["evaluate dense"]
+    assert content["rows"][0]["scores"]["mIoU"]["low"] < content["rows"][0]["scores"]["mIoU"]["high"]
+    rows = dovetail.compare([str(run)], out=tmp_path / "page.html")["evaluate dense"]
     assert len(rows) == len(settings)
+    assert "labels 12" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +57,7 @@ def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pyte
     assert "evaluate dense (per cent)" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["setting"]["labels"] for row in content["rows"]] == [4, 6, 4, 6]
-    assert all(len(row["scores"]["miou"]["values"]) == 2 for row in content["rows"])
+    assert all(len(row["scores"]["mIoU"]["values"]) == 2 for row in content["rows"])
     assert run_command(["evaluate", "dense", "--data", str(data), "--check"]) == 0
     assert "No fault" in capsys.readouterr().out
 
@@ -72,7 +74,7 @@ def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
     def found(**options: object) -> list[float]:
         results = dovetail.evaluate_dense(out=tmp_path / "out", **given, **options)  # type: ignore[arg-type]
         assert results is not None
-        return [row.scores["miou"].mean for row in results.rows]
+        return [row.scores["mIoU"].mean for row in results.rows]
 
     from_file = found(model=name, init=str(file))
     assert from_file == found(model=name, init=str(run))

@@ -81,9 +81,10 @@ class Subject:
             self.network, data, tuple(self.at), source.image_size, source.mean, source.std, self.where, ignore_index
         )
 
-    def settings(self, at: str) -> dict[str, str]:
-        """Return what a row says of a map: the name that was asked for, and the taps that it means."""
-        return {"at": at, "taps": "+".join(self.at[at])}
+    def note(self) -> str:
+        """Return a sentence on which maps the names stand for; nothing where all are maps' own names."""
+        told = [f"{name} is {'+'.join(taps)}" for name, taps in self.at.items() if name != "+".join(taps)]
+        return f"Maps: {', '.join(told)}." if told else ""
 
 
 def measure_dense(request: DenseRequest, asked: Mapping[str, Any]) -> Results:
@@ -100,14 +101,16 @@ def measure_dense(request: DenseRequest, asked: Mapping[str, Any]) -> Results:
     config = resolved(asked, subject.source, where)
     if sequences:
         rows, facts = sequence_rows(subject, sequences, request)
-        return Results("evaluate dense", tuple(rows), config, facts, where.device)
+        return Results(
+            "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
+        )
     data = open_segmentation(request.data, classes=request.classes, ignore_index=request.ignore_index)
     options = replace(request.options, protocols=protocols)
     scores = image_scores(subject, data, options)
-    notes = (data.note, *notes_on(scores, data, options))
+    notes = (subject.note(), data.note, *notes_on(scores, data, options))
     return Results(
         "evaluate dense",
-        tuple(Row(subject.settings(one.at) | one.setting(), {"miou": one.miou}) for one in scores),
+        tuple(Row(one.setting(), {"mIoU": one.miou}) for one in scores),
         config,
         facts_of(data),
         where.device,
@@ -202,7 +205,7 @@ def sequence_rows(
                 advance(1)
     rows = [
         Row(
-            subject.settings(at) | {"protocol": "propagation", "labels": None, "clusters": None},
+            {"at": at, "protocol": "propagation"},
             over_sequences(scores, seed=request.options.seed),
         )
         for at, scores in found.items()

@@ -61,7 +61,8 @@ class DenseScore:
 
     def setting(self) -> dict[str, Any]:
         """Return what tells this score from the others, as a row of a table has it."""
-        return {"at": self.at, "protocol": self.protocol, "labels": self.images, "clusters": self.clusters}
+        every = {"at": self.at, "protocol": self.protocol, "labels": self.images, "clusters": self.clusters}
+        return {name: value for name, value in every.items() if value is not None}
 
 
 class Head(Protocol):
