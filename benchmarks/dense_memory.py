@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
-from dovetail.recipe import Recipe, Tap
+from dovetail.recipe import Cells, Recipe, Tap
 from dovetail.recipes import dense, slots
 from dovetail.recipes.table import build
 from dovetail.schedules import Moment
@@ -49,7 +49,7 @@ RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is done about the size of the map; see `Term.grid` and `Term.checkpoint_head`."""
+    """What is done about the size of the map; see `Term.cells` and `Term.checkpoint_head`."""
 
     grid: int | None
     checkpoint_head: bool
@@ -83,14 +83,16 @@ def recipe_for(method: str, setting: Setting, hidden: int | None) -> Recipe:
     taps = FinestMap().taps
     recipe = METHODS[method](taps) if hidden is None else METHODS[method](taps, hidden=hidden)
     (term,) = recipe.terms
-    return recipe.with_terms(replace(term, grid=setting.grid, checkpoint_head=setting.checkpoint_head))
+    return recipe.with_terms(replace(term, cells=Cells(grid=setting.grid), checkpoint_head=setting.checkpoint_head))
 
 
 def whole_recipe(network: Network, setting: Setting, hidden: int | None) -> Recipe:
     """Return DeCon-SL over SlotCon with its own widths (or another hidden width), p2 under a setting."""
     recipe = build(WHOLE, network.taps, {} if hidden is None else {"hidden": hidden})
     terms = [
-        replace(term, grid=setting.grid, checkpoint_head=setting.checkpoint_head) if term.tap == "p2" else term
+        replace(term, cells=Cells(grid=setting.grid), checkpoint_head=setting.checkpoint_head)
+        if term.tap == "p2"
+        else term
         for term in recipe.terms
     ]
     return recipe.with_terms(*terms)

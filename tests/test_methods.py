@@ -19,12 +19,14 @@ from dovetail.views.view import View
 from tests.tiny import START, make_views, tiny_learner
 
 METHODS = [*examples(), "simclr+decon-sl"]  # the last one: a teacher for the decoder's method alone
+SAMPLED = ["decon-sl", "decon-ml-densecl", "decon-sl-pixpro"]  # one of each kind of points
 
 
-@pytest.fixture(params=METHODS, scope="module")
+@pytest.fixture(params=[*METHODS, *(f"{name} sampled" for name in SAMPLED)], scope="module")
 def learner(request: pytest.FixtureRequest) -> Learner:
     """A learner after one step, so that queues, centres and the teacher are away from their start."""
-    learner = tiny_learner(request.param)
+    method, _, sampled = request.param.partition(" ")
+    learner = tiny_learner(method, **({"decoder_cells": 40} if sampled else {}))
     optimiser = torch.optim.SGD((p for p in learner.parameters() if p.requires_grad), lr=0.05)
     learner(make_views(learner.recipe.views, seed=7), START).total.backward()
     optimiser.step()

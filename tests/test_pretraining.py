@@ -123,12 +123,14 @@ class Stopping(Dataset[Image.Image]):
         return Image.open(self.paths[index])
 
 
+@pytest.mark.parametrize("recipe", [{}, {"decoder_cells": 64, "border_cells": 1}], ids=["whole", "sampled"])
 def test_a_resumed_run_ends_in_the_same_bits(
-    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
-    pretrain(out=tmp_path / "whole", max_steps=6, method="decon-ml", data=Stopping(photos, None))
+    asked: dict[str, Any] = {"max_steps": 6, "method": "decon-ml", "recipe": recipe}
+    pretrain(out=tmp_path / "whole", data=Stopping(photos, None), **asked)
     with pytest.raises(dovetail.DovetailError, match="--resume goes on from there"):
-        pretrain(out=tmp_path / "parts", max_steps=6, method="decon-ml", data=Stopping(photos, 10))
+        pretrain(out=tmp_path / "parts", data=Stopping(photos, 10), **asked)
     assert not (tmp_path / "parts" / "exported").exists()
     dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
     whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))

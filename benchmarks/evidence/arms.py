@@ -99,6 +99,7 @@ class Budget:
         recipes: Options of each base's recipe.
         decoder_grid: DeCon's, added to them.
         decon: More of DeCon's, of those that a method has.
+        joint: More of those whose decoder has a method of its own.
         adclr: ADCLR's, added likewise.
         steps: Of fine-tuning, whatever the number of labels.
         finetune_batch: Of fine-tuning.
@@ -134,6 +135,7 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     close: bool = False
     decon: Mapping[str, Any] = field(default_factory=dict)
+    joint: Mapping[str, Any] = field(default_factory=dict)
     adclr: Mapping[str, Any] = field(default_factory=dict)
     home: str = "stamps"
     vit: str = "timm/vit_tiny_patch16_224+fpn"
@@ -157,7 +159,8 @@ class Budget:
         if arm.method.startswith("adclr"):
             options |= self.adclr
         if "decon-" in arm.method:
-            options |= {**self.decon, "decoder_grid": self.decoder_grid}
+            options |= {**self.decon, "decoder_grid": self.decoder_grid, "decoder_cells": 0}
+            options |= self.joint if "+" in arm.method else {}
         known = options_of(arm.method)
         return {name: value for name, value in options.items() if name in known} | dict(arm.options or {})
 
@@ -210,6 +213,7 @@ BUDGETS: Mapping[str, Budget] = {
         rates=(2e-3, 4e-3),
         close=True,
         decon=presets.SHORT_DECON,
+        joint=presets.SHORT_JOINT,
         adclr=presets.SHORT_ADCLR,
         home="mosaics",
         vit="timm.create_model('test_vit', patch_size=8, depth=4, weight_init='jax')+fpn(channels=32)",
@@ -255,6 +259,7 @@ BUDGETS: Mapping[str, Budget] = {
         vit_rates=(1e-3, 2e-3),
         detection={"steps": 2, "batch_size": 2, "image_size": 64, "head_width": 0.0625, "proposals": 8},
         decon=presets.SHORT_DECON,
+        joint=presets.SHORT_JOINT,
         adclr=presets.SHORT_ADCLR,
     ),
 }

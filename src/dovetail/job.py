@@ -140,10 +140,11 @@ def recipe_options(asked: Mapping[str, Any], source: ImageSource, network: Netwo
     """Return the options of the recipe: the preset's, then those that were given."""
     accelerator = best_accelerator() if asked["accelerator"] == "auto" else asked["accelerator"]
     preset = presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
-    options = presets.options(preset, asked["method"], network.taps)
+    given = dict(asked["recipe"] or {})
+    options = presets.beside(presets.options(preset, asked["method"], network.taps), given)
     if asked["image_size"] is not None:
         options["image_size"] = asked["image_size"]
-    return options | dict(asked["recipe"] or {})
+    return options | given
 
 
 def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
@@ -230,8 +231,13 @@ def term_line(recipe: Recipe, network: Network, name: str) -> str:
     line = f"weight {words(term.weight)}, tap {term.tap} ({tap.channels} channels, stride {tap.stride} px)"
     if tap.kind == "map":
         line += f", {cells}x{cells} cells"
-        if term.grid is not None and cells > term.grid:
-            line += f" pooled to {term.grid}x{term.grid}"
+        grid = term.cells.grid
+        if grid is not None and cells > grid:
+            line += f" pooled to {grid}x{grid}"
+        if term.cells.points is not None:
+            line += f" sampled at {term.cells.points} points"
+        if term.cells.border:
+            line += f", without {term.cells.border} at each edge"
     if term.checkpoint_head:
         line += ", head recomputed in the backward pass"
     return line

@@ -324,9 +324,8 @@ def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, An
     """Return the options that a preset stands for in any run, less those that were given by themselves."""
     from dovetail.recipes import presets
 
-    given = asked["recipe"] or {}
-    found = presets.agreed_options(preset, str(saved.get("method")))
-    return {name: value for name, value in found.items() if name not in given}
+    pooled = {"decoder_grid"} & set(saved.get("recipe") or {})  # given, or what presets once said
+    return presets.beside(presets.agreed_options(preset, str(saved.get("method"))), {*(asked["recipe"] or {}), *pooled})
 
 
 def is_default(name: str, value: Any) -> bool:

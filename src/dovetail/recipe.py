@@ -42,6 +42,26 @@ class SameHead:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """Which cells of a map a term looks at; all of them by default.
+
+    Attributes:
+        grid: Maps larger than grid x grid cells are average-pooled to it before the head.
+        points: The map is sampled, bilinearly and before the head, at so many points of each view (`ViewPlan.points`).
+        border: So many cells at each edge are left out, as padding tells them where they are; small maps keep at least
+            one cell in the middle. Sampled points keep away from the edges by `PointSpec.margin` instead.
+    """
+
+    grid: int | None = None
+    points: int | None = None
+    border: int = 0
+
+    def __post_init__(self) -> None:
+        if self.points is not None and (self.grid is not None or self.border):
+            raise DovetailError("A term's cells are either sampled at points, or pooled to a grid without a border.")
+
+
+@dataclass(frozen=True)
 class Term:
     """One objective on one tap with one weight.
 
@@ -51,7 +71,7 @@ class Term:
         head: The head between tap and objective, or another term's.
         objective: What compares student and teacher.
         weight: Its factor in the sum of losses.
-        grid: Maps larger than grid x grid cells are average-pooled to it before the head; None keeps all cells.
+        cells: Which cells of a map it looks at.
         checkpoint_head: Recompute the head in the backward pass instead of keeping its activations.
         roles: The roles of the views it sees.
     """
@@ -61,7 +81,7 @@ class Term:
     head: HeadSpec | SameHead
     objective: ObjectiveSpec
     weight: Schedule = 1.0
-    grid: int | None = None
+    cells: Cells = Cells()
     checkpoint_head: bool = False
     roles: tuple[Role, ...] = ("global",)
 
@@ -204,6 +224,8 @@ class Recipe:
             raise DovetailError(f"Recipe {self.name!r} has no term; give it at least one.")
         if len(set(names)) != len(names):
             raise DovetailError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
+        for term in self.terms:
+            self.check_points(term)
 
     @property
     def one_way(self) -> bool:
@@ -228,6 +250,19 @@ class Recipe:
             kind, takes = taps[term.tap].kind, self.head_of(term).kinds
             if kind not in takes:
                 raise DovetailError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
+
+    def check_points(self, term: Term) -> None:
+        """Raise `DovetailError` for a term that samples points which the views do not have, or cannot compare them."""
+        count, region, drawn = term.cells.points, term.objective.points, self.views.points
+        if count is None:
+            return
+        if region is None:
+            raise DovetailError(f"Term {term.name!r} compares whole maps, so it cannot sample points of them.")
+        if drawn is None or (drawn.count, drawn.region) != (count, region):
+            raise DovetailError(
+                f"Term {term.name!r} samples {count} points of each view's {region}; give the recipe's views "
+                f"points=PointSpec({count}, {region!r})."
+            )
 
     def with_terms(self, *terms: Term) -> Recipe:
         """Return the recipe with other terms."""

@@ -71,7 +71,10 @@ def recipe_tables(recipe: Any, network: Any) -> list[Any]:
 
 def cells_of(term: Any) -> str:
     """Return how many cells of a map a term compares, and whether its head is recomputed."""
-    cells = "all" if term.grid is None else f"at most {term.grid}x{term.grid}"
+    chosen = term.cells
+    cells = "all" if chosen.grid is None else f"at most {chosen.grid}x{chosen.grid}"
+    cells = cells if chosen.points is None else f"{chosen.points} sampled"
+    cells += f", without {chosen.border} at each edge" if chosen.border else ""
     return cells + (", head recomputed" if term.checkpoint_head else "")
 
 
@@ -95,7 +98,7 @@ def rest_table(recipe: Any) -> Any:
     for name, value in vars(recipe).items():
         if name not in ("terms", "views", "name") and value is not None:
             table.add_row(name, words(value))
-    for name in ("min_overlap", "queries", "masks", "mean", "std"):
+    for name in ("min_overlap", "queries", "masks", "points", "mean", "std"):
         value = getattr(recipe.views, name)
         if value:
             table.add_row(name, words(value))

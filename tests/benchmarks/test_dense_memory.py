@@ -20,7 +20,7 @@ BOTH = "grid=28, checkpointed"
 def test_every_setting_reaches_the_term(method: str, name: str) -> None:
     (term,) = recipe_for(method, SETTINGS[name], hidden=8).terms
     assert term.tap == "p2"
-    assert (term.grid, term.checkpoint_head) == (SETTINGS[name].grid, SETTINGS[name].checkpoint_head)
+    assert (term.cells.grid, term.checkpoint_head) == (SETTINGS[name].grid, SETTINGS[name].checkpoint_head)
 
 
 def test_checkpointing_changes_no_gradient() -> None:
@@ -67,9 +67,9 @@ def test_writes_a_table_from_processes_of_their_own(tmp_path: Path, monkeypatch:
 def test_settings_of_the_whole_method_reach_the_decoder_alone(name: str) -> None:
     network = build_network(dense_memory.MODEL, image_size=64)
     encoder, decoder = dense_memory.whole_recipe(network, SETTINGS[name], hidden=8).terms
-    assert (decoder.tap, decoder.grid, decoder.checkpoint_head) == (
+    assert (decoder.tap, decoder.cells.grid, decoder.checkpoint_head) == (
         "p2",
         SETTINGS[name].grid,
         SETTINGS[name].checkpoint_head,
     )
-    assert (encoder.tap, encoder.grid, encoder.checkpoint_head) == ("c5", None, False)
+    assert (encoder.tap, encoder.cells.grid, encoder.checkpoint_head) == ("c5", None, False)

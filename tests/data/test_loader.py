@@ -14,7 +14,7 @@ from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.views.batch import ViewBatch, collate, to_views
-from dovetail.views.plan import MaskSpec, Photometric, QuerySpec, ViewPlan, ViewSpec
+from dovetail.views.plan import MaskSpec, Photometric, PointSpec, QuerySpec, ViewPlan, ViewSpec
 from dovetail.views.view import View
 from tests.data.photos import folder_of, smooth
 
@@ -24,6 +24,7 @@ FULL_PLAN = ViewPlan(
     (GLOBAL, GLOBAL, ViewSpec(16, scale=(0.05, 0.25), role="local")),
     queries=QuerySpec(count=3, size_px=8, independent=True),
     masks=MaskSpec(patch_px=8),
+    points=PointSpec(count=5),
 )
 
 

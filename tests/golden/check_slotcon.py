@@ -12,7 +12,7 @@ from dovetail.objectives.objective import Loss
 from dovetail.objectives.slots import SlotObjective, SlotSpec, active
 from dovetail.schedules import Cosine, Moment
 from dovetail.train.learner import average_into
-from dovetail.views.view import align
+from dovetail.views.view import align, overlaps
 from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 
 
@@ -132,7 +132,8 @@ def compare_case(
                     yield Comparison(f"{stem}.{key}", value, case[f"{stem}.{key}"])
     for a, b in ((0, 1), (1, 0)):
         direction = f"student{a + 1}_teacher{b + 1}"
-        group = objective.group(seen[a], targets[b], [boxes[a], boxes[b]], [flips[a], flips[b]])
+        scores = [align(one.scores, boxes[v], flips[v]) for one, v in ((seen[a], a), (targets[b], b))]
+        group = objective.group(*scores, overlaps(boxes[a]))
         yield Comparison(f"group {direction}", group, case[f"expected.group_loss.{direction}"])
         slot = objective.slot(seen[a], targets[b])
         yield Comparison(f"slot {direction}", slot, case[f"expected.slot_loss.{direction}"])

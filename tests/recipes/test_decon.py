@@ -7,9 +7,11 @@ import pytest
 from dovetail.errors import DovetailError
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.objectives.dense import DenseContrastSpec
-from dovetail.recipe import Recipe, Tap
+from dovetail.objectives.slots import SlotSpec
+from dovetail.recipe import Cells, Recipe, Tap
 from dovetail.recipes.table import RUN_WIDE, build, options_of
 from dovetail.schedules import Cosine, Moment, value_at
+from dovetail.views.plan import PointSpec
 
 TAPS = {
     "c5": Tap(512, 32, "map", "encoder"),
@@ -97,6 +99,54 @@ def test_every_option_of_the_decoders_method_reaches_it(base: str) -> None:
         value = not parameter.default if isinstance(parameter.default, bool) else value
         changed = build(f"densecl+decon-sl-{base}", TAPS, {f"decoder_{name}": value}).terms[1]
         assert changed != plain, name
+
+
+def test_cells_are_sampled_where_a_level_has_more_than_its_share() -> None:
+    recipe = build("decon-ml", TAPS, {"decoder_cells": 600})
+    cells = {term.name: term.cells for term in recipe.terms}
+    assert cells["encoder"] == Cells()
+    assert cells["decoder_p2"] == cells["decoder_p3"] == Cells(points=200)
+    assert cells["decoder_p4"] == Cells(grid=56)  # 14 x 14 of its own
+    assert recipe.views.points == PointSpec(200, "overlap")
+    assert build("decon-sl", TAPS, {"decoder_cells": 3136}).views.points is None
+    assert build("decon-ml-densecl", TAPS, {"decoder_cells": 600}).views.points == PointSpec(200, "view")
+
+
+def test_heads_of_whole_images_see_the_whole_map() -> None:
+    recipe = build("decon-sl-byol", TAPS, {"decoder_cells": 196})
+    assert recipe.terms[1].cells == Cells(grid=56)
+    assert recipe.views.points is None
+
+
+def test_published_cells_are_all_pooled() -> None:
+    recipe = build("decon-ml", TAPS)
+    assert [term.cells for term in recipe.terms] == [Cells(), *[Cells(grid=56)] * 3]
+    assert recipe.views.points is None
+
+
+def test_heads_are_recomputed_on_many_cells_only() -> None:
+    for options, recomputed in (({"decoder_cells": 196}, False), ({"decoder_cells": 400}, True), ({}, True)):
+        assert build("decon-sl", TAPS, options).terms[1].checkpoint_head is recomputed
+
+
+def test_the_border_is_that_of_the_coarsest_level_sampled() -> None:
+    recipe = build("decon-ml", TAPS, {"decoder_cells": 600, "border_cells": 2})
+    assert recipe.views.points == PointSpec(200, "overlap", margin=2 / 28)
+    assert recipe.terms[3].cells == Cells(grid=56, border=2)
+    with pytest.raises(DovetailError, match="border_cells 30 leaves no cell"):
+        build("decon-sl", TAPS, {"decoder_cells": 196, "border_cells": 30})
+
+
+def test_the_width_of_the_decoders_heads_can_differ() -> None:
+    encoder, decoder = build("decon-sl", TAPS, {"hidden": 64, "decoder_hidden": 16}).terms
+    assert [getattr(term.head, "hidden") for term in (encoder, decoder)] == [64, 16]  # noqa: B009
+    assert isinstance(decoder.objective, SlotSpec)
+    assert decoder.objective.predictor_hidden == 16
+    for base, predictor in (("byol", 16), ("moco-v3", 16), ("simsiam", 512)):
+        objective = build(f"decon-sl-{base}", TAPS, {"hidden": 64, "decoder_hidden": 16}).terms[1].objective
+        assert getattr(objective, "predictor").hidden == predictor  # noqa: B009
+    plain, narrow = (build("simclr+decon-sl", TAPS, options) for options in ({}, {"decoder_hidden": 16}))
+    assert [getattr(one.terms[1].head, "hidden") for one in (plain, narrow)] == [4096, 16]  # noqa: B009
 
 
 def test_another_base_on_the_decoder() -> None:

@@ -26,6 +26,7 @@ SETS: dict[str, dict[str, Any]] = {
     "small": presets.SMALL,
     "adclr": dict(presets.SHORT_ADCLR),
     "decon": dict(presets.SHORT_DECON),
+    "joint": dict(presets.SHORT_JOINT),
     **{name: dict(options) for name, options in presets.SHORT.items()},
 }
 
@@ -75,10 +76,34 @@ def test_short_is_never_chosen_by_itself() -> None:
 
 def test_a_branch_gets_its_part() -> None:
     assert presets.options("short", "adclr")["query_centre_momentum"] == 0.6
-    assert presets.options("short", "decon-sl-densecl")["decoder_grid"] == 8
-    assert "decoder_grid" not in presets.options("short", "densecl")
+    assert presets.options("short", "decon-sl-densecl")["decoder_cells"] == 196
+    assert "decoder_cells" not in presets.options("short", "densecl")
+    assert "decoder_hidden" not in presets.options("short", "decon-sl-densecl")
+    assert presets.options("short", "dino+decon-sl-densecl")["decoder_hidden"] == 64
     with pytest.raises(DovetailError, match="densecl"):
         presets.options("short", "decon-sl-dense")
+
+
+def test_every_preset_but_the_papers_samples_the_decoders_cells(networks: dict[bool, Network]) -> None:
+    taps = networks[False].taps
+    for method, region in (
+        ("decon-sl", "overlap"),
+        ("decon-ml-densecl", "view"),
+        ("simclr+decon-sl-pixpro", "overlap"),
+    ):
+        assert build(method, taps).views.points is None
+        for preset in ("small", "short"):
+            recipe = build(method, taps, presets.options(preset, method))
+            assert recipe.views.points is not None
+            assert recipe.views.points.region == region
+            assert recipe.views.points.count == (49 if "ml" in method else 196)
+
+
+def test_a_grid_that_is_given_replaces_sampled_cells() -> None:
+    found = presets.options("small", "decon-sl")
+    assert presets.beside(found, {"hidden"}) == {name: value for name, value in found.items() if name != "hidden"}
+    assert "decoder_cells" in presets.beside(found, {"hidden"})
+    assert "decoder_cells" not in presets.beside(found, {"decoder_grid"})
 
 
 def test_moco_v3_has_other_rates_with_adamw(networks: dict[bool, Network]) -> None:

@@ -21,7 +21,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.objectives.whiten import ZeroCLSpec
-from dovetail.recipe import LateralDropout, Recipe, SameHead, Tap
+from dovetail.recipe import Cells, LateralDropout, Recipe, SameHead, Tap
 from dovetail.recipes.table import METHODS, build
 from dovetail.schedules import Cosine, LinearByEpoch, Moment, value_at
 
@@ -98,7 +98,7 @@ def test_no_method_is_left_out() -> None:
 def test_head_and_objective(method: str) -> None:
     term = recipe_of(method).terms[0]
     assert (term.head, term.objective) == TERMS[method]
-    assert (term.weight, term.grid) == (1.0, None)
+    assert (term.weight, term.cells) == (1.0, Cells())
 
 
 @pytest.mark.parametrize("method", RUNS)

@@ -6,7 +6,7 @@ import pytest
 
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.objectives.slots import SlotSpec
-from dovetail.recipe import Recipe, Tap
+from dovetail.recipe import Cells, Recipe, Tap
 from dovetail.recipes.slots import slotcon
 from dovetail.schedules import Cosine, Moment
 from dovetail.views.plan import Photometric, ViewSpec
@@ -21,7 +21,7 @@ def recipe() -> Recipe:
 
 def test_one_term_on_the_deepest_map(recipe: Recipe) -> None:
     (term,) = recipe.terms
-    assert (term.tap, term.weight, term.grid, term.roles) == ("c5", 1.0, None, ("global",))
+    assert (term.tap, term.weight, term.cells, term.roles) == ("c5", 1.0, Cells(), ("global",))
     assert term.head == SlotHeadSpec(hidden=4096, dim=256, prototypes=256)
     assert term.objective == SlotSpec(
         student_temperature=0.1,

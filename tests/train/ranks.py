@@ -42,10 +42,11 @@ def part(view: View, rows: slice) -> View:
 def learner_of(method: str) -> Learner:
     """Return a learner in double precision without dropout, whose numbers would be every process's own.
 
-    "METHOD@OPTIMISER" is a method with another optimiser.
+    "METHOD@OPTIMISER" is a method with another optimiser, "METHOD-sampled" one of DeCon's with sampled cells.
     """
     name, _, optimiser = method.partition("@")
-    learner = tiny_learner(name)
+    sampled = {"decoder_cells": 24} if name.endswith("-sampled") else {}
+    learner = tiny_learner(name.removesuffix("-sampled"), **sampled)
     if optimiser:
         spec = replace(learner.recipe.optimiser, name=optimiser, clip_norm=0.5, clip_each_parameter=optimiser != "sgd")
         learner = Learner(replace(learner.recipe, optimiser=spec), learner.student.network)

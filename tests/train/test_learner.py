@@ -13,7 +13,8 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.recipe import SameHead
 from dovetail.schedules import Moment
-from dovetail.train.learner import Learner, average_into, pool_to_grid
+from dovetail.train.cells import pool_to_grid
+from dovetail.train.learner import Learner, average_into
 from dovetail.train.recompute import recomputed
 from tests.tiny import CNN, START, make_views, tiny_learner, tiny_recipe
 

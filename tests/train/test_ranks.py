@@ -23,6 +23,7 @@ from tests.train.ranks import STEPS, train
 ROOT = Path(__file__).parents[2]
 QUICK = ("decon-sl", "zerocl", "adclr-ibot")
 METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
+SAMPLED = "decon-sl-sampled"
 
 
 class Together:
@@ -123,7 +124,7 @@ def pair(both: Together) -> Iterator[Together]:
             shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, SAMPLED])
 def test_two_processes_train_like_one(method: str, pair: Together, tmp_path: Path) -> None:
     two = pair.train(method)
     train(method, tmp_path, devices=1)

@@ -7,13 +7,18 @@ One way, as in the paper: the first view is always the student's query, the seco
 dense queue takes one vector an image, the normalised average of the key's dense map.
 
 Departures: the queue's length need not be a multiple of the batch. The official option `num_grid`, which finds the
-matches on the tap's cells and looks them up on a pooled grid of another size, is not offered: with `Term.grid` the map
+matches on the tap's cells and looks them up on a pooled grid of another size, is not offered: with `Cells.grid` the map
 is pooled before matching and before the head, so that indices mean the same cells.
 
 DenseCL's dense negatives are averages of other images, so nothing pulls the cells of one image apart. With
 `cell_negatives` every cell is also told from the key's cells of its own image that lie apart in the source image from
 the cell and from its match, as pixel-level InfoNCE does it (VADeR, arXiv 2011.05499; PixContrast, arXiv 2011.10043,
 section 3.1). Cells without such negatives have DenseCL's loss.
+
+Sampled maps (`Cells.points`) have N cells at points of the view's own, uniform in its crop: queries and keys are
+sampled alike, and what DenseCL averages over the map (both global embeddings, the dense queue's key) is averaged over
+the points, which estimates it without bias before it is normalised. The points are not those of the other view: DenseCL
+matches by likeness, needs no overlap, and its averages are of whole views.
 
 Shapes: B images, C channels of the tap, D of the embedding, N cells of the query map, M of the key map, K length of
 the queue.
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +80,11 @@ class DenseContrastSpec(ObjectiveSpec):
     def one_way(self) -> bool:
         """True: the first view is the query."""
         return True
+
+    @property
+    def points(self) -> Literal["view"]:
+        """Each view's own."""
+        return "view"
 
     def build(self, head: HeadSpec) -> DenseContrast:
         if not isinstance(head, DenseHeadSpec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,11 @@ class ObjectiveSpec(ABC):
     def one_way(self) -> bool:
         """Whether only the student's first view and the teacher's second enter the loss."""
         return False
+
+    @property
+    def points(self) -> Literal["overlap", "view"] | None:
+        """Where points must lie for maps sampled at them to be compared (`PointSpec.region`); None: whole maps only."""
+        return None
 
     @abstractmethod
     def build(self, head: HeadSpec) -> Objective:

@@ -11,6 +11,10 @@ official code. Distances are in the photograph's [0, 1] frame, where x and y hav
 Images without a pair of near cells add a zero but count in the mean. The mean over near pairs divides by their number
 plus 1e-6; the official code adds this in float32, where it is lost from 32 pairs on: below 1e-7 of the loss.
 
+Sampled maps (`Cells.points`) have the cells of both views at the same points of the overlap, so that each has at least
+one positive pair, itself; points of each view's own would seldom be near each other on a fine map. Distances are those
+of the points in the image's frame, in diagonals of the map's own cells. The propagation sums over the points.
+
 Shapes: B images, D of the embedding, H x W = N cells of a map, M cells of the other view's map.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +34,7 @@ from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.dense import PixelHeadSpec, PixelOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.schedules import Moment
+from dovetail.views.points import places
 from dovetail.views.view import View, corners_px
 
 AT_ONCE = 2**24  # pairs of cells in memory at a time: 64 MiB of float32
@@ -62,6 +68,11 @@ class PixelConsistencySpec(ObjectiveSpec):
             raise DovetailError(f"PixPro's clamp is {self.clamp}; it must be at least 0 and below 1.")
         if self.instance_weight < 0:
             raise DovetailError(f"PixPro's instance_weight is {self.instance_weight}; it must not be negative.")
+
+    @property
+    def points(self) -> Literal["overlap"]:
+        """The same points in both views."""
+        return "overlap"
 
     def build(self, head: HeadSpec) -> PixelConsistency:
         if not isinstance(head, PixelHeadSpec):
@@ -173,11 +184,16 @@ class CellCentres:
 def cell_centres(view: View, cells: Tensor) -> CellCentres:
     """Return where the cells of a map [B, D, H, W] of `view` lie, x and y in [0, 1] of the photograph.
 
-    Flipped views have their x1 and x2 swapped, so that their cells count from the right.
+    Flipped views have their x1 and x2 swapped, so that their cells count from the right. Sampled cells [B, D, N, 1] lie
+    at the view's points.
     """
-    height, width = cells.shape[2:]
+    height, width = view.map_size or cells.shape[2:]
     x1, y1, x2, y2 = corners_px(view).unbind(1)
     step_x, step_y = (x2 - x1) / width, (y2 - y1) / height  # [B]
+    if view.points is not None:
+        x, y = places(view).unbind(2)  # [B, N]
+        xy = torch.stack([x1[:, None] + (x2 - x1)[:, None] * x, y1[:, None] + (y2 - y1)[:, None] * y], dim=2)
+        return CellCentres(xy, torch.hypot(step_x, step_y))
     x = x1[:, None] + step_x[:, None] * _halves(width, x1)  # [B, W]
     y = y1[:, None] + step_y[:, None] * _halves(height, y1)  # [B, H]
     shape = (len(x), height, width)

@@ -7,6 +7,10 @@
 with s the cosine scores on the two views' overlap, primes for the teacher, c the centre. A slot takes part where it
 wins at least one cell of the full view, in the student's view and in the teacher's.
 
+Sampled maps (`Term.cells.points`) have the cells of both views at the same N points of the overlap, so nothing is
+resampled: the mean over cells is one over points, an unbiased estimate of the mean over the overlap, and slots and the
+centre come from the points too. Images without such points are left out of the group loss.
+
 Departures from the official code:
 * Images whose crops do not overlap are left out of the group loss. There they add a constant without gradient and
   count in the mean; `reference_disjoint_crops` brings that back.
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +37,7 @@ from dovetail.heads.rows import on_host, through_rows
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, sample_rows
 from dovetail.schedules import Moment
+from dovetail.views.points import shared
 from dovetail.views.view import View, align, overlap_box, overlaps
 
 NOT_COMPARED = -100
@@ -71,6 +76,11 @@ class SlotSpec(ObjectiveSpec):
     predictor_hidden: int = 4096
     reference_disjoint_crops: bool = False
 
+    @property
+    def points(self) -> Literal["overlap"]:
+        """The same points in both views."""
+        return "overlap"
+
     def build(self, head: HeadSpec) -> SlotObjective:
         if not isinstance(head, SlotHeadSpec):
             raise DovetailError(f"SlotCon's objective needs a slot head; found {type(head).__name__}.")
@@ -94,6 +104,10 @@ class SlotObjective(Objective):
     ) -> Loss:
         if len(student) != 2 or len(teacher) != 2:
             raise DovetailError(f"SlotCon compares two global views; found {len(views)}.")
+        if views[0].points is not None:
+            common = shared(views[0], views[1])
+            seen, targets = ([nowhere_else(one.scores, common) for one in branch] for branch in (student, teacher))
+            return self.total(student, teacher, seen, targets, (common, common))
         boxes = (overlap_box(views[0], views[1]), overlap_box(views[1], views[0]))
         return self.compare(student, teacher, boxes, (views[0].flipped, views[1].flipped))
 
@@ -105,25 +119,34 @@ class SlotObjective(Objective):
         flips: Sequence[Tensor],
     ) -> Loss:
         """Return the loss for two views whose overlap lies at `boxes` [B, 4] in each one's frame."""
-        group = self.group(student[0], teacher[1], boxes, flips) + self.group(
-            student[1], teacher[0], boxes[::-1], flips[::-1]
-        )
+        where = list(zip(boxes, flips, strict=True))
+        seen = [align(one.scores, *place) for one, place in zip(student, where, strict=True)]
+        targets = [align(one.scores, *place) for one, place in zip(teacher, where, strict=True)]
+        return self.total(student, teacher, seen, targets, [overlaps(box) for box in boxes])
+
+    def total(
+        self,
+        student: Sequence[SlotOutput],
+        teacher: Sequence[SlotOutput],
+        seen: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        valid: Sequence[Tensor],
+    ) -> Loss:
+        """Return the loss from both views' outputs, their scores [B, K, h, w] at the same places, and which images
+        have such places, [B] bool for each view."""
+        group = self.group(seen[0], targets[1], valid[0]) + self.group(seen[1], targets[0], valid[1])
         slot = self.slot(student[0], teacher[1]) + self.slot(student[1], teacher[0])
         weight = self.spec.group_weight
         return Loss(weight * group + (1 - weight) * slot, {"group": group, "slot": slot})
 
-    def group(
-        self, student: SlotOutput, teacher: SlotOutput, boxes: Sequence[Tensor], flips: Sequence[Tensor]
-    ) -> Tensor:
-        """Return group(a, b): the teacher's assignment of overlapping cells as the student's target."""
-        seen = align(student.scores, boxes[0], flips[0])  # [B, K, H, W]
-        target = align(teacher.scores, boxes[1], flips[1])
+    def group(self, seen: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return group(a, b): the teacher's assignment of cells as the student's target, from scores [B, K, H, W]."""
         target = F.softmax((target - self.centre[:, :, None, None]) / self.spec.teacher_temperature, dim=1)
         entropy = -(target * F.log_softmax(seen / self.spec.student_temperature, dim=1)).sum(1)  # [B, H, W]
         if self.spec.reference_disjoint_crops:
             return entropy.mean()
-        valid = overlaps(boxes[0]).to(entropy.dtype)  # [B]
-        return mean_over_rows((entropy.mean((1, 2)) * valid).sum(), valid.sum())
+        counts = valid.to(entropy.dtype)  # [B]
+        return mean_over_rows((entropy.mean((1, 2)) * counts).sum(), counts.sum())
 
     def slot(self, student: SlotOutput, teacher: SlotOutput) -> Tensor:
         """Return slot(a, b): each common slot finds its own among all active slots of the teacher's batch."""
@@ -178,6 +201,11 @@ class SlotObjective(Objective):
         """Move the centre towards the mean of the teacher's scores over both whole views and all ranks."""
         mean = torch.stack([output.scores.mean((0, 2, 3)) for output in teacher]).mean(0, keepdim=True)
         self.centre.lerp_(mean_over_ranks(mean).to(self.centre.dtype), 1 - self.spec.centre_momentum)
+
+
+def nowhere_else(scores: Tensor, common: Tensor) -> Tensor:
+    """Return scores [B, K, N, 1] with zeros for images without common points, as `align` gives them."""
+    return torch.where(common[:, None, None, None], scores, torch.zeros_like(scores))
 
 
 def active(scores: Tensor) -> Tensor:

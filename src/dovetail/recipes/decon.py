@@ -14,18 +14,26 @@ mIoU on VOC, +0.50 on Cityscapes (abstract, version 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dovetail.errors import DovetailError
+from dovetail.heads.base import HeadSpec
+from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
+from dovetail.heads.vector import VectorHeadSpec
 from dovetail.networks.network import decoder_taps
+from dovetail.objectives.contrast import KeyContrastSpec
 from dovetail.objectives.dense import DenseContrastSpec
-from dovetail.recipe import DecoderPadding, LateralDropout, Recipe, SameHead, Tap, Term
+from dovetail.objectives.objective import ObjectiveSpec
+from dovetail.objectives.regress import RegressSpec
+from dovetail.objectives.slots import SlotSpec
+from dovetail.recipe import Cells, DecoderPadding, LateralDropout, Recipe, SameHead, Tap, Term
 from dovetail.schedules import scaled
+from dovetail.views.plan import PointSpec
 
-KEPT_CELLS = 14  # heads on larger maps are recomputed in the backward pass
+KEPT_CELLS = 14  # on a side; heads on larger maps are recomputed in the backward pass
 
 
 def decon(
@@ -39,9 +47,12 @@ def decon(
     lateral_dropout: float = 0.0,
     lateral_dropout_kind: Literal["channel", "path"] = "channel",
     decoder_prototypes: int = 0,
+    decoder_hidden: int = 0,
+    decoder_cells: int = 0,
     decoder_grid: int = 56,
     decoder_padding: DecoderPadding = "zeros",
     decoder_cell_negatives: float = 0.0,
+    border_cells: int = 0,
     reference_double_momentum_counter: bool = False,
     reference_frozen_prototypes: bool = False,
 ) -> Recipe:
@@ -59,11 +70,17 @@ def decon(
         lateral_dropout: Probability in [0, 1) of dropping what the decoder takes from shallower encoder maps.
         lateral_dropout_kind: "channel" for single channels, "path" for the whole lateral.
         decoder_prototypes: Prototypes of slot heads on the decoder; 0 for as many as on the encoder.
-        decoder_grid: Decoder maps with more cells on a side are average-pooled to it before the head.
         decoder_padding: How the decoder's convolutions pad their maps while pre-training: with "zeros" as the model
             does, which tells cells how far they are from the border, or by "reflect". The exported model pads as it
             always did.
         decoder_cell_negatives: DenseCL's `cell_negatives` on the decoder; 0 for the same as on the encoder.
+        decoder_hidden: Width of the hidden layers of heads on the decoder; 0 for that of the base's heads.
+        decoder_cells: Compare decoder maps at this many points of each view instead of in all cells. The levels share
+            the points equally; a level that has no more cells than its share is compared whole. 0 compares all cells,
+            as decoder_grid says. Heads that make one vector an image see the whole map in any case.
+        decoder_grid: Decoder maps with more cells on a side are average-pooled to it before the head; it says nothing
+            about levels that decoder_cells samples.
+        border_cells: Leave out this many of the outermost cells of decoder maps, whose content depends on padding most.
         reference_double_momentum_counter: See the module's text; the momentum reaches 1 at half of the run.
         reference_frozen_prototypes: See the module's text; the teacher's decoder prototypes stay random.
     """
@@ -79,17 +96,20 @@ def decon(
     led = (decoder or base) if base.teacher_momentum is None else base
     encoder_terms = [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
     share = (1 - alpha) / len(chosen)
+    size_px = base.views.views[0].size_px
+    choice = Choice(size_px, -(-decoder_cells // len(chosen)), decoder_grid, border_cells)
     decoder_terms = [
-        on_level(decoder or base, term, tap, share, decoder_grid, decoder_prototypes)
+        on_level(decoder or base, term, tap, share, choice.on(term, taps[tap]), decoder_prototypes, decoder_hidden)
         for tap in chosen
         for term in repeated
     ]
     decoder_terms = [with_cell_negatives(term, decoder_cell_negatives) for term in decoder_terms]
+    overlap = max(base.views.min_overlap, (decoder or base).views.min_overlap)
     return replace(
         base,
         name=name,
         terms=(*encoder_terms, *decoder_terms),
-        views=replace(base.views, min_overlap=max(base.views.min_overlap, (decoder or base).views.min_overlap)),
+        views=replace(base.views, min_overlap=overlap, points=choice.points(decoder_terms, taps)),
         teacher_momentum=led.teacher_momentum,
         teacher_views=led.teacher_views,
         teacher_buffers=led.teacher_buffers,
@@ -131,20 +151,57 @@ def on_maps(recipe: Recipe, term: Term) -> bool:
     return not isinstance(term.head, SameHead) and "map" in recipe.head_of(term).kinds
 
 
-def on_level(recipe: Recipe, term: Term, tap: str, share: float, grid: int, prototypes: int) -> Term:
+@dataclass(frozen=True)
+class Choice:
+    """Which cells of decoder maps are compared, in views of `size_px`: at `points`, or all, pooled to `grid`."""
+
+    size_px: int
+    points_each: int
+    grid: int
+    border: int
+
+    def side(self, tap: Tap) -> int:
+        """Return the cells on a side of a tap's map."""
+        return -(-self.size_px // tap.stride)
+
+    def on(self, term: Term, tap: Tap) -> Cells:
+        """Return the cells that a term has on a level."""
+        if term.objective.points is not None and 0 < self.points_each < self.side(tap) ** 2:
+            return Cells(points=self.points_each)
+        return Cells(grid=self.grid, border=self.border)
+
+    def points(self, terms: Sequence[Term], taps: Mapping[str, Tap]) -> PointSpec | None:
+        """Return the points that views need for these terms; they keep the border of the coarsest level sampled."""
+        sampled = [term for term in terms if term.cells.points is not None]
+        if not sampled:
+            return None
+        region = sampled[0].objective.points
+        assert region is not None  # else it would not be sampled
+        margin = max(self.border / self.side(taps[term.tap]) for term in sampled)
+        if margin >= 0.5:
+            raise DovetailError(
+                f"border_cells {self.border} leaves no cell of the decoder's maps; give a smaller number."
+            )
+        return PointSpec(self.points_each, region, margin)
+
+
+def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells, prototypes: int, hidden: int) -> Term:
     """Return `term` on a decoder tap, with a fresh head and objective."""
-    head = recipe.head_of(term)
-    if prototypes and isinstance(head, SlotHeadSpec):
-        head = replace(head, prototypes=prototypes)
     suffix = "" if term.name == "encoder" else f"_{term.name}"
+    head, objective = recipe.head_of(term), term.objective
+    if isinstance(head, SlotHeadSpec):
+        head = replace(head, prototypes=prototypes or head.prototypes)
+    if hidden:
+        head, objective = with_hidden(head, objective, hidden)
     return replace(
         term,
         name=f"decoder_{tap}{suffix}",
         tap=tap,
         head=head,
+        objective=objective,
         weight=scaled(term.weight, share),
-        grid=grid,
-        checkpoint_head=grid > KEPT_CELLS,
+        cells=cells,
+        checkpoint_head=(cells.points or (cells.grid or 0) ** 2) > KEPT_CELLS**2,
         roles=("global",),
     )
 
@@ -154,3 +211,14 @@ def with_cell_negatives(term: Term, distance: float) -> Term:
     if not distance or not isinstance(term.objective, DenseContrastSpec):
         return term
     return replace(term, objective=replace(term.objective, cell_negatives=distance))
+
+
+def with_hidden(head: HeadSpec, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
+    """Return a head with hidden layers of another width, and its objective with a predictor that was as wide."""
+    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, VectorHeadSpec))  # all that sit on maps
+    if isinstance(objective, SlotSpec):
+        objective = replace(objective, predictor_hidden=hidden)
+    predictor = objective.predictor if isinstance(objective, (KeyContrastSpec, RegressSpec)) else None
+    if predictor is not None and predictor.hidden == head.hidden:  # not SimSiam's bottleneck
+        objective = replace(objective, predictor=replace(predictor, hidden=hidden))  # type: ignore[call-arg]
+    return replace(head, hidden=hidden), objective

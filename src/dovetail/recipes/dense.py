@@ -18,7 +18,7 @@ from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
-from dovetail.recipe import OptimiserSpec, Recipe, Tap, Term
+from dovetail.recipe import Cells, OptimiserSpec, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
@@ -68,9 +68,10 @@ def densecl(
     )
     photometric = blurred(Photometric(saturation=0.4, blur_p=0.5), blur_px)
     view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear", photometric=photometric)
+    head, cells = DenseHeadSpec(hidden, dim), Cells(grid=grid)
     return Recipe(
         name="densecl",
-        terms=(Term("encoder", deepest_encoder_tap(taps), DenseHeadSpec(hidden, dim), objective, grid=grid),),
+        terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=cells),),
         views=ViewPlan((view, view)),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
         teacher_momentum=momentum,
@@ -132,7 +133,7 @@ def pixpro(
     second = replace(view, photometric=blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px))
     return Recipe(
         name="pixpro",
-        terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, grid=grid),),
+        terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
         views=ViewPlan((first, second)),
         optimiser=OptimiserSpec(
             "lars",

@@ -10,7 +10,7 @@ thousandth a step has not left its random start by then, and a blur of 2 px leav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from dovetail.recipe import Tap
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "hidden": 1024,
     "dim": 128,
     "prototypes": 64,
-    "decoder_grid": 28,
+    "decoder_cells": 196,
     "queue": 4096,
     "warmup_epochs": 2.0,
     "predictor_hidden": 32,  # a quarter of `dim`, as published
@@ -74,14 +74,13 @@ ADAMW_RATES: Mapping[str, Any] = {"base_lr": _TOKENS["base_lr"], "bias_lr": None
 """What takes the place of LARS's rates for a ViT."""
 
 SHORT_ADCLR: Mapping[str, Any] = {"query_centre_momentum": 0.6}
-SHORT_DECON: Mapping[str, Any] = {
-    "decoder_grid": 8,
-    "instance_weight": 1.0,
+SHORT_DECON: Mapping[str, Any] = {"decoder_cells": 196, "instance_weight": 1.0}
+SHORT_JOINT: Mapping[str, Any] = {
     "decoder_hidden": 64,
     "decoder_dim": 32,
     "decoder_queue": 512,
 }
-"""What "short" adds for query patches and for a decoder's branch."""
+"""What "short" adds for query patches, for a decoder's branch, and for one with a method of its own."""
 
 
 def choose(preset: Literal["auto", "paper", "small", "short"], *, num_images: int, accelerator: str) -> Preset:
@@ -100,6 +99,12 @@ def options(preset: Preset, method: str, taps: Mapping[str, Tap] | None = None) 
     return {name: value for name, value in found.items() if name in known}
 
 
+def beside(found: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return a preset's options less the `given` ones, and less sampled cells where a grid is given instead."""
+    replaced = {*given, "decoder_cells"} if "decoder_grid" in given else given
+    return {name: value for name, value in found.items() if name not in replaced}
+
+
 def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
     """Return the preset's options that suit every model and every length of a run: all but rates and epochs."""
     suited = ("warmup_epochs", "frozen_epochs", "base_lr", "bias_lr")
@@ -116,6 +121,8 @@ def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[st
         found |= SHORT_ADCLR
     if parts.decon:
         leading = SHORT[parts.decoder or parts.base]
-        found |= {**SHORT_DECON, "decoder_predictor_hidden": 8}
+        found |= SHORT_DECON
+        if parts.decoder not in (None, parts.base):
+            found |= {**SHORT_JOINT, "decoder_predictor_hidden": 8}
         found |= {"decoder_momentum": leading["momentum"]} if "momentum" in leading else {}
     return found

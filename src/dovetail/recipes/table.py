@@ -167,9 +167,11 @@ def parts_of(composition: Composition) -> dict[str, Part]:
     parts["base"] = part(method.function(composition.base))
     if composition.adclr:
         parts["adclr"] = part(adclr)
+    separate = composition.decoder is not None and composition.decoder != composition.base
     if composition.decon:
-        parts["decon"] = part(decon)
-    if composition.decoder and other and composition.decoder != composition.base:
+        # A method of the decoder's own brings the width of its heads itself.
+        parts["decon"] = part(decon, without={"decoder_hidden"} if separate else ())
+    if composition.decoder and other and separate:
         # Both bases may have an option of one name; the decoder's stands behind a prefix.
         taken = {name.removeprefix("decoder_") for name in parts["decon"].options}
         common = RUN_WIDE if method.teacher else RUN_WIDE - {"momentum"}

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -24,6 +23,7 @@ from dovetail.networks.padding import decoder_padded
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at
+from dovetail.train.cells import chosen_cells, view_of_cells
 from dovetail.train.parts import own_part
 from dovetail.train.phases import phase
 from dovetail.train.recompute import recomputed
@@ -54,7 +54,11 @@ class Branch(nn.Module):
             taps = self.taps_of(views)
         outputs: Outputs = {}
         for term in self.recipe.terms:
-            inputs = [at[term.tap] for view, at in zip(views, taps, strict=True) if view.role in term.roles]
+            inputs = [
+                chosen_cells(term.cells, at[term.tap], view)
+                for view, at in zip(views, taps, strict=True)
+                if view.role in term.roles
+            ]
             outputs[term.name] = self.through_head(term, inputs)
         return outputs
 
@@ -83,7 +87,6 @@ class Branch(nn.Module):
         head = self.heads[owner]
         run = recomputed(head) if term.checkpoint_head and torch.is_grad_enabled() else head
         run = partial(run, output=output) if output else run
-        inputs = [pool_to_grid(value, term.grid) for value in inputs]
         if self.recipe.forward_views == "per_view":
             return [run(value) for value in inputs]
         return apply_together(run, inputs)
@@ -130,7 +133,8 @@ class Learner(nn.Module):
         self._pending = []
         for term in self.recipe.terms:
             objective = self.objectives[term.name]
-            seen = [view for view in views if view.role in term.roles]
+            tap = self.student.network.taps[term.tap]
+            seen = [view_of_cells(term.cells, view, tap) for view in views if view.role in term.roles]
             loss: Loss = objective(student[term.name], teacher.get(term.name, []), seen, moment)
             weighted = loss.total * value_at(term.weight, moment)
             total = weighted if total is None else total + weighted
@@ -239,14 +243,6 @@ def average_into(target: list[Tensor], source: list[Tensor], momentum: float) ->
     """Set `target = momentum * target + (1 - momentum) * source` for all tensors in one pass."""
     if target:
         torch._foreach_lerp_([own_part(value) for value in target], [own_part(value) for value in source], 1 - momentum)
-
-
-def pool_to_grid(value: Tensor, grid: int | None) -> Tensor:
-    """Average-pool maps [B, C, H, W] larger than `grid` cells on a side to it; others pass."""
-    if grid is None or value.dim() != 4 or max(value.shape[2:]) <= grid:
-        return value
-    height, width = (min(side, grid) for side in value.shape[2:])
-    return F.adaptive_avg_pool2d(value, (height, width))
 
 
 def apply_together(run: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dovetail.views import photometric
 from dovetail.views.plan import ViewPlan
+from dovetail.views.points import place_points
 from dovetail.views.sampling import Box, Draw, Queries, on_grid, resized_crop, shrink_of
 from dovetail.views.view import View
 
@@ -47,6 +48,7 @@ class Sample:
         queries: uint8 [S, C, P, P]; None without them.
         query_box: [S, 4] float32; None without them.
         query_photometrics: [G or 1, S, NUM_PARAMETERS]; None without them.
+        points: [G, N, 2] float32 in [0, 1] of the image; None without them.
         epoch: The epoch that was asked for.
         index: The photograph that was asked for.
         used: The photograph that was taken, another one where that was unreadable; -1 if none could be read.
@@ -62,6 +64,7 @@ class Sample:
     queries: Tensor | None
     query_box: Tensor | None
     query_photometrics: Tensor | None
+    points: Tensor | None
     epoch: int
     index: int
     used: int
@@ -88,6 +91,7 @@ class ViewBatch:
     queries: Tensor | None
     query_box: Tensor | None
     query_photometrics: Tensor | None
+    points: Tensor | None
     epoch: Tensor
     index: Tensor
     used: Tensor
@@ -145,10 +149,14 @@ def render(
         queries=None,
         query_box=None,
         query_photometrics=None,
+        points=None,
         epoch=epoch,
         index=index,
         used=used,
     )
+    if plan.points is not None and draw.points is not None:
+        num_global = sum(spec.role == "global" for spec in plan.views)
+        sample = replace(sample, points=place_points(draw.points, sample.box[:num_global], plan.points))
     if plan.queries is None or draw.queries is None:
         return sample
     return replace(
@@ -198,6 +206,7 @@ def collate(samples: Sequence[Sample]) -> ViewBatch:
         queries=stack_optional("queries"),
         query_box=stack_optional("query_box"),
         query_photometrics=stack_optional("query_photometrics"),
+        points=stack_optional("points"),
         epoch=torch.tensor([sample.epoch for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
         used=torch.tensor([sample.used for sample in samples]),
@@ -243,6 +252,7 @@ def to_views(
                     masked=int(batch.masks[number].sum()) if is_global and batch.masks else None,
                     queries=queries[number % len(queries)] if with_queries else None,
                     query_box=query_box if with_queries else None,
+                    points=move(batch.points[:, number]) if is_global and batch.points is not None else None,
                 )
             )
     return views

@@ -71,6 +71,29 @@ class MaskSpec:
 
 
 @dataclass(frozen=True)
+class PointSpec:
+    """Points at which a term's maps are sampled, drawn anew for each image in each epoch.
+
+    Attributes:
+        count: How many in each global view, at least 1.
+        region: "overlap": uniform in what the crops of all global views share, the same points in all of them; where
+            the crops share nothing, each view has points of its own. "view": points of each view's own, uniform in its
+            crop.
+        margin: Points keep this share of a view's side from each of its edges, in [0, 0.5).
+    """
+
+    count: int = 196
+    region: Literal["overlap", "view"] = "overlap"
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"the number of points is {self.count}; it must be at least 1")
+        if not 0 <= self.margin < 0.5:
+            raise ValueError(f"the margin is {self.margin:g} of a view's side; it must be from 0 up to below 0.5")
+
+
+@dataclass(frozen=True)
 class ViewPlan:
     """All the views of one photograph in one step; global views first.
 
@@ -83,6 +106,7 @@ class ViewPlan:
     overlap_tries: int = 10
     queries: QuerySpec | None = None
     masks: MaskSpec | None = None
+    points: PointSpec | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 

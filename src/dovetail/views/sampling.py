@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dovetail.views import photometric
 from dovetail.views.masks import draw_mask
-from dovetail.views.plan import QuerySpec, ViewPlan
+from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
 
 _TRIES = 10
 # A shrunk photograph still has this many pixels for one of the view. Views of 224 px then differ from those of the
@@ -101,6 +101,7 @@ class Draw:
         photometrics: [V, NUM_PARAMETERS] float32.
         queries: Of ADCLR; None without them.
         masks: G masks [h, w] bool; empty without masking.
+        points: [1 or G, N, 2] in [0, 1): where in their region the points lie (`place_points`); None without them.
     """
 
     boxes: list[Box]
@@ -108,6 +109,7 @@ class Draw:
     photometrics: np.ndarray
     queries: Queries | None
     masks: list[np.ndarray]
+    points: np.ndarray | None = None
 
 
 def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: int, epoch: int = 0) -> Draw:
@@ -125,7 +127,9 @@ def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: 
             side = spec.size_px // plan.masks.patch_px
             mask = draw_mask(rng, plan.masks, height=side, width=side)
             masks.append(mask if epoch >= plan.masks.start_epoch else np.zeros_like(mask))
-    return Draw(boxes, flipped, photometrics, queries, masks)
+    # Points come last, so that the views of an image are the same with and without them.
+    points = None if plan.points is None else _draw_points(rng, plan.points, num_global=len(global_specs))
+    return Draw(boxes, flipped, photometrics, queries, masks, points)
 
 
 def _draw_boxes(rng: np.random.Generator, plan: ViewPlan, height: int, width: int) -> list[Box]:
@@ -150,6 +154,10 @@ def _draw_queries(rng: np.random.Generator, spec: QuerySpec, *, num_global: int,
     sets = num_global if spec.independent else 1
     drawn = [[photometric.draw(rng, spec.photometric) for _ in range(spec.count)] for _ in range(sets)]
     return Queries(boxes, flipped, np.array(drawn, dtype=np.float32))
+
+
+def _draw_points(rng: np.random.Generator, spec: PointSpec, *, num_global: int) -> np.ndarray:
+    return rng.random((1 if spec.region == "overlap" else num_global, spec.count, 2))
 
 
 def needed_shrink(draw: Draw, plan: ViewPlan) -> int:

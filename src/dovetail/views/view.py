@@ -30,6 +30,9 @@ class View:
             None: not counted yet.
         queries: [B, S, C, P, P] float, query patches (ADCLR); None without them.
         query_box: [B, S, 4] float32, the queries' crops in the photograph's [0, 1] frame; None without them.
+        points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, where terms sample their maps; None without them.
+            An objective gets them only where its maps were sampled: row i of its maps [B, D, N, 1] is then at point i.
+        map_size: (height, width) in cells of the map that was sampled; None where none was.
     """
 
     pixels: Tensor
@@ -41,6 +44,8 @@ class View:
     masked: int | None = None
     queries: Tensor | None = None
     query_box: Tensor | None = None
+    points: Tensor | None = None
+    map_size: tuple[int, int] | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """Return the view with every tensor on `device`."""

@@ -1,0 +1,105 @@
+"""Points of the source image at which maps of several views are compared: placing them, and sampling a map at them.
+
+A map has one cell for each `stride` pixels of its view. Bilinear sampling takes the four cells around a point; between
+the outermost cells' centres and the edge of the view it takes the outermost cells alone.
+
+Shapes: B images, G global views, N points, C channels, H x W cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.views.plan import PointSpec
+from dovetail.views.view import View
+
+
+class Corners(NamedTuple):
+    """The four cells around each point: flat indices `cell` [B, N, 4], and bilinear weights [B, N, 4] that sum to 1."""
+
+    cell: Tensor
+    weight: Tensor
+
+
+def place_points(unit: np.ndarray, boxes: Tensor, spec: PointSpec) -> Tensor:
+    """Return the points of one image's global views, [G, N, 2] (x, y) in [0, 1] of the image.
+
+    Args:
+        unit: [1 or G, N, 2] in [0, 1), uniform: where in its region each point lies; one set serves all views.
+        boxes: [G, 4] crops (x1, y1, x2, y2) in [0, 1] of the image.
+        spec: What the points were drawn for.
+    """
+    margin = spec.margin * (boxes[:, 2:] - boxes[:, :2])
+    low, high = boxes[:, :2] + margin, boxes[:, 2:] - margin  # [G, 2]
+    if spec.region == "overlap":
+        common_low, common_high = low.amax(dim=0, keepdim=True), high.amin(dim=0, keepdim=True)
+        if bool((common_low < common_high).all()):
+            low, high = common_low.expand_as(low), common_high.expand_as(high)
+    share = torch.from_numpy(unit).to(boxes.dtype)
+    return low[:, None] + share * (high - low)[:, None]
+
+
+def shared(a: View, b: View) -> Tensor:
+    """Return [B] bool: whether both views of an image have the same points, so that row i is one place in both."""
+    assert a.points is not None  # the views of a sampled term
+    assert b.points is not None
+    return (a.points == b.points).all(dim=2).all(dim=1)
+
+
+def places(view: View) -> Tensor:
+    """Return [B, N, 2]: where a view's points lie in its own pixels' [0, 1] frame, x mirrored where it is flipped."""
+    assert view.points is not None  # the views of a sampled term
+    low, high = view.box[:, None, :2], view.box[:, None, 2:]
+    x, y = ((view.points - low) / (high - low)).unbind(2)
+    return torch.stack([torch.where(view.flipped[:, None], 1 - x, x), y], dim=2)
+
+
+def corners(where: Tensor, height: int, width: int) -> Corners:
+    """Return the cells of a map of height x width around places [B, N, 2] in its [0, 1] frame."""
+    left, right, to_right = _between(where[..., 0], width)
+    top, bottom, to_bottom = _between(where[..., 1], height)
+    cell = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=2)
+    across, down = torch.stack([1 - to_right, to_right], dim=2), torch.stack([1 - to_bottom, to_bottom], dim=2)
+    return Corners(cell, (down[..., :, None] * across[..., None, :]).flatten(2))
+
+
+def _between(share: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cells before and after places [B, N] in [0, 1], and how far each is from the first to the second."""
+    at = (share * cells - 0.5).clamp(0, cells - 1)
+    before = at.floor().clamp(max=max(cells - 2, 0))
+    first = before.long()
+    return first, (first + 1).clamp(max=cells - 1), at - before
+
+
+def sample(maps: Tensor, where: Tensor) -> Tensor:
+    """Return maps [B, C, H, W] sampled at places [B, N, 2] in their [0, 1] frame: [B, C, N, 1], in their own type."""
+    around = corners(where, maps.shape[2], maps.shape[3])
+    return weighted(cells_at(maps, around.cell), around.weight)
+
+
+def cells_at(maps: Tensor, index: Tensor) -> Tensor:
+    """Return [B, ..., C]: the cells of maps [B, C, H, W] at flat indices [B, ...]."""
+    batch, channels, height, width = maps.shape
+    rows = maps.permute(0, 2, 3, 1).reshape(batch * height * width, channels)  # a view where channels come last
+    first = torch.arange(batch, device=index.device) * (height * width)
+    flat = index + first.view(-1, *[1] * (index.dim() - 1))
+    return rows.index_select(0, flat.flatten()).view(*index.shape, channels)
+
+
+def weighted(cells: Tensor, weight: Tensor) -> Tensor:
+    """Return [B, C, N, 1]: the sums of cells [B, N, 4, C] by weights [B, N, 4]."""
+    rows = (cells * weight[..., None]).sum(dim=2).to(cells.dtype)  # [B, N, C]
+    return rows.transpose(1, 2)[..., None]
+
+
+def inner(view: View, share: tuple[float, float]) -> View:
+    """Return a view whose box lacks a `share` (of its height, of its width) on each side, as a cropped map shows it."""
+    down, across = share
+    size = view.box[:, 2:] - view.box[:, :2]
+    cut = size * size.new_tensor([across, down])
+    return replace(view, box=torch.cat([view.box[:, :2] + cut, view.box[:, 2:] - cut], dim=1))
