@@ -20,13 +20,14 @@ from tests.tiny import START, make_views, tiny_learner
 
 METHODS = [*examples(), "simclr+decon-sl"]  # the last one: a teacher for the decoder's method alone
 SAMPLED = ["decon-sl", "decon-ml-densecl", "decon-sl-pixpro"]  # one of each kind of points
+FEW_CELLS = {"decoder_cells": 40}
 
 
 @pytest.fixture(params=[*METHODS, *(f"{name} sampled" for name in SAMPLED)], scope="module")
 def learner(request: pytest.FixtureRequest) -> Learner:
     """A learner after one step, so that queues, centres and the teacher are away from their start."""
     method, _, sampled = request.param.partition(" ")
-    learner = tiny_learner(method, **({"decoder_cells": 40} if sampled else {}))
+    learner = tiny_learner(method, **(FEW_CELLS if sampled else {}))
     optimiser = torch.optim.SGD((p for p in learner.parameters() if p.requires_grad), lr=0.05)
     learner(make_views(learner.recipe.views, seed=7), START).total.backward()
     optimiser.step()
@@ -84,7 +85,7 @@ def test_either_branch_can_be_exported(learner: Learner) -> None:
         return
     assert learner.exported is (learner.teacher if learner.recipe.export == "teacher" else learner.student).network
     for branch in ("student", "teacher"):
-        asked = tiny_learner(method, export=branch)
+        asked = tiny_learner(method, export=branch, **(FEW_CELLS if learner.recipe.views.points else {}))
         assert asked.exported is getattr(asked, branch).network
         assert replace(asked.recipe, export=learner.recipe.export) == learner.recipe
 
