@@ -116,6 +116,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "labelled/masks").mkdir(exist_ok=True)
         labels = rng.integers(0, 3, (5, 5)).astype(np.uint8)
         Image.fromarray(labels).resize((80, 72), Image.Resampling.NEAREST).save(folder / f"labelled/masks/{index}.png")
+    write_masks_with_gaps(folder)
     voc(folder)
     write_coco(folder / "coco")
     class_folder(folder / "flowers", train=4, val=2)
@@ -127,6 +128,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = {"data": "photos", "model": "timm/test_resnet+fpn", "method": "decon-sl", "recipe": SMALL} | QUICK
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     return folder
+
+
+def write_masks_with_gaps(folder: Path) -> None:
+    """Write `fields` with masks of 0, 128 and 255, and `streets` with masks in colour and a table of the colours."""
+    colours = np.array([(128, 64, 128), (0, 128, 0), (0, 0, 0)], np.uint8)
+    for name in ("fields", "streets"):
+        shutil.copytree(folder / "labelled", folder / name)
+        for path in (folder / name / "masks").iterdir():
+            labels = np.asarray(Image.open(path))
+            Image.fromarray(colours[labels] if name == "streets" else np.array([0, 128, 255], np.uint8)[labels]).save(
+                path
+            )
+    rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(("road", "tree", "sky"), colours.tolist(), strict=True)]
+    (folder / "streets/class_dict.csv").write_text("\n".join(["name,r,g,b", *rows]))
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_mistakes_get_one_sentence(
 
 def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = mask_folder(tmp_path, images=5)
-    Image.new("RGB", (48, 48)).save(data / "masks" / "2.png")
+    Image.new("RGB", (48, 48), "navy").save(data / "masks" / "2.png")
     options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "3", "--check"]
     assert run_command(["finetune", "segment", *options]) == 2
     shown = capsys.readouterr()
@@ -222,7 +222,7 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = mask_folder(tmp_path, images=5)
-    Image.new("RGB", (48, 48)).save(data / "masks" / "1.png")
+    Image.new("RGB", (48, 48), "navy").save(data / "masks" / "1.png")
     Image.new("L", (40, 48)).save(data / "masks" / "3.png")
     assert run_command(["finetune", "segment", "--data", str(data), "--out", str(tmp_path / "o"), "--check"]) == 2
     shown = capsys.readouterr()
@@ -247,7 +247,7 @@ def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
     assert run_command(["finetune", "segment", *options, "--accelerator", "cpu", "--steps", "1"]) == 2
     assert sentence in capsys.readouterr().err
     assert run_command(["finetune", "segment", *options, "--check"]) == 2
-    assert "255 is ignored" in capsys.readouterr().err
+    assert "255 is ignored; number the classes" in capsys.readouterr().out
 
 
 def test_ignored_labels_count_neither_in_training_nor_in_scores(tmp_path: Path) -> None:

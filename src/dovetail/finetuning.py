@@ -24,6 +24,7 @@ def finetune_segment(
     seed: int = 0,
     classes: int | None = None,
     ignore_index: int = 255,
+    label_map: list[str] = [],  # noqa: B006 - read only
     steps: int | Literal["auto"] = "auto",
     batch_size: int = 16,
     optimiser: Literal["auto", "adamw", "sgd"] = "auto",
@@ -59,6 +60,8 @@ def finetune_segment(
         seed: Of subsets, new weights, order and augmentation.
         classes: Number of classes of images beside masks; counted from the masks unless given.
         ignore_index: Label of pixels that do not count, of images beside masks and saved datasets; -1 for none.
+        label_map: What the labels or colours of images beside masks mean: pairs such as 255:1, 128:ignore or 128,0,0:2,
+            or one table of names and colours (labelmap.txt, class_dict.csv).
         steps: Optimiser steps; "auto" takes the protocol's, in proportion for a fraction of the images.
         batch_size: Images in a step.
         optimiser: Kind of optimiser; "auto" takes the protocol's.
@@ -90,7 +93,7 @@ def finetune_segment(
     from dovetail.transfer.checking import check_segmentation
     from dovetail.transfer.segmenting import finetune_segment as job
 
-    return measured("finetune-segment", asked, job, lambda: check_segmentation(data, classes, ignore_index))
+    return measured("finetune-segment", asked, job, lambda: check_segmentation(data, classes, ignore_index, label_map))
 
 
 def finetune_detect(

@@ -197,3 +197,22 @@ def test_damaged_sets_and_the_missing_package(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DovetailError, match=r"not installed; install it with .*dovetail-ssl\[datasets\]"):
         open_splits(data)
+
+
+def test_numbers_with_gaps_are_names_of_classes(tmp_path: Path) -> None:
+    labels = [1004, 20001, 7, 7, 1004, 20001]
+    split = classified(6, labels=labels, feature=datasets.Value("int64"))
+    train, held_out, note = open_splits(saved(tmp_path / "set", train=split, validation=split))
+    assert train.names == ("7", "1004", "20001")
+    assert train.labels == held_out.labels == (1, 2, 0, 0, 1, 2)
+    assert "holds the numbers 7, 1004, 20001, which are taken for the names of the classes" in note
+
+
+def test_a_label_map_says_what_the_labels_of_a_column_mean(tmp_path: Path) -> None:
+    split = masked([LABELS * 50])
+    data = saved(tmp_path / "set", train=split, validation=split)
+    with pytest.raises(DovetailError, match="most numbers from 0 to 206 never occur"):
+        open_segmentation(data)
+    found = open_segmentation(data, label_map=["50:1", "100:2", "206:ignore"])
+    assert found.classes == 3
+    assert found.train[0].mask[0].tolist() == [0, 1, 2, 255]

@@ -93,7 +93,7 @@ def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
         save_image(images / f"{stem}.png")
         save_mask(masks / f"{stem}.png")
     save_mask(masks / "beyond.png", np.full((3, 4), 9, dtype=np.uint8))
-    save_image(masks / "colour.png")
+    Image.new("RGB", (4, 3), "navy").save(masks / "colour.png")
     save_image(images / "size.png", size=(5, 3))
     (masks / "torn.png").write_bytes((masks / "good.png").read_bytes()[:40])
     faults = list(MaskFolder.open(images, masks, classes=3).faults())

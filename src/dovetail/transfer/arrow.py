@@ -19,6 +19,8 @@ from dovetail.data.decode import Photograph, open_bytes
 from dovetail.data.hugging_face import image_columns, installed, undecoded
 from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet, check_several
+from dovetail.transfer.label_counts import MOST_LISTED
+from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.labelled import Labelled, check_labels, check_sizes, read_image, read_mask
 from dovetail.transfer.mask_sets import classes_of, faults_of_items
 from dovetail.transfer.metrics import IGNORE_INDEX
@@ -144,6 +146,7 @@ class SavedMasks:
         mask: Column of the masks.
         classes: Labels are 0 .. classes - 1.
         ignore_index: The label of pixels that do not count.
+        label_map: What the values or colours of the masks mean, where they are no labels.
     """
 
     split: SavedSplit
@@ -151,6 +154,7 @@ class SavedMasks:
     mask: str
     classes: int
     ignore_index: int = IGNORE_INDEX
+    label_map: LabelMap | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -163,8 +167,9 @@ class SavedMasks:
         return Labelled(image, mask)
 
     def raw_labels(self, index: int) -> Tensor:
-        """Return a mask [H, W] as the set has it."""
-        return read_mask(f"The mask of {self.split.called(index)}", self.split.content(index, self.mask))
+        """Return a mask [H, W] as the set, and the label map, have it."""
+        content = self.split.content(index, self.mask)
+        return read_mask(f"The mask of {self.split.called(index)}", content, self.label_map)
 
     def classes_in(self, index: int) -> list[int]:
         """Return the classes that occur in an image."""
@@ -187,7 +192,9 @@ class SavedMasks:
         return replace(self, split=self.split.subset(indices))
 
 
-def saved_masks(folder: Path, classes: int, ignore_index: int) -> tuple[SavedMasks, SavedMasks, str]:
+def saved_masks(
+    folder: Path, classes: int, ignore_index: int, label_map: LabelMap | None = None
+) -> tuple[SavedMasks, SavedMasks, str]:
     """Return the training and the held-out images of a saved set, with their masks, and what to know about them."""
     train, held, note = open_saved(folder)
     columns = image_columns(train.table)
@@ -198,8 +205,9 @@ def saved_masks(folder: Path, classes: int, ignore_index: int) -> tuple[SavedMas
         )
     mask = chosen([name for name in columns if name not in IMAGES], MASKS, "masks", train)
     image = chosen([name for name in columns if name != mask], IMAGES, "images", train)
-    parts = [SavedMasks(split, image, mask, classes, ignore_index) for split in (train, held)]
-    words = f"Images are column {image!r}, masks column {mask!r}; labels stand as they are, {ignore_index} is ignored."
+    parts = [SavedMasks(split, image, mask, classes, ignore_index, label_map) for split in (train, held)]
+    meaning = "labels stand as they are" if label_map is None else "labels are those of the label map"
+    words = f"Images are column {image!r}, masks column {mask!r}; {meaning}, {ignore_index} is ignored."
     return parts[0], parts[1], f"{note} {words}".strip()
 
 
@@ -252,7 +260,16 @@ def saved_classes(folder: Path) -> tuple[SavedClasses, SavedClasses, str]:
             [index_in(names, value, split) for value in part] for part, split in zip(values, (train, held), strict=True)
         ]
     elif names is None:
-        names = [str(index) for index in range(max(max(part) for part in values) + 1)]
+        largest = max(max(part) for part in values)
+        distinct = sorted({label for part in values for label in part})
+        if len(distinct) * 2 > largest:
+            names = [str(index) for index in range(largest + 1)]
+        else:  # such as article numbers
+            values = [[distinct.index(label) for label in part] for part in values]
+            names = [str(label) for label in distinct]
+            shown = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+            words = f"Column {column!r} holds the numbers {shown}, which are taken for the names of the classes."
+            note = f"{note} {words}".strip()
     check_several(names, train.name)
     parts = [
         SavedClasses(split, image, tuple(labels), tuple(names))

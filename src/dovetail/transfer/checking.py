@@ -12,10 +12,11 @@ from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
 from dovetail.transfer.coco_extent import objects_at_edges
 from dovetail.transfer.images import open_splits
+from dovetail.transfer.label_counts import labels_in
 from dovetail.transfer.labelled import MissingFilesError
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles
 from dovetail.transfer.progress import progress
-from dovetail.transfer.readers import ANY_LABEL, count_classes, open_segmentation
+from dovetail.transfer.readers import ANY_LABEL, SegmentationData, open_segmentation
 
 
 class Checkable(Protocol):
@@ -50,7 +51,7 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     print(f"No fault was found in {counted(images, 'image')}.")
 
 
-def check_segmentation(data: str | Path, classes: int | None, ignore_index: int) -> None:
+def check_segmentation(data: str | Path, classes: int | None, ignore_index: int, label_map: Sequence[str] = ()) -> None:
     """Read a segmentation set and list its faults; without a number of `classes`, no label of a folder's mask is one.
 
     Raises:
@@ -60,16 +61,31 @@ def check_segmentation(data: str | Path, classes: int | None, ignore_index: int)
     if found is not None:
         report_files([path for path in found if path is not None])
     with listing_missing():  # classes are not counted here, which would end at the first broken mask
-        sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index)
+        sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index, label_map=label_map)
     if sets.note:
         print(sets.note)
     for part in (sets.train, sets.val):
         if isinstance(part, CocoMasks) and part.unmasked:
             many = counted(part.unmasked, "object")
             print(f"{part.coco.path}: {many} with a box but no mask; the pixels of their boxes do not count.")
-    report_faults([("train", sets.train), ("held-out", sets.val)])
-    if sets.format in ("folders", "datasets"):
-        count_classes([part for part in (sets.train, sets.val) if isinstance(part, MaskFiles | SavedMasks)])
+    report_faults([("train", sets.train), ("held-out", sets.val)], faults_of_labels(sets, classes))
+
+
+def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
+    """Print which labels the masks hold, and return a sentence where these cannot be class numbers."""
+    masks = [part for part in (sets.train, sets.val) if isinstance(part, MaskFiles | SavedMasks)]
+    if sets.format not in ("folders", "datasets") or not masks:
+        return []
+    found = labels_in(masks, skip_faults=True)
+    if not found.labels and not found.ignored:
+        return []  # no mask can be read, which is told of each
+    print(found)
+    named = sets.label_map is not None and bool(sets.label_map.names)
+    try:
+        found.check(classes_given=bool(classes) or named)
+    except DovetailError as fault:
+        return [str(fault)]
+    return []
 
 
 @contextmanager

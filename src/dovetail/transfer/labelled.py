@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dovetail.data.decode import UnreadableError, open_bytes, opened, read_file
 from dovetail.errors import DovetailError
+from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.metrics import IGNORE_INDEX
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
@@ -188,19 +189,33 @@ def read_image(path: Path | str, content: bytes | None = None, *, upright: bool 
         return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
 
 
-def read_mask(path: Path | str, content: bytes | None = None) -> Tensor:
+def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMap | None = None) -> Tensor:
     """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap.
 
+    Args:
+        path: The file, or what to call `content` in an error.
+        content: The file's bytes; read from `path` unless given.
+        label_map: What the file's values or colours mean; labels as they stand without it.
+
     Raises:
-        DovetailError: For a mask that cannot be read or is in colour; it is named.
+        DovetailError: For a mask that cannot be read, is a JPEG, or is in colour without a map of colours.
     """
+    by_colour = label_map is not None and label_map.in_colour
     with faults_named(path), opened(read_file(path) if content is None else content) as image:
-        labels, mode = np.array(image), image.mode
-    if mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
+        mode, kind = image.mode, image.format
+        found = np.array(image.convert("RGB") if by_colour else image)
+    if kind == "JPEG":
+        raise DovetailError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
+    if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
+        mode, found = "L", found[..., 0]  # grey, saved as colour
+    if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
         raise DovetailError(
-            f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey."
+            f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey, or say "
+            "what its colours mean with --label-map."
         )
-    return torch.from_numpy(labels.astype(np.int64))
+    if label_map is not None:
+        return label_map.apply(found, str(path))
+    return torch.from_numpy(found.astype(np.int64))
 
 
 @contextmanager

@@ -25,6 +25,8 @@ Cell = tuple[str, float, int]
 
 # Which cells a table has, where things lie, how quick it goes; what of them decides numbers is marked by itself.
 FREE = frozenset({"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision"})
+# Options that came later: left empty, they keep the marks of tables that were begun before.
+LATER = frozenset({"label_map"})
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,6 @@ def mark_of(asked: Mapping[str, Any], *decisive: object) -> str:
         asked: Parameters of the command.
         decisive: What else does: weights, the data's fingerprint, device and number format.
     """
-    options = {name: value for name, value in asked.items() if name not in FREE}
+    options = {name: value for name, value in asked.items() if name not in FREE and (value or name not in LATER)}
     text = json.dumps([options, [str(one) for one in decisive], library_versions()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoSet
+from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.labelled import InMemory, Labelled, LabelledSet, check_labels, check_sizes, read_image, read_mask
 from dovetail.transfer.metrics import IGNORE_INDEX
 
@@ -62,6 +63,7 @@ class MaskFiles:
         classes: Labels are 0 .. classes - 1 after `relabel`.
         relabel: What the label in a file means: relabel[l], the ignored label for those beyond it; None for itself.
         ignore_index: The label of pixels that do not count.
+        label_map: What the values or colours in the files mean, where they are no labels.
     """
 
     images: tuple[Path, ...]
@@ -69,6 +71,7 @@ class MaskFiles:
     classes: int
     relabel: tuple[int, ...] | None = None
     ignore_index: int = IGNORE_INDEX
+    label_map: LabelMap | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,8 +82,8 @@ class MaskFiles:
         return Labelled(image, mask)
 
     def raw_labels(self, index: int) -> Tensor:
-        """Return a mask [H, W] as the file has it."""
-        return read_mask(self.masks[index])
+        """Return a mask [H, W] as the file, and the label map, have it."""
+        return read_mask(self.masks[index], label_map=self.label_map)
 
     def labels(self, index: int) -> Tensor:
         """Return a mask [H, W], relabelled and checked."""

@@ -22,11 +22,12 @@ from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
 from dovetail.transfer.coco_extent import undrawn_masks
+from dovetail.transfer.label_counts import labels_in
+from dovetail.transfer.label_maps import LabelMap, read_label_map
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, MissingFilesError, by_stem, existing
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.transfer.metrics import IGNORE_INDEX
-from dovetail.transfer.progress import progress
 from dovetail.transfer.subsets import held_out, split_note
 
 ANY_LABEL = 2**16  # classes to give where labels are not to be looked at: as many as a 16-bit mask can hold
@@ -43,6 +44,7 @@ class SegmentationData:
         classes: Number of classes.
         names: Of the classes; numbers where none are known.
         note: What to know about the split, or nothing.
+        label_map: What the values or colours in the files mean; None where they are labels.
     """
 
     format: str
@@ -51,10 +53,15 @@ class SegmentationData:
     classes: int
     names: tuple[str, ...]
     note: str = ""
+    label_map: LabelMap | None = None
 
 
 def open_segmentation(
-    data: str | Path, *, classes: int | None = None, ignore_index: int = IGNORE_INDEX
+    data: str | Path,
+    *,
+    classes: int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    label_map: Sequence[str] = (),
 ) -> SegmentationData:
     """Return the set at `data`, whose format is told by what is there.
 
@@ -62,13 +69,16 @@ def open_segmentation(
         data: A folder, or a COCO JSON file.
         classes: Number of classes, for images beside masks; counted by reading all masks unless given.
         ignore_index: Label of pixels that do not count, for images beside masks; -1 for none.
+        label_map: What the values or colours of the masks mean, for images beside masks; see
+            `dovetail.transfer.label_maps`.
 
     Raises:
         DovetailError: For a folder of no known format, and where images lack masks.
     """
     folder = existing(data)
+    meaning = read_label_map(label_map, ignore_index)
     if is_saved(folder):
-        return open_saved_masks(folder, classes, ignore_index)
+        return open_saved_masks(folder, classes, ignore_index, meaning)
     for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):
         found = opener(folder)
         if found is not None:
@@ -76,16 +86,22 @@ def open_segmentation(
                 raise DovetailError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
             if ignore_index != IGNORE_INDEX:
                 raise DovetailError(f"{folder} has its own label for what does not count; leave --ignore-index out.")
+            if meaning is not None:
+                raise DovetailError(f"{folder} has labels of its own; leave --label-map out.")
             return found
-    return open_folders(folder, classes, ignore_index)
+    return open_folders(folder, classes, ignore_index, meaning)
 
 
-def open_saved_masks(data: Path, classes: int | None, ignore_index: int) -> SegmentationData:
+def open_saved_masks(
+    data: Path, classes: int | None, ignore_index: int, label_map: LabelMap | None
+) -> SegmentationData:
     """Return a set that Hugging Face's `datasets` saved on disk, with a column of images and one of masks."""
-    train, val, note = saved_masks(data, classes or 0, ignore_index)
-    count = classes or count_classes([train, val])
+    train, val, note = saved_masks(data, classes or 0, ignore_index, label_map)
+    count, found = classes_of_masks([train, val], classes, label_map)
     parts = [replace(part, classes=count) for part in (train, val)]
-    return SegmentationData("datasets", parts[0], parts[1], count, numbers(count), note)
+    return SegmentationData(
+        "datasets", parts[0], parts[1], count, names_of(count, label_map), joined(note, found), label_map
+    )
 
 
 def open_voc(data: Path) -> SegmentationData | None:
@@ -223,7 +239,9 @@ def with_masks(coco: CocoSet) -> CocoMasks:
     return CocoMasks(coco)
 
 
-def open_folders(data: Path, classes: int | None, ignore_index: int) -> SegmentationData:
+def open_folders(
+    data: Path, classes: int | None, ignore_index: int, label_map: LabelMap | None = None
+) -> SegmentationData:
     """Return images beside masks, split as the folders say, or with a fixed fifth held out."""
     layouts: tuple[Callable[[str], tuple[Path, Path]], ...] = (
         lambda split: (data / "images" / split, data / "masks" / split),
@@ -232,23 +250,26 @@ def open_folders(data: Path, classes: int | None, ignore_index: int) -> Segmenta
     for layout in layouts:
         if layout("train")[0].is_dir():
             val = next((name for name in ("val", "valid", "validation", "test") if layout(name)[0].is_dir()), "val")
-            splits = both(*(partial(paired, *layout(split), classes or 0, ignore_index) for split in ("train", val)))
-            count = classes or count_classes(splits)
-            parts = [replace(files, classes=count) for files in splits]
+            pairs = both(*(partial(paired, *layout(split), classes or 0, ignore_index) for split in ("train", val)))
+            splits = [replace(files, label_map=label_map) for files in pairs]
             note = surplus(*(layout(split) for split in ("train", val)))
-            return SegmentationData("folders", parts[0], parts[1], count, numbers(count), note)
-    if not (data / "images").is_dir():
-        raise DovetailError(
-            f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging Face "
-            "dataset nor a folder 'images' beside a folder 'masks'."
-        )
-    files = paired(data / "images", data / "masks", classes or 0, ignore_index)
-    files = replace(files, classes=classes or count_classes([files]))
-    kept, held = held_out(len(files))
-    parts = [files.subset(kept), files.subset(held)]
-    count = files.classes
-    note = f"{split_note(held, kept)} {surplus((data / 'images', data / 'masks'))}".strip()
-    return SegmentationData("folders", parts[0], parts[1], count, numbers(count), note)
+            count, found = classes_of_masks(splits, classes, label_map)
+            parts = [replace(files, classes=count) for files in splits]
+            break
+    else:
+        if not (data / "images").is_dir():
+            raise DovetailError(
+                f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging "
+                "Face dataset nor a folder 'images' beside a folder 'masks'."
+            )
+        files = replace(paired(data / "images", data / "masks", classes or 0, ignore_index), label_map=label_map)
+        count, found = classes_of_masks([files], classes, label_map)
+        files = replace(files, classes=count)
+        kept, held = held_out(len(files))
+        parts = [files.subset(kept), files.subset(held)]
+        note = joined(split_note(held, kept), surplus((data / "images", data / "masks")))
+    names = names_of(count, label_map)
+    return SegmentationData("folders", parts[0], parts[1], count, names, joined(note, found), label_map)
 
 
 def surplus(*pairs: tuple[Path, Path]) -> str:
@@ -280,26 +301,33 @@ def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_I
     )
 
 
-def count_classes(sets: Sequence[MaskFiles | SavedMasks]) -> int:
-    """Return one more than the largest label in all masks that is not the ignored one.
+def classes_of_masks(
+    sets: Sequence[MaskFiles | SavedMasks], classes: int | None, label_map: LabelMap | None
+) -> tuple[int, str]:
+    """Return the number of classes, and a sentence on the labels where all masks had to be read for it.
 
     Raises:
-        DovetailError: Where there is nothing to tell apart.
+        DovetailError: For labels that cannot be class numbers, and fewer classes than the label map names.
     """
-    ignore = sets[0].ignore_index
-    largest, ignored, counts = 0, False, False
-    with progress("counting classes", sum(len(files) for files in sets)) as advance:
-        for files in sets:
-            for index in range(len(files)):
-                labels = files.raw_labels(index)
-                counted = labels[labels != ignore]
-                largest = max(largest, int(counted.max())) if counted.numel() else largest
-                counts, ignored = counts or counted.numel() > 0, ignored or counted.numel() < labels.numel()
-                advance(1)
-    if largest == 0:
-        held = " and ".join(["0"] * counts + [f"{ignore}, and {ignore} is ignored"] * ignored)
-        raise DovetailError(f"All masks {sets[0].place()} hold label {held}; number the classes 0, 1, 2 and so on.")
-    return largest + 1
+    named = (
+        max((target for target in label_map.targets if target != sets[0].ignore_index), default=-1) + 1
+        if label_map
+        else 0
+    )
+    if label_map is not None and label_map.names:
+        if classes not in (None, ANY_LABEL, named):
+            raise DovetailError(f"classes is {classes}, but the label map names {named}; leave --classes out.")
+        return named, ""
+    if classes:
+        return classes, ""
+    found = labels_in(sets)
+    found.check()
+    return max(found.classes, named), str(found)
+
+
+def names_of(count: int, label_map: LabelMap | None) -> tuple[str, ...]:
+    """Return the names that a label map gives, else numbers."""
+    return label_map.names if label_map is not None and label_map.names else numbers(count)
 
 
 def numbers(count: int) -> tuple[str, ...]:

@@ -93,7 +93,9 @@ class Plan:
 
 def finetune_segment(asked: Mapping[str, Any]) -> Results:
     """Fine-tune and measure; `asked` are the parameters of the command."""
-    data = open_segmentation(asked["data"], classes=asked["classes"], ignore_index=asked["ignore_index"])
+    data = open_segmentation(
+        asked["data"], classes=asked["classes"], ignore_index=asked["ignore_index"], label_map=asked["label_map"]
+    )
     plan = plan_of(asked, data)
     with torch.device("meta"):
         starts = chosen_starts(asked["start"], plan.source, target=plan.model()[1])
@@ -111,7 +113,8 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
     seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
     classes = cache(lambda: class_lists(data.train))  # once for all seeds
     grid = Grid(starts, asked["fraction"], seeds, len(data.train), lambda seed: balanced_order(classes(), seed))
-    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
+    meaning = [data.label_map] if data.label_map is not None else []  # a table's content, too
+    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark(), *meaning)
     rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
     facts = {

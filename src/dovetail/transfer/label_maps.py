@@ -1,0 +1,148 @@
+"""`--label-map`: which class a value or a colour in a mask stands for.
+
+    255:1  128:ignore  "#800000:2"  128,0,0:2      pairs of what the file holds and the class, or "ignore"
+    labelmap.txt, class_dict.csv, label_colors.txt  a table with one class on each line, numbered from 0 in their order
+
+A line of a table holds a class's name and its colour (three numbers from 0 to 255) or its label (one number), in any of
+the shapes that CVAT ("road:128,64,128::"), CamVid ("128 64 128 Road"), class_dict.csv ("Road,128,64,128") and Roboflow
+("1, road") write. Headers and lines that begin with "#" are passed over.
+
+Shapes: H x W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.errors import DovetailError
+
+IGNORE = "ignore"
+LARGEST = 2**16 - 1
+_PAIR = re.compile(r"(?:#(?P<hex>[0-9a-fA-F]{6})|(?P<numbers>\d+(?:,\d+,\d+)?)):(?P<target>\d+|ignore)")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What the values or colours of mask files mean.
+
+    Attributes:
+        values: In the file, ascending: labels, or colours as red * 65536 + green * 256 + blue.
+        targets: The class of each.
+        in_colour: Whether `values` are colours.
+        whole: Whether every value must be named; else others stay as they are.
+        names: Of the classes, where a table names them.
+    """
+
+    values: tuple[int, ...]
+    targets: tuple[int, ...]
+    in_colour: bool
+    whole: bool
+    names: tuple[str, ...] = ()
+
+    def apply(self, found: np.ndarray, where: str) -> Tensor:
+        """Return the classes [H, W] int64 of a mask's labels [H, W] or colours [H, W, 3].
+
+        Raises:
+            DovetailError: For values that the map does not name, where they cannot stay as they are.
+        """
+        codes = found.astype(np.int64)
+        if self.in_colour:
+            codes = codes[..., 0] << 16 | codes[..., 1] << 8 | codes[..., 2]
+        values, targets = np.array(self.values), np.array(self.targets)
+        places = np.searchsorted(values, codes).clip(max=len(values) - 1)
+        named = values[places] == codes
+        wrong = ~named if self.whole else ~named & np.isin(codes, targets)
+        if wrong.any():
+            value = int(codes[wrong][0])
+            raise DovetailError(
+                f"{where} holds {self._called(value)}, which the label map does not name, on {int(wrong.sum())} pixels"
+                f"{'' if self.whole else ', but the map gives its number to another label'}; name it in the map."
+            )
+        return torch.from_numpy(np.where(named, targets[places], codes))
+
+    def _called(self, value: int) -> str:
+        return f"colour {value >> 16},{value >> 8 & 255},{value & 255}" if self.in_colour else f"label {value}"
+
+
+def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
+    """Return the map that `--label-map` gives; None for nothing.
+
+    Args:
+        given: Pairs, or the path of a table; see the module's docstring.
+        ignore_index: The label of pixels that do not count; -1 for none.
+
+    Raises:
+        DovetailError: For what is neither, for colours beside labels, and for two targets of one value.
+    """
+    if not given:
+        return None
+    pairs = [_PAIR.fullmatch(item.strip()) for item in given]
+    if len(given) == 1 and pairs[0] is None:
+        return read_table(Path(given[0]))
+    entries: dict[int, int] = {}
+    kinds: set[bool] = set()
+    for item, pair in zip(given, pairs, strict=True):
+        if pair is None:
+            raise DovetailError(
+                f"--label-map {item} is no pair; write LABEL:CLASS such as 255:1, R,G,B:CLASS, or name one table."
+            )
+        if pair["target"] == IGNORE and ignore_index < 0:
+            raise DovetailError(f"--label-map {item} needs a label that does not count; give one with --ignore-index.")
+        numbers = pair["numbers"].split(",") if pair["numbers"] else [pair["hex"]]
+        in_colour = pair["hex"] is not None or len(numbers) == 3
+        value = int(pair["hex"], 16) if pair["hex"] else code_of([int(number) for number in numbers], item)
+        kinds.add(in_colour)
+        entries[value] = ignore_index if pair["target"] == IGNORE else int(pair["target"])
+    if len(entries) < len(given) or len(kinds) > 1:
+        fault = "names one value twice" if len(kinds) == 1 else "holds colours and labels"
+        raise DovetailError(f"--label-map {' '.join(given)} {fault}; give each value once, all of one kind.")
+    values = sorted(entries)
+    return LabelMap(tuple(values), tuple(entries[value] for value in values), kinds == {True}, kinds == {True})
+
+
+def code_of(numbers: Sequence[int], where: str) -> int:
+    """Return a label, or a colour as one number; raise `DovetailError` where it is out of range."""
+    most = LARGEST if len(numbers) == 1 else 255
+    if max(numbers) > most:
+        raise DovetailError(f"{where} holds {max(numbers)}; it must be at most {most}.")
+    return numbers[0] if len(numbers) == 1 else numbers[0] << 16 | numbers[1] << 8 | numbers[2]
+
+
+def read_table(path: Path) -> LabelMap:
+    """Return the map in a file with one class on each line.
+
+    Raises:
+        DovetailError: For a file that cannot be read, a line without a name or with other numbers than a colour or a
+            label, and two lines with one colour or label.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DovetailError(
+            f"The label map {path} cannot be read ({reason}); name a table of classes, or give pairs such as 255:1."
+        ) from error
+    rows: list[tuple[list[int], str]] = []
+    for line in lines:
+        tokens = [token for token in re.split(r"[\s,;:]+", line.strip()) if token]
+        numbers = [int(token) for token in tokens if token.isdecimal()]
+        if not numbers or line.lstrip().startswith("#"):
+            continue
+        name = " ".join(token for token in tokens if not token.isdecimal())
+        if len(numbers) not in (1, 3) or not name:
+            raise DovetailError(f"{path} has the line {line.strip()!r}; write a name and a colour R,G,B or a label.")
+        rows.append((numbers, name))
+    lengths = {len(numbers) for numbers, _ in rows}
+    codes = [code_of(numbers, str(path)) for numbers, _ in rows]
+    if len(lengths) != 1 or len(set(codes)) < len(codes) or len(rows) < 2:
+        raise DovetailError(f"{path} is no table of two or more classes, each with a colour or a label of its own.")
+    order = sorted(range(len(codes)), key=codes.__getitem__)
+    names = tuple(name for _, name in rows)
+    return LabelMap(tuple(codes[index] for index in order), tuple(order), lengths == {3}, True, names)
