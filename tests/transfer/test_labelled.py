@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -186,3 +187,12 @@ def test_masks_are_read_raw(tmp_path: Path) -> None:
         read_mask("evil.png", png_of(40000, 40000, bytes(10_000)))
     with pytest.raises(DovetailError, match=r"gone\.png cannot be read"):
         read_mask(tmp_path / "gone.png")
+
+
+def test_masks_of_several_pages_or_bands_are_refused(tmp_path: Path) -> None:
+    pages = [Image.fromarray(LABELS), Image.fromarray(LABELS)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    tifffile.imwrite(tmp_path / "bands.tif", np.stack([LABELS] * 2, axis=2), photometric="minisblack", planarconfig=1)
+    for name in ("pages", "bands"):
+        with pytest.raises(DovetailError, match="has 2 bands or pages; a mask holds one label for each pixel"):
+            read_mask(tmp_path / f"{name}.tif")

@@ -4,7 +4,9 @@ Formats are told by content: JPEG, PNG, WebP, TIFF, BMP and GIF; arrays `[H, W, 
 always 8 bits a channel, upright (EXIF), and has the channels asked for:
 
 * 1 channel: ITU-R 601 luma of colour images. 3 channels: RGB, grey repeated. 4 channels: RGBA as it stands, opaque
-  where an image has no fourth channel. 2 or more than 4 channels: arrays, and TIFFs with one page a channel.
+  where an image has no fourth channel. 2 or more than 4 channels: arrays, and TIFFs.
+* TIFFs with samples of no stated meaning have as many channels as samples, those with pages of one channel as many as
+  pages (`dovetail.data.tiff`).
 * Transparency is laid over white unless it is itself a channel. CMYK becomes RGB. Palettes are looked up.
 * Of animations the first frame counts. 16-bit values are divided by 257; 32-bit integers likewise where they exceed
   255; floating point is taken as [0, 1].
@@ -35,11 +37,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from dovetail.data import tiff
+
 MAX_PIXELS = 300_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _NPY_MAGIC = b"\x93NUMPY"
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MAGIC = (_NPY_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *_TIFF_MAGIC)
+_MAGIC = (_NPY_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,10 +107,21 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photog
     if content.startswith(_NPY_MAGIC):
         with _reasons():
             return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
+    if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
+        return from_array(bands, channels)
     with opened(content) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
             return _jpeg(content, image, channels, upright)
         return from_image(image, channels, upright=upright)
+
+
+def _bands(content: bytes, channels: int) -> np.ndarray | None:
+    """Return the bands [H, W, C] of a TIFF that Pillow would not read whole; None for others."""
+    with _reasons(), _quiet():
+        try:
+            return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS)
+        except tiff.UnreadableBandsError as error:
+            raise UnreadableError(str(error)) from error
 
 
 @contextmanager
@@ -222,17 +236,13 @@ def _with_channels(image: Image.Image, channels: int) -> Image.Image:
 def _pages(image: Image.Image, channels: int) -> np.ndarray:
     """Return [H, W, channels] of an image with as many bands, or as many pages of one band, as are needed."""
     num_pages = getattr(image, "n_frames", 1)  # Pillow has it on formats with frames only
-    if num_pages == 1 and len(image.getbands()) == channels:
+    if num_pages == 1 and len(image.getbands()) == channels and image.mode != "P":
         return _eight_bits(np.asarray(image))
     if num_pages != channels:
         raise UnreadableError(f"it has {len(image.getbands())} channels where {channels} are needed")
-    pages = []
-    for page in range(num_pages):
-        image.seek(page)
-        pages.append(_eight_bits(np.asarray(image)))
-    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+    if tiff.grey_pages(image) != channels:
         raise UnreadableError(f"its {num_pages} pages are not {channels} grey images of one size")
-    return np.stack(pages, axis=2)
+    return _eight_bits(tiff.stacked(image, num_pages))
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dovetail.data.decode import UnreadableError, open_bytes, opened, read_file
+from dovetail.data.tiff import grey_pages, unexplained
 from dovetail.errors import DovetailError
 from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.metrics import IGNORE_INDEX
@@ -202,10 +203,12 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
     """
     by_colour = label_map is not None and label_map.in_colour
     with faults_named(path), opened(read_file(path) if content is None else content) as image:
-        mode, kind = image.mode, image.format
+        mode, kind, bands = image.mode, image.format, max(grey_pages(image), 1 + unexplained(image))
         found = np.array(image.convert("RGB") if by_colour else image)
     if kind == "JPEG":
         raise DovetailError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
+    if bands > 1:
+        raise DovetailError(f"{path} has {bands} bands or pages; a mask holds one label for each pixel.")
     if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
         mode, found = "L", found[..., 0]  # grey, saved as colour
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
