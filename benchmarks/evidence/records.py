@@ -1,12 +1,11 @@
-"""What was measured, one JSON object a line, appended as soon as it is known.
+"""The lines of the study: one JSON object for each score, appended as soon as it is measured.
 
-    segmentation-cpu.jsonl   {"kind": "score" or "rate", "mark", "arm", "start", "fraction", "seed", "rate", "images",
-                              "scores": {"mIoU", "aAcc", "mAcc"}, {"box AP", "mask AP", …} or {"kNN", "linear"},
-                              "iou", "lr", "seconds",
-                              "pretrain_seconds", "data", "machine", "device", "versions", "date"}
+    {"mark", "row", "measure", "at", "labels", "seed", "kind", "scores", "facts", "date"}
 
-A line counts only with the mark of the settings at hand; others stay, for the tables that they belonged to. A line that
-was cut off when a study was killed is passed over.
+"at" is a tap and a protocol for frozen maps ("decoder linear"), and a start for fine-tuning ("all"). "kind" is "score"
+for the test images and "rate" for a candidate learning rate on the images to choose with. A line counts only with the
+mark of the settings that produced it, a hash of the row, the scale and the images. Lines with other marks stay in the
+file, and a line that was cut off when a run was killed is skipped.
 """
 
 from __future__ import annotations
@@ -14,89 +13,74 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.evidence.arms import STUDY, Arm, Budget
+from benchmarks.evidence.rows import Measure, Row, Scale
 from dovetail.transfer.ledger import lines_of
 from dovetail.transfer.results import library_versions
 
-Kind = Literal["score", "rate"]
-
-
-_OF_SEGMENTATION = ("steps", "finetune_batch")  # sizes of fine-tuning
+EDITION = 3
+"""Raise this number when a change that the settings do not show changes the scores."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one line is about. `rate` tells the candidates apart where one is chosen; it is 0 elsewhere."""
+    """What one line is about; `rate` is the learning rate where one is chosen, else 0."""
 
-    kind: Kind
-    arm: str
-    start: str
-    fraction: float
+    row: str
+    measure: Measure
+    at: str
+    labels: float
     seed: int
+    kind: Literal["score", "rate"] = "score"
     rate: float = 0.0
 
 
 @dataclass(frozen=True)
 class Records:
-    """The lines of one budget on one state of the data.
+    """The lines of one scale on one state of the images.
 
     Attributes:
-        path: The file.
-        budget: Whose settings count.
-        data: Fingerprint of each set of scenes.
+        path: JSON-lines file.
+        scale: The sizes that count.
+        images: Fingerprint of the set.
     """
 
     path: Path
-    budget: Budget
-    data: Mapping[str, str]
+    scale: Scale
+    images: str
 
-    def scenes(self, arm: Arm) -> str:
-        """Return the fingerprints of the scenes behind an arm's numbers: those pre-trained on, then others."""
-        names = dict.fromkeys(map(self.budget.set_of, (arm.trained_on, arm.measured_on)))
-        return "+".join(self.data.get(name, "") for name in names)
+    def pretraining_mark(self, row: Row) -> str:
+        """Return the hash of everything but the seed that decides a row's weights."""
+        one = self.scale
+        sizes = [one.networks[row.network], one.view_px, one.epochs, one.batch_size, self.images]
+        return _hash([EDITION, row.init, None if row.pretraining is None else asdict(row.pretraining), sizes])
 
-    def mark(self, arm: Arm) -> str:
-        """Return the hash of everything that decides an arm's numbers; which fractions and seeds there are does not.
+    def mark(self, row: Row, measure: Measure) -> str:
+        """Return the hash of everything but labels and seed that decides a row's scores."""
+        one = self.scale
+        settings: Mapping[Measure, Any] = {
+            "frozen": [one.plan.side_px],
+            "segment": [one.finetuning, one.rates, one.rate_fraction],
+            "detect": [one.detection, one.detection_rates, one.rate_fraction],
+        }
+        return _hash([self.pretraining_mark(row), measure, settings[measure]])
 
-        An arm counts with what it departs in from the plainest, so that what later arms need leaves its lines alone.
-        """
-        plain = {one.name: one.default for one in fields(arm)}
-        departs = {name: value for name, value in asdict(arm).items() if value != plain[name]}
-        others = {"fractions", "seeds", "vit", "decon", "adclr", "home", "objects", "detector"}
-        others |= set() if arm.network == "unet" else {"unet"}
-        others |= {"rates", *_OF_SEGMENTATION} if arm.measure == "detection" else {"detection", "detection_rates"}
-        others |= {"rates"} if arm.network == "vit" and arm.measure == "segmentation" else {"vit_rates"}
-        sizes = {name: value for name, value in asdict(self.budget).items() if name not in others}
-        sizes |= {"recipes": self.budget.recipe(arm), "model": self.budget.pretrained_model(arm)}
-        text = json.dumps([STUDY, departs, sizes, self.scenes(arm)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def pretraining_mark(self, arm: Arm) -> str:
-        """Return the hash of everything that decides an arm's pre-trained weights but the seed."""
-        one = self.budget
-        sizes = {"model": one.pretrained_model(arm), "epochs": one.epochs * arm.longer, "batch_size": one.batch_size}
-        sizes |= {"view_px": one.view_px, "images": self.data.get(one.set_of(arm.trained_on), "")}
-        text = json.dumps([STUDY, arm.method, one.recipe(arm), sizes], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def found(self, arm: Arm) -> dict[Cell, dict[str, Any]]:
-        """Return the lines that count, of one arm."""
-        mark = self.mark(arm)
+    def found(self, row: Row, measure: Measure) -> dict[Cell, dict[str, Any]]:
+        """Return the lines of a row that count."""
+        mark = self.mark(row, measure)
         return {cell_of(line): line for line in self._lines() if line["mark"] == mark}
 
-    def add(self, arm: Arm, cell: Cell, facts: Mapping[str, Any]) -> None:
+    def add(self, row: Row, cell: Cell, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Append a line."""
         line = {
-            "mark": self.mark(arm),
+            "mark": self.mark(row, cell.measure),
             **asdict(cell),
-            **facts,
-            "data": self.scenes(arm),
-            "versions": library_versions(),
+            "scores": dict(scores),
+            "facts": {**facts, "images": self.images, "versions": library_versions()},
             "date": datetime.now(UTC).date().isoformat(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +89,13 @@ class Records:
             file.write("\n" * torn + json.dumps(line) + "\n")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        yield from (line for line in lines_of(self.path) if "mark" in line and "kind" in line)
+        yield from (line for line in lines_of(self.path) if "mark" in line and "measure" in line)
 
 
 def cell_of(line: Mapping[str, Any]) -> Cell:
     """Return what a line is about."""
-    return Cell(line["kind"], line["arm"], line["start"], line["fraction"], line["seed"], line["rate"])
+    return Cell(**{name: line[name] for name in Cell.__dataclass_fields__})
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,214 @@
+"""What the study compares: rows, the questions they belong to, and the sizes of everything. Plain data.
+
+A row is a way to start a model: random weights, ImageNet weights with a random decoder, or a pre-training. Every
+pre-training is run once for each seed. Rows share the labelled images of a seed, so two rows can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmarks.scenes.sets import SetPlan
+from benchmarks.scenes.stock import Split
+from dovetail.errors import unknown_name
+
+Start = Literal["random", "encoder", "all"]
+Measure = Literal["frozen", "segment", "detect"]
+ENCODER: tuple[Start, ...] = ("encoder",)
+BOTH: tuple[Start, ...] = ("encoder", "all")
+LITE0 = "tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One call of `dovetail.pretrain`.
+
+    Attributes:
+        method: Name of the method.
+        recipe: Options of its recipe, over those of the preset.
+        options: Further options of `dovetail.pretrain`, such as `lr` or `freeze_encoder_epochs`.
+        longer: Factor on the number of epochs; makes a cheap method run for as long as an expensive one.
+    """
+
+    method: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    longer: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to start.
+
+    Attributes:
+        name: Name in the tables.
+        pretraining: None for weights as they are.
+        init: Weights that the encoder starts from, before any pre-training; None for random ones.
+        network: Key of `Scale.networks`.
+        starts: What fine-tuning takes along: "random" nothing, "encoder", or "all" for encoder and decoder.
+    """
+
+    name: str
+    pretraining: Pretraining | None = None
+    init: Literal["imagenet"] | None = "imagenet"
+    network: str = "fpn"
+    starts: tuple[Start, ...] = ENCODER
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows whose difference is asked for, seed by seed: the first minus the second."""
+
+    row: str
+    start: Start
+    other: str
+    other_start: Start
+
+
+@dataclass(frozen=True)
+class Question:
+    """A section of tables: rows, the measure they are compared by, and the differences that answer the question."""
+
+    name: str
+    title: str
+    measure: Measure
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        name: Name on the command line.
+        images: Name of the set of scenes.
+        plan: How the set is made.
+        networks: Models by key.
+        view_px: Side of the views in pre-training.
+        epochs: Epochs of pre-training.
+        batch_size: Images in a step of pre-training.
+        taps: Where frozen maps are measured.
+        protocols: How frozen maps are measured.
+        labels: Numbers of labelled images for frozen maps; 1.0 stands for all.
+        fractions: Shares of the labelled images for fine-tuning.
+        finetuning: Options of `dovetail.finetune_segment`.
+        rates: Candidates for the learning rate of fine-tuning.
+        rate_fraction: Share of the labels with which the rate is chosen.
+        detection: Options of `dovetail.finetune_detect`.
+        detection_rates: Candidates for its learning rate.
+        seeds: Each has a pre-training and a draw of the labelled images of its own.
+    """
+
+    name: str
+    images: str
+    plan: SetPlan
+    networks: Mapping[str, str]
+    view_px: int
+    epochs: int
+    batch_size: int
+    taps: tuple[str, ...] = ("encoder", "decoder")
+    protocols: tuple[str, ...] = ("linear", "retrieval")
+    labels: tuple[float, ...] = (16, 64, 1.0)
+    fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = (5e-4, 1e-3)
+    rate_fraction: float = 0.1
+    detection: Mapping[str, Any] = field(default_factory=dict)
+    detection_rates: tuple[float, ...] = (1e-2,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+def decon(name: str, method: str, *, freeze: float = 0.0, longer: float = 1.0, **recipe: Any) -> Row:
+    """Return a row of DeCon; `freeze` is the number of epochs at the start in which the encoder stands still."""
+    options: dict[str, Any] = {"freeze_encoder_epochs": freeze} if freeze else {}
+    return Row(name, Pretraining(method, recipe, options, longer), starts=BOTH)
+
+
+IMAGENET = Row("ImageNet, random decoder")
+RANDOM = Row("random weights", init=None, starts=("random",))
+FROZEN_FOR_EVER = 1e6  # epochs
+
+JOINT: tuple[Row, ...] = (
+    RANDOM,
+    IMAGENET,
+    Row("SlotCon", Pretraining("slotcon")),
+    Row("DenseCL", Pretraining("densecl")),
+    Row("PixPro", Pretraining("pixpro")),
+    decon("DeCon-SL over SlotCon", "decon-sl"),
+    decon("DeCon-SL over DenseCL", "decon-sl-densecl"),
+    decon("DeCon-SL over PixPro", "decon-sl-pixpro"),
+    decon("DeCon-SL over PixPro, alpha 0", "decon-sl-pixpro", alpha=0.0),
+    decon("DeCon-ML over PixPro", "decon-ml-pixpro"),
+    decon("DeCon-SL over PixPro, frozen then joint", "decon-sl-pixpro", freeze=3.0),
+    decon("DeCon-SL over PixPro, decoder alone", "decon-sl-pixpro", freeze=FROZEN_FOR_EVER, alpha=0.0),
+)
+
+
+def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
+    """Return the differences of every row over ImageNet weights, and of taking the decoder along over leaving it."""
+    pairs: list[Pair] = []
+    for row in rows:
+        for start in row.starts:
+            if row is not IMAGENET:
+                pairs.append(Pair(row.name, start, IMAGENET.name, "encoder"))
+        if "all" in row.starts:
+            pairs.append(Pair(row.name, "all", row.name, "encoder"))
+    return tuple(pairs)
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question("frozen", "Frozen maps", "frozen", JOINT),
+    Question("segment", "Segmentation after fine-tuning", "segment", JOINT, against_starts(JOINT)),
+)
+
+
+def counts(unlabelled: int, train: int, val: int, test: int) -> Mapping[Split, int]:
+    """Return the number of scenes of each split."""
+    return {"unlabelled": unlabelled, "train": train, "val": val, "test": test}
+
+
+_FPN = "smp.FPN(encoder_name='tu-{}', decoder_pyramid_channels=128, decoder_segmentation_channels=128)"
+SCALES: Mapping[str, Scale] = {
+    "tabletop": Scale(
+        name="tabletop",
+        images="tabletop",
+        plan=SetPlan(160, counts(2000, 400, 100, 300)),
+        networks={
+            "fpn": _FPN.format(LITE0),
+            "unet": f"smp/unet/tu-{LITE0}",
+            "detector": f"timm/{LITE0}+fpn(channels=128)",
+        },
+        view_px=128,
+        epochs=8,
+        batch_size=32,
+        finetuning={"steps": 600, "batch_size": 8, "crop_size": 160},
+        detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
+    ),
+    "tiny": Scale(
+        name="tiny",
+        images="mosaics",
+        plan=SetPlan(64, counts(16, 60, 2, 4)),
+        networks={"fpn": "smp/fpn/tu-resnet10t", "unet": "smp/unet/tu-resnet10t", "detector": "timm/resnet10t+fpn"},
+        view_px=64,
+        epochs=1,
+        batch_size=8,
+        labels=(16, 1.0),
+        fractions=(0.5, 1.0),
+        finetuning={"steps": 2, "batch_size": 4, "crop_size": 64},
+        rates=(1e-3,),
+        rate_fraction=0.5,
+        detection={"task": "masks", "steps": 2, "batch_size": 2, "image_size": 64, "head_width": 0.0625},
+        seeds=(0, 1),
+    ),
+}
+
+
+def question_named(name: str) -> Question:
+    """Return a question; raise `DovetailError` for an unknown name."""
+    by_name = {question.name: question for question in QUESTIONS}
+    if name not in by_name:
+        raise unknown_name("question", name, by_name)
+    return by_name[name]
