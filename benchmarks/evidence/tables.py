@@ -38,13 +38,8 @@ class Section:
         table: dict[Key, dict[int, float]] = {}
         for line in self.lines():
             by_seed = table.setdefault((line["row"], line["at"], line["labels"]), {})
-            by_seed[line["seed"]] = 100 * line["scores"][self.score_name]
+            by_seed[line["seed"]] = 100 * line["scores"][main_score(self.question.measure)]
         return table
-
-    @property
-    def score_name(self) -> str:
-        """The score that the tables show."""
-        return "miou" if self.question.measure == "frozen" else main_score(self.question.measure)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines with scores of all rows."""
@@ -83,7 +78,7 @@ class Section:
             for start in row.starts
         }
         heads = [f"{100 * part:g} %" for part in fractions]
-        return f"{self.score_name} in %, by share of the labels:\n\n" + self.table(
+        return f"{main_score(self.question.measure)} in %, by share of the labels:\n\n" + self.table(
             ["start", "taken along"], heads, body, cell
         )
 

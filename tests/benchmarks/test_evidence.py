@@ -197,7 +197,7 @@ def test_frozen_maps_of_untrained_weights_are_measured_at_every_tap(images: Scen
     run_row(place, row, "frozen", 0, keep=True)
     found = place.records.found(row, "frozen")
     assert {cell.at for cell in found} == {f"{tap} {kind}" for tap in ("encoder", "decoder") for kind in TINY.protocols}
-    assert all(0 <= line["scores"]["miou"] <= 1 for line in found.values())
+    assert all(0 <= line["scores"]["mIoU"] <= 1 for line in found.values())
     folder = place.folder(row, 0)
     before = (folder / "exported" / "model.safetensors").read_bytes()
     measure.weights(place, row, 0)

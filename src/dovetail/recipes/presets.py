@@ -5,7 +5,7 @@ A preset is a set of options; those that a method does not have are left out, an
 "small" is for few images or a processor and changes sizes alone. "short" is for some hundred steps on views of about
 64 px, where the published momenta, rates and augmentations leave a network near where it began: a teacher that moves a
 thousandth a step has not left its random start by then, and a blur of 2 px leaves little of such a view.
-`docs/results.md` was measured with it. It is never chosen by itself.
+`docs/results-64px.md` was measured with it. It is never chosen by itself.
 """
 
 from __future__ import annotations
