@@ -75,6 +75,8 @@ def execute(
     resolved = resolved_options(asked, settings, options, recipe)
     if overwrite and is_first_process():
         empty(out)
+    if source.left_out and is_first_process():
+        print(source.left_out)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
     report = report_of(resolved, recipe, network, source, settings, out)

@@ -46,6 +46,8 @@ def prepare(
         raise DovetailError(f"{shards} is where the photographs are; name another folder for the shards.")
     folder, old = checked_folder(shards, overwrite=overwrite)
     source = open_source(data)
+    if source.left_out:
+        print(source.left_out)
     check_apart(data, source, old)
     for path in old:  # not before the photographs are there
         path.unlink()

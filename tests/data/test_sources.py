@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from dovetail.cli import run as run_command
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import DatasetSource, PathSource, open_source
+from dovetail.data.write_shards import write_shards
 from dovetail.errors import DovetailError
 from tests.data.photos import folder_of, smooth
 
@@ -40,6 +43,40 @@ def test_content_counts_where_the_name_does_not_tell(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("1,2")
     (tmp_path / "broken.png").touch()
     assert names(open_source(str(tmp_path))) == ["000.jpg", "broken.png", "plain", "scan.dat"]
+
+
+def test_files_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_of(tmp_path / "photos", 2)
+    for number in range(3):
+        (tmp_path / "photos" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "photos" / "raw.nef").write_bytes(b"raw")
+    assert open_source(tmp_path).left_out == "Left out: 3 .heic files and 1 .nef file, which are not read as images."
+    assert run_command(["prepare", "--data", str(tmp_path / "photos"), "--shards", str(tmp_path / "shards")]) == 0
+    assert "Left out: 3 .heic files and 1 .nef file" in capsys.readouterr().out
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in (tmp_path / "photos").iterdir():
+            packed.write(path, path.name)
+    assert "3 .heic files" in open_source(archive).left_out
+    assert open_source(tmp_path / "shards").left_out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.avif", "AVIF"), ("a.jp2", "JPEG2000"), ("a.ppm", "PPM"), ("a.pgm", "PPM")]
+)
+def test_formats_that_pillow_reads_are_read(name: str, kind: str, tmp_path: Path) -> None:
+    image = Image.fromarray(smooth())
+    (image.convert("L") if name == "a.pgm" else image).save(tmp_path / name, kind)
+    source = open_source(tmp_path)
+    assert names(source) == [name]
+    pixels = source.open(0, 3).decode(1).float()
+    expected = torch.from_numpy(np.array(image.convert("L").convert("RGB") if name == "a.pgm" else image))
+    assert (pixels - expected.permute(2, 0, 1)).abs().mean() < 4
+    (tmp_path / name).rename(tmp_path / "plain")
+    assert kind == "PPM" or open_source(tmp_path).num_images == 1
+    (tmp_path / "plain").rename(tmp_path / name)
+    assert write_shards(source, tmp_path / "shards", images_per_shard=2).left_out == ()
+    assert open_source(tmp_path / "shards").num_images == 1
 
 
 def test_links(tmp_path: Path) -> None:

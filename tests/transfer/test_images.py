@@ -78,3 +78,19 @@ def test_random_crops_follow_their_generator(tmp_path: Path) -> None:
     assert first.shape == (3, 16, 16)
     assert bool((first == again).all())
     assert not bool((first == other).all())
+
+
+def test_links_are_followed_and_other_files_are_counted(tmp_path: Path) -> None:
+    data = class_folder(tmp_path / "set")
+    shelf = tmp_path / "elsewhere"
+    (data / "train" / "n00000000").rename(shelf)
+    (data / "train" / "n00000000").mkdir()
+    (data / "train" / "n00000000" / "deep").symlink_to(shelf)
+    (data / "train" / "n00000001" / "more").symlink_to(shelf)
+    (data / "train" / "n00000001" / "phone.heic").write_bytes(b"ftypheic")
+    (data / "val" / "n00000002" / "about.txt").write_text("text")
+    train, held_out, note = open_splits(data)
+    assert [train.labels.count(label) for label in range(3)] == [8, 16, 8]
+    assert len(held_out) == 12
+    assert "Left out: 1 .heic file, which is not read as images in train." in note
+    assert "1 .txt file" in note

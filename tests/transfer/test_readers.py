@@ -255,6 +255,17 @@ def test_masks_without_images_are_told(tmp_path: Path) -> None:
     assert "1.png" in found.note
 
 
+def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [1])
+    (data / "images" / "phone.heic").write_bytes(b"heic")
+    (data / "images" / "notes.txt").write_text("text")
+    (data / "images" / "more").mkdir()
+    assert (
+        "Left out: 1 .heic file, 1 .txt file and 1 folder, which are not read as images."
+        in open_segmentation(data).note
+    )
+
+
 def test_a_json_beside_masks_is_no_coco_set(tmp_path: Path) -> None:
     for split in ("train", "val"):
         pairs(tmp_path / split, [1])

@@ -1,6 +1,7 @@
 """One image file -> uint8 pixels, whatever the format, and never half of an image.
 
-Formats are told by content: JPEG, PNG, WebP, TIFF, BMP and GIF; arrays `[H, W, C]` in `.npy` files. What comes out is
+Formats are told by content: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM and, where Pillow has them, JPEG 2000 and AVIF; arrays
+`[H, W, C]` in `.npy` files. What comes out is
 always 8 bits a channel, upright (EXIF), and has the channels asked for:
 
 * 1 channel: ITU-R 601 luma of colour images. 3 channels: RGB, grey repeated. 4 channels: RGBA as it stands, opaque
@@ -34,15 +35,32 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from dovetail.data import tiff
 
 MAX_PIXELS = 300_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+# Formats that every Pillow reads, and those that only some builds of it do; no others, as some of them run programs.
+_SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    **({"JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx")} if features.check("jpg_2000") else {}),
+    **({"AVIF": (".avif",)} if features.check("avif") else {}),
+}
+FORMATS = tuple(_SUFFIXES_OF)
+# Files with these names are taken without being opened; all others are looked into.
+SUFFIXES = frozenset({".npy", *(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)})
+_WORDS = {"WEBP": "WebP", "PPM": "PPM, PGM", "JPEG2000": "JPEG 2000"}
+FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)} or .npy files"
 _NPY_MAGIC = b"\x93NUMPY"
-_MAGIC = (_NPY_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
+_JPEG2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51") if "JPEG2000" in FORMATS else ()
+_MAGIC = (_NPY_MAGIC, *_JPEG2000_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,6 +98,8 @@ class Photograph:
 
 def looks_like_image(head: bytes) -> bool:
     """Return whether a file that begins with `head` (12 bytes or more) is in one of the formats read here."""
+    if head[4:8] == b"ftyp":
+        return "AVIF" in FORMATS and head[8:12] in (b"avif", b"avis")
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dovetail.data.archives import Member, TarArchive, open_archive
-from dovetail.data.decode import Photograph, UnreadableError, open_bytes
+from dovetail.data.decode import SUFFIXES, Photograph, UnreadableError, open_bytes
 from dovetail.data.fetch import ShardCache, check_cache, check_fetchable, local_path
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
@@ -27,7 +27,6 @@ from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.provenance import refuse_network_in_file
 
-SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "tif", "tiff", "bmp", "gif", "npy"})
 WINDOW_IMAGES = 20_000
 FEWEST_OPEN, MOST_OPEN = 8, 512
 
@@ -161,7 +160,7 @@ def photographs(archive: TarArchive) -> Iterator[Member]:
     for member in archive.members():
         folder, _, file = member.name.rpartition("/")
         key, _, suffix = file.partition(".")
-        if suffix.lower() in SUFFIXES and key and (folder, key) != last:
+        if f".{suffix.lower()}" in SUFFIXES and key and (folder, key) != last:
             last = folder, key
             yield member
 

@@ -8,7 +8,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from dovetail.data.archives import Archive, Member, open_archive
 from dovetail.data.decode import (
+    FORMATS_READ,
     Photograph,
     UnreadableError,
     from_array,
@@ -28,17 +29,20 @@ from dovetail.data.decode import (
     open_file,
     read_file,
 )
+from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image
 from dovetail.data.order import Order, epoch_order
 from dovetail.data.shard_names import names_shards
 from dovetail.errors import DovetailError
 
-# Files with these names are taken without being opened; all others are looked into.
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy"}
-_HEAD_BYTES = 16
-
 
 class ImageSource(ABC):
-    """Numbered photographs. Instances are small and can be pickled, so that workers take a copy each."""
+    """Numbered photographs. Instances are small and can be pickled, so that workers take a copy each.
+
+    Attributes:
+        left_out: A sentence on what is beside the photographs and not read; nothing where there is nothing.
+    """
+
+    left_out: str = ""
 
     @property
     @abstractmethod
@@ -71,7 +75,8 @@ class ImageSource(ABC):
 class PathSource(ImageSource):
     """Photographs in files, in the order of `paths`."""
 
-    def __init__(self, paths: Iterable[str | Path]) -> None:
+    def __init__(self, paths: Iterable[str | Path], *, left_out: str = "") -> None:
+        self.left_out = left_out
         self._paths = [os.fspath(path) for path in paths]
 
     @property
@@ -107,10 +112,11 @@ class ArchiveSource(ImageSource):
                 self._members.append(member)
             else:
                 others[Path(member.name).suffix.lower()] += 1
+        self.left_out = left_out(others)
         if not self._members:
             raise DovetailError(
-                f"Found {_inventory(others, 0)} but no images in {str(archive.path)!r}; give an archive of JPEG, PNG, "
-                "WebP, TIFF, BMP, GIF or .npy files."
+                f"Found {inventory(others, 0)} but no images in {str(archive.path)!r}; give an archive of "
+                f"{FORMATS_READ}."
             )
 
     @property
@@ -128,10 +134,10 @@ class ArchiveSource(ImageSource):
 
     def _is_candidate(self, member: Member) -> bool:
         """Return whether the member is an image by its name or, where the name does not tell, by its content."""
-        if _named_as_image(member.name):
+        if named_as_image(member.name):
             return True
         try:
-            return looks_like_image(self._archive.read(member, _HEAD_BYTES))
+            return looks_like_image(self._archive.read(member, HEAD_BYTES))
         except UnreadableError:
             return False
 
@@ -220,7 +226,8 @@ def is_hugging_face(data: Any) -> bool:
 
 def _from_path(path: Path) -> ImageSource:
     if path.is_dir():
-        return PathSource(find_images(path))
+        found = find_images(path)
+        return PathSource(found.images, left_out=found.left_out())
     if path.is_file():
         archive = open_archive(path)
         return PathSource(read_list(path)) if archive is None else ArchiveSource(archive)
@@ -241,7 +248,7 @@ def _from_path(path: Path) -> ImageSource:
 def read_list(path: Path) -> list[str]:
     """Return the paths in a text file, one a line; empty lines are left out."""
     content = path.read_bytes()
-    if looks_like_image(content[:_HEAD_BYTES]):
+    if looks_like_image(content[:HEAD_BYTES]):
         raise DovetailError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
     if b"\0" in content:
         raise DovetailError(
@@ -254,89 +261,21 @@ def read_list(path: Path) -> list[str]:
     return paths
 
 
-def find_images(folder: Path) -> list[str]:
-    """Return the images in `folder` and below, sorted; hidden files are left out, loops of links are walked once.
+def find_images(folder: Path) -> Listing:
+    """Return the images in `folder` and below; see `list_images`.
 
     Raises:
         DovetailError: There is none; the message tells what was found.
     """
-    others: Counter[str] = Counter()
-    images = []
-    num_folders = 0
-    for entry in _walk(folder):
-        if _is_folder(entry):
-            num_folders += 1
-        elif _is_candidate(entry):
-            images.append(entry.path)
-        else:
-            others[Path(entry.name).suffix.lower()] += 1
-    if not images:
+    found = list_images(folder)
+    if not found.images:
         raise DovetailError(
-            f"Found {_inventory(others, num_folders)} but no images in {str(folder)!r}; give a folder of JPEG, PNG, "
-            "WebP, TIFF, BMP, GIF or .npy files."
+            f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; give a folder of "
+            f"{FORMATS_READ}."
         )
-    return sorted(images)
-
-
-def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield every entry below `folder` that is not hidden; each real folder is entered once."""
-    waiting, seen = [os.fspath(folder)], set()
-    while waiting:
-        current = waiting.pop()
-        status = os.stat(current)  # noqa: PTH116 (a Path for each of many folders)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        try:
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            raise DovetailError(
-                f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
-            ) from error
-        for entry in entries:
-            if not entry.name.startswith("."):
-                yield entry
-                if _is_folder(entry):
-                    waiting.append(entry.path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    """Return whether the file is an image by its name or, where the name does not tell, by its content."""
-    named = _named_as_image(entry.name)
-    try:
-        if named or not entry.is_file():
-            return named and (entry.is_file() or entry.is_symlink())
-        with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path would be made for each of millions of files)
-            return looks_like_image(file.read(_HEAD_BYTES))
-    except OSError:
-        return named  # a broken link is named as skipped, not forgotten
-
-
-def _named_as_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 (as above)
+    return found
 
 
 def _is_hidden(name: str) -> bool:
     """Return whether a file in an archive would be hidden in a folder, or was put there by a Mac."""
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
-
-
-def _inventory(files: Counter[str], num_folders: int) -> str:
-    """Return such as "3 .txt files and 2 folders"."""
-    parts = [
-        f"{count} {suffix + ' ' if suffix else ''}file{'s' if count > 1 else ''}"
-        for suffix, count in files.most_common(3)
-    ]
-    rest = sum(files.values()) - sum(count for _, count in files.most_common(3))
-    if rest:
-        parts.append(f"{rest} other file{'s' if rest > 1 else ''}")
-    if num_folders:
-        parts.append(f"{num_folders} folder{'s' if num_folders > 1 else ''}")
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else "nothing"

@@ -23,6 +23,8 @@ _SUFFIXES = {
     b"GIF8": "gif",
     b"BM": "bmp",
     b"\x93NUMPY": "npy",
+    b"\0\0\0\x0cjP": "jp2",
+    b"\xff\x4f\xff\x51": "j2k",
 }
 _STEM_LETTERS = 60
 
@@ -129,8 +131,12 @@ def write_shard(path: Path, photographs: Iterator[tuple[str, bytes]]) -> int:
 
 def suffix(content: bytes) -> str:
     """Return the suffix that fits a photograph's content; raise `UnreadableError` where it is none."""
+    if re.match(rb"P[1-6]\s", content):  # too short a beginning to tell a file without a name by
+        return "ppm"
     if not looks_like_image(content[:16]):
         raise UnreadableError("it is no image in a format that is read here")
+    if content[4:8] == b"ftyp":
+        return "avif"
     return next((found for magic, found in _SUFFIXES.items() if content.startswith(magic)), "tif")
 
 

@@ -81,6 +81,8 @@ def embed(
         raise DovetailError("No data was named; give a folder of images with --data.")
     page = None if page_map == "none" else page_for_map(run, page_map)
     source = open_source(data)
+    if source.left_out:
+        print(source.left_out)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
     names = [source.name(index) for index in found.indices]
     with writing(path, option="out"):

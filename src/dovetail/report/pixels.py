@@ -89,7 +89,10 @@ def photographs_in(images: Any) -> ImageSource:
     """Return the photographs to draw; raise `DovetailError` where none were named, or none are there."""
     if images is None:
         raise DovetailError("No photographs were named; give a folder of images with --images.")
-    return open_source(images)
+    source = open_source(images)
+    if source.left_out:
+        print(source.left_out)
+    return source
 
 
 def spread_over(source: ImageSource, count: int) -> list[range]:

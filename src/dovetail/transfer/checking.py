@@ -145,5 +145,7 @@ def check_images(data: str | Path) -> None:
     Raises:
         DovetailError: When there is any.
     """
-    train, held_out, _ = open_splits(data)
+    train, held_out, note = open_splits(data)
+    if note:
+        print(note)
     report_faults([("train", train), ("held-out", held_out)])

@@ -10,6 +10,7 @@ Shapes: C channels, S pixels a side.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from dovetail.data.decode import Photograph, open_file
+from dovetail.data.folders import left_out, list_images
 from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import saved_classes
 from dovetail.transfer.class_sets import ClassSet, check_several
-from dovetail.transfer.labelled import IMAGE_SUFFIXES, what_is_at
+from dovetail.transfer.labelled import what_is_at
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import fingerprint
 
-SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 HELD_OUT = ("val", "valid", "validation", "test")
 RESIZE_SHARE = 256 / 224  # the field's protocol: shorter side to 256, central 224
 
@@ -40,11 +41,13 @@ class ClassFolder(ClassSet):
         paths: The images, by class, then by name.
         labels: The class of each.
         names: Of the classes: label l is names[l].
+        note: A sentence on the files that are not read, or nothing.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     names: tuple[str, ...]
+    note: str = ""
 
     @classmethod
     def find(cls, folder: Path, *, names: tuple[str, ...] | None = None) -> ClassFolder:
@@ -72,15 +75,18 @@ class ClassFolder(ClassSet):
             )
         paths: list[Path] = []
         labels: list[int] = []
+        others: Counter[str] = Counter()
         with progress(f"listing {folder.name}", len(found)) as advance:
             for name in found:
-                inside = sorted(one for one in (folder / name).rglob("*") if is_image(one))
+                listing = list_images(folder / name)
+                inside = sorted(map(Path, listing.images))
                 paths += inside
+                others += listing.others
                 labels += [known.index(name)] * len(inside)
                 advance(1)
         if not paths:
             raise DovetailError(f"The class folders of {folder} hold no images; put some in.")
-        return cls(tuple(paths), tuple(labels), known)
+        return cls(tuple(paths), tuple(labels), known, left_out(others))
 
     def open(self, index: int, channels: int) -> Photograph:
         return open_file(self.paths[index], channels)
@@ -100,11 +106,6 @@ class ClassFolder(ClassSet):
     def subset(self, indices: list[int]) -> ClassFolder:
         chosen = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
         return ClassFolder(*chosen, self.names)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path looks like an image's."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
@@ -128,7 +129,16 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
         raise DovetailError(
             f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
         )
-    return train, ClassFolder.find(held_out, names=train.names), ""
+    measured = ClassFolder.find(held_out, names=train.names)
+    return (
+        train,
+        measured,
+        " ".join(
+            f"{part.note[:-1]} in {place}."
+            for part, place in ((train, "train"), (measured, held_out.name))
+            if part.note
+        ),
+    )
 
 
 def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: C channels, H x W pixels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.data.decode import UnreadableError, open_bytes, opened, read_file
+from dovetail.data.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
 from dovetail.data.tiff import grey_pages, unexplained
 from dovetail.errors import DovetailError
 from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.metrics import IGNORE_INDEX
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
+IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
 
 
 class MissingFilesError(DovetailError):
@@ -155,6 +156,12 @@ def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path
         held = sorted({path.suffix or path.name for path in folder.iterdir()})
         raise DovetailError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
     return files
+
+
+def others_in(folder: Path, suffixes: frozenset[str]) -> Counter[str]:
+    """Return how many files of each suffix a folder holds that are not read, hidden ones left out."""
+    names = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    return Counter(path.suffix.lower() for path in names if path.suffix.lower() not in suffixes)
 
 
 def existing(data: Path | str) -> Path:

@@ -109,7 +109,10 @@ def photographs(data: Path) -> Photographs:
         DovetailError: Where there are none.
     """
     if data.is_dir():
-        found, base = find_images(data), data
+        listing, base = find_images(data), data
+        found = listing.images
+        if others := listing.left_out():
+            print(others)
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:
@@ -281,7 +284,7 @@ def classify(task: Task, folder: Path, photos: Photographs, out: Path, where: Ma
     """Write predictions.csv: file, and up to three pairs of class and probability, the best first."""
     model = build_classifier(task.source(), len(task.names))
     load_weights(model, folder)
-    data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, photos.unread)
+    data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, unread=photos.unread)
     logits = of_central_crops(model, data, **task.source().pixels(), machine=where, on_batch=advance)
     photos.check_any()
     best = logits.softmax(1).topk(min(3, len(task.names)), dim=1)

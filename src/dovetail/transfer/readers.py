@@ -12,11 +12,13 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from dovetail.data.folders import left_out
 from dovetail.data.hugging_face import is_saved
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks, saved_masks
@@ -25,7 +27,7 @@ from dovetail.transfer.coco_extent import undrawn_masks
 from dovetail.transfer.label_counts import labels_in
 from dovetail.transfer.label_maps import LabelMap, read_label_map
 from dovetail.transfer.label_names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
-from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, MissingFilesError, by_stem, existing
+from dovetail.transfer.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, MissingFilesError, by_stem, existing, others_in
 from dovetail.transfer.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.transfer.metrics import IGNORE_INDEX
 from dovetail.transfer.subsets import held_out, split_note
@@ -273,12 +275,16 @@ def open_folders(
 
 
 def surplus(*pairs: tuple[Path, Path]) -> str:
-    """Return a sentence on the masks that have no image, in pairs of folders of images and masks; nothing for none."""
+    """Return sentences on masks without an image and files that are not read, in pairs of folders of images and masks;
+    nothing for none."""
+    others = sum((others_in(images, IMAGE_SUFFIXES) for images, _ in pairs), Counter[str]())
     lonely: list[Path] = []
     for images, masks in pairs:
         stems = by_stem(images, IMAGE_SUFFIXES, "image")
         lonely += [path for stem, path in by_stem(masks, MASK_SUFFIXES, "mask").items() if stem not in stems]
-    return f"Left out: {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
+    told = f"Left out: {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
+    folders = sum(one.is_dir() and not one.name.startswith(".") for images, _ in pairs for one in images.iterdir())
+    return joined(told, left_out(others, folders))
 
 
 def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_INDEX) -> MaskFiles:

@@ -1,0 +1,113 @@
+"""Which files of a folder are images: one walk for every verb."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dovetail.data.decode import SUFFIXES, looks_like_image
+from dovetail.errors import DovetailError
+
+HEAD_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds, with everything below it.
+
+    Attributes:
+        images: Paths, sorted.
+        others: How many other files there are of each suffix.
+        num_folders: In it and below.
+    """
+
+    images: list[str]
+    others: Counter[str]
+    num_folders: int
+
+    def left_out(self) -> str:
+        """Return a sentence on the files that are not read; nothing where there is none."""
+        return left_out(self.others)
+
+
+def left_out(others: Counter[str], num_folders: int = 0) -> str:
+    """Return a sentence on files and folders that are not read as images; nothing for none."""
+    count = sum(others.values()) + num_folders
+    verb = "is" if count == 1 else "are"
+    return f"Left out: {inventory(others, num_folders)}, which {verb} not read as images." if count else ""
+
+
+def list_images(folder: Path) -> Listing:
+    """Return the images in `folder` and below; hidden files are left out, links followed, loops of them walked once."""
+    others: Counter[str] = Counter()
+    images = []
+    num_folders = 0
+    for entry in _walk(folder):
+        if _is_folder(entry):
+            num_folders += 1
+        elif _is_candidate(entry):
+            images.append(entry.path)
+        else:
+            others[Path(entry.name).suffix.lower()] += 1
+    return Listing(sorted(images), others, num_folders)
+
+
+def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield every entry below `folder` that is not hidden; each real folder is entered once."""
+    waiting, seen = [os.fspath(folder)], set()
+    while waiting:
+        current = waiting.pop()
+        status = os.stat(current)  # noqa: PTH116 (a Path for each of many folders)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            raise DovetailError(
+                f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
+            ) from error
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+                if _is_folder(entry):
+                    waiting.append(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_candidate(entry: os.DirEntry[str]) -> bool:
+    """Return whether the file is an image by its name or, where the name does not tell, by its content."""
+    named = named_as_image(entry.name)
+    try:
+        if named or not entry.is_file():
+            return named and (entry.is_file() or entry.is_symlink())
+        with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path would be made for each of millions of files)
+            return looks_like_image(file.read(HEAD_BYTES))
+    except OSError:
+        return named  # a broken link is named as skipped, not forgotten
+
+
+def named_as_image(name: str) -> bool:
+    """Return whether a file is an image by its name."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (a Path for each of millions of files)
+
+
+def inventory(files: Counter[str], num_folders: int) -> str:
+    """Return such as "3 .txt files and 2 folders", the most frequent suffixes first."""
+    ranked = sorted(files.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {suffix + ' ' if suffix else ''}file{'s' if count > 1 else ''}" for suffix, count in ranked[:3]]
+    rest = sum(count for _, count in ranked[3:])
+    if rest:
+        parts.append(f"{rest} other file{'s' if rest > 1 else ''}")
+    if num_folders:
+        parts.append(f"{num_folders} folder{'s' if num_folders > 1 else ''}")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else "nothing"
