@@ -25,6 +25,7 @@ PRETRAIN = [
     "drop-path",
     "encoder",
     "epochs",
+    "freeze-encoder-epochs",
     "help",
     "image-size",
     "in-channels",

@@ -9,6 +9,7 @@ import pytest
 
 from dovetail import job
 from dovetail.data.sources import open_source
+from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
 from tests.data.photos import folder_of
@@ -26,6 +27,18 @@ def test_every_process_names_what_it_cannot_read(tmp_path: Path, monkeypatch: py
     assert len(list(job.batches_from(source, recipe, chosen, 3, tmp_path, 0))) == 8
     lines = [json.loads(line) for line in (tmp_path / job.SKIPPED).read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["bad.jpg"]
+
+
+def test_what_a_frozen_encoder_leaves_to_train_is_checked(caplog: pytest.LogCaptureFixture) -> None:
+    alone, both = (build_network(name, image_size=64) for name in ("timm/test_resnet", "timm/test_resnet+fpn"))
+    forever = settings(freeze_encoder_epochs=float("inf"))
+    with pytest.raises(DovetailError, match="none of its weights would be trained"):
+        job.check_freeze(forever, alone)
+    job.check_freeze(forever, both)
+    job.check_freeze(settings(freeze_encoder_epochs=1.5), alone)
+    assert not caplog.records
+    job.check_freeze(settings(freeze_encoder_epochs=2.0), both)
+    assert "frozen for the whole run of 6 steps" in caplog.text
 
 
 def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:

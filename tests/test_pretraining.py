@@ -404,3 +404,25 @@ def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
     assert info["normalisation"] == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     with pytest.raises(dovetail.DovetailError, match="has mean"):
         dovetail.pretrain(out=tmp_path, resume=True, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def test_the_encoder_is_frozen_for_some_epochs_or_for_all(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    encoders, decoders = {}, {}
+    for epochs in (0, 0.3, "all"):
+        out = tmp_path / str(epochs)
+        pretrain(freeze_encoder_epochs=epochs, max_steps=3, out=out)
+        assert yaml.safe_load((out / "config.yaml").read_text())["freeze_encoder_epochs"] == epochs
+        before, after = restore(out).before.model.state_dict(), load_file(out / "exported" / "model.safetensors")
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        encoders[epochs] = {name for name in moved if name.startswith("encoder.")}
+        decoders[epochs] = moved - encoders[epochs]
+    assert encoders["all"] == set()
+    for moved in (encoders[0], encoders[0.3]):
+        assert any(name.startswith("encoder.layer4.0.conv") for name in moved)
+    assert all("decoder.layer_blocks.0.0.weight" in moved for moved in decoders.values())
+    dovetail.pretrain(out=tmp_path / "all", resume=True)
+    for wrong in (-1.0, "most", float("nan")):
+        with pytest.raises(dovetail.DovetailError, match="give a number of epochs from 0, or 'all'"):
+            pretrain(freeze_encoder_epochs=wrong, out=tmp_path / "wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -69,6 +70,7 @@ def execute(
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
+    check_freeze(settings, network)
     knn = knn_of(asked, recipe, settings)
     needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
     begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
@@ -149,6 +151,21 @@ def recipe_options(asked: Mapping[str, Any], source: ImageSource, network: Netwo
     return options | given
 
 
+def check_freeze(settings: Settings, network: Network) -> None:
+    """Raise `DovetailError` where no weight of the model would be trained; warn where the encoder never thaws."""
+    epochs = settings.freeze_encoder_epochs
+    if epochs == math.inf and not network.decoder_prefixes:
+        raise DovetailError(
+            "freeze_encoder_epochs is 'all' and the model has no decoder, so none of its weights would be trained; "
+            "choose a model with a decoder, or a number of epochs."
+        )
+    if 0 < epochs < math.inf and round(epochs * settings.steps_per_epoch) >= settings.total_steps:
+        log.warning(
+            "The encoder is frozen for the whole run of %d steps, because freeze_encoder_epochs is %g.",
+            *(settings.total_steps, epochs),
+        )
+
+
 def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
     """Return how long warm-up and frozen prototypes last in a run for which the recipe's epochs of them are too many.
 
@@ -172,7 +189,8 @@ def wishes_of(asked: Mapping[str, Any]) -> Wishes:
         *("precision", "workers", "strategy", "log_every_steps", "save_every_minutes", "keep_every_epochs"),
         *("skip_nonfinite_steps", "knn_readings"),
     )
-    return Wishes(peak_lr=asked["lr"], **{name: asked[name] for name in same})
+    frozen = math.inf if asked["freeze_encoder_epochs"] == "all" else asked["freeze_encoder_epochs"]
+    return Wishes(peak_lr=asked["lr"], freeze_encoder_epochs=frozen, **{name: asked[name] for name in same})
 
 
 def starting_weights(init: str | None) -> str | Path | None:
@@ -202,6 +220,7 @@ def resolved_options(
     """Return the parameters of `pretrain` with everything on "auto" filled in; the preset has become options."""
     mean, std = statistics(recipe.views, asked["in_channels"])
     own = settings.as_dict() | {"lr": settings.peak_lr, "mean": list(mean), "std": list(std)}
+    own["freeze_encoder_epochs"] = asked["freeze_encoder_epochs"]  # "all" is infinite there
     filled = {name: own.get(name, value) for name, value in asked.items()}
     return filled | {"preset": "paper", "recipe": dict(options)}
 

@@ -66,6 +66,7 @@ def pretrain(
     init: str | None = None,
     mean: list[float] = [],  # noqa: B006 - read only
     std: list[float] = [],  # noqa: B006 - read only
+    freeze_encoder_epochs: float | Literal["all"] = 0.0,
     encoder: str | None = None,
     decoder: str | None = None,
     drop_path: float = 0.0,
@@ -118,6 +119,9 @@ def pretrain(
         mean: Mean of each channel, for values in [0, 1], with which images are normalised. By default that of the
             weights to start from where it is known, and else ImageNet's.
         std: Standard deviation of each channel, likewise.
+        freeze_encoder_epochs: Epochs, whole or not, in which the encoder and its BatchNorm statistics stand still while
+            the decoder and the heads learn; then all of the network trains. "all" freezes the encoder for the whole
+            run.
         encoder: Of a module of your own: name of the sub-module that is the encoder.
         decoder: Of a module of your own: name of the sub-module that is the decoder.
         drop_path: Of timm's ViTs, given by name: stochastic depth of its last block, in [0, 1); off in the teacher.

@@ -60,6 +60,7 @@ def learner_of(method: str) -> Learner:
 def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> None:
     """Train a method for five steps in `out`, on so many processes with a batch of eight together.
 
+    "METHOD:STEPS" freezes the encoder for so many steps.
     Goes on from a checkpoint where there is one; keeps that of every second step.
     """
     chosen = settings(
@@ -72,6 +73,8 @@ def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> No
         sync_batch_norm=devices > 1,
         strategy=strategy,
     )
+    method, _, frozen = method.partition(":")
+    chosen = replace(chosen, freeze_encoder_epochs=float(frozen or 0))
     learner = learner_of(method)
     run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen), resume=True)
 

@@ -74,7 +74,7 @@ class Together:
             port = free.getsockname()[1]
         common = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(self.count),
@@ -128,6 +128,14 @@ def pair(both: Together) -> Iterator[Together]:
 def test_two_processes_train_like_one(method: str, pair: Together, tmp_path: Path) -> None:
     two = pair.train(method)
     train(method, tmp_path, devices=1)
+    assert_same_log(tmp_path, two)
+    assert_alike(tmp_path, two)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together, tmp_path: Path) -> None:
+    two = pair.train("decon-sl:3", f"frozen-{strategy}", strategy=strategy)
+    train("decon-sl:3", tmp_path, devices=1)
     assert_same_log(tmp_path, two)
     assert_alike(tmp_path, two)
 

@@ -58,6 +58,7 @@ class Settings:
         max_steps: The run ends after this many steps, and schedules with it; None for the steps of `epochs`.
         skip_nonfinite_steps: Steps of the whole run that may be left out because the loss or gradient is not finite.
         knn_readings: Lines of the log, evenly over the run, that come with kNN where labelled images are given.
+        freeze_encoder_epochs: Epochs in which the encoder stands still; infinite for the whole run.
     """
 
     seed: int
@@ -82,6 +83,7 @@ class Settings:
     max_steps: int | None = None
     skip_nonfinite_steps: int = 0
     knn_readings: int = 20
+    freeze_encoder_epochs: float = 0.0
 
     @property
     def sharded(self) -> bool:
@@ -136,7 +138,8 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
         known = {field.name for field in fields(cls)}
-        values = {"skip_nonfinite_steps": 0, "knn_readings": 20} | values  # runs from before there were these
+        added = {"skip_nonfinite_steps": 0, "knn_readings": 20, "freeze_encoder_epochs": 0.0}
+        values = added | values  # runs from before there were these
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
             raise DovetailError(f"The settings' fields do not fit this version ({odd}); start the run anew.")
@@ -182,6 +185,7 @@ class Wishes:
     max_steps: int | None = None
     skip_nonfinite_steps: int = 0
     knn_readings: int = 20
+    freeze_encoder_epochs: float = 0.0
 
 
 def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
@@ -245,6 +249,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         max_steps=wishes.max_steps,
         skip_nonfinite_steps=wishes.skip_nonfinite_steps,
         knn_readings=wishes.knn_readings,
+        freeze_encoder_epochs=float(wishes.freeze_encoder_epochs),
     )
 
 
@@ -262,6 +267,9 @@ def _check_ranges(wishes: Wishes) -> None:
             raise DovetailError(f"{name} is {value!r}; give a number or leave it out.")
         if not low <= value < math.inf:  # NaN fails too
             raise DovetailError(f"{name} is {value}; it must be at least {low}.")
+    frozen: Any = wishes.freeze_encoder_epochs
+    if isinstance(frozen, str) or not frozen >= 0:
+        raise DovetailError(f"freeze_encoder_epochs is {frozen}; give a number of epochs from 0, or 'all'.")
     if wishes.strategy not in STRATEGIES:
         raise unknown_name("strategy", wishes.strategy, STRATEGIES)
     for name, known in (("accelerator", get_args(Accelerator)), ("precision", get_args(Precision))):

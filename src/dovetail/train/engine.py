@@ -39,7 +39,16 @@ from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
-SAME_RUN = ("seed", "num_images", "epochs", "steps_per_epoch", "global_batch", "peak_lr", "max_steps")
+SAME_RUN = (
+    "seed",
+    "num_images",
+    "epochs",
+    "steps_per_epoch",
+    "global_batch",
+    "peak_lr",
+    "max_steps",
+    "freeze_encoder_epochs",
+)
 
 # What gloo and NCCL say when the other end is gone.
 LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"

@@ -19,6 +19,7 @@ from dovetail.networks.plain_attention import prefer_plain_attention
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment, value_at
 from dovetail.train.defaults import Settings
+from dovetail.train.freezing import EncoderFreeze
 from dovetail.train.learner import Learner
 from dovetail.train.logs import Reading
 from dovetail.train.monitors import FiniteGuard, Health, TapWatch
@@ -108,6 +109,9 @@ class LearnerModule(LightningModule):
         self.undo = Undo(learner) if settings.skip_nonfinite_steps else None
         self.health: dict[str, Health] = {}
         self.prototypes: dict[str, PrototypeUse] = {}
+        self.encoder_freeze = EncoderFreeze(
+            settings.freeze_encoder_epochs, distributed=settings.world_size > 1, sharded=settings.sharded
+        )
         self.names: ImageNames | None = None
         self._images: list[str] = []
         self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
@@ -176,13 +180,17 @@ class LearnerModule(LightningModule):
 
     def training_step(self, views: list[View], batch_idx: int) -> Tensor:
         network = self.learner.student.network
+        teacher = None if self.learner.teacher is None else self.learner.teacher.network
         logs = self.settings.logs_after(self.steps_done + 1)
-        with self.taps.watching(network) if logs else nullcontext():
+        with (
+            self.encoder_freeze.applied(network, teacher, self.moment) as zeros,
+            self.taps.watching(network) if logs else nullcontext(),
+        ):
             loss: Loss = self.learner(views, self.moment)
         if logs and self._micro_batch == 0:
             self.prototypes = prototype_uses(self.learner.assignments(self.moment))
         self.losses.append(Loss(loss.total.detach(), loss.parts))
-        return loss.total
+        return loss.total + sum(zeros) if zeros else loss.total
 
     def on_before_backward(self, loss: Tensor) -> None:
         self._enter_phase("backward")
@@ -197,6 +205,7 @@ class LearnerModule(LightningModule):
         spec = self.learner.recipe.optimiser
         set_hyperparameters(optimizer, spec, self.settings.peak_lr, self.moment)
         drop_frozen_gradients(optimizer, self.moment)
+        self.encoder_freeze.drop_gradients(self.learner.student.network, self.moment)
         if self.settings.sharded:
             average_whole_gradients([p for group in optimizer.param_groups for p in group["params"]])
         norm = clip_gradients(optimizer, spec)
