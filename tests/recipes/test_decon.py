@@ -71,13 +71,13 @@ def test_decoder_prototypes_can_differ() -> None:
 
 def test_the_decoder_can_have_negatives_of_its_own_images() -> None:
     for method in ("decon-sl-densecl", "slotcon+decon-sl-densecl"):
-        encoder, decoder = build(method, TAPS, {"decoder_cell_negatives": 1.5}).terms
+        encoder, decoder = build(method, TAPS, {"decoder_cell_negatives": 0.2}).terms
         assert isinstance(decoder.objective, DenseContrastSpec)
-        assert decoder.objective.cell_negatives == 1.5
+        assert decoder.objective.cell_negatives == 0.2
         assert getattr(encoder.objective, "cell_negatives", 0.0) == 0.0
     both = build("decon-sl-densecl", TAPS, {"cell_negatives": 0.7}).terms
     assert [term.objective.cell_negatives for term in both] == [0.7, 0.7]  # type: ignore[attr-defined]
-    assert build("decon-sl-pixpro", TAPS, {"decoder_cell_negatives": 1.5}) == build("decon-sl-pixpro", TAPS)
+    assert build("decon-sl-pixpro", TAPS, {"decoder_cell_negatives": 0.2}) == build("decon-sl-pixpro", TAPS)
 
 
 def test_the_decoders_padding_is_the_recipes() -> None:

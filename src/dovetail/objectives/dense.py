@@ -39,7 +39,7 @@ from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
 from dovetail.heads.dense import DenseHeadSpec, DenseOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
-from dovetail.objectives.pixels import CellCentres, cell_centres, near
+from dovetail.objectives.pixels import cell_centres
 from dovetail.objectives.queue import Queue
 from dovetail.schedules import Moment
 from dovetail.views.view import View
@@ -58,8 +58,8 @@ class DenseContrastSpec(ObjectiveSpec):
         dense_weight: Weight of the dense term in [0, 1]; the global one has the rest.
         similarities_at_once: More similarities than these (to the queue, or between cells) are computed piece by
             piece, and those to the negatives again in the backward pass; the result is the same.
-        cell_negatives: Least distance of cells of the same image that are negatives too, in diagonals of the larger
-            cell of the two views, as PixPro's distance; 0 for none.
+        cell_negatives: Least distance of cells of the same image that are negatives too, in the source image's [0, 1]
+            frame; 0 for none.
     """
 
     temperature: float = 0.2
@@ -134,7 +134,7 @@ class DenseContrast(Objective):
             return None
         return own_image_negatives(
             *(query.flatten(2).transpose(1, 2), key.detach().flatten(2), index),
-            *(cell_centres(views[0], query), cell_centres(views[1], key)),
+            *(cell_centres(views[0], query).xy, cell_centres(views[1], key).xy),
             distance=spec.cell_negatives,
             temperature=spec.temperature,
             at_once=spec.similarities_at_once,
@@ -170,8 +170,8 @@ def own_image_negatives(
     query: Tensor,
     keys: Tensor,
     index: Tensor,
-    centres: CellCentres,
-    others: CellCentres,
+    centres: Tensor,
+    others: Tensor,
     *,
     distance: float,
     temperature: float,
@@ -179,28 +179,25 @@ def own_image_negatives(
 ) -> Tensor:
     """Return [B, N]: log sum_j exp(q.k_j / T) over the cells of the same image that lie apart; `NONE` without any.
 
-    Apart are cells at least `distance` diagonals of the larger cell away in the source image, both from the query's
-    cell and from its match, which is another place where two objects are alike.
+    Apart are cells at least `distance` away in the source image, both from the query's cell and from its match, which
+    is another place where two objects are alike.
 
     Args:
         query: [B, N, D] unit rows.
         keys: [B, D, M] unit columns, without gradient.
         index: [B, N] of each query's match among the M.
-        centres: Of the query's cells.
-        others: Of the key's cells.
-        distance: In diagonals.
+        centres: [B, N, 2] of the query's cells, x and y in [0, 1] of the source image.
+        others: [B, M, 2] of the key's cells, alike.
+        distance: In the same frame.
         temperature: T.
         at_once: Most similarities held at a time; with more, blocks of rows are computed again in the backward pass.
     """
-    # Measured in the larger of the two views' cells, as the distance from the query's cell is.
-    matched = CellCentres(others.xy.gather(1, index[:, :, None].expand(-1, -1, 2)), centres.diagonal)
+    matched = others.gather(1, index[:, :, None].expand(-1, -1, 2))
     rows = max(1, at_once // (keys.shape[0] * keys.shape[2]))
 
     def block(query: Tensor, first: int) -> Tensor:
-        own, match = (
-            CellCentres(one.xy[:, first : first + query.shape[1]], one.diagonal) for one in (centres, matched)
-        )
-        close = near(own, others, distance=distance) | near(match, others, distance=distance)  # [B, R, M]
+        part = slice(first, first + query.shape[1])
+        close = within(centres[:, part], others, distance) | within(matched[:, part], others, distance)  # [B, R, M]
         return torch.logsumexp((query @ keys / temperature).masked_fill(close, NONE), dim=2)
 
     if query.shape[1] <= rows:
@@ -210,6 +207,11 @@ def own_image_negatives(
         for number, part in enumerate(torch.split(query, rows, dim=1))
     ]
     return torch.cat(blocks, dim=1)
+
+
+def within(places: Tensor, others: Tensor, distance: float) -> Tensor:
+    """Return [B, R, M] bool: which of `others` [B, M, 2] are nearer than `distance` to each of `places` [B, R, 2]."""
+    return torch.cdist(places, others, compute_mode="donot_use_mm_for_euclid_dist") < distance
 
 
 def info_nce(

@@ -52,9 +52,8 @@ def densecl(
         temperature: Of both contrastive terms.
         queue: Keys in each of the two queues.
         dense_weight: Weight of the dense term, in [0, 1]; the global one has the rest.
-        cell_negatives: Also tell each cell from cells of its own image that lie at least this far apart in the source
-            image, in diagonals of the larger cell of the two views; 0 for the published loss. PixContrast's distance
-            is 0.7.
+        cell_negatives: Also tell each cell from cells of its own image that lie at least this far apart, in sides of
+            the source image; 0 for the published loss, 0.2 is about the size of an object.
         momentum: The teacher's, constant.
         base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
         weight_decay: Of all parameters.
