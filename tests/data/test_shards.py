@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dovetail.cli import run as run_command
 from dovetail.data import fetch
 from dovetail.data.decode import UnreadableError
 from dovetail.data.fetch import ShardCache
@@ -83,6 +84,19 @@ def test_only_photographs_count_and_one_for_each_key(tmp_path: Path) -> None:
     assert source.num_images == 4
     with pytest.raises(UnreadableError, match=r"\.\./c\.jpg: its name holds"):
         source.open(3, 3)
+
+
+def test_names_with_dots_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["IMG.0001.jpg", "IMG.0002.jpg", "x/2021.05.png", "a.jpg", "a.seg.png", "b.json"]
+    tar_of(tmp_path / "s" / "s.tar", {name: jpeg(0) for name in names})
+    source = open_source(tmp_path / "s")
+    assert source.num_images == 1
+    assert source.left_out.startswith("Left out: 3 images such as 'IMG.0001.jpg': WebDataset ends a name at its first")
+    assert run_command(["prepare", "--data", str(tmp_path / "s"), "--shards", str(tmp_path / "again")]) == 0
+    assert "Left out: 3 images" in capsys.readouterr().out
+    tar_of(tmp_path / "t" / "t.tar", {name: jpeg(0) for name in names[:3]})
+    with pytest.raises(DovetailError, match="Left out: 3 images"):
+        open_source(tmp_path / "t")
 
 
 def test_shards_without_photographs_are_a_mistake(tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_the_augmented_training_set_of_voc(tmp_path: Path) -> None:
     assert "trainaug" in found.note
 
 
+def test_names_with_dots_in_a_list(tmp_path: Path) -> None:
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (base / folder / f"2007_000032.{suffix}").rename(base / folder / f"2007.000032.{suffix}")
+    (base / "ImageSets" / "Segmentation" / "train.txt").write_text("2007.000032\n")
+    assert len(open_segmentation(tmp_path).train) == 1
+
+
 def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     root = voc(tmp_path)
     (root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe2007")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy as np
 from dovetail.data.archives import Member, TarArchive, open_archive
 from dovetail.data.decode import SUFFIXES, Photograph, UnreadableError, open_bytes
 from dovetail.data.fetch import ShardCache, check_cache, check_fetchable, local_path
+from dovetail.data.folders import named_as_image
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
@@ -35,11 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """Where the photographs of one shard lie: the file, its members that are photographs, and which file it was."""
+    """Where the photographs of one shard lie.
+
+    Attributes:
+        archive: The file.
+        members: Those that are photographs.
+        stamp: Which file it was.
+        dotted: Names of images that belong to no photograph, as WebDataset takes the first dot for a key's end.
+    """
 
     archive: TarArchive
     members: list[Member]
     stamp: tuple[int, int]
+    dotted: tuple[str, ...] = ()
 
 
 class ShardSource(ImageSource):
@@ -55,6 +64,7 @@ class ShardSource(ImageSource):
         *,
         cache: Path | None = None,
         window_images: int = WINDOW_IMAGES,
+        left_out: str = "",
     ) -> None:
         """Take the shards as they are named; none is opened.
 
@@ -63,7 +73,9 @@ class ShardSource(ImageSource):
             counts: Photographs in each.
             cache: Folder for shards that have to be fetched; one for this user and these shards unless given.
             window_images: Photographs that are shuffled together, about.
+            left_out: A sentence on what is not read.
         """
+        self.left_out = left_out
         self._names = list(names)
         self._counts = np.asarray(counts, dtype=np.int64)
         self._ends = np.cumsum(self._counts)
@@ -147,22 +159,29 @@ def list_shard(path: Path) -> Table:
         archive = open_archive(path)
         if not isinstance(archive, TarArchive):
             raise UnreadableError("its shard is no tar")
-        return Table(archive, list(photographs(archive)), stamp_of(path))
+        return table_of(archive, stamp_of(path))
     except OSError as error:
         raise UnreadableError(f"its shard cannot be read: {error.strerror or error}") from error
     except DovetailError as error:
         raise UnreadableError(str(error)) from error
 
 
-def photographs(archive: TarArchive) -> Iterator[Member]:
-    """Yield the members of a shard that are photographs, one for each key."""
+def table_of(archive: TarArchive, stamp: tuple[int, int]) -> Table:
+    """Return the members of a shard that are photographs, one for each key, and the images that are left out."""
+    members: list[Member] = []
+    dotted: list[tuple[tuple[str, str], str]] = []
+    taken: set[tuple[str, str]] = set()
     last = None
     for member in archive.members():
         folder, _, file = member.name.rpartition("/")
         key, _, suffix = file.partition(".")
         if f".{suffix.lower()}" in SUFFIXES and key and (folder, key) != last:
             last = folder, key
-            yield member
+            taken.add(last)
+            members.append(member)
+        elif key and "." in suffix and named_as_image(file):
+            dotted.append(((folder, key), member.name))
+    return Table(archive, members, stamp, tuple(name for owner, name in dotted if owner not in taken))
 
 
 def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
@@ -184,25 +203,35 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
         check_cache(default_cache())  # now, and not in each loading process when it needs the first shard
     sizes = known_sizes(names)
     missing = [name for name in names if name not in sizes]
+    dotted: list[str] = []
     if missing:
         log.info("Counting the photographs in %s shards; a %s beside them saves this.", f"{len(missing):,}", SIZES)
-        sizes |= counted(missing)
+        tables = counted(missing)
+        sizes |= {name: len(table.members) for name, table in tables.items()}
+        dotted = [member for table in tables.values() for member in table.dotted]
+    told = (
+        f"Left out: {len(dotted):,} images such as {dotted[0]!r}: WebDataset ends a name at its first dot. Rename "
+        "them, or unpack the shards and write them anew with `dovetail prepare`."
+        if dotted
+        else ""
+    )
     if not sum(sizes[name] for name in names):
         raise DovetailError(
-            f"There is no photograph in the {len(names)} shards of {data!r}; their members' names must end in an "
+            told
+            or f"There is no photograph in the {len(names)} shards of {data!r}; their members' names must end in an "
             "image's suffix, such as 0001.jpg."
         )
-    return ShardSource(names, [sizes[name] for name in names])
+    return ShardSource(names, [sizes[name] for name in names], left_out=told)
 
 
-def counted(names: Sequence[str]) -> dict[str, int]:
-    """Return how many photographs there are in shards, which are read for it."""
+def counted(names: Sequence[str]) -> dict[str, Table]:
+    """Return the tables of shards, which are read for it."""
     cache = ShardCache(default_cache(), keep=FEWEST_OPEN)
     found = {}
     for name in names:
         here = local_path(name)
         try:
-            found[name] = len(list_shard(cache.path(name) if here is None else here).members)
+            found[name] = list_shard(cache.path(name) if here is None else here)
         except UnreadableError as error:
             raise DovetailError(f"The shard {name!r} cannot be counted: {error}.") from error
     return found

@@ -145,7 +145,8 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
         lines = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DovetailError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
-    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    entries = [Path(line.split()[0]) for line in lines if line.strip()]
+    stems = [entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES else entry.name for entry in entries]
     images = tuple(root / "JPEGImages" / f"{stem}.jpg" for stem in stems)
     return checked(MaskFiles(images, tuple(masks / f"{stem}.png" for stem in stems), len(VOC_NAMES)), str(names))
 
