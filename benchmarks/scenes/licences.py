@@ -1,4 +1,4 @@
-"""What each set says about the licences of its images. None of them is in the repository or in a release."""
+"""What each set says about the licences of its images. Only the demo's scenes are in the repository."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ _TEXTURES = (
     "origins and terms\nfile by file in skimage/data/README.txt.\n"
 )
 
+DEMO = """The pictures in this folder may be used, changed and handed on.
+
+Objects and floors were made with Infinigen (https://github.com/princeton-vl/infinigen), Copyright (c) Princeton
+University, under the BSD 3-Clause licence. The light comes from the HDR images that come with Blender, under CC0. The
+pictures were rendered with Blender, whose licence does not extend to what it renders. No photograph is part of them.
+"""
+"""Of the scenes that the repository holds for the demo."""
+
 NOTES: Mapping[str, str] = {
     "stamps": f"{_NEVER}Objects: tuxpaint-stamps-default, GPL-2, by many authors (copyright/).\n{_PHOTOGRAPHS}",
     "rooms": f"{_NEVER}Objects: sweethome3d-furniture, CC-BY-3.0 and CC0; creators are in copyright/.\n{_PHOTOGRAPHS}",
@@ -28,6 +36,11 @@ NOTES: Mapping[str, str] = {
     "solar": (
         f"{_NEVER}elpv-dataset: CC-BY-NC-SA-4.0, so no commercial use of images or of what is derived from them (its "
         "code:\nApache-2.0). Cite Deitsch et al., Solar Energy 185 (2019), and Buerhop-Lutz et al. (2018).\n"
+    ),
+    "tabletop": (
+        f"{_NEVER}Objects and painted floors: made with Infinigen (BSD-3-Clause) and rendered with Blender, whose "
+        "licence does\nnot extend to what it renders. Light: the HDR images that come with Blender (CC0).\n"
+        f"Other floors show photographs.\n{_PHOTOGRAPHS}"
     ),
     "mosaics": _TEXTURES,
     "scraps": _TEXTURES,

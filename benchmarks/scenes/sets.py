@@ -15,6 +15,9 @@ from benchmarks.scenes.compose import Backdrop, Scene, ScenePlan, indoors, outdo
 from benchmarks.scenes.fetch import Fetched
 from benchmarks.scenes.licences import NOTES
 from benchmarks.scenes.stock import Split, Stock, side_of
+from benchmarks.scenes.tabletop import frames
+from benchmarks.scenes.tabletop.classes import CLASSES as TABLETOP_CLASSES
+from benchmarks.scenes.tabletop.environment import BLENDER, INFINIGEN
 from benchmarks.scenes.write import SceneSet, made_once, write_scenes
 from dovetail.errors import unknown_name
 
@@ -22,6 +25,8 @@ EDITION = 1
 """Counted up with every change that makes other images of the same plan."""
 
 COUNTS: Mapping[Split, int] = {"unlabelled": 4000, "train": 400, "val": 150, "test": 400}
+TABLETOP: Mapping[Split, int] = {"unlabelled": 2000, "train": 400, "val": 100, "test": 300}
+"""The most scenes of `tabletop`: each takes one to two seconds of a core to render."""
 FRAMES = 1100  # more frames of corridors than these would be of places seen before
 
 
@@ -33,7 +38,7 @@ class SetPlan:
         side_px: Side of its scenes, or of solar's images.
         counts: Scenes of each split; not of solar.
         seed: Of everything drawn, the division of objects and backgrounds too.
-        close: Whether pasted objects are fewer and larger, for images and networks too small for the usual ones.
+        close: Whether pasted objects are fewer and larger, so that each has more pixels; `stamps` and `rooms` only.
     """
 
     side_px: int = 128
@@ -161,6 +166,25 @@ def build_scraps(cache: Path, plan: SetPlan) -> SceneSet:
     return made_once(set_folder("scraps", cache, own), make, asdict(own), [], NOTES["scraps"])
 
 
+def build_tabletop(cache: Path, plan: SetPlan) -> SceneSet:
+    """Return rendered scenes of procedural objects on a floor."""
+    photographs = backgrounds.fetch_photographs(cache)
+    own = replace(
+        plan, close=False, counts={split: min(count, TABLETOP[split]) for split, count in plan.counts.items()}
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        rendered = frames.render_frames(cache, [one.folder for one in photographs], own.side_px, own.seed, own.counts)
+        makers: dict[Split, Callable[[int], Scene]] = {
+            split: partial(frames.read_frame, rendered, split) for split in own.counts
+        }
+        facts = write_scenes(folder, TABLETOP_CLASSES, makers, own.counts)
+        used = {split: frames.used_in(rendered, split, range(count)) for split, count in own.counts.items()}
+        return facts | {"renderer": [BLENDER, INFINIGEN], "used": used}
+
+    return made_once(set_folder("tabletop", cache, own), make, asdict(own), photographs, NOTES["tabletop"])
+
+
 def set_folder(name: str, cache: Path, plan: SetPlan) -> Path:
     """Return where a set lies: plans that differ make different folders."""
     mark = hashlib.sha256(json.dumps([EDITION, asdict(plan)], sort_keys=True).encode()).hexdigest()[:8]
@@ -174,4 +198,5 @@ BUILDERS: Mapping[str, Callable[[Path, SetPlan], SceneSet]] = {
     "solar": build_solar,
     "mosaics": build_mosaics,
     "scraps": build_scraps,
+    "tabletop": build_tabletop,
 }
