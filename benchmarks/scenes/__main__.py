@@ -19,13 +19,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(BUILDERS), metavar="NAME", help=", ".join(BUILDERS))
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and sets")
     parser.add_argument("--side", type=int, default=128, help="side of the images in pixels")
+    parser.add_argument("--close", action="store_true", help="paste fewer and larger objects (stamps and rooms)")
     parser.add_argument("--share", type=float, default=1.0, help="share of the usual number of scenes")
     parser.add_argument("--sheet", type=Path, help="folder for a contact sheet of each set")
     options = parser.parse_args()
     counts = {split: max(round(options.share * count), 1) for split, count in COUNTS.items()}
     for name in options.names or list(BUILDERS):
         try:
-            made = build(name, options.cache, SetPlan(options.side, counts))
+            made = build(name, options.cache, SetPlan(options.side, counts, close=options.close))
         except DovetailError as error:
             raise SystemExit(str(error)) from None
         manifest = json.loads((made.folder / MANIFEST).read_text(encoding="utf-8"))

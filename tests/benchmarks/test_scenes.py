@@ -14,7 +14,7 @@ import torch
 from benchmarks.scenes import sets
 from benchmarks.scenes.baselines import background_alone, baseline
 from benchmarks.scenes.compose import Scene, ScenePlan, chosen_objects, indoors, outdoors, scene
-from benchmarks.scenes.fetch import default_cache
+from benchmarks.scenes.fetch import Fetched, default_cache
 from benchmarks.scenes.paste import Colours, Light, Sprite, pasted
 from benchmarks.scenes.sheet import draw_sheet
 from benchmarks.scenes.stock import OTHER, SHARES, SPLITS, Cutout, Photograph, Split, Stock, divided, side_of
@@ -264,6 +264,25 @@ def test_background_alone_by_hand() -> None:
     mask[0] = 1
     scores = background_alone([Labelled(torch.zeros(3, 4, 4, dtype=torch.uint8), mask)], classes=2)
     assert (scores.miou, scores.accuracy) == pytest.approx((0.375, 0.75))
+
+
+def test_close_scenes_show_fewer_and_larger_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual and the close `stamps` at 224 px, of the synthetic stock."""
+    monkeypatch.setattr(sets.cutouts, "fetch_stamps", lambda cache: Fetched(cache, "stamps.deb", "0", True))
+    monkeypatch.setattr(sets.backgrounds, "fetch_photographs", lambda cache: [])
+    monkeypatch.setattr(sets.cutouts, "CLASSES", stock().classes)
+    monkeypatch.setattr(sets.cutouts, "read_stamps", lambda folder: stock().cutouts)
+    monkeypatch.setattr(sets.backgrounds, "read_photographs", lambda folders: stock().photographs)
+    counts: dict[Split, int] = {"test": 16}
+    sizes, numbers = {}, {}
+    for close in (False, True):
+        made_set = sets.build("stamps", tmp_path, sets.SetPlan(224, counts, close=close))
+        content = json.loads((made_set.measure / "instances_val.json").read_text())
+        assert {(one["width"], one["height"]) for one in content["images"]} == {(224, 224)}
+        sizes[close] = float(np.median([one["area"] for one in content["annotations"]]))
+        numbers[close] = len(content["annotations"])
+    assert sizes[True] > 1.5 * sizes[False]
+    assert numbers[True] < numbers[False]
 
 
 def test_an_unknown_set_is_named() -> None:
