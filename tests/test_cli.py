@@ -21,6 +21,8 @@ PRETRAIN = [
     "config",
     "data",
     "decoder",
+    "dense-data",
+    "dense-readings",
     "devices",
     "drop-path",
     "encoder",

@@ -35,7 +35,7 @@ from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.train.loggers import extra_loggers
-from dovetail.train.overseer import Knn
+from dovetail.train.overseer import Dense, Knn
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
 from dovetail.weights import MODEL_FILE, save_exported
@@ -71,7 +71,7 @@ def execute(
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     check_freeze(settings, network)
-    knn = knn_of(asked, recipe, settings)
+    knn, dense = knn_of(asked, recipe, settings), dense_of(asked, recipe, settings, network)
     needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
     begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
     resolved = resolved_options(asked, settings, options, recipe)
@@ -95,6 +95,7 @@ def execute(
         compile_networks=asked["compile"],
         profile=asked["profile"],
         knn=knn,
+        dense=dense,
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
     export_run(learner, resolved, settings, out)
@@ -187,7 +188,7 @@ def wishes_of(asked: Mapping[str, Any]) -> Wishes:
     same = (
         *("seed", "accelerator", "devices", "num_nodes", "batch_size", "accumulate", "epochs", "max_steps"),
         *("precision", "workers", "strategy", "log_every_steps", "save_every_minutes", "keep_every_epochs"),
-        *("skip_nonfinite_steps", "knn_readings"),
+        *("skip_nonfinite_steps", "knn_readings", "dense_readings"),
     )
     frozen = math.inf if asked["freeze_encoder_epochs"] == "all" else asked["freeze_encoder_epochs"]
     return Wishes(peak_lr=asked["lr"], freeze_encoder_epochs=frozen, **{name: asked[name] for name in same})
@@ -304,6 +305,22 @@ def knn_of(asked: Mapping[str, Any], recipe: Recipe, settings: Settings) -> Knn 
     if knn.note and rank() == 0:
         print(knn.note)
     return knn
+
+
+def dense_of(asked: Mapping[str, Any], recipe: Recipe, settings: Settings, network: Network) -> Dense | None:
+    """Return what measures maps on labelled pixels; None where there are none."""
+    if asked["dense_data"] is None:
+        return None
+    from dovetail.transfer.dense.online import OnlineDense
+    from dovetail.transfer.machine import machine
+
+    mean, std = statistics(recipe.views, asked["in_channels"])
+    where = machine(settings.accelerator, "bf16" if settings.precision == "bf16-mixed" else "float32")
+    size = recipe.views.views[0].size_px
+    dense = OnlineDense(asked["dense_data"], network, size=size, mean=mean, std=std, machine=where)
+    if dense.note and rank() == 0:
+        print(dense.note)
+    return dense
 
 
 @rank_zero_only

@@ -84,6 +84,8 @@ def pretrain(
     report_every_minutes: float = 5.0,
     knn_data: str | Path | None = None,
     knn_readings: int = 20,
+    dense_data: str | Path | None = None,
+    dense_readings: int = 10,
     loggers: list[str] = [],  # noqa: B006 - read only
     skip_nonfinite_steps: int = 0,
     compile: bool = False,
@@ -140,6 +142,9 @@ def pretrain(
         knn_data: Folder with train/CLASS/ and val/CLASS/ images, as of `dovetail evaluate knn`: the log says how many
             of the latter the encoder as it stands tells by their 20 nearest of the former. Training never sees them.
         knn_readings: Lines of the log with kNN, evenly over the run; before the first step it is measured, too.
+        dense_data: Images with masks, as of `dovetail evaluate dense`: the log has the mIoU of the encoder's and the
+            decoder's frozen maps, by a linear classifier and by retrieval. Training never sees them.
+        dense_readings: Lines of the log with it, evenly over the run; before the first step it is measured, too.
         loggers: Loggers beside TensorBoard: wandb, mlflow, or both; their packages must be installed.
         report_every_minutes: Minutes between two writings of the page report.html; 0 writes none.
         skip_nonfinite_steps: Steps that may be left out because the loss or a gradient is no finite number, before
@@ -192,7 +197,7 @@ def started(options: Mapping[str, Any], *, named: Collection[str], from_file: Co
 
 def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:
     """Raise `DovetailError` where the folder to be emptied holds what the run begins with."""
-    for name in ("data", "init", "knn_data"):
+    for name in ("data", "init", "knn_data", "dense_data"):
         value = asked[name]
         if not isinstance(value, (str, Path)) or "://" in str(value):
             continue
@@ -289,7 +294,7 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
         *("report_every_minutes", "knn_data", "knn_readings", "loggers", "skip_nonfinite_steps", "profile"),
-        *("batch_size", "accumulate"),
+        *("dense_data", "dense_readings", "batch_size", "accumulate"),
     )
     known = {**{name: default_of(name) for name in asked}, **saved}
     known["recipe"] = published(known) | (saved.get("recipe") or {})

@@ -139,7 +139,8 @@ def test_a_run_logs_and_saves_when_due(recipe: Recipe) -> None:
 def test_knn_comes_evenly_with_lines_of_the_log(
     recipe: Recipe, readings: int, log_every_steps: int, wanted: list[int]
 ) -> None:
-    wishes = Wishes(batch_size=10, epochs=4, log_every_steps=log_every_steps, knn_readings=readings)
+    wishes = Wishes(batch_size=10, epochs=4, log_every_steps=log_every_steps, knn_readings=readings, dense_readings=1)
     settings = resolve(recipe, wishes, num_images=35)
     steps = range(1, settings.total_steps + 1)
     assert [step for step in steps if settings.logs_after(step) and settings.knn_after(step)] == wanted
+    assert [step for step in steps if settings.logs_after(step) and settings.dense_after(step)] == [steps[-1]]

@@ -157,7 +157,7 @@ def test_a_line_of_the_log_has_every_number(tmp_path: Path) -> None:
     assert set(last) == {
         "step", "epoch", "loss", "parts", "weights", "lr", "weight_decay", "teacher_momentum", "grad_norm",
         "images_per_second", "data_wait", "effective_rank", "spread", "within_image_share", "position_share",
-        "prototypes_used", "teacher_entropy", "skipped_steps", "knn",
+        "prototypes_used", "teacher_entropy", "skipped_steps", "knn", "dense",
     }  # fmt: skip
     names = {term.name for term in learner.recipe.terms}
     assert set(last["weights"]) == names

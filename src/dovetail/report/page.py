@@ -273,6 +273,7 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
         Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
         Plot("kNN of the frozen encoder", "share right (0 to 1)", [history.number("knn")], from_zero=True),
+        Plot("Frozen maps on labelled pixels", "mIoU (0 to 1)", history.group("dense"), from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
         Plot("Within-image share", "share of variance (0 to 1)", withins, from_zero=True, lower=MIN_WITHIN),

@@ -59,6 +59,7 @@ class Settings:
         skip_nonfinite_steps: Steps of the whole run that may be left out because the loss or gradient is not finite.
         knn_readings: Lines of the log, evenly over the run, that come with kNN where labelled images are given.
         freeze_encoder_epochs: Epochs in which the encoder stands still; infinite for the whole run.
+        dense_readings: Lines of the log, evenly over the run, that come with dense measures where masks are given.
     """
 
     seed: int
@@ -84,6 +85,7 @@ class Settings:
     skip_nonfinite_steps: int = 0
     knn_readings: int = 20
     freeze_encoder_epochs: float = 0.0
+    dense_readings: int = 10
 
     @property
     def sharded(self) -> bool:
@@ -116,8 +118,15 @@ class Settings:
 
     def knn_after(self, step: int) -> bool:
         """Whether the log's line after `step` steps comes with kNN; the last one does."""
+        return self._reads_after(step, self.knn_readings)
+
+    def dense_after(self, step: int) -> bool:
+        """Whether the log's line after `step` steps comes with dense measures; the last one does."""
+        return self._reads_after(step, self.dense_readings)
+
+    def _reads_after(self, step: int, readings: int) -> bool:
         line_before = (step - 1) // self.log_every_steps * self.log_every_steps
-        done, before = (self.knn_readings * one // self.total_steps for one in (step, line_before))
+        done, before = (readings * one // self.total_steps for one in (step, line_before))
         return done > before
 
     def saves_after(self, step: int) -> bool:
@@ -138,7 +147,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
         known = {field.name for field in fields(cls)}
-        added = {"skip_nonfinite_steps": 0, "knn_readings": 20, "freeze_encoder_epochs": 0.0}
+        added = {"skip_nonfinite_steps": 0, "knn_readings": 20, "freeze_encoder_epochs": 0.0, "dense_readings": 10}
         values = added | values  # runs from before there were these
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
@@ -186,6 +195,7 @@ class Wishes:
     skip_nonfinite_steps: int = 0
     knn_readings: int = 20
     freeze_encoder_epochs: float = 0.0
+    dense_readings: int = 10
 
 
 def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
@@ -250,6 +260,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         skip_nonfinite_steps=wishes.skip_nonfinite_steps,
         knn_readings=wishes.knn_readings,
         freeze_encoder_epochs=float(wishes.freeze_encoder_epochs),
+        dense_readings=wishes.dense_readings,
     )
 
 
@@ -257,7 +268,7 @@ def _check_ranges(wishes: Wishes) -> None:
     lowest = {
         "devices": 1, "num_nodes": 1, "batch_size": 1, "accumulate": 1, "epochs": 1, "workers": 0,
         "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "max_steps": 1,
-        "seed": 0, "skip_nonfinite_steps": 0, "knn_readings": 1,
+        "seed": 0, "skip_nonfinite_steps": 0, "knn_readings": 1, "dense_readings": 1,
     }  # fmt: skip
     for name, low in lowest.items():
         value = getattr(wishes, name)

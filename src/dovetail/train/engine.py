@@ -34,7 +34,7 @@ from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_j
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
-from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Knn, Overseer
+from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Dense, Knn, Overseer
 from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
@@ -91,6 +91,7 @@ def train(
     compile_networks: bool = False,
     profile: int = 0,
     knn: Knn | None = None,
+    dense: Dense | None = None,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -110,13 +111,14 @@ def train(
         compile_networks: Let torch.compile run the networks; see `dovetail.train.compiling`.
         profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
         knn: Measures the network that is exported, before the first step and as `settings` say.
+        dense: Measures its maps, likewise.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
         DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights
             or measuring them.
     """
-    check_whole(settings, compile_networks=compile_networks, knn=knn)
+    check_whole(settings, compile_networks=compile_networks, knn=knn, dense=dense)
     checkpoints = Checkpoints(out / "checkpoints")
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
@@ -132,7 +134,7 @@ def train(
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
         take_up(module, state)
-        overseer = Overseer(settings, checkpoints, stops, knn)
+        overseer = Overseer(settings, checkpoints, stops, knn, dense)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
         trainer = build_trainer(
             settings, out, callbacks=[overseer, *profiling, *others], loggers=[tensorboard, *loggers]
@@ -155,12 +157,16 @@ def train(
     return Result(module.steps_done, seconds, rate, loss, checkpoints.last, tuple(overseer.collapse.collapsed))
 
 
-def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None) -> None:
+def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None, dense: Dense | None) -> None:
     """Raise `DovetailError` for what takes a whole network where no process has one."""
     if compile_networks and settings.sharded:
         raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
     if knn is not None and settings.sharded:
         raise DovetailError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
+    if dense is not None and settings.sharded:
+        raise DovetailError(
+            "Dense measures take a whole network, and with fsdp no process has one; leave out --dense-data."
+        )
 
 
 def profiles(settings: Settings, out: Path, steps: int, start: int) -> list[Callback]:

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -75,6 +75,7 @@ class Reading:
             the largest possible one, in [0, 1].
         skipped_steps: Steps of the whole run left out because a number was not finite.
         knn: Share of held-out images that kNN on the frozen encoder classifies rightly, in [0, 1]; None in most lines.
+        dense: mIoU of frozen maps on held-out images, in [0, 1], as "MAP/PROTOCOL"; empty in most lines.
     """
 
     step: int
@@ -96,6 +97,7 @@ class Reading:
     teacher_entropy: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
     knn: float | None = None
+    dense: dict[str, float] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """Return every number under one name, as "parts/encoder/slot", for loggers of scalars."""
@@ -110,10 +112,16 @@ class Reading:
     def line(self, total_steps: int) -> str:
         """Return the reading in one line for people."""
         knn = "" if self.knn is None else f"kNN {self.knn:.1%}  "
+        dense = f"mIoU {shares_in_words(self.dense)}  " if self.dense else ""
         return (
-            f"step {self.step}/{total_steps}  epoch {self.epoch}  loss {self.loss:.4f}  {knn}lr {self.lr:.3g}  "
+            f"step {self.step}/{total_steps}  epoch {self.epoch}  loss {self.loss:.4f}  {knn}{dense}lr {self.lr:.3g}  "
             f"{self.images_per_second:.1f} img/s  waiting for data {self.data_wait:.0%}"
         )
+
+
+def shares_in_words(shares: Mapping[str, float]) -> str:
+    """Return such as "decoder/linear 14.2%, encoder/linear 20.1%"."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
 
 
 class RunLog:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,7 +17,7 @@ from dovetail.networks.network import Network
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
-from dovetail.train.logs import Reading, RunLog
+from dovetail.train.logs import Reading, RunLog, shares_in_words
 from dovetail.train.monitors import CollapseWatch, ContentWatch
 from dovetail.train.prototypes import PrototypeWatch
 from dovetail.train.step import LearnerModule
@@ -28,8 +28,11 @@ CHECKPOINT_FORMAT = 1
 AGREE_SECONDS = 2.0
 AGREE_STEPS = 10
 
+Measured = TypeVar("Measured")
 Knn = Callable[[Network], float]
 """From a network to the share of held-out images that kNN on its encoder classifies rightly."""
+Dense = Callable[[Network], dict[str, float]]
+"""From a network to the mIoU of its frozen maps, as "MAP/PROTOCOL"."""
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +52,22 @@ class AtTheEnd(Callback):
 class Overseer(Callback):
     """Logs, saves and stops a run; only between optimiser steps, never between the micro-batches of one.
 
-    The first process measures kNN, if asked to, and the others wait for it in their next exchange.
+    The first process measures kNN and maps, if asked to, and the others wait for it in their next exchange.
     """
 
-    def __init__(self, settings: Settings, checkpoints: Checkpoints, stops: StopRequests, knn: Knn | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoints: Checkpoints,
+        stops: StopRequests,
+        knn: Knn | None = None,
+        dense: Dense | None = None,
+    ):
         self.settings = settings
         self.checkpoints = checkpoints
         self.stops = stops
         self.knn = knn
+        self.dense = dense
         self.collapse = CollapseWatch()
         self.content = ContentWatch()
         self.prototypes = PrototypeWatch()
@@ -75,9 +86,12 @@ class Overseer(Callback):
         if trainer.is_global_zero:
             self.checkpoints.clear_leftovers()
         else:
-            self.knn = None
+            self.knn = self.dense = None
         if self.knn is not None and self._step == 0:  # images that cannot be read are found before the first step
             log.info("kNN %.1f%% before training", 100 * self.knn(self._module(pl_module).learner.exported))
+        if self.dense is not None and self._step == 0:
+            shares = self.dense(self._module(pl_module).learner.exported)
+            log.info("mIoU of frozen maps before training: %s", shares_in_words(shares))
         self._read_at = self._saved_at = self._asked_at = time.perf_counter()
 
     def on_train_batch_end(
@@ -149,7 +163,9 @@ class Overseer(Callback):
         )
         before = time.perf_counter()
         if self.settings.knn_after(module.steps_done):
-            reading = replace(reading, knn=self._measured_knn(module))
+            reading = replace(reading, knn=self._measured("kNN", self.knn, module))
+        if self.settings.dense_after(module.steps_done):
+            reading = replace(reading, dense=self._measured("mIoU of maps", self.dense, module) or {})
         now += time.perf_counter() - before  # training had no part in this
         self._read_step, self._read_at, self._waited = module.steps_done, now, waited
         self.last_reading = reading
@@ -163,13 +179,15 @@ class Overseer(Callback):
         for sentence in sentences:
             log.warning("%s", sentence)
 
-    def _measured_knn(self, module: LearnerModule) -> float | None:
-        if self.knn is None:
+    def _measured(
+        self, what: str, measure: Callable[[Network], Measured] | None, module: LearnerModule
+    ) -> Measured | None:
+        if measure is None:
             return None
         try:
-            return self.knn(module.learner.exported)
+            return measure(module.learner.exported)
         except (DovetailError, OSError) as error:  # labelled images are a comfort, the run is the work
-            log.warning("kNN could not be measured after step %d (%s); the run goes on.", module.steps_done, error)
+            log.warning("%s could not be measured after step %d (%s); the run goes on.", what, module.steps_done, error)
             return None
 
     def _save(self, trainer: Trainer, module: LearnerModule) -> None:

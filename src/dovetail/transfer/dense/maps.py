@@ -150,8 +150,53 @@ class NetworkMaps:
             yield MapBatch({name: joined([found[tap] for tap in names]) for name, names in parts.items()}, masks)
 
     def _item(self, index: int) -> Labelled:
-        image, mask = self.data[index]
-        return Labelled(resized(image, self.size, self.size), resized_mask(mask, self.size, self.size))
+        return resized_item(self.data[index], self.size)
+
+
+class Replayed:
+    """Maps that are computed once and kept, where they take no more than `most` bytes; else computed again each time.
+
+    Args:
+        source: The maps.
+        most: Bytes to keep at most.
+    """
+
+    def __init__(self, source: MapSource, *, most: int = 2**30) -> None:
+        self.source = source
+        self.most = most
+        self.kept: dict[int, list[MapBatch]] = {}
+
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that do not count."""
+        return self.source.ignore_index
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return self.source.classes_in(index)
+
+    def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
+        """Yield all images in order."""
+        if finest_stride in self.kept:
+            yield from self.kept[finest_stride]
+            return
+        found, held = list[MapBatch](), 0
+        for batch in self.source.batches(finest_stride=finest_stride):
+            held += sum(one.nbytes for one in (*batch.maps.values(), batch.masks))
+            found = [*found, batch] if held <= self.most else []
+            yield batch
+        if held <= self.most:
+            self.kept[finest_stride] = found
+
+
+def resized_item(item: Labelled, size: int) -> Labelled:
+    """Return an image and its mask as squares of `size` pixels a side."""
+    if item.image.shape[1:] == (size, size):
+        return item
+    return Labelled(resized(item.image, size, size), resized_mask(item.mask, size, size))
 
 
 def resized_mask(mask: Tensor, height: int, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from dovetail.transfer.dense.bootstrap import miou_score
 from dovetail.transfer.dense.cells import Pool, as_cells, cell_shares, quotas, rare_first_order, uniform_order
 from dovetail.transfer.dense.clusters import Clusters, fit_projection, kmeans, matching
 from dovetail.transfer.dense.linear import fit_linear
-from dovetail.transfer.dense.maps import MapSource
+from dovetail.transfer.dense.maps import MapSource, Replayed
 from dovetail.transfer.dense.options import DenseOptions, ImageProtocol, label_counts
 from dovetail.transfer.dense.retrieval import build_bank
 from dovetail.transfer.metrics import ConfusionMatrix
@@ -153,6 +153,8 @@ def dense_scores(
         DovetailError: For labels that are no classes, and for sets without a labelled pixel.
     """
     options = options or DenseOptions()
+    if "clusters" in options.protocols:  # which goes over the test images twice
+        test = Replayed(test)
     trials = _trained(train, test.ignore_index, classes, options, on_images)
     clusterings = _clustered(test, classes, options, on_images) if "clusters" in options.protocols else []
     for batch in test.batches(finest_stride=options.finest_stride):
