@@ -131,7 +131,7 @@ def test_one_good_reading_starts_the_count_again() -> None:
 
 @pytest.mark.parametrize(
     ("within", "position", "said"),
-    [(MIN_WITHIN / 2, 0.1, "p2 are nearly alike within each image"), (0.5, 0.9, "p2 tell mostly where they lie")],
+    [(MIN_WITHIN / 2, 0.1, "p2 are nearly alike within each image"), (0.5, 0.9, "p2 tell where they lie")],
 )
 def test_maps_without_content_are_said_once_after_several_readings(within: float, position: float, said: str) -> None:
     watch = ContentWatch()

@@ -114,7 +114,7 @@ def _content_verdict(within: Series, position: Series, watch: ContentWatch) -> V
     low = max(alike, placed)
     why = f"nearly alike within each image, below {MIN_WITHIN:g}"
     if placed > alike:
-        why = f"mostly their position in the crop, above {MAX_POSITION:g}"
+        why = f"their position in the crop, above {MAX_POSITION:g}"
     if low >= PATIENCE:
         return Verdict(name, "collapsing", f"little content: {numbers}; {why} in {low} readings on end")
     if low:

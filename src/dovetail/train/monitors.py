@@ -25,8 +25,10 @@ from dovetail.train.content import MapContent, sampled_content
 MIN_RANK = 1.5
 MIN_SPREAD = 0.01
 MIN_SAMPLES = 8  # fewer say nothing about rank
-MIN_WITHIN = 0.05  # 95 % of the variance is which image a cell is from: a pooled vector says nearly as much
-MAX_POSITION = 0.5  # most of what tells the cells of an image apart is their place in the crop
+# Untrained CNNs on views of 64 to 224 px have within-image shares of 0.67 to 0.96 and position shares of 0.02 to 0.24;
+# those from ImageNet weights 0.5 and 0.04 on their deepest map: beyond these bounds it is training that did it.
+MIN_WITHIN = 0.1
+MAX_POSITION = 0.3
 WARMING_UP = 0.1  # share of the run in which maps may hold little but padding's rim, and prototypes may all be alike
 PATIENCE = 3
 RECORD = "nonfinite.jsonl"
@@ -178,7 +180,7 @@ class ContentWatch:
                 )
             if self.placed[tap] == PATIENCE:
                 sentences.append(
-                    f"The cells of {tap} tell mostly where they lie in the crop: position explains "
+                    f"The cells of {tap} tell where they lie in the crop: position explains "
                     f"{position[tap]:.0%} of the variance within images (above {MAX_POSITION:.0%}) in {PATIENCE} "
                     "readings on end. What usually helps: views with more cells on this map, a loss that compares "
                     "cells by their place (pixpro), or a lower learning rate."
