@@ -13,6 +13,7 @@ from PIL import Image
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoObject, CocoSet, check_files, faults_of, find_coco
+from dovetail.transfer.coco_boxes import doubts_about_boxes
 from dovetail.transfer.labelled import MissingFilesError
 from tests.transfer.coco_files import SIDE, write_coco
 
@@ -143,7 +144,12 @@ def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
     (tmp_path / "train2017" / "000000000003.png").write_bytes(b"")
     faults = list(found.faults())
     assert len(faults) == 4
-    for part in ("000000000002.png is 40x40 pixels", "000000000003.png cannot be read", "no area", "outside"):
+    for part in (
+        "000000000002.png is 40x40 pixels",
+        "000000000003.png cannot be read",
+        "no area",
+        "lies outside of the image",
+    ):
         assert sum(part in fault for fault in faults) == 1
 
 
@@ -180,3 +186,79 @@ def test_roboflows_folders_are_found(tmp_path: Path) -> None:
     assert found is not None
     assert [path.parent.name for path in found if path is not None] == ["train", "valid"]
     check_files(*(CocoSet.open(path) for path in found if path is not None))
+
+
+BOXES = ((2, 3, 8, 9), (12, 4, 20, 8), (5, 20, 6, 15), (24, 22, 12, 13), (30, 2, 9, 30))
+
+
+def boxed(file: Path, write: Callable[[float, float, float, float], list[float]], *, masks: bool) -> Path:
+    """Give the first image, 40 high and 60 wide, five boxes in another form, with or without their masks."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["images"][0].update(width=60)
+        content["annotations"] = [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": 17,
+                "bbox": write(left, top, width, height),
+                "area": width * height,
+                "segmentation": [[left, top, left + width, top, left + width, top + height, left, top + height]]
+                * masks,
+            }
+            for number, (left, top, width, height) in enumerate(BOXES, 1)
+        ]
+
+    return changed(file, change)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (
+            lambda left, top, width, height: [left, top, left + width, top + height],
+            "if they are left, top, right, bottom",
+        ),
+        (
+            lambda left, top, width, height: [left / 60, top / 40, width / 60, height / 40],
+            "all boxes lie between 0 and 1",
+        ),
+        (lambda left, top, width, height: [left + width / 2, top + height / 2, width, height], "if they are centre x"),
+        (lambda left, top, width, height: [top, left, height, width], "if they are top, left, height, width"),
+        (lambda left, top, width, height: [left, top, width, height], None),
+    ],
+)
+def test_boxes_of_another_form_are_told(
+    write: Callable[[float, float, float, float], list[float]], words: str | None, masks: bool, file: Path
+) -> None:
+    doubts = doubts_about_boxes(CocoSet.open(boxed(file, write, masks=masks)))
+    if words is None:
+        assert doubts == []
+    elif masks or "top, left" not in words:  # rows for columns may fit the image as well
+        assert len(doubts) == 1
+        assert words in doubts[0]
+
+
+def test_objects_that_contradict_themselves_are_faults(file: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        first, second, crowd = content["annotations"][:3]
+        first.update(segmentation=[[30, 30, 38, 30, 38, 38, 30, 38]])  # far from its box
+        second.update(area=9000)
+        content["annotations"] += [{**second, "id": 21, "area": 36}, {**second, "id": 22, "bbox": [8, 8, 0.5, 6]}]
+        content["annotations"].append(
+            {**first, "id": 23, "segmentation": [[50, 50, 60, 50, 60, 60]], "category_id": 38}
+        )
+        content["annotations"][3:5] = [crowd | {"id": 24}]
+
+    faults = list(CocoSet.open(changed(file, change)).faults())
+    expected = [
+        "annotation 11 has a mask of which 100% lies outside its box",
+        "annotation 12 has area 9000 in a box of 36 pixels",
+        "annotation 21 repeats annotation 12",
+        "annotation 22 has a box of less than a pixel in the image",
+        "annotation 23 has a mask without a pixel inside the image",
+    ]
+    for words in expected:
+        assert sum(words in fault for fault in faults) == 1, words
+    assert len(faults) == len(expected)

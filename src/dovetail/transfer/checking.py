@@ -10,6 +10,7 @@ from typing import Protocol
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks
 from dovetail.transfer.coco import faults_of, find_coco
+from dovetail.transfer.coco_boxes import doubts_about_boxes
 from dovetail.transfer.coco_extent import objects_at_edges
 from dovetail.transfer.images import open_splits
 from dovetail.transfer.label_counts import labels_in
@@ -133,7 +134,9 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
     for part in (train, val):
         if sentence := objects_at_edges(part, with_masks=task == "masks", learned=part is train):
             print(sentence)
-    known = faults_of_objects(train, val, task)
+    known = [*faults_of_objects(train, val, task), *doubts_about_boxes(train)]
+    if val.path != train.path:
+        known += doubts_about_boxes(val)
     if task == "masks" and not known and (sentence := unmasked_objects(train)):
         print(sentence)
     report_faults([("train", train), ("held-out", val)], known)

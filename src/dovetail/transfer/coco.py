@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from dovetail.errors import DovetailError, counted
-from dovetail.transfer.coco_extent import box_within, reaches_out
+from dovetail.transfer.coco_boxes import faults_of_objects_in
 from dovetail.transfer.coco_faults import faults_of_lists
 from dovetail.transfer.labelled import MissingFilesError, read_image
 from dovetail.transfer.progress import progress
@@ -163,12 +163,7 @@ def faults_of_image(image: CocoImage) -> Iterator[str]:
         image.pixels()
     except DovetailError as error:
         yield str(error)
-    for one in image.objects:
-        if not one.has_area:
-            yield f"{image.path}: annotation {one.id} has a box of no area, {list(one.box)}; it is not learned from."
-        elif box_within(one, image) is None:
-            where = "lies outside of the image" if reaches_out(one, image) else "is smaller than a pixel"
-            yield f"{image.path}: the box of annotation {one.id}, {list(one.box)}, {where}; it is not learned from."
+    yield from faults_of_objects_in(image)
 
 
 def faults_of(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.average_precision import average_precision
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
+from dovetail.transfer.coco_boxes import doubts_about_boxes
 from dovetail.transfer.coco_extent import box_within, objects_at_edges
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector
@@ -26,6 +28,8 @@ from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order, held_out, split_note
 from dovetail.transfer.trials import Grid, Trial, run_trials
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     for fault in faults_of_objects(train, val, asked["task"]):
         raise DovetailError(fault)
     with_masks = asked["task"] == "masks"
+    doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
+    for doubt in doubts:
+        log.warning("%s", doubt)
     edges = [objects_at_edges(part, with_masks=with_masks, learned=part is train) for part in (train, val)]
     plan = plan_of(asked, train, val)
     with torch.device("meta"):
@@ -89,7 +96,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
         "test_images": len(val),
         "classes": len(train.names),
     }
-    notes = (*(one for one in (note, *edges) if one), *grid.notes())
+    notes = (*(one for one in (note, *doubts, *edges) if one), *grid.notes())
     return Results("finetune detect", rows, config, facts, plan.where.device, notes)
 
 
