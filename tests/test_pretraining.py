@@ -426,3 +426,21 @@ def test_the_encoder_is_frozen_for_some_epochs_or_for_all(
     for wrong in (-1.0, "most", float("nan")):
         with pytest.raises(dovetail.DovetailError, match="give a number of epochs from 0, or 'all'"):
             pretrain(freeze_encoder_epochs=wrong, out=tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("preset", ["small", "short"])
+def test_a_convnext_is_trained_with_adamw_and_an_older_run_goes_on_with_lars(
+    preset: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    pretrain(model="timm/test_convnext+fpn", preset=preset, out=tmp_path / "new")
+    config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
+    assert config["recipe"]["optimiser"] == "adamw"
+    assert config["lr"] == pytest.approx((2e-4 if preset == "small" else 4e-3) * 4 / 256)
+    assert "adamw" in (tmp_path / "new" / "recipe.txt").read_text()
+    old = tmp_path / "old"
+    pretrain(model="timm/test_convnext+fpn", preset=preset, out=old, recipe={"optimiser": "published"})
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["recipe"]["optimiser"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    assert dovetail.pretrain(out=old, resume=True).finished
+    assert restore(old).recipe.optimiser.name == "lars"

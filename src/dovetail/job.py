@@ -23,12 +23,13 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import describe_init, initialise, starting_statistics
 from dovetail.networks.network import Construction, Network
+from dovetail.networks.parts import is_layer_normed
 from dovetail.networks.probe import check_image_size
 from dovetail.pretraining import Run, empty, is_first_process, write_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
-from dovetail.recipes.table import build, options_of
+from dovetail.recipes.table import build, options_of, suited_optimiser
 from dovetail.showing import recipe_lines, words
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
@@ -59,7 +60,7 @@ def execute(
     source = open_source(asked["data"], fetch="data" in typed)
     torch.manual_seed(asked["seed"])
     network = network_for(asked)
-    options = recipe_options(asked, source, network)
+    options = recipe_options(asked, source, network, resume=resume)
     recipe = build(asked["method"], network.taps, options)
     settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
     if not resume:  # a saved run names what it was shortened to
@@ -141,15 +142,24 @@ def network_for(asked: Mapping[str, Any]) -> Network:
     return network
 
 
-def recipe_options(asked: Mapping[str, Any], source: ImageSource, network: Network) -> dict[str, Any]:
+def recipe_options(
+    asked: Mapping[str, Any], source: ImageSource, network: Network, *, resume: bool = False
+) -> dict[str, Any]:
     """Return the options of the recipe: the preset's, then those that were given."""
     accelerator = best_accelerator() if asked["accelerator"] == "auto" else asked["accelerator"]
     preset = presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
     given = dict(asked["recipe"] or {})
-    options = presets.beside(presets.options(preset, asked["method"], network.taps), given)
-    if asked["image_size"] is not None:
-        options["image_size"] = asked["image_size"]
-    return options | given
+
+    def gathered(optimiser: str) -> dict[str, Any]:
+        found = presets.options(preset, asked["method"], network.taps, optimiser=optimiser)
+        size = {} if asked["image_size"] is None else {"image_size": asked["image_size"]}
+        return presets.beside(found, given) | size | given
+
+    if resume or "optimiser" in given:  # a run from before there was a choice goes on with what it had
+        return gathered(str(given.get("optimiser", "published")))
+    options, layer_normed = gathered("published"), is_layer_normed(network)
+    suited = suited_optimiser(asked["method"], network.taps, options, layer_normed=layer_normed)
+    return options if suited == "published" else gathered(suited) | {"optimiser": suited}
 
 
 def check_freeze(settings: Settings, network: Network) -> None:

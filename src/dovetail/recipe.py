@@ -145,6 +145,8 @@ class OptimiserSpec:
         clip_norm: Largest gradient norm, None for no clipping.
         clip_each_parameter: Clip each tensor by itself (DINO) instead of all together.
         rules: Exceptions, first match counts.
+        encoder_lr_scale: Factor of the learning rate of the encoder's weights, beside that of a rule.
+        decoder_lr_scale: The same of the decoder's weights; heads have neither.
     """
 
     name: Literal["lars", "lamb", "sgd", "adamw"]
@@ -160,6 +162,8 @@ class OptimiserSpec:
     clip_norm: float | None = None
     clip_each_parameter: bool = False
     rules: tuple[ParameterRule, ...] = ()
+    encoder_lr_scale: float = 1.0
+    decoder_lr_scale: float = 1.0
 
     def peak_lr(self, global_batch: int) -> float:
         """Return the peak learning rate by linear scaling."""

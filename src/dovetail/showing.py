@@ -17,13 +17,18 @@ def show(method: str = "decon-sl", *, model: str | None = None, recipe: dict[str
         recipe: Options of the method's recipe.
     """
     from dovetail.networks.build import build_network
-    from dovetail.recipes.table import METHODS, build, parse
+    from dovetail.networks.parts import is_layer_normed
+    from dovetail.recipes.table import METHODS, build, parse, suited_optimiser
 
     composition = parse(method)
     on_tokens = METHODS[composition.base].family == "tokens"
     name = model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
     network = build_network(name)
-    expanded = build(method, network.taps, recipe)
+    options = dict(recipe or {})
+    if "optimiser" not in options:  # as a run on this model takes it
+        layer_normed = is_layer_normed(network)
+        options["optimiser"] = suited_optimiser(method, network.taps, options, layer_normed=layer_normed)
+    expanded = build(method, network.taps, options)
     console = wide_console()
     console.print(f"[bold]{method}[/bold] on {name}")
     for table in recipe_tables(expanded, network):

@@ -15,9 +15,11 @@ from typing import Literal
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN
+from dovetail.networks.network import Network
 from dovetail.networks.torchvision_models import head_layers, is_segmentation
 from dovetail.networks.vit_fpn import ViTFPN
 
@@ -76,6 +78,17 @@ def locate_parts(model: nn.Module) -> Parts | None:
     if type(model).__module__.startswith(("timm.", "torchvision.models.")):
         return Parts("", (), tuple(prefix for prefix in _CLASSIFIERS if prefix.partition(".")[0] in children))
     return None
+
+
+def is_layer_normed(network: Network) -> bool:
+    """Whether the encoder has LayerNorm and no BatchNorm, as ViTs and ConvNeXts have."""
+    modules = [
+        module
+        for name, module in network.model.named_modules()
+        if not network.decoder_prefixes or not f"{name}.".startswith(network.decoder_prefixes)
+    ]
+    batch = any(isinstance(module, _BatchNorm) for module in modules)
+    return not batch and any(isinstance(module, nn.LayerNorm) for module in modules)
 
 
 def local_name(name: str) -> str:

@@ -73,6 +73,14 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
 ADAMW_RATES: Mapping[str, Any] = {"base_lr": _TOKENS["base_lr"], "bias_lr": None}
 """What takes the place of LARS's rates for a ViT."""
 
+SHORT_RATES: Mapping[str, Mapping[str, Any]] = {
+    "adamw": ADAMW_RATES,
+    "lamb": ADAMW_RATES,
+    "lars": {name: _LARS[name] for name in ("base_lr", "bias_lr")},
+    "sgd": {"base_lr": _SGD["base_lr"], "bias_lr": None},
+}
+"""The rates of "short" where an optimiser is chosen."""
+
 SHORT_ADCLR: Mapping[str, Any] = {"query_centre_momentum": 0.6}
 SHORT_DECON: Mapping[str, Any] = {"decoder_cells": 196, "instance_weight": 1.0}
 SHORT_JOINT: Mapping[str, Any] = {
@@ -90,12 +98,16 @@ def choose(preset: Literal["auto", "paper", "small", "short"], *, num_images: in
     return "small" if num_images <= SMALL_IMAGES or accelerator == "cpu" else "paper"
 
 
-def options(preset: Preset, method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
-    """Return the preset's options that a method has, for a model with these taps, a CNN unless given."""
+def options(
+    preset: Preset, method: str, taps: Mapping[str, Tap] | None = None, *, optimiser: str = "published"
+) -> dict[str, Any]:
+    """Return the preset's options that a method has, for a model with these taps, a CNN unless given, and optimiser."""
     if preset == "paper":
         return {}
     known = options_of(method)
     found = SMALL if preset == "small" else short_options(method, taps)
+    if "base_lr" in found and optimiser != "published":
+        found = {**found, **SHORT_RATES[optimiser]}
     return {name: value for name, value in found.items() if name in known}
 
 

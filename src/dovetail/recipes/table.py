@@ -21,6 +21,7 @@ from dovetail.errors import DovetailError, unknown_name
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.adclr import adclr
 from dovetail.recipes.decon import decon
+from dovetail.recipes.training import training
 from dovetail.recipes.values import check_value
 
 
@@ -68,7 +69,7 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Parameters of the transformers that are not options, and options of a base that mean the whole run.
-INTERNAL = {"base", "taps", "name", "decoder", "recipe"}
+INTERNAL = {"base", "taps", "name", "decoder", "recipe", "named"}
 RUN_WIDE = {
     *("base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum"),
     *("image_size", "min_scale", "blur_px", "jitter"),
@@ -161,10 +162,11 @@ def exporting(recipe: Recipe, *, export: Literal["published", "student", "teache
 
 
 def parts_of(composition: Composition) -> dict[str, Part]:
-    """Return what a composition calls: "base", and "export", "adclr", "decon", "decoder" where it has them."""
+    """Return what a composition calls: "base" and "training", and "export", "adclr", "decon", "decoder" where there."""
     method, other = METHODS[composition.base], METHODS.get(composition.decoder or "")
     parts = {"export": part(exporting)} if method.teacher or (other and other.teacher) else {}
     parts["base"] = part(method.function(composition.base))
+    parts["training"] = part(training)
     if composition.adclr:
         parts["adclr"] = part(adclr)
     separate = composition.decoder is not None and composition.decoder != composition.base
@@ -220,4 +222,25 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     if "decon" in parts:
         decoder = parts["decoder"](taps, given=given) if "decoder" in parts else None
         recipe = parts["decon"](recipe, taps, given=given, name=name, decoder=decoder)
+    # A file at paper scale names the published values too, which suit the published optimiser alone.
+    named = {option for option, value in given.items() if value != known[option].default}
+    recipe = parts["training"](recipe, given=given, named=named)
     return replace(recipe, name=name)
+
+
+def suited_optimiser(
+    name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None, *, layer_normed: bool
+) -> Literal["published", "adamw"]:
+    """Return the optimiser that a run takes where none is given.
+
+    LARS is made for large batches on networks with BatchNorm; of those who publish with it, MoCo v3 and the authors of
+    DeCon train ViTs and ConvNeXts with AdamW.
+
+    Args:
+        name: Of the method.
+        taps: The model's taps.
+        options: Of the recipe, as of `build`.
+        layer_normed: Whether the encoder has LayerNorm and no BatchNorm.
+    """
+    lars = layer_normed and build(name, taps, options).optimiser.name == "lars"
+    return "adamw" if lars else "published"

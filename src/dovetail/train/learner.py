@@ -219,6 +219,13 @@ class Learner(nn.Module):
             return self.student.network.taps[tap].part == "decoder"
         return name.startswith(tuple(f"network.model.{prefix}" for prefix in self.student.network.decoder_prefixes))
 
+    def lr_scale(self, name: str) -> float:
+        """Return the factor of a parameter's learning rate by its part of the model; `name` is without the branch."""
+        spec = self.recipe.optimiser
+        if not name.startswith("network."):
+            return 1.0
+        return spec.decoder_lr_scale if self.in_decoder(name) else spec.encoder_lr_scale
+
     def move_buffers(self, momentum: float) -> None:
         """Move the teacher's BatchNorm statistics by the recipe's rule."""
         rule = self.recipe.teacher_buffers

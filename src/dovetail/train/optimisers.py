@@ -149,12 +149,16 @@ def matches(rule: ParameterRule, name: str, parameter: Tensor) -> bool:
     return re.search(rule.pattern, name) is not None and not (rule.one_dimensional and parameter.ndim != 1)
 
 
-def group_key(name: str, parameter: Tensor, spec: OptimiserSpec) -> GroupKey:
+LrScale = Callable[[str], float]
+"""From a parameter's name to the factor of its learning rate by the part of the model that it belongs to."""
+
+
+def group_key(name: str, parameter: Tensor, spec: OptimiserSpec, lr_scale: LrScale | None = None) -> GroupKey:
     """Return the group of the parameter `name`: the first rule that matches, and the one-dimensional rule."""
     rule = next((one for one in spec.rules if matches(one, name, parameter)), ParameterRule(pattern=""))
     exempt = parameter.ndim == 1 and not spec.decay_one_dimensional
     return GroupKey(
-        lr_scale=rule.lr_scale,
+        lr_scale=rule.lr_scale * (1.0 if lr_scale is None else lr_scale(name)),
         constant_lr=rule.constant_lr,
         decay=rule.weight_decay and not exempt,
         adapt=rule.adapt and not exempt,
@@ -171,21 +175,23 @@ def rule_names(learner: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def parameter_groups(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> list[dict[str, Any]]:
+def parameter_groups(
+    named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None
+) -> list[dict[str, Any]]:
     """Return torch's parameter groups, in a stable order; every group carries the fields of its `GroupKey`."""
     members: dict[tuple[GroupKey, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
         # Weights without a dimension are the ones that sharding leaves whole, and no group may have both kinds.
-        members.setdefault((group_key(name, parameter, spec), parameter.ndim == 0), []).append(parameter)
+        members.setdefault((group_key(name, parameter, spec, lr_scale), parameter.ndim == 0), []).append(parameter)
     return [{"params": params, **vars(key)} for (key, _), params in members.items()]
 
 
-def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec) -> Optimizer:
+def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None) -> Optimizer:
     """Return the optimiser for `named` parameters; learning rate and decay are set by `set_hyperparameters`.
 
     LARS is this file's; SGD and AdamW are torch's fused forms; LAMB is timm's, without its own clipping.
     """
-    groups = parameter_groups(named, spec)
+    groups = parameter_groups(named, spec, lr_scale)
     match spec.name:
         case "lars":
             return Lars(groups, lr=0.0, momentum=spec.momentum)

@@ -156,7 +156,7 @@ class LearnerModule(LightningModule):
             self.learner = learner
 
     def configure_optimizers(self) -> Optimizer:
-        optimiser = build_optimiser(rule_names(self.learner), self.learner.recipe.optimiser)
+        optimiser = build_optimiser(rule_names(self.learner), self.learner.recipe.optimiser, self.learner.lr_scale)
         state, self.saved = self.saved, None
         if state is not None and FOLDER in state:
             fill(self.learner, optimiser, state)
