@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.scenes import sets
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.stock import SPLITS, Split
 from benchmarks.scenes.tabletop import __main__ as command
-from benchmarks.scenes.tabletop import demo, environment, frames
+from benchmarks.scenes.tabletop import demo, environment, frames, neighbours
 from benchmarks.scenes.tabletop.classes import ASSETS, CLASSES, assets, floors
 from benchmarks.scenes.tabletop.plan import Asset, Camera, Stock, overlap, plan_scene, shown, side_stock
 from PIL import Image
@@ -251,6 +252,29 @@ def test_the_command_tells_how_many_scenes_are_ready(
     monkeypatch.setattr(sys, "argv", ["tabletop", "--cache", str(cache), "--side", str(SIDE_PX)])
     command.main()
     assert capsys.readouterr().out.strip().endswith("3 test, 2 val, 3 train, 3 unlabelled")
+
+
+def test_objects_are_cut_out_with_their_own_colours(tmp_path: Path) -> None:
+    owners = np.zeros((160, 160), np.uint8)
+    owners[20:60, 100:140], owners[0:5, 0:5] = 1, 2
+    spec = {"objects": [{"label": "sofa", "asset": "sofa-01"}, {"label": "cup", "asset": "cup-01"}]}
+    save_frame(tmp_path, "train", 0, spec, owners)
+    crops = neighbours.cut(tmp_path, [("train", 0)])
+    assert crops.labels.tolist() == [CLASSES.index("sofa")]  # the cup is too small
+    assert crops.pixels.shape == (1, 3, neighbours.CROP_PX, neighbours.CROP_PX)
+    assert crops.pixels[0, :, 48, 48].tolist() == [40, 40, 40]
+    assert crops.pixels[0, :, 0, 0].tolist() == [0, 0, 0]
+    level = 40 * neighbours.BINS // 256
+    assert crops.colours[0, (level * neighbours.BINS + level) * neighbours.BINS + level] == 1
+
+
+def test_neighbours_of_the_same_object_or_image_do_not_vote() -> None:
+    """Crops 0 and 1 show one object, 1 and 2 stand in one image; only 3 may vote on 0 besides 2."""
+    labels, objects, images = torch.tensor([0, 0, 1, 0]), torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
+    crops = neighbours.Crops(torch.zeros(4, 3, 1, 1), torch.zeros(4, 1), labels, objects, images)
+    likeness = torch.tensor([[1.0, 0.9, 0.2, 0.5], [0.9, 1.0, 0.8, 0.1], [0.2, 0.8, 1.0, 0.3], [0.5, 0.1, 0.3, 1.0]])
+    # 0 hears 3 (rightly) before 2; 1 hears 3 alone; 2 hears 3 and 0 (wrongly); 3 hears 0 and 1 against 2.
+    assert neighbours.vote(likeness, crops) == pytest.approx(0.75)
 
 
 def rendering_cache() -> Path:

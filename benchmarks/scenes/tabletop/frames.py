@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.scenes.compose import Scene
+from benchmarks.scenes.paste import Owners
 from benchmarks.scenes.stock import Split
 from benchmarks.scenes.tabletop.classes import CLASSES, assets, floors
 from benchmarks.scenes.tabletop.environment import environment, run_script
@@ -145,15 +146,32 @@ def read_frame(folder: Path, split: Split, index: int) -> Scene:
     path = frame_path(folder, split, index)
     with Image.open(path.with_suffix(".png")) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    with Image.open(path.with_name(f"{path.name}-ids.png")) as picture:
-        owners = np.asarray(picture)
+    owners = read_owners(folder, split, index)
     objects = read_spec(folder, split, index)["objects"]
-    counts = np.bincount(owners.ravel(), minlength=len(objects) + 1)
-    least = MIN_PIXELS * (owners.shape[0] / 160) ** 2
-    seen = [number for number in range(1, len(objects) + 1) if counts[number] >= least]
+    seen = seen_numbers(owners, len(objects))
     table = np.zeros(len(objects) + 1, dtype=np.uint8)
     table[seen] = np.arange(1, len(seen) + 1)
     return Scene(pixels, table[owners], [CLASSES.index(objects[number - 1]["label"]) for number in seen])
+
+
+def read_owners(folder: Path, split: Split, index: int) -> Owners:
+    """Return [S, S] the number of each pixel's object in the frame's plan; 0 for none."""
+    path = frame_path(folder, split, index)
+    with Image.open(path.with_name(f"{path.name}-ids.png")) as picture:
+        return np.asarray(picture)
+
+
+def seen_numbers(owners: Owners, count: int) -> list[int]:
+    """Return the numbers, from 1, of the objects of which enough is seen."""
+    counts = np.bincount(owners.ravel(), minlength=count + 1)
+    least = MIN_PIXELS * (owners.shape[0] / 160) ** 2
+    return [number for number in range(1, count + 1) if counts[number] >= least]
+
+
+def seen_objects(folder: Path, split: Split, index: int) -> list[dict[str, Any]]:
+    """Return what the plan says of the objects of `read_frame`, in the same order."""
+    objects = read_spec(folder, split, index)["objects"]
+    return [objects[number - 1] for number in seen_numbers(read_owners(folder, split, index), len(objects))]
 
 
 def used_in(folder: Path, split: Split, indices: Iterable[int]) -> dict[str, list[str]]:
