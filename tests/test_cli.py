@@ -31,6 +31,7 @@ PRETRAIN = [
     "help",
     "image-size",
     "in-channels",
+    "value-range",
     "init",
     "keep-every-epochs",
     "knn-data",

@@ -122,6 +122,33 @@ def test_classes_from_the_command_line(photos: Path, tmp_path: Path) -> None:
     assert rows[0]["class1"].startswith("n0000000")
 
 
+def test_the_range_of_values_goes_from_the_run_to_the_predictions(tmp_path: Path) -> None:
+    run, data = exported_run(tmp_path / "run"), class_folder(tmp_path / "set")
+    twelve = tmp_path / "twelve"
+    for path in data.rglob("*.JPEG"):
+        grey = np.asarray(Image.open(path).convert("L"))
+        for root, values in (("eight", grey), ("twelve", grey.astype(np.uint16) * 16 + grey // 16)):
+            target = tmp_path / root / path.relative_to(data).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(target)
+    described = json.loads((run / "exported/model.json").read_text())
+    found = []
+    for root, extra in (("eight", {}), ("twelve", {"value_range": [0, 4095]})):
+        (run / "exported/model.json").write_text(json.dumps({**described, "extra": extra}))
+        out = tmp_path / f"tuned-{root}"
+        dovetail.finetune_classify(run=run, data=tmp_path / root, out=out, steps=2, batch_size=4, image_size=32, **FAST)
+        dovetail.predict(run=out, data=tmp_path / root / "val", out=tmp_path / f"out-{root}", **FAST)
+        found.append((tmp_path / f"out-{root}" / "predictions.csv").read_text())
+    assert found[0] == found[1]
+    assert json.loads((tmp_path / "tuned-twelve/task.json").read_text())["value_range"] == [0, 4095]
+    other = tmp_path / "other"
+    results = dovetail.finetune_classify(
+        model="timm/test_resnet", data=twelve, out=other, steps=1, batch_size=4, value_range=[0, 4095], **FAST
+    )
+    assert results is not None
+    assert not any("nearly black" in note for note in results.notes)
+
+
 def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
     run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn"), write_coco(tmp_path / "coco")
     tuned = tmp_path / "tuned"

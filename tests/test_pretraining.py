@@ -444,3 +444,27 @@ def test_a_convnext_is_trained_with_adamw_and_an_older_run_goes_on_with_lars(
     (old / "config.yaml").write_text(yaml.safe_dump(config))
     assert dovetail.pretrain(out=old, resume=True).finished
     assert restore(old).recipe.optimiser.name == "lars"
+
+
+def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in photos.iterdir():
+        grey = np.asarray(Image.open(path).convert("L"))
+        for name, values in (("eight", grey), ("twelve", grey.astype(np.uint16) * 16 + grey // 16)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / name / f"{path.stem}.png")
+    pretrain(data=tmp_path / "eight", out=tmp_path / "a", max_steps=1)
+    pretrain(data=tmp_path / "twelve", out=tmp_path / "b", max_steps=1, value_range=[0, 4095])
+    files = [tmp_path / name / "exported" / "model.safetensors" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    vectors = [
+        np.load(
+            dovetail.embed(run=tmp_path / name, data=tmp_path / kind, out=tmp_path / f"{kind}.npy", accelerator="cpu")
+        )
+        for name, kind in (("a", "eight"), ("b", "twelve"))
+    ]
+    assert np.array_equal(*vectors)
+    assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
+    pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
+    assert "come out nearly black. Say what is white with --value-range 0 4095" in caplog.text

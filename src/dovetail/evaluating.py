@@ -22,6 +22,7 @@ def evaluate_knn(
     temperature: float = 0.07,
     image_size: int | None = None,
     seed: int = 0,
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -38,6 +39,7 @@ def evaluate_knn(
         temperature: Of the votes' weights exp(similarity / temperature).
         image_size: Side of the images in pixels; the run's unless given. The shorter side is resized to 256/224 of it.
         seed: Of random weights and the interval.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
         workers: Threads that read images.
@@ -69,6 +71,7 @@ def evaluate_linear(
     blocks: int = 4,
     image_size: int | None = None,
     seed: int = 0,
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -88,6 +91,7 @@ def evaluate_linear(
         blocks: Of a ViT: the last blocks whose class tokens are the features.
         image_size: Side of the images in pixels; the run's unless given. The shorter side is resized to 256/224 of it.
         seed: Of the order, the held-out tenth, random weights and the interval.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format of the encoder; the classifier is trained in float32.
         workers: Threads that read images.
@@ -129,6 +133,7 @@ def evaluate_dense(
     clusters: list[int] = [0, 500],  # noqa: B006 - read only
     radius: int = 12,
     seed: int = 0,
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -162,6 +167,7 @@ def evaluate_dense(
         clusters: Of clusters: their numbers; 0 is the number of classes.
         radius: Of propagation: cells to each side that labels are taken from.
         seed: The first seed; of random weights and the interval, too.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format of the network; all else is computed in float32.
         workers: Threads that read images.
@@ -205,7 +211,7 @@ def evaluate_dense(
         ),
         propagation=PropagationOptions(radius=radius),
     )
-    asked = {**request.as_dict(), "out": out, "check": check}
+    asked = {**request.as_dict(), "out": out, "check": check, "value_range": value_range}
     return measured(
         "evaluate-dense",
         asked,
@@ -232,11 +238,24 @@ def measured(
         DovetailError: Without data, for numbers out of range, without a folder that can be written to, and as the job
             and the check do.
     """
-    from dovetail.transfer.ranges import check_ranges, check_writable
+    from dovetail.data.values import values_within
+    from dovetail.transfer.ranges import check_ranges
+    from dovetail.transfer.start import values_of_run
 
     if not str(asked["data"]):
         raise DovetailError("No data was named; give a labelled set with --data.")
     check_ranges(asked)
+    run_values = values_of_run(asked["run"]) if asked["run"] is not None else ()
+    with values_within(asked.get("value_range") or run_values):
+        return measured_within(kind, asked, job, check)
+
+
+def measured_within(
+    kind: str, asked: dict[str, Any], job: Callable[[Mapping[str, Any]], Results], check: Callable[[], None]
+) -> Results | None:
+    """Do what is left to do for `measured`, with the range of values that images are read with."""
+    from dovetail.transfer.ranges import check_writable
+
     if asked["check"]:  # nothing is written
         check()
         return None

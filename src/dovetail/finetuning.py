@@ -39,6 +39,7 @@ def finetune_segment(
     distort: Literal["auto", "on", "off"] = "auto",
     batch_norm: Literal["train", "reestimate", "frozen"] = "train",
     inference: Literal["auto", "whole", "slide"] = "auto",
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -78,6 +79,7 @@ def finetune_segment(
         distort: Random brightness, contrast, saturation and hue in training; "auto" turns it on for ADE20K.
         batch_norm: "train" goes on from the run's statistics, "reestimate" from new ones, "frozen" keeps them.
         inference: Whole images, or windows of the crop's size every two thirds of it; "auto" takes the protocol's.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
         workers: Threads that read images.
@@ -119,6 +121,7 @@ def finetune_detect(
     layer_decay: float = 1.0,
     image_size: int = 800,
     batch_norm: Literal["train", "frozen"] = "train",
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -154,6 +157,7 @@ def finetune_detect(
         image_size: Largest shorter side in pixels; training draws from 80 to 100 % of it, the longer side has at most
             5/3.
         batch_norm: Of the backbone: "train", or "frozen" for steps of very few images.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format of the backbone; the heads compute in float32.
         workers: Threads that read images.
@@ -194,6 +198,7 @@ def finetune_classify(
     random_erasing: float = 0.0,
     label_smoothing: float = 0.1,
     image_size: int | None = None,
+    value_range: list[float] = [],  # noqa: B006 - read only
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "bf16", "float32"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -223,6 +228,7 @@ def finetune_classify(
         random_erasing: Share of images in which a rectangle is replaced by noise; 0.25 is usual.
         label_smoothing: Share of the truth that is spread over all classes.
         image_size: Side of the images in pixels; the run's unless given.
+        value_range: Black and white of images with more than 8 bits a channel; the run's unless given.
         accelerator: Kind of device.
         precision: Number format; "auto" takes bfloat16 autocast where the device computes it natively.
         workers: Threads that read images.

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dovetail.data.loader import make_loader
-from dovetail.data.sources import ImageSource, open_source
+from dovetail.data.sources import ImageSource, PathSource, open_source
+from dovetail.data.values import told_of_values, value_range
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
@@ -78,8 +79,8 @@ def execute(
     resolved = resolved_options(asked, settings, options, recipe)
     if overwrite and is_first_process():
         empty(out)
-    if source.left_out and is_first_process():
-        print(source.left_out)
+    if is_first_process():
+        tell_of_source(source)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
     report = report_of(resolved, recipe, network, source, settings, out)
@@ -101,6 +102,16 @@ def execute(
     )
     export_run(learner, resolved, settings, out)
     return Run(out, result.steps, settings.total_steps)
+
+
+def tell_of_source(source: ImageSource) -> None:
+    """Say what is left out of a source, and where its values use little of their range."""
+    if source.left_out:
+        print(source.left_out)
+    if isinstance(source, PathSource):
+        names = [source.name(index) for index in range(0, source.num_images, max(source.num_images // 64, 1))]
+        if told := told_of_values(names, value_range()):
+            log.warning("%s", told)
 
 
 def begin_with(network: Network, init: str | None, *, needed: bool, fetch: bool) -> None:
@@ -360,7 +371,12 @@ def export_run(learner: Learner, options: Mapping[str, Any], settings: Settings,
     """Write the weights and say how to load them."""
     network = learner.exported
     mean, std = statistics(learner.recipe.views, options["in_channels"])
-    extra = {"model": options["model"] if isinstance(options["model"], str) else None, "steps": settings.total_steps}
+    extra: dict[str, Any] = {
+        "model": options["model"] if isinstance(options["model"], str) else None,
+        "steps": settings.total_steps,
+    }
+    if options.get("value_range"):
+        extra["value_range"] = list(options["value_range"])
     fresh = out / f"{EXPORTED}.tmp"
     try:
         save_exported(network, fresh, method=options["method"], extra=extra, mean=mean, std=std)

@@ -63,6 +63,7 @@ def pretrain(
     lr: float | Literal["auto"] = "auto",
     image_size: int | None = None,
     in_channels: int = 3,
+    value_range: list[float] = [],  # noqa: B006 - read only
     init: str | None = None,
     mean: list[float] = [],  # noqa: B006 - read only
     std: list[float] = [],  # noqa: B006 - read only
@@ -116,6 +117,8 @@ def pretrain(
         lr: Peak learning rate; "auto" scales the recipe's linearly with the global batch.
         image_size: Side of the global views in pixels; the recipe's unless given.
         in_channels: Channels of the images.
+        value_range: Black and white of images with more than 8 bits a channel, such as 0 4095 for 12 bits; what lies
+            beyond is clipped. Unless given, 0 and 65535, of floating point 0 and 1.
         init: Weights to start from: a .safetensors file, a run's folder, or "imagenet" for supervised weights of the
             encoder. Those of EfficientNet-Lite0 come from an installed package, the others from the library's hub.
         mean: Mean of each channel, for values in [0, 1], with which images are normalised. By default that of the
@@ -192,7 +195,10 @@ def started(options: Mapping[str, Any], *, named: Collection[str], from_file: Co
     from dovetail.job import execute
 
     typed = {name for name in (named if resume else asked) if name not in from_file}  # a resumed run's config is a file
-    return execute(asked, folder, resume=resume, overwrite=overwrite, typed=typed)
+    from dovetail.data.values import values_within
+
+    with values_within(asked["value_range"]):
+        return execute(asked, folder, resume=resume, overwrite=overwrite, typed=typed)
 
 
 def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:

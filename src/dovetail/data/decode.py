@@ -10,7 +10,7 @@ always 8 bits a channel, upright (EXIF), and has the channels asked for:
   pages (`dovetail.data.tiff`).
 * Transparency is laid over white unless it is itself a channel. CMYK becomes RGB. Palettes are looked up.
 * Of animations the first frame counts. 16-bit values are divided by 257; 32-bit integers likewise where they exceed
-  255; floating point is taken as [0, 1].
+  255; floating point is taken as [0, 1]. A range that is given counts instead (`dovetail.data.values`).
 
 JPEGs go through simplejpeg. Measured (`benchmarks/results/speed_decoding.md`), it is the fastest at every size or as
 fast as PyTurboJPEG, which needs a libturbojpeg of the system where simplejpeg brings its own; torchvision.io cannot
@@ -39,6 +39,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from dovetail.data import tiff
+from dovetail.data.values import is_deep_png, scaled, value_range
 
 MAX_PIXELS = 300_000_000
 # Formats that every Pillow reads, and those that only some builds of it do; no others, as some of them run programs.
@@ -129,6 +130,8 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photog
             return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
     if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
         return from_array(bands, channels)
+    if value_range() is not None and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
+        raise UnreadableError("--value-range does not reach PNGs in colour of 16 bits; save them as TIFF or .npy")
     with opened(content) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
             return _jpeg(content, image, channels, upright)
@@ -271,6 +274,11 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
+    given = value_range()
+    if given is not None and array.dtype.kind in "iuf":
+        if not np.isfinite(array).all():
+            raise UnreadableError("it holds values that are no finite numbers")
+        return scaled(array, given)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails too

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from dovetail.data.deadline import deadline
 from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
+from dovetail.data.values import use_values, value_range
 from dovetail.data.watch import ReadingWatch, asked_to_stop, can_fork, end_with_parent, leave_deaths_to_us, next_of
 from dovetail.errors import DovetailError
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
@@ -60,6 +61,7 @@ class ViewDataset(Dataset[Sample]):
             image_seconds: What takes longer to read counts as unreadable.
         """
         self.image_seconds = image_seconds
+        self.value_range = value_range()  # of loading processes, too
         self._watch: ReadingWatch | None = None
         self._source = source
         self._plan = plan
@@ -322,3 +324,6 @@ def _start_worker(_: int) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM's question to the run comes to every process of it
     end_with_parent()
     torch.set_num_threads(1)
+    worker = get_worker_info()
+    if worker is not None and isinstance(worker.dataset, ViewDataset):
+        use_values(worker.dataset.value_range)

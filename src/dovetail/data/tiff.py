@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dovetail.data.values import value_range
+
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA = 258, 262, 274, 277, 338
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that a photometric interpretation explains
@@ -80,6 +82,9 @@ def read_bands(content: bytes, channels: int, *, most_pixels: int) -> np.ndarray
             return stacked(image, pages)
         if channels != 3:
             raise UnreadableBandsError(f"it has {pages} pages of one channel where {channels} are needed")
+    deep = max(image.tag_v2.get(_BITS, (8,))) > 8  # type: ignore[attr-defined]
+    if deep and len(image.getbands()) > 1 and value_range() is not None:  # Pillow gives the upper 8 bits of colours
+        return by_tifffile(content, int(image.tag_v2.get(_SAMPLES, 1)), most_pixels)  # type: ignore[attr-defined]
     in_colour = len(image.getbands()) == 3 and channels in (1, 3)  # the other samples are beside the colour
     if not unexplained(image) or in_colour or channels == 1:
         return None

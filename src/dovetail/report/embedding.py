@@ -18,13 +18,14 @@ from torch import Tensor
 
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource, open_source
+from dovetail.data.values import values_within
 from dovetail.errors import DovetailError
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
 from dovetail.transfer.features import Features
 from dovetail.transfer.machine import Machine, ahead, machine, normalised
 from dovetail.transfer.ranges import check_writable
-from dovetail.transfer.start import Source, source_of
+from dovetail.transfer.start import Source, source_of, values_of_run
 from dovetail.writing import writing
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -95,7 +96,8 @@ def embed(
     unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
     print(f"{path}: {count} embeddings of {width} dimensions{unread}")
     if page is not None and page_map != "none":
-        shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
+        with values_within(values_of_run(run)):
+            shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
         print(f"{page}: a map of {shown} photographs")
     return path
 
@@ -125,15 +127,16 @@ def embeddings_of(
     indices: list[int] = []
     skipped: list[tuple[str, str]] = []
     waiting: list[Tensor] = []
-    for index, pixels in enumerate(ahead(read, range(source.num_images), threads=where.threads)):
-        if isinstance(pixels, str):
-            skipped.append((source.name(index), pixels))
-            continue
-        indices.append(index)
-        waiting.append(pixels)
-        if len(waiting) == batch_size:
-            vectors.append(_forward(model, waiting, weights, where))
-            waiting = []
+    with values_within(values_of_run(run)):
+        for index, pixels in enumerate(ahead(read, range(source.num_images), threads=where.threads)):
+            if isinstance(pixels, str):
+                skipped.append((source.name(index), pixels))
+                continue
+            indices.append(index)
+            waiting.append(pixels)
+            if len(waiting) == batch_size:
+                vectors.append(_forward(model, waiting, weights, where))
+                waiting = []
     if waiting:
         vectors.append(_forward(model, waiting, weights, where))
     if not vectors:

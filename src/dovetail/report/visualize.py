@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from dovetail.data.values import values_within
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.report.features import coloured, maps_of, shown_taps
@@ -39,7 +40,8 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
         raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
-    photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
+    with values_within(run.options.get("value_range")):
+        photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
     return photos
 
@@ -206,7 +208,8 @@ def correspondence(
     if most < 1 or lines < 1:
         raise DovetailError(f"most is {most} and lines {lines}; both must be at least 1.")
     if between == "views":
-        sheets = view_pair(restored, photographs_in(images), most=most, lines=lines)
+        with values_within(restored.options.get("value_range")):
+            sheets = list(view_pair(restored, photographs_in(images), most=most, lines=lines))
     else:
         photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)
         rows_of(photos.names, 2, "A pair")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dovetail.data.values import told_of_values, value_range
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.average_precision import average_precision
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
@@ -60,7 +61,9 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     for fault in faults_of_objects(train, val, asked["task"]):
         raise DovetailError(fault)
     with_masks = asked["task"] == "masks"
+    told = told_of_values([image.path for image in train.images], value_range())
     doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
+    doubts += [told] * bool(told)
     for doubt in doubts:
         log.warning("%s", doubt)
     edges = [objects_at_edges(part, with_masks=with_masks, learned=part is train) for part in (train, val)]

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dovetail.data.values import value_range
 from dovetail.errors import DovetailError
 from dovetail.tensor_files import write_tensors
 from dovetail.transfer.start import TASK_FILE, Source
@@ -33,6 +34,7 @@ class Task:
         image_size: Side in pixels that the source was pre-trained with.
         in_channels: Channels of the pixels.
         options: What else building and using it needs.
+        value_range: Black and white of images with more than 8 bits, where a range was given.
     """
 
     task: TaskName
@@ -43,13 +45,13 @@ class Task:
     image_size: int
     in_channels: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    value_range: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, task: TaskName, source: Source, names: tuple[str, ...], options: Mapping[str, Any]) -> Task:
         """Return the task of a model on `source`."""
-        return cls(
-            task, source.constructor, names, source.mean, source.std, source.image_size, source.in_channels, options
-        )
+        bare = (source.constructor, names, source.mean, source.std, source.image_size, source.in_channels)
+        return cls(task, *bare, options, value_range() or ())
 
     def source(self) -> Source:
         """Return the bare model's source, without weights."""

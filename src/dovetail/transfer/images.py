@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from dovetail.data.decode import Photograph, open_file
 from dovetail.data.folders import left_out, list_images
 from dovetail.data.hugging_face import is_saved
+from dovetail.data.values import told_of_values, value_range
 from dovetail.errors import DovetailError
 from dovetail.transfer.arrow import saved_classes
 from dovetail.transfer.class_sets import ClassSet, check_several
@@ -130,15 +131,9 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
             f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
         )
     measured = ClassFolder.find(held_out, names=train.names)
-    return (
-        train,
-        measured,
-        " ".join(
-            f"{part.note[:-1]} in {place}."
-            for part, place in ((train, "train"), (measured, held_out.name))
-            if part.note
-        ),
-    )
+    parts = ((train, "train"), (measured, held_out.name))
+    notes = [f"{part.note[:-1]} in {place}." for part, place in parts if part.note]
+    return train, measured, " ".join(filter(None, [*notes, told_of_values(train.paths, value_range())]))
 
 
 def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:

@@ -26,7 +26,7 @@ Cell = tuple[str, float, int]
 # Which cells a table has, where things lie, how quick it goes; what of them decides numbers is marked by itself.
 FREE = frozenset({"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision"})
 # Options that came later: left empty, they keep the marks of tables that were begun before.
-LATER = frozenset({"label_map"})
+LATER = frozenset({"label_map", "value_range"})
 
 
 @dataclass(frozen=True)

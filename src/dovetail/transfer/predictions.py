@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dovetail.data.sources import find_images, read_list
+from dovetail.data.values import values_within
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.classifying import build_classifier
@@ -49,7 +50,7 @@ def predict(asked: Mapping[str, Any]) -> Path:
     photos = photographs(Path(asked["data"]))
     check_apart(out, targets(task, photos), [Path(asked["data"]), *photos.paths])
     out.mkdir(parents=True, exist_ok=True)
-    with progress(task.task, len(photos.paths)) as advance:
+    with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
         if task.task == "segment":
             segment(task, folder, photos, out, where, advance)
         elif task.task == "detect":

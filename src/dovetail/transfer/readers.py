@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dovetail.data.folders import left_out
 from dovetail.data.hugging_face import is_saved
+from dovetail.data.values import told_of_values, value_range
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.arrow import SavedMasks, saved_masks
 from dovetail.transfer.coco import CocoSet, check_files, find_coco
@@ -272,7 +273,8 @@ def open_folders(
         parts = [files.subset(kept), files.subset(held)]
         note = joined(split_note(held, kept), surplus((data / "images", data / "masks")))
     names = names_of(count, label_map)
-    return SegmentationData("folders", parts[0], parts[1], count, names, joined(note, found), label_map)
+    told = told_of_values(parts[0].images, value_range())
+    return SegmentationData("folders", parts[0], parts[1], count, names, joined(note, found, told), label_map)
 
 
 def surplus(*pairs: tuple[Path, Path]) -> str:

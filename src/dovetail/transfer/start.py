@@ -142,6 +142,12 @@ def source_of(
     )
 
 
+def values_of_run(run: str | Path | None) -> tuple[float, ...]:
+    """Return black and white of images with more than 8 bits as a run has them; () for those of their formats."""
+    extra = {} if run is None else read_exported(run).info.get("extra", {})
+    return tuple(map(float, extra.get("value_range", ())))
+
+
 def described(exported: Exported) -> dict[str, Any]:
     """Return what an export says about its model; raise `DovetailError` for a bare file, and a fine-tuned run."""
     if not exported.info and (exported.path.parent / TASK_FILE).is_file():
