@@ -16,6 +16,7 @@ from dovetail.networks.build import build_network
 from dovetail.pretraining import pretrain
 from dovetail.recipe import Recipe
 from dovetail.recipes.table import METHODS, build, options_of, parse
+from tests.recipes.published import PUBLISHED
 from tests.tiny import tiny_model, tiny_options
 
 FILES = sorted((Path(__file__).parents[1] / "recipes" / "paper").glob("*.yaml"))
@@ -62,7 +63,7 @@ def test_the_header_says_what_is_expected_assumed_and_unknown(path: Path) -> Non
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_options_are_exactly_known_and_of_their_type(path: Path) -> None:
     content = read(path)
-    assert set(content) - {"drop_path"} == KEYS
+    assert set(content) - {"drop_path", "freeze_encoder_epochs"} == KEYS
     assert set(content) <= set(pretrain.__kwdefaults__ or {})
     assert content["preset"] == "paper"
     unknown = set(content["recipe"]) - set(options_of(content["method"]))
@@ -137,3 +138,30 @@ OTHERS = [path for path in FILES if path not in SHOWN_RECIPES]
 @pytest.mark.parametrize("path", OTHERS, ids=[path.stem for path in OTHERS])
 def test_two_tiny_steps_of_all_others_run(path: Path, photographs: Path, tmp_path: Path) -> None:
     check_run(path, photographs, tmp_path / "run")
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """Return every setting of a file's run: its options, and what follows from them."""
+    content = read(path)
+    recipe = build(content["method"], taps_of(content["model"]), content["recipe"])
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in content["recipe"].items()}
+    return options | {
+        "epochs": content["epochs"],
+        "batch": content["batch_size"] * content["devices"] * content["num_nodes"],
+        "drop_path": content.get("drop_path", 0.0),
+        "freeze": content.get("freeze_encoder_epochs", 0),
+        "optimiser": recipe.optimiser.name,
+        "resampling": recipe.views.views[0].interpolation,
+    }
+
+
+def test_the_table_of_published_values_has_every_file() -> None:
+    assert set(PUBLISHED) == set(NAMES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_value_is_the_published_one(path: Path) -> None:
+    published = PUBLISHED[path.stem]
+    assert published.source
+    assert published.chosen <= set(published.values)
+    assert settings_of(path) == published.values

@@ -191,6 +191,7 @@ class Recipe:
             student at every step, or "averaged" like the parameters.
         forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
         lateral_dropout: See `LateralDropout`.
+        teacher_lateral_dropout: Whether it acts in the teacher too.
         decoder_padding: How the decoder's convolutions pad while pre-training, in both branches: with "zeros", as the
             model does, or by "reflect".
         query_rule: See `QueryRule`.
@@ -213,6 +214,7 @@ class Recipe:
     teacher_buffers: Literal["own", "copied", "averaged"] = "own"
     forward_views: Literal["per_view", "per_size"] = "per_view"
     lateral_dropout: LateralDropout | None = None
+    teacher_lateral_dropout: bool = True
     decoder_padding: DecoderPadding = "zeros"
     query_rule: QueryRule = QueryRule()
     export: Literal["student", "teacher"] = "teacher"

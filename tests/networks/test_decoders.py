@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FeaturePyramidNetwork
 
-from dovetail.networks.decoders import FCNDecoder, encoder_fcn, encoder_fpn, fpn_forward
+from dovetail.errors import DovetailError
+from dovetail.networks.build import build_network
+from dovetail.networks.construct import construct
+from dovetail.networks.decoders import FCNDecoder, encoder_fcn, encoder_fpn, fpn_forward, intermediates
 
 
 def features() -> list[Tensor]:
@@ -64,3 +67,33 @@ def test_fcn_names_and_size() -> None:
     ]
     assert decoder(torch.randn(2, 8, 7, 7)).shape == (2, 6, 7, 7)
     assert encoder_fcn("resnet18", channels=6)(torch.rand(2, 3, 64, 64)).shape == (2, 6, 2, 2)
+
+
+def test_a_pyramid_with_normed_taps_normalises_each_map_over_its_channels() -> None:
+    plain, normed = (encoder_fpn("test_convnext", channels=16, tap_norm=tap_norm) for tap_norm in (False, True))
+    added = set(normed.state_dict()) - set(plain.state_dict())
+    assert added == {f"decoder.tap_norms.{level}.{name}" for level in range(4) for name in ("weight", "bias")}
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    plain.eval()
+    normed.eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    maps = intermediates(plain.encoder, pixels, plain.indices)
+    centred = [value - value.mean(1, keepdim=True) for value in maps]
+    scaled = [value / (value.square().mean(1, keepdim=True) + 1e-6).sqrt() for value in centred]
+    expected = plain.decoder({str(level): value for level, value in enumerate(scaled)})
+    found = normed(pixels)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    levels = fpn_forward(normed.decoder, maps, levels=[1, 2], drop=lambda laterals: laterals)
+    torch.testing.assert_close(levels[1], expected["1"])
+    torch.testing.assert_close(levels[2], expected["2"])
+
+
+def test_normed_taps_are_an_option_of_the_models_name() -> None:
+    network = build_network("timm/test_convnext+fpn(channels=16, tap_norm=True)", image_size=64)
+    assert "tap_norm=True" in network.constructor
+    assert "tap_norm" not in build_network("timm/test_convnext+fpn", image_size=64).constructor
+    assert construct(network.constructor).state_dict().keys() == network.model.state_dict().keys()
+    with pytest.raises(DovetailError, match="True or False"):
+        build_network("timm/test_convnext+fpn(tap_norm=1)", image_size=64)

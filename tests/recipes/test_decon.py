@@ -12,6 +12,7 @@ from dovetail.recipe import Cells, Recipe, Tap
 from dovetail.recipes.table import RUN_WIDE, build, options_of
 from dovetail.schedules import Cosine, Moment, value_at
 from dovetail.views.plan import PointSpec
+from tests.tiny import tiny_learner
 
 TAPS = {
     "c5": Tap(512, 32, "map", "encoder"),
@@ -170,3 +171,20 @@ def test_a_method_without_a_teacher_takes_that_of_the_decoders() -> None:
     assert recipe.teacher_momentum == Cosine(0.9, 1.0)
     assert build("simclr+decon-sl-barlow", TAPS).teacher_momentum is None
     assert build("byol+decon-sl-simclr", TAPS, {"momentum": 0.8}).teacher_momentum == Cosine(0.8, 1.0)
+
+
+def test_the_decoders_group_weight_is_its_own() -> None:
+    encoder, decoder = build("decon-sl", TAPS, {"decoder_group_weight": 0.25}).terms
+    assert (encoder.objective.group_weight, decoder.objective.group_weight) == (0.5, 0.25)  # type: ignore[attr-defined]
+    same = build("decon-sl", TAPS, {"group_weight": 0.3}).terms
+    assert [term.objective.group_weight for term in same] == [0.3, 0.3]  # type: ignore[attr-defined]
+    with pytest.raises(DovetailError, match=r"decoder_group_weight is 1\.5"):
+        build("decon-sl", TAPS, {"decoder_group_weight": 1.5})
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_the_teacher_sees_all_laterals_where_asked_to(dropped: bool) -> None:
+    learner = tiny_learner("decon-ml", teacher_lateral_dropout=dropped)
+    assert learner.student.network.lateral_dropout is not None
+    assert learner.teacher is not None
+    assert (learner.teacher.network.lateral_dropout is not None) == dropped

@@ -30,8 +30,8 @@ from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
 # What can stand behind the + of "timm/<name>+<decoder>", and its options with their defaults.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
-    "fpn": (encoder_fpn, {"channels": 256, "norm": True}),
-    "fpn-bias": (encoder_fpn, {"channels": 256, "norm": False}),
+    "fpn": (encoder_fpn, {"channels": 256, "norm": True, "tap_norm": False}),
+    "fpn-bias": (encoder_fpn, {"channels": 256, "norm": False, "tap_norm": False}),
     "fcn": (encoder_fcn, {"channels": 256, "dilation": 6}),
     "fcn-d1": (encoder_fcn, {"channels": 512, "dilation": 1}),
 }
@@ -147,6 +147,7 @@ def _build_timm(named: TimmName, *, in_channels: int, image_size: int) -> Networ
     if named.plus:
         compose, defaults = DECODERS[named.decoder]
         kwargs = {"name": named.name, "in_channels": in_channels, **named.decoder_kwargs(defaults)}
+        kwargs = {name: value for name, value in kwargs.items() if (name, value) != ("tap_norm", False)}
         kwargs |= {"encoder_options": named.options} if named.options else {}
         model = compose(**kwargs)
         construction = Construction(f"dovetail.networks.decoders.{compose.__name__}", kwargs)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import timm
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
@@ -26,6 +27,22 @@ from dovetail.errors import DovetailError
 from dovetail.networks.timm_names import create_timm
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+class NormedPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
+    """A feature pyramid with a LayerNorm over the channels of every map that it takes, as the authors of ConvNeXt have
+    it before dense heads, and those of DeCon under theirs.
+    """
+
+    def __init__(self, widths: list[int], channels: int, **options: Any) -> None:
+        super().__init__(widths, channels, **options)
+        self.tap_norms = nn.ModuleList(LayerNorm2d(width) for width in widths)
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return torchvision's pyramid of the normalised maps."""
+        normed = {name: norm(value) for (name, value), norm in zip(x.items(), self.tap_norms, strict=True)}
+        pyramid: dict[str, Tensor] = super().forward(normed)
+        return pyramid
 
 
 def fpn_forward(
@@ -47,6 +64,8 @@ def fpn_forward(
         Output maps [B, D, H_i, W_i] by level. Laterals finer than the finest level asked for are not computed.
     """
     finest = min(levels)
+    if isinstance(fpn, NormedPyramid):
+        features = [fpn.tap_norms[i](value) if i >= finest else value for i, value in enumerate(features)]
     laterals = drop([fpn.inner_blocks[i](features[i]) for i in range(finest, len(features))])
     merged = laterals[-1]
     outputs: dict[int, Tensor] = {}
@@ -89,12 +108,13 @@ class FCNDecoder(nn.Module):
 class EncoderFPN(nn.Module):
     """A timm encoder under a feature pyramid. `out_channels` and the answer are as torchvision's detectors expect."""
 
-    def __init__(self, encoder: nn.Module, *, channels: int = 256, norm: bool = True) -> None:
+    def __init__(self, encoder: nn.Module, *, channels: int = 256, norm: bool = True, tap_norm: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.indices = [index for index, _ in pyramid_stages(encoder)]
         widths = [channels_in for _, channels_in in pyramid_stages(encoder)]
-        self.decoder = FeaturePyramidNetwork(
+        pyramid = NormedPyramid if tap_norm else FeaturePyramidNetwork
+        self.decoder = pyramid(
             widths, channels, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d if norm else None
         )
         self.out_channels = channels
@@ -128,6 +148,7 @@ def encoder_fpn(
     in_channels: int = 3,
     channels: int = 256,
     norm: bool = True,
+    tap_norm: bool = False,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> EncoderFPN:
     """Return timm's model `name`, randomly initialised, under a feature pyramid.
@@ -137,13 +158,14 @@ def encoder_fpn(
         in_channels: Channels of the pixels.
         channels: Width of the pyramid.
         norm: BatchNorm on lateral and output convolutions.
+        tap_norm: LayerNorm on each map that the pyramid takes; see `NormedPyramid`.
         encoder_options: Further options of `timm.create_model`.
 
     Raises:
         DovetailError: timm cannot build it so, or it has not the maps that a pyramid needs.
     """
     encoder = plain_encoder(name, in_channels=in_channels, encoder_options=encoder_options)
-    return EncoderFPN(encoder, channels=channels, norm=norm)
+    return EncoderFPN(encoder, channels=channels, norm=norm, tap_norm=tap_norm)
 
 
 def encoder_fcn(

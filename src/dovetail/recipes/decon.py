@@ -1,4 +1,4 @@
-"""DeCon (arXiv 2503.17526): any encoder-only method becomes joint pre-training of encoder and decoder.
+"""DeCon (arXiv 2503.17526, WACV 2026): any encoder-only method becomes joint pre-training of encoder and decoder.
 
     L = alpha L_encoder + (1 - alpha) mean over levels of L_level
 
@@ -46,6 +46,8 @@ def decon(
     alpha: float = 0.5,
     lateral_dropout: float = 0.0,
     lateral_dropout_kind: Literal["channel", "path"] = "channel",
+    teacher_lateral_dropout: bool = True,
+    decoder_group_weight: float | None = None,
     decoder_prototypes: int = 0,
     decoder_hidden: int = 0,
     decoder_cells: int = 0,
@@ -64,11 +66,14 @@ def decon(
         name: The new recipe's name.
         decoder: Whose terms are repeated on the decoder; `base` itself unless given. Its teacher is used where `base`
             has none.
-        levels: "finest", "all", or names of decoder taps joined by commas, such as "p2,p3".
+        levels: "finest", "all", or names of decoder taps joined by commas, such as "p2,p3"; all in decon-ml.
         alpha: Weight of the encoder's terms in [0, 1); the decoder's have the rest in equal parts. At 0 the encoder
             has no terms and learns through the decoder alone.
-        lateral_dropout: Probability in [0, 1) of dropping what the decoder takes from shallower encoder maps.
+        lateral_dropout: Probability in [0, 1) of dropping what the decoder takes from shallower encoder maps; 0.5 in
+            decon-ml.
         lateral_dropout_kind: "channel" for single channels, "path" for the whole lateral.
+        teacher_lateral_dropout: Drop laterals in the teacher too, as the authors' code does; it draws its own.
+        decoder_group_weight: SlotCon's `group_weight` on the decoder; None for the same as on the encoder.
         decoder_prototypes: Prototypes of slot heads on the decoder; 0 for as many as on the encoder.
         decoder_padding: How the decoder's convolutions pad their maps while pre-training: with "zeros" as the model
             does, which tells cells how far they are from the border, or by "reflect". The exported model pads as it
@@ -104,6 +109,7 @@ def decon(
         for term in repeated
     ]
     decoder_terms = [with_cell_negatives(term, decoder_cell_negatives) for term in decoder_terms]
+    decoder_terms = [with_group_weight(term, decoder_group_weight) for term in decoder_terms]
     overlap = max(base.views.min_overlap, (decoder or base).views.min_overlap)
     return replace(
         base,
@@ -114,6 +120,7 @@ def decon(
         teacher_views=led.teacher_views,
         teacher_buffers=led.teacher_buffers,
         lateral_dropout=LateralDropout(lateral_dropout, lateral_dropout_kind) if lateral_dropout else None,
+        teacher_lateral_dropout=teacher_lateral_dropout,
         decoder_padding=decoder_padding,
         reference_double_momentum_counter=reference_double_momentum_counter,
         reference_frozen_teacher=r"^heads\.decoder_.*prototypes" if reference_frozen_prototypes else None,
@@ -204,6 +211,15 @@ def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells, p
         checkpoint_head=(cells.points or (cells.grid or 0) ** 2) > KEPT_CELLS**2,
         roles=("global",),
     )
+
+
+def with_group_weight(term: Term, weight: float | None) -> Term:
+    """Return a term of SlotCon with another weight of its group loss; any other, or with None, as it is."""
+    if weight is None or not isinstance(term.objective, SlotSpec):
+        return term
+    if weight > 1:
+        raise DovetailError(f"decoder_group_weight is {weight:g}; it is a share of the loss, from 0 to 1.")
+    return replace(term, objective=replace(term.objective, group_weight=weight))
 
 
 def with_cell_negatives(term: Term, distance: float) -> Term:

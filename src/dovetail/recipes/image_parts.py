@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from dovetail.errors import DovetailError
 from dovetail.networks.network import deepest_encoder_tap
@@ -26,9 +27,15 @@ def image_tap(taps: Mapping[str, Tap]) -> str:
     return vectors[0] if vectors else deepest_encoder_tap(taps)
 
 
-def byol_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
+def byol_views(
+    image_size: int,
+    min_scale: float,
+    blur_px: float = 2.0,
+    *,
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+) -> ViewPlan:
     """Return BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times."""
-    view = ViewSpec(image_size, (min_scale, 1.0))
+    view = ViewSpec(image_size, (min_scale, 1.0), interpolation=interpolation)
     first = blurred(Photometric(blur_p=1.0), blur_px)
     second = blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px)
     return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)))

@@ -69,7 +69,13 @@ def multi_crop(
 
 
 def adamw(
-    base_lr: float, weight_decay: tuple[float, float], warmup_epochs: float, *, clip_norm: float, frozen_epochs: float
+    base_lr: float,
+    weight_decay: tuple[float, float],
+    warmup_epochs: float,
+    *,
+    final_lr: float,
+    clip_norm: float,
+    frozen_epochs: float,
 ) -> OptimiserSpec:
     """Return DINO's optimiser: AdamW, rising weight decay, clipping tensor by tensor, prototypes frozen at first."""
     return OptimiserSpec(
@@ -77,7 +83,7 @@ def adamw(
         base_lr=base_lr,
         weight_decay=Cosine(*weight_decay),
         warmup_epochs=warmup_epochs,
-        final_lr=1e-6,
+        final_lr=final_lr,
         peak_twice=True,
         decay_one_dimensional=False,
         clip_norm=clip_norm,
@@ -95,6 +101,7 @@ def self_distilled(
     *,
     momentum: float = 0.996,
     base_lr: float = 5e-4,
+    final_lr: float = 1e-6,
     weight_decay: float = 0.04,
     final_weight_decay: float = 0.4,
     warmup_epochs: float = 10.0,
@@ -117,6 +124,7 @@ def self_distilled(
         masks: Of the global views.
         momentum: The teacher's at the start; a cosine takes it to 1.
         base_lr: Learning rate at a batch of 256 (AdamW).
+        final_lr: Learning rate at the end of its cosine, whatever the batch.
         weight_decay: At the start, of tensors with more than one dimension.
         final_weight_decay: At the end of its cosine.
         warmup_epochs: Linear warm-up from 0.
@@ -137,7 +145,9 @@ def self_distilled(
         name=name,
         terms=terms,
         views=views,
-        optimiser=adamw(base_lr, decay, warmup_epochs, clip_norm=clip_norm, frozen_epochs=frozen_epochs),
+        optimiser=adamw(
+            base_lr, decay, warmup_epochs, final_lr=final_lr, clip_norm=clip_norm, frozen_epochs=frozen_epochs
+        ),
         teacher_momentum=Cosine(momentum, 1.0),
         forward_views="per_size",
         epochs=epochs,

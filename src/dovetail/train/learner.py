@@ -112,6 +112,8 @@ class Learner(nn.Module):
         self.teacher: Branch | None = None
         if recipe.teacher_momentum is not None:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+            if not recipe.teacher_lateral_dropout:
+                self.teacher.network.lateral_dropout = None
             for module in self.teacher.modules():
                 if isinstance(module, TeacherAware):
                     module.become_teacher()

@@ -1,0 +1,391 @@
+"""What the sources say about each file of `recipes/paper`, written down apart from the files.
+
+A row has the source, and every setting of the run: the recipe's options as the file names them, `epochs`, the global
+`batch`, `drop_path`, the epochs of a frozen encoder (`freeze`), the `optimiser` and the views' `resampling`. What no
+source says is named in `chosen`, so that a chosen value is not taken for a published one.
+
+Sources are official code, by repository and path. DINO's and iBOT's arguments of single runs are the `args.txt` beside
+their weights, which other codes repeat (DyT's guide to DINO, SERE, MaSSL).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Published:
+    """One run.
+
+    Attributes:
+        source: Where the values are from.
+        values: All settings.
+        chosen: Names of those that no source says.
+    """
+
+    source: str
+    values: dict[str, Any]
+    chosen: frozenset[str] = frozenset()
+
+
+def row(source: str, *parts: dict[str, Any], chosen: str = "", **own: Any) -> Published:
+    """Return a row whose later parts override earlier ones."""
+    values: dict[str, Any] = {"drop_path": 0.0, "freeze": 0}
+    for part in (*parts, own):
+        values |= part
+    return Published(source, values, frozenset(chosen.split()))
+
+
+LARS = {"optimiser": "lars", "resampling": "bicubic"}
+SGD = {"optimiser": "sgd", "resampling": "bilinear"}
+SLOTCON = LARS | {
+    "hidden": 4096,
+    "dim": 256,
+    "prototypes": 256,
+    "group_weight": 0.5,
+    "student_temperature": 0.1,
+    "teacher_temperature": 0.07,
+    "contrast_temperature": 0.2,
+    "momentum": 0.99,
+    "base_lr": 1.0,
+    "weight_decay": 1e-5,
+    "warmup_epochs": 5,
+    "min_scale": 0.08,
+    "batch": 512,
+}
+DENSECL = SGD | {
+    "hidden": 2048,
+    "dim": 128,
+    "temperature": 0.2,
+    "queue": 65536,
+    "dense_weight": 0.5,
+    "momentum": 0.999,
+    "weight_decay": 1e-4,
+    "min_scale": 0.2,
+    "batch": 256,
+}
+PIXPRO = LARS | {
+    "hidden": 4096,
+    "dim": 256,
+    "distance": 0.7,
+    "gamma": 2,
+    "transform_layers": 1,
+    "instance_weight": 0,
+    "momentum": 0.99,
+    "base_lr": 1.0,
+    "weight_decay": 1e-5,
+    "warmup_epochs": 5,
+    "min_scale": 0.08,
+    "batch": 1024,
+    "resampling": "bilinear",
+}
+MOCO = SGD | {
+    "hidden": 2048,
+    "dim": 128,
+    "temperature": 0.2,
+    "queue": 65536,
+    "symmetric": False,
+    "momentum": 0.999,
+    "weight_decay": 1e-4,
+    "min_scale": 0.2,
+    "batch": 256,
+}
+MOCO_V3 = {"hidden": 4096, "dim": 256, "momentum": 0.99, "batch": 4096, "epochs": 300, "resampling": "bilinear"}
+MOCO_V3_VIT = MOCO_V3 | {
+    "optimiser": "adamw",
+    "temperature": 0.2,
+    "base_lr": 1.5e-4,
+    "weight_decay": 0.1,
+    "warmup_epochs": 40,
+    "frozen_patches": True,
+    "min_scale": 0.08,
+}
+WIDE = LARS | {"hidden": 8192, "dim": 8192, "warmup_epochs": 10, "min_scale": 0.08}
+BYOL = LARS | {"hidden": 4096, "dim": 256, "warmup_epochs": 10, "min_scale": 0.08, "batch": 4096}
+
+# facebookresearch/dino main_dino.py; its README for what a run changes.
+TOKENS = {
+    "optimiser": "adamw",
+    "resampling": "bicubic",
+    "drop_path": 0.1,
+    "hidden": 2048,
+    "bottleneck": 256,
+    "momentum": 0.996,
+    "base_lr": 5e-4,
+    "weight_decay": 0.04,
+    "final_weight_decay": 0.4,
+    "warmup_epochs": 10,
+    "clip_norm": 3.0,
+    "frozen_epochs": 1,
+    "local_size": 96,
+    "batch": 1024,
+}
+WARMED = {"teacher_temperature": 0.07, "warmup_temperature": 0.04, "warmup_temperature_epochs": 30}
+TEN_CROPS = {"global_scale": (0.25, 1.0), "local_scale": (0.05, 0.25), "local_crops": 10}
+EIGHT_CROPS = {"global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4), "local_crops": 8}
+DINO = TOKENS | {"prototypes": 65536, "learned_magnitude": True}
+# The arguments of the official ViT-B runs.
+VIT_B = {
+    "base_lr": 7.5e-4,
+    "final_lr": 2e-6,
+    "frozen_epochs": 3,
+    "clip_norm": 0.3,
+    "warmup_temperature_epochs": 50,
+    "learned_magnitude": False,
+    "epochs": 400,
+}
+DINO_B = DINO | WARMED | TEN_CROPS | VIT_B | {"batch": 512}
+IBOT = (
+    TOKENS
+    | WARMED
+    | TEN_CROPS
+    | {
+        "prototypes": 8192,
+        "shared_head": True,
+        "learned_magnitude": True,
+        "teacher_patch_temperature": 0.07,
+        "mask_share": (0.1, 0.5),
+        "mask_p": 0.5,
+        "mask_shape": "block",
+    }
+)
+IBOT_B = IBOT | VIT_B | {"global_scale": (0.32, 1.0), "local_scale": (0.05, 0.32)}
+SELFPATCH = TOKENS | {
+    "prototypes": 65536,
+    "patch_prototypes": 4096,
+    "neighbours": 4,
+    "aggregation_blocks": 2,
+    "patch_weight": 0.1,
+    "teacher_temperature": 0.04,
+    "global_scale": (0.25, 1.0),
+    "local_scale": (0.05, 0.25),
+    "local_crops": 8,
+}
+ADCLR = {
+    "queries": 10,
+    "query_weight": 1.0,
+    "query_scale": (0.05, 0.25),
+    "query_attention": "unidirectional",
+    "query_pairing": "cross",
+    "query_positions": "none",
+    "query_centre_momentum": 0.9,
+    "independent_queries": False,
+}
+QUERIES = "queries query_weight query_scale query_positions query_centre_momentum independent_queries epochs batch"
+
+SL = {"levels": "finest", "alpha": 0.5}
+ML = {"levels": "all", "alpha": 0.5, "lateral_dropout": 0.5, "lateral_dropout_kind": "channel"}
+ALPHA0 = ML | {"alpha": 0.0}
+COCO = {"epochs": 800}
+DENSECL_COCO = DENSECL | {"base_lr": 0.3}
+PIXPRO_COCO = PIXPRO | {"batch": 512}
+
+FOLLOW_UP = "launch scripts of DeCon's authors' follow-up (continual DeCon pre-training, ICCV workshops 2025)"
+SLOTCON_CODE = "CVMI-Lab/SlotCon scripts/slotcon_{}.sh"
+DENSECL_CODE = "WXinlong/DenseCL configs/selfsup/densecl/densecl_{}.py"
+PIXPRO_CODE = "zdaxie/PixPro tools/pixpro_base_r50_{}.sh"
+MOCO_V3_CODE = "facebookresearch/moco-v3 CONFIG.md, main_moco.py"
+DINO_CODE = "facebookresearch/dino README.md, main_dino.py"
+DINO_ARGS = "dl.fbaipublicfiles.com/dino/dino_{}_pretrain/args.txt"
+IBOT_CODE = "bytedance/ibot README.md, main_ibot.py"
+IBOT_ARGS = "args.txt of bytedance/ibot's ViT-B/16, as SERE's and MaSSL's codes repeat it"
+ADCLR_PAPER = "arXiv 2306.13337 over {}"
+
+PUBLISHED: dict[str, Published] = {
+    "slotcon-r50-coco-800ep": row(SLOTCON_CODE.format("coco_r50_800ep"), SLOTCON, COCO),
+    "slotcon-r50-cocoplus-800ep": row(SLOTCON_CODE.format("cocoplus_r50_800ep"), SLOTCON, COCO),
+    "slotcon-r50-imagenet-100ep": row(SLOTCON_CODE.format("imagenet_r50_100ep"), SLOTCON, epochs=100, prototypes=2048),
+    "slotcon-r50-imagenet-200ep": row(SLOTCON_CODE.format("imagenet_r50_200ep"), SLOTCON, epochs=200, prototypes=2048),
+    "densecl-r50-coco-800ep": row(DENSECL_CODE.format("coco_800ep"), DENSECL_COCO, COCO),
+    "densecl-r50-imagenet-200ep": row(DENSECL_CODE.format("imagenet_200ep"), DENSECL, epochs=200, base_lr=0.03),
+    "pixpro-r50-imagenet-100ep": row(PIXPRO_CODE.format("100ep"), PIXPRO, epochs=100),
+    "pixpro-r50-imagenet-400ep": row(PIXPRO_CODE.format("400ep"), PIXPRO, epochs=400),
+    "pixpro-instance-r50-imagenet-100ep": row(
+        "arXiv 2011.10043, zdaxie/PixPro README.md", PIXPRO, epochs=100, instance_weight=1, chosen="instance_weight"
+    ),
+    "pixpro-instance-r50-imagenet-400ep": row(
+        "arXiv 2011.10043, zdaxie/PixPro README.md", PIXPRO, epochs=400, instance_weight=1, chosen="instance_weight"
+    ),
+    "decon-sl-slotcon-r50-coco-800ep": row(FOLLOW_UP, SLOTCON, COCO, SL, decoder_grid=56),
+    "decon-sl-slotcon-fcn-r50-coco-800ep": row(FOLLOW_UP, SLOTCON, COCO, SL, decoder_grid=56),
+    "decon-sl-slotcon-r50-cocoplus-800ep": row(FOLLOW_UP, SLOTCON, COCO, SL, decoder_grid=56),
+    "decon-sl-slotcon-r50-imagenet-100ep": row(FOLLOW_UP, SLOTCON, SL, epochs=100, prototypes=2048, decoder_grid=56),
+    "decon-ml-slotcon-r50-coco-800ep": row(FOLLOW_UP, SLOTCON, COCO, ML, decoder_grid=56, chosen="alpha"),
+    "decon-ml-slotcon-alpha0-r50-coco-800ep": row(FOLLOW_UP, SLOTCON, COCO, ALPHA0, decoder_grid=56),
+    "decon-ml-slotcon-r50-cocoplus-800ep": row(FOLLOW_UP, SLOTCON, COCO, ML, decoder_grid=56, chosen="alpha"),
+    "decon-ml-slotcon-r50-imagenet-100ep": row(
+        FOLLOW_UP, SLOTCON, ML, epochs=100, prototypes=2048, decoder_grid=56, chosen="alpha"
+    ),
+    "decon-ml-slotcon-convnextl-wheat-300ep": row(
+        FOLLOW_UP,
+        SLOTCON,
+        ALPHA0,
+        epochs=300,
+        batch=224,
+        freeze=50,
+        optimiser="adamw",
+        base_lr=2e-4,
+        weight_decay=0.05,
+        decoder_grid=56,
+        chosen="prototypes",
+    ),
+    "decon-sl-densecl-r50-coco-800ep": row(
+        "DenseCL's for COCO; DeCon's levels", DENSECL_COCO, COCO, SL, decoder_grid=14, chosen="alpha decoder_grid"
+    ),
+    "decon-sl-densecl-28x28-r50-coco-800ep": row(
+        "DenseCL's for COCO; DeCon's levels", DENSECL_COCO, COCO, SL, decoder_grid=28, chosen="alpha decoder_grid"
+    ),
+    "decon-ml-densecl-r50-coco-800ep": row(
+        "DenseCL's for COCO; DeCon's levels", DENSECL_COCO, COCO, ML, decoder_grid=14, chosen="alpha decoder_grid"
+    ),
+    "decon-ml-densecl-28x28-r50-coco-800ep": row(
+        "DenseCL's for COCO; DeCon's levels", DENSECL_COCO, COCO, ML, decoder_grid=28, chosen="alpha decoder_grid"
+    ),
+    "decon-ml-densecl-alpha0-r50-coco-800ep": row(
+        "DenseCL's for COCO; DeCon's levels", DENSECL_COCO, COCO, ALPHA0, decoder_grid=14, chosen="decoder_grid"
+    ),
+    "decon-sl-pixpro-r50-coco-800ep": row(
+        "PixPro's for ImageNet; DeCon's levels",
+        PIXPRO_COCO,
+        COCO,
+        SL,
+        decoder_grid=14,
+        chosen="alpha decoder_grid batch",
+    ),
+    "decon-sl-pixpro-28x28-r50-coco-800ep": row(
+        "PixPro's for ImageNet; DeCon's levels",
+        PIXPRO_COCO,
+        COCO,
+        SL,
+        decoder_grid=28,
+        chosen="alpha decoder_grid batch",
+    ),
+    "decon-ml-pixpro-r50-coco-800ep": row(
+        "PixPro's for ImageNet; DeCon's levels",
+        PIXPRO_COCO,
+        COCO,
+        ML,
+        decoder_grid=14,
+        chosen="alpha decoder_grid batch",
+    ),
+    "decon-ml-pixpro-28x28-r50-coco-800ep": row(
+        "PixPro's for ImageNet; DeCon's levels",
+        PIXPRO_COCO,
+        COCO,
+        ML,
+        decoder_grid=28,
+        chosen="alpha decoder_grid batch",
+    ),
+    "decon-ml-pixpro-alpha0-r50-coco-800ep": row(
+        "PixPro's for ImageNet; DeCon's levels", PIXPRO_COCO, COCO, ALPHA0, decoder_grid=14, chosen="decoder_grid batch"
+    ),
+    "simclr-r50-imagenet-1000ep": row(
+        "arXiv 2002.05709, google-research/simclr",
+        LARS,
+        hidden=2048,
+        dim=128,
+        temperature=0.1,
+        base_lr=0.3,
+        weight_decay=1e-6,
+        warmup_epochs=10,
+        jitter=1.0,
+        min_scale=0.08,
+        epochs=1000,
+        batch=4096,
+    ),
+    "moco-v2-r50-imagenet-200ep": row("arXiv 2003.04297", MOCO, epochs=200, base_lr=0.03),
+    "moco-v2-r50-imagenet-800ep": row("arXiv 2003.04297", MOCO, epochs=800, base_lr=0.03),
+    "moco-v2-r50-coco-800ep": row("the baseline of DenseCL's README", MOCO, epochs=800, base_lr=0.3),
+    "moco-v3-r50-imagenet-300ep": row(
+        MOCO_V3_CODE,
+        MOCO_V3,
+        optimiser="lars",
+        temperature=1.0,
+        base_lr=0.3,
+        weight_decay=1e-6,
+        warmup_epochs=10,
+        min_scale=0.2,
+    ),
+    "moco-v3-vits16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
+    "moco-v3-vitb16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
+    "byol-r50-imagenet-1000ep": row(
+        "arXiv 2006.07733", BYOL, epochs=1000, momentum=0.996, base_lr=0.2, weight_decay=1.5e-6
+    ),
+    "byol-r50-imagenet-100ep": row(
+        "arXiv 2006.07733", BYOL, epochs=100, momentum=0.99, base_lr=0.45, weight_decay=1e-6, chosen="momentum"
+    ),
+    "simsiam-r50-imagenet-100ep": row(
+        "arXiv 2011.10566, facebookresearch/simsiam",
+        SGD,
+        hidden=2048,
+        dim=2048,
+        predictor_hidden=512,
+        base_lr=0.05,
+        weight_decay=1e-4,
+        min_scale=0.2,
+        epochs=100,
+        batch=512,
+    ),
+    "barlow-r50-imagenet-1000ep": row(
+        "arXiv 2103.03230, facebookresearch/barlowtwins",
+        WIDE,
+        off_diagonal_weight=0.0051,
+        base_lr=0.2,
+        bias_lr=0.0048,
+        weight_decay=1.5e-6,
+        epochs=1000,
+        batch=2048,
+    ),
+    "zerocl-r50-imagenet-400ep": row(
+        "ICLR 2022, Sherrylone/Zero-CL",
+        WIDE,
+        mode="both",
+        base_lr=0.3,
+        bias_lr=0.0048,
+        weight_decay=1e-6,
+        epochs=400,
+        batch=256,
+    ),
+    "vicreg-r50-imagenet-1000ep": row(
+        "arXiv 2105.04906, facebookresearch/vicreg",
+        WIDE,
+        invariance_weight=25,
+        variance_weight=25,
+        covariance_weight=1,
+        variance_scale=1,
+        base_lr=0.2,
+        weight_decay=1e-6,
+        epochs=1000,
+        batch=2048,
+    ),
+    "dino-vits16-imagenet-100ep": row(
+        DINO_CODE, DINO, EIGHT_CROPS, epochs=100, learned_magnitude=False, teacher_temperature=0.04
+    ),
+    "dino-vits16-imagenet-300ep": row(DINO_CODE, DINO, WARMED, EIGHT_CROPS, epochs=300),
+    "dino-vits16-imagenet-800ep": row(DINO_ARGS.format("deitsmall16"), DINO, WARMED, TEN_CROPS, epochs=800),
+    "dino-vitb16-imagenet-400ep": row(DINO_ARGS.format("vitbase16"), DINO_B),
+    "ibot-vits16-imagenet-100ep": row(IBOT_CODE, IBOT, epochs=100),
+    "ibot-vits16-imagenet-300ep": row(IBOT_CODE, IBOT, epochs=300),
+    "ibot-vits16-imagenet-800ep": row(IBOT_CODE, IBOT, epochs=800),
+    "ibot-vitb16-imagenet-400ep": row(IBOT_ARGS, IBOT_B, chosen="batch"),
+    "selfpatch-vits16-imagenet-200ep": row("alinlab/SelfPatch README.md, main_selfpatch.py", SELFPATCH, epochs=200),
+    "selfpatch-vits16-imagenet-300ep": row("alinlab/SelfPatch main_selfpatch.py", SELFPATCH, epochs=300),
+    "selfpatch-vitb16-imagenet-300ep": row(
+        "alinlab/SelfPatch main_selfpatch.py, for ViT-S", SELFPATCH, epochs=300, chosen="epochs batch"
+    ),
+    **{
+        f"adclr-dino-vits16-imagenet-{epochs}ep": row(
+            ADCLR_PAPER.format("DINO"), DINO, WARMED, TEN_CROPS, ADCLR, epochs=epochs, chosen=QUERIES
+        )
+        for epochs in (100, 300, 800)
+    },
+    **{
+        f"adclr-ibot-vits16-imagenet-{epochs}ep": row(
+            ADCLR_PAPER.format("iBOT"), IBOT, ADCLR, epochs=epochs, chosen=QUERIES
+        )
+        for epochs in (100, 300, 800)
+    },
+    "adclr-dino-vitb16-imagenet-400ep": row(ADCLR_PAPER.format("DINO"), DINO_B, ADCLR, chosen=QUERIES),
+    "adclr-ibot-vitb16-imagenet-400ep": row(ADCLR_PAPER.format("iBOT"), IBOT_B, ADCLR, chosen=QUERIES),
+}
