@@ -145,6 +145,14 @@ def test_list_that_is_none(tmp_path: Path, content: bytes, message: str) -> None
         open_source(tmp_path / "list")
 
 
+def test_list_of_windows(tmp_path: Path) -> None:
+    folder_of(tmp_path / "a", 2)
+    (tmp_path / "a" / "000.jpg").rename(tmp_path / "odd\\name.jpg")
+    (tmp_path / "list.txt").write_bytes(b"a\\001.jpg\r\nodd\\name.jpg\r\n")
+    source = open_source(tmp_path / "list.txt")
+    assert [source.open(index, 3).width_px for index in range(2)] == [60, 60]
+
+
 def test_sequence_of_paths(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 2)
     assert names(open_source([folder / "001.jpg", str(folder / "000.jpg")])) == ["001.jpg", "000.jpg"]

@@ -153,6 +153,42 @@ def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
         assert sum(part in fault for fault in faults) == 1
 
 
+def test_whole_numbers_may_be_floats(file: Path) -> None:
+    before = CocoSet.open(file)
+
+    def change(content: dict[str, Any]) -> None:
+        for key, fields in (
+            ("images", ("id", "width", "height")),
+            ("categories", ("id",)),
+            ("annotations", ("id", "image_id", "category_id", "iscrowd")),
+        ):
+            for one in content[key]:
+                one.update({field: float(one[field]) for field in fields})
+
+    assert CocoSet.open(changed(file, change)) == before
+
+
+def test_an_image_with_a_wrong_id_is_one_fault(file: Path) -> None:
+    faults = faults_of(changed(file, lambda content: content["images"][0].update(id=1.5)))
+    assert len([fault for fault in faults if "images has id 1.5" in fault]) == 1
+    change = lambda content: [one.update(image_id=1.5) for one in content["annotations"][:4]]  # noqa: E731
+    assert faults_of(changed(file, change)) == [fault for fault in faults if "images has id 1.5" in fault]
+
+
+def test_names_of_windows_are_found(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "train2017").rename(tmp_path / "moved")
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "train2017" / "deep")
+
+    def change(content: dict[str, Any]) -> None:
+        for one in content["images"]:
+            one["file_name"] = f"deep\\{one['file_name']}"
+
+    found = CocoSet.open(changed(file, change))
+    check_files(found)
+    assert found.images[0].pixels().shape == (3, SIDE, SIDE)
+
+
 def test_a_byte_order_mark_is_no_fault(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(CocoSet.open(file)) == 3

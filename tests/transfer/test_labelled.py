@@ -196,3 +196,23 @@ def test_masks_of_several_pages_or_bands_are_refused(tmp_path: Path) -> None:
     for name in ("pages", "bands"):
         with pytest.raises(DovetailError, match="has 2 bands or pages; a mask holds one label for each pixel"):
             read_mask(tmp_path / f"{name}.tif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_images_that_exif_turns_fit_masks_of_either_orientation(
+    stored: bool, suffix: str, folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    images, masks = folders
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    pixels = np.zeros((16, 24, 3), np.uint8)  # as it is stored: 24 wide, bright at the left
+    pixels[:, :8] = 250
+    Image.fromarray(pixels).save(images / f"a.{suffix}", exif=tags)
+    labels = np.zeros((16, 24), np.uint8)
+    labels[:, :8] = 1
+    save_mask(masks / "a.png", labels if stored else np.rot90(labels, -1).copy())
+    image, mask = MaskFolder.open(images, masks, classes=2)[0]
+    assert image.shape[1:] == mask.shape == ((16, 24) if stored else (24, 16))
+    assert ((image[0] > 125) == (mask == 1)).float().mean() > 0.97
+    assert ("read as stored, not as EXIF turns them" in caplog.text) == stored

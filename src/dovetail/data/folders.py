@@ -111,3 +111,8 @@ def inventory(files: Counter[str], num_folders: int) -> str:
     if num_folders:
         parts.append(f"{num_folders} folder{'s' if num_folders > 1 else ''}")
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else "nothing"
+
+
+def with_slashes(name: str) -> str:
+    """Return a path that was written on Windows as one of this system; others as they are."""
+    return name.replace("\\", "/")

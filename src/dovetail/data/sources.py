@@ -29,7 +29,7 @@ from dovetail.data.decode import (
     open_file,
     read_file,
 )
-from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image
+from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image, with_slashes
 from dovetail.data.order import Order, epoch_order
 from dovetail.data.shard_names import names_shards
 from dovetail.errors import DovetailError
@@ -255,10 +255,18 @@ def read_list(path: Path) -> list[str]:
             f"{str(path)!r} is no text; give a folder, an archive, or a text file with one path on each line."
         )
     lines = os.fsdecode(content).split("\n")
-    paths = [os.path.join(path.parent, line.strip()) for line in lines if line.strip()]  # noqa: PTH118 (keeps odd bytes)
+    paths = [_listed(path.parent, line.strip()) for line in lines if line.strip()]
     if not paths:
         raise DovetailError(f"The list {str(path)!r} names no image; write one path on each line.")
     return paths
+
+
+def _listed(folder: Path, name: str) -> str:
+    """Return the path that a line of a list names; backslashes of Windows separate folders where that is a file."""
+    found = os.path.join(folder, name)  # noqa: PTH118 (keeps odd bytes)
+    if "\\" in name and not os.path.exists(found):  # noqa: PTH110 (as above)
+        return os.path.join(folder, with_slashes(name))  # noqa: PTH118
+    return found
 
 
 def find_images(folder: Path) -> Listing:

@@ -21,7 +21,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet, check_several
 from dovetail.transfer.label_counts import MOST_LISTED
 from dovetail.transfer.label_maps import LabelMap
-from dovetail.transfer.labelled import Labelled, check_labels, check_sizes, read_image, read_mask
+from dovetail.transfer.labelled import Labelled, check_labels, check_sizes, read_image_of_size, read_mask
 from dovetail.transfer.mask_sets import classes_of, faults_of_items
 from dovetail.transfer.metrics import IGNORE_INDEX
 from dovetail.transfer.subsets import held_out, split_note
@@ -160,8 +160,8 @@ class SavedMasks:
         return len(self.split)
 
     def __getitem__(self, index: int) -> Labelled:
-        image = read_image(self.split.called(index), self.split.content(index, self.image))
         mask = self.raw_labels(index)
+        image = read_image_of_size(self.split.called(index), mask.shape, self.split.content(index, self.image))
         check_sizes(image, mask, f"The mask of {self.split.called(index)}", "of the same row")
         check_labels(mask, self.classes, self.ignore_index, self.split.called(index))
         return Labelled(image, mask)

@@ -20,10 +20,11 @@ import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 from torch import Tensor
 
+from dovetail.data.folders import with_slashes
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.coco_boxes import faults_of_objects_in
-from dovetail.transfer.coco_faults import faults_of_lists
-from dovetail.transfer.labelled import MissingFilesError, read_image
+from dovetail.transfer.coco_faults import faults_of_lists, make_whole
+from dovetail.transfer.labelled import MissingFilesError, read_image_of_size
 from dovetail.transfer.progress import progress
 
 LOOKED_FOR = 1000  # images, of which one tells where they are
@@ -98,9 +99,7 @@ class CocoImage:
         Raises:
             DovetailError: Where the file cannot be read or has another size.
         """
-        found = read_image(self.path)
-        if tuple(found.shape[1:]) != (self.height, self.width) == (found.shape[2], found.shape[1]):
-            found = read_image(self.path, upright=False)
+        found = read_image_of_size(self.path, (self.height, self.width))
         if tuple(found.shape[1:]) != (self.height, self.width):
             raise DovetailError(
                 f"{self.path} is {found.shape[2]}x{found.shape[1]} pixels, but its annotations say "
@@ -187,6 +186,7 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
         return content, [
             f"{path} has no list of {missing[0]}; COCO's instance files hold images, annotations, categories."
         ]
+    make_whole(content)
     return content, [*faults_of_lists(path, content)]
 
 
@@ -199,19 +199,20 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
     for one in content["annotations"]:
         found = object_of(one, labels[one["category_id"]], sizes[one["image_id"]])
         objects.setdefault(one["image_id"], []).append(found)
-    where = folder if folder is not None else images_folder(path, [one["file_name"] for one in content["images"]])
+    names = [with_slashes(one["file_name"]) for one in content["images"]]
+    where = folder if folder is not None else images_folder(path, names)
     images = tuple(
         CocoImage(
             one["id"],
-            where / one["file_name"],
+            where / name,
             int(one["width"]),
             int(one["height"]),
             tuple(objects.get(one["id"], ())),
         )
-        for one in content["images"]
+        for one, name in zip(content["images"], names, strict=True)
     )
-    names, ids = tuple(str(one["name"]) for one in categories), tuple(labels)
-    return CocoSet(path, images, names, ids)
+    labelled, ids = tuple(str(one["name"]) for one in categories), tuple(labels)
+    return CocoSet(path, images, labelled, ids)
 
 
 def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> CocoObject:

@@ -20,6 +20,8 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     for key, what in (("categories", "category"), ("images", "image")):
         if not content[key]:
             yield f"{path} names no {what}; add the list of {key}."
+    named = [one for key in ("images", "categories") for one in content[key] if isinstance(one, dict)]
+    wrong = {repr(one.get("id")) for one in named if not is_whole(one.get("id"))}  # told once, not for each annotation
     images = [one for one in content["images"] if isinstance(one, dict) and is_whole(one.get("id"))]
     sizes = {one["id"]: (one.get("height"), one.get("width")) for one in images}
     if len(sizes) < len(images):
@@ -33,12 +35,31 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}: an annotation has no id that is a whole number ({str(one)[:80]})."
             continue
         category, image = one.get("category_id"), one.get("image_id")
-        if not is_whole(category) or category not in categories:
+        if not (is_whole(category) and category in categories) and repr(category) not in wrong:
             yield f"{path}: annotation {one['id']} has category {category}, which is not in the list."
         if not is_whole(image) or image not in sizes:
-            yield f"{path}: annotation {one['id']} belongs to image {image}, which is not in the list."
+            if repr(image) not in wrong:
+                yield f"{path}: annotation {one['id']} belongs to image {image}, which is not in the list."
             continue
         yield from faults_of_shape(path, one, sizes[image])
+
+
+WHOLE = {
+    "images": ("id", "width", "height"),
+    "categories": ("id",),
+    "annotations": ("id", "image_id", "category_id", "iscrowd"),
+}
+
+
+def make_whole(content: Mapping[str, Any]) -> None:
+    """Turn numbers such as 3.0, which tables write for whole ones, into whole numbers in place."""
+    for key, fields in WHOLE.items():
+        for one in content[key]:
+            if isinstance(one, dict):
+                for field in fields:
+                    value = one.get(field)
+                    if isinstance(value, float) and value.is_integer():
+                        one[field] = int(value)
 
 
 def faults_of_entry(path: Path, key: str, one: Any, needed: tuple[str, ...]) -> Iterator[str]:

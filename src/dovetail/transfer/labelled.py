@@ -8,10 +8,12 @@ Shapes: C channels, H x W pixels.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -27,6 +29,9 @@ from dovetail.transfer.metrics import IGNORE_INDEX
 
 IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
+
+
+log = logging.getLogger(__name__)
 
 
 class MissingFilesError(DovetailError):
@@ -93,7 +98,8 @@ class MaskFolder:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Labelled:
-        image, mask = read_image(self.images[index]), read_mask(self.masks[index])
+        mask = read_mask(self.masks[index])
+        image = read_image_of_size(self.images[index], mask.shape)
         check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
         check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
         return Labelled(image, mask)
@@ -195,6 +201,40 @@ def read_image(path: Path | str, content: bytes | None = None, *, upright: bool 
     with faults_named(path):
         encoded = read_file(path) if content is None else content
         return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
+
+
+def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | None = None) -> Tensor:
+    """Return an image as `read_image` does, but as it is stored where only then it has the size of its labels.
+
+    Programs that draw labels turn images as their EXIF tag says, or do not; which is told by the size.
+
+    Args:
+        path: See `read_image`.
+        size: Height and width that the labels have.
+        content: See `read_image`.
+    """
+    found = read_image(path, content)
+    if tuple(found.shape[1:]) != tuple(size) == (found.shape[2], found.shape[1]):
+        stored = read_image(path, content, upright=False)
+        if tuple(stored.shape[1:]) == tuple(size):
+            tell_stored(Path(path).parent, Path(path).name)
+            return stored
+    return found
+
+
+@cache
+def _told() -> set[Path]:
+    """Return the folders that `tell_stored` has named."""
+    return set()
+
+
+def tell_stored(folder: Path, name: str) -> None:
+    """Say, once for each folder, that images are not turned as their EXIF tag says."""
+    if folder not in _told():
+        _told().add(folder)
+        log.warning(
+            "Images in %s such as %s are read as stored, not as EXIF turns them: so are their labels.", folder, name
+        )
 
 
 def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMap | None = None) -> Tensor:

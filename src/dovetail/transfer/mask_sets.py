@@ -17,7 +17,15 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.label_maps import LabelMap
-from dovetail.transfer.labelled import InMemory, Labelled, LabelledSet, check_labels, check_sizes, read_image, read_mask
+from dovetail.transfer.labelled import (
+    InMemory,
+    Labelled,
+    LabelledSet,
+    check_labels,
+    check_sizes,
+    read_image_of_size,
+    read_mask,
+)
 from dovetail.transfer.metrics import IGNORE_INDEX
 
 
@@ -77,7 +85,8 @@ class MaskFiles:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Labelled:
-        image, mask = read_image(self.images[index]), self.labels(index)
+        mask = self.labels(index)
+        image = read_image_of_size(self.images[index], mask.shape)
         check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
         return Labelled(image, mask)
 

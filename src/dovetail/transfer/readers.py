@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from dovetail.data.folders import left_out
+from dovetail.data.folders import left_out, with_slashes
 from dovetail.data.hugging_face import is_saved
 from dovetail.data.values import told_of_values, value_range
 from dovetail.errors import DovetailError, counted
@@ -146,7 +146,7 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
         lines = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DovetailError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
-    entries = [Path(line.split()[0]) for line in lines if line.strip()]
+    entries = [Path(with_slashes(line.split()[0])) for line in lines if line.strip()]
     stems = [entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES else entry.name for entry in entries]
     images = tuple(root / "JPEGImages" / f"{stem}.jpg" for stem in stems)
     return checked(MaskFiles(images, tuple(masks / f"{stem}.png" for stem in stems), len(VOC_NAMES)), str(names))
