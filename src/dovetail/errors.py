@@ -15,6 +15,10 @@ class DovetailError(ValueError):
         return 2
 
 
+class StoppedWaiting(Exception):
+    """A batch was still being waited for when the run was asked to stop."""
+
+
 def counted(number: int, word: str) -> str:
     """Return a number of things: "1 file", "3 files"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, unknown_name
+from dovetail.finite import check_finite
 from dovetail.networks.construct import construct
 from dovetail.networks.names import detectron2_decoder, detectron2_encoder, is_resnet, mm_decoder
 from dovetail.networks.network import Network
@@ -175,6 +176,7 @@ def read_exported(source: str | Path) -> Exported:
         weights = load_file(path)
     except SafetensorError as error:
         raise DovetailError(f"{path} is not a .safetensors file ({error}); export the weights again.") from error
+    check_finite(weights, str(path), "export the weights of another run")
     info = read_sidecar(path.parent / SIDECAR)
     if info and path.name in ("encoder.safetensors", "decoder.safetensors"):
         info = _info_of_part(info, path.stem)

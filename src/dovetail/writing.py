@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.finite import check_finite
 from dovetail.tensor_files import write_tensors
 
 
@@ -40,4 +41,5 @@ def write_weights(weights: dict[str, Tensor], path: Path, *, below: str | None =
     if path.suffix == ".safetensors":
         write_tensors(weights, path)
     else:
+        check_finite(weights, f"What was to be written to {path}", "train again with a lower learning rate")
         torch.save(weights if below is None else {below: weights}, path)

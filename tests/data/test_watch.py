@@ -27,7 +27,7 @@ from dovetail.data.order import StepSampler
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
 from dovetail.data.watch import next_of
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, StoppedWaiting
 from dovetail.train.interrupts import StopRequests
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.fuzz import encoded, smooth
@@ -115,7 +115,8 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"), [(Stuck(), "No images came from"), (Dying(), "A loading process ended")]
+    ("source", "sentence"),
+    [(Stuck(), "No images came from"), (Dying(), "8 of 8 images tried cannot be read.*two processes were killed")],
 )
 def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, sentence: str) -> None:
     sampler = StepSampler(8, 4, seed=0, total_steps=2, start_step=0, rank=0, world_size=1, micro_batches=1)
@@ -129,6 +130,56 @@ def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, sentenc
     with pytest.raises(DovetailError, match=sentence) as raised:
         next(iter(loader))
     assert "\n" not in str(raised.value)
+
+
+class Killed(Hopeless):
+    """Twelve images; the process that reads number 3 is killed, the first times or always, as one short of memory."""
+
+    def __init__(self, folder: Path, *, times: int) -> None:
+        super().__init__(hang=-1, crash=-1)
+        self.folder, self.times = folder, times
+
+    def open(self, index: int, channels: int) -> Photograph:
+        if index == 3 and len(list(self.folder.iterdir())) < self.times:
+            (self.folder / str(time.monotonic_ns())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().open(index, channels)
+
+
+@pytest.mark.parametrize(("workers", "times"), [(0, 1), (2, 1), (0, 100), (2, 100)])
+def test_a_killed_process_costs_an_image_at_the_second_time_alone(tmp_path: Path, workers: int, times: int) -> None:
+    (tmp_path / "kills").mkdir()
+    source, log = Killed(tmp_path / "kills", times=times), tmp_path / "skipped.jsonl"
+    loader = ViewLoader(
+        *(ViewDataset(source, PLAN, seed=0), StepSampler(12, 4, seed=1, total_steps=6)),
+        plan=PLAN,
+        num_workers=workers,
+        skipped=SkippedLog(log, 12),
+    )
+    batches = list(loader)
+    assert len(batches) == 6
+    given_up = times > 1
+    for batch in batches:
+        assert (batch.used != batch.index).equal((batch.index == 3) & given_up)
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    assert [line["path"] for line in lines] == (["3.jpg"] if given_up else [])
+    assert all("killed while they read it (SIGKILL), as for want of memory" in line["reason"] for line in lines)
+
+
+def test_a_loader_that_is_asked_to_stop_does_not_wait_on() -> None:
+    loader = ViewLoader(
+        *(ViewDataset(Stuck(), PLAN, seed=0), StepSampler(8, 4, seed=0, total_steps=2)),
+        plan=PLAN,
+        num_workers=2,
+        skipped=SkippedLog(None, 8),
+        batch_seconds=600.0,
+    )
+    asked = iter([False, True])
+    loader.stop_when(lambda: next(asked))
+    with pytest.raises(StoppedWaiting):
+        next(iter(loader))
+    assert next(asked, None) is None  # after two polls, and not after all that a batch may take
+    assert not multiprocessing.active_children()
 
 
 class Asked(Hopeless):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dovetail.errors import DovetailError
+from dovetail.train.interrupts import Interrupted
 from dovetail.transfer.finished import TASK, WEIGHTS
 from dovetail.transfer.ledger import KEPT, TRIALS, Fitted, mark_of
 from dovetail.transfer.results import Row, one_value
@@ -64,6 +66,25 @@ def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(
     third = Fitter(tmp_path)
     assert table(third) == expected
     assert third.done == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_keeps_the_finished_trials_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
+    class Signalled(Fitter):
+        def __call__(self, trial: Trial) -> Fitted:
+            if len(self.done) == 3:
+                signal.raise_signal(number)
+                raise AssertionError("training went on")
+            return super().__call__(trial)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"Stopped by {number.name} with 3 finished trials in .*{TRIALS}") as caught:
+        table(Signalled(tmp_path))
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    second = Fitter(tmp_path)
+    table(second)
+    assert len(second.done) == 5
 
 
 def test_other_options_or_data_reuse_nothing_and_lose_nothing(tmp_path: Path) -> None:

@@ -160,6 +160,8 @@ def open_archive(path: Path) -> Archive | None:
         DovetailError: It cannot be opened, or is a tar that is compressed as a whole.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for somebody who writes
+            raise DovetailError(f"{str(path)!r} is no regular file; choose another file.")
         with path.open("rb") as file:
             head = file.read(tarfile.BLOCKSIZE)
     except OSError as error:

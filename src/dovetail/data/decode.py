@@ -25,6 +25,7 @@ import io
 import math
 import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,6 +43,9 @@ from dovetail.data import tiff
 from dovetail.data.values import is_deep_png, scaled, value_range
 
 MAX_PIXELS = 300_000_000
+MAX_FILE_BYTES = 1 << 30
+MAX_GROWTH = 200  # from the file to the pixels in memory; JPEGs and PNGs of photographs grow less than 50 times
+SMALL_BYTES = 128 << 20  # pixels that take no more than this may grow by any factor
 # Formats that every Pillow reads, and those that only some builds of it do; no others, as some of them run programs.
 _SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -110,11 +114,23 @@ def open_file(path: str | Path, channels: int) -> Photograph:
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return the bytes of a file; raise `UnreadableError` if it cannot be read."""
+    """Return the bytes of a regular file of limited size; raise `UnreadableError` if it cannot be read.
+
+    Neither a device nor a pipe is waited for, and no more memory is taken than the file's size.
+    """
     try:
-        return Path(path).read_bytes()
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:  # noqa: PTH123 (a handle that was opened without waiting)
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableError("it is no regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise UnreadableError(f"its {status.st_size:,} bytes are more than the limit of {MAX_FILE_BYTES:,}")
+            return file.read(status.st_size)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
+    except MemoryError as error:
+        raise UnreadableError("there is not enough memory for it") from error
 
 
 def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photograph:
@@ -159,6 +175,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     with _reasons(), _quiet():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_size(*image.size)
+        _check_growth(image, len(content))
         yield image
 
 
@@ -298,6 +315,14 @@ def _check_size(width: int, height: int) -> None:
         raise UnreadableError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
     if width * height == 0:
         raise UnreadableError("it has no pixels")
+
+
+def _check_growth(image: Image.Image, num_bytes: int) -> None:
+    """Raise `UnreadableError` for an image whose pixels take far more memory than any photograph's of its file size."""
+    width, height = image.size
+    decoded = width * height * (1 if image.mode in ("1", "L") else 4)  # as Pillow keeps them
+    if decoded > max(SMALL_BYTES, MAX_GROWTH * num_bytes):
+        raise UnreadableError(f"it would grow from {num_bytes:,} to {decoded:,} bytes, more than {MAX_GROWTH} times")
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -22,7 +23,7 @@ from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
 from dovetail.data.values import use_values, value_range
 from dovetail.data.watch import ReadingWatch, asked_to_stop, can_fork, end_with_parent, leave_deaths_to_us, next_of
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, StoppedWaiting
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
 from dovetail.views.random import Purpose, stream
@@ -30,7 +31,7 @@ from dovetail.views.sampling import draw_views, needed_shrink
 
 IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
-POLL_SECONDS = 5.0
+POLL_SECONDS = 1.0
 AHEAD_BATCHES = 4  # that each process loads before they are wanted
 MOST_REQUESTS = 3  # to end, without a batch in between: more come from somebody who wants the processes gone
 _REPLACEMENT_TRIES = 64
@@ -88,8 +89,8 @@ class ViewDataset(Dataset[Sample]):
         for candidate in self._candidates(epoch, index):
             try:
                 sample = self._read(epoch, index, candidate)
-            except UnreadableError as error:
-                self.give_up(candidate, str(error))
+            except (UnreadableError, MemoryError) as error:
+                self.give_up(candidate, str(error) or "there is not enough memory for it")
                 skipped.append(self._unreadable[candidate])
             else:
                 return replace(sample, skipped=tuple(skipped))
@@ -145,6 +146,8 @@ class ViewLoader:
     ) -> None:
         """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends."""
         self._batch_seconds = batch_seconds
+        self._stop_asked: Callable[[], bool] = lambda: False
+        self._killed: Counter[int] = Counter()  # processes, by the image that they read
         self._requests = 0  # to end that came to loading processes since the last batch
         self._poll_seconds = min(POLL_SECONDS, dataset.image_seconds, batch_seconds)
         self._dataset = dataset
@@ -160,6 +163,10 @@ class ViewLoader:
 
     def __len__(self) -> int:
         return len(self._sampler)
+
+    def stop_when(self, asked: Callable[[], bool]) -> None:
+        """Ask this about every second while a batch is waited for, and raise `StoppedWaiting` when it says so."""
+        self._stop_asked = asked
 
     def __iter__(self) -> Iterator[ViewBatch]:
         """Yield batches, and start again after the last one where a process ended with its photograph, or was asked to.
@@ -200,19 +207,31 @@ class ViewLoader:
                 return next_of(batches, workers)
             except RuntimeError as error:
                 waited += self._poll_seconds
+                if self._stop_asked():
+                    for worker in workers:  # what hangs would hold up the end of this process, too
+                        worker.kill()
+                    raise StoppedWaiting from error
                 if "timed out" not in str(error) or waited >= self._batch_seconds:
                     raise
 
     def _must_start_again(self, workers: list[BaseProcess], watch: ReadingWatch) -> bool:
-        """Give up the photographs that loading processes are stuck with or died of.
+        """Give up the images that loading processes are stuck with or died of, and those that two were killed with.
 
-        Return whether there are any, or processes that ended only because they were asked to.
+        Return whether the batch can be loaded again: nothing more is lost where a process was killed or asked to end.
         """
         lost = watch.lost(workers)
+        killed = watch.killed(workers)
+        for index in killed:
+            if index is not None:
+                self._killed[index] += 1
+                if self._killed[index] > 1:
+                    lost[index] = "two processes were killed while they read it (SIGKILL), as for want of memory"
         for index, reason in lost.items():
             self._dataset.give_up(index, reason)
-        if lost or not asked_to_stop(workers):
-            return bool(lost)
+        if lost or any(index is not None for index in killed):
+            return True
+        if not killed and not asked_to_stop(workers):
+            return False
         self._requests += 1
         return self._requests <= MOST_REQUESTS
 

@@ -43,7 +43,10 @@ def _signals(*names: str) -> tuple[signal.Signals, ...]:
 # How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
 _CRASHES = _signals("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 # Clusters and terminals ask all processes of a job to stop: the training one answers, and may need some batches more.
-_REQUESTS = _signals("SIGTERM", "SIGUSR1")
+_REQUESTS = _signals("SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT")
+
+
+_KILLED = [-number for number in _signals("SIGKILL")]  # as systems do that run out of memory
 
 
 class ReadingWatch:
@@ -116,6 +119,11 @@ class ReadingWatch:
                 name = signal.Signals(-worker.exitcode).name
                 found[int(line[0])] = f"the library that decodes it crashed ({name})"
         return found
+
+    def killed(self, workers: Sequence[BaseProcess]) -> list[int | None]:
+        """Return what each loading process read that was killed from outside; None for one that read nothing."""
+        lines = zip(workers, self._lines.tolist(), strict=True)
+        return [None if line[0] == _NOTHING else int(line[0]) for worker, line in lines if worker.exitcode in _KILLED]
 
 
 def asked_to_stop(workers: Sequence[BaseProcess]) -> bool:

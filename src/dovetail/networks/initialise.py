@@ -18,6 +18,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
 from dovetail.errors import DovetailError, counted
+from dovetail.finite import check_finite
 from dovetail.networks import lite0
 from dovetail.networks.network import Construction, Network
 from dovetail.sidecar import SIDECAR, normalisation_in, read_sidecar
@@ -99,9 +100,11 @@ def _encoder_name(network: Network) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DovetailError(f"{path} cannot be loaded ({error}); export the weights again.") from error
+    check_finite(weights, str(path), "give other weights")
+    return weights
 
 
 def _refuse_surplus(network: Network, names: Iterable[str], where: str) -> None:

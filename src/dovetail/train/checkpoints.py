@@ -18,8 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dovetail.distributed import rank
 from dovetail.errors import DovetailError
+from dovetail.finite import check_finite
 from dovetail.train import pieces
 from dovetail.train.pieces import together
 from dovetail.train.sealed import flush_folder, link_or_copy, read_sealed, write_sealed
@@ -138,7 +141,9 @@ class Checkpoints:
         candidates = [path for path in (self.last, self.folder / PREVIOUS) if path.exists()]
         for path in candidates:
             try:
-                return read(path, whole=whole)
+                state = read(path, whole=whole)
+                check_state(path, state)
+                return state
             except DovetailError as error:
                 log.warning("%s", error)
         if candidates:
@@ -149,6 +154,16 @@ class Checkpoints:
         """Remove what interrupted writes left behind."""
         for path in self.folder.glob("*.tmp"):
             remove(path)
+
+
+def check_state(path: Path, state: Any) -> None:
+    """Raise `DovetailError` unless a checkpoint holds a run's state, of finite weights and buffers."""
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise DovetailError(f"Checkpoint {path} says no number of steps; an older one is needed.")
+    learner = state.get("learner", {})
+    if not isinstance(learner, dict) or not all(isinstance(value, Tensor) for value in learner.values()):
+        raise DovetailError(f"Checkpoint {path} holds more than tensors as weights; an older one is needed.")
+    check_finite(learner, f"Checkpoint {path}", "an older one is needed")
 
 
 def read(path: Path, *, whole: bool = True) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, StoppedWaiting
 from dovetail.train.batch_norm import joint_batch_norm
-from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.checkpoints import LAST, Checkpoints
 from dovetail.train.compiling import compiled
 from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
@@ -39,6 +40,7 @@ from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
+PATIENCE_SECONDS = 10.0  # for a batch, where a run of several processes is asked to stop
 SAME_RUN = (
     "seed",
     "num_images",
@@ -133,6 +135,8 @@ def train(
         tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
+        # Several processes stop at one step where they can: one that leaves alone lets the others down.
+        module.stop_asked = partial(stops.waited, PATIENCE_SECONDS if settings.world_size > 1 else 0.0)
         take_up(module, state)
         overseer = Overseer(settings, checkpoints, stops, knn, dense)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
@@ -194,6 +198,8 @@ def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
     try:
         with joint if settings.sync_batch_norm else nullcontext():
             trainer.fit(module)
+    except StoppedWaiting:
+        return  # `check_ending` says why
     except RuntimeError as error:
         if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
             raise DovetailError(
@@ -246,9 +252,9 @@ def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings,
     if stops.received == getattr(signal, "SIGUSR1", None):
         requeue_slurm_job()
     name = signal.Signals(stops.received).name
+    saved = f"with a checkpoint in {out / 'checkpoints'}" if (out / "checkpoints" / LAST).exists() else "without one"
     raise Interrupted(
-        f"Stopped by {name} after step {done} of {total}, with a checkpoint in {out / 'checkpoints'}; "
-        "the same command with --resume goes on from there.",
+        f"Stopped by {name} after step {done} of {total}, {saved}; the same command with --resume goes on from there.",
         signal_number=stops.received,
     )
 

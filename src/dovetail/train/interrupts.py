@@ -8,6 +8,9 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -30,7 +33,7 @@ class Interrupted(DovetailError):
 
 
 class StopRequests:
-    """Listens for SIGINT and SIGTERM, and in a SLURM job for SIGUSR1, which asks to be queued again.
+    """Listens for the signals of `stop_signals`: Ctrl-C, the end of a terminal or of a job, or SLURM's.
 
     A second Ctrl-C interrupts at once, without a checkpoint.
 
@@ -40,6 +43,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._own: int | None = None  # the last that came to this process
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
@@ -65,13 +69,49 @@ class StopRequests:
             return
         if self._own == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.received is None:
+            self._received_at = time.monotonic()
         self._own = self.received = number
+
+    def waited(self, seconds: float) -> bool:
+        """Whether a signal came, and so many seconds have gone by since."""
+        return self.received is not None and time.monotonic() - self._received_at >= seconds
 
 
 def stop_signals() -> tuple[int, ...]:
-    """Return the signals that ask this process to stop."""
-    in_slurm = "SLURM_JOB_ID" in os.environ
-    return (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if in_slurm and os.name == "posix" else []))
+    """Return the signals that ask this process to stop.
+
+    SIGINT and SIGTERM; where the system has them SIGQUIT, and SIGHUP unless `nohup` had it ignored; in a SLURM job
+    SIGUSR1, which asks to be queued again.
+    """
+    found = [signal.SIGINT, signal.SIGTERM]
+    if os.name == "posix":
+        found += [number for number in (signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(number) != signal.SIG_IGN]
+        found += [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
+    return tuple(found)
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[list[int]]:
+    """Let the signals of `stop_signals` raise `KeyboardInterrupt` within, as Ctrl-C does; the list tells which came.
+
+    For work whose finished parts are on disk already, so that there is nothing to wait for.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, stop) for number in stop_signals() if number != signal.SIGINT}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def requeue_slurm_job() -> None:

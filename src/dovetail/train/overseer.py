@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dovetail.distributed import max_over_ranks
 from dovetail.errors import DovetailError
+from dovetail.finite import check_finite, first_not_finite
 from dovetail.networks.network import Network
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
@@ -76,12 +77,14 @@ class Overseer(Callback):
         self._step = 0
         self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
         self._saved_at = 0.0
+        self._saved_step: int | None = None  # before training starts there is nothing to save
+        self._saving = False
         self._asked_step, self._asked_at, self._ask_after = 0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks, and listen for signals now that Lightning has set its own handlers."""
         self.stops.listen(*stop_signals())
-        self._step = self._read_step = self._module(pl_module).steps_done
+        self._step = self._read_step = self._saved_step = self._module(pl_module).steps_done
         self._asked_step = self._ask_after = self._step
         if trainer.is_global_zero:
             self.checkpoints.clear_leftovers()
@@ -115,16 +118,37 @@ class Overseer(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put a sharded model together for what comes after."""
-        self._module(pl_module).put_together()
+        """Save what no checkpoint has yet where the data ended early, and put a sharded model together."""
+        module = self._module(pl_module)
+        if module.steps_done < self.settings.total_steps:
+            self._save_last_step(trainer, module)
+        module.put_together()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the loggers after a run that has not failed."""
         self._end_loggers(trainer, "success")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the loggers after a run that has failed."""
+        """Save what no checkpoint has yet, as far as it is whole, and end the loggers after a run that has failed."""
+        if isinstance(exception, Exception) and not self._saving:  # and not a second Ctrl-C, which wants out at once
+            self._save_last_step(trainer, self._module(pl_module))
         self._end_loggers(trainer, "failed")
+
+    def _save_last_step(self, trainer: Trainer, module: LearnerModule) -> None:
+        """Write a checkpoint of the last finished step after an error; the other processes have no part in it."""
+        step = module.steps_done
+        if self._saved_step in (None, step) or self.settings.sharded or not trainer.is_global_zero:
+            return
+        if not module.back_to_last_step(trainer.optimizers[0]):
+            return
+        try:
+            state = self._state(trainer, module)
+            self._check(module, agreed=False)
+            self.checkpoints.save(state)
+        except DovetailError as error:  # what ended the run is said after this
+            log.warning("Step %d could not be saved: %s", step, error)
+            return
+        log.warning("The run ends at step %d; a checkpoint of it was written, and --resume goes on from there.", step)
 
     def _end_loggers(self, trainer: Trainer, status: str) -> None:
         """Leave Lightning none to end: where one fails, its error would end the run before the weights are exported."""
@@ -192,23 +216,45 @@ class Overseer(Callback):
 
     def _save(self, trainer: Trainer, module: LearnerModule) -> None:
         """Write a checkpoint of a state that is known to be finite."""
+        self._saving = True
         module.guard.settle()
+        self._check(module, agreed=True)
         step = module.steps_done
-        state = {
-            "format": CHECKPOINT_FORMAT,
-            "step": step,
-            "settings": self.settings.as_dict(),
-            "learner": module.learner.state_dict(),
-            "optimiser": trainer.optimizers[0].state_dict(),
-            "skipped_steps": module.guard.skipped,
-        }
+        state = self._state(trainer, module)
         keep = self.settings.moment(step).epoch if self.settings.keeps_after(step) else None
         if self.settings.sharded:
             self.checkpoints.save_pieces(state, keep_as_epoch=keep)
         elif trainer.is_global_zero:
             self.checkpoints.save(state, keep_as_epoch=keep)
         trainer.strategy.barrier("checkpoint")
-        self._saved_at = time.perf_counter()
+        self._saved_at, self._saved_step = time.perf_counter(), step
+        self._saving = False
+
+    def _state(self, trainer: Trainer, module: LearnerModule) -> dict[str, Any]:
+        """Return all that a run goes on from."""
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "step": module.steps_done,
+            "settings": self.settings.as_dict(),
+            "learner": module.learner.state_dict(),
+            "optimiser": trainer.optimizers[0].state_dict(),
+            "skipped_steps": module.guard.skipped,
+        }
+
+    def _check(self, module: LearnerModule, *, agreed: bool) -> None:
+        """Raise `DovetailError` where a weight or a buffer is not finite, if `agreed` in all processes at once."""
+        state = module.learner.state_dict()
+        if agreed and module.trainer.world_size > 1:
+            device = module.trainer.strategy.root_device
+            wrong = torch.tensor(float(first_not_finite(state) is not None), device=device)
+            if float(max_over_ranks(wrong)) and first_not_finite(state) is None:
+                raise DovetailError("The weights of another process are not finite; see what it said.")
+        check_finite(
+            state,
+            f"The model after step {module.steps_done}",
+            "no checkpoint of it is written and the last one is kept: try a lower learning rate, a longer warm-up or "
+            "--precision 32-true",
+        )
 
     def _module(self, module: LightningModule) -> LearnerModule:
         if not isinstance(module, LearnerModule):

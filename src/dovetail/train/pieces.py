@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
+from dovetail.finite import check_finite
 from dovetail.train.parts import laid_out_as
 from dovetail.train.sealed import digest_of, flush_folder, read_sealed, write_sealed
 
@@ -198,6 +199,10 @@ def fill(learner: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> Non
         if part != "learner":
             put(state, name, targets[name])
     load_pieces(targets, SafeReader(folder), alone=False)
+    try:
+        together(lambda: check_finite(own, f"Checkpoint {folder}", "remove that folder"))
+    except OSError as error:
+        raise DovetailError(f"{error}, and --resume goes on from the one before.") from error
     optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
 
 

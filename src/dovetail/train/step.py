@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -64,6 +64,14 @@ def seed_step(seed: int, step: int, micro_batch: int) -> None:
     torch.manual_seed(mixed % 2**63)
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """Batches that give up waiting for the next one when asked to: they raise `StoppedWaiting`."""
+
+    def stop_when(self, asked: Callable[[], bool]) -> None:
+        """Ask this while waiting."""
+
+
 class TimedBatches:
     """`count` batches of a loader, and the seconds spent waiting for them."""
 
@@ -106,7 +114,8 @@ class LearnerModule(LightningModule):
         self.grad_norms: list[Tensor] = []
         self.taps = TapWatch()
         self.guard = FiniteGuard(may_skip=settings.skip_nonfinite_steps)
-        self.undo = Undo(learner) if settings.skip_nonfinite_steps else None
+        # Of cut weights no process alone can save the last step, so that its buffers are kept for skipping only.
+        self.undo = None if settings.sharded and not settings.skip_nonfinite_steps else Undo(learner)
         self.health: dict[str, Health] = {}
         self.prototypes: dict[str, PrototypeUse] = {}
         self.encoder_freeze = EncoderFreeze(
@@ -116,6 +125,8 @@ class LearnerModule(LightningModule):
         self._images: list[str] = []
         self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
         self._skipping = False
+        self._begun = self._updating = False  # a forward pass moves buffers, then the optimiser moves weights
+        self.stop_asked: Callable[[], bool] = lambda: False
         self._phases = ExitStack()  # those which begin and end in different calls of Lightning's
         self._micro_batch = 0
         # Parts of weights are rows, so weights that are to be cut stay as they are.
@@ -137,7 +148,10 @@ class LearnerModule(LightningModule):
 
     def train_dataloader(self) -> TimedBatches:
         left = (self.settings.total_steps - self.steps_done) * self.settings.accumulate
-        self.timed = TimedBatches(self.batches(self.steps_done), left)
+        batches = self.batches(self.steps_done)
+        if isinstance(batches, Stoppable):
+            batches.stop_when(self.stop_asked)
+        self.timed = TimedBatches(batches, left)
         return self.timed
 
     def configure_model(self) -> None:
@@ -169,6 +183,7 @@ class LearnerModule(LightningModule):
         """Make the views here, before autocast begins."""
         if self.undo is not None and self._micro_batch == 0:
             self.undo.keep()
+        self._begun = True
         if self.names is not None:
             self._images.extend(self.names(batch))
         seed_step(self.settings.seed, self.steps_done, self._micro_batch)
@@ -218,6 +233,7 @@ class LearnerModule(LightningModule):
         elif self.undo is not None:
             self.undo.back(optimizer)
             del self.losses[-self.settings.accumulate :]
+        self._updating = True
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -233,6 +249,16 @@ class LearnerModule(LightningModule):
                 self.learner.move_teacher(self.moment)
         elif self.undo is not None:
             self.undo.counts_back(optimizer)
+        self._begun = self._updating = False
+
+    def back_to_last_step(self, optimiser: Optimizer) -> bool:
+        """Bring everything back to how the last finished step left it; False where that cannot be done any more."""
+        if self._begun and (self._updating or self.undo is None):
+            return False
+        if self._begun and self.undo is not None:
+            self.undo.back(optimiser)
+        self._begun = False
+        return True
 
     def _enter_phase(self, name: str) -> None:
         self._phases.enter_context(phase(name))

@@ -18,19 +18,31 @@ class Undo:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._owners: list[dict[str, Tensor | None]] = []  # walking all modules at every step would cost a millisecond
+        self._places: list[tuple[dict[str, Tensor | None], str]] = []
+        self._buffers: list[Tensor] = []
+        self._kept: list[Tensor] = []
         self._counts: list[Any] = []
 
     @torch.no_grad()
     def keep(self) -> None:
         """Copy the buffers; call before the first forward pass of a step."""
-        self._buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        if not self._owners:
+            self._owners = [module._buffers for module in self.module.modules() if module._buffers]
+        places = [(owner, name, value) for owner in self._owners for name, value in owner.items() if value is not None]
+        buffers = [value for _, _, value in places]
+        self._places = [(owner, name) for owner, name, _ in places]
+        if [id(value) for value in buffers] == [id(value) for value in self._buffers]:
+            if buffers:
+                torch._foreach_copy_(self._kept, buffers)
+            return
+        self._buffers, self._kept = buffers, [value.clone() for value in buffers]
 
     @torch.no_grad()
     def back(self, optimiser: Optimizer) -> None:
         """Restore the buffers and drop all gradients, so that the optimiser finds nothing to do."""
-        for buffer, before in self._buffers:
-            buffer.copy_(before)
+        for (owner, name), buffer, before in zip(self._places, self._buffers, self._kept, strict=True):
+            owner[name] = buffer.copy_(before)
         for group in optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

@@ -21,7 +21,7 @@ from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, Score
 from dovetail.transfer.start import Source, Start, chosen_starts, weights_mark
 from dovetail.transfer.subsets import balanced_order
-from dovetail.transfer.trials import Grid, Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, check_trained, run_trials
 
 MIN_STEPS = 100
 
@@ -135,6 +135,7 @@ def fit_classifier(
             machine=where,
             on_step=lambda step, loss: advance(1),
         )
+    check_trained(model)
     with progress("measuring", len(held_out)) as advance:
         logits = of_central_crops(model, held_out, **source.pixels(), machine=where, on_batch=advance)
     return model, accuracies(logits, torch.tensor(held_out.labels), seed=0)

@@ -28,7 +28,7 @@ from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, fingerprint, one_value
 from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order, held_out, split_note
-from dovetail.transfer.trials import Grid, Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, check_trained, run_trials
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]
             machine=plan.where,
             on_step=lambda step, loss: advance(1),
         )
+    check_trained(model)
     with progress("measuring", len(plan.val)) as advance:
         found = detections_of(model, plan.val, machine=plan.where, on_batch=advance)
     scores = {f"box {name}": value for name, value in average_precision(plan.val, found, "bbox").items()}

@@ -14,6 +14,7 @@ from torch import nn
 
 from dovetail.data.values import value_range
 from dovetail.errors import DovetailError
+from dovetail.finite import check_finite
 from dovetail.tensor_files import write_tensors
 from dovetail.transfer.start import TASK_FILE, Source
 
@@ -91,7 +92,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Load a fine-tuned run's weights into its model, strictly."""
     path = folder / WEIGHTS
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        weights = load_file(path)
+        check_finite(weights, str(path), "fine-tune anew")
+        model.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise DovetailError(f"{path} cannot be loaded ({first}); fine-tune anew.") from error

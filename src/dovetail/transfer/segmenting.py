@@ -37,7 +37,7 @@ from dovetail.transfer.segment_options import SegmentOptions, Window
 from dovetail.transfer.segmenters import PARTS, FCNSpec, HeadName, Segmenter, Unpacked, ViTMaps, build_segmenter
 from dovetail.transfer.start import Source, chosen_starts, source_of, weights_mark
 from dovetail.transfer.subsets import balanced_order
-from dovetail.transfer.trials import Grid, Trial, run_trials
+from dovetail.transfer.trials import Grid, Trial, check_trained, run_trials
 
 MEMORY_BYTES = 2**30  # sets that take no more are read once
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
@@ -139,6 +139,7 @@ def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial
         finetune_segmentation(
             model, chosen, options, device=device, on_step=lambda step, loss: advance(1), threads=threads
         )
+    check_trained(model)
     with progress("measuring", len(val)) as advance:
         matrix = confusion_matrix(
             model, val, options, window=plan.window, device=device, threads=threads, on_batch=advance

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dovetail.errors import DovetailError, counted
+from dovetail.finite import check_finite
+from dovetail.train.interrupts import Interrupted, stopped_at_once
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
 from dovetail.transfer.ranges import check_share
 from dovetail.transfer.results import Row, over_seeds
@@ -105,7 +111,8 @@ def run_trials(
     for trial in grid.trials():
         known = ledger.finished((trial.start, trial.fraction, trial.seed), keep=trial.keep)
         reused += known is not None
-        one = known or run_trial(trial, ledger, fit)
+        with keeping_finished(ledger):
+            one = known or run_trial(trial, ledger, fit)
         found.setdefault((trial.start, trial.fraction), []).append(one)
         details |= one.details if trial.keep else {}
         if known is not None:
@@ -116,16 +123,38 @@ def run_trials(
     return tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items()), details
 
 
+@contextmanager
+def keeping_finished(ledger: Ledger) -> Iterator[None]:
+    """Say within what is kept when a trial is stopped: by Ctrl-C, or by a signal that ends a job or a terminal.
+
+    Raises:
+        Interrupted: After such a signal.
+    """
+    with stopped_at_once() as received:
+        try:
+            yield
+        except KeyboardInterrupt:
+            kept = f"{counted(len(ledger.known), 'finished trial')} in {ledger.out / TRIALS}"
+            if not received:
+                if ledger.known:
+                    print(f"There are {kept}; the same command goes on after them.")
+                raise
+            raise Interrupted(
+                f"Stopped by {signal.Signals(received[0]).name} with {kept}; the same command goes on after them.",
+                signal_number=received[0],
+            ) from None
+
+
+def check_trained(model: nn.Module) -> None:
+    """Raise `DovetailError` where training has left weights that are not finite: no score would mean anything."""
+    check_finite(model.state_dict(), "The fine-tuned model", "try a lower --lr")
+
+
 def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> Fitted:
     """Run a trial and write down what it found."""
     began = time.monotonic()
     ledger.begin(keep=trial.keep)
-    try:
-        found = fit(trial)
-    except KeyboardInterrupt:
-        if ledger.known:
-            print(f"Finished trials are in {ledger.out / TRIALS}; the same command goes on after them.")
-        raise
+    found = fit(trial)
     seconds = time.monotonic() - began
     cell = (trial.start, trial.fraction, trial.seed)
     ledger.add(cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
