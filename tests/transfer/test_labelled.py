@@ -16,6 +16,7 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.labelled import InMemory, MaskFolder, Subset, read_image, read_mask
 from tests.data.fuzz import png_of
 from tests.data.photos import encoded, exif, smooth
+from tests.data.test_decode import BAD_REMARKS
 
 LABELS = np.array([[0, 1, 2, 255], [2, 1, 0, 0], [1, 1, 1, 1]], dtype=np.uint8)
 
@@ -216,3 +217,9 @@ def test_images_that_exif_turns_fit_masks_of_either_orientation(
     assert image.shape[1:] == mask.shape == ((16, 24) if stored else (24, 16))
     assert ((image[0] > 125) == (mask == 1)).float().mean() > 0.97
     assert ("read as stored, not as EXIF turns them" in caplog.text) == stored
+
+
+def test_remarks_in_masks_cost_no_mask(tmp_path: Path) -> None:
+    save_mask(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    assert read_mask("a.png", content[:33] + BAD_REMARKS["huge profile"] + content[33:]).tolist() == LABELS.tolist()

@@ -40,6 +40,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from dovetail.data import tiff
+from dovetail.data.png import without_bad_remarks
 from dovetail.data.values import is_deep_png, scaled, value_range
 
 MAX_PIXELS = 300_000_000
@@ -173,7 +174,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     if not content:
         raise UnreadableError("the file is empty")
     with _reasons(), _quiet():
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(without_bad_remarks(content)), formats=FORMATS)
         _check_size(*image.size)
         _check_growth(image, len(content))
         yield image
