@@ -18,11 +18,12 @@ _TEXTURES = (
     "origins and terms\nfile by file in skimage/data/README.txt.\n"
 )
 
-DEMO = """The pictures in this folder may be used, changed and handed on.
+DEMO = """The images in this folder may be used, changed and redistributed.
 
 Objects and floors were made with Infinigen (https://github.com/princeton-vl/infinigen), Copyright (c) Princeton
-University, under the BSD 3-Clause licence. The light comes from the HDR images that come with Blender, under CC0. The
-pictures were rendered with Blender, whose licence does not extend to what it renders. No photograph is part of them.
+University, under the BSD 3-Clause licence. The light, and what is seen beyond the floor, are the HDR images that come
+with Blender, by Greg Zaal (HDRI Haven), under CC0. Blender rendered the images; its licence does not extend to what it
+renders.
 """
 """Of the scenes that the repository holds for the demo."""
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 from benchmarks.scenes import sets
 from benchmarks.scenes.fetch import default_cache
+from benchmarks.scenes.licences import DEMO
 from benchmarks.scenes.stock import SPLITS, Split
 from benchmarks.scenes.tabletop import __main__ as command
 from benchmarks.scenes.tabletop import demo, environment, frames, neighbours
 from benchmarks.scenes.tabletop.classes import ASSETS, CLASSES, assets, floors
 from benchmarks.scenes.tabletop.plan import Asset, Camera, Stock, overlap, plan_scene, shown, side_stock
+from benchmarks.scenes.write import fingerprint_of
 from PIL import Image
 
 from dovetail.errors import DovetailError
@@ -244,6 +246,22 @@ def test_the_demo_shows_no_photographs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (len(data.train), len(data.val), len(list(made.unlabelled.glob("*")))) == (2, 2, 3)
     with pytest.raises(DovetailError, match="test scenes on painted floors, but 7 are wanted"):
         demo.pack_demo(tmp_path / "more", tmp_path, {"test": 7})
+
+
+def test_the_repository_holds_the_demos_scenes() -> None:
+    """They are those that were packed, small, from different sides, and free of photographs on the floors."""
+    folder = Path(demo.__file__).parents[2] / "demo" / "scenes"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert fingerprint_of(folder) == manifest["fingerprint"]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4e6
+    used = manifest["used"]
+    for kind in ("assets", "floors", "lights"):
+        assert not set(used["test"][kind]) & {*used["train"][kind], *used["unlabelled"][kind]}
+    assert all(floor.startswith("painted/") for split in used.values() for floor in split["floors"])
+    assert (folder / "LICENCES.txt").read_text() == DEMO
+    data = open_segmentation(folder / "measure")
+    assert data.classes == 1 + len(CLASSES)
+    assert (len(data.train), len(data.val)) == (manifest["scenes"]["train"], manifest["scenes"]["test"])
 
 
 def test_the_command_tells_how_many_scenes_are_ready(
