@@ -468,3 +468,17 @@ def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
     assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
     pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
     assert "come out nearly black. Say what is white with --value-range 0 4095" in caplog.text
+
+
+def test_a_dino_run_from_before_official_positions_goes_on_as_it_began(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    sizes = {"local_size": 32, "local_crops": 1, "bottleneck": 8}
+    pretrain(model="timm/test_vit", method="dino", recipe=sizes, out=tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["recipe"].pop("reference_timm_positions") is False
+    assert restore(tmp_path).recipe.official_positions
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert not restore(tmp_path).recipe.official_positions
+    assert dovetail.pretrain(out=tmp_path, resume=True).finished
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["recipe"]["reference_timm_positions"] is True

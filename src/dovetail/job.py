@@ -30,7 +30,7 @@ from dovetail.pretraining import Run, empty, is_first_process, write_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
-from dovetail.recipes.table import build, options_of, suited_optimiser
+from dovetail.recipes.table import build, options_of, suited_optimiser, with_later_options
 from dovetail.showing import recipe_lines, words
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings, Wishes, best_accelerator, resolve
@@ -164,7 +164,7 @@ def recipe_options(
     def gathered(optimiser: str) -> dict[str, Any]:
         found = presets.options(preset, asked["method"], network.taps, optimiser=optimiser)
         size = {} if asked["image_size"] is None else {"image_size": asked["image_size"]}
-        return presets.beside(found, given) | size | given
+        return with_later_options(asked["method"], presets.beside(found, given) | size | given, resume=resume)
 
     if resume or "optimiser" in given:  # a run from before there was a choice goes on with what it had
         return gathered(str(given.get("optimiser", "published")))

@@ -330,9 +330,10 @@ def unresolved(value: Any) -> bool:
 
 def published(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's options that a run has whose file does not name them."""
-    from dovetail.recipes.table import options_of
+    from dovetail.recipes.table import LATER, options_of
 
-    return {name: normal(one.default) for name, one in options_of(str(options["method"])).items()}
+    known = options_of(str(options["method"]))
+    return {name: normal(LATER.get(name, one.default)) for name, one in known.items()}
 
 
 def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

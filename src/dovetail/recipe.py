@@ -195,6 +195,7 @@ class Recipe:
         decoder_padding: How the decoder's convolutions pad while pre-training, in both branches: with "zeros", as the
             model does, or by "reflect".
         query_rule: See `QueryRule`.
+        official_positions: Whether a ViT's positions are resampled to local views as in DINO's code, not as in timm.
         export: Which branch is exported.
         epochs: The paper's number of epochs at its scale.
         batch_size: The paper's global batch.
@@ -217,6 +218,7 @@ class Recipe:
     teacher_lateral_dropout: bool = True
     decoder_padding: DecoderPadding = "zeros"
     query_rule: QueryRule = QueryRule()
+    official_positions: bool = False
     export: Literal["student", "teacher"] = "teacher"
     epochs: int = 100
     batch_size: int = 256

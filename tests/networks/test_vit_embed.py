@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.networks.vit import build_vit
 from dovetail.networks.vit_embed import embed, query_centres
 from dovetail.recipe import QueryRule
+from dovetail.recipes.table import build
+from dovetail.train.learner import Learner
 from tests.networks.vits import PATCH, SIDE, network, tiny_vit, view
 
 CELLS = SIDE // PATCH
+TINY = {"image_size": SIDE, "local_size": 16, "hidden": 8, "bottleneck": 4, "prototypes": 6}
 
 
 def test_masked_patches_become_the_token_before_positions() -> None:
@@ -114,3 +121,71 @@ def test_mistakes_are_told() -> None:
     net.query_rule = QueryRule(positions="crop")
     with pytest.raises(DovetailError, match="need the queries' boxes"):
         net(replace(seen, query_box=None), ["queries"])
+
+
+def official_forward(vit: VisionTransformer, pixels: Tensor) -> Tensor:
+    """A ViT's normalised tokens by DINO's published forward pass, on timm's weights."""
+    batch, patch = len(pixels), vit.patch_embed.patch_size[0]
+    height, width = (side // patch for side in pixels.shape[2:])
+    side = round((vit.pos_embed.shape[1] - 1) ** 0.5)
+    tokens = F.conv2d(pixels, vit.patch_embed.proj.weight, vit.patch_embed.proj.bias, stride=patch)
+    tokens = torch.cat([vit.cls_token.expand(batch, -1, -1), tokens.flatten(2).transpose(1, 2)], dim=1)
+    positions = vit.pos_embed
+    if (height, width) != (side, side):
+        grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        factors = ((height + 0.1) / side, (width + 0.1) / side)
+        grid = F.interpolate(grid, scale_factor=factors, mode="bicubic")
+        positions = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).reshape(1, height * width, -1)], dim=1)
+    tokens = tokens + positions
+    for block in vit.blocks:
+        heads = block.attn.num_heads
+        normed = F.layer_norm(tokens, tokens.shape[-1:], block.norm1.weight, block.norm1.bias, 1e-6)
+        qkv = F.linear(normed, block.attn.qkv.weight, block.attn.qkv.bias)
+        q, k, v = qkv.reshape(batch, -1, 3, heads, tokens.shape[-1] // heads).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(tokens.shape)
+        tokens = tokens + F.linear(mixed, block.attn.proj.weight, block.attn.proj.bias)
+        normed = F.layer_norm(tokens, tokens.shape[-1:], block.norm2.weight, block.norm2.bias, 1e-6)
+        hidden = F.gelu(F.linear(normed, block.mlp.fc1.weight, block.mlp.fc1.bias))
+        tokens = tokens + F.linear(hidden, block.mlp.fc2.weight, block.mlp.fc2.bias)
+    return F.layer_norm(tokens, tokens.shape[-1:], vit.norm.weight, vit.norm.bias, 1e-6)
+
+
+@pytest.mark.parametrize("sides", [(SIDE, SIDE), (16, 16), (24, 24), (48, 48), (16, 24)])
+def test_the_whole_forward_of_a_dino_run_is_the_official_one(sides: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = build_vit(tiny_vit()).double()
+    learner = Learner(build("dino", network.taps, TINY), network)
+    network = learner.student.network
+    pixels = torch.randn(2, 3, *sides, dtype=torch.float64)
+    seen = replace(view(), pixels=pixels)
+    expected = official_forward(network.vit, pixels)
+    found = network(seen, ["cls", "patches"])
+    torch.testing.assert_close(found["cls"], expected[:, 0])
+    torch.testing.assert_close(found["patches"], expected[:, 1:])
+
+
+def test_timms_positions_are_kept_where_asked_for_and_by_other_methods() -> None:
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, 16, 16)
+    for method, options in (("dino", {"reference_timm_positions": True}), ("byol", {})):
+        network = build_vit(tiny_vit())
+        sizes = TINY if method == "dino" else {"image_size": SIDE}
+        learner = Learner(build(method, network.taps, sizes | options), network)
+        vit = learner.student.network.vit
+        found = learner.student.network(replace(view(), pixels=pixels), ["patches"])["patches"]
+        torch.testing.assert_close(found, vit.forward_features(pixels)[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "options", [{"no_embed_class": True}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}]
+)
+def test_official_positions_leave_the_native_size_as_it_is(options: dict[str, Any]) -> None:
+    vit = tiny_vit(**options)
+    common: dict[str, Any] = {"mask_token": None, "with_queries": False, "query_positions": False}
+    plain, official = (embed(vit, view(), official_positions=one, **common).raw for one in (False, True))
+    assert torch.equal(plain, official)
+    small = replace(view(), pixels=torch.randn(2, 3, 16, 16))
+    plain, official = (embed(vit, small, official_positions=one, **common).raw for one in (False, True))
+    assert plain.shape == official.shape
+    assert not torch.allclose(plain, official)

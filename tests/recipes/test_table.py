@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from dovetail.errors import DovetailError
-from dovetail.recipes.table import METHODS, Composition, build, examples, options_of, parse
+from dovetail.recipes.table import METHODS, Composition, build, examples, options_of, parse, with_later_options
 from tests.recipes.test_decon import TAPS
 
 
@@ -71,3 +71,14 @@ def test_every_method_names_its_paper(name: str) -> None:
     assert method.title
     assert 2018 < method.year < 2027
     assert name in __import__(method.module, fromlist=["METHODS"]).METHODS
+
+
+def test_runs_from_before_an_option_keep_what_they_did() -> None:
+    assert with_later_options("dino", {}, resume=True) == {"reference_timm_positions": True}
+    assert with_later_options("adclr-ibot", {"queries": 3}, resume=False) == {
+        "queries": 3,
+        "reference_timm_positions": False,
+    }
+    given = {"reference_timm_positions": False}
+    assert with_later_options("dino", given, resume=True) == given
+    assert with_later_options("slotcon", {}, resume=True) == {}

@@ -87,6 +87,7 @@ class Network(nn.Module, TeacherAware):
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
         query_rule: Set by a recipe; how a ViT's query tokens attend.
         masks: Set by a recipe; whether views come with masks of patches.
+        official_positions: Set by a recipe; whether a ViT's positions are resampled as in DINO's code, not as in timm.
         image_size: Side of the square images, in pixels, that the network was built for.
     """
 
@@ -101,6 +102,7 @@ class Network(nn.Module, TeacherAware):
     lateral_dropout: LateralDropout | None = None
     query_rule: QueryRule = QueryRule()
     masks: bool = False
+    official_positions: bool = False
     image_size: int = 224
 
     @abstractmethod

@@ -100,6 +100,7 @@ class ViTNetwork(Network):
             mask_token=self.mask_token,
             with_queries=with_queries,
             query_positions=self.query_rule.positions == "crop",
+            official_positions=self.official_positions,
         )
         for index, block in enumerate(vit.blocks):
             raw, queries = self.through_block(block, raw, queries, rotations[index])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from torch import Tensor
@@ -34,7 +35,15 @@ def patch_px(model: Any) -> int:
     return int(height)
 
 
-def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bool, query_positions: bool) -> Embedded:
+def embed(
+    model: Any,
+    view: View,
+    *,
+    mask_token: Tensor | None,
+    with_queries: bool,
+    query_positions: bool,
+    official_positions: bool = False,
+) -> Embedded:
     """Return the tokens of a view before the first block.
 
     Args:
@@ -43,6 +52,7 @@ def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bo
         mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask.
         with_queries: Embed the view's queries as well.
         query_positions: Add to each query the position at the centre of its crop in this view, clamped to its border.
+        official_positions: Resample learned positions to the view's size as DINO's code does; see `dino_positions`.
     """
     check_size(model, view.pixels)
     patches = model.patch_embed(view.pixels)  # [B, h, w, C], or [B, N, C] of models for one size
@@ -51,6 +61,8 @@ def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bo
     rope: Tensor | None = None
     if isinstance(model, Eva):
         raw, rope = model._pos_embed(patches)
+    elif official_positions and model.pos_embed is not None and patches.dim() == 4:
+        raw = with_positions(model, patches, dino_positions(model, *patches.shape[1:3]))
     else:
         raw = model._pos_embed(patches)
     raw = model.norm_pre(raw)
@@ -62,6 +74,34 @@ def embed(model: Any, view: View, *, mask_token: Tensor | None, with_queries: bo
             queries = add_positions(model, queries, centres)
         queries = model.norm_pre(queries)
     return Embedded(raw, queries, rotations(model, rope, view, centres))
+
+
+def dino_positions(model: Any, height: int, width: int) -> Tensor:
+    """Return the position embedding [1, T, C] for h x w patches as the official codes of DINO and iBOT resample it.
+
+    Bicubic without antialiasing, where timm has it; a tenth of a patch is added to the new size in the scale. Class and
+    register tokens keep theirs.
+    """
+    rows, columns = model.patch_embed.grid_size
+    if (height, width) == (rows, columns):
+        return model.pos_embed  # type: ignore[no-any-return]
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    grid = model.pos_embed[:, prefix:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    scale = ((height + 0.1) / rows, (width + 0.1) / columns)
+    with full_precision(grid):
+        resampled = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+    return torch.cat([model.pos_embed[:, :prefix], resampled.flatten(2).transpose(1, 2)], dim=1)
+
+
+def with_positions(model: Any, patches: Tensor, positions: Tensor) -> Tensor:
+    """Return a VisionTransformer's tokens [B, T, C], put together as by timm, from patches [B, h, w, C] and positions
+    [1, T, C], or [1, h w, C] where class and register tokens have none.
+    """
+    first = [token.expand(len(patches), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+    tokens = patches.flatten(1, 2)
+    if model.no_embed_class:
+        return model.pos_drop(torch.cat([*first, tokens + positions], dim=1))  # type: ignore[no-any-return]
+    return model.pos_drop(torch.cat([*first, tokens], dim=1) + positions)  # type: ignore[no-any-return]
 
 
 def check_size(model: Any, pixels: Tensor) -> None:

@@ -76,6 +76,10 @@ RUN_WIDE = {
 }
 
 
+LATER: Mapping[str, Any] = {"reference_timm_positions": True}
+"""Options whose default changed what runs do, with the values that runs from before have. New runs save them."""
+
+
 @dataclass(frozen=True)
 class Composition:
     """A method's name taken apart.
@@ -226,6 +230,19 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     named = {option for option, value in given.items() if value != known[option].default}
     recipe = parts["training"](recipe, given=given, named=named)
     return replace(recipe, name=name)
+
+
+def with_later_options(name: str, options: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Return a run's options with those that came later: as runs from before have them when `resume`, else by default.
+
+    Args:
+        name: Of the method.
+        options: That were given, or saved.
+        resume: Whether they are those of a saved run.
+    """
+    known = options_of(name)
+    later = {option: old if resume else known[option].default for option, old in LATER.items() if option in known}
+    return {**later, **options}
 
 
 def suited_optimiser(

@@ -113,6 +113,7 @@ def self_distilled(
     local_size: int = 96,
     local_scale: Scale = (0.05, 0.4),
     blur_px: float = 2.0,
+    reference_timm_positions: bool = False,
 ) -> Recipe:
     """Return a recipe whose terms are trained as DINO trains.
 
@@ -136,6 +137,8 @@ def self_distilled(
         local_size: Their side in pixels.
         local_scale: Their share of the photograph's area.
         blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
+        reference_timm_positions: Resample positions to local views as timm does, with antialiasing; the official codes
+            have none.
     """
     views = multi_crop(
         taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks
@@ -150,6 +153,7 @@ def self_distilled(
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         forward_views="per_size",
+        official_positions=not reference_timm_positions,
         epochs=epochs,
         batch_size=1024,
     )

@@ -18,7 +18,7 @@ from dovetail.networks.network import Network
 from dovetail.pretraining import read_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
-from dovetail.recipes.table import build
+from dovetail.recipes.table import build, with_later_options
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.learner import Branch, Learner
 
@@ -107,7 +107,8 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         known = options.get("init") in (None, init) or options["init"] != "imagenet"
         if known:
             initialise(before, starting_weights(options.get("init")))
-        recipe = build(options["method"], before.taps, options.get("recipe") or {})
+        saved = with_later_options(options["method"], options.get("recipe") or {}, resume=True)
+        recipe = build(options["method"], before.taps, saved)
         recipe = normalised_recipe(recipe, before, options, resume=True)
         learner = Learner(recipe, copy.deepcopy(before))
     try:

@@ -103,6 +103,7 @@ class Learner(nn.Module):
         super().__init__()
         recipe.check(network.taps)
         network.query_rule, network.masks = recipe.query_rule, recipe.views.masks is not None
+        network.official_positions = recipe.official_positions
         network.prune({term.tap for term in recipe.terms})
         self.recipe = recipe
         self.student = Branch(recipe, network)
