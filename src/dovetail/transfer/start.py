@@ -13,7 +13,7 @@ from torch import nn
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
-from dovetail.networks.initialise import initialise
+from dovetail.networks.initialise import initialise, starting_statistics
 from dovetail.networks.network import Network
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights import Exported, MatchReport, load_into, match, read_exported
@@ -68,7 +68,7 @@ class Source:
                 f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
             )
         if self.run is None:
-            initialise(network, self.init if self.init in (None, "imagenet") else weights_file(self.init))
+            initialise(network, starting(self.init))
         self.load(network.model, start)
         return network
 
@@ -125,7 +125,8 @@ def source_of(
     if run is None:
         network = build_network(model or "", image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
-        return Source(network.constructor, None, IMAGENET_MEAN, IMAGENET_STD, size, channels, init)
+        mean, std = starting_statistics(network, starting(init)) or (IMAGENET_MEAN, IMAGENET_STD)
+        return Source(network.constructor, None, mean, std, size, channels, init)
     exported = read_exported(run)
     info = described(exported)
     constructor = info["constructor"]
@@ -159,16 +160,17 @@ def described(exported: Exported) -> dict[str, Any]:
 
 def weights_mark(source: Source) -> str:
     """Return a short hash of a source's weights, so that features kept on disk are those of this model."""
-    if source.run is None and source.init is None:
-        return "random"
-    if source.run is None:
-        return source.init if source.init == "imagenet" else file_mark(weights_file(source.init))
-    return file_mark(read_exported(source.run).path)
+    if source.run is not None:
+        return file_mark(read_exported(source.run).path)
+    init = starting(source.init)
+    return file_mark(init) if isinstance(init, Path) else init or "random"
 
 
-def weights_file(init: str | None) -> Path:
-    """Return the file that `init` names: itself, or what a run's folder has exported."""
-    path = Path(init or "")
+def starting(init: str | None) -> Path | str | None:
+    """Return what `init` names as `initialise` takes it: a run's folder stands for the weights that it exported."""
+    if init is None or init == "imagenet":
+        return init
+    path = Path(init)
     return read_exported(path).path if path.is_dir() else path
 
 
