@@ -15,6 +15,7 @@ SPEED = (
     "speed.photometrics",
     "speed.decoding",
     "speed.listing",
+    "speed.dense",
     "speed.training",
     "speed.compiling",
     "speed.gpu",

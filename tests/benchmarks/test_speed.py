@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.speed import attention, decoding, gpu, listing, photometrics, side_lightly, steps, training, views
+from benchmarks.speed import (
+    attention,
+    decoding,
+    dense,
+    gpu,
+    listing,
+    photometrics,
+    side_lightly,
+    steps,
+    training,
+    views,
+)
 from benchmarks.speed.common import piece_of, ratio, take_turns, write_photographs
 from PIL import Image
 
@@ -180,3 +191,14 @@ def test_a_run_tells_its_speed_and_waiting(tmp_path: Path) -> None:
     facts = gpu.trained("simsiam", "timm/test_resnet", str(tmp_path), 4, 3 * gpu.WARM_UP, 1, "cpu")
     assert facts["rate"] > 0
     assert 0 <= facts["wait"] <= 1
+
+
+def test_dense_measures_are_timed_on_a_set_of_many_classes(tmp_path: Path) -> None:
+    folder = dense.write_set(tmp_path / "set", 10, 64)
+    assert len(list((folder / "train" / "masks").iterdir())) == 8
+    labels = {int(one) for path in folder.rglob("masks/*.png") for one in np.unique(np.asarray(Image.open(path)))}
+    assert labels <= set(range(dense.CLASSES))
+    assert len(labels) > 10
+    facts = dense.measured("timm/test_resnet+fpn", "retrieval", folder, 64)
+    assert facts["busy_s"] > 0
+    assert facts["wall_s"] > 0

@@ -43,6 +43,7 @@ class Source:
         std: Deviation of each channel.
         image_size: Side in pixels that the model was pre-trained with.
         in_channels: Channels of the pixels.
+        model: The model's name without a run, by which its library knows its weights.
         init: Where weights come from without a run: "imagenet" for the library's own, a .safetensors file or a run's
             folder; None for random ones.
     """
@@ -53,6 +54,7 @@ class Source:
     std: tuple[float, ...]
     image_size: int
     in_channels: int = 3
+    model: str | None = None
     init: str | None = None
 
     def pixels(self) -> Pixels:
@@ -61,7 +63,11 @@ class Source:
 
     def network(self, start: Start = "all") -> Network:
         """Return the model as a network, with the weights that `start` says."""
-        network = build_network(construct(self.constructor), in_channels=self.in_channels, image_size=self.image_size)
+        if self.model is not None:
+            network = build_network(self.model, image_size=self.image_size)
+        else:
+            module = construct(self.constructor)
+            network = build_network(module, in_channels=self.in_channels, image_size=self.image_size)
         patch = network.taps["patches"].stride if "patches" in network.taps else 1
         if self.image_size % patch:
             raise DovetailError(
@@ -126,7 +132,7 @@ def source_of(
         network = build_network(model or "", image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
         mean, std = starting_statistics(network, starting(init)) or (IMAGENET_MEAN, IMAGENET_STD)
-        return Source(network.constructor, None, mean, std, size, channels, init)
+        return Source(network.constructor, None, mean, std, size, channels, model, init)
     exported = read_exported(run)
     info = described(exported)
     constructor = info["constructor"]

@@ -81,6 +81,17 @@ def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
         found(model=name, init="nowhere.safetensors")
 
 
+def test_an_untrained_decoder_on_imagenet_weights(data: Path, tmp_path: Path) -> None:
+    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
+    given = {"data": data, "protocols": ["linear"], "steps": 20, "out": tmp_path / "out", **FAST}
+    found = [dovetail.evaluate_dense(model=model, init=init, **given) for init in ("imagenet", None)]  # type: ignore[arg-type]
+    ours, random = (one.config for one in found if one is not None)
+    assert ours["resolved_weights"] == "imagenet"
+    assert random["resolved_weights"] == "random"
+    encoder, decoder = ([row.scores["mIoU"].mean for row in one.rows] for one in found if one is not None)
+    assert encoder[0] != decoder[0]
+
+
 def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:
     sequences = moving_square(tmp_path / "set")
     moving_square(sequences, name="slow", step=2)
