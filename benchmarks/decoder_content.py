@@ -97,7 +97,7 @@ class Budget:
     scenes: str = "stamps"
     side_px: int = 160
     view_px: int = 128
-    steps: int = 100
+    steps: int = 80
     batch_size: int = 8
     lr: float = 0.06
     counts: Mapping[str, int] = field(default_factory=lambda: {"unlabelled": 1200, "train": 256, "val": 200})

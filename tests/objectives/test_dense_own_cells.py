@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,31 @@ def test_cells_that_lie_apart_are_negatives(distance: float) -> None:
     dense, _ = answer(module)
     assert_close(dense, by_loops(module, distance), rtol=1e-4, atol=1e-5)
     assert float(dense) > float(answer(objective())[0])
+
+
+def test_cells_sampled_at_their_centres_have_the_loss_of_the_map() -> None:
+    def rows(one: DenseOutput) -> DenseOutput:
+        return one._replace(cells=one.cells.flatten(2)[..., None], features=one.features.flatten(2)[..., None])
+
+    def sampled(one: View) -> View:
+        centres = [[place(one, image, cell) for cell in range(SIDE**2)] for image in range(BATCH)]
+        return replace(one, points=torch.tensor(centres), map_size=(SIDE, SIDE))
+
+    module = objective(0.17)
+    views = [sampled(one) for one in VIEWS]
+    loss = module([rows(output(2)), None], [None, rows(output(3))], views, NOW)  # type: ignore[list-item]
+    assert_close(loss.parts["dense"], answer(module)[0])
+
+
+def test_crops_that_share_nothing_have_a_loss_and_a_gradient() -> None:
+    apart = [view((0.0, 0.0, 0.3, 0.3), (0.0, 0.0, 0.3, 0.3)), view((0.7, 0.7, 1.0, 1.0), (0.7, 0.7, 1.0, 1.0))]
+    cells = output(2).cells.clone().requires_grad_()
+    query = output(2)._replace(cells=cells)
+    loss = objective(0.17)([query, None], [None, output(3)], apart, NOW)  # type: ignore[list-item]
+    loss.total.backward()
+    assert bool(loss.total.isfinite())
+    assert cells.grad is not None
+    assert bool(cells.grad.isfinite().all())
 
 
 def test_without_cells_that_lie_apart_the_loss_is_densecls_to_the_bit() -> None:
