@@ -87,7 +87,7 @@ class Budget:
         view_px: Side of the views.
         steps: Optimiser steps.
         batch_size: Images in a step.
-        lr: Peak learning rate (SGD): about the preset's for batches of 32.
+        lr: Peak learning rate (SGD): near the preset's for such batches.
         counts: Scenes of each split.
         probes: What is measured of frozen maps.
     """
@@ -99,7 +99,7 @@ class Budget:
     view_px: int = 128
     steps: int = 80
     batch_size: int = 8
-    lr: float = 0.06
+    lr: float = 0.02
     counts: Mapping[str, int] = field(default_factory=lambda: {"unlabelled": 1200, "train": 256, "val": 200})
     probes: DenseOptions = PROBES
 
