@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from dovetail.recipes.table import METHODS, build, options_of, parse
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
 from dovetail.views.plan import ViewPlan
-from dovetail.views.points import place_points
+from dovetail.views.points import with_points
 from dovetail.views.view import View
 
 CNN = "timm/test_resnet+fpn"
@@ -87,20 +86,7 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
                 query_box=query_boxes(plan, batch, seed) if is_global else None,
             )
         )
-    return with_points(views, plan, seed)
-
-
-def with_points(views: list[View], plan: ViewPlan, seed: int) -> list[View]:
-    """Return the views with the points that a plan asks for."""
-    if plan.points is None:
-        return views
-    seen = [view for view in views if view.role == "global"]
-    rng = np.random.default_rng(seed)
-    sets = 1 if plan.points.region == "overlap" else len(seen)
-    boxes = torch.stack([view.box for view in seen], dim=1)  # [B, G, 4]
-    placed = [place_points(rng.random((sets, plan.points.count, 2)), one, plan.points) for one in boxes]
-    points = torch.stack(placed)  # [B, G, N, 2]
-    return [replace(view, points=points[:, number]) for number, view in enumerate(seen)] + views[len(seen) :]
+    return with_points(views, plan.points, np.random.default_rng(seed))
 
 
 def random_mask(plan: ViewPlan, size_px: int, batch: int, generator: torch.Generator) -> torch.Tensor | None:

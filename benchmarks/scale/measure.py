@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from dovetail.recipes.table import build
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
 from dovetail.views.plan import ViewPlan
+from dovetail.views.points import with_points
 from dovetail.views.view import View
 
 RANKS = 2
@@ -80,11 +82,12 @@ class Traffic:
             part.copy_(value)
 
     def all_reduce(self, value: Tensor, op: Any = None) -> None:
-        """Give the sum of equal values."""
+        """Give the sum of equal values, or the largest."""
         # Only the gradient of gathered rows is reduced in a backward pass.
         returned = sys._getframe(1).f_code.co_name == "backward"
         self.bytes["returned" if returned else "reduced"] += value.nbytes // (RANKS if returned else 1)
-        value.mul_(RANKS)
+        if op != dist.ReduceOp.MAX:
+            value.mul_(RANKS)
 
     def broadcast(self, value: Tensor, src: int) -> None:
         """Leave the value, which is the first process's."""
@@ -147,7 +150,7 @@ def random_views(plan: ViewPlan, batch: int) -> list[View]:
                 query_box=query_box,
             )
         )
-    return views
+    return with_points(views, plan.points, np.random.default_rng(0))
 
 
 def measure(method: str, model: str, batch: int, **options: Any) -> Constants:

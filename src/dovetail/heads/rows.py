@@ -40,10 +40,11 @@ def through_rows(layers: nn.Sequential, rows: Tensor, counts: Tensor, enough: Te
     return rows
 
 
-def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tensor) -> Tensor:
+def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tensor | None = None) -> Tensor:
     """Return rows [N, C] after BatchNorm in training, with the statistics of those that count."""
     values = at_least_float32(rows)
-    everywhere = world_size() > 1 and not isinstance(norm, nn.BatchNorm1d)  # a layer over all processes
+    own = isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))  # not a layer over all processes
+    everywhere = world_size() > 1 and not own
     mean, variance, count = statistics(values, counts, everywhere=everywhere)
     move_statistics(norm, mean, variance, count, enough)
     return normalised(norm, values, mean, variance).to(rows.dtype)

@@ -24,6 +24,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dovetail.errors import DovetailError
+from dovetail.networks.levels import Level
 from dovetail.networks.timm_names import create_timm
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -52,7 +53,18 @@ def fpn_forward(
     levels: Collection[int],
     drop: Callable[[list[Tensor]], list[Tensor]],
 ) -> dict[int, Tensor]:
-    """Run torchvision's feature pyramid, but only for the levels asked for.
+    """Return the maps [B, D, H_i, W_i] of `fpn_levels` by level."""
+    return {level: one.whole() for level, one in fpn_levels(fpn, features, levels=levels, drop=drop).items()}
+
+
+def fpn_levels(
+    fpn: FeaturePyramidNetwork,
+    features: Sequence[Tensor],
+    *,
+    levels: Collection[int],
+    drop: Callable[[list[Tensor]], list[Tensor]],
+) -> dict[int, Level]:
+    """Run torchvision's feature pyramid up to the output convolutions, but only for the levels asked for.
 
     Args:
         fpn: The pyramid; its extra blocks (p6, pool) are not run.
@@ -61,20 +73,21 @@ def fpn_forward(
         drop: Drops from the lateral maps, finest first; it must leave the last, deepest one alone.
 
     Returns:
-        Output maps [B, D, H_i, W_i] by level. Laterals finer than the finest level asked for are not computed.
+        The levels, which make their maps [B, D, H_i, W_i] when asked for. Laterals finer than the finest level asked
+        for are not computed.
     """
     finest = min(levels)
     if isinstance(fpn, NormedPyramid):
         features = [fpn.tap_norms[i](value) if i >= finest else value for i, value in enumerate(features)]
     laterals = drop([fpn.inner_blocks[i](features[i]) for i in range(finest, len(features))])
     merged = laterals[-1]
-    outputs: dict[int, Tensor] = {}
+    outputs: dict[int, Level] = {}
     for level in range(len(features) - 1, finest - 1, -1):
         lateral = laterals[level - finest]
         if level < len(features) - 1:
             merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
         if level in levels:
-            outputs[level] = fpn.layer_blocks[level](merged)
+            outputs[level] = Level(fpn.layer_blocks[level], merged)
     return outputs
 
 

@@ -18,10 +18,14 @@ from torch import Tensor, nn
 
 from dovetail.errors import DovetailError
 from dovetail.heads.base import TeacherAware
+from dovetail.networks.levels import Level
 from dovetail.networks.random_drops import keep_everything
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import LateralDropout, QueryRule, Tap
+from dovetail.views.points import places
 from dovetail.views.view import View
+
+POINTS = "@points"
 
 # Arguments by which the libraries load weights, from a file or over the network.
 LOADS = (
@@ -71,6 +75,17 @@ def _asked(value: Any) -> Iterator[str]:
         yield from (found for inner in value for found in _asked(inner))
 
 
+def at_points(tap: str) -> str:
+    """Return the name by which a network answers with a tap at the view's points alone."""
+    return tap + POINTS
+
+
+def split_points(taps: Collection[str]) -> tuple[list[str], set[str]]:
+    """Return the taps behind names, and those of them that are wanted at points alone."""
+    points = {name.removesuffix(POINTS) for name in taps if name.endswith(POINTS)}
+    return [name.removesuffix(POINTS) for name in taps], points
+
+
 class Network(nn.Module, TeacherAware):
     """A model that answers a view with its taps.
 
@@ -89,6 +104,8 @@ class Network(nn.Module, TeacherAware):
         masks: Set by a recipe; whether views come with masks of patches.
         official_positions: Set by a recipe; whether a ViT's positions are resampled as in DINO's code, not as in timm.
         image_size: Side of the square images, in pixels, that the network was built for.
+        watched: Set for a while by whoever looks at whole maps: taps at points then come whole as well, without a
+            gradient.
     """
 
     model: nn.Module
@@ -104,10 +121,34 @@ class Network(nn.Module, TeacherAware):
     masks: bool = False
     official_positions: bool = False
     image_size: int = 224
+    watched: bool = False
 
     @abstractmethod
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-        """Return the named taps for a view, computing nothing that they do not need."""
+        """Return the named taps for a view, computing nothing that they do not need.
+
+        A name of `at_points(tap)` asks for the tap at the view's points alone, [B, C, N, 1], of those taps that
+        `point_taps` has.
+        """
+
+    @property
+    def point_taps(self) -> Collection[str]:
+        """The taps that are computed at points alone for less than they cost whole."""
+        return ()
+
+    def finished(self, found: Mapping[str, Tensor | Level], view: View, points: Collection[str]) -> dict[str, Tensor]:
+        """Return maps by tap: levels of a pyramid whole, those in `points` at the view's points as `at_points(tap)`."""
+        answer: dict[str, Tensor] = {}
+        for tap, value in found.items():
+            if not isinstance(value, Level):
+                answer[tap] = value
+            elif tap not in points:
+                answer[tap] = value.whole()
+            else:
+                answer[at_points(tap)] = value.at(places(view))
+                if self.watched:
+                    answer[tap] = value.looked_at()
+        return answer
 
     def blocks(self) -> list[nn.Module]:
         """Return the modules that most of the weights are in and that a pass calls one after the other; [] for none."""

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.networks.network import Network
 from dovetail.recipe import DecoderPadding
+
+if TYPE_CHECKING:
+    from dovetail.networks.network import Network
 
 
 @contextmanager

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, unknown_name
-from dovetail.networks.network import Construction, Network
+from dovetail.networks.levels import Level, computable_at_points
+from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import Tap
 from dovetail.views.view import View
 
-Stages = dict[str, Tensor]
+Stages = dict[str, Any]
+"""Maps [B, C, H, W] by stage, those of a feature pyramid as a `Level`."""
 
 
 class StagedNetwork(Network):
@@ -49,6 +51,7 @@ class StagedNetwork(Network):
         self.in_channels, self.image_size = in_channels, image_size
         self.taps: dict[str, Tap] = {}
         self.stages: dict[str, str] = {}
+        self._point_taps: set[str] = set()
         self._discover()
         self.size_multiple = max(tap.stride for tap in self.taps.values())
 
@@ -60,6 +63,7 @@ class StagedNetwork(Network):
 
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need."""
+        taps, points = split_points(taps)
         for tap in taps:
             if tap not in self.taps:
                 raise unknown_name("tap", tap, self.taps)
@@ -68,7 +72,13 @@ class StagedNetwork(Network):
             parts[self.taps[tap].part].append(tap)
         wanted = {part: [self.stages[tap] for tap in names] for part, names in parts.items()}
         features, maps = self.run(view.pixels, wanted["encoder"], wanted["decoder"])
-        return {tap: (maps if tap in parts["decoder"] else features)[self.stages[tap]] for tap in taps}
+        found = {tap: (maps if tap in parts["decoder"] else features)[self.stages[tap]] for tap in taps}
+        return self.finished(found, view, points)
+
+    @property
+    def point_taps(self) -> Collection[str]:
+        """The levels of a feature pyramid."""
+        return self._point_taps
 
     def probe_view(self) -> View:
         """Return one image of noise of the size that the network was built for."""
@@ -83,8 +93,14 @@ class StagedNetwork(Network):
             with undisturbed(self.model), torch.no_grad():
                 self.model.eval()
                 features, maps = self.run(pixels, None, None)
+                levels = {key: value for key, value in maps.items() if isinstance(value, Level)}
+                at_points = {key for key, value in levels.items() if computable_at_points(value.block)}
+                maps |= {key: level.whole() for key, level in levels.items()}
             self._declare(features, "encoder")
             self._declare(maps, "decoder")
+            self._point_taps = {
+                name for name, tap in self.taps.items() if tap.part == "decoder" and self.stages[name] in at_points
+            }
         except DovetailError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:

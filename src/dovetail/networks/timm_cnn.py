@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from dovetail.networks.decoders import EncoderFCN, EncoderFPN, fpn_forward, intermediates, stages_by_stride
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, fpn_levels, intermediates, stages_by_stride
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork
 
@@ -49,7 +49,7 @@ class TimmNetwork(TwoPartNetwork):
             features = {stride: stages[stride] for stride in ("4", "8", "16", "32")}
             strides = list(features)
             levels = [strides.index(stride) for stride in (strides if wanted is None else wanted)]
-            outputs = fpn_forward(self.model.decoder, list(features.values()), levels=levels, drop=self.drop_laterals)
+            outputs = fpn_levels(self.model.decoder, list(features.values()), levels=levels, drop=self.drop_laterals)
             return {strides[level]: value for level, value in outputs.items()}
         if isinstance(self.model, EncoderFCN):
             return {"32": self.model.decoder(stages["32"])}

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.segmentation import FCN, DeepLabV3
 
 from dovetail.errors import DovetailError, unknown_name
-from dovetail.networks.decoders import fpn_forward
+from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
 
@@ -104,7 +104,7 @@ class TorchvisionDetector(TwoPartNetwork):
         layers = list(backbone.body.return_layers)
         levels = [layers.index(layer) for layer in (layers if wanted is None else wanted)]
         features = [stages[layer] for layer in layers]
-        outputs = fpn_forward(backbone.fpn, features, levels=levels, drop=self.drop_laterals)
+        outputs = fpn_levels(backbone.fpn, features, levels=levels, drop=self.drop_laterals)
         return {layers[level]: value for level, value in outputs.items()}
 
 

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.heads.base import Kind
-from dovetail.networks.network import Construction, Network
+from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
@@ -82,7 +82,7 @@ class ViTNetwork(Network):
 
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need."""
-        for tap in taps:
+        for tap in split_points(taps)[0]:
             if tap not in self.taps:
                 raise unknown_name("tap", tap, self.taps)
         return self.answer(view, taps)

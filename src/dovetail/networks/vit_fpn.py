@@ -20,8 +20,9 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dovetail.errors import DovetailError, unknown_name
-from dovetail.networks.decoders import PYRAMID_STRIDES, fpn_forward
-from dovetail.networks.network import Construction
+from dovetail.networks.decoders import PYRAMID_STRIDES, fpn_levels
+from dovetail.networks.levels import Level
+from dovetail.networks.network import Construction, split_points
 from dovetail.networks.timm_names import TimmName, create_timm
 from dovetail.networks.vit import ViTNetwork, check_model, named_vit, vit_options
 from dovetail.networks.vit_embed import patch_px
@@ -56,11 +57,11 @@ class ViTPyramid(nn.Module):
 
     def levels(
         self, maps: Sequence[Tensor], levels: Collection[int], drop: Callable[[list[Tensor]], list[Tensor]]
-    ) -> dict[int, Tensor]:
-        """Return the pyramid's maps at `levels` (0 to 3) alone, with `drop` applied to the laterals."""
+    ) -> dict[int, Level]:
+        """Return the pyramid's levels (0 to 3) alone, with `drop` applied to the laterals."""
         finest = min(levels)
         needed = [self.scales[i](value) if i >= finest else value for i, value in enumerate(maps)]
-        return fpn_forward(self.fpn, needed, levels=levels, drop=drop)
+        return fpn_levels(self.fpn, needed, levels=levels, drop=drop)
 
 
 class ViTFPN(nn.Module):
@@ -115,8 +116,14 @@ class ViTFPNNetwork(ViTNetwork):
         """The timm model itself; untyped, as timm is."""
         return self.model.encoder
 
+    @property
+    def point_taps(self) -> Collection[str]:
+        """The pyramid's levels."""
+        return self.level_of
+
     def answer(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps, from one pass through the ViT."""
+        taps, points = split_points(taps)
         levels = {self.level_of[tap]: tap for tap in taps if tap in self.level_of}
         keep = self.model.blocks[min(levels) :] if levels else []
         encoded = self.encode(view, with_queries="queries" in taps, keep=keep)
@@ -125,7 +132,7 @@ class ViTFPNNetwork(ViTNetwork):
             # Maps finer than the finest level asked for are not computed; the deepest stands in their place.
             maps = [self.as_map(encoded.kept.get(block, encoded.raw), view) for block in self.model.blocks]
             pyramid = self.model.decoder.levels(maps, levels, self.drop_laterals)
-            outputs |= {levels[level]: value for level, value in pyramid.items()}
+            outputs |= self.finished({levels[level]: value for level, value in pyramid.items()}, view, points)
         return outputs
 
 

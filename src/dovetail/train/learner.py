@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dovetail.heads.base import TeacherAware
-from dovetail.networks.network import Network
+from dovetail.networks.network import Network, at_points
 from dovetail.networks.padding import decoder_padded
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
@@ -55,7 +55,7 @@ class Branch(nn.Module):
         outputs: Outputs = {}
         for term in self.recipe.terms:
             inputs = [
-                chosen_cells(term.cells, at[term.tap], view)
+                at[name] if (name := self.asked(term)) != term.tap else chosen_cells(term.cells, at[term.tap], view)
                 for view, at in zip(views, taps, strict=True)
                 if view.role in term.roles
             ]
@@ -79,7 +79,12 @@ class Branch(nn.Module):
 
     def needed(self, view: View) -> Collection[str]:
         """Return the taps that some term reads from this view."""
-        return {term.tap for term in self.recipe.terms if view.role in term.roles}
+        return {self.asked(term) for term in self.recipe.terms if view.role in term.roles}
+
+    def asked(self, term: Term) -> str:
+        """Return the name by which the network is asked for a term's tap: at points alone where that is cheaper."""
+        whole = any(other.tap == term.tap and other.cells.points is None for other in self.recipe.terms)
+        return term.tap if whole or term.tap not in self.network.point_taps else at_points(term.tap)
 
     def through_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
         """Return the head's output for each input; one pass for all of one shape where views go "per_size"."""

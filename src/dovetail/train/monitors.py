@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dovetail.distributed import mean_over_ranks
 from dovetail.errors import DovetailError
+from dovetail.networks.network import POINTS, Network
 from dovetail.objectives.objective import Loss
 from dovetail.train.content import MapContent, sampled_content
 
@@ -91,18 +92,20 @@ class TapWatch:
         self._content: dict[str, MapContent] = {}
 
     @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[None]:
+    def watching(self, network: Network) -> Iterator[None]:
         """Take the first output of each tap from the forward passes within."""
         self._taken, self._content = {}, {}
         handle = network.register_forward_hook(self._take)
+        network.watched = True
         try:
             yield
         finally:
             handle.remove()
+            network.watched = False
 
     def _take(self, network: nn.Module, inputs: Any, output: dict[str, Tensor]) -> None:
         for name, tap in output.items():
-            if name not in self._taken:
+            if name not in self._taken and not name.endswith(POINTS):  # the whole map comes beside its points
                 self._taken[name] = pooled(tap.detach()[: self.most].float())
                 content = sampled_content(tap[: self.most], fewest=MIN_SAMPLES)
                 if content is not None:

@@ -8,6 +8,7 @@ Shapes: B images, G global views, N points, C channels, H x W cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -42,6 +43,18 @@ def place_points(unit: np.ndarray, boxes: Tensor, spec: PointSpec) -> Tensor:
             low, high = common_low.expand_as(low), common_high.expand_as(high)
     share = torch.from_numpy(unit).to(boxes.dtype)
     return low[:, None] + share * (high - low)[:, None]
+
+
+def with_points(views: Sequence[View], spec: PointSpec | None, rng: np.random.Generator) -> list[View]:
+    """Return views that no loader made with points drawn from `rng`; as they are where `spec` is None."""
+    if spec is None:
+        return list(views)
+    seen = [number for number, view in enumerate(views) if view.role == "global"]
+    boxes = torch.stack([views[number].box for number in seen], dim=1)  # [B, G, 4]
+    sets = 1 if spec.region == "overlap" else len(seen)
+    points = torch.stack([place_points(rng.random((sets, spec.count, 2)), one.cpu(), spec) for one in boxes])
+    placed = dict(zip(seen, points.to(boxes.device).unbind(1), strict=True))
+    return [replace(view, points=placed.get(number)) for number, view in enumerate(views)]
 
 
 def shared(a: View, b: View) -> Tensor:
