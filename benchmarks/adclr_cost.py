@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from dovetail.recipes.tokens import dino
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
 from dovetail.views.plan import ViewPlan
+from dovetail.views.points import with_points
 from dovetail.views.view import View
 
 MIB = 2**20
@@ -101,7 +103,7 @@ def views_of(plan: ViewPlan, setting: Setting) -> list[View]:
             queries=queries,
         )
         views.append(view.to(setting.device))
-    return views
+    return with_points(views, plan.points, np.random.default_rng(0))
 
 
 def step_of(form: Form, setting: Setting) -> Callable[[], None]:

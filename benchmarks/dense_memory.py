@@ -25,16 +25,19 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
-from dovetail.recipe import Cells, Recipe, Tap
+from dovetail.recipe import Cells, Recipe, Tap, Term
 from dovetail.recipes import dense, slots
 from dovetail.recipes.table import build
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
+from dovetail.views.plan import PointSpec
+from dovetail.views.points import with_points
 from dovetail.views.view import View
 
 METHODS = dense.METHODS | slots.METHODS
@@ -49,10 +52,19 @@ RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is done about the size of the map; see `Term.cells` and `Term.checkpoint_head`."""
+    """What is done about the size of the map; see `Term.cells` and `Term.checkpoint_head`.
+
+    With `points` the whole method has `decoder_cells`; heads alone get maps sampled by the learner.
+    """
 
     grid: int | None
     checkpoint_head: bool
+    points: int | None = None
+
+    @property
+    def cells(self) -> Cells:
+        """What a term says."""
+        return Cells(grid=self.grid, points=self.points)
 
 
 SETTINGS = {
@@ -61,6 +73,7 @@ SETTINGS = {
     "grid=28": Setting(28, False),
     "grid=28, checkpointed": Setting(28, True),
     "grid=14": Setting(14, False),
+    "196 points": Setting(None, False, points=196),
 }
 
 
@@ -83,19 +96,27 @@ def recipe_for(method: str, setting: Setting, hidden: int | None) -> Recipe:
     taps = FinestMap().taps
     recipe = METHODS[method](taps) if hidden is None else METHODS[method](taps, hidden=hidden)
     (term,) = recipe.terms
-    return recipe.with_terms(replace(term, cells=Cells(grid=setting.grid), checkpoint_head=setting.checkpoint_head))
+    views = replace(recipe.views, points=points_of(term, setting))
+    term = replace(term, cells=setting.cells, checkpoint_head=setting.checkpoint_head)
+    return replace(recipe, terms=(term,), views=views)
+
+
+def points_of(term: Term, setting: Setting) -> PointSpec | None:
+    """Return the points that a term needs."""
+    if setting.points is None:
+        return None
+    region = term.objective.points
+    assert region is not None  # all of them can sample
+    return PointSpec(setting.points, region)
 
 
 def whole_recipe(network: Network, setting: Setting, hidden: int | None) -> Recipe:
     """Return DeCon-SL over SlotCon with its own widths (or another hidden width), p2 under a setting."""
     recipe = build(WHOLE, network.taps, {} if hidden is None else {"hidden": hidden})
-    terms = [
-        replace(term, cells=Cells(grid=setting.grid), checkpoint_head=setting.checkpoint_head)
-        if term.tap == "p2"
-        else term
-        for term in recipe.terms
-    ]
-    return recipe.with_terms(*terms)
+    recipe = replace(recipe, views=replace(recipe.views, points=points_of(recipe.terms[1], setting)))
+    encoder, decoder = recipe.terms
+    decoder = replace(decoder, cells=setting.cells, checkpoint_head=setting.checkpoint_head)
+    return recipe.with_terms(encoder, decoder)
 
 
 def random_views(batch: int, image_size: int) -> list[View]:
@@ -121,7 +142,8 @@ def peak_bytes(method: str, setting: Setting, batch: int, image_size: int, hidde
         learner = Learner(whole_recipe(network, setting, hidden), network)
     else:
         learner = Learner(recipe_for(method, setting, hidden), FinestMap())
-    views, moment = random_views(batch, image_size), Moment(0, 1, 1)
+    views = with_points(random_views(batch, image_size), learner.recipe.views.points, np.random.default_rng(0))
+    moment = Moment(0, 1, 1)
     torch.autograd.backward(learner(views, moment).total)
     learner.update()
     learner.move_teacher(moment)
@@ -140,19 +162,21 @@ def measure(method: str, name: str, batch: int, *, image_size: int, hidden: int 
     return int(done.stdout.split()[-1])
 
 
-def table(methods: list[str], image_size: int, hidden: int | None) -> list[str]:
+def table(methods: list[str], settings: list[str], image_size: int, hidden: int | None) -> list[str]:
     """Return the lines of the table, one a method and setting."""
     lines = ["| method | setting | cells of the head | peaks, MiB | per image, MiB |", "|---|---|---:|---:|---:|"]
     for method in methods:
         few, many = BATCHES[method]
-        for name, setting in SETTINGS.items():
+        for name in settings:
+            setting = SETTINGS[name]
             side = min(setting.grid or image_size // 4, image_size // 4)
+            cells = f"{side} x {side}" if setting.points is None else f"{setting.points}"
             peaks = [
                 measure(method, name, batch, image_size=image_size, hidden=hidden) / 2**20 for batch in (few, many)
             ]
             each = (peaks[1] - peaks[0]) / (many - few)
             shown = f"{peaks[0]:.0f} at {few}, {peaks[1]:.0f} at {many} images"
-            lines.append(f"| {method} | {name} | {side} x {side} | {shown} | {each:.0f} |")
+            lines.append(f"| {method} | {name} | {cells} | {shown} | {each:.0f} |")
             print(lines[-1], flush=True)
     return lines
 
@@ -188,6 +212,7 @@ def report(lines: list[str], image_size: int, command: str) -> str:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Peak memory per image of the dense methods on a decoder's map.")
     parser.add_argument("--methods", nargs="+", choices=[*sorted(METHODS), WHOLE], default=[*sorted(METHODS), WHOLE])
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--hidden", type=int, help="hidden width of all heads; by default each method's own")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "dense_memory.md")
@@ -198,7 +223,9 @@ def main(arguments: list[str]) -> None:
         print(peak_bytes(method, SETTINGS[name], int(batch), options.image_size, options.hidden))
         return
     command = " ".join(["python -m benchmarks.dense_memory", *arguments])
-    page = report(table(options.methods, options.image_size, options.hidden), options.image_size, command)
+    page = report(
+        table(options.methods, options.settings, options.image_size, options.hidden), options.image_size, command
+    )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(page, encoding="utf-8")
 

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from benchmarks.scale import count, here, memory
-from benchmarks.scale.model import Cost, Machine
+from benchmarks.scale.model import Cost, Machine, method_of
 from dovetail.recipes.table import METHODS, parse
 
 TABLE = Path(__file__).parents[1] / "results" / "scale.md"
@@ -33,7 +33,7 @@ MANY = ("dino", "ibot", "selfpatch", "adclr-dino")
 def machine_for(method: str) -> Machine:
     """Return the assumed machine, with what a core here loads for the method's number of views."""
     rates = json.loads(here.FILE.read_text())
-    family = METHODS[parse(method).base].family
+    family = METHODS[parse(method_of(method)).base].family
     return Machine(**ASSUMED, flops=SUSTAINED[family], loaded=rates[MANY_VIEWS if method in MANY else FEW_VIEWS])
 
 

@@ -44,6 +44,11 @@ class Machine:
     memory: float
 
 
+def method_of(row: str) -> str:
+    """Return the method of a row "METHOD" or "METHOD, what is not as published"."""
+    return row.partition(",")[0]
+
+
 @dataclass(frozen=True)
 class Cost:
     """A method's constants: what is there anyway, and what each image adds."""
@@ -172,5 +177,8 @@ TOGETHER: dict[str, Callable[[int, int], float]] = {
     # At most one slot a cell, of 256 prototypes: 49 on a 7 x 7 map, 196 on 14 x 14, and all of them on finer maps.
     "slotcon": lambda batch, world: slots(batch, world, 49),
     "decon-sl": lambda batch, world: slots(batch, world, 49, 256),
+    "decon-sl, 196 points": lambda batch, world: slots(batch, world, 49, 196),
+    "decon-sl, 196 points, decoder_hidden 1024": lambda batch, world: slots(batch, world, 49, 196),
     "decon-ml": lambda batch, world: slots(batch, world, 49, 49, 196, 256, 256),
+    "decon-ml, 196 points": lambda batch, world: slots(batch, world, 49, 49, 49, 49, 49),
 }

@@ -1,6 +1,6 @@
 """A whole training step beside the bare arithmetic of its networks and heads, and DeCon's beside its base's.
 
-    python -m benchmarks.speed.steps [--batch 8] [--rounds 5] [--out benchmarks/results/speed_steps.md]
+    python -m benchmarks.speed.steps [--batch 8] [--rounds 5] [--rows NAME ...] [--out PAGE]
 
 The bare arithmetic is the student's forward and backward pass and the teacher's forward pass, networks and heads, on
 the same views in the same number format and memory layout; a whole step has losses, queues and centres, clipping, the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,23 @@ from dovetail.views.view import View
 SIDE_PX = 224
 # Heads of a size that trains on a processor: the small preset's.
 SMALL: dict[str, Any] = {"hidden": 1024, "dim": 128}
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "simclr": ("timm/resnet18", SMALL),
-    "densecl": ("timm/resnet18", SMALL | {"queue": 4096}),
-    "slotcon": ("smp/fpn/resnet18", SMALL | {"prototypes": 64}),
-    "decon-sl": ("smp/fpn/resnet18", SMALL | {"prototypes": 64, "decoder_grid": 28}),
-    "dino": ("timm/vit_tiny_patch16_224", {"hidden": 1024, "prototypes": 4096, "local_crops": 6}),
+SLOTS = SMALL | {"prototypes": 64}
+POOLED, SAMPLED = {"decoder_grid": 28}, {"decoder_cells": 196}
+SMP, TIMM = "smp/fpn/resnet18", "timm/resnet18+fpn"
+ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "simclr": ("simclr", "timm/resnet18", SMALL),
+    "densecl": ("densecl", "timm/resnet18", SMALL | {"queue": 4096}),
+    "slotcon": ("slotcon", SMP, SLOTS),
+    "decon-sl, grid 28": ("decon-sl", SMP, SLOTS | POOLED),
+    "decon-sl, 196 points": ("decon-sl", SMP, SLOTS | SAMPLED),
+    "slotcon, timm": ("slotcon", TIMM, SLOTS),
+    "decon-sl, timm, grid 28": ("decon-sl", TIMM, SLOTS | POOLED),
+    "decon-sl, timm, 196 points": ("decon-sl", TIMM, SLOTS | SAMPLED),
+    "decon-ml, timm, 196 points": ("decon-ml", TIMM, SLOTS | SAMPLED),
+    "dino": ("dino", "timm/vit_tiny_patch16_224", {"hidden": 1024, "prototypes": 4096, "local_crops": 6}),
 }
+BASES = {name: "slotcon, timm" if "timm" in name else "slotcon" for name in ROWS if name.startswith("decon")}
+"""The row of the base that a row of DeCon's is compared with."""
 NOW = Moment(10, 100, 10)
 
 
@@ -85,10 +95,10 @@ def autocast() -> AbstractContextManager[None]:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=processor_has_bfloat16())
 
 
-def form_of(method: str, batch: int) -> Form:
-    """Return what a method trains."""
+def form_of(name: str, batch: int) -> Form:
+    """Return what a row trains."""
     torch.manual_seed(0)
-    model, options = METHODS[method]
+    method, model, options = ROWS[name]
     network = build_network(model, image_size=SIDE_PX)
     recipe = build(method, network.taps, options)
     learner = Learner(recipe, network)
@@ -99,34 +109,42 @@ def form_of(method: str, batch: int) -> Form:
     return Form(learner, build_optimiser(rule_names(learner), recipe.optimiser), views)
 
 
+def table(rows: Sequence[str], seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the lines of the table; rows of DeCon's say how many times its base's step theirs takes."""
+    lines = [
+        "| method | network | bare, s | whole step, s | whole / bare | whole / base's |",
+        "|---|---|" + "---:|" * 4,
+    ]
+    for name in rows:
+        bare, whole = seconds[f"{name} bare"], seconds[f"{name} whole"]
+        base = BASES.get(name)
+        times = ratio(whole, seconds[f"{base} whole"]) if base in rows else ""
+        label = name.replace(", timm", "")
+        cells = [label, ROWS[name][1], f"{median(bare):.2f}", f"{median(whole):.2f}", ratio(whole, bare), times]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.steps", description=__doc__)
     parser.add_argument("--batch", type=int, default=8, help="photographs in a step")
     parser.add_argument("--rounds", type=int, default=5, help="of all forms")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_steps.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    lines = ["| method | network | bare, s | whole step, s | whole / bare |", "|---|---|---:|---:|---:|"]
     forms: dict[str, Callable[[], None]] = {}
-    for method in METHODS:
-        form = form_of(method, options.batch)
-        forms |= {f"{method} bare": form.bare, f"{method} whole": form.whole}
-    seconds = take_turns(forms, rounds=options.rounds)
-    for method, (model, _) in METHODS.items():
-        bare, whole = seconds[f"{method} bare"], seconds[f"{method} whole"]
-        cells = [method, model, f"{median(bare):.2f}", f"{median(whole):.2f}", ratio(whole, bare)]
-        lines.append(f"| {' | '.join(cells)} |")
+    for name in options.rows:
+        form = form_of(name, options.batch)
+        forms |= {f"{name} bare": form.bare, f"{name} whole": form.whole}
+    lines = table(options.rows, take_turns(forms, rounds=options.rounds))
     print("\n".join(lines), flush=True)
-    whole = ratio(seconds["decon-sl whole"], seconds["slotcon whole"])
-    bare = ratio(seconds["decon-sl bare"], seconds["slotcon bare"])
-    decon = f"A whole step of decon-sl takes {whole} times slotcon's; its bare arithmetic takes {bare} times slotcon's."
-    print(decon)
     about = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip()
     command = " ".join(["python -m benchmarks.speed.steps", *arguments])
     spread = "Ratios are medians of rounds, with the smallest and largest."
     text = f"# Whole steps and bare arithmetic\n\n{about} Batches of {options.batch} at {SIDE_PX} px. {spread}\n\n"
-    text += "\n".join(lines) + f"\n\n{decon}\n\n" + foot(command, "segmentation_models_pytorch")
+    text += "\n".join(lines) + "\n\n" + foot(command, "segmentation_models_pytorch")
     options.out.write_text(text, encoding="utf-8")
     return 0
 

@@ -8,6 +8,7 @@ from benchmarks.dense_memory import METHODS, SETTINGS, FinestMap, recipe_for
 
 from benchmarks import dense_memory
 from dovetail.networks.build import build_network
+from dovetail.recipe import Cells
 from dovetail.train.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ BOTH = "grid=28, checkpointed"
 def test_every_setting_reaches_the_term(method: str, name: str) -> None:
     (term,) = recipe_for(method, SETTINGS[name], hidden=8).terms
     assert term.tap == "p2"
-    assert (term.cells.grid, term.checkpoint_head) == (SETTINGS[name].grid, SETTINGS[name].checkpoint_head)
+    assert (term.cells, term.checkpoint_head) == (SETTINGS[name].cells, SETTINGS[name].checkpoint_head)
 
 
 def test_checkpointing_changes_no_gradient() -> None:
@@ -55,10 +56,11 @@ def test_pages_say_what_was_measured() -> None:
 
 
 @pytest.mark.slow
-def test_writes_a_table_from_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_memory, "SETTINGS", {"grid=14": SETTINGS["grid=14"]})
+def test_writes_a_table_from_processes_of_their_own(tmp_path: Path) -> None:
     page = tmp_path / "table.md"
-    dense_memory.main(["--methods", "pixpro", "--hidden", "8", "--image-size", "64", "--output", str(page)])
+    dense_memory.main(
+        ["--methods", "pixpro", "--settings", "grid=14", "--hidden", "8", "--image-size", "64", "--output", str(page)]
+    )
     (row,) = [line for line in page.read_text().splitlines() if line.startswith("| pixpro")]
     assert "| grid=14 | 14 x 14 |" in row
 
@@ -67,9 +69,6 @@ def test_writes_a_table_from_processes_of_their_own(tmp_path: Path, monkeypatch:
 def test_settings_of_the_whole_method_reach_the_decoder_alone(name: str) -> None:
     network = build_network(dense_memory.MODEL, image_size=64)
     encoder, decoder = dense_memory.whole_recipe(network, SETTINGS[name], hidden=8).terms
-    assert (decoder.tap, decoder.cells.grid, decoder.checkpoint_head) == (
-        "p2",
-        SETTINGS[name].grid,
-        SETTINGS[name].checkpoint_head,
-    )
-    assert (encoder.tap, encoder.cells.grid, encoder.checkpoint_head) == ("c5", None, False)
+    setting = SETTINGS[name]
+    assert (decoder.tap, decoder.cells, decoder.checkpoint_head) == ("p2", setting.cells, setting.checkpoint_head)
+    assert (encoder.tap, encoder.cells, encoder.checkpoint_head) == ("c5", Cells(), False)

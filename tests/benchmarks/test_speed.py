@@ -147,7 +147,8 @@ def test_their_loops_give_losses_with_gradients(method: str) -> None:
 
 
 def test_a_whole_step_trains_and_the_bare_arithmetic_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "METHODS", {"densecl": ("timm/resnet10t", {"hidden": 8, "dim": 4, "queue": 8})})
+    row = ("densecl", "timm/resnet10t", {"hidden": 8, "dim": 4, "queue": 8})
+    monkeypatch.setattr(steps, "ROWS", {"densecl": row})
     monkeypatch.setattr(steps, "SIDE_PX", 64)
     form = steps.form_of("densecl", 2)
     weights = [parameter.detach().clone() for parameter in form.learner.parameters()]
