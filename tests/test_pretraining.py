@@ -482,3 +482,32 @@ def test_a_dino_run_from_before_official_positions_goes_on_as_it_began(
     assert not restore(tmp_path).recipe.official_positions
     assert dovetail.pretrain(out=tmp_path, resume=True).finished
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["recipe"]["reference_timm_positions"] is True
+
+
+def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos, tmp_path / "here" / "photos")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pretrain(data="photos", out="run")
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert saved["data"] == str(tmp_path / "here" / "photos")
+    assert pretrain(data="photos", out="run", resume=True).finished
+    monkeypatch.chdir(tmp_path / "there")
+    again = ["pretrain", "--out", str(tmp_path / "here" / "run"), "--resume"]
+    assert run_command(again) == 0
+    (tmp_path / "here" / "photos").rename(tmp_path / "there" / "moved")
+    with pytest.raises(dovetail.DovetailError, match=r"are not at .*photos any more; say where with --data"):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True)
+    assert run_command([*again, "--data", "moved"]) == 0
+    saved = yaml.safe_load((tmp_path / "here/run/config.yaml").read_text())
+    assert saved["data"] == str(tmp_path / "there" / "moved")
+    (tmp_path / "there" / "moved" / "03.jpg").rename(tmp_path / "there" / "moved" / "x.jpg")
+    with pytest.raises(
+        dovetail.DovetailError, match=r"not those of the run in .*: their names or their order are others"
+    ):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
+    (tmp_path / "there" / "moved" / "x.jpg").unlink()
+    with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")

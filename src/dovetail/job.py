@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 from torch import nn
 
+from dovetail.data.identity import Identity, difference, identity_of, read_identity, write_identity
 from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, PathSource, open_source
 from dovetail.data.values import told_of_values, value_range
@@ -77,10 +78,14 @@ def execute(
     needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
     begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
     resolved = resolved_options(asked, settings, options, recipe)
+    identity = identity_of(source)
+    if resume:
+        check_same_images(identity, out, moved="data" in typed)
     if overwrite and is_first_process():
         empty(out)
     if is_first_process():
         tell_of_source(source)
+        write_identity(out, identity)
     announce(resolved, recipe, network, settings, out)
     loggers = extra_loggers(asked["loggers"], out)
     report = report_of(resolved, recipe, network, source, settings, out)
@@ -102,6 +107,24 @@ def execute(
     )
     export_run(learner, resolved, settings, out)
     return Run(out, result.steps, settings.total_steps)
+
+
+def check_same_images(identity: Identity, out: Path, *, moved: bool) -> None:
+    """Look whether a run that goes on has the images that it began with.
+
+    Raises:
+        DovetailError: They were named again (`moved`), and are others.
+    """
+    before = read_identity(out)
+    if before is None:
+        if moved and is_first_process():
+            log.warning("The run in %s does not say which images it began with; it goes on with those named.", out)
+        return
+    told = difference(before, identity)
+    if told and moved:
+        raise DovetailError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
+    if told and is_first_process():
+        log.warning("The images of the run in %s have changed: %s. It goes on with those that are there.", out, told)
 
 
 def tell_of_source(source: ImageSource) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 RECIPE = "recipe.txt"
 PROBE = ".writable"
+PATHS = ("data", "init", "knn_data", "dense_data")
+PATTERN = re.compile(r"\{")  # of the names of shards
 LEFTOVERS = (PROBE, f"{CONFIG}.tmp")  # what a run killed before it had a config leaves
 
 
@@ -189,6 +192,7 @@ def started(options: Mapping[str, Any], *, named: Collection[str], from_file: Co
     folder = check_out(out, overwrite=overwrite, resume=resume) if is_first_process() else Path(out)
     if resume:
         asked = resumed(asked, folder, named=named)
+        check_still_there(folder, asked["data"])
     require(asked)
     if overwrite:
         refuse_sources_in(folder, asked)
@@ -307,11 +311,15 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
     for name, value in asked.items():
         if name in ("out", *movable) or name not in named or value is None or unresolved(value):
             continue
-        if not isinstance(value, (str, int, float, bool, dict, Path)) and name not in ("mean", "std"):
+        if not isinstance(value, (str, int, float, bool, dict, Path)) and name not in ("mean", "std", "value_range"):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
+        elif name == "data":
+            saved[name] = normal(
+                value
+            )  # it may have moved: whether the images are the same is looked at when it is read
         elif name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):
             continue  # the run saved what the preset stood for
-        elif not agrees(normal(value), known.get(name)):
+        elif not agrees(anchored(name, normal(value)), anchored(name, known.get(name))):
             had = {option: known[name].get(option) for option in value} if isinstance(value, dict) else known.get(name)
             raise DovetailError(
                 f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it."
@@ -321,6 +329,22 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
         given["num_nodes"] = asked["num_nodes"]
     options = {**{name: default_of(name) for name in asked}, **saved, **given, "out": str(folder)}
     return options | shared_anew(saved, given, options)
+
+
+def check_still_there(folder: Path, data: Any) -> None:
+    """Raise `DovetailError` where the images of a run that goes on are not where they were."""
+    here = isinstance(data, str) and "://" not in data and not data.startswith("hf:") and not PATTERN.search(data)
+    if here and not Path(data).exists():
+        raise DovetailError(f"The images of the run in {folder} are not at {data} any more; say where with --data.")
+
+
+def anchored(name: str, value: Any) -> Any:
+    """Return the value of an option that names a path here as an absolute one, which holds in every working folder."""
+    if name not in PATHS or not isinstance(value, str) or value in ("", "imagenet") or "://" in value:
+        return value
+    here = Path(PATTERN.split(value)[0])  # of a pattern of shards, what comes before its first brace
+    known = here.exists() or (here.parent.is_dir() and here.name != value)
+    return os.path.abspath(value) if known else value  # noqa: PTH100 - of a pattern, too, and links stay
 
 
 def unresolved(value: Any) -> bool:
@@ -388,7 +412,7 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
     """Save a run's options, resolved, so that `dovetail pretrain --config` runs the same again."""
     import yaml
 
-    plain = {name: normal(value) for name, value in options.items()}
+    plain = {name: anchored(name, normal(value)) for name, value in options.items()}
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
             plain[name] = None  # given in Python; must be given again
