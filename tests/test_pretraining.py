@@ -467,7 +467,7 @@ def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
     assert np.array_equal(*vectors)
     assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
     pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
-    assert "come out nearly black. Say what is white with --value-range 0 4095" in caplog.text
+    assert "come out nearly black. Say what is white: --value-range 0 4095" in caplog.text
 
 
 def test_a_dino_run_from_before_official_positions_goes_on_as_it_began(
@@ -511,3 +511,17 @@ def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
     (tmp_path / "there" / "moved" / "x.jpg").unlink()
     with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
+
+
+def test_folders_that_are_no_start_say_what_they_are(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    for name, file, words in (
+        ("tuned", "task.json", "holds a fine-tuned model; name the pre-training run that it was made from"),
+        ("begun", "config.yaml", "has exported no weights yet; finish it with --resume first"),
+        ("results", "results.json", "holds no pre-training run; name the folder of one"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+        if name == "tuned":
+            (tmp_path / name / "model.safetensors").write_bytes(b"")
+        with pytest.raises(dovetail.DovetailError, match=words):
+            pretrain(out=tmp_path / "run", init=str(tmp_path / name))

@@ -9,6 +9,11 @@ from collections.abc import Iterable
 class DovetailError(ValueError):
     """A mistake in what was asked for. The command line prints it without a traceback and exits with `exit_code`."""
 
+    def __str__(self) -> str:
+        """Return the sentence; another one that it quotes at its end, or in brackets, has lost its full stop."""
+        text = super().__str__().replace(".);", ");").replace(".).", ").")
+        return text[:-1] if text.endswith("..") and not text.endswith("...") else text
+
     @property
     def exit_code(self) -> int:
         """What the process should exit with."""
@@ -21,7 +26,7 @@ class StoppedWaiting(Exception):
 
 def counted(number: int, word: str) -> str:
     """Return a number of things: "1 file", "3 files"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> DovetailError:

@@ -21,13 +21,13 @@ from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, PathSource, open_source
 from dovetail.data.values import told_of_values, value_range
 from dovetail.distributed import rank, world_size
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import describe_init, initialise, starting_statistics
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.parts import is_layer_normed
 from dovetail.networks.probe import check_image_size
-from dovetail.pretraining import Run, empty, is_first_process, write_config
+from dovetail.pretraining import CONFIG, Run, empty, is_first_process, write_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
@@ -242,10 +242,17 @@ def starting_weights(init: str | None) -> str | Path | None:
     """Return what `init` names: a run's folder stands for its exported model."""
     if init is None or init == "imagenet" or not Path(init).is_dir():
         return init
-    path = Path(init) / EXPORTED / MODEL_FILE
-    if not path.is_file():
+    from dovetail.transfer.start import TASK_FILE  # labelled sets take a while to import
+
+    folder = Path(init)
+    found = next((path for path in (folder / EXPORTED / MODEL_FILE, folder / MODEL_FILE) if path.is_file()), None)
+    if (folder / TASK_FILE).is_file():
+        raise DovetailError(f"{init} holds a fine-tuned model; name the pre-training run that it was made from.")
+    if found is None and (folder / CONFIG).is_file():
         raise DovetailError(f"The run {init} has exported no weights yet; finish it with --resume first.")
-    return path
+    if found is None:
+        raise DovetailError(f"{init} holds no pre-training run; name the folder of one, or a .safetensors file.")
+    return found
 
 
 def normalised_recipe(recipe: Recipe, network: Network, asked: Mapping[str, Any], *, resume: bool = False) -> Recipe:
@@ -277,7 +284,7 @@ def announce(options: Mapping[str, Any], recipe: Recipe, network: Network, setti
     text = recipe_lines(recipe, network)
     (out / "recipe.txt").write_text(text + "\n", encoding="utf-8")
     model = options["model"] if isinstance(options["model"], str) else type(options["model"]).__name__
-    print(f"{options['method']} on {model}, {settings.num_images:,} images, into {out}")
+    print(f"{options['method']} on {model}, {counted(settings.num_images, 'image')}, into {out}")
     print(settings.table())
     if options["init"] is not None:
         print(f"init              {describe_init(network, options['init'])}")

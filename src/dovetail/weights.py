@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DovetailError, counted, unknown_name
 from dovetail.finite import check_finite
 from dovetail.networks.construct import construct
 from dovetail.networks.names import detectron2_decoder, detectron2_encoder, is_resnet, mm_decoder
@@ -78,7 +78,7 @@ class MatchReport:
     fresh: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{len(self.matched)} tensors loaded"]
+        lines = [f"{counted(len(self.matched), 'tensor')} loaded"]
         for what, names in (
             ("left fresh", self.fresh),
             ("missing in the file", self.missing),

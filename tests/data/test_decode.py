@@ -449,14 +449,14 @@ def test_deep_images_that_use_little_of_their_range_are_told(tmp_path: Path) -> 
     paths = sorted(tmp_path.iterdir())
     told = told_of_values(paths, None)
     assert "Of 3 images looked at none holds a value above 3" in told
-    assert "with --value-range 0 4095" in told
+    assert "white: --value-range 0 4095" in told
     assert told_of_values(paths, (0, 4095)) == ""
     assert "3 of 3 images looked at hold values beyond --value-range 0 99 (up to 3" in told_of_values(paths, (0, 99))
     (tmp_path / "white.tif").write_bytes(tiff_of(TWELVE * 16, photometric="rgb"))
     assert told_of_values([*paths, tmp_path / "white.tif"], None) == ""
     deep = tmp_path / "deep.tif"
     deep.write_bytes(tiff_of(TWELVE, photometric="rgb"))
-    assert "with --value-range 0 4095" in told_of_values([deep], None)
+    assert "white: --value-range 0 4095" in told_of_values([deep], None)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])

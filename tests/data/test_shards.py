@@ -101,7 +101,7 @@ def test_names_with_dots_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_shards_without_photographs_are_a_mistake(tmp_path: Path) -> None:
     tar_of(tmp_path / "s.tar", {"a.txt": b"words"})
-    with pytest.raises(DovetailError, match="no photograph in the 1 shards"):
+    with pytest.raises(DovetailError, match="no photograph in the 1 shard of"):
         open_source(tmp_path)
     (tmp_path / "s.tar").write_bytes(b"this is no tar")
     with pytest.raises(DovetailError, match=r"s.tar' cannot be counted"):

@@ -370,7 +370,7 @@ def test_colours_of_masks_are_looked_up_in_a_table(mode: str, table: str, tmp_pa
     Image.fromarray(pixels).save(data / "masks" / "0.png")
     faults = [*found.train.faults(), *found.val.faults()]
     assert len(faults) == 1
-    assert "colour 1,2,3, which the label map does not name, on 1 pixels" in faults[0]
+    assert "colour 1,2,3, which the label map does not name, on 1 pixel" in faults[0]
     plain = open_segmentation(data, label_map=["128,64,128:0", "#008000:1", "70,130,180:ignore", "1,2,3:ignore"])
     assert plain.classes == 2
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.views.random import Purpose, stream
 
 Key = tuple[int, int]  # (epoch, index)
@@ -165,7 +165,7 @@ def steps_per_epoch(num_images: int, global_batch: int) -> int:
     """Return the full batches in an epoch; raise `DovetailError` if there is not one."""
     if num_images < global_batch:
         raise DovetailError(
-            f"{num_images} images are too few for a batch of {global_batch}; use --batch-size {num_images} or more "
-            "images."
+            f"{counted(num_images, 'image')} {'is' if num_images == 1 else 'are'} too few for a batch "
+            f"of {global_batch}; use --batch-size {num_images} or more images."
         )
     return num_images // global_batch

@@ -26,6 +26,7 @@ from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
+from dovetail.errors import counted as words
 from dovetail.provenance import refuse_network_in_file
 
 WINDOW_IMAGES = 20_000
@@ -210,16 +211,16 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
         sizes |= {name: len(table.members) for name, table in tables.items()}
         dotted = [member for table in tables.values() for member in table.dotted]
     told = (
-        f"Left out: {len(dotted):,} images such as {dotted[0]!r}: WebDataset ends a name at its first dot. Rename "
-        "them, or unpack the shards and write them anew with `dovetail prepare`."
+        f"Left out: {words(len(dotted), 'image')} such as {dotted[0]!r}: WebDataset ends a name at its first dot. "
+        "Rename them, or unpack the shards and write them anew with `dovetail prepare`."
         if dotted
         else ""
     )
     if not sum(sizes[name] for name in names):
         raise DovetailError(
             told
-            or f"There is no photograph in the {len(names)} shards of {data!r}; their members' names must end in an "
-            "image's suffix, such as 0001.jpg."
+            or f"There is no photograph in the {words(len(names), 'shard')} of {data!r}; their members' names must "
+            "end in an image's suffix, such as 0001.jpg."
         )
     return ShardSource(names, [sizes[name] for name in names], left_out=told)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.views.batch import ViewBatch
 
 _FEWEST_TRIED = 32  # fewer tell nothing about the rest of the source
@@ -50,8 +50,8 @@ class SkippedLog:
         if batch.skipped and ((enough and num_bad * 2 > num_tried) or (used < 0).any()):
             example = batch.skipped[0]
             raise DovetailError(
-                f"{num_bad} of {num_tried} images tried cannot be read, such as {example.path!r} ({example.reason}); "
-                f"check the data{f', all are named in {self._path}' if self._path else ''}."
+                f"{num_bad} of {counted(num_tried, 'image')} tried cannot be read, such as {example.path!r} "
+                f"({example.reason}); check the data{f', all are named in {self._path}' if self._path else ''}."
             )
 
     def _write(self, path: str, reason: str) -> None:

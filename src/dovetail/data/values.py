@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 
 Range = tuple[float, float]
 
@@ -83,14 +83,14 @@ def told_of_values(paths: Iterable[str | Path], given: Range | None) -> str:
     highest, whole = max(peak for peak, _ in peaks), max(whole for _, whole in peaks)
     if given is not None:
         beyond = sum(peak > given[1] for peak, _ in peaks)
-        words = f"{beyond} of {len(peaks)} images looked at hold values beyond --value-range {given[0]:g} {given[1]:g}"
-        return f"{words} (up to {highest:g}), which are clipped." if beyond else ""
+        words = f"{beyond} of {counted(len(peaks), 'image')} looked at hold values beyond --value-range"
+        return f"{words} {given[0]:g} {given[1]:g} (up to {highest:g}), which are clipped." if beyond else ""
     if highest * NARROW >= whole or highest <= 0:
         return ""
     fitting = 2 ** int(np.ceil(np.log2(highest + 1))) - 1 if whole > 1 else highest
     return (
-        f"Of {len(peaks)} images looked at none holds a value above {highest:g}, under 1/{NARROW} of {whole:g}, the "
-        f"format's white: they come out nearly black. Say what is white with --value-range 0 {fitting:g}."
+        f"Of {counted(len(peaks), 'image')} looked at none holds a value above {highest:g}, under 1/{NARROW} of "
+        f"{whole:g}, the format's white: they come out nearly black. Say what is white: --value-range 0 {fitting:g}."
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from dovetail.data.decode import UnreadableError, looks_like_image
 from dovetail.data.shard_names import SIZES
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 
 _SUFFIXES = {
     b"\xff\xd8\xff": "jpg",
@@ -44,7 +44,8 @@ class Written:
     left_out: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        told = f"{sum(self.sizes.values()):,} photographs in {len(self.sizes):,} shards are in {self.folder}."
+        images, shards = counted(sum(self.sizes.values()), "photograph"), counted(len(self.sizes), "shard")
+        told = f"{images} in {shards}: {self.folder}."
         if self.left_out:
             name, reason = self.left_out[0]
             told += f" {len(self.left_out):,} were left out, such as {name!r}: {reason}."

@@ -21,7 +21,7 @@ from torch import Tensor
 from dovetail.data.apart import apart
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.networks.network import Network
 from dovetail.networks.probe import check_image_size
 from dovetail.recipe import Recipe
@@ -196,11 +196,11 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     return {
         "model": f"{model_name(options)}, {millions:.1f} million parameters",
         "method": f"{options['method']}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
-        "data": f"{named}, {source.num_images:,} images, {unreadable(subject.folder)}",
+        "data": f"{named}, {counted(source.num_images, 'image')}, {unreadable(subject.folder)}",
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
         "speed": speed_in_words(history, subject),
-        **({"skipped": f"{skipped} steps, which gave no finite number"} if skipped else {}),
+        **({"skipped": f"{counted(skipped, 'step')}, which gave no finite number"} if skipped else {}),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": machine(str(options["accelerator"]), str(options["precision"])),

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DovetailError, counted, unknown_name
 from dovetail.recipe import Recipe
 from dovetail.schedules import Moment
 
@@ -230,8 +230,9 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     global_batch = batch_size * share
     if num_images < global_batch:
         raise DovetailError(
-            f"There are {num_images} images, fewer than the {global_batch} of one step; "
-            f"choose a batch size of at most {max(num_images // share, 1)} per device or add images."
+            f"There {'is' if num_images == 1 else 'are'} {counted(num_images, 'image')}, fewer than the "
+            f"{global_batch} of one step; choose a batch size of at most {max(num_images // share, 1)} per device "
+            "or add images."
         )
     steps_per_epoch = num_images // global_batch
     enough_epochs = max(recipe.epochs, math.ceil(MIN_STEPS / steps_per_epoch))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 
 IGNORE = "ignore"
 LARGEST = 2**16 - 1
@@ -60,9 +60,9 @@ class LabelMap:
         named = values[places] == codes
         wrong = ~named if self.whole else ~named & np.isin(codes, targets)
         if wrong.any():
-            value = int(codes[wrong][0])
+            value, pixels = int(codes[wrong][0]), counted(int(wrong.sum()), "pixel")
             raise DovetailError(
-                f"{where} holds {self._called(value)}, which the label map does not name, on {int(wrong.sum())} pixels"
+                f"{where} holds {self._called(value)}, which the label map does not name, on {pixels}"
                 f"{'' if self.whole else ', but the map gives its number to another label'}; name it in the map."
             )
         return torch.from_numpy(np.where(named, targets[places], codes))

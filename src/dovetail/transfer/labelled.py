@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dovetail.data.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
 from dovetail.data.tiff import grey_pages, unexplained
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 from dovetail.transfer.label_maps import LabelMap
 from dovetail.transfer.metrics import IGNORE_INDEX
 
@@ -291,6 +291,6 @@ def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> N
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
         raise DovetailError(
-            f"{where} holds label {int(wrong.max())} on {wrong.numel()} pixels, but there are {classes} classes "
-            f"(0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
+            f"{where} holds label {int(wrong.max())} on {counted(wrong.numel(), 'pixel')}, but there are "
+            f"{classes} classes (0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
         )

@@ -120,7 +120,7 @@ def open_voc(data: Path) -> SegmentationData | None:
         partial(voc_split, root, train_list, augmented if with_aug else root / "SegmentationClass"),
         partial(voc_split, root, lists / "val.txt", root / "SegmentationClass"),
     )
-    note = f"VOC's training set is {train_list.name}, {len(train)} images."
+    note = f"VOC's training set is {train_list.name}, {counted(len(train), 'image')}."
     return SegmentationData("voc", train, val, len(VOC_NAMES), VOC_NAMES, note)
 
 
