@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import textwrap
@@ -160,7 +161,7 @@ def network_for(asked: Mapping[str, Any]) -> Network:
     if not isinstance(model, (str, nn.Module)):
         raise DovetailError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
     network = build_network(
-        model,
+        copied(model) if isinstance(model, nn.Module) else model,
         in_channels=asked["in_channels"],
         encoder=asked["encoder"],
         decoder=asked["decoder"],
@@ -174,6 +175,18 @@ def network_for(asked: Mapping[str, Any]) -> Network:
             f"--in-channels {network.in_channels}."
         )
     return network
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a module, with weights, flags and hooks of its own; raise `DovetailError` where none can be."""
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DovetailError(
+            f"The {type(model).__name__} cannot be copied, and training must not change yours ({reason}); give a "
+            "module that copy.deepcopy takes."
+        ) from error
 
 
 def recipe_options(

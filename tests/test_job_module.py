@@ -1,0 +1,89 @@
+"""A module given in Python stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import dovetail
+from dovetail.job import network_for
+from dovetail.pretraining import default_of, pretrain
+from tests.data.photos import folder_of
+
+TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
+
+
+class Own(nn.Module):
+    """An encoder and a decoder of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 2, 1))
+        self.decoder = nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(pixels))
+
+
+def state_of(module: nn.Module) -> tuple[Any, ...]:
+    """Return what training could change: weights and buffers, flags, modes, and hooks of every kind."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return (
+        {name: value.clone() for name, value in module.state_dict().items()},
+        {name: (value.requires_grad, value.grad is None, id(value)) for name, value in module.named_parameters()},
+        {name: (part.training, id(part)) for name, part in module.named_modules()},
+        {name: [list(getattr(part, kind)) for kind in hooks] for name, part in module.named_modules()},
+        {name: "forward" in vars(part) for name, part in module.named_modules()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: smp.Unet("resnet18", encoder_weights=None), {}),
+        (lambda: timm.create_model("test_resnet", num_classes=0), {"method": "slotcon"}),
+        (lambda: torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None), {}),
+        (Own, {"encoder": "encoder", "decoder": "decoder"}),
+    ],
+    ids=["smp", "timm", "torchvision", "own"],
+)
+def test_a_module_given_in_python_is_not_changed(
+    make: Callable[[], nn.Module], options: dict[str, Any], tmp_path: Path
+) -> None:
+    module = make().eval()
+    next(module.parameters()).requires_grad_(False)
+    module.register_forward_hook(lambda *_: None)
+    before = state_of(module)
+    dovetail.pretrain(
+        data=folder_of(tmp_path / "photos", 8),
+        model=module,
+        out=tmp_path / "run",
+        image_size=64,
+        batch_size=4,
+        max_steps=2,
+        workers=0,
+        precision="32-true",
+        report_every_minutes=0.0,
+        **{"method": "decon-sl", "recipe": TINY, **options}
+        | ({"recipe": {name: TINY[name] for name in TINY if name != "decoder_grid"}} if "method" in options else {}),
+    )
+    after = state_of(module)
+    assert after[1:] == before[1:]
+    assert before[0].keys() == after[0].keys()
+    assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
+
+
+def test_a_module_that_cannot_be_copied_gets_a_sentence() -> None:
+    module = Own()
+    module.scale = torch.ones(3, requires_grad=True) * 2  # no leaf, which torch does not copy
+    asked = {name: default_of(name) for name in pretrain.__kwdefaults__ or {}}
+    with pytest.raises(dovetail.DovetailError, match="The Own cannot be copied, and training must not change yours"):
+        network_for(asked | {"model": module, "encoder": "encoder", "decoder": "decoder"})
