@@ -525,3 +525,13 @@ def test_folders_that_are_no_start_say_what_they_are(pretrain: Callable[..., dov
             (tmp_path / name / "model.safetensors").write_bytes(b"")
         with pytest.raises(dovetail.DovetailError, match=words):
             pretrain(out=tmp_path / "run", init=str(tmp_path / name))
+
+
+def test_a_run_begins_as_published_where_asked_to(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(model="timm/resnet18", method="densecl", recipe={"encoder_init": "published", "queue": 8}, out=tmp_path)
+    before = restore(tmp_path).before
+    assert before is not None
+    state = before.model.state_dict()
+    assert float(state["layer4.1.bn2.weight"].min()) == 1.0
+    after = load_file(tmp_path / "exported" / "model.safetensors")
+    torch.testing.assert_close(after["layer4.1.conv1.weight"], state["layer4.1.conv1.weight"], rtol=0, atol=2e-2)

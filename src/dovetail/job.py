@@ -24,10 +24,11 @@ from dovetail.data.values import told_of_values, value_range
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError, counted
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import describe_init, initialise, starting_statistics
+from dovetail.networks.initialise import describe_init, initialise, is_downloaded, starting_statistics
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.parts import is_layer_normed
 from dovetail.networks.probe import check_image_size
+from dovetail.networks.random_start import begin_as
 from dovetail.pretraining import CONFIG, Run, empty, is_first_process, write_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
@@ -75,6 +76,7 @@ def execute(
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
     check_freeze(settings, network)
+    begin_random(network, recipe, asked)
     knn, dense = knn_of(asked, recipe, settings), dense_of(asked, recipe, settings, network)
     needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
     begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
@@ -143,7 +145,7 @@ def begin_with(network: Network, init: str | None, *, needed: bool, fetch: bool)
 
     Weights are downloaded only where `fetch` allows it.
     """
-    if init == "imagenet" and not fetch:
+    if is_downloaded(network, init) and not fetch:
         if needed:
             refuse_network_in_file("init", init, typed=False)
         return
@@ -153,6 +155,12 @@ def begin_with(network: Network, init: str | None, *, needed: bool, fetch: bool)
         if needed:
             raise
         log.warning("%s The run goes on with its own weights.", error)
+
+
+def begin_random(network: Network, recipe: Recipe, asked: Mapping[str, Any]) -> None:
+    """Give an encoder that starts from random weights those of the recipe; a module given in Python keeps its own."""
+    if recipe.encoder_init is not None and asked.get("init") is None and isinstance(asked["model"], str):
+        begin_as(network, recipe.encoder_init, seed=int(asked["seed"]))
 
 
 def network_for(asked: Mapping[str, Any]) -> Network:

@@ -176,6 +176,21 @@ class OptimiserSpec:
 
 
 @dataclass(frozen=True)
+class EncoderInit:
+    """How a method's source begins an encoder with random weights; None leaves the library's.
+
+    Attributes:
+        fan: Kaiming's normal distribution of a ResNet's convolutions for the fan "in" or "out", the libraries' own.
+        zero_gamma: Whether the last norm of every residual block of a ResNet begins with zeros, or with ones.
+        class_token_std: Standard deviation of a ViT's class token.
+    """
+
+    fan: Literal["in", "out"] | None = None
+    zero_gamma: bool | None = None
+    class_token_std: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A method, complete: what is compared, on which views, and how it is optimised.
 
@@ -189,6 +204,7 @@ class Recipe:
         teacher_views: The roles of views that the teacher sees.
         teacher_buffers: BatchNorm statistics of the teacher: "own" (from its own forwards), "copied" from the
             student at every step, or "averaged" like the parameters.
+        encoder_init: How a random encoder begins; None for as its library does.
         forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
         lateral_dropout: See `LateralDropout`.
         teacher_lateral_dropout: Whether it acts in the teacher too.
@@ -213,6 +229,7 @@ class Recipe:
     teacher_momentum: Schedule | None = field(default_factory=lambda: Cosine(0.99, 1.0))
     teacher_views: tuple[Role, ...] = ("global",)
     teacher_buffers: Literal["own", "copied", "averaged"] = "own"
+    encoder_init: EncoderInit | None = None
     forward_views: Literal["per_view", "per_size"] = "per_view"
     lateral_dropout: LateralDropout | None = None
     teacher_lateral_dropout: bool = True

@@ -64,6 +64,7 @@ DENSECL = SGD | {
     "weight_decay": 1e-4,
     "min_scale": 0.2,
     "batch": 256,
+    "encoder_init": "published",
 }
 PIXPRO = LARS | {
     "hidden": 4096,
@@ -90,6 +91,7 @@ MOCO = SGD | {
     "weight_decay": 1e-4,
     "min_scale": 0.2,
     "batch": 256,
+    "encoder_init": "published",
 }
 MOCO_V3 = {"hidden": 4096, "dim": 256, "momentum": 0.99, "batch": 4096, "epochs": 300, "resampling": "bilinear"}
 MOCO_V3_VIT = MOCO_V3 | {
@@ -120,6 +122,7 @@ TOKENS = {
     "frozen_epochs": 1,
     "local_size": 96,
     "batch": 1024,
+    "encoder_init": "published",
 }
 WARMED = {"teacher_temperature": 0.07, "warmup_temperature": 0.04, "warmup_temperature_epochs": 30}
 TEN_CROPS = {"global_scale": (0.25, 1.0), "local_scale": (0.05, 0.25), "local_crops": 10}

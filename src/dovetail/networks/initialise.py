@@ -59,6 +59,12 @@ def initialise(network: Network, init: str | Path | None) -> int:
     return _write(network, "", _read(path), str(path), strict=True)
 
 
+def is_downloaded(network: Network, init: str | Path | None) -> bool:
+    """Whether starting weights come over the network, and not from a file or an installed package."""
+    packaged = lite0.is_lite0(_encoder_name(network)) and lite0.installed_version() is not None
+    return init == "imagenet" and not packaged
+
+
 def starting_statistics(network: Network, init: str | Path | None) -> tuple[Statistics, Statistics] | None:
     """Return each channel's mean and deviation, in [0, 1], that starting weights were trained with.
 

@@ -11,7 +11,7 @@ from typing import Literal
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.whiten import ZeroCLSpec
-from dovetail.recipe import Recipe, Tap, Term
+from dovetail.recipe import EncoderInit, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred, byol_views, image_tap, lars, one_dimensional_rate
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
@@ -49,6 +49,7 @@ def barlow(
     """
     return Recipe(
         name="barlow",
+        encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
         views=byol_views(image_size, min_scale, blur_px),
         optimiser=lars(

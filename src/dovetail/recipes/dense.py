@@ -18,7 +18,7 @@ from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
-from dovetail.recipe import Cells, OptimiserSpec, Recipe, Tap, Term
+from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
@@ -70,6 +70,7 @@ def densecl(
     head, cells = DenseHeadSpec(hidden, dim), Cells(grid=grid)
     return Recipe(
         name="densecl",
+        encoder_init=EncoderInit(fan="in", zero_gamma=False),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=cells),),
         views=ViewPlan((view, view)),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
@@ -132,6 +133,7 @@ def pixpro(
     second = replace(view, photometric=blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px))
     return Recipe(
         name="pixpro",
+        encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
         views=ViewPlan((first, second)),
         optimiser=OptimiserSpec(

@@ -18,7 +18,7 @@ from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.contrast import KeyContrastSpec, NTXentSpec, QueueContrastSpec
 from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.vector import PredictorSpec
-from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, Tap, Term
+from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
 from dovetail.recipes.image_parts import blurred, byol_views, given, image_tap, lars, moco_views, one_dimensional_rate
 from dovetail.schedules import Cosine
@@ -112,6 +112,7 @@ def moco_v2(
     objective = QueueContrastSpec(temperature, queue, symmetric)
     return Recipe(
         name="moco-v2",
+        encoder_init=EncoderInit(zero_gamma=False),
         terms=(Term("encoder", image_tap(taps), head, objective),),
         views=moco_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
@@ -173,6 +174,7 @@ def moco_v3(
     objective = KeyContrastSpec(given(temperature, 0.2 if vit else 1.0), predictor, rows_per_block)
     return Recipe(
         name="moco-v3",
+        encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", tap, head, objective),),
         views=byol_views(image_size, given(min_scale, crop), blur_px, interpolation="bilinear"),
         optimiser=OptimiserSpec(
@@ -267,6 +269,7 @@ def simsiam(
     objective = RegressSpec("student", "negative_cosine", predictor)
     return Recipe(
         name="simsiam",
+        encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", image_tap(taps), head, objective),),
         views=moco_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec(

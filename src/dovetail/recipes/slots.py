@@ -13,7 +13,7 @@ from dataclasses import replace
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.slots import SlotSpec
-from dovetail.recipe import Cells, OptimiserSpec, Recipe, Tap, Term
+from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred, one_dimensional_rate
 from dovetail.schedules import Cosine
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
@@ -74,6 +74,7 @@ def slotcon(
     head = SlotHeadSpec(hidden=hidden, dim=dim, prototypes=prototypes)
     return Recipe(
         name="slotcon",
+        encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
         views=slotcon_views(image_size, min_scale, blur_px),
         optimiser=OptimiserSpec(

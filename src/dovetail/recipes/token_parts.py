@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dovetail.errors import DovetailError
-from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe, Tap, Term
+from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
 from dovetail.views.plan import MaskSpec, Photometric, ViewPlan, ViewSpec
@@ -153,6 +153,7 @@ def self_distilled(
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         forward_views="per_size",
+        encoder_init=EncoderInit(class_token_std=0.02),
         official_positions=not reference_timm_positions,
         epochs=epochs,
         batch_size=1024,

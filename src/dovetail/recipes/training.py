@@ -41,6 +41,7 @@ def training(
     optimiser: Literal["published", "lars", "lamb", "sgd", "adamw"] = "published",
     encoder_lr_scale: float = 1.0,
     decoder_lr_scale: float = 1.0,
+    encoder_init: Literal["library", "published"] = "library",
 ) -> Recipe:
     """Return the recipe with the optimiser that was asked for.
 
@@ -53,7 +54,11 @@ def training(
             no BatchNorm (ViT, ConvNeXt).
         encoder_lr_scale: Factor of the learning rate of the encoder's weights.
         decoder_lr_scale: Factor of the learning rate of the decoder's weights; the heads have neither.
+        encoder_init: How an encoder with random weights begins: as its library has it, or as the method's published
+            code. A ResNet's convolutions and last norms, and a ViT's class token, differ.
     """
+    if encoder_init == "library":
+        recipe = replace(recipe, encoder_init=None)
     spec = recipe.optimiser
     if optimiser != "published" and optimiser != spec.name:
         spec = exchanged(spec, optimiser, named)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dovetail.errors import DovetailError
-from dovetail.job import network_for, normalised_recipe, starting_weights
-from dovetail.networks.initialise import initialise
+from dovetail.job import begin_random, network_for, normalised_recipe, starting_weights
+from dovetail.networks.initialise import initialise, is_downloaded
 from dovetail.networks.network import Network
 from dovetail.pretraining import read_config
 from dovetail.provenance import refuse_network_in_file
@@ -104,12 +104,13 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(options["seed"]))
         before = network_for(options)
-        known = options.get("init") in (None, init) or options["init"] != "imagenet"
+        known = options.get("init") in (None, init) or not is_downloaded(before, options["init"])
         if known:
             initialise(before, starting_weights(options.get("init")))
         saved = with_later_options(options["method"], options.get("recipe") or {}, resume=True)
         recipe = build(options["method"], before.taps, saved)
         recipe = normalised_recipe(recipe, before, options, resume=True)
+        begin_random(before, recipe, options)
         learner = Learner(recipe, copy.deepcopy(before))
     try:
         learner.load_state_dict(state["learner"])

@@ -1,0 +1,69 @@
+"""Random weights of an encoder as a method's source begins with them, where the library begins otherwise.
+
+timm's ResNets begin with zeros in the last norm of every residual block, torchvision's and
+segmentation_models_pytorch's with ones; all three draw convolutions for the fan out. timm's ViTs begin with a class
+token of 1e-6.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Generator, nn
+
+from dovetail.networks.names import is_resnet
+from dovetail.networks.network import Network
+from dovetail.recipe import EncoderInit
+
+_BLOCK_NORM = re.compile(r"(layer\d\.\d+\.)bn(\d)\.weight")
+
+
+@torch.no_grad()
+def begin_as(network: Network, init: EncoderInit, *, seed: int) -> int:
+    """Give an encoder with random weights those that a method's source begins with.
+
+    What is drawn depends on `seed` alone, and torch's own random numbers stay as they are.
+
+    Args:
+        network: Its ResNet's or ViT's weights are written in place; other encoders stay as they are.
+        init: See `EncoderInit`.
+        seed: Of the run.
+
+    Returns:
+        How many tensors were written.
+    """
+    drawn = torch.Generator().manual_seed(seed)
+    weights = {
+        name.removeprefix(network.encoder_prefix): value
+        for name, value in network.model.named_parameters()
+        if name.startswith(network.encoder_prefix)
+    }
+    written = 0
+    if is_resnet(list(weights)):
+        written += _convolutions(weights, init, drawn) + _last_norms(weights, init)
+    if init.class_token_std is not None and "cls_token" in weights and weights["cls_token"].dim() == 3:
+        nn.init.trunc_normal_(weights["cls_token"], std=init.class_token_std, generator=drawn)
+        written += 1
+    return written
+
+
+def _convolutions(weights: dict[str, nn.Parameter], init: EncoderInit, drawn: Generator) -> int:
+    """Draw a ResNet's convolutions anew, where the library's fan is another one."""
+    convolutions = [value for value in weights.values() if value.dim() == 4]
+    if init.fan != "in":
+        return 0
+    for value in convolutions:
+        nn.init.kaiming_normal_(value, mode="fan_in", nonlinearity="relu", generator=drawn)
+    return len(convolutions)
+
+
+def _last_norms(weights: dict[str, nn.Parameter], init: EncoderInit) -> int:
+    """Set the last norm of every residual block to zeros or ones."""
+    if init.zero_gamma is None:
+        return 0
+    found = [match for match in map(_BLOCK_NORM.fullmatch, weights) if match]
+    last = {match[1]: max(int(other[2]) for other in found if other[1] == match[1]) for match in found}
+    for block, number in last.items():
+        weights[f"{block}bn{number}.weight"].fill_(0.0 if init.zero_gamma else 1.0)
+    return len(last)
