@@ -292,8 +292,11 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 def test_formats(tmp_path: Path) -> None:
     export(tmp_path)
     written = export_weights(tmp_path, format="smp", to=tmp_path / "out" / "unet.pth")
-    smp.Unet("resnet18", encoder_weights=None).load_state_dict(torch.load(written.path))
-    assert str(written).endswith("the whole of smp.Unet(encoder_name='resnet18', encoder_weights=None, in_channels=3)")
+    missing, _ = smp.Unet("resnet18", encoder_weights=None).load_state_dict(torch.load(written.path), strict=False)
+    assert missing == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
+    built = "smp.Unet(encoder_name='resnet18', encoder_weights=None, in_channels=3)"
+    head = "segmentation_head.0.bias, segmentation_head.0.weight"
+    assert str(written).endswith(f"the whole of {built} without its untrained head ({head})")
     for format, fresh in (("timm", timm.create_model("resnet18")), ("torchvision", torchvision.models.resnet18())):
         written = export_weights(tmp_path, format=format, to=tmp_path / f"{format}.safetensors")
         missing, unexpected = fresh.load_state_dict(load_file(written.path), strict=False)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from dovetail.evaluating import evaluate_dense, evaluate_knn, evaluate_linear
     from dovetail.exporting import export
     from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
+    from dovetail.loading import load, load_into
     from dovetail.predicting import predict
     from dovetail.pretraining import Run, pretrain
     from dovetail.report.embedding import embed
-    from dovetail.weights import MatchReport, load, load_into
+    from dovetail.weights import MatchReport
 
 __version__ = "0.1.0"
 
@@ -38,8 +39,8 @@ _PUBLIC = {
     "finetune_classify": "dovetail.finetuning",
     "finetune_detect": "dovetail.finetuning",
     "finetune_segment": "dovetail.finetuning",
-    "load": "dovetail.weights",
-    "load_into": "dovetail.weights",
+    "load": "dovetail.loading",
+    "load_into": "dovetail.loading",
     "predict": "dovetail.predicting",
     "pretrain": "dovetail.pretraining",
 }

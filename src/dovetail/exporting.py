@@ -12,11 +12,12 @@ def export(*, run: str | Path, to: str | Path, format: Format = "model") -> Path
     """Write a run's weights in the names of a library.
 
     Args:
-        run: Folder of the run, or an exported folder.
+        run: Folder of the run, pre-trained or fine-tuned, or an exported folder.
         to: File to write: .safetensors, or .pt or .pth for `torch.load`.
         format: "model" for the whole model, names unchanged ("smp" and "torchvision" likewise, for models of these
-            libraries), "encoder" or "decoder" for one part, "timm" or "torchvision" for a ResNet encoder alone,
-            "detectron2" or "mmseg" for a ResNet and its FPN or FCN decoder under their names.
+            libraries, without a head that was not trained), "encoder" or "decoder" for one part, "timm" or
+            "torchvision" for a ResNet encoder alone, "detectron2" or "mmseg" for a ResNet and its FPN or FCN decoder
+            under their names.
 
     Returns:
         The file.
@@ -24,8 +25,9 @@ def export(*, run: str | Path, to: str | Path, format: Format = "model") -> Path
     Raises:
         DovetailError: For a run without weights, or a format that does not fit the model.
     """
+    from dovetail.loading import exported
     from dovetail.weights import export_weights
 
-    written = export_weights(run, format=format, to=to)
+    written = export_weights(exported(run), format=format, to=to)
     print(written)
     return written.path

@@ -196,7 +196,9 @@ def _info_of_part(info: Mapping[str, Any], part: str) -> dict[str, Any]:
     }
 
 
-def load_into(model: nn.Module, source: str | Path, *, part: SelectedPart = "all", strict: bool = True) -> MatchReport:
+def load_into(
+    model: nn.Module, source: str | Path | Exported, *, part: SelectedPart = "all", strict: bool = True
+) -> MatchReport:
     """Load exported weights into `model` in place and report what fitted.
 
     Names are matched within the encoder and within the decoder, so the target may be of another library than the
@@ -204,14 +206,14 @@ def load_into(model: nn.Module, source: str | Path, *, part: SelectedPart = "all
 
     Args:
         model: The module to fine-tune.
-        source: Run folder, exported folder or .safetensors file.
+        source: Run folder, exported folder or .safetensors file; or one of them, read.
         part: Load everything, or only one part.
         strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
 
     Raises:
         DovetailError: As `strict` says, and always when nothing fits.
     """
-    exported = read_exported(source)
+    exported = source if isinstance(source, Exported) else read_exported(source)
     report, pairs = match(model, exported, part=part)
     if not report.matched:
         raise DovetailError(
@@ -243,12 +245,14 @@ def match(model: nn.Module, exported: Exported, *, part: SelectedPart) -> tuple[
     never = {_key(name, source_parts) for name in exported.info.get("untrained", ())}
     found: dict[str, list[Any]] = {"matched": [], "missing": [], "mismatched": [], "fresh": []}
     pairs: dict[str, str] = {}
+    fine_tuned = "task" in exported.info
     for name, value in state.items():
         key = _key(name, target_parts)
         if part != "all" and key[0] != part:
             continue
         origin = origins.get(key)
-        if key[0] == "head" or key in never or (origin is None and name.endswith(COUNTER)):
+        learned = fine_tuned and origin is not None and exported.weights[origin].shape == value.shape
+        if (key[0] == "head" and not learned) or key in never or (origin is None and name.endswith(COUNTER)):
             found["fresh"].append(name)
         elif origin is None:
             found["missing"].append(name)
@@ -261,7 +265,11 @@ def match(model: nn.Module, exported: Exported, *, part: SelectedPart) -> tuple[
     unexpected = [
         name
         for key, name in origins.items()
-        if key not in taken and key not in never and (part == "all" or key[0] == part) and not name.endswith(COUNTER)
+        if key not in taken
+        and key not in never
+        and not (fine_tuned and key[0] == "head")
+        and (part == "all" or key[0] == part)
+        and not name.endswith(COUNTER)
     ]
     return MatchReport(unexpected=tuple(unexpected), **{what: tuple(names) for what, names in found.items()}), pairs
 
@@ -332,11 +340,11 @@ class Written:
 FORMATS = ("model", "encoder", "decoder", "timm", "torchvision", "smp", "detectron2", "mmseg")
 
 
-def export_weights(source: str | Path, *, format: str, to: str | Path) -> Written:
+def export_weights(source: str | Path | Exported, *, format: str, to: str | Path) -> Written:
     """Write exported weights for another program.
 
     Args:
-        source: Run folder, exported folder or its `model.safetensors`.
+        source: Run folder, exported folder or its `model.safetensors`; or one of them, read.
         format: "model" (all, names unchanged), "encoder" or "decoder" (local names), "timm" or "torchvision" (the
             encoder as that library's classifier names it, for ResNets and for models of that library), "smp" (a model
             of that library), "detectron2" or "mmseg" (trained tensors of a ResNet and of an FPN or FCN decoder).
@@ -350,7 +358,7 @@ def export_weights(source: str | Path, *, format: str, to: str | Path) -> Writte
     path = Path(to)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise DovetailError(f"{path} must end in .safetensors, .pt or .pth; rename it.")
-    exported = read_exported(source)
+    exported = source if isinstance(source, Exported) else read_exported(source)
     if exported.parts is None:
         raise DovetailError(f"{exported.path} has no {SIDECAR} beside it; give the exported folder.")
     weights, what = _in_format(exported, exported.parts, format)
@@ -364,8 +372,14 @@ def export_weights(source: str | Path, *, format: str, to: str | Path) -> Writte
 def _in_format(exported: Exported, parts: Parts, format: str) -> tuple[dict[str, Tensor], str]:
     """Return the tensors under the format's names, and what they are in words."""
     library = str(exported.info["constructor"]).partition(".")[0]
-    if format == "model" or (format == library and format in ("smp", "torchvision")):
-        return exported.weights, f"the whole of {exported.info['constructor']}"
+    whole = f"the whole of {exported.info['constructor']}"
+    if format == "model":
+        return exported.weights, whole
+    if format == library and format in ("smp", "torchvision"):
+        # A head that nothing trained has the wrong number of classes for whoever loads the file.
+        fresh = [name for name in exported.info.get("untrained", ()) if parts.split(name)[0] == "head"]
+        weights = {name: value for name, value in exported.weights.items() if name not in fresh}
+        return weights, f"{whole} without its untrained head ({_some(fresh)})" if fresh else whole
     if format == "smp":
         raise DovetailError(f"{exported.info['constructor']} is no model of smp; choose another format.")
     if format == "decoder":

@@ -20,9 +20,7 @@ from dovetail.data.sources import find_images, read_list
 from dovetail.data.values import values_within
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.augment import Augmentation
-from dovetail.transfer.classifying import build_classifier
 from dovetail.transfer.detect import as_coco, detect
-from dovetail.transfer.detectors import DetectorSpec, build_detector
 from dovetail.transfer.features import of_central_crops
 from dovetail.transfer.finished import Task, load_weights, read_task
 from dovetail.transfer.images import ClassFolder
@@ -30,9 +28,9 @@ from dovetail.transfer.labelled import read_image
 from dovetail.transfer.machine import Machine, ahead, machine
 from dovetail.transfer.progress import progress
 from dovetail.transfer.ranges import check_ranges, check_writable
+from dovetail.transfer.rebuilt import build_finished
 from dovetail.transfer.segment import predict as predict_classes
 from dovetail.transfer.segment_options import SegmentOptions, Window
-from dovetail.transfer.segmenters import FCNSpec, build_segmenter
 
 UNREAD = "unread.jsonl"
 
@@ -176,13 +174,7 @@ def write_unread(photos: Photographs, out: Path) -> str:
 def segment(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
     """Write a palette PNG of classes for each photograph, and classes.json."""
     options = task.options
-    model, _ = build_segmenter(
-        task.source(),
-        classes=len(task.names),
-        decoder=options["decoder"],
-        output_stride=options["output_stride"],
-        fcn=FCNSpec(**options["fcn"]),
-    )
+    model, _ = build_finished(task)
     load_weights(model, folder)
     where.place(model).eval()
     red, green, blue = task.mean
@@ -251,8 +243,7 @@ def detections(
 ) -> None:
     """Write predictions.json: a list of file_name, category_id, category, bbox, score and, with masks, segmentation."""
     options = task.options
-    spec = DetectorSpec(**{**options["spec"], "sides": tuple(options["spec"]["sides"])})
-    model, _ = build_detector(task.source(), spec)
+    model, _ = build_finished(task)
     load_weights(model, folder)
     where.place(model).eval()
     ids = tuple(int(one) for one in options["ids"])
@@ -283,7 +274,7 @@ class Unlabelled(ClassFolder):
 
 def classify(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
     """Write predictions.csv: file, and up to three pairs of class and probability, the best first."""
-    model = build_classifier(task.source(), len(task.names))
+    model, _ = build_finished(task)
     load_weights(model, folder)
     data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, unread=photos.unread)
     logits = of_central_crops(model, data, **task.source().pixels(), machine=where, on_batch=advance)
