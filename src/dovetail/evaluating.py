@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dovetail.errors import DovetailError
+from dovetail.locking import in_use
 
 if TYPE_CHECKING:
     from dovetail.transfer.results import Results
@@ -266,6 +267,7 @@ def measured_within(
         folder = Path(run)
         out = (folder if folder.is_dir() else folder.parent) / kind
     check_writable(Path(out))
-    results = job({name: value for name, value in asked.items() if name != "check"} | {"out": out})
-    results.write(Path(out))
+    with in_use(Path(out)):
+        results = job({name: value for name, value in asked.items() if name != "check"} | {"out": out})
+        results.write(Path(out))
     return results

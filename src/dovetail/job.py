@@ -22,6 +22,7 @@ from dovetail.data.loader import make_loader
 from dovetail.data.sources import ImageSource, PathSource, open_source
 from dovetail.data.values import told_of_values, value_range
 from dovetail.distributed import rank, world_size
+from dovetail.durable import flush_folder
 from dovetail.errors import DovetailError, counted
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import describe_init, initialise, is_downloaded, starting_statistics
@@ -66,7 +67,7 @@ def execute(
     network = network_for(asked)
     options = recipe_options(asked, source, network, resume=resume)
     recipe = build(asked["method"], network.taps, options)
-    settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
+    settings = replace(resolve(recipe, wishes_of(asked), num_images=source.num_images), images=source.digest())
     if not resume:  # a saved run names what it was shortened to
         options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
         recipe = build(asked["method"], network.taps, options)
@@ -434,6 +435,7 @@ def export_run(learner: Learner, options: Mapping[str, Any], settings: Settings,
         (out / EXPORTED).mkdir(exist_ok=True)
         for file in sorted(fresh.iterdir()):  # each whole or absent, whenever the run is killed
             file.replace(out / EXPORTED / file.name)
+        flush_folder(out / EXPORTED)
         fresh.rmdir()
     except (OSError, SafetensorError) as error:
         raise DovetailError(

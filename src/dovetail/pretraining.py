@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
+from dovetail.locking import LOCK, in_use
 from dovetail.provenance import refuse_decided_in_file
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ RECIPE = "recipe.txt"
 PROBE = ".writable"
 PATHS = ("data", "init", "knn_data", "dense_data")
 PATTERN = re.compile(r"\{")  # of the names of shards
-LEFTOVERS = (PROBE, f"{CONFIG}.tmp")  # what a run killed before it had a config leaves
+COPY = f"checkpoints/{CONFIG}"
+LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # what a run killed before it had a config leaves
 
 
 @dataclass(frozen=True)
@@ -189,20 +193,24 @@ def started(options: Mapping[str, Any], *, named: Collection[str], from_file: Co
     out = asked["out"]
     again = requeued() and (Path(out) / CONFIG).is_file()  # by the command of the first time, --overwrite included
     resume, overwrite = options["resume"] or again, options["overwrite"] and not again
-    folder = check_out(out, overwrite=overwrite, resume=resume) if is_first_process() else Path(out)
-    if resume:
-        asked = resumed(asked, folder, named=named)
-        check_still_there(folder, asked["data"])
-    require(asked)
-    if overwrite:
-        refuse_sources_in(folder, asked)
-    from dovetail.job import execute
+    first = is_first_process()
+    folder = check_out(out, overwrite=overwrite, resume=resume) if first else Path(out)
+    with in_use(folder) if first else nullcontext():
+        if first:  # what another process has written meanwhile counts
+            check_out(out, overwrite=overwrite, resume=resume)
+        if resume:
+            asked = resumed(asked, folder, named=named)
+            check_still_there(folder, asked["data"])
+        require(asked)
+        if overwrite:
+            refuse_sources_in(folder, asked)
+        from dovetail.data.values import values_within
+        from dovetail.job import execute
 
-    typed = {name for name in (named if resume else asked) if name not in from_file}  # a resumed run's config is a file
-    from dovetail.data.values import values_within
-
-    with values_within(asked["value_range"]):
-        return execute(asked, folder, resume=resume, overwrite=overwrite, typed=typed)
+        # A resumed run's config is a file.
+        typed = {name for name in (named if resume else asked) if name not in from_file}
+        with values_within(asked["value_range"]):
+            return execute(asked, folder, resume=resume, overwrite=overwrite, typed=typed)
 
 
 def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -286,7 +294,8 @@ def check_run(folder: Path) -> None:
 
 def empty(folder: Path) -> None:
     """Remove what a run left in `folder`, last of all what tells that it is a run's."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == CONFIG):
+    entries = (entry for entry in folder.iterdir() if entry.name != LOCK)  # which this process holds
+    for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
@@ -399,12 +408,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return a run's saved options."""
     import yaml
 
+    place = folder / CONFIG
+    if place.is_file() and not place.stat().st_size and (folder / COPY).is_file():
+        place = folder / COPY
     try:
-        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DovetailError(f"{folder / CONFIG} cannot be read: {str(error).splitlines()[0]}.") from None
+        content = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise DovetailError(
+            f"{place} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}."
+        ) from None
     if not isinstance(content, dict):
-        raise DovetailError(f"{folder / CONFIG} holds no options; start the run anew.")
+        raise DovetailError(
+            f"{place} holds no options; put back the run's own {CONFIG}, of which {folder / COPY} is a copy, to go on "
+            "with its checkpoints."
+        )
     return content
 
 
@@ -416,6 +433,7 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
             plain[name] = None  # given in Python; must be given again
-    fresh = folder / f"{CONFIG}.tmp"
-    fresh.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-    fresh.replace(folder / CONFIG)  # whole or absent, whenever the run is killed
+    text = yaml.safe_dump(plain, sort_keys=False)
+    write_whole(folder / CONFIG, text)
+    (folder / COPY).parent.mkdir(exist_ok=True)
+    write_whole(folder / COPY, text)  # whoever empties or loses the first can still go on from the checkpoints

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dovetail.durable import put_in_place
 from dovetail.finite import check_finite
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors by name in the safetensors format, with the access rights of any other new file of the folder.
+
+    The file is whole or absent under its name, whenever the process is killed.
 
     The library gives its files to their owner alone, so that nobody else on a cluster could load them.
 
@@ -20,10 +24,12 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         DovetailError: For values that are not finite; nothing is written.
     """
     check_finite(tensors, f"What was to be written to {path}", "train again with a lower learning rate")
-    save_file(tensors, path)
-    beside = path.with_name(f".{path.name}.rights")
-    beside.touch()
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.touch()
+    rights = stat.S_IMODE(aside.stat().st_mode)
     try:
-        path.chmod(stat.S_IMODE(beside.stat().st_mode))
+        save_file(tensors, aside)
+        aside.chmod(rights)
+        put_in_place(aside, path)
     finally:
-        beside.unlink()
+        aside.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dovetail.durable import write_whole
 from dovetail.errors import DovetailError, counted, unknown_name
 from dovetail.finite import check_finite
 from dovetail.networks.construct import construct
@@ -125,7 +126,7 @@ def save_exported(
         chosen = part_of(weights, parts, part)
         if chosen:
             write_tensors(chosen, folder / f"{part}.safetensors")
-    (folder / SIDECAR).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / SIDECAR, json.dumps(info, indent=2) + "\n")
 
 
 def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[str, Any]:

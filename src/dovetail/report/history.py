@@ -138,12 +138,12 @@ def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> 
 def read_history(folder: Path) -> History:
     """Return the readings in a run's folder; a last line that is being written is left out."""
     path = folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     readings: dict[int, dict[str, Any]] = {}
     for line in lines:
         try:
             reading = json.loads(line)
             readings[int(reading["step"])] = reading
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return History(tuple(readings[step] for step in sorted(readings)))

@@ -225,6 +225,11 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
                 f"The run to resume had {name} {before}, now it is {now}; "
                 "use the run's own config.yaml or start with --overwrite."
             )
+    if then.images and settings.images and then.images != settings.images:
+        raise DovetailError(
+            f"The images are not those of the run to resume: {settings.num_images:,} as before, but "
+            "under other names or in another order; put them back, or start with --overwrite."
+        )
     if FOLDER in state:  # of that each process loads its part when the weights are cut
         return int(state["step"])
     try:

@@ -240,7 +240,8 @@ def drop_readings_after(path: Path, step: int) -> None:
     """Drop the lines of a metrics file that lie past `step`, and a last line cut short by a kill."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    text = path.read_text(encoding="utf-8", errors="replace")  # a disk that damages a byte costs no run
+    kept = [line for line in text.splitlines() if _step_of(line) <= step]
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     aside.replace(path)
@@ -249,7 +250,7 @@ def drop_readings_after(path: Path, step: int) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from dovetail.durable import flush_folder as flush_folder
 from dovetail.errors import DovetailError
 
 MARK = b"dovetail sha256 "
@@ -99,14 +100,3 @@ def link_or_copy(source: Path, target: Path) -> None:
     aside.replace(target)
     # Renaming one link onto another of the same file does nothing and leaves both.
     aside.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, where the system lets one."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

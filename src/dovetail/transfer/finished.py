@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dovetail.data.values import value_range
+from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 from dovetail.finite import check_finite
 from dovetail.tensor_files import write_tensors
@@ -64,7 +65,7 @@ def save_finished(out: Path, model: nn.Module, task: Task) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_tensors(state, out / WEIGHTS)
-    (out / TASK).write_text(json.dumps(asdict(task), indent=2) + "\n", encoding="utf-8")
+    write_whole(out / TASK, json.dumps(asdict(task), indent=2) + "\n")
 
 
 def read_task(folder: Path) -> Task:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dovetail.durable import write_whole
 from dovetail.transfer.finished import TASK, WEIGHTS
 from dovetail.transfer.results import Score, library_versions, score_from
 
@@ -77,7 +78,7 @@ class Ledger:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + json.dumps(line) + "\n")
         if keep:
-            (self.out / KEPT).write_text(json.dumps([self.mark, *cell]) + "\n", encoding="utf-8")
+            write_whole(self.out / KEPT, json.dumps([self.mark, *cell]) + "\n")
         self.known[cell] = found
 
     def _holds(self, cell: Cell) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dovetail.data.sources import find_images, read_list
 from dovetail.data.values import values_within
 from dovetail.errors import DovetailError, counted
+from dovetail.locking import in_use
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.detect import as_coco, detect
 from dovetail.transfer.features import of_central_crops
@@ -47,8 +48,7 @@ def predict(asked: Mapping[str, Any]) -> Path:
     where = machine(asked["accelerator"], asked["precision"], asked["workers"])
     photos = photographs(Path(asked["data"]))
     check_apart(out, targets(task, photos), [Path(asked["data"]), *photos.paths])
-    out.mkdir(parents=True, exist_ok=True)
-    with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
+    with in_use(out), values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
         if task.task == "segment":
             segment(task, folder, photos, out, where, advance)
         elif task.task == "detect":

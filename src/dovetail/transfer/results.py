@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 
 RESULTS = "results.json"
@@ -113,7 +114,7 @@ class Results:
         """Write results.json into `out` and print the table; return the file."""
         out.mkdir(parents=True, exist_ok=True)
         path = out / RESULTS
-        path.write_text(json.dumps(self.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(self.as_dict(), indent=2, default=str) + "\n")
         print_table(self.task, self.rows)
         for note in self.notes:
             print(note)
