@@ -22,7 +22,6 @@ import dovetail
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 from dovetail.locking import LOCK, in_use
-from dovetail.preparing import prepare
 from dovetail.pretraining import COPY, read_config
 from dovetail.report.history import read_history
 from tests.transfer.pictures import class_folder
@@ -165,35 +164,3 @@ def test_a_damaged_byte_in_the_log_costs_no_run(copied: Path, damage: bytes) -> 
     assert dovetail.pretrain(out=copied, resume=True).finished
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip", "shards"])
-def test_renamed_images_are_not_taken_for_the_same(photos: Path, tmp_path: Path, kind: str) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(photos, data)
-    if kind == "zip":
-        shutil.make_archive(str(tmp_path / "packed"), "zip", data)
-        data = tmp_path / "packed.zip"
-    elif kind == "shards":
-        prepare(data=data, shards=tmp_path / "shards", images_per_shard=4)
-        data = tmp_path / "shards"
-    dovetail.pretrain(data=data, out=tmp_path / "run", max_steps=1, **OPTIONS)
-    if kind == "folder":
-        (data / "0.png").rename(data / "9.png")
-    elif kind == "zip":
-        (tmp_path / "data" / "0.png").rename(tmp_path / "data" / "9.png")
-        shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data")
-    else:
-        (data / "shard-000000.tar").rename(data / "shard-000009.tar")
-        (data / "sizes.json").unlink()
-    with pytest.raises(DovetailError, match="8 as before, but under other names or in another order"):
-        dovetail.pretrain(out=tmp_path / "run", resume=True)
-
-
-def test_moved_images_are_the_same(photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos, tmp_path / "first" / "data")
-    dovetail.pretrain(data=tmp_path / "first" / "data", out=tmp_path / "run", max_steps=1, **OPTIONS)
-    (tmp_path / "first").rename(tmp_path / "second")
-    config = (tmp_path / "run" / "config.yaml").read_text().replace("/first/", "/second/")
-    (tmp_path / "run" / "config.yaml").write_text(config)
-    assert dovetail.pretrain(out=tmp_path / "run", resume=True).finished

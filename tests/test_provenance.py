@@ -252,8 +252,6 @@ def test_a_run_on_a_url_resumes_when_it_is_typed_again(
         again = ["pretrain", "--config", str(Path(out) / "config.yaml"), "--out", str(tmp_path / "again")]
         assert run_command(again) == 2
         assert run_command([*again, "--data", data]) == 0
-        with pytest.raises(DovetailError, match="has data"):
-            dovetail.pretrain(out=out, resume=True, data=str(shards))
         with pytest.raises(DovetailError, match="add --data"):
             dovetail.pretrain(out=out, resume=True)
         assert dovetail.pretrain(out=out, resume=True, data=data).finished

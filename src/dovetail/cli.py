@@ -10,13 +10,14 @@ import importlib
 import inspect
 import itertools
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from dovetail import __version__
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DovetailError, printable, unknown_name
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,11 @@ VERBS: dict[str, Verb] = {
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line. Exits with 0, with 2 after a mistake in what was asked for, 130 after Ctrl-C."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        code = run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # a second one, while the first was answered
+        code = 130
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -81,6 +86,9 @@ def run(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"dovetail {__version__}")
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
     try:
         name = command_in(arguments)
         if name is None:
@@ -88,9 +96,10 @@ def run(arguments: list[str]) -> int:
             return 0
         return call(name, arguments[len(name.split()) :])
     except DovetailError as error:
-        print(f"dovetail: {error}", file=sys.stderr)
+        print(f"dovetail: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more has nothing left to stop
         print("dovetail: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -266,14 +275,33 @@ def method_in(arguments: list[str], default: Any) -> str:
 
 def method_in_file(path: str) -> str | None:
     """Return the method that a YAML file names."""
-    import yaml
+    from pathlib import Path
 
+    from dovetail.options_file import read_options_file
+
+    content = read_options_file(Path(path))
+    if not isinstance(content, dict):
+        raise DovetailError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
+    method = content.get("method")
+    return method if isinstance(method, str) else None
+
+
+def check_options(options: dict[str, Any], where: str) -> None:
+    """Raise `DovetailError` for options of `pretrain`, read from a file, of names or kinds that it does not have."""
+    method = options.get("method", "decon-sl")
+    if not isinstance(method, str):
+        raise DovetailError(f"{where}: method is {method!r}; it must be text.")
+    if not isinstance(options.get("recipe") or {}, dict):
+        raise DovetailError(f"{where}: recipe is {options['recipe']!r}; it must be NAME: VALUE for each option.")
+    verb = VERBS["pretrain"]
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a plain name from the command line
-            content = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DovetailError(f"The config file {path!r} cannot be read: {str(error).splitlines()[0]}.") from None
-    return content.get("method") if isinstance(content, dict) else None
+        parser = make_parser("pretrain", verb, verb.load(), ["--method", method])
+        parser.parse_object({name: value for name, value in options.items() if value is not None}, defaults=False)
+    except DovetailError as error:
+        raise DovetailError(f"{where}: {error}") from None
+    except Exception as error:  # values of no kind that the parser expects make it raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DovetailError(f"{where} cannot be read: {reason}.") from error
 
 
 def add_recipe_options(parser: Any, method: str) -> None:

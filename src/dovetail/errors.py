@@ -24,6 +24,11 @@ class StoppedWaiting(Exception):
     """A batch was still being waited for when the run was asked to stop."""
 
 
+def printable(text: str) -> str:
+    """Return a text whose letters a terminal only shows: others, as in hostile names of files, are spelled out."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
 def counted(number: int, word: str) -> str:
     """Return a number of things: "1 file", "3 files"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

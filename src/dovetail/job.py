@@ -67,7 +67,7 @@ def execute(
     network = network_for(asked)
     options = recipe_options(asked, source, network, resume=resume)
     recipe = build(asked["method"], network.taps, options)
-    settings = replace(resolve(recipe, wishes_of(asked), num_images=source.num_images), images=source.digest())
+    settings = resolve(recipe, wishes_of(asked), num_images=source.num_images)
     if not resume:  # a saved run names what it was shortened to
         options |= shortened(recipe, settings, options_of(asked["method"]).keys() - dict(asked["recipe"] or {}).keys())
         recipe = build(asked["method"], network.taps, options)

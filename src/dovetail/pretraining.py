@@ -19,6 +19,8 @@ from dovetail.provenance import refuse_decided_in_file
 if TYPE_CHECKING:
     from torch import nn
 
+    from dovetail.transfer.ranges import Range
+
 
 CONFIG = "config.yaml"
 RECIPE = "recipe.txt"
@@ -226,13 +228,14 @@ def refuse_sources_in(folder: Path, asked: Mapping[str, Any]) -> None:
 
 
 def require(asked: Mapping[str, Any]) -> None:
-    """Raise `DovetailError` where something without a default is missing."""
+    """Raise `DovetailError` where something without a default is missing, and for a number out of range."""
+    from dovetail.transfer.ranges import check_ranges
+
     if asked["data"] is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
     if asked["model"] is None:
         raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
-    if asked["in_channels"] < 1:
-        raise DovetailError(f"in_channels is {asked['in_channels']}; it must be at least 1.")
+    check_ranges(asked, ranges())
     mean, std = asked["mean"], asked["std"]
     if any(len(one) not in (0, asked["in_channels"]) for one in (mean, std)) or len(mean) != len(std):
         raise DovetailError(
@@ -241,6 +244,23 @@ def require(asked: Mapping[str, Any]) -> None:
         )
     if any(value <= 0 for value in std):
         raise DovetailError(f"std is {list(std)}; each number must be above 0.")
+
+
+def ranges() -> Mapping[str, Range]:
+    """Return what numbers the options of `pretrain` may have; those of recipes are in `dovetail.recipes.values`."""
+    from dovetail.transfer.ranges import MOST_SIDE_PX, Range
+
+    counts = ("epochs", "max_steps", "accumulate", "devices", "num_nodes", "log_every_steps", "keep_every_epochs")
+    return {
+        **dict.fromkeys(counts, Range(1, most=1 << 40)),
+        **dict.fromkeys(("save_every_minutes", "skip_nonfinite_steps", "knn_readings", "profile"), Range(0)),
+        "batch_size": Range(1, most=1 << 20),
+        "image_size": Range(8, most=MOST_SIDE_PX),
+        "in_channels": Range(1, most=4096),
+        "lr": Range(0, above=True, most=1e38),  # float32's largest, about
+        "seed": Range(0),
+        "workers": Range(0, most=4096),
+    }
 
 
 def requeued() -> bool:
@@ -307,9 +327,11 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
 
     With other devices a step keeps its images: each device takes more or fewer of them, in more or fewer passes.
     """
+    from dovetail.cli import check_options
     from dovetail.elastic import shared_anew
 
     saved = read_config(folder)
+    check_options(saved, str(folder / CONFIG))
     movable = (
         *("accelerator", "devices", "num_nodes", "strategy", "workers", "log_every_steps", "save_every_minutes"),
         *("report_every_minutes", "knn_data", "knn_readings", "loggers", "skip_nonfinite_steps", "profile"),
@@ -406,17 +428,12 @@ def normal(value: Any) -> Any:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return a run's saved options."""
-    import yaml
+    from dovetail.options_file import read_options_file
 
     place = folder / CONFIG
     if place.is_file() and not place.stat().st_size and (folder / COPY).is_file():
         place = folder / COPY
-    try:
-        content = yaml.safe_load(place.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise DovetailError(
-            f"{place} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}."
-        ) from None
+    content = read_options_file(place)
     if not isinstance(content, dict):
         raise DovetailError(
             f"{place} holds no options; put back the run's own {CONFIG}, of which {folder / COPY} is a copy, to go on "

@@ -39,8 +39,8 @@ def wide_console(file: Any = None) -> Any:
     """Return a console as wide as the terminal, or wide enough for tables where there is none."""
     from rich.console import Console
 
-    console = Console(file=file)
-    return console if console.is_terminal else Console(file=file, width=120)
+    console = Console(file=file, markup=False, emoji=False)
+    return console if console.is_terminal else Console(file=file, width=120, markup=False, emoji=False)
 
 
 def recipe_lines(recipe: Any, network: Any) -> str:

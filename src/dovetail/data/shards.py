@@ -24,7 +24,7 @@ from dovetail.data.fetch import ShardCache, check_cache, check_fetchable, local_
 from dovetail.data.folders import named_as_image
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.shard_names import SIZES, expand, read_sizes, shards_in
-from dovetail.data.sources import ImageSource, digest_of_names
+from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.errors import counted as words
 from dovetail.provenance import refuse_network_in_file
@@ -107,10 +107,6 @@ class ShardSource(ImageSource):
     def name(self, index: int) -> str:
         shard, within = self.place(index)
         return f"{self._names[shard]}#{within}"
-
-    def digest(self) -> str:
-        counted = zip(self._names, self._counts.tolist(), strict=True)
-        return digest_of_names([f"{name.rsplit('/', 1)[-1]} {count}" for name, count in counted])
 
     def order(self, *, seed: int, epoch: int) -> Order:
         return ShardOrder(self._counts, seed=seed, epoch=epoch, window_images=self._window_images)

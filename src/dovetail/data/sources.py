@@ -4,7 +4,6 @@ order.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from abc import ABC, abstractmethod
@@ -58,10 +57,6 @@ class ImageSource(ABC):
     def open(self, index: int, channels: int) -> Photograph:
         """Return photograph `index` with that many channels; raise `UnreadableError` if it cannot be read."""
 
-    def digest(self) -> str:
-        """Return a digest of the images' names in their order, wherever they lie; empty where they have no names."""
-        return ""
-
     def order(self, *, seed: int, epoch: int) -> Order:
         """Return the order of an epoch, a pure function of the two: any permutation that suits how they are stored."""
         return epoch_order(self.num_images, seed=seed, epoch=epoch)
@@ -90,9 +85,6 @@ class PathSource(ImageSource):
 
     def name(self, index: int) -> str:
         return self._paths[index]
-
-    def digest(self) -> str:
-        return digest_of_names(self._paths)
 
     def open(self, index: int, channels: int) -> Photograph:
         return open_file(self._paths[index], channels)
@@ -133,9 +125,6 @@ class ArchiveSource(ImageSource):
 
     def name(self, index: int) -> str:
         return f"{self._archive.path}/{self._members[index].name}"
-
-    def digest(self) -> str:
-        return digest_of_names([member.name for member in self._members])
 
     def open(self, index: int, channels: int) -> Photograph:
         return open_bytes(self.encoded(index), channels)
@@ -185,16 +174,6 @@ class DatasetSource(ImageSource):
         if isinstance(image, np.ndarray):
             return from_array(image, channels)
         raise UnreadableError(f"a {type(image).__name__} is no image")
-
-
-def digest_of_names(names: Sequence[str]) -> str:
-    """Return the hash of names in their order, without the folder that all of them lie in."""
-    common = os.path.commonprefix([min(names, default=""), max(names, default="")])  # noqa: RUF071 (cut at a slash below)
-    begin = common.rfind("/") + 1
-    whole = hashlib.sha256()
-    for name in names:
-        whole.update(name[begin:].encode("utf-8", "surrogateescape") + b"\0")
-    return whole.hexdigest()[:16]
 
 
 def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:

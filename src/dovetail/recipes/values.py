@@ -16,10 +16,26 @@ SIZES = frozenset(
 )
 
 
+SIDES = frozenset({"image_size", "local_size"})
+SHARES = frozenset({"min_scale", "global_scale", "local_scale", "query_scale", "mask_share", "mask_p"})
+MOST_COUNT, MOST_SIDE_PX, MOST_BLUR_PX, MOST = 1 << 20, 1 << 14, 1 << 10, 1e38  # the last is float32's
+
+
+def most(name: str, annotation: Any) -> float:
+    """Return the largest value of an option: memory is taken only for what may be meant."""
+    if name in SHARES or name.endswith(("momentum", "dropout")):
+        return 1.0
+    if name in SIDES:
+        return MOST_SIDE_PX
+    if name.endswith("blur_px"):
+        return MOST_BLUR_PX
+    return MOST_COUNT if annotation is int or int in get_args(annotation) else MOST
+
+
 def check_value(name: str, parameter: Parameter, value: Any) -> None:
     """Raise `DovetailError` where an option's value is of another type, negative, or no finite number.
 
-    Narrower ranges are for the recipe to check. A list stands for a tuple, as in YAML.
+    Narrower ranges than those of `most` are for the recipe to check. A list stands for a tuple, as in YAML.
 
     Args:
         name: Of the option.
@@ -30,6 +46,10 @@ def check_value(name: str, parameter: Parameter, value: Any) -> None:
         if get_origin(parameter.annotation) is Literal:
             raise unknown_name(name, str(value), map(str, get_args(parameter.annotation)))
         raise DovetailError(f"{name} is {value!r}; it must be {_words(parameter.annotation)}.")
+    largest = most(name, parameter.annotation)
+    for one in value if isinstance(value, (tuple, list)) else [value]:
+        if isinstance(one, (int, float)) and one > largest:
+            raise DovetailError(f"{name} is {one:g}; it must be at most {largest:g}.")
     is_size = name.removeprefix("decoder_") in SIZES or name in SIZES
     if is_size and value == 0 and parameter.default != 0:  # where 0 is the default it means none
         raise DovetailError(f"{name} is 0; it must be at least 1.")

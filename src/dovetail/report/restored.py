@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dovetail.cli import check_options
 from dovetail.errors import DovetailError
 from dovetail.job import begin_random, network_for, normalised_recipe, starting_weights
 from dovetail.networks.initialise import initialise, is_downloaded
@@ -94,6 +95,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
     if not (folder / "config.yaml").is_file():
         raise DovetailError(f"There is no run in {folder}: it has no config.yaml; give the folder of --out.")
     options = read_config(folder)
+    check_options(options, str(folder / "config.yaml"))
     if model is not None:
         options["model"] = model
     if options.get("model") is None:

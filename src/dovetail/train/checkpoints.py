@@ -160,6 +160,10 @@ def check_state(path: Path, state: Any) -> None:
     """Raise `DovetailError` unless a checkpoint holds a run's state, of finite weights and buffers."""
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
         raise DovetailError(f"Checkpoint {path} says no number of steps; an older one is needed.")
+    kinds = {"settings": dict, "optimiser": dict, "skipped_steps": int}
+    odd = [name for name, kind in kinds.items() if not isinstance(state.get(name, kind()), kind)]
+    if odd or state["step"] < 0:
+        raise DovetailError(f"Checkpoint {path} does not say its {(odd or ['step'])[0]}; an older one is needed.")
     learner = state.get("learner", {})
     if not isinstance(learner, dict) or not all(isinstance(value, Tensor) for value in learner.values()):
         raise DovetailError(f"Checkpoint {path} holds more than tensors as weights; an older one is needed.")

@@ -60,7 +60,6 @@ class Settings:
         knn_readings: Lines of the log, evenly over the run, that come with kNN where labelled images are given.
         freeze_encoder_epochs: Epochs in which the encoder stands still; infinite for the whole run.
         dense_readings: Lines of the log, evenly over the run, that come with dense measures where masks are given.
-        images: Digest of the images' names in their order; empty where they have none.
     """
 
     seed: int
@@ -87,7 +86,6 @@ class Settings:
     knn_readings: int = 20
     freeze_encoder_epochs: float = 0.0
     dense_readings: int = 10
-    images: str = ""
 
     @property
     def sharded(self) -> bool:
@@ -149,13 +147,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
         known = {field.name for field in fields(cls)}
-        added: dict[str, Any] = {
-            "skip_nonfinite_steps": 0,
-            "knn_readings": 20,
-            "freeze_encoder_epochs": 0.0,
-            "dense_readings": 10,
-        }
-        added["images"] = ""
+        added = {"skip_nonfinite_steps": 0, "knn_readings": 20, "freeze_encoder_epochs": 0.0, "dense_readings": 10}
         values = added | values  # runs from before there were these
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))

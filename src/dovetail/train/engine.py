@@ -200,6 +200,8 @@ def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
             trainer.fit(module)
     except StoppedWaiting:
         return  # `check_ending` says why
+    except SystemExit as error:  # which Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from error
     except RuntimeError as error:
         if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
             raise DovetailError(
@@ -225,17 +227,12 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
                 f"The run to resume had {name} {before}, now it is {now}; "
                 "use the run's own config.yaml or start with --overwrite."
             )
-    if then.images and settings.images and then.images != settings.images:
-        raise DovetailError(
-            f"The images are not those of the run to resume: {settings.num_images:,} as before, but "
-            "under other names or in another order; put them back, or start with --overwrite."
-        )
     if FOLDER in state:  # of that each process loads its part when the weights are cut
         return int(state["step"])
     try:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        first = (str(error).splitlines()[1].strip() if "\n" in str(error) else str(error))[:200]
         raise DovetailError(
             f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
         ) from error

@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dovetail.errors import printable
+
 METRICS = "metrics.jsonl"
 TEXT_LOG = "train.log"
 PACKAGE = "dovetail"
@@ -166,14 +168,14 @@ class RunLog:
 
     def _handlers(self) -> list[logging.Handler]:
         file = logging.FileHandler(self.folder / TEXT_LOG, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         screen: logging.Handler
         if self._bar is not None:
             screen = RichHandler(console=self._bar.console, show_path=False, show_level=False, log_time_format="%X")
             screen.addFilter(lambda record: record.levelno > logging.INFO or not hasattr(record, "shown_by_bar"))
         else:
             screen = logging.StreamHandler()
-            screen.setFormatter(logging.Formatter("%(message)s"))
+            screen.setFormatter(PrintableFormatter("%(message)s"))
         return [file, screen]
 
     def advance(self, step: int) -> None:
@@ -252,6 +254,13 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Spells out letters that a terminal would act on instead of showing them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _IdleRemarks(logging.Filter):

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dovetail.distributed import mean_over_ranks, rank
+from dovetail.errors import DovetailError
 from dovetail.networks.plain_attention import prefer_plain_attention
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment, value_at
@@ -175,8 +176,7 @@ class LearnerModule(LightningModule):
         if state is not None and FOLDER in state:
             fill(self.learner, optimiser, state)
         elif state is not None:
-            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-            optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
+            load_optimiser(optimiser, state)
         return optimiser
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[View]:
@@ -295,6 +295,18 @@ class LearnerModule(LightningModule):
             teacher_entropy={term: float(one.entropy) for term, one in self.prototypes.items()},
             skipped_steps=self.guard.skipped,
         )
+
+
+def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's part of a checkpoint; raise `DovetailError` where it is another one's."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    try:
+        optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise DovetailError(
+            f"The checkpoint's optimiser does not fit this model and recipe ({reason}); use the run's own config.yaml."
+        ) from error
 
 
 def mean_loss(losses: Sequence[Loss]) -> Loss:

@@ -20,6 +20,7 @@ import faster_coco_eval.core.mask as coco_mask
 import numpy as np
 from torch import Tensor
 
+from dovetail.data.archives import refused_name
 from dovetail.data.folders import with_slashes
 from dovetail.errors import DovetailError, counted
 from dovetail.transfer.coco_boxes import faults_of_objects_in
@@ -177,7 +178,7 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except OSError as error:
         raise DovetailError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DovetailError(f"{path} is broken JSON ({error}); write the file anew.") from error
     if not isinstance(content, dict):
         return {}, [f"{path} holds a {type(content).__name__}, not COCO's dictionary of images and categories."]
@@ -200,6 +201,9 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
         found = object_of(one, labels[one["category_id"]], sizes[one["image_id"]])
         objects.setdefault(one["image_id"], []).append(found)
     names = [with_slashes(one["file_name"]) for one in content["images"]]
+    odd = next((name for name in names if refused_name(name)), None)
+    if odd is not None:
+        raise DovetailError(f"{path} names an image outside its folder ({odd!r}); write names relative to the folder.")
     where = folder if folder is not None else images_folder(path, names)
     images = tuple(
         CocoImage(

@@ -9,6 +9,8 @@ from typing import Any
 
 import faster_coco_eval.core.mask as coco_mask
 
+from dovetail.data.decode import MAX_PIXELS
+
 FARTHEST_PX = 1e6  # what lies farther out makes the rasteriser ask for gigabytes
 
 
@@ -104,9 +106,11 @@ def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: 
         )
     else:
         try:
+            if size[0] * size[1] > MAX_PIXELS:  # before memory is taken for them
+                raise ValueError(f"{size[0]} x {size[1]} pixels are too many")
             coded = coco_mask.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
             coco_mask.decode(coded)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, MemoryError) as error:
             yield f"{path}: the run-lengths of annotation {name} cannot be decoded ({str(error)[:80].rstrip('.')})."
 
 

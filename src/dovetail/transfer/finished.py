@@ -85,7 +85,7 @@ def read_task(folder: Path) -> Task:
         raise DovetailError(
             f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run."
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DovetailError(f"{path} cannot be read ({error}); fine-tune anew.") from error
 
 

@@ -14,15 +14,20 @@ from dovetail.errors import DovetailError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` on, that included unless `above`, to `high`, included."""
+    """Numbers from `low` on, that included unless `above`, to `high`, included.
+
+    `most` bounds what has no natural limit, so that no memory is taken for what nobody means.
+    """
 
     low: float
     high: float = math.inf
     above: bool = False
+    most: float = 2**63 - 1
 
     def holds(self, value: float) -> bool:
         """Whether a number is in the range; NaN and infinity are in none."""
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+        high = min(self.high, self.most)
+        return math.isfinite(value) and self.low <= value <= high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
         if self.above:
@@ -30,34 +35,38 @@ class Range:
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
 
-COUNT, NOT_NEGATIVE, SHARE = Range(1), Range(0), Range(0, 1, above=True)
+MOST_SIDE_PX = 1 << 14
+COUNT, NOT_NEGATIVE, SHARE = Range(1, most=1 << 40), Range(0), Range(0, 1, above=True)
 RANGES: Mapping[str, Range] = {
-    **dict.fromkeys(("batch_size", "blocks", "classes", "epochs", "k", "memory", "radius", "seeds", "steps"), COUNT),
+    "batch_size": Range(1, most=1 << 20),
+    **dict.fromkeys(("blocks", "classes", "epochs", "k", "memory", "radius", "seeds", "steps"), COUNT),
     **dict.fromkeys(("auxiliary_weight", "cutmix", "encoder_lr_scale", "mixup"), NOT_NEGATIVE),
     **dict.fromkeys(("clusters", "seed", "warmup_steps", "weight_decay"), NOT_NEGATIVE),
-    **dict.fromkeys(("labels", "lr", "temperature"), Range(0, above=True)),
+    **dict.fromkeys(("labels", "lr", "temperature"), Range(0, above=True, most=1e6)),
     **dict.fromkeys(("fraction", "layer_decay"), SHARE),
     **dict.fromkeys(("min_score", "random_erasing"), Range(0, 1)),
-    "crop_size": Range(32),
+    "crop_size": Range(32, most=MOST_SIDE_PX),
     "ignore_index": Range(-1, 65_535),
-    "image_size": Range(16),
+    "image_size": Range(16, most=MOST_SIDE_PX),
     "label_smoothing": Range(0, 0.999),
     "randaugment": Range(0, 10),
 }
 
 
-def check_ranges(asked: Mapping[str, Any]) -> None:
+def check_ranges(asked: Mapping[str, Any], ranges: Mapping[str, Range] = RANGES) -> None:
     """Raise `DovetailError` for the first option whose number, or one of whose numbers, is out of range.
 
     Args:
         asked: Options by name; what is no number ("auto", None) and what the table does not name passes.
+        ranges: The table.
     """
-    for name, allowed in RANGES.items():
+    for name, allowed in ranges.items():
         value = asked.get(name)
         several = value if isinstance(value, list | tuple) else [value]
         wrong = [one for one in several if isinstance(one, int | float) and not allowed.holds(one)]
         if wrong:
-            raise DovetailError(f"{name} is {wrong[0]:g}; it must be {allowed}.")
+            must = f"at most {allowed.most:g}" if allowed.most < wrong[0] < math.inf else str(allowed)
+            raise DovetailError(f"{name} is {wrong[0]:g}; it must be {must}.")
 
 
 def check_share(name: str, value: float) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.durable import write_whole
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, printable
 
 RESULTS = "results.json"
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
@@ -142,7 +142,7 @@ def read_results(folder: str | Path) -> Results:
         )
     except OSError as error:
         raise DovetailError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DovetailError(f"{path} holds no results of this program ({error}); measure again.") from error
 
 
@@ -191,20 +191,20 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of classes and folders are shown as they are
     settings = list(dict.fromkeys(name for row in rows for name in row.setting))
     scores = list(dict.fromkeys(name for row in rows for name in row.scores))
     lines = [
         [*(shown(row.setting.get(name)) for name in settings), *(str(row.scores.get(name, "-")) for name in scores)]
         for row in rows
     ]
-    heads = [*settings, *scores]
+    heads = [printable(name) for name in (*settings, *scores)]
     widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
     if sum(widths) + 3 * len(widths) + 1 > console.width:  # rich would cut numbers off
-        heads = [*settings, "score", "value"]
+        heads = [*map(printable, settings), "score", "value"]
         count = len(settings)
         lines = [
-            [*line[:count], name, value]
+            [*line[:count], printable(name), value]
             for line in lines
             for name, value in zip(scores, line[count:], strict=True)
             if value != "-"
@@ -212,7 +212,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
         widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
         if not console.is_terminal:  # a file or a pipe has no width that words must be broken for
             console.width = max(console.width, sum(widths) + 3 * len(widths) + 1)
-    table = Table(title=f"{title} (per cent)")
+    table = Table(title=f"{printable(title)} (per cent)")
     for name in heads:
         table.add_column(name, justify="left" if name in (*settings, "score") else "right", overflow="fold")
     for line in lines:
@@ -222,7 +222,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
 
 def shown(value: Any) -> str:
     """Return a setting as text."""
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else printable(str(value))
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
