@@ -105,10 +105,13 @@ class QueryRule:
     attention "unidirectional": a query attends to the raw tokens and to itself, raw tokens only to raw tokens.
     "query_to_query": queries attend to each other as well. "bidirectional": everything attends to everything.
     positions "none": queries have no position. "crop": they get the view's position at the centre of their crop.
+    tokens_per_side: Patches on a side of a query, which is as many tokens squared. They attend to each other, and the
+    query's vector is their mean.
     """
 
     attention: Literal["unidirectional", "bidirectional", "query_to_query"] = "unidirectional"
     positions: Literal["none", "crop"] = "none"
+    tokens_per_side: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from dovetail.networks.vit import ViTNetwork
-from dovetail.networks.vit_attention import takes_queries
+from dovetail.networks.vit_attention import Rotations, attention_weights, takes_queries
 from dovetail.recipe import QueryRule
 from dovetail.views.view import View
-from tests.networks.vits import MODELS, UNKNOWN_BLOCKS, network, view
+from tests.networks.vits import MODELS, PATCH, UNKNOWN_BLOCKS, network, view
 
 all_models = pytest.mark.parametrize("name", MODELS)
 
@@ -172,3 +172,59 @@ def test_bfloat16_keeps_raw_tokens_and_stays_close(name: str) -> None:
 
 def test_unknown_blocks_offer_no_queries() -> None:
     assert not any(takes_queries(block) for block in UNKNOWN_BLOCKS().blocks)  # type: ignore[union-attr]
+
+
+def wide(name: str, side: int = 2, **options: Any) -> tuple[ViTNetwork, View]:
+    """Return a ViT whose queries have `side` x `side` tokens, in double precision, and a view for it."""
+    net, seen = network(name, **options).double(), view(dtype=torch.float64)
+    net.query_rule = QueryRule(tokens_per_side=side)
+    generator = torch.Generator().manual_seed(1)
+    assert seen.queries is not None
+    shape = (*seen.queries.shape[:3], PATCH * side, PATCH * side)
+    return net, replace(seen, queries=torch.randn(shape, generator=generator, dtype=torch.float64))
+
+
+@all_models
+def test_laws_of_queries_with_several_tokens(name: str) -> None:
+    """Raw tokens stay as they are, permuted queries give permuted outputs, and no gradient goes between queries."""
+    net, seen = wide(name)
+    assert seen.queries is not None
+    encoded = net.encode(seen, with_queries=True)
+    assert encoded.queries is not None
+    assert encoded.queries.shape[1] == 3 * 4
+    assert torch.equal(encoded.raw, net.encode(seen, with_queries=False).raw)
+    output, order = queries_of(net, seen), torch.tensor([2, 0, 1])
+    assert output.shape[1] == 3
+    shuffled = queries_of(net, replace(seen, queries=seen.queries[:, order]))
+    torch.testing.assert_close(shuffled, output[:, order], rtol=1e-10, atol=1e-10)
+    pixels = seen.queries.clone().requires_grad_()
+    output = queries_of(net, replace(seen, queries=pixels))
+    (output[:, 1] * torch.randn_like(output[:, 1])).sum().backward()
+    assert pixels.grad is not None
+    assert not pixels.grad[:, [0, 2]].any()
+    each = pixels.grad[:, 1].abs().unflatten(-2, (2, PATCH)).unflatten(-1, (2, PATCH)).sum(dim=(1, 3, 5))
+    assert (each > 0).all()  # all four tokens have a part in the vector
+
+
+@pytest.mark.parametrize("name", ["plain", "layer_scale", "qk_norm", "post_norm"])
+def test_queries_with_several_tokens_equal_timms_blocks_under_the_dense_mask(name: str) -> None:
+    net, seen = wide(name)
+    vit: VisionTransformer = net.vit
+    raw = vit.norm_pre(vit._pos_embed(vit.patch_embed(seen.pixels)))
+    assert seen.queries is not None
+    queries = vit.patch_embed.proj(seen.queries.flatten(0, 1)).flatten(2).transpose(1, 2).reshape(2, 12, -1)
+    joint = torch.cat([raw, vit.norm_pre(queries)], dim=1)
+    allowed = dense_mask(raw.shape[1], 12, "unidirectional")
+    allowed[raw.shape[1] :, raw.shape[1] :] = torch.block_diag(*[torch.ones(4, 4)] * 3).bool()
+    for block in vit.blocks:
+        joint = block(joint, attn_mask=allowed)
+    expected = net.final_norm(joint[:, raw.shape[1] :]).reshape(2, 3, 4, -1).mean(dim=2)
+    torch.testing.assert_close(queries_of(net, seen), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_weights_of_a_query_with_several_tokens_sum_to_one() -> None:
+    net, seen = wide("plain")
+    encoded = net.encode(seen, with_queries=True)
+    weights = attention_weights(net.vit.blocks[0], encoded.raw, encoded.queries, Rotations(), group=4).queries
+    assert weights.shape[2:] == (3, encoded.raw.shape[1] + 1)
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))

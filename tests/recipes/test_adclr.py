@@ -205,3 +205,20 @@ def test_queries_are_blurred_as_asked() -> None:
     little = adclr(dino(taps), taps, query_blur_px=0.3).views.queries
     assert little is not None
     assert little.photometric.blur_sigma_px == (0.1, 0.3)
+
+
+def test_queries_of_several_tokens_train() -> None:
+    plain, queried = pair("ibot", query_tokens_per_side=2, query_positions="crop")
+    assert queried.recipe.views.queries is not None
+    patch = queried.student.network.taps["queries"].stride
+    assert queried.recipe.views.queries.size_px == 2 * patch
+    without, views = views_with_and_without_queries(queried)
+    torch.manual_seed(9)
+    expected = plain(without, START).parts
+    torch.manual_seed(9)
+    loss = queried(views, START)
+    assert all(torch.equal(loss.parts[name], value) for name, value in expected.items())
+    loss.total.backward()
+    assert torch.isfinite(loss.parts["queries/loss"])
+    with pytest.raises(DovetailError, match="query_tokens_per_side is 0"):
+        pair("dino", query_tokens_per_side=0)

@@ -101,6 +101,7 @@ class ViTNetwork(Network):
             with_queries=with_queries,
             query_positions=self.query_rule.positions == "crop",
             official_positions=self.official_positions,
+            query_tokens_per_side=self.query_rule.tokens_per_side,
         )
         for index, block in enumerate(vit.blocks):
             raw, queries = self.through_block(block, raw, queries, rotations[index])
@@ -113,8 +114,8 @@ class ViTNetwork(Network):
 
         def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:
             if queries is not None:
-                attention = self.query_rule.attention
-                return tuple(self.query_pass(block, Streams(raw, queries), rotations, attention=attention))  # type: ignore[return-value]
+                rule = {"attention": self.query_rule.attention, "group": self.query_rule.tokens_per_side**2}
+                return tuple(self.query_pass(block, Streams(raw, queries), rotations, **rule))  # type: ignore[arg-type, return-value]
             return (block(raw) if rotations.raw is None else block(raw, rope=rotations.raw)), None
 
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
@@ -133,7 +134,9 @@ class ViTNetwork(Network):
             normed = self.final_norm(encoded.raw)
             outputs |= {"cls": normed[:, 0], "patches": normed[:, prefix:], map_name(patch): self.as_map(normed, view)}
         if encoded.queries is not None:
-            outputs["queries"] = self.final_norm(encoded.queries)
+            tokens = self.final_norm(encoded.queries)
+            each = self.query_rule.tokens_per_side**2
+            outputs["queries"] = tokens.reshape(len(tokens), -1, each, tokens.shape[-1]).mean(dim=2)
         return {tap: outputs[tap] for tap in taps if tap in outputs}
 
     def as_map(self, raw: Tensor, view: View) -> Tensor:

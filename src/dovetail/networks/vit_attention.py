@@ -8,12 +8,16 @@ For raw tokens X [B, T, C] (class and register tokens included) and query tokens
     X' = softmax(q(X) k(X)^T) v(X)                                       the block as it is, on the fastest kernel
     Q'_i = softmax([q(Q_i) k(X)^T, q(Q_i) k(Q_i)^T]) [v(X); v(Q_i)]      one logit for itself is appended
 
+A query of more than one token (g of them) has g logits in place of the one: its tokens attend to each other too, and to
+no token of another query.
+
 That equals a (T+S) x (T+S) mask that hides every query from the raw tokens and from the other queries, at a cost of
 S (T+1) logits instead of (T+S)^2. The raw stream runs the same operations in the same order as timm, so its numbers
 are the same to the last bit. Stochastic depth draws once for each image and drops both streams of it together: the raw
 stream then draws the same random numbers with and without queries.
 
-Shapes: B images, T raw tokens, S queries, C channels, h heads, d channels of a head.
+Shapes: B images, T raw tokens, S query tokens (g for each query, one after the other), C channels, h heads, d channels
+of a head.
 """
 
 from __future__ import annotations
@@ -59,24 +63,29 @@ def takes_queries(block: nn.Module) -> bool:
     return known and type(block.attn) in (Attention, AttentionRope, EvaAttention)
 
 
-def two_streams(block: Any, streams: Streams, rotations: Rotations, *, attention: QueryAttention) -> Streams:
+def two_streams(
+    block: Any, streams: Streams, rotations: Rotations, *, attention: QueryAttention, group: int = 1
+) -> Streams:
     """Run one timm block on raw and query tokens; the raw tokens' result is that of `block` alone.
 
-    With `attention="bidirectional"` the raw tokens see the queries, so their result differs: an ablation.
+    With `attention="bidirectional"` the raw tokens see the queries, so their result differs: an ablation. A query has
+    `group` tokens.
     """
     inputs = Streams(*(_before_attention(block, tokens) for tokens in streams))
-    mixed = _attend(block.attn, inputs, rotations, attention)
+    mixed = _attend(block.attn, inputs, rotations, attention, group)
     mixed = Streams(*(_after_attention(block, tokens) for tokens in mixed))
     streams = _add(streams, _drop_together(block.drop_path1, mixed))
     mixed = Streams(*(_perceptron(block, tokens) for tokens in streams))
     return _add(streams, _drop_together(block.drop_path2, mixed))
 
 
-def attention_weights(block: Any, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Streams:
+def attention_weights(
+    block: Any, raw: Tensor, queries: Tensor | None, rotations: Rotations, *, group: int = 1
+) -> Streams:
     """Return what each token of a block attends to, for pictures: weights that sum to one.
 
-    `raw` is [B, h, T, T], `queries` [B, h, S, T + 1] with a query's weight on itself last (unidirectional queries);
-    S is 0 without queries.
+    `raw` is [B, h, T, T], `queries` [B, h, S / g, T + 1], the mean over a query's tokens, with a query's weight on
+    itself last (unidirectional queries); S is 0 without queries.
     """
     attn = block.attn
     prefix = attn.num_prefix_tokens if isinstance(attn, (AttentionRope, EvaAttention)) else 0
@@ -85,12 +94,13 @@ def attention_weights(block: Any, raw: Tensor, queries: Tensor | None, rotations
     if queries is None:
         return Streams(of_raw, of_raw.new_zeros(*of_raw.shape[:2], 0, raw.shape[1] + 1))
     asking = _project(attn, _before_attention(block, queries), rotations.queries, 0)
-    to_raw = (asking.q * attn.scale) @ tokens.k.transpose(-2, -1)  # [B, h, S, T]
-    to_self = (asking.q * attn.scale * asking.k).sum(dim=-1, keepdim=True)  # [B, h, S, 1]
-    return Streams(of_raw, torch.cat([to_raw, to_self], dim=-1).softmax(dim=-1))
+    weights = _query_weights(attn, asking, tokens, group)  # [B, h, S, T + g]
+    own = weights[..., raw.shape[1] :].sum(dim=-1, keepdim=True)
+    each = torch.cat([weights[..., : raw.shape[1]], own], dim=-1)
+    return Streams(of_raw, _by_query(each, group).mean(dim=3))
 
 
-def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAttention) -> Streams:
+def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAttention, group: int) -> Streams:
     prefix = attn.num_prefix_tokens if isinstance(attn, (AttentionRope, EvaAttention)) else 0
     raw = _project(attn, inputs.raw, rotations.raw, prefix)
     queries = _project(attn, inputs.queries, rotations.queries, 0)
@@ -105,17 +115,35 @@ def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAt
         keys, values = torch.cat([raw.k, queries.k], dim=2), torch.cat([raw.v, queries.v], dim=2)
         query_output = _softmax_attention(attn, queries.q, keys, values)
     else:
-        query_output = _raw_and_self(attn, queries, raw)
+        query_output = _raw_and_self(attn, queries, raw, group)
     return Streams(_finish(attn, raw_output, inputs.raw), _finish(attn, query_output, inputs.queries))
 
 
-def _raw_and_self(attn: Any, queries: Projected, raw: Projected) -> Tensor:
-    """Return [B, h, S, d]: each query's mean over the raw values and its own, weighted by one softmax."""
+def _raw_and_self(attn: Any, queries: Projected, raw: Projected, group: int) -> Tensor:
+    """Return [B, h, S, d]: each query token's mean over the raw values and its query's, weighted by one softmax."""
+    weights: Tensor = attn.attn_drop(_query_weights(attn, queries, raw, group)).to(raw.v.dtype)
+    if group == 1:
+        return weights[..., :-1] @ raw.v + weights[..., -1:] * queries.v
+    length = raw.k.shape[2]
+    own = _by_query(weights[..., length:], group) @ _by_query(queries.v, group)
+    return weights[..., :length] @ raw.v + own.flatten(2, 3)
+
+
+def _query_weights(attn: Any, queries: Projected, raw: Projected, group: int) -> Tensor:
+    """Return [B, h, S, T + g]: each query token's weights on the raw tokens and on those of its own query."""
     q = queries.q * attn.scale
     to_raw = q @ raw.k.transpose(-2, -1)  # [B, h, S, T]
-    to_self = (q * queries.k).sum(dim=-1, keepdim=True)  # [B, h, S, 1]
-    weights: Tensor = attn.attn_drop(torch.cat([to_raw, to_self], dim=-1).softmax(dim=-1)).to(raw.v.dtype)
-    return weights[..., :-1] @ raw.v + weights[..., -1:] * queries.v
+    if group == 1:
+        to_own = (q * queries.k).sum(dim=-1, keepdim=True)  # [B, h, S, 1]
+    else:
+        own = _by_query(q, group) @ _by_query(queries.k, group).transpose(-2, -1)
+        to_own = own.flatten(2, 3)  # [B, h, S, g]
+    return torch.cat([to_raw, to_own], dim=-1).softmax(dim=-1)
+
+
+def _by_query(tokens: Tensor, group: int) -> Tensor:
+    """Return [B, h, S, d] as [B, h, S / g, g, d]."""
+    return tokens.reshape(*tokens.shape[:2], -1, group, tokens.shape[-1])
 
 
 def _softmax_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

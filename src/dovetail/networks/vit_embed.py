@@ -1,6 +1,7 @@
 """How pixels become a timm ViT's tokens: patches with masks, class and register tokens, positions, query tokens.
 
-Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries of P x P pixels, C channels.
+Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries of P x P pixels, each of g
+tokens, C channels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dovetail.views.view import View, cell_weights
 
 
 class Embedded(NamedTuple):
-    """What enters the first block: `raw` [B, T, C], `queries` [B, S, C] or None, and RoPE's rows for each block."""
+    """What enters the first block: `raw` [B, T, C], `queries` [B, S g, C] or None, and RoPE's rows for each block."""
 
     raw: Tensor
     queries: Tensor | None
@@ -43,6 +44,7 @@ def embed(
     with_queries: bool,
     query_positions: bool,
     official_positions: bool = False,
+    query_tokens_per_side: int = 1,
 ) -> Embedded:
     """Return the tokens of a view before the first block.
 
@@ -52,6 +54,7 @@ def embed(
         mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask.
         with_queries: Embed the view's queries as well.
         query_positions: Add to each query the position at the centre of its crop in this view, clamped to its border.
+        query_tokens_per_side: Patches on a side of a query; each of them is a token.
         official_positions: Resample learned positions to the view's size as DINO's code does; see `dino_positions`.
     """
     check_size(model, view.pixels)
@@ -68,9 +71,9 @@ def embed(
     raw = model.norm_pre(raw)
     queries, centres = None, None
     if with_queries:
-        queries = embed_queries(model, view)
-        if query_positions:
-            centres = query_centres(view)
+        queries = embed_queries(model, view, tokens_per_side=query_tokens_per_side)
+        if query_positions:  # all tokens of a query have that of its crop's centre
+            centres = query_centres(view).repeat_interleave(query_tokens_per_side**2, dim=1)
             queries = add_positions(model, queries, centres)
         queries = model.norm_pre(queries)
     return Embedded(raw, queries, rotations(model, rope, view, centres))
@@ -129,20 +132,22 @@ def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
     return torch.where(mask.reshape(patches.shape[:-1])[..., None], mask_token.to(patches.dtype), patches)
 
 
-def embed_queries(model: Any, view: View) -> Tensor:
-    """Return [B, S, C]: each query patch as one token, through the same patch embedding, without a position."""
+def embed_queries(model: Any, view: View, *, tokens_per_side: int = 1) -> Tensor:
+    """Return [B, S g, C]: the patches of each query as tokens, through the same patch embedding, without a position."""
     if view.queries is None:
         raise DovetailError("The 'queries' tap was asked for a view without query patches; add them to the view plan.")
     batch, count, channels, height, width = view.queries.shape
     patch = patch_px(model)
-    if (height, width) != (patch, patch):
+    side = patch * tokens_per_side
+    if (height, width) != (side, side):
         raise DovetailError(
             f"Queries are {height} x {width} pixels and the model's patches {patch} x {patch}; "
-            f"set the queries' size_px to {patch}."
+            f"set the queries' size_px to {side}."
         )
     stem: PatchEmbed = model.patch_embed
-    tokens: Tensor = stem.norm(stem.proj(view.queries.reshape(-1, channels, height, width)).flatten(1))
-    return tokens.reshape(batch, count, -1)
+    patches = stem.proj(view.queries.reshape(-1, channels, height, width))  # [B S, C, k, k]
+    tokens: Tensor = stem.norm(patches.flatten(2).transpose(1, 2))
+    return tokens.reshape(batch, count * tokens_per_side**2, -1)
 
 
 def query_centres(view: View) -> Tensor:

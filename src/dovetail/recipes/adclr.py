@@ -43,6 +43,7 @@ def adclr(
     query_attention: Literal["unidirectional", "bidirectional", "query_to_query"] = "unidirectional",
     query_pairing: Literal["cross", "same"] = "cross",
     query_positions: Literal["none", "crop"] = "none",
+    query_tokens_per_side: int = 1,
     query_centre_momentum: float = 0.9,
     query_blur_px: float = 2.0,
     independent_queries: bool = False,
@@ -59,6 +60,8 @@ def adclr(
             each other, "bidirectional" lets raw tokens see queries too, which the paper finds to collapse.
         query_pairing: "cross" contrasts a query beside one view with itself beside the other, "same" beside the same.
         query_positions: "crop" gives a query the view's position at the centre of its crop.
+        query_tokens_per_side: Patches on a side of a query, k. Its k x k tokens attend to the raw tokens and to each
+            other, never to another query, and its vector is their mean.
         query_centre_momentum: Of the queries' own centre.
         query_blur_px: Largest deviation of the blur in pixels of the query, which is as large as a patch; 0 is none.
         independent_queries: Draw a query's colours anew for each global view.
@@ -66,6 +69,8 @@ def adclr(
     Raises:
         DovetailError: The base has no such term, or the model's blocks take no queries.
     """
+    if query_tokens_per_side < 1:
+        raise DovetailError(f"query_tokens_per_side is {query_tokens_per_side}; it must be at least 1.")
     if queries < 1:
         raise DovetailError(f"ADCLR with {queries} queries is its base; choose at least 1, or the base itself.")
     owner = class_term(base, taps)
@@ -77,14 +82,15 @@ def adclr(
     assert isinstance(owner.objective, DistillSpec)  # class_term looked for it
     objective = replace(owner.objective, centre_momentum=query_centre_momentum, pairing=query_pairing)
     term = Term("queries", "queries", SameHead(owner.name), objective, weight=query_weight)
-    spec = QuerySpec(count=queries, size_px=taps["queries"].stride, scale=query_scale, independent=independent_queries)
+    size_px = taps["queries"].stride * query_tokens_per_side
+    spec = QuerySpec(count=queries, size_px=size_px, scale=query_scale, independent=independent_queries)
     spec = replace(spec, photometric=blurred(spec.photometric, query_blur_px))
     return replace(
         base,
         name=f"adclr-{base.name}",
         terms=(*base.terms, term),
         views=replace(base.views, queries=spec),
-        query_rule=QueryRule(query_attention, query_positions),
+        query_rule=QueryRule(query_attention, query_positions, query_tokens_per_side),
     )
 
 

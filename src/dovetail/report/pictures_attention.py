@@ -62,10 +62,13 @@ def attention_of(network: ViTNetwork, view: View) -> Attention:
             mask_token=None,
             with_queries=with_queries,
             query_positions=network.query_rule.positions == "crop",
+            official_positions=network.official_positions,
+            query_tokens_per_side=network.query_rule.tokens_per_side,
         )
         for index, block in enumerate(vit.blocks[:-1]):
             raw, queries = network.through_block(block, raw, queries, rotations[index])
-        weights = attention_weights(vit.blocks[-1], raw, queries, rotations[-1])
+        group = network.query_rule.tokens_per_side**2
+        weights = attention_weights(vit.blocks[-1], raw, queries, rotations[-1], group=group)
     prefix = vit.num_prefix_tokens
     cls = None
     if vit.cls_token is not None:
