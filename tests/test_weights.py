@@ -295,7 +295,7 @@ def test_formats(tmp_path: Path) -> None:
     missing, _ = smp.Unet("resnet18", encoder_weights=None).load_state_dict(torch.load(written.path), strict=False)
     assert missing == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
     built = "smp.Unet(encoder_name='resnet18', encoder_weights=None, in_channels=3)"
-    head = "segmentation_head.0.bias, segmentation_head.0.weight"
+    head = "segmentation_head.0.weight, segmentation_head.0.bias"
     assert str(written).endswith(f"the whole of {built} without its untrained head ({head})")
     for format, fresh in (("timm", timm.create_model("resnet18")), ("torchvision", torchvision.models.resnet18())):
         written = export_weights(tmp_path, format=format, to=tmp_path / f"{format}.safetensors")
