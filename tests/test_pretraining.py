@@ -352,6 +352,25 @@ def test_resume_refuses_another_run_that_is_the_default(
     assert run_command(again) == 0
 
 
+def test_config_and_recipe_say_what_ran(
+    pretrain: Callable[..., dovetail.Run], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path / "run", preset="short", max_steps=4, recipe={"momentum": 0.99})
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (saved["preset"], saved["epochs"], saved["max_steps"], saved["batch_size"]) == ("short", 2, 4, 4)
+    text = (tmp_path / "run/recipe.txt").read_text()
+    assert "What runs: 4 steps of 4 images (2 epochs of 12 images)" in text
+    assert "preset short" in text.splitlines()[0]
+    assert "512" not in text
+    config = ["pretrain", "--config", str(tmp_path / "run/config.yaml")]
+    assert run_command([*config, "--out", str(tmp_path / "again")]) == 0
+    again = yaml.safe_load((tmp_path / "again/config.yaml").read_text())
+    assert {**again, "out": saved["out"]} == saved
+    assert pretrain(out=tmp_path / "run", preset="short", epochs=9, max_steps=4, resume=True).finished
+    after = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert after == saved
+
+
 @pytest.mark.parametrize("preset", ["small", "short"])
 def test_resume_knows_the_preset_of_the_first_time(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dovetail import __version__
@@ -145,15 +146,28 @@ def call(name: str, arguments: list[str]) -> int:
     parser.parse_args(arguments)  # with every default, as --print-config writes them
     # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
     given = parser.parse_args(arguments, defaults=False).as_dict()
+    whole = given.get("preset") == "paper" or is_of_a_run(arguments)
     if given.pop("config", None):
         typed = make_parser(name, verb, function, arguments, reads_config=False)
         given, given["from_file"] = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
     if "recipe" in given:
-        given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=given.get("preset") == "paper")
+        given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
     result = verb.load(verb.called)(**given)
     if isinstance(result, str):
         print(result)
     return 0
+
+
+def is_of_a_run(arguments: list[str]) -> bool:
+    """Return whether the config file that arguments name was written by a run, whose options are complete."""
+    from dovetail.pretraining import OF_A_RUN
+
+    for index, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        if key == "--config":
+            path = Path(value if equals else next(iter(arguments[index + 1 :]), ""))
+            return path.is_file() and path.read_bytes().startswith(OF_A_RUN.encode())
+    return False
 
 
 def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -173,7 +187,7 @@ def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[s
     """Return the recipe's options that were chosen: named on the command line, or in a file and not the default there.
 
     A file that --print-config wrote names them all, and leaves to the preset what it does not change. Of the file of a
-    run or of a paper, which has the preset "paper", all count (`whole`). Its image size gives way to --image-size.
+    run, or of a paper, which has the preset "paper", all count (`whole`). Its image size gives way to --image-size.
     """
     named = {argument.partition("=")[0].removeprefix("--") for argument in arguments}
     defaults = parser.get_defaults().as_dict().get("recipe", {})

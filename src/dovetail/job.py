@@ -203,7 +203,10 @@ def recipe_options(
 ) -> dict[str, Any]:
     """Return the options of the recipe: the preset's, then those that were given."""
     accelerator = best_accelerator() if asked["accelerator"] == "auto" else asked["accelerator"]
-    preset = presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
+    # A run saves what its preset stood for among the recipe's options, and which it was; these count when it goes on.
+    preset = (
+        "paper" if resume else presets.choose(asked["preset"], num_images=source.num_images, accelerator=accelerator)
+    )
     given = dict(asked["recipe"] or {})
 
     def gathered(optimiser: str) -> dict[str, Any]:
@@ -291,19 +294,20 @@ def normalised_recipe(recipe: Recipe, network: Network, asked: Mapping[str, Any]
 def resolved_options(
     asked: Mapping[str, Any], settings: Settings, options: Mapping[str, Any], recipe: Recipe
 ) -> dict[str, Any]:
-    """Return the parameters of `pretrain` with everything on "auto" filled in; the preset has become options."""
+    """Return the parameters of `pretrain` with everything on "auto" filled in, the preset's among the recipe's."""
     mean, std = statistics(recipe.views, asked["in_channels"])
     own = settings.as_dict() | {"lr": settings.peak_lr, "mean": list(mean), "std": list(std)}
     own["freeze_encoder_epochs"] = asked["freeze_encoder_epochs"]  # "all" is infinite there
     filled = {name: own.get(name, value) for name, value in asked.items()}
-    return filled | {"preset": "paper", "recipe": dict(options)}
+    preset = presets.choose(asked["preset"], num_images=settings.num_images, accelerator=settings.accelerator)
+    return filled | {"preset": preset, "recipe": dict(options)}
 
 
 @rank_zero_only
 def announce(options: Mapping[str, Any], recipe: Recipe, network: Network, settings: Settings, out: Path) -> None:
     """Save and print what was resolved, before the first step."""
     write_config(out, options)
-    text = recipe_lines(recipe, network)
+    text = ran_in_words(options, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / "recipe.txt").write_text(text + "\n", encoding="utf-8")
     model = options["model"] if isinstance(options["model"], str) else type(options["model"]).__name__
     print(f"{options['method']} on {model}, {counted(settings.num_images, 'image')}, into {out}")
@@ -316,6 +320,20 @@ def announce(options: Mapping[str, Any], recipe: Recipe, network: Network, setti
     print(f"recipe options    {given or 'as published'}")
     for term in recipe.terms:
         print(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def as_it_runs(recipe: Recipe, settings: Settings) -> Recipe:
+    """Return a recipe with the length and the batch of a run in the place of the paper's, to be read."""
+    return replace(recipe, epochs=settings.epochs, batch_size=settings.global_batch)
+
+
+def ran_in_words(options: Mapping[str, Any], settings: Settings) -> str:
+    """Return a line on the length of a run, its batch, rate and preset."""
+    return (
+        f"What runs: {counted(settings.total_steps, 'step')} of {counted(settings.global_batch, 'image')} "
+        f"({counted(settings.epochs, 'epoch')} of {counted(settings.num_images, 'image')}), peak learning rate "
+        f"{settings.peak_lr:.4g}, preset {options['preset']}\n\n"
+    )
 
 
 def term_line(recipe: Recipe, network: Network, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 RECIPE = "recipe.txt"
 PROBE = ".writable"
+OF_A_RUN = "# What ran. The recipe's options are complete: those that the preset stands for are among them.\n"
 PATHS = ("data", "init", "knn_data", "dense_data")
 PATTERN = re.compile(r"\{")  # of the names of shards
 COPY = f"checkpoints/{CONFIG}"
@@ -344,6 +346,8 @@ def resumed(asked: dict[str, Any], folder: Path, *, named: Collection[str]) -> d
             continue
         if not isinstance(value, (str, int, float, bool, dict, Path)) and name not in ("mean", "std", "value_range"):
             saved[name] = value  # a module or a dataset cannot be written down: it is given again
+        elif name == "epochs" and saved.get("max_steps") is not None and value >= known.get(name, math.inf):
+            continue  # the run saved those that fit into its steps
         elif name == "data":
             saved[name] = normal(
                 value
@@ -450,7 +454,7 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
             plain[name] = None  # given in Python; must be given again
-    text = yaml.safe_dump(plain, sort_keys=False)
+    text = OF_A_RUN + yaml.safe_dump(plain, sort_keys=False)
     write_whole(folder / CONFIG, text)
     (folder / COPY).parent.mkdir(exist_ok=True)
     write_whole(folder / COPY, text)  # whoever empties or loses the first can still go on from the checkpoints

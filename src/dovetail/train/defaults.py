@@ -236,6 +236,9 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         )
     steps_per_epoch = num_images // global_batch
     enough_epochs = max(recipe.epochs, math.ceil(MIN_STEPS / steps_per_epoch))
+    epochs = enough_epochs if wishes.epochs == "auto" else wishes.epochs
+    if wishes.max_steps is not None:  # what runs is written down, and read again as what was asked for
+        epochs = min(epochs, math.ceil(wishes.max_steps / steps_per_epoch))
     sync = wishes.sync_batch_norm
     return Settings(
         seed=wishes.seed,
@@ -245,7 +248,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         num_nodes=wishes.num_nodes,
         batch_size=batch_size,
         accumulate=wishes.accumulate,
-        epochs=enough_epochs if wishes.epochs == "auto" else wishes.epochs,
+        epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         peak_lr=recipe.optimiser.peak_lr(global_batch) if wishes.peak_lr == "auto" else wishes.peak_lr,
         precision=best_precision(accelerator) if wishes.precision == "auto" else wishes.precision,
