@@ -14,12 +14,15 @@ from dovetail.errors import DovetailError
 from dovetail.transfer.results import (
     Results,
     Row,
+    Score,
     bootstrap,
     fingerprint,
+    legend,
     over_images,
     over_seeds,
     print_table,
     read_results,
+    score_from,
 )
 
 
@@ -41,7 +44,10 @@ def test_results_hold_numbers_config_versions_seed_and_data(tmp_path: Path, caps
     assert read_results(tmp_path) == results()
     shown = capsys.readouterr().out
     assert "50.00 [4" in shown
-    assert "20.00 ± 14.14 [10.00, 30.00]" in shown
+    assert "20.00 ± 14.14" in shown
+    assert "[10.00, 30.00]" not in shown
+    assert "± is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean" in shown
+    assert "two seeds give no interval." in shown
     assert "A note." in shown
 
 
@@ -169,3 +175,20 @@ def test_tables_that_are_too_wide_have_a_line_for_each_score(
     wide = capsys.readouterr().out
     assert wide.count(str(score)) == 4
     assert wide.count("\n") < narrow.count("\n")
+
+
+def test_two_values_have_no_interval_and_three_have() -> None:
+    two, three = over_seeds([0.1, 0.3]), over_seeds([0.1, 0.2, 0.3])
+    assert (two.low, two.high, two.deviation) == (None, None, pytest.approx(0.1414, abs=1e-4))
+    assert three.low is not None
+    assert three.high is not None
+    assert 0.1 <= three.low < 0.2 < three.high <= 0.3
+    assert over_images(np.array([0.0, 1.0])).low is None
+    assert over_images(np.array([0.0, 1.0, 1.0])).low is not None
+    older = {**vars(two), "low": 0.1, "high": 0.3}
+    assert score_from(older) == two
+    assert legend([three]) == (
+        "± is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean, over seeds."
+    )
+    assert "of one trial over test images" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
+    assert legend([Score(0.5, (0.5,))]) == ""

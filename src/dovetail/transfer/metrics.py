@@ -87,8 +87,11 @@ class ConfusionMatrix:
         iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class occurs nowhere
         return SegmentationScores(miou, accuracy, mean_accuracy, tuple(iou.tolist()), pixels)
 
-    def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float]]:
-        """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added."""
+    def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float] | None]:
+        """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added; None for
+        fewer than three."""
+        if len(self.added) < 3:
+            return [None] * 3
         counts = torch.stack(self.added).double()  # [N, 3, K]
         total = len(counts)
         times = np.random.default_rng((seed, 3)).multinomial(total, np.full(total, 1 / total), size=draws)

@@ -3,9 +3,9 @@
     results.json: {format, task, rows: [{setting, scores: {name: {mean, deviation, low, high, values}}}],
                    config, seed, versions, device, data: {fingerprint, ...}, notes}
 
-`low` and `high` bound the score with 95 % by bootstrap: over seeds where there are several, else over test images; a
-single trial's average precision has no interval. The fingerprint is the same wherever a copy of the data lies; see
-`fingerprint` for what it covers.
+`low` and `high` bound the score with 95 % by bootstrap: over seeds from three on, of one trial over test images; two
+seeds have no interval, nor has a single trial's average precision. The fingerprint is the same wherever a copy of the
+data lies; see `fingerprint` for what it covers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ RESULTS = "results.json"
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
 SAMPLED = frozenset({".png", ".arrow"})  # large tables, and PNG, which ends with a checksum of all its pixels
 END_BYTES = 4096
+FEWEST_DRAWN = 3  # values that an interval is drawn from
 STATE = "state.json"  # beside the tables of a saved Hugging Face dataset, with the library's fingerprint of their rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
 
@@ -147,8 +148,11 @@ def read_results(folder: str | Path) -> Results:
 
 
 def score_from(values: Mapping[str, Any]) -> Score:
-    """Return a score from its plain values."""
-    return Score(values["mean"], tuple(values["values"]), values["deviation"], values["low"], values["high"])
+    """Return a score from its plain values; intervals of two values, which older files have, are left out."""
+    low, high = values["low"], values["high"]
+    if 1 < len(values["values"]) < FEWEST_DRAWN:
+        low, high = None, None
+    return Score(values["mean"], tuple(values["values"]), values["deviation"], low, high)
 
 
 def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
@@ -156,7 +160,7 @@ def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Score(mean, tuple(values))
-    low, high = bootstrap(np.asarray(values, dtype=float), seed=seed)
+    low, high = interval_of(np.asarray(values, dtype=float), seed=seed) or (None, None)
     return Score(mean, tuple(values), float(np.std(values, ddof=1)), low, high)
 
 
@@ -168,7 +172,12 @@ def one_value(value: float, interval: tuple[float, float] | None = None) -> Scor
 
 def over_images(right: np.ndarray[Any, Any], *, seed: int = 0) -> Score:
     """Return the mean of one number for each image, with the interval of another draw of images."""
-    return one_value(float(right.mean()), bootstrap(right.astype(float), seed=seed))
+    return one_value(float(right.mean()), interval_of(right.astype(float), seed=seed))
+
+
+def interval_of(values: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float] | None:
+    """Return the bootstrap interval of the mean; None for so few values that it would be their smallest and largest."""
+    return bootstrap(values, seed=seed) if len(values) >= FEWEST_DRAWN else None
 
 
 def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
@@ -218,6 +227,31 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     for line in lines:
         table.add_row(*line)
     console.print(table)
+    if told := legend([score for row in rows for score in row.scores.values()]):
+        print(told)
+
+
+def legend(scores: Sequence[Score]) -> str:
+    """Return what the signs beside scores mean; nothing where there are none."""
+    parts = []
+    if any(score.deviation is not None for score in scores):
+        parts.append("± is the standard deviation over seeds")
+    over = [
+        words
+        for words, some in (
+            ("over seeds", any(score.low is not None and len(score.values) > 1 for score in scores)),
+            (
+                "of one trial over test images",
+                any(score.low is not None and len(score.values) == 1 for score in scores),
+            ),
+        )
+        if some
+    ]
+    if over:
+        parts.append(f"[ , ] is the 95 % bootstrap interval of the mean, {' and '.join(over)}")
+    if any(len(score.values) == 2 for score in scores):
+        parts.append("two seeds give no interval")
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def shown(value: Any) -> str:
