@@ -106,11 +106,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: a method and options of its recipe over the preset "short"; no method leaves the decoder untrained."""
+    """One row: a method and options of its recipe over the preset "short"; no method leaves the decoder untrained.
+
+    `lr` takes the place of the budget's.
+    """
 
     name: str
     method: str | None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    lr: float | None = None
 
 
 POOLED = {"decoder_grid": 8, "decoder_cells": 0}
@@ -142,6 +146,7 @@ SETTINGS = (
     Setting("decoder untrained", None),
     Setting("encoder alone", "densecl"),
     on_decoder("DenseCL"),
+    replace(on_decoder("DenseCL"), name="DenseCL, three times the rate", lr=0.06),
     on_decoder("PixPro"),
     on_decoder("DenseCL", "own negatives"),
     on_decoder("DenseCL", "reflection"),
@@ -166,7 +171,8 @@ class Bench:
 
     def mark(self, setting: Setting) -> str:
         """Return the hash of everything that decides a setting's numbers but the seed."""
-        sizes = [EDITION, asdict(self.budget), self.scenes.fingerprint, setting.method, dict(setting.recipe)]
+        budget = replace(self.budget, lr=setting.lr or self.budget.lr)
+        sizes = [EDITION, asdict(budget), self.scenes.fingerprint, setting.method, dict(setting.recipe)]
         return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:16]
 
     def found(self, setting: Setting) -> dict[int, dict[str, Any]]:
@@ -247,7 +253,7 @@ def trained(bench: Bench, setting: Setting, seed: int) -> Network:
             out=Path(folder) / "run",
             image_size=budget.view_px,
             batch_size=budget.batch_size,
-            lr=budget.lr,
+            lr=setting.lr or budget.lr,
             max_steps=budget.steps,
             seed=seed,
             workers=1,
@@ -309,7 +315,7 @@ def row(name: str, found: Mapping[int, Mapping[str, Any]]) -> str:
     for column in COLUMNS:
         values = [line["scores"][column] for line in found.values()]
         percent = column.split()[1] in ("linear", "retrieval")
-        digits, factor = (1, 100) if percent else (2, 1)
+        digits, factor = (1, 100) if percent else (3, 1)
         text = f"{factor * statistics.fmean(values):.{digits}f}"
         if len(values) > 1:
             text += f" ± {factor * statistics.stdev(values):.{digits}f}"

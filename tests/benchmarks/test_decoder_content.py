@@ -80,7 +80,7 @@ def test_lines_count_for_the_setting_and_budget_that_they_were_measured_with(sce
     text = page(bench)
     assert "1 settings were tried" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| PixPro")]
-    assert "| 0.60 ± 0.14 |" in row  # a share
+    assert "| 0.600 ± 0.141 |" in row  # a share
     assert "| 60.0 ± 14.1 |" in row  # mIoU
     assert row.endswith("| 2 | 10 |")
 
@@ -92,3 +92,17 @@ def test_a_setting_is_measured_whole(setting: Setting, scenes: SceneSet, tmp_pat
     assert all(0 <= value <= 1 for value in found["scores"].values())
     assert found["scores"]["decoder within"] > 0
     assert found["scores"]["decoder linear"] > 0
+
+
+def rows_of(page_text: str) -> dict[str, list[str]]:
+    """Return the rows of the table of settings on a page, by setting."""
+    lines = page_text[page_text.index("| setting |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row for row in cells}
+
+
+def test_decons_page_says_what_was_measured() -> None:
+    root = Path(__file__).parents[2]
+    found = rows_of((root / "benchmarks" / "results" / "decoder_content.md").read_text(encoding="utf-8"))
+    said = rows_of((root / "docs" / "methods" / "decon.md").read_text(encoding="utf-8"))
+    assert said == {name: [*row[:5], row[7], row[9]] for name, row in found.items()}
