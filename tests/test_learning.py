@@ -42,6 +42,17 @@ def test_a_short_run_beats_a_random_network(bench: Bench, trial: Trial) -> None:
     assert outcome.passes(trial), outcome
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["decon-sl", "decon-sl-densecl", "decon-sl-pixpro"])
+def test_a_short_run_with_sampled_cells_beats_a_random_network_too(bench: Bench, method: str) -> None:
+    """At 64 points of a map of 16 x 16 cells, as many as the trials without them have after pooling, or fewer."""
+    trial = trial_of(method)
+    sampled = {name: value for name, value in trial.recipe.items() if name != "decoder_grid"} | {"decoder_cells": 64}
+    trial = replace(trial, recipe=sampled)
+    outcome = bench.run(trial, seed=0)
+    assert outcome.passes(trial), outcome
+
+
 class PullTogether(Objective):
     """The mean cosine of both views' vectors, with gradient on both sides: nothing keeps images apart."""
 

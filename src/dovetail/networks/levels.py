@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dovetail.heads.rows import normalised_rows
 from dovetail.networks.padding import ReflectingConv2d, extended
 from dovetail.networks.undisturbed import undisturbed
-from dovetail.views.points import cells_at, corners
+from dovetail.views.points import cells_at, left_top
 
 SIDE = 3  # of the output convolution's kernel
 
@@ -49,42 +49,52 @@ class Level:
         """
         conv, *norms = self.block.children()
         assert isinstance(conv, nn.Conv2d)  # torchvision's Conv2dNormActivation
-        around = corners(where, self.merged.shape[2], self.merged.shape[3])
-        cells = self.neighbourhoods(conv, around.cell)  # [B, N, 4, SIDE, SIDE, C]
-        sampled = (cells * around.weight.to(cells.dtype)[..., None, None, None]).sum(dim=2)
+        first, share = left_top(where, self.merged.shape[2], self.merged.shape[3])
+        block = self.blocks(conv, first)  # [B, N, SIDE + 1, SIDE + 1, C]
+        rows = convolved(conv, windows(block, share))  # [B, N, D]
         if not any(norm.training for norm in norms):
-            output = convolved(conv, sampled)
+            output = rows.transpose(1, 2)[..., None]
             for norm in norms:
                 output = norm(output)
             return output
-        nearest = around.weight.argmax(dim=2, keepdim=True)[..., None, None, None]
-        nearest = cells.gather(2, nearest.expand(-1, -1, -1, *cells.shape[3:]))[:, :, 0]
-        rows = convolved(conv, torch.cat([sampled, nearest]))[..., 0].transpose(1, 2)  # [2 B, N, D]
-        counts = torch.arange(2, device=rows.device).repeat_interleave(where.shape[0] * where.shape[1])
-        flat = rows.flatten(0, 1)
+        both = torch.stack([rows, convolved(conv, windows(block, share.round()))]).flatten(0, 2)  # [2 B N, D]
+        counts = torch.arange(2, device=rows.device).repeat_interleave(len(both) // 2)
         for norm in norms:
             assert isinstance(norm, _BatchNorm)
-            flat = normalised_rows(norm, flat, counts)
-        return flat.view(rows.shape)[: len(where)].transpose(1, 2)[..., None]
+            both = normalised_rows(norm, both, counts)
+        return both[: len(both) // 2].view(rows.shape).transpose(1, 2)[..., None]
 
-    def neighbourhoods(self, conv: nn.Conv2d, cell: Tensor) -> Tensor:
-        """Return [B, ..., SIDE, SIDE, C]: what the convolution sees around cells at flat indices [B, ...]."""
+    def blocks(self, conv: nn.Conv2d, first: Tensor) -> Tensor:
+        """Return [B, N, SIDE + 1, SIDE + 1, C]: what the convolution sees of four cells, the first at [B, N, 2] (x, y).
+
+        Cells of a map of a single row or column are followed by zeros, which have no weight.
+        """
         edge = SIDE // 2
         if isinstance(conv, ReflectingConv2d):
             padded = extended(extended(self.merged, edge, edge, dim=2), edge, edge, dim=3)
+            padded = F.pad(padded, (0, 1, 0, 1))
         else:
-            padded = F.pad(self.merged, (edge,) * 4)
-        width = self.merged.shape[3]
-        corner = cell // width * (width + 2 * edge) + cell % width  # of its window in the padded map
-        step = torch.arange(SIDE, device=cell.device)
-        window = step[:, None] * (width + 2 * edge) + step
-        return cells_at(padded, corner[..., None, None] + window)
+            padded = F.pad(self.merged, (edge, edge + 1, edge, edge + 1))
+        step, width = torch.arange(SIDE + 1, device=first.device), padded.shape[3]
+        corner = first[..., 1] * width + first[..., 0]
+        return cells_at(padded, corner[..., None, None] + step[:, None] * width + step)
+
+
+def windows(block: Tensor, share: Tensor) -> Tensor:
+    """Return [B, N, SIDE, SIDE, C]: the cells around places between the first and the second cell of a block.
+
+    Args:
+        block: [B, N, SIDE + 1, SIDE + 1, C].
+        share: [B, N, 2] in [0, 1], how far each place is from the first to the second cell, (x, y).
+    """
+    across, down = share.to(block.dtype)[..., None, None, None].unbind(2)
+    rows = torch.lerp(block[:, :, :, :-1], block[:, :, :, 1:], across)
+    return torch.lerp(rows[:, :, :-1], rows[:, :, 1:], down)
 
 
 def convolved(conv: nn.Conv2d, cells: Tensor) -> Tensor:
-    """Return [B, D, M, 1]: the convolution of neighbourhoods [B, M, SIDE, SIDE, C]."""
-    tiles = cells.flatten(1, 2).permute(0, 3, 1, 2)  # [B, C, M SIDE, SIDE], channels last
-    return F.conv2d(tiles, conv.weight, conv.bias, stride=SIDE)
+    """Return [B, N, D]: the convolution of neighbourhoods [B, N, SIDE, SIDE, C], as a product of matrices."""
+    return F.linear(cells.flatten(2), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 def computable_at_points(block: nn.Module) -> bool:

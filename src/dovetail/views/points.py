@@ -72,21 +72,25 @@ def places(view: View) -> Tensor:
     return torch.stack([torch.where(view.flipped[:, None], 1 - x, x), y], dim=2)
 
 
+def left_top(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return which cells of a map lie before places [B, N, 2] in its [0, 1] frame, and how far each is to the next.
+
+    Returns:
+        [B, N, 2] integers (x, y), the last but one cell at most; and [B, N, 2] in [0, 1].
+    """
+    sides = where.new_tensor([width, height])
+    at = torch.minimum((where * sides - 0.5).clamp(min=0), sides - 1)
+    first = torch.minimum(at.floor(), (sides - 2).clamp(min=0))
+    return first.long(), at - first
+
+
 def corners(where: Tensor, height: int, width: int) -> Corners:
     """Return the cells of a map of height x width around places [B, N, 2] in its [0, 1] frame."""
-    left, right, to_right = _between(where[..., 0], width)
-    top, bottom, to_bottom = _between(where[..., 1], height)
+    (left, top), (to_right, to_bottom) = (one.unbind(2) for one in left_top(where, height, width))
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     cell = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=2)
     across, down = torch.stack([1 - to_right, to_right], dim=2), torch.stack([1 - to_bottom, to_bottom], dim=2)
     return Corners(cell, (down[..., :, None] * across[..., None, :]).flatten(2))
-
-
-def _between(share: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the cells before and after places [B, N] in [0, 1], and how far each is from the first to the second."""
-    at = (share * cells - 0.5).clamp(0, cells - 1)
-    before = at.floor().clamp(max=max(cells - 2, 0))
-    first = before.long()
-    return first, (first + 1).clamp(max=cells - 1), at - before
 
 
 def sample(maps: Tensor, where: Tensor) -> Tensor:
