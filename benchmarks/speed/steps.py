@@ -39,7 +39,7 @@ SIDE_PX = 224
 # Heads of a size that trains on a processor: the small preset's.
 SMALL: dict[str, Any] = {"hidden": 1024, "dim": 128}
 SLOTS = SMALL | {"prototypes": 64}
-POOLED, SAMPLED = {"decoder_grid": 28}, {"decoder_cells": 196}
+POOLED, SAMPLED = {"decoder_grid": 28}, {"decoder_cells": 196, "decoder_hidden": 512}
 SMP, TIMM = "smp/fpn/resnet18", "timm/resnet18+fpn"
 ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "simclr": ("simclr", "timm/resnet18", SMALL),

@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "dim": 128,
     "prototypes": 64,
     "decoder_cells": 196,
+    "decoder_hidden": 512,  # maps of a decoder have fewer channels than the encoder's deepest one
     "queue": 4096,
     "warmup_epochs": 2.0,
     "predictor_hidden": 32,  # a quarter of `dim`, as published
