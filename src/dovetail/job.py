@@ -212,7 +212,9 @@ def recipe_options(
     def gathered(optimiser: str) -> dict[str, Any]:
         found = presets.options(preset, asked["method"], network.taps, optimiser=optimiser)
         size = {} if asked["image_size"] is None else {"image_size": asked["image_size"]}
-        return with_later_options(asked["method"], presets.beside(found, given) | size | given, resume=resume)
+        return with_later_options(
+            asked["method"], presets.beside(found, given, asked["method"]) | size | given, resume=resume
+        )
 
     if resume or "optimiser" in given:  # a run from before there was a choice goes on with what it had
         return gathered(str(given.get("optimiser", "published")))

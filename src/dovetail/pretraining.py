@@ -399,8 +399,10 @@ def preset_options(preset: Any, saved: Mapping[str, Any], asked: Mapping[str, An
     """Return the options that a preset stands for in any run, less those that were given by themselves."""
     from dovetail.recipes import presets
 
-    pooled = {"decoder_grid"} & set(saved.get("recipe") or {})  # given, or what presets once said
-    return presets.beside(presets.agreed_options(preset, str(saved.get("method"))), {*(asked["recipe"] or {}), *pooled})
+    method, given = str(saved.get("method")), {*(asked["recipe"] or {})}
+    if "decoder_grid" in (saved.get("recipe") or {}):  # given by itself, or in a preset of an older version
+        given |= {"decoder_cells", "decoder_hidden"}
+    return presets.beside(presets.agreed_options(preset, method), given, method)
 
 
 def is_default(name: str, value: Any) -> bool:

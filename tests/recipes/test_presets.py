@@ -101,9 +101,17 @@ def test_every_preset_but_the_papers_samples_the_decoders_cells(networks: dict[b
 
 def test_a_grid_that_is_given_replaces_sampled_cells() -> None:
     found = presets.options("small", "decon-sl")
-    assert presets.beside(found, {"hidden"}) == {name: value for name, value in found.items() if name != "hidden"}
-    assert "decoder_cells" in presets.beside(found, {"hidden"})
-    assert "decoder_cells" not in presets.beside(found, {"decoder_grid"})
+    without = {name: value for name, value in found.items() if name != "dim"}
+    assert presets.beside(found, {"dim"}, "decon-sl") == without
+    assert "decoder_cells" not in presets.beside(found, {"decoder_grid"}, "decon-sl")
+
+
+def test_a_width_that_is_given_is_that_of_all_heads() -> None:
+    found = presets.options("small", "decon-sl")
+    assert found["decoder_hidden"] == 512
+    assert "decoder_hidden" not in presets.beside(found, {"hidden"}, "decon-sl")
+    joint = presets.options("short", "dino+decon-sl")
+    assert presets.beside(joint, {"hidden"}, "dino+decon-sl")["decoder_hidden"] == 64
 
 
 def test_moco_v3_has_other_rates_with_adamw(networks: dict[bool, Network]) -> None:

@@ -112,9 +112,17 @@ def options(
     return {name: value for name, value in found.items() if name in known}
 
 
-def beside(found: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """Return a preset's options less the `given` ones, and less sampled cells where a grid is given instead."""
-    replaced = {*given, "decoder_cells"} if "decoder_grid" in given else given
+def beside(found: Mapping[str, Any], given: Collection[str], method: str) -> dict[str, Any]:
+    """Return a preset's options for a method less the `given` ones and those that they stand for.
+
+    A grid of the decoder's takes the place of sampled cells. A width of heads is that of all heads, unless the decoder
+    has a method of its own.
+    """
+    parts, replaced = parse(method), set(given)
+    if "decoder_grid" in given:
+        replaced.add("decoder_cells")
+    if "hidden" in given and parts.decoder in (None, parts.base):
+        replaced.add("decoder_hidden")
     return {name: value for name, value in found.items() if name not in replaced}
 
 
