@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from dovetail.data.deadline import deadline
 from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
+from dovetail.data.room import batches_ahead, check_open_files
 from dovetail.data.skipped import SkippedLog
 from dovetail.data.sources import ImageSource
 from dovetail.data.values import use_values, value_range
@@ -33,6 +35,7 @@ IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
 POLL_SECONDS = 1.0
 AHEAD_BATCHES = 4  # that each process loads before they are wanted
+TENSORS, TENSORS_EACH = 4, 4  # in a batch: of its own, and of each view, about
 MOST_REQUESTS = 3  # to end, without a batch in between: more come from somebody who wants the processes gone
 _REPLACEMENT_TRIES = 64
 
@@ -143,8 +146,12 @@ class ViewLoader:
         num_workers: int,
         skipped: SkippedLog,
         batch_seconds: float = BATCH_SECONDS,
+        ahead: int = AHEAD_BATCHES,
     ) -> None:
-        """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends."""
+        """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends.
+
+        Each process reads `ahead` batches before they are wanted.
+        """
         self._batch_seconds = batch_seconds
         self._stop_asked: Callable[[], bool] = lambda: False
         self._killed: Counter[int] = Counter()  # processes, by the image that they read
@@ -155,7 +162,7 @@ class ViewLoader:
         # What a decoder never comes back from can only be left behind together with its process.
         alone = num_workers == 0 and can_fork()
         self._num_processes = 1 if alone else num_workers
-        self._ahead = (1 if alone else AHEAD_BATCHES) if self._num_processes else None
+        self._ahead = (1 if alone else ahead) if self._num_processes else None
         self._context = "fork" if alone else None
         self.plan = plan
         self.steps_per_epoch = sampler.steps_per_epoch
@@ -333,7 +340,17 @@ def make_loader(
     )
     dataset = ViewDataset(source, plan, seed=seed, in_channels=in_channels)
     skipped = SkippedLog(skipped_file, source.num_images)
-    return ViewLoader(dataset, sampler, plan=plan, num_workers=num_workers, skipped=skipped)
+    processes = num_workers or int(can_fork())
+    ahead = 1
+    if processes:
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # training processes on this machine
+        pixels = sum(view.size_px**2 for view in plan.views)
+        images = global_batch // (world_size * micro_batches)
+        most = AHEAD_BATCHES if num_workers else 1
+        batch_bytes = images * in_channels * pixels
+        ahead = batches_ahead(most, batch_bytes=batch_bytes, processes=processes * beside)
+        check_open_files(processes=processes, ahead=ahead, tensors=TENSORS + TENSORS_EACH * len(plan.views))
+    return ViewLoader(dataset, sampler, plan=plan, num_workers=num_workers, skipped=skipped, ahead=ahead)
 
 
 def _start_worker(_: int) -> None:
