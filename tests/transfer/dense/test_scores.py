@@ -111,6 +111,15 @@ def test_what_is_ignored_counts_nowhere() -> None:
         assert one.miou.mean == pytest.approx(two.miou.mean, abs=0.03)  # other cells were drawn first
 
 
+def test_images_without_labels_are_no_hindrance() -> None:
+    train, test = sources()
+    masks = train.masks.clone()
+    masks[[0, 3, 7]] = 255
+    options = DenseOptions(protocols=("linear", "retrieval"), steps=60, finest_stride=1)
+    for one in dense_scores(ArrayMaps(train.maps, masks), test, classes=3, options=options):
+        assert one.miou.mean > 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

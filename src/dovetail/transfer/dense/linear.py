@@ -84,13 +84,13 @@ def fit_linear(pool: Pool, images: Sequence[int], *, classes: int, options: Dens
     candidates = [Candidate(*pair) for pair in itertools.product(sorted(options.lr), sorted(options.weight_decay))]
     held_out: dict[Candidate, float] = {}
     chosen = candidates[len(candidates) // 2]
-    if len(candidates) > 1 and len(images) > 1:
-        count = max(round(HELD_OUT_SHARE * len(images)), 1)
-        cells, shares = pool.taken(images[:-count], options.max_cells)
+    labelled = [index for index in images if len(pool.features[index])]
+    if len(candidates) > 1 and len(labelled) > 1:
+        count = max(round(HELD_OUT_SHARE * len(labelled)), 1)
+        cells, shares = pool.taken(labelled[:-count], options.max_cells)
         probe = _trained(cells, shares, candidates, classes=classes, options=options, seed=seed)
-        held_out = dict(
-            zip(candidates, _cell_miou(probe, *pool.taken(images[-count:], options.max_cells)), strict=True)
-        )
+        unseen = pool.taken(labelled[-count:], options.max_cells)
+        held_out = dict(zip(candidates, _cell_miou(probe, *unseen), strict=True))
         chosen = min(candidates, key=lambda one: (-held_out[one], one))
     cells, shares = pool.taken(images, options.max_cells)
     return LinearHead(_trained(cells, shares, [chosen], classes=classes, options=options, seed=seed), chosen, held_out)
