@@ -84,6 +84,13 @@ class MosaicPlan:
     seed: int = 0
 
 
+# Near and far, in shade and in sun: few labelled images cannot show all of it, many unlabelled ones do.
+_SIGHT: dict[str, tuple[float, float]] = {"scale": (0.6, 1.4), "contrast": (0.6, 1.15)}
+PIECES = MosaicPlan(side_px=80, regions=(1, 1), brightness=24.0, **_SIGHT)
+"""Pieces of one texture."""
+MOSAICS = MosaicPlan(brightness=24.0, **_SIGHT)
+
+
 def read_textures() -> list[Grey]:
     """Return the photographs as grey values in [0, 255], [H, W] each, cut to their boxes."""
     folder = Path(skimage.__file__).parent / "data"

@@ -1,7 +1,4 @@
-"""The demo's pictures: test mosaics with truth and predictions, the scores, and decoder features before and after.
-
-Colours are told apart by readers with any kind of colour vision: Okabe and Ito's eight and two of Tol's.
-"""
+"""The demo's pictures: the scores, test images with truth and predictions, and decoder maps before and after."""
 
 from __future__ import annotations
 
@@ -18,28 +15,20 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.demo.mosaics import TEXTURES
+from benchmarks.demo.settings import CLASSES, DemoSettings
 from benchmarks.demo.trial import Outcome
 from dovetail.transfer.labelled import LabelledSet
 from dovetail.transfer.segment import SegmentOptions, normalised, predict
 
 matplotlib.use("Agg")
 
-COLOURS = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#4D4D4D",
-    "#882255",
-    "#BBCCEE",
-)
-CLASS_MAP = ListedColormap(COLOURS)
+COLOURS = ("#EEEEEE", *(matplotlib.colors.to_hex(one) for one in matplotlib.colormaps["tab20"].colors))
+CLASS_MAP = ListedColormap(COLOURS[: len(CLASSES)])
+ROW_COLOURS = ("#999999", "#56B4E9", "#D55E00")
 TEXT = "#222222"
 GAPS = {"wspace": 0.04, "hspace": 0.04, "left": 0.02, "right": 0.98}
+Lines = list[tuple[str, NDArray[np.generic], bool]]
+"""Rows of a sheet: words, pictures, and whether they are masks."""
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -48,8 +37,23 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def sheet(lines: Lines) -> Figure:
+    """Return rows of pictures with words to the left of each row."""
+    columns = len(lines[0][1])
+    figure = Figure(figsize=(1.5 * columns, 1.5 * len(lines)))
+    grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw=GAPS)
+    for axes_of_line, (title, pictures, is_mask) in zip(grid, lines, strict=True):
+        for axes, picture in zip(axes_of_line, pictures, strict=True):
+            colours = {"cmap": CLASS_MAP, "vmin": -0.5, "vmax": len(CLASSES) - 0.5} if is_mask else {}
+            axes.imshow(picture, interpolation="nearest", **colours)
+            bare(axes)
+        first = axes_of_line[0]
+        first.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=10, color=TEXT, labelpad=8)
+    return figure
+
+
 def bare(axes: Axes) -> None:
-    """Take ticks and frame away."""
+    """Remove ticks and frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
@@ -59,47 +63,41 @@ def bare(axes: Axes) -> None:
 def predictions_picture(
     outcomes: Sequence[Outcome], data: LabelledSet, path: Path, *, options: SegmentOptions, examples: int = 6
 ) -> Path:
-    """Draw `examples` mosaics, one a column: the mosaic, the truth, and each arm's prediction (seed 0)."""
-    items = [data[index] for index in range(examples)]
+    """Draw `examples` images, one a column: the image, the truth, and each row's prediction (first seed)."""
+    items = [data[index] for index in range(min(examples, len(data)))]
     images = torch.stack([item.image for item in items])
-    rows: list[tuple[str, NDArray[np.generic], bool]] = [
-        ("mosaic", images.permute(0, 2, 3, 1).numpy(), False),
-        ("truth", torch.stack([item.mask for item in items]).numpy(), True),
-    ]
-    for outcome in outcomes:
-        labels = predict(outcome.model.eval(), images, options).numpy()
-        rows.append((f"{outcome.arm.name}\n{outcome.mean:.1f} mIoU", labels, True))
-    figure = Figure(figsize=(1.5 * examples, 1.5 * len(rows) * 1.25))
-    grid = figure.subplots(len(rows), examples, squeeze=False, gridspec_kw=GAPS)
-    for line, (title, pictures, is_mask) in zip(grid, rows, strict=True):
-        for axes, picture in zip(line, pictures, strict=True):
-            colours = {"cmap": CLASS_MAP, "vmin": -0.5, "vmax": len(TEXTURES) - 0.5} if is_mask else {}
-            axes.imshow(picture, interpolation="nearest", **colours)
-            bare(axes)
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=10, color=TEXT, labelpad=8)
-    handles = [Patch(color=colour, label=one.name) for colour, one in zip(COLOURS, TEXTURES, strict=True)]
-    figure.legend(handles=handles, loc="upper center", ncol=5, frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0.1))
+    masks = torch.stack([item.mask for item in items]).numpy()
+    lines: Lines = [("image", images.permute(0, 2, 3, 1).numpy(), False), ("truth", masks, True)]
+    for one in outcomes:
+        lines.append((one.row.name.replace(", ", ",\n"), predict(one.model.eval(), images, options).numpy(), True))
+    figure = sheet(lines)
+    handles = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASSES, strict=False)]
+    figure.legend(handles=handles, loc="upper center", ncol=6, frameon=False, fontsize=9, bbox_to_anchor=(0.5, 0.1))
     return save(figure, path)
 
 
-def scores_picture(groups: Sequence[tuple[int, Sequence[Outcome]]], path: Path) -> Path:
-    """Draw mean test mIoU as bars, one group for each number of labels, with every seed as a dot."""
-    figure = Figure(figsize=(7.2, 0.42 * sum(len(outcomes) + 1 for _, outcomes in groups) + 0.8))
+def scores_picture(outcomes: Sequence[Outcome], settings: DemoSettings, path: Path) -> Path:
+    """Draw the mean of every column of the table as bars, a group for each column, with every seed as a dot."""
+    most = max(settings.labels)
+    groups = [
+        (f"frozen {tap}, {most} labels", [one.frozen[tap, most] for one in outcomes]) for tap in ("encoder", "decoder")
+    ]
+    groups.append((f"fine-tuned with {most} labels", [tuple(one.mious) for one in outcomes]))
+    figure = Figure(figsize=(7.2, 0.42 * len(groups) * (len(outcomes) + 1) + 0.8))
     axes = figure.subplots()
-    colours = ("#999999", "#56B4E9", "#0072B2", "#D55E00")
-    place, ticks, names = 0.0, [], []
-    for labels, outcomes in groups:
-        axes.text(0, place, f"{labels} labelled mosaics", fontsize=10, fontweight="bold", va="center", color=TEXT)
-        for outcome, colour in zip(outcomes, colours, strict=True):
+    place, ticks = 0.0, []
+    for title, scores in groups:
+        axes.text(0, place, title, fontsize=10, fontweight="bold", va="center", color=TEXT)
+        for values, colour in zip(scores, ROW_COLOURS, strict=True):
             place += 1
-            axes.barh(place, outcome.mean, color=colour, height=0.72)
-            axes.plot(outcome.mious, [place] * len(outcome.mious), "o", ms=4, mfc="white", mec=TEXT, mew=0.9)
-            axes.text(max(outcome.mious) + 0.8, place, f"{outcome.mean:.1f}", va="center", fontsize=9, color=TEXT)
+            mean = sum(values) / len(values)
+            axes.barh(place, mean, color=colour, height=0.72)
+            axes.plot(values, [place] * len(values), "o", ms=4, mfc="white", mec=TEXT, mew=0.9)
+            axes.text(max(values) + 0.4, place, f"{mean:.1f}", va="center", fontsize=9, color=TEXT)
             ticks.append(place)
-            names.append(outcome.arm.name)
         place += 1.2
-    axes.set_yticks(ticks, names, fontsize=9)
-    axes.set_xlabel("mIoU on test mosaics, % (bar: mean, dots: seeds)", fontsize=9)
+    axes.set_yticks(ticks, [one.row.name for one in outcomes] * len(groups), fontsize=9)
+    axes.set_xlabel("mIoU on test images, % (bar: mean, dots: seeds)", fontsize=9)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
@@ -115,28 +113,19 @@ def features_picture(
     options: SegmentOptions,
     examples: int = 6,
 ) -> Path:
-    """Draw the decoder's features of mosaics, their first three principal components as red, green and blue."""
-    images = torch.stack([data[index].image for index in range(examples)])
-    figure = Figure(figsize=(1.5 * len(images), 1.5 * (len(models) + 1) * 1.25))
-    grid = figure.subplots(len(models) + 1, len(images), squeeze=False, gridspec_kw=GAPS)
-    rows: list[tuple[str, NDArray[np.generic]]] = [("mosaic", images.permute(0, 2, 3, 1).numpy())]
-    rows += [(name, principal_colours(decoder_features(model, images, options)).numpy()) for name, model in models]
-    for line, (title, pictures) in zip(grid, rows, strict=True):
-        for axes, picture in zip(line, pictures, strict=True):
-            axes.imshow(picture, interpolation="nearest")
-            bare(axes)
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=10, color=TEXT, labelpad=8)
-    return save(figure, path)
+    """Draw decoder maps of test images: the first three principal components as red, green and blue."""
+    images = torch.stack([data[index].image for index in range(min(examples, len(data)))])
+    lines: Lines = [("image", images.permute(0, 2, 3, 1).numpy(), False)]
+    lines += [(name, principal_colours(decoder_map(model, images, options)).numpy(), False) for name, model in models]
+    return save(sheet(lines), path)
 
 
 @torch.no_grad()
-def decoder_features(model: nn.Module, images: Tensor, options: SegmentOptions) -> Tensor:
-    """Return a Unet's decoder features at a quarter of the pixels' resolution, [B, C, H / 4, W / 4]."""
+def decoder_map(model: nn.Module, images: Tensor, options: SegmentOptions) -> Tensor:
+    """Return the decoder's finest map of uint8 images [B, 3, H, W]: [B, C, H / 4, W / 4]."""
     kept: list[Tensor] = []
-    block = model.get_submodule("decoder.blocks.2")
-    handle = block.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    # Batch statistics, as there are none of an untrained network.
-    model.train()(normalised(images, options))
+    handle = model.get_submodule("decoder").register_forward_hook(lambda module, inputs, output: kept.append(output))
+    model.eval()(normalised(images, options))
     handle.remove()
     return kept[0].float()
 

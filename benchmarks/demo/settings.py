@@ -1,42 +1,53 @@
-"""The demo's settings, chosen on validation mosaics; benchmarks/results/demo.md tells why each is what it is."""
+"""The demo's settings. None was chosen on the test images; benchmarks/results/demo.md says how each was chosen."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from benchmarks.demo.mosaics import MosaicPlan
-from benchmarks.demo.trial import CLASSES, Pretraining
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.segment import SegmentOptions
 
-# Heads of the size of the task, a teacher that leaves its random start within a few hundred steps, and no blur, which
-# would wipe out the textures of views as small as these.
-HEADS: dict[str, Any] = {
-    "hidden": 256,
-    "dim": 128,
-    "queue": 1024,
-    "momentum": 0.9,
-    "base_lr": 0.5,
-    "min_scale": 0.4,
-    "blur_px": 0.0,
-}
-EPOCHS = 30
-BASE = Pretraining("densecl", HEADS, EPOCHS)
-DECON = Pretraining("decon-sl-densecl", {**HEADS, "levels": "p2", "decoder_grid": 16}, EPOCHS)
-
-# The rate that suits training from scratch best; `python -m benchmarks.demo.rates` measured it, and all arms at others.
-FINETUNING = SegmentOptions(
-    classes=CLASSES,
-    steps=80,
-    batch_size=12,
-    lr=4e-3,
-    warmup_steps=5,
-    augmentation=Augmentation(crop_px=(64, 64), flip_p=0.5, flip_vertical_p=0.5),
+SCENES = Path(__file__).parent / "scenes"
+CLASSES = (
+    *("background", "bottle", "can", "cup", "bowl", "wineglass", "pan", "chair", "sofa", "table", "lamp", "monitor"),
+    *("apple", "plant", "books", "toilet", "microwave"),
 )
+WIDTHS = {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 128}
+ENCODER = "tu-tf_efficientnet_lite0"
+MODEL = f"smp.FPN(encoder_name='{ENCODER}', {', '.join(f'{name}={width}' for name, width in WIDTHS.items())})"
 
-# Near and far, in shade and in sun: few labelled images cannot show all of it, many unlabelled ones do.
-SIGHT: dict[str, Any] = {"scale": (0.6, 1.4), "contrast": (0.6, 1.15), "brightness": 24.0}
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Options of `dovetail.pretrain`, but for the images and the folder."""
+
+    method: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 8
+    batch_size: int = 16
+    image_size: int = 128
+    seed: int = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return them as keyword arguments; every pre-training starts from ImageNet weights."""
+        return {**vars(self), "recipe": dict(self.recipe), "model": MODEL, "init": "imagenet", "preset": "short"}
+
+
+BASE = Pretraining("densecl")
+DECON = Pretraining("decon-sl-densecl")
+
+FINETUNING = SegmentOptions(
+    classes=len(CLASSES),
+    steps=120,
+    batch_size=8,
+    lr=1e-3,
+    warmup_steps=10,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    augmentation=Augmentation(crop_px=(128, 128), flip_p=0.5),
+)
 
 
 @dataclass(frozen=True)
@@ -44,23 +55,21 @@ class DemoSettings:
     """All that the demo does.
 
     Attributes:
-        unlabelled: Pieces of the photographs to pre-train on.
-        test: Mosaics to measure on.
-        labels: Labelled mosaics in a training set, one number for each column of the table.
-        seeds: Of fine-tuning; each has a training set of its own.
+        scenes: Folder of the scenes.
         base: Pre-training of the encoder alone.
         decon: Pre-training of encoder and decoder.
-        finetuning: Of every arm.
-        pieces: How the pieces of photographs are made.
-        mosaics: How mosaics are made.
+        labels: Numbers of labelled images for the frozen maps.
+        probe_seeds: Draws of the labelled images for the frozen maps.
+        probe_steps: Steps of the linear classifier on frozen maps.
+        finetuning: Fine-tuning of every row, with all labelled images.
+        seeds: Seeds of fine-tuning.
     """
 
-    unlabelled: int = 512
-    test: int = 128
-    labels: tuple[int, ...] = (4, 16)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    scenes: Path = SCENES
     base: Pretraining = BASE
     decon: Pretraining = DECON
+    labels: tuple[int, ...] = (8, 24)
+    probe_seeds: int = 5
+    probe_steps: int = 300
     finetuning: SegmentOptions = FINETUNING
-    pieces: MosaicPlan = field(default_factory=lambda: MosaicPlan(side_px=80, regions=(1, 1), **SIGHT))
-    mosaics: MosaicPlan = field(default_factory=lambda: MosaicPlan(**SIGHT))
+    seeds: tuple[int, ...] = (0, 1, 2)

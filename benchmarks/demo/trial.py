@@ -1,4 +1,4 @@
-"""One arm of the comparison: pre-train on the unlabelled mosaics, fine-tune with few labels, measure.
+"""One row of the demo: where its weights come from, and what they are worth frozen and fine-tuned.
 
 Everything goes through the public functions, as a user would call them.
 """
@@ -6,8 +6,8 @@ Everything goes through the public functions, as a user would call them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,123 +16,104 @@ import torch
 from torch import nn
 
 import dovetail
-from benchmarks.demo.mosaics import TEXTURES
-from dovetail.transfer.labelled import InMemory, LabelledSet, MaskFolder, Subset
+from benchmarks.demo.settings import CLASSES, ENCODER, MODEL, WIDTHS, DemoSettings, Pretraining
+from dovetail.networks.build import build_network
+from dovetail.networks.initialise import initialise
+from dovetail.transfer.labelled import InMemory, LabelledSet, MaskFolder
 from dovetail.transfer.metrics import SegmentationScores
 from dovetail.transfer.segment import SegmentOptions, evaluate_segmentation, finetune_segmentation
 
-MODEL = "a small Unet on a ResNet-10-T"
-CLASSES = len(TEXTURES)
 
-
-def small_unet(seed: int) -> nn.Module:
-    """Return the model, its weights drawn from `seed`: 0.8 million parameters, so that minutes are enough."""
+def new_model(seed: int, classes: int = len(CLASSES)) -> nn.Module:
+    """Return the model with an ImageNet encoder and a decoder drawn from `seed`."""
     torch.manual_seed(seed)
-    model: nn.Module = smp.Unet(
-        "tu-resnet10t",
-        encoder_weights=None,
-        classes=CLASSES,
-        decoder_channels=(64, 48, 32, 24, 16),
-        stem_width=16,
-        channels=(32, 64, 96, 128),
-    )
+    model: nn.Module = smp.FPN(encoder_name=ENCODER, encoder_weights=None, classes=classes, **WIDTHS)
+    initialise(build_network(model), "imagenet")
     return model
 
 
-@dataclass(frozen=True)
-class Pretraining:
-    """How an arm is pre-trained: a method, options of its recipe, and how long."""
-
-    method: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 14
-    batch_size: int = 32
-    image_size: int = 64
-    seed: int = 0
-
-    def run(self, images: Path, out: Path) -> Path:
-        """Pre-train on a folder of images and return the run's folder; a finished one is taken as it is."""
-        if not (out / "exported" / "model.safetensors").is_file():
-            dovetail.pretrain(
-                data=images,
-                model=small_unet(self.seed),
-                method=self.method,
-                out=out,
-                recipe=dict(self.recipe),
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                image_size=self.image_size,
-                seed=self.seed,
-                workers=0,
-                overwrite=out.exists(),
-            )
-        return out
+def pretrained(how: Pretraining, images: Path, out: Path) -> Path:
+    """Pre-train on a folder of images and return the run's folder; a finished one is taken as it is."""
+    if not (out / "exported" / "model.safetensors").is_file():
+        dovetail.pretrain(data=images, out=out, workers=1, overwrite=out.exists(), **how.arguments())
+    return out
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What fine-tuning starts from: nothing, or one part or all of a pre-trained model."""
+class Row:
+    """What a row starts from: ImageNet weights, or a run and what is taken along of it."""
 
     name: str
     run: Path | None = None
-    part: Literal["all", "encoder", "decoder"] = "all"
+    part: Literal["all", "encoder"] = "all"
 
     def model(self, seed: int) -> nn.Module:
-        """Return the model that is fine-tuned; what is not loaded is drawn from `seed`, the same in every arm."""
-        model = small_unet(seed)
+        """Return the model that is fine-tuned; what is not loaded is drawn from `seed`, the same in every row."""
+        model = new_model(seed)
         if self.run is not None:
             dovetail.load_into(model, self.run, part=self.part)
         return model
 
+    def source(self) -> dict[str, Any]:
+        """Return where `dovetail.evaluate_dense` finds the weights."""
+        return {"model": MODEL, "init": "imagenet"} if self.run is None else {"run": self.run}
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """An arm's scores, one for each seed, and the model of the first."""
+    """A row's scores in per cent: frozen maps by tap and number of labels, fine-tuning by seed."""
 
-    arm: Arm
-    scores: tuple[SegmentationScores, ...]
+    row: Row
+    frozen: dict[tuple[str, int], tuple[float, ...]]
+    finetuned: tuple[SegmentationScores, ...]
     model: nn.Module
 
     @property
     def mious(self) -> list[float]:
-        """mIoU of each seed, in per cent."""
-        return [100 * score.miou for score in self.scores]
-
-    @property
-    def mean(self) -> float:
-        """Mean mIoU over seeds, in per cent."""
-        return statistics.fmean(self.mious)
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of mIoU over seeds (n - 1), in per cent."""
-        return statistics.stdev(self.mious) if len(self.mious) > 1 else 0.0
+        """mIoU of each seed after fine-tuning."""
+        return [100 * score.miou for score in self.finetuned]
 
 
-def read_split(folder: Path) -> InMemory:
+def mean_text(values: Sequence[float]) -> str:
+    """Return a mean and its standard deviation over seeds."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
+def labelled(scenes: Path, split: str) -> InMemory:
     """Return a split's images and masks, read once."""
-    return InMemory.of(MaskFolder.open(folder / "images", folder / "masks", classes=CLASSES))
+    folders = scenes / "images" / split, scenes / "masks" / split
+    return InMemory.of(MaskFolder.open(*folders, classes=len(CLASSES)))
 
 
-def measure(
-    arm: Arm,
-    labelled: LabelledSet,
-    held_out: LabelledSet,
-    *,
-    labels: int,
-    options: SegmentOptions,
-    seeds: Sequence[int],
-) -> Outcome:
-    """Fine-tune an arm once for each seed, on other `labels` mosaics each time, and score it on `held_out`.
+def frozen(row: Row, out: Path, settings: DemoSettings) -> dict[tuple[str, int], tuple[float, ...]]:
+    """Return mIoU in per cent of a linear classifier on frozen maps, by tap and number of labels, for each draw."""
+    results = dovetail.evaluate_dense(
+        **row.source(),
+        data=settings.scenes / "measure",
+        out=out,
+        at=["encoder", "decoder"],
+        protocols=["linear"],
+        labels=[float(count) for count in settings.labels],
+        seeds=settings.probe_seeds,
+        steps=settings.probe_steps,
+        image_size=160,
+    )
+    assert results is not None  # this was no check
+    return {
+        (line.setting["at"], int(line.setting["labels"])): tuple(100 * value for value in line.scores["mIoU"].values)
+        for line in results.rows
+    }
 
-    Seed s learns from the mosaics s * labels .. (s + 1) * labels - 1, the same in every arm.
-    """
-    scores, first = [], None
+
+def finetuned(
+    row: Row, train: LabelledSet, test: LabelledSet, options: SegmentOptions, seeds: Sequence[int]
+) -> tuple[tuple[SegmentationScores, ...], nn.Module]:
+    """Return the scores of fine-tuning with each seed, and the model of the first."""
+    scores, models = [], []
     for seed in seeds:
-        model = arm.model(seed)
-        few = Subset(labelled, tuple(range(seed * labels, (seed + 1) * labels)))
-        finetune_segmentation(model, few, replace(options, seed=seed))
-        scores.append(evaluate_segmentation(model, held_out, options))
-        first = first or model
-    assert first is not None  # there is at least one seed
-    return Outcome(arm, tuple(scores), first)
+        model = row.model(seed)
+        finetune_segmentation(model, train, replace(options, seed=seed))
+        scores.append(evaluate_segmentation(model, test, options))
+        models.append(model)
+    return tuple(scores), models[0]

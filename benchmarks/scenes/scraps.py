@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.demo import mosaics
-from benchmarks.demo.settings import DemoSettings
 from benchmarks.scenes.compose import Scene
 from benchmarks.scenes.stock import Split
 from benchmarks.scenes.write import write_scenes
@@ -43,7 +42,7 @@ def make_scraps(folder: Path, side_px: int, counts: Mapping[Split, int], seed: i
         seed: Of everything drawn.
     """
     photographs = mosaics.read_textures()
-    plan = replace(DemoSettings().mosaics, side_px=round(SCENE_SIDES * side_px), seed=seed)
+    plan = replace(mosaics.MOSAICS, side_px=round(SCENE_SIDES * side_px), seed=seed)
     labelled = {split: count for split, count in counts.items() if split in PARTS}
     makers: dict[Split, Callable[[int], Scene]] = {
         split: partial(scene_of_scraps, photographs, plan, PARTS[split]) for split in labelled

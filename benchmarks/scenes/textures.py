@@ -18,7 +18,6 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.demo import mosaics
-from benchmarks.demo.settings import DemoSettings
 from benchmarks.scenes.stock import Split
 
 PIECES = "pieces"
@@ -40,7 +39,7 @@ def make_mosaics(folder: Path, side_px: int, counts: Mapping[Split, int], seed: 
         seed: Of everything drawn.
     """
     pieces = pieces_plan(side_px, seed)
-    whole = replace(DemoSettings().mosaics, side_px=round(MOSAIC_SIDES * side_px), seed=seed)
+    whole = replace(mosaics.MOSAICS, side_px=round(MOSAIC_SIDES * side_px), seed=seed)
     made = folder / "made"
     alone = mosaics.write_mosaics(made, pieces, {"unlabelled": counts["unlabelled"]})
     numbers: dict[mosaics.Split, int] = {
@@ -66,7 +65,7 @@ def make_mosaics(folder: Path, side_px: int, counts: Mapping[Split, int], seed: 
 
 def pieces_plan(side_px: int, seed: int) -> mosaics.MosaicPlan:
     """Return how pieces of one texture are drawn for training crops of a side."""
-    return replace(DemoSettings().pieces, side_px=round(PIECE_SIDES * side_px), seed=seed)
+    return replace(mosaics.PIECES, side_px=round(PIECE_SIDES * side_px), seed=seed)
 
 
 def write_pieces(folder: Path, plan: mosaics.MosaicPlan, parts: Sequence[tuple[str, mosaics.Split, int]]) -> None:

@@ -1,4 +1,4 @@
-"""The demo's mosaics are what they claim to be, and the whole of it runs in miniature."""
+"""The mosaics are what they claim to be, and the whole demo runs in miniature."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.demo.mosaics import TEXTURES, MosaicPlan, band, mosaic, read_textures, write_mosaics
+from benchmarks.demo.settings import BASE, CLASSES, DECON, FINETUNING, SCENES, DemoSettings
 from PIL import Image
 
 PLAN = MosaicPlan()
@@ -74,55 +74,54 @@ def test_masks_are_exact(tmp_path: Path) -> None:
     assert len(list(folders["unlabelled"].iterdir())) == 2
 
 
-def test_probe_reads_every_map_and_beats_chance_where_features_tell_the_class() -> None:
-    from benchmarks.demo import study
-    from benchmarks.demo.trial import Arm
+FAST = {"recipe": {"hidden": 16, "dim": 8, "queue": 32}, "epochs": 1, "batch_size": 4, "image_size": 64}
 
-    from dovetail.transfer.labelled import InMemory, Labelled
 
-    def striped(seed: int) -> InMemory:
-        """Return mosaics of two classes, one black, one white."""
-        items = []
-        for shift in range(4):
-            mask = torch.zeros(64, 64, dtype=torch.int64)
-            mask[:, 8 * (shift + seed) + 8 :] = 1
-            items.append(Labelled((mask * 255).to(torch.uint8).expand(3, -1, -1), mask))
-        return InMemory(items)
+def test_every_pretraining_starts_from_imagenet_weights_and_takes_as_many_steps() -> None:
+    settings = DemoSettings()
+    base, decon = settings.base.arguments(), settings.decon.arguments()
+    assert base["init"] == decon["init"] == "imagenet"
+    same = ("model", "epochs", "batch_size", "image_size", "seed", "preset")
+    assert [base[name] for name in same] == [decon[name] for name in same]
 
-    scores = study.probe(Arm("untrained").model(0), striped(0), striped(1))
-    assert len(scores) == len(study.MAPS)
-    assert max(scores) > 90
+
+def test_the_committed_scenes_are_small_whole_and_divided() -> None:
+    manifest = json.loads((SCENES / "manifest.json").read_text())
+    assert ("background", *manifest["classes"]) == CLASSES
+    assert sum(path.stat().st_size for path in SCENES.rglob("*") if path.is_file()) < 4.5e6
+    assert len(list((SCENES / "images" / "unlabelled").iterdir())) == manifest["scenes"]["unlabelled"]
+    train, test = (set(map(str, manifest["used"][split]["assets"])) for split in ("train", "test"))
+    assert train
+    assert test
+    assert not train & test
+    assert (SCENES / "LICENCES.txt").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.demo.__main__ import demonstrate
-    from benchmarks.demo.settings import BASE, DECON, FINETUNING, DemoSettings
 
     settings = DemoSettings(
-        unlabelled=8,
-        test=6,
-        labels=(2, 4),
-        seeds=(0, 1),
-        base=dataclasses.replace(BASE, epochs=1, batch_size=4),
-        decon=dataclasses.replace(DECON, epochs=1, batch_size=4),
+        base=dataclasses.replace(BASE, **FAST),
+        decon=dataclasses.replace(DECON, **FAST),
+        labels=(8, 24),
+        probe_seeds=2,
+        probe_steps=5,
         finetuning=dataclasses.replace(FINETUNING, steps=2, batch_size=2),
+        seeds=(0, 1),
     )
-    before = torch.random.get_rng_state()
     demonstrate(tmp_path / "demo", settings)
-    torch.random.set_rng_state(before)
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert [(row["arm"], row["labels"]) for row in results["test"]] == [
-        (arm, labels)
-        for labels in (2, 4)
-        for arm in ("from scratch", "DenseCL, encoder", "DeCon, encoder only", "DeCon, encoder + decoder")
-    ]
-    assert all(len(row["miou"]) == 2 and all(0 <= score <= 1 for score in row["miou"]) for row in results["test"])
-    scores = {(row["arm"], row["labels"]): row["miou"] for row in results["test"]}
-    assert len({tuple(value) for value in scores.values()}) == 8  # every arm starts from something else
+    names = [row["row"] for row in results["rows"]]
+    assert names == ["ImageNet, random decoder", "+ DenseCL, encoder", "+ DeCon, encoder + decoder"]
+    for row in results["rows"]:
+        assert len(row["finetuned"]) == 2
+        assert len(row["frozen"]) == 4
+        assert all(len(values) == 2 and all(0 <= value <= 100 for value in values) for values in row["frozen"].values())
+    assert len({tuple(row["frozen"]["decoder, 24 labels"]) for row in results["rows"]}) == 3
     printed = capsys.readouterr().out
     for name in ("scores.png", "predictions.png", "features.png", "results.json", "decon"):
         assert (tmp_path / "demo" / name).exists()
         assert name in printed
-    assert "n = 2 fine-tuning seeds" in printed
+    assert "2 seeds (fine-tuning)" in printed

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.demo import mosaics
-from benchmarks.demo.settings import DemoSettings
 from benchmarks.scenes.scraps import SMALLEST, scene_of_scraps
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.stock import Split
@@ -45,7 +44,7 @@ def test_readers_know_both_parts_and_boxes_are_those_of_the_masks(made: SceneSet
 
 def test_an_object_has_the_texture_that_its_label_says() -> None:
     """With every photograph of one grey value of its own, and no spread, pixels tell the texture."""
-    plan = replace(DemoSettings().mosaics, side_px=64, scale=(1.0, 1.0), contrast=(1.0, 1.0), brightness=0.0)
+    plan = replace(mosaics.MOSAICS, side_px=64, scale=(1.0, 1.0), contrast=(1.0, 1.0), brightness=0.0)
     flat = [np.full((200, 400), value, dtype=np.float32) for value in range(10)]
     striped = [one.copy() for one in flat]
     striped[4][:, ::2] += 50.0  # the only one with anything to see
@@ -65,7 +64,7 @@ def test_parts_of_the_photographs_stay_apart(made: SceneSet) -> None:
     marked = [np.zeros((200, 400), dtype=np.float32) for _ in mosaics.TEXTURES]
     for one in marked:
         one[:, 300:] = np.arange(100)
-    plan = replace(DemoSettings().mosaics, side_px=64, scale=(1.0, 1.0))
+    plan = replace(mosaics.MOSAICS, side_px=64, scale=(1.0, 1.0))
     assert scene_of_scraps(marked, plan, "labelled", 0).pixels.std() == 0
     assert scene_of_scraps(marked, plan, "validation", 0).pixels.std() == 0
     assert scene_of_scraps(marked, plan, "test", 0).pixels.std() > 10

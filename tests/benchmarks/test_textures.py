@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from benchmarks.demo import mosaics
 from benchmarks.demo.mosaics import TEXTURES
-from benchmarks.demo.settings import DemoSettings
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.stock import Split
 from benchmarks.scenes.write import SceneSet
@@ -39,7 +38,7 @@ def test_readers_know_both_parts_and_whoever_chooses_sees_no_test_mosaic(made: S
 def test_pieces_lie_in_folders_named_after_their_texture(made: SceneSet) -> None:
     """A piece is what the mosaic of its number shows, whose mask says which texture it is."""
     names = [one.name for one in TEXTURES]
-    plan = replace(DemoSettings().pieces, side_px=40)
+    plan = replace(mosaics.PIECES, side_px=40)
     splits: tuple[tuple[str, mosaics.Split], ...] = (("train", "labelled"), ("val", "test"))
     for part, split in splits:
         paths = sorted((made.folder / "pieces" / part).glob("*/*.png"), key=lambda path: path.name)
