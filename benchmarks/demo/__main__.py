@@ -1,7 +1,7 @@
 """`python -m benchmarks.demo --out demo-out`: what pre-training on unlabelled images adds to ImageNet weights.
 
 An FPN on EfficientNet-Lite0 starts from ImageNet weights with a random decoder. It is pre-trained on rendered scenes
-without labels, once by DenseCL (encoder alone) and once by DeCon over DenseCL (encoder and decoder together), and
+without labels, once by SlotCon (encoder alone) and once by DeCon over SlotCon (decoder on the frozen encoder), and
 measured with few labels: frozen, by a linear classifier on its maps, and after fine-tuning. The scenes are in the
 repository, and the weights come with a Python package, so nothing is downloaded. It prints what it measured.
 """
@@ -50,13 +50,13 @@ def demonstrate(out: Path, settings: DemoSettings) -> list[Outcome]:
 def pretrained_rows(out: Path, settings: DemoSettings) -> list[Row]:
     """Pre-train both ways for the same number of steps and return the three rows."""
     images = settings.scenes / "images" / "unlabelled"
-    print("\n== 1 of 4: DenseCL on unlabelled scenes, encoder alone ==", flush=True)
-    base = pretrained(settings.base, images, out / "densecl")
-    print("\n== 2 of 4: DeCon over DenseCL on the same scenes, encoder and decoder ==", flush=True)
+    print("\n== 1 of 4: SlotCon on unlabelled scenes, encoder alone ==", flush=True)
+    base = pretrained(settings.base, images, out / "slotcon")
+    print("\n== 2 of 4: DeCon over SlotCon on the same scenes, decoder on a frozen encoder ==", flush=True)
     decon = pretrained(settings.decon, images, out / "decon")
     return [
         Row("ImageNet, random decoder"),
-        Row("+ DenseCL, encoder", base, "encoder"),
+        Row("+ SlotCon, encoder", base, "encoder"),
         Row("+ DeCon, encoder + decoder", decon),
     ]
 

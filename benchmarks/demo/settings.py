@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.segment import SegmentOptions
@@ -28,6 +28,7 @@ class Pretraining:
     epochs: int = 8
     batch_size: int = 16
     image_size: int = 128
+    freeze_encoder_epochs: float | Literal["all"] = 0.0
     seed: int = 0
 
     def arguments(self) -> dict[str, Any]:
@@ -35,8 +36,9 @@ class Pretraining:
         return {**vars(self), "recipe": dict(self.recipe), "model": MODEL, "init": "imagenet", "preset": "short"}
 
 
-BASE = Pretraining("densecl")
-DECON = Pretraining("decon-sl-densecl")
+BASE = Pretraining("slotcon")
+# The encoder keeps its ImageNet weights, so all that the run learns is in the decoder.
+DECON = Pretraining("decon-sl", {"alpha": 0.0}, freeze_encoder_epochs="all")
 
 FINETUNING = SegmentOptions(
     classes=len(CLASSES),

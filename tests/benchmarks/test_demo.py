@@ -74,7 +74,7 @@ def test_masks_are_exact(tmp_path: Path) -> None:
     assert len(list(folders["unlabelled"].iterdir())) == 2
 
 
-FAST = {"recipe": {"hidden": 16, "dim": 8, "queue": 32}, "epochs": 1, "batch_size": 4, "image_size": 64}
+FAST = {"epochs": 1, "batch_size": 40, "image_size": 64}
 
 
 def test_every_pretraining_starts_from_imagenet_weights_and_takes_as_many_steps() -> None:
@@ -114,7 +114,7 @@ def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixtu
     demonstrate(tmp_path / "demo", settings)
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     names = [row["row"] for row in results["rows"]]
-    assert names == ["ImageNet, random decoder", "+ DenseCL, encoder", "+ DeCon, encoder + decoder"]
+    assert names == ["ImageNet, random decoder", "+ SlotCon, encoder", "+ DeCon, encoder + decoder"]
     for row in results["rows"]:
         assert len(row["finetuned"]) == 2
         assert len(row["frozen"]) == 4
