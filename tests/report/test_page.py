@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dovetail.data.decode import Photograph
+from dovetail.data.sources import PathSource
 from dovetail.report.page import PAGE, Page
 from tests.report.conftest import HOSTILE, pretrained
 
@@ -149,17 +151,23 @@ def test_tensorboard_gets_the_page_s_pictures(
     assert shown.width > 300
 
 
+class Hanging(PathSource):
+    """Images on a disk that does not answer."""
+
+    def open(self, index: int, channels: int) -> Photograph:
+        time.sleep(600)
+        return super().open(index, channels)
+
+
 def test_photographs_that_hang_leave_the_page_without_pictures(
-    photos: Path, slot_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    photos: Path, slot_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dovetail.data.sources import PathSource
     from dovetail.report import page as module
     from dovetail.report.restored import restore
 
-    os.mkfifo(tmp_path / "pipe.jpg")  # reading waits for somebody who writes
     monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.5)
     restored = restore(slot_run)
-    source = PathSource([tmp_path / "pipe.jpg", photos / "plain.jpg"])
+    source = Hanging([photos / "plain.jpg", photos / "plain.jpg"])
     subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load")
     page = Page.prepare(subject, restored.before)
     assert "without photographs: reading took more than 0.5 seconds" in caplog.text
