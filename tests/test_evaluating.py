@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import dovetail
 from dovetail.cli import VERBS, docstring_helps
 from dovetail.cli import run as run_command
 from dovetail.networks.build import build_network
+from dovetail.transfer import ranges
 from dovetail.transfer.features import Features
 from tests.transfer.pictures import class_folder, exported_run
 
@@ -62,8 +64,11 @@ def test_a_runs_features_are_computed_once_whatever_the_seed(data: Path, tmp_pat
     assert len(list((tmp_path / "r" / "features").iterdir())) == 4
 
 
-def test_a_rate_at_which_the_probe_bursts_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_rate_at_which_the_probe_bursts_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = exported_run(tmp_path / "run")
+    with pytest.raises(dovetail.DovetailError, match=r"lr is 1e\+38; it must be at most 1e\+06"):
+        dovetail.evaluate_linear(run=run, data=data, lr=[1e38], epochs=5, accelerator="cpu", workers=0)
+    monkeypatch.setitem(ranges.RANGES, "lr", ranges.Range(0, most=math.inf))  # type: ignore[index]
     with pytest.raises(dovetail.DovetailError, match=r"stop being numbers at the learning rate 1e\+38; lower --lr"):
         dovetail.evaluate_linear(run=run, data=data, lr=[1e38], epochs=5, accelerator="cpu", workers=0)
 

@@ -30,7 +30,7 @@ def show(method: str = "decon-sl", *, model: str | None = None, recipe: dict[str
         options["optimiser"] = suited_optimiser(method, network.taps, options, layer_normed=layer_normed)
     expanded = build(method, network.taps, options)
     console = wide_console()
-    console.print(f"[bold]{method}[/bold] on {name}")
+    console.print(f"{method} on {name}", style="bold")
     for table in recipe_tables(expanded, network):
         console.print(table)
 
