@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 # `pytest --hypothesis-profile=thorough`; a test that names its own number of examples keeps it.
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+# A shell that starts the tests in the background has these ignored, and children inherit that.
+if os.name == "posix":
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -132,9 +132,10 @@ def test_only_idle_remarks_are_silenced(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_stop_signals_include_slurms_only_in_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert len(stop_signals()) == 2
+    everywhere = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    assert stop_signals() == everywhere
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert len(stop_signals()) == 3
+    assert stop_signals() == (*everywhere, signal.SIGUSR1)
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:

@@ -10,6 +10,7 @@ import pytest
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
 from dovetail.transfer.ranges import check_ranges, check_writable
+from tests.transfer.pictures import exported_run
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,8 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
 ) -> None:
     check_writable(tmp_path / "new" / "deeper")
     (tmp_path / "file").write_text("x")
+    run = exported_run(tmp_path / "run")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         for verb in (["finetune", "segment"], ["predict"]):
-            assert run_command([*verb, "--data", str(tmp_path), "--run", "r", "--out", str(out)]) == 2
+            assert run_command([*verb, "--data", str(tmp_path), "--run", str(run), "--out", str(out)]) == 2
             assert "file is a file; name a folder with --out" in capsys.readouterr().err
