@@ -85,7 +85,7 @@ def fpn_levels(
     for level in range(len(features) - 1, finest - 1, -1):
         lateral = laterals[level - finest]
         if level < len(features) - 1:
-            merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+            merged = F.interpolate(merged, size=lateral.shape[-2:], mode="nearest").add_(lateral)  # in its memory
         if level in levels:
             outputs[level] = Level(fpn.layer_blocks[level], merged)
     return outputs

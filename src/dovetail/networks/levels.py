@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dovetail.heads.rows import normalised_rows
-from dovetail.networks.padding import ReflectingConv2d, extended
+from dovetail.networks.padding import ReflectingConv2d
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.views.points import cells_at, left_top
 
@@ -49,52 +49,68 @@ class Level:
         """
         conv, *norms = self.block.children()
         assert isinstance(conv, nn.Conv2d)  # torchvision's Conv2dNormActivation
+        training = any(norm.training for norm in norms)
         first, share = left_top(where, self.merged.shape[2], self.merged.shape[3])
-        block = self.blocks(conv, first)  # [B, N, SIDE + 1, SIDE + 1, C]
-        rows = convolved(conv, windows(block, share))  # [B, N, D]
-        if not any(norm.training for norm in norms):
-            output = rows.transpose(1, 2)[..., None]
+        shares = torch.stack([share, share.round()] if training else [share], dim=2)  # [B, N, S, 2]
+        rows = convolved(conv, self.windows(first, shares, reflected=isinstance(conv, ReflectingConv2d)))
+        if not training:
+            output = rows.permute(0, 3, 1, 2)  # [B, D, N, 1]
             for norm in norms:
                 output = norm(output)
             return output
-        both = torch.stack([rows, convolved(conv, windows(block, share.round()))]).flatten(0, 2)  # [2 B N, D]
-        counts = torch.arange(2, device=rows.device).repeat_interleave(len(both) // 2)
+        both = rows.flatten(0, 2)  # [B N S, D], in turn a sample and the cell nearest to it
+        counts = torch.arange(len(both), device=both.device) % 2 == 1
         for norm in norms:
             assert isinstance(norm, _BatchNorm)
             both = normalised_rows(norm, both, counts)
-        return both[: len(both) // 2].view(rows.shape).transpose(1, 2)[..., None]
+        return both.view(rows.shape)[:, :, :1].permute(0, 3, 1, 2)
 
-    def blocks(self, conv: nn.Conv2d, first: Tensor) -> Tensor:
-        """Return [B, N, SIDE + 1, SIDE + 1, C]: what the convolution sees of four cells, the first at [B, N, 2] (x, y).
+    def windows(self, first: Tensor, shares: Tensor, *, reflected: bool) -> Tensor:
+        """Return [B, N, S, SIDE * SIDE, C]: what the convolution sees at places between cells.
 
-        Cells of a map of a single row or column are followed by zeros, which have no weight.
+        A product of matrices makes them from the block of SIDE + 1 cells on a side around each place, which is gathered
+        once. Cells outside of the map have no weight there, as if they were zeros.
+
+        Args:
+            first: [B, N, 2] (x, y), the cell before each place.
+            shares: [B, N, S, 2] in [0, 1], how far S places are from it to the next cell.
+            reflected: Whether the map goes on as a mirror image outside instead.
         """
-        edge = SIDE // 2
-        if isinstance(conv, ReflectingConv2d):
-            padded = extended(extended(self.merged, edge, edge, dim=2), edge, edge, dim=3)
-            padded = F.pad(padded, (0, 1, 0, 1))
+        height, width = self.merged.shape[2:]
+        step = torch.arange(SIDE + 1, device=first.device) - SIDE // 2
+        columns, rows = (one[..., None] + step for one in first.unbind(2))  # [B, N, SIDE + 1]
+        across, down = (between(one) for one in shares.unbind(3))  # [B, N, S, SIDE, SIDE + 1]
+        if reflected:
+            columns, rows = mirrored(columns, width), mirrored(rows, height)
         else:
-            padded = F.pad(self.merged, (edge, edge + 1, edge, edge + 1))
-        step, width = torch.arange(SIDE + 1, device=first.device), padded.shape[3]
-        corner = first[..., 1] * width + first[..., 0]
-        return cells_at(padded, corner[..., None, None] + step[:, None] * width + step)
+            across, down = across * inside(columns, width), down * inside(rows, height)
+        cell = rows.clamp(0, height - 1)[..., None] * width + columns.clamp(0, width - 1)[..., None, :]
+        block = cells_at(self.merged, cell.flatten(2))  # [B, N, (SIDE + 1)^2, C]
+        weight = down[..., :, None, :, None] * across[..., None, :, None, :]  # [B, N, S, SIDE, SIDE, SIDE+1, SIDE+1]
+        product = weight.flatten(5).flatten(2, 4).to(block.dtype) @ block
+        return product.unflatten(2, (-1, SIDE * SIDE))
 
 
-def windows(block: Tensor, share: Tensor) -> Tensor:
-    """Return [B, N, SIDE, SIDE, C]: the cells around places between the first and the second cell of a block.
+def between(share: Tensor) -> Tensor:
+    """Return [..., SIDE, SIDE + 1]: weights of the cells of a line for SIDE cells at shares [...] of the way to the
+    next."""
+    both = torch.stack([1 - share, share], dim=-1)
+    return torch.stack([F.pad(both, (cell, SIDE - 1 - cell)) for cell in range(SIDE)], dim=-2)
 
-    Args:
-        block: [B, N, SIDE + 1, SIDE + 1, C].
-        share: [B, N, 2] in [0, 1], how far each place is from the first to the second cell, (x, y).
-    """
-    across, down = share.to(block.dtype)[..., None, None, None].unbind(2)
-    rows = torch.lerp(block[:, :, :, :-1], block[:, :, :, 1:], across)
-    return torch.lerp(rows[:, :, :-1], rows[:, :, 1:], down)
+
+def inside(index: Tensor, size: int) -> Tensor:
+    """Return [B, N, 1, 1, SIDE + 1] bool: which indices [B, N, SIDE + 1] lie on a line of `size` cells."""
+    return ((index >= 0) & (index < size))[:, :, None, None]
+
+
+def mirrored(index: Tensor, size: int) -> Tensor:
+    """Return indices of a line of `size` cells, those beyond its ends mirrored without repeating these."""
+    return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 def convolved(conv: nn.Conv2d, cells: Tensor) -> Tensor:
-    """Return [B, N, D]: the convolution of neighbourhoods [B, N, SIDE, SIDE, C], as a product of matrices."""
-    return F.linear(cells.flatten(2), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    """Return [..., D]: the convolution of neighbourhoods [..., SIDE * SIDE, C], as a product of matrices."""
+    return F.linear(cells.flatten(-2), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 def computable_at_points(block: nn.Module) -> bool:
