@@ -2,8 +2,7 @@
 
     python -m benchmarks.scale.count [METHOD ...]      takes about a minute a method; those named are counted anew
 
-Two batches tell what an image adds from what is there anyway. Numbers named under "bounds" in the file are upper bounds
-set by hand: of DeCon's slots every prototype is taken to be in use, where counting takes hours on a processor.
+Two batches tell what an image adds from what is there anyway. Slots are those of random weights and noise.
 """
 
 from __future__ import annotations

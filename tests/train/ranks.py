@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dovetail.distributed import rank, world_size
+from dovetail.train.defaults import Settings
 from dovetail.train.learner import Learner
+from dovetail.views.plan import ViewPlan
+from dovetail.views.points import with_points
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
 from tests.train.runs import Views, run, settings
@@ -25,13 +30,29 @@ STEPS = 5
 
 
 class Shares(Views):
-    """This process's part of the views of a step."""
+    """This process's part of the views of a step; crops of the first `apart` images of all have nothing in common."""
+
+    def __init__(self, plan: ViewPlan, chosen: Settings, *, apart: int = 0) -> None:
+        super().__init__(plan, chosen)
+        self.apart = apart
 
     def to_views(self, batch: int, device: torch.device) -> list[View]:
         share = self.settings.global_batch // world_size()
         rows = slice(rank() * share, (rank() + 1) * share)
         views = make_views(self.plan, batch=self.settings.global_batch, seed=batch, dtype=torch.float64)
+        if self.apart:
+            views = with_points(drawn_apart(views, self.apart), self.plan.points, np.random.default_rng(batch))
         return [part(view, rows) for view in views]
+
+
+def drawn_apart(views: Sequence[View], count: int) -> list[View]:
+    """Return two views of which the crops of the first `count` images lie at opposite corners of their image."""
+    moved = []
+    for view, corner in zip(views, (0.0, 0.6), strict=True):
+        box = view.box.clone()
+        box[:count] = 0.4 * box[:count] + corner
+        moved.append(replace(view, box=box))
+    return moved
 
 
 def part(view: View, rows: slice) -> View:
@@ -60,7 +81,8 @@ def learner_of(method: str) -> Learner:
 def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> None:
     """Train a method for five steps in `out`, on so many processes with a batch of eight together.
 
-    "METHOD:STEPS" freezes the encoder for so many steps.
+    "METHOD:STEPS" freezes the encoder for so many steps; with "METHOD/IMAGES" so many images have crops that do not
+    overlap.
     Goes on from a checkpoint where there is one; keeps that of every second step.
     """
     chosen = settings(
@@ -73,10 +95,11 @@ def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> No
         sync_batch_norm=devices > 1,
         strategy=strategy,
     )
+    method, _, apart = method.partition("/")
     method, _, frozen = method.partition(":")
     chosen = replace(chosen, freeze_encoder_epochs=float(frozen or 0))
     learner = learner_of(method)
-    run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen), resume=True)
+    run(out, chosen, learner=learner, views=Shares(learner.recipe.views, chosen, apart=int(apart or 0)), resume=True)
 
 
 def main() -> None:

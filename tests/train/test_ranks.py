@@ -140,6 +140,23 @@ def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together,
     assert_alike(tmp_path, two)
 
 
+@pytest.mark.parametrize("method", [SAMPLED, pytest.param("decon-sl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("apart", [8, pytest.param(5, marks=pytest.mark.slow)])
+def test_crops_that_do_not_overlap_are_left_out_on_two_processes_as_on_one(
+    apart: int, method: str, pair: Together, tmp_path: Path
+) -> None:
+    """Of all images, or of the first process's and one of the second's: the group loss is a mean over the others."""
+    two = pair.train(f"{method}/{apart}", f"{method}-{apart}-apart")
+    train(f"{method}/{apart}", tmp_path, devices=1)
+    assert_same_log(tmp_path, two)
+    assert_alike(tmp_path, two)
+    for line in lines(two):
+        groups = [value for name, value in line["parts"].items() if name.endswith("/group")]
+        assert len(groups) == 2  # the encoder's and the decoder's
+        assert all((value == 0) == (apart == 8) for value in groups)
+        assert line["grad_norm"] > 0  # the slots still learn
+
+
 def assert_alike(one: Path, other: Path) -> None:
     """Assert that two runs ended in the same weights, queues and centres."""
     expected, found = (newest(folder)["learner"] for folder in (one, other))

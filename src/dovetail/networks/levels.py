@@ -88,7 +88,7 @@ class Level:
         block = cells_at(self.merged, cell.flatten(2))  # [B, N, (SIDE + 1)^2, C]
         weight = down[..., :, None, :, None] * across[..., None, :, None, :]  # [B, N, S, SIDE, SIDE, SIDE+1, SIDE+1]
         product = weight.flatten(5).flatten(2, 4).to(block.dtype) @ block
-        return product.unflatten(2, (-1, SIDE * SIDE))
+        return product.view(*shares.shape[:3], SIDE * SIDE, -1)
 
 
 def between(share: Tensor) -> Tensor:
