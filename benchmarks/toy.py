@@ -40,6 +40,7 @@ from benchmarks.probe import ProbeData, probe, probe_groups
 from dovetail.errors import unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.decoders import EncoderFPN
+from dovetail.networks.vit_embed import sincos_grid
 from dovetail.networks.vit_fpn import ViTFPN
 from dovetail.transfer.labelled import InMemory, Labelled
 
@@ -50,7 +51,7 @@ LABELLED = 64
 TEST = 96
 FPN_CHANNELS = 32
 
-Architecture = Literal["cnn", "vit"]
+Architecture = Literal["cnn", "vit", "vit, fixed positions"]
 
 # Heads as small as the task, rates that move the weights within a few hundred steps, and a teacher that leaves its
 # random start within them. LARS does not adapt one-dimensional tensors: at such a rate they need one of their own.
@@ -85,6 +86,12 @@ TOKENS: dict[str, Any] = {
 SMALLER: dict[str, Any] = {"image_size": 32, "global_scale": (0.12, 0.3)}
 MASKED: dict[str, Any] = TOKENS | {"teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
 QUERIES: dict[str, Any] = {"queries": 4, "query_centre_momentum": 0.6}
+MASKED_QUERIES: dict[str, Any] = {
+    "query_size": 24,
+    "query_centre_momentum": 0.6,
+    "teacher_query_temperature": 0.01,
+    "query_blur_px": 0.0,
+}
 DECODER: dict[str, Any] = {"decoder_grid": 16}
 # SelfPatch's aggregation is made for wide ViTs; see the option.
 AGGREGATED: dict[str, Any] = {
@@ -159,6 +166,7 @@ TRIALS: tuple[Trial, ...] = (
     Trial("dino", "vit", TOKENS | SMALLER | {"base_lr": 4e-3}, VIT_ENCODER, steps=400, batch_size=64),
     Trial("ibot", "vit", MASKED, VIT_ENCODER, steps=200),
     Trial("selfpatch", "vit", TOKENS | AGGREGATED, VIT_ENCODER, steps=200),
+    Trial("pqcl", "vit, fixed positions", MASKED | MASKED_QUERIES, VIT_ENCODER, steps=200),
     Trial("adclr-dino", "vit", TOKENS | QUERIES, VIT_ENCODER, steps=220),
     Trial("adclr-ibot", "vit", MASKED | QUERIES, VIT_ENCODER, steps=200),
     Trial("dino+decon-sl", "vit", TOKENS | DECODED, VIT_BOTH, steps=220),
@@ -251,6 +259,8 @@ def make_model(architecture: Architecture, seed: int) -> nn.Module:
     for module in encoder.modules():
         if isinstance(module, nn.Linear):  # timm's 0.02 is made for wider ViTs; one of 64 channels starts out linear
             nn.init.xavier_uniform_(module.weight)
+    if architecture == "vit, fixed positions":
+        encoder.pos_embed.data.copy_(sincos_grid(encoder))
     return ViTFPN(encoder, channels=FPN_CHANNELS)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dovetail.networks.build import build_network
+from dovetail.networks.random_start import fix_positions
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.table import METHODS, build, options_of, parse
 from dovetail.schedules import Moment
@@ -34,6 +35,7 @@ TINY_OPTIONS: dict[str, Any] = {
     "local_size": 32,
     "local_crops": 2,
     "queries": 3,
+    "query_size": 32,
     "decoder_grid": 8,
 }
 
@@ -58,7 +60,10 @@ def tiny_learner(method: str, *, model: str | None = None, seed: int = 0, **opti
     """Return a learner of `method` on a tiny network; `options` are those of the recipe."""
     torch.manual_seed(seed)
     network = build_network(model or tiny_model(method), image_size=64)
-    return Learner(tiny_recipe(method, network.taps, **options), network)
+    recipe = tiny_recipe(method, network.taps, **options)
+    if recipe.query_rule.positions == "sincos":
+        fix_positions(network)
+    return Learner(recipe, network)
 
 
 def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[View]:

@@ -63,6 +63,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "dino": (VIT, _TOKENS),
     "ibot": (VIT, _PATCHES),
     "selfpatch": (VIT, _PATCHES),
+    "pqcl": (VIT, {**_PATCHES, "query_size": 32}),
     "adclr": (VIT, {**_TOKENS, "queries": 3}),
     "adclr-ibot": (VIT, {**_PATCHES, "queries": 3}),
     "decon-sl": (RESNET_FPN, {**_SLOTS, **_DECODER}),

@@ -29,7 +29,7 @@ from dovetail.networks.initialise import describe_init, initialise, is_downloade
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.parts import is_layer_normed
 from dovetail.networks.probe import check_image_size
-from dovetail.networks.random_start import begin_as
+from dovetail.networks.random_start import begin_as, check_positions, fix_positions
 from dovetail.pretraining import CONFIG, Run, empty, is_first_process, write_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
@@ -81,6 +81,8 @@ def execute(
     knn, dense = knn_of(asked, recipe, settings), dense_of(asked, recipe, settings, network)
     needed = not (resume and Checkpoints(out / "checkpoints").last.exists())
     begin_with(network, asked["init"], needed=needed, fetch="init" in typed)
+    if needed and recipe.query_rule.positions == "sincos":
+        check_positions(network)
     resolved = resolved_options(asked, settings, options, recipe)
     identity = identity_of(source)
     if resume:
@@ -160,8 +162,12 @@ def begin_with(network: Network, init: str | None, *, needed: bool, fetch: bool)
 
 def begin_random(network: Network, recipe: Recipe, asked: Mapping[str, Any]) -> None:
     """Give an encoder that starts from random weights those of the recipe; a module given in Python keeps its own."""
-    if recipe.encoder_init is not None and asked.get("init") is None and isinstance(asked["model"], str):
+    if asked.get("init") is not None or not isinstance(asked["model"], str):
+        return
+    if recipe.encoder_init is not None:
         begin_as(network, recipe.encoder_init, seed=int(asked["seed"]))
+    if recipe.query_rule.positions == "sincos":
+        fix_positions(network)
 
 
 def network_for(asked: Mapping[str, Any]) -> Network:

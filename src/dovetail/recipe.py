@@ -100,18 +100,26 @@ class LateralDropout:
 
 @dataclass(frozen=True)
 class QueryRule:
-    """How query tokens (ADCLR) go through a ViT, in both branches.
+    """How query tokens (ADCLR, PQCL) go through a ViT.
 
     attention "unidirectional": a query attends to the raw tokens and to itself, raw tokens only to raw tokens.
     "query_to_query": queries attend to each other as well. "bidirectional": everything attends to everything.
-    positions "none": queries have no position. "crop": they get the view's position at the centre of their crop.
-    tokens_per_side: Patches on a side of a query, which is as many tokens squared. They attend to each other, and the
-    query's vector is their mean.
+    content "pixels": a query's tokens are the patches of its crop, in both branches, and its vector is their mean
+    (ADCLR). "mask": the student's tokens are the mask token at the places of the crop's patches; the teacher encodes
+    the crop by itself, as an image, and answers with its patches; tokens are compared one by one (PQCL).
+    positions "none": queries have no position. "crop": all tokens of a query get the view's position at the centre of
+    its crop. "sincos": each token has a sine-cosine position at its own place, inside the view or not, and the model's
+    own positions are sine-cosine ones too, which do not learn. "learned": each token gets the model's own position at
+    its place, or at the view's border where it lies outside.
+    tokens_per_side: Patches on a side of a query, which is as many tokens squared. They attend to each other.
+    reference_positions: Places as in PQCL's official code: the corners of patches, and not mirrored where the view is.
     """
 
     attention: Literal["unidirectional", "bidirectional", "query_to_query"] = "unidirectional"
-    positions: Literal["none", "crop"] = "none"
+    positions: Literal["none", "crop", "sincos", "learned"] = "none"
     tokens_per_side: int = 1
+    content: Literal["pixels", "mask"] = "pixels"
+    reference_positions: bool = False
 
 
 @dataclass(frozen=True)

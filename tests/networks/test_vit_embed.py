@@ -30,7 +30,7 @@ def test_masked_patches_become_the_token_before_positions() -> None:
     patches = vit.patch_embed(seen.pixels)
     patches = torch.where(mask[..., None], net.mask_token, patches)
     expected = vit._pos_embed(patches)
-    made = embed(vit, replace(seen, mask=mask), mask_token=net.mask_token, with_queries=False, query_positions=False)
+    made = embed(vit, replace(seen, mask=mask), mask_token=net.mask_token, with_queries=False)
     assert torch.equal(made.raw, expected)
 
 
@@ -61,7 +61,7 @@ def test_a_fixed_size_model_takes_masks_and_its_own_size_only() -> None:
 def test_a_query_that_is_a_patch_embeds_as_that_patch() -> None:
     net, seen = network(), view()
     cut = seen.pixels[:, None, :, 8:16, 16:24]
-    made = embed(net.vit, replace(seen, queries=cut), mask_token=None, with_queries=True, query_positions=False)
+    made = embed(net.vit, replace(seen, queries=cut), mask_token=None, with_queries=True)
     patch = net.vit.patch_embed(seen.pixels)[:, 1, 2]
     assert made.queries is not None
     torch.testing.assert_close(made.queries[:, 0], patch, rtol=1e-5, atol=1e-5)
@@ -77,8 +77,8 @@ def test_positions_of_queries_are_those_of_the_patches_under_them(name: str) -> 
         query_box=torch.tensor([[[0.5, 0.25, 0.75, 0.5]]]),
     )
     made = [
-        embed(net.vit, seen, mask_token=None, with_queries=True, query_positions=positions).queries
-        for positions in (True, False)
+        embed(net.vit, seen, mask_token=None, with_queries=True, rule=QueryRule(positions=positions)).queries
+        for positions in ("crop", "none")
     ]
     assert made[0] is not None
     assert made[1] is not None
@@ -182,7 +182,7 @@ def test_timms_positions_are_kept_where_asked_for_and_by_other_methods() -> None
 )
 def test_official_positions_leave_the_native_size_as_it_is(options: dict[str, Any]) -> None:
     vit = tiny_vit(**options)
-    common: dict[str, Any] = {"mask_token": None, "with_queries": False, "query_positions": False}
+    common: dict[str, Any] = {"mask_token": None, "with_queries": False}
     plain, official = (embed(vit, view(), official_positions=one, **common).raw for one in (False, True))
     assert torch.equal(plain, official)
     small = replace(view(), pixels=torch.randn(2, 3, 16, 16))

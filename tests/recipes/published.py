@@ -154,6 +154,32 @@ IBOT = (
     }
 )
 IBOT_B = IBOT | VIT_B | {"global_scale": (0.32, 1.0), "local_scale": (0.05, 0.32)}
+PQCL = (
+    TOKENS
+    | WARMED
+    | {
+        "prototypes": 8192,
+        "shared_head": True,
+        "learned_magnitude": True,
+        "teacher_patch_temperature": 0.07,
+        "teacher_query_temperature": 0.07,
+        "mask_share": (0.1, 0.5),
+        "mask_p": 0.5,
+        "mask_shape": "block",
+        "final_lr": 1e-6,
+        "global_scale": (0.25, 1.0),
+        "local_crops": 0,
+        "query_crops": 1,
+        "query_size": 96,
+        "query_scale": (0.05, 0.25),
+        "query_weight": 1.0,
+        "query_positions": "sincos",
+        "query_centre_momentum": 0.9,
+        "reference_query_positions": False,
+        "batch": 512,
+    }
+)
+del PQCL["local_size"]  # there are no local views
 SELFPATCH = TOKENS | {
     "prototypes": 65536,
     "patch_prototypes": 4096,
@@ -189,6 +215,7 @@ SLOTCON_CODE = "CVMI-Lab/SlotCon scripts/slotcon_{}.sh"
 DENSECL_CODE = "WXinlong/DenseCL configs/selfsup/densecl/densecl_{}.py"
 PIXPRO_CODE = "zdaxie/PixPro tools/pixpro_base_r50_{}.sh"
 MOCO_V3_CODE = "facebookresearch/moco-v3 CONFIG.md, main_moco.py"
+BYOL_CODE = "google-deepmind/deepmind-research byol/configs/byol.py"
 DINO_CODE = "facebookresearch/dino README.md, main_dino.py"
 DINO_ARGS = "dl.fbaipublicfiles.com/dino/dino_{}_pretrain/args.txt"
 IBOT_CODE = "bytedance/ibot README.md, main_ibot.py"
@@ -313,10 +340,10 @@ PUBLISHED: dict[str, Published] = {
     "moco-v3-vits16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
     "moco-v3-vitb16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
     "byol-r50-imagenet-1000ep": row(
-        "arXiv 2006.07733", BYOL, epochs=1000, momentum=0.996, base_lr=0.2, weight_decay=1.5e-6
+        BYOL_CODE, BYOL, epochs=1000, momentum=0.996, base_lr=0.2, weight_decay=1.5e-6
     ),
     "byol-r50-imagenet-100ep": row(
-        "arXiv 2006.07733", BYOL, epochs=100, momentum=0.99, base_lr=0.45, weight_decay=1e-6, chosen="momentum"
+        BYOL_CODE, BYOL, epochs=100, momentum=0.99, base_lr=0.45, weight_decay=1e-6
     ),
     "simsiam-r50-imagenet-100ep": row(
         "arXiv 2011.10566, facebookresearch/simsiam",
@@ -376,6 +403,12 @@ PUBLISHED: dict[str, Published] = {
     "selfpatch-vits16-imagenet-300ep": row("alinlab/SelfPatch main_selfpatch.py", SELFPATCH, epochs=300),
     "selfpatch-vitb16-imagenet-300ep": row(
         "alinlab/SelfPatch main_selfpatch.py, for ViT-S", SELFPATCH, epochs=300, chosen="epochs batch"
+    ),
+    "pqcl-vits16-imagenet-100ep": row(
+        "Sherrylone/PQCL run.sh, main_pos_bot.py, augmentation.py",
+        PQCL,
+        epochs=100,
+        chosen="reference_query_positions",
     ),
     **{
         f"adclr-dino-vits16-imagenet-{epochs}ep": row(

@@ -41,7 +41,7 @@ def networks() -> dict[bool, Network]:
 @pytest.mark.parametrize("method", EVERY)
 @pytest.mark.parametrize("preset", ["small", "short"])
 def test_a_preset_builds_every_method(preset: presets.Preset, method: str, networks: dict[bool, Network]) -> None:
-    tokens = any(name in method for name in ("dino", "ibot", "selfpatch", "adclr"))
+    tokens = any(name in method for name in ("dino", "ibot", "selfpatch", "adclr", "pqcl"))
     recipe = build(method, networks[tokens].taps, presets.options(preset, method))
     assert recipe.terms
 

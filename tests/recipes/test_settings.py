@@ -21,9 +21,10 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.objectives.whiten import ZeroCLSpec
-from dovetail.recipe import Cells, LateralDropout, Recipe, SameHead, Tap
+from dovetail.recipe import Cells, LateralDropout, QueryRule, Recipe, SameHead, Tap
 from dovetail.recipes.table import METHODS, build
 from dovetail.schedules import Cosine, LinearByEpoch, Moment, value_at
+from dovetail.views.plan import Photometric
 
 CNN = {f"c{level}": Tap(2 ** (level + 6), 2**level, "map", "encoder") for level in (2, 3, 4, 5)}
 PYRAMID = CNN | {f"p{level}": Tap(256, 2**level, "map", "decoder") for level in (2, 3, 4, 5)}
@@ -63,8 +64,9 @@ TERMS: dict[str, tuple[HeadSpec, ObjectiveSpec]] = {
         SelfPatchHeadSpec(DINO_HEAD, PrototypeHeadSpec(2048, 256, 4096), 4, 2, 64, False, 4.0),
         SelfPatchSpec(0.1, FLAT, 0.9, 0.1),
     ),
+    "pqcl": (IBOT_HEAD, DistillSpec(0.1, WARMED, 0.9, "cross")),
 }
-TOKENS = {"moco-v3", "dino", "ibot", "selfpatch"}
+TOKENS = {"moco-v3", "dino", "ibot", "selfpatch", "pqcl"}
 
 # Method -> optimiser, learning rate at 256 images, decay at the start, epochs of warm-up, first rate's share of the
 # peak, epochs, batch, teacher's momentum at the start (or throughout).
@@ -83,6 +85,7 @@ RUNS = {
     "dino": ("adamw", 5e-4, 0.04, 10, 0, 100, 1024, 0.996),
     "ibot": ("adamw", 5e-4, 0.04, 10, 0, 800, 1024, 0.996),
     "selfpatch": ("adamw", 5e-4, 0.04, 10, 0, 300, 1024, 0.996),
+    "pqcl": ("adamw", 5e-4, 0.04, 10, 0, 100, 512, 0.996),
 }
 
 
@@ -129,7 +132,7 @@ def test_ibots_masks() -> None:
 
 @pytest.mark.parametrize(
     ("method", "globals_", "locals_", "count"),
-    [("dino", 0.4, 0.4, 8), ("ibot", 0.25, 0.25, 10), ("selfpatch", 0.25, 0.25, 8)],
+    [("dino", 0.4, 0.4, 8), ("ibot", 0.25, 0.25, 10), ("selfpatch", 0.25, 0.25, 8), ("pqcl", 0.25, 0.25, 0)],
 )
 def test_crops_of_tokens(method: str, globals_: float, locals_: float, count: int) -> None:
     views = recipe_of(method).views.views
@@ -159,6 +162,19 @@ def test_adclrs_queries() -> None:
     assert other.views.queries.independent
 
 
+def test_pqcls_queries() -> None:
+    recipe = build("pqcl", VIT)
+    queries, term = recipe.views.queries, recipe.terms[-1]
+    assert queries is not None
+    assert (queries.count, queries.size_px, queries.scale, queries.independent) == (1, 96, (0.05, 0.25), False)
+    assert (queries.ratio, queries.flip_p, queries.photometric) == ((3 / 4, 4 / 3), 0, Photometric())
+    assert (term.tap, term.head, term.weight, term.roles) == ("queries", SameHead("cls"), 1.0, ("global",))
+    assert term.objective == DistillSpec(0.1, WARMED, 0.9, "same")
+    assert [one.weight for one in recipe.terms] == [1.0, 1.0, 1.0]
+    assert recipe.query_rule == QueryRule("unidirectional", "sincos", 6, "mask", reference_positions=False)
+    assert [view.photometric for view in recipe.views.views] == [Photometric(blur_p=1.0)] * 2
+
+
 def test_decons_levels_and_weights() -> None:
     single, all_levels = build("decon-sl", PYRAMID), build("decon-ml", PYRAMID, {"alpha": 0.2})
     assert [(term.tap, term.weight) for term in single.terms] == [("c5", 0.5), ("p2", 0.5)]
@@ -175,7 +191,7 @@ def test_decons_levels_and_weights() -> None:
 def test_who_is_exported() -> None:
     exported = {method: recipe_of(method).export for method in METHODS}
     teachers = {method for method, branch in exported.items() if branch == "teacher"}
-    assert teachers == {"slotcon", "dino", "ibot", "selfpatch"}
+    assert teachers == {"slotcon", "dino", "ibot", "selfpatch", "pqcl"}
 
 
 def test_lateral_dropout_is_what_is_asked_for() -> None:

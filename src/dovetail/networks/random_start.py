@@ -12,8 +12,11 @@ import re
 import torch
 from torch import Generator, nn
 
+from dovetail.errors import DovetailError
 from dovetail.networks.names import is_resnet
 from dovetail.networks.network import Network
+from dovetail.networks.vit import ViTNetwork
+from dovetail.networks.vit_embed import sincos_grid
 from dovetail.recipe import EncoderInit
 
 _BLOCK_NORM = re.compile(r"(layer\d\.\d+\.)bn(\d)\.weight")
@@ -46,6 +49,30 @@ def begin_as(network: Network, init: EncoderInit, *, seed: int) -> int:
         nn.init.trunc_normal_(weights["cls_token"], std=init.class_token_std, generator=drawn)
         written += 1
     return written
+
+
+@torch.no_grad()
+def fix_positions(network: Network) -> None:
+    """Give a ViT the sine-cosine positions that a recipe fixes (`QueryRule.positions`); see `check_positions`."""
+    if isinstance(network, ViTNetwork) and network.vit.pos_embed is not None:
+        network.vit.pos_embed.copy_(sincos_grid(network.vit))
+
+
+def check_positions(network: Network) -> None:
+    """Raise `DovetailError` unless a network has the sine-cosine positions that its recipe fixes.
+
+    A ViT that learned its positions would be spoilt by others, and query tokens could not be told where they are.
+    """
+    if not isinstance(network, ViTNetwork) or network.vit.pos_embed is None:
+        raise DovetailError(
+            "The recipe fixes sine-cosine positions and the model has no position embedding; choose a ViT with one, or "
+            "add --recipe.query_positions learned."
+        )
+    if not torch.allclose(network.vit.pos_embed.float().cpu(), sincos_grid(network.vit), atol=1e-2):
+        raise DovetailError(
+            "The recipe fixes sine-cosine positions and the starting weights have learned ones; add "
+            "--recipe.query_positions learned, or start from random weights."
+        )
 
 
 def _convolutions(weights: dict[str, nn.Parameter], init: EncoderInit, drawn: Generator) -> int:

@@ -1,4 +1,4 @@
-"""Any timm ViT as a network: class token, patches, masks (iBOT) and query tokens (ADCLR), with timm's own blocks.
+"""Any timm ViT as a network: class token, patches, masks (iBOT) and query tokens (ADCLR, PQCL), with timm's own blocks.
 
 Taken: `VisionTransformer` (DeiT with or without a distillation token, DeiT III, DINOv2, registers, layer scale,
 qk-norm) and `Eva` (EVA-02, DINOv3, RoPE-ViT). The module stays as timm made it, so its `state_dict` loads into timm
@@ -6,10 +6,10 @@ strictly; the one parameter that masks need lives outside of it. Raw tokens are 
 without queries.
 
 Taps: `cls` [B, C] (`pooled` [B, C], timm's pooled features, without a class token), `patches` [B, N, C] after the final
-norm, `patches_prenorm` [B, N, C] before it, `queries` [B, S, C] after it, and `patches` as a map [B, C, h, w] named by
-the rounded logarithm of its stride (patch 16 and 14: `c4`, patch 8: `c3`).
+norm, `patches_prenorm` [B, N, C] before it, `queries` [B, S, C] after it ([B, S g, C] for queries of mask tokens), and
+`patches` as a map [B, C, h, w] named by the rounded logarithm of its stride (patch 16 and 14: `c4`, patch 8: `c3`).
 
-Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries, C channels.
+Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries of g tokens, C channels.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class ViTNetwork(Network):
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = "", ()
         self.query_pass = two_streams  # where weights are sharded, another way to call the same
+        self.is_teacher = False
         check_model(self.vit)
         self._declare(self.vit)
 
@@ -98,10 +99,9 @@ class ViTNetwork(Network):
             vit,
             view,
             mask_token=self.mask_token,
-            with_queries=with_queries,
-            query_positions=self.query_rule.positions == "crop",
+            with_queries=with_queries and not self.encodes_crops,
+            rule=self.query_rule,
             official_positions=self.official_positions,
-            query_tokens_per_side=self.query_rule.tokens_per_side,
         )
         for index, block in enumerate(vit.blocks):
             raw, queries = self.through_block(block, raw, queries, rotations[index])
@@ -134,10 +134,49 @@ class ViTNetwork(Network):
             normed = self.final_norm(encoded.raw)
             outputs |= {"cls": normed[:, 0], "patches": normed[:, prefix:], map_name(patch): self.as_map(normed, view)}
         if encoded.queries is not None:
-            tokens = self.final_norm(encoded.queries)
-            each = self.query_rule.tokens_per_side**2
-            outputs["queries"] = tokens.reshape(len(tokens), -1, each, tokens.shape[-1]).mean(dim=2)
+            outputs["queries"] = self.query_vectors(self.final_norm(encoded.queries))
+        elif "queries" in taps and self.encodes_crops:
+            outputs["queries"] = self.patches_of_crops(view)
         return {tap: outputs[tap] for tap in taps if tap in outputs}
+
+    @property
+    def encodes_crops(self) -> bool:
+        """Whether the queries' crops are encoded by themselves: in the teacher of a recipe with mask tokens (PQCL)."""
+        return self.is_teacher and self.query_rule.content == "mask"
+
+    def become_teacher(self) -> None:
+        super().become_teacher()
+        self.is_teacher = True
+
+    def query_vectors(self, tokens: Tensor) -> Tensor:
+        """Return what stands for queries: of their tokens [B, S g, C] each query's mean; mask tokens one by one."""
+        if self.query_rule.content == "mask":
+            return tokens
+        each = self.query_rule.tokens_per_side**2
+        return tokens.reshape(len(tokens), -1, each, tokens.shape[-1]).mean(dim=2)
+
+    def patches_of_crops(self, view: View) -> Tensor:
+        """Return [B, S g, C]: the patches of the view's query crops, each encoded as an image of its own."""
+        if view.queries is None or view.query_box is None:
+            raise DovetailError(
+                "The 'queries' tap was asked for a view without query crops; add them to the view plan."
+            )
+        count = view.queries.shape[1]
+        crops = View(
+            pixels=view.queries.flatten(0, 1),
+            box=view.query_box.flatten(0, 1),
+            flipped=torch.zeros_like(view.flipped).repeat_interleave(count),
+            source_px=view.source_px.repeat_interleave(count, dim=0),
+            role="local",
+        )
+        patches = self.final_norm(self.encode(crops, with_queries=False).raw)[:, self.vit.num_prefix_tokens :]
+        return patches.reshape(len(view.pixels), -1, patches.shape[-1])
+
+    def prune(self, taps: Collection[str]) -> None:
+        """Freeze what no tap reaches, and positions that are fixed."""
+        super().prune(taps)
+        if self.query_rule.positions == "sincos" and self.vit.pos_embed is not None:
+            self.vit.pos_embed.requires_grad_(False)
 
     def as_map(self, raw: Tensor, view: View) -> Tensor:
         """Return the patches among raw tokens [B, T, C] as a map [B, C, h, w]."""

@@ -17,7 +17,11 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.heads.base import full_precision
 from dovetail.networks.vit_attention import Rotations
+from dovetail.recipe import QueryRule
 from dovetail.views.view import View, cell_weights
+
+PLAIN = QueryRule()
+_WAVELENGTH = 10_000  # of the slowest sine, over 2 pi, in cells
 
 
 class Embedded(NamedTuple):
@@ -42,19 +46,18 @@ def embed(
     *,
     mask_token: Tensor | None,
     with_queries: bool,
-    query_positions: bool,
+    rule: QueryRule = PLAIN,
     official_positions: bool = False,
-    query_tokens_per_side: int = 1,
 ) -> Embedded:
     """Return the tokens of a view before the first block.
 
     Args:
         model: timm's VisionTransformer or Eva.
         view: Pixels, and perhaps a mask and queries.
-        mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask.
+        mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask,
+            and for queries of mask tokens.
         with_queries: Embed the view's queries as well.
-        query_positions: Add to each query the position at the centre of its crop in this view, clamped to its border.
-        query_tokens_per_side: Patches on a side of a query; each of them is a token.
+        rule: What the queries' tokens are, and where they are.
         official_positions: Resample learned positions to the view's size as DINO's code does; see `dino_positions`.
     """
     check_size(model, view.pixels)
@@ -69,14 +72,11 @@ def embed(
     else:
         raw = model._pos_embed(patches)
     raw = model.norm_pre(raw)
-    queries, centres = None, None
+    queries, places = None, None
     if with_queries:
-        queries = embed_queries(model, view, tokens_per_side=query_tokens_per_side)
-        if query_positions:  # all tokens of a query have that of its crop's centre
-            centres = query_centres(view).repeat_interleave(query_tokens_per_side**2, dim=1)
-            queries = add_positions(model, queries, centres)
+        queries, places = placed_queries(model, view, mask_token, rule)
         queries = model.norm_pre(queries)
-    return Embedded(raw, queries, rotations(model, rope, view, centres))
+    return Embedded(raw, queries, rotations(model, rope, view, places))
 
 
 def dino_positions(model: Any, height: int, width: int) -> Tensor:
@@ -150,17 +150,105 @@ def embed_queries(model: Any, view: View, *, tokens_per_side: int = 1) -> Tensor
     return tokens.reshape(batch, count * tokens_per_side**2, -1)
 
 
+def placed_queries(model: Any, view: View, mask_token: Tensor | None, rule: QueryRule) -> tuple[Tensor, Tensor | None]:
+    """Return the queries' tokens [B, S g, C] with their positions, and their places [B, S g, 2], (x, y) in [0, 1] of
+    the view; None where they have no position.
+    """
+    side = rule.tokens_per_side
+    if rule.content == "mask":
+        assert mask_token is not None  # every network has one
+        batch, count = query_boxes(view).shape[:2]
+        tokens = mask_token.expand(batch, count * side**2, -1)
+    else:
+        tokens = embed_queries(model, view, tokens_per_side=side)
+    if rule.positions == "none":
+        return tokens, None
+    if rule.positions == "crop":  # all tokens of a query have that of its crop's centre
+        centres = query_centres(view).repeat_interleave(side**2, dim=1)
+        return add_positions(model, tokens, centres), centres
+    height, width = model.patch_embed.grid_size
+    cells = query_cells(view, side, height, width, reference=rule.reference_positions)
+    inside = ((cells + 0.5) / cells.new_tensor([width, height])).clamp(0, 1)
+    if rule.positions == "learned":
+        return add_positions(model, tokens, inside), inside
+    return tokens + sincos_positions(cells, tokens.shape[-1]).to(tokens.dtype), inside
+
+
+def query_boxes(view: View) -> Tensor:
+    """Return [B, S, 4], the queries' crops; raise `DovetailError` for a view without them."""
+    if view.query_box is None:
+        raise DovetailError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
+    return view.query_box
+
+
 def query_centres(view: View) -> Tensor:
     """Return [B, S, 2]: the centres (x, y) of the queries' crops in the [0, 1] frame of the view's own pixels.
 
     x is mirrored where the view is flipped. Centres outside of the view are moved to its border.
     """
-    if view.query_box is None:
-        raise DovetailError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
-    centres = (view.query_box[..., :2] + view.query_box[..., 2:]) / 2
+    boxes = query_boxes(view)
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     inside = (centres - view.box[:, None, :2]) / (view.box[:, None, 2:] - view.box[:, None, :2])
     x, y = inside.clamp(0, 1).unbind(-1)
     return torch.stack([torch.where(view.flipped[:, None], 1 - x, x), y], dim=-1)
+
+
+def query_cells(view: View, side: int, height: int, width: int, *, reference: bool = False) -> Tensor:
+    """Return [B, S side^2, 2]: where the patches of each query's crop lie in the view, row by row.
+
+    Args:
+        view: With the queries' boxes.
+        side: Patches on a side of a crop.
+        height: Cells of the view's grid from top to bottom.
+        width: Cells of it from left to right.
+        reference: As in PQCL's official code: the upper left corners of patches in place of their centres, and not
+            mirrored where the view is.
+
+    Returns:
+        (x, y) in cells of the view: (0, 0) is its first patch, (1, 0) the next one to the right. Crops that reach
+        beyond the view have places below 0 or beyond its last patch.
+    """
+    boxes, corner = query_boxes(view)[:, :, None], view.box[:, None, None, :2]  # [B, S, 1, 4], [B, 1, 1, 2]
+    extent = view.box[:, None, None, 2:] - corner
+    steps = torch.arange(side, device=boxes.device, dtype=boxes.dtype) + (0.0 if reference else 0.5)
+    share = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2) / side  # [side^2, 2]
+    places = (boxes[..., :2] + (boxes[..., 2:] - boxes[..., :2]) * share - corner) / extent  # [B, S, side^2, 2]
+    cells = places.new_tensor([width, height])
+    if reference:
+        return (places * cells).flatten(1, 2)
+    x, y = places.unbind(-1)
+    mirrored = torch.stack([torch.where(view.flipped[:, None, None], 1 - x, x), y], dim=-1)
+    return (mirrored * cells - 0.5).flatten(1, 2)
+
+
+def sincos_positions(cells: Tensor, channels: int) -> Tensor:
+    """Return [..., C]: the sine-cosine position of places (x, y) in cells [..., 2], whole numbers or not.
+
+    A quarter of the channels each: sines of x, cosines of x, sines of y, cosines of y, at frequencies that fall
+    geometrically from 1 towards 1/10,000 radian per cell (Vaswani et al. 2017, arXiv 1706.03762, in two dimensions).
+
+    Raises:
+        DovetailError: The channels have no four equal parts.
+    """
+    if channels % 4:
+        raise DovetailError(
+            f"Sine-cosine positions need a number of channels that 4 divides, and the model has {channels}; choose "
+            "another model or learned positions."
+        )
+    quarter = channels // 4
+    exponents = torch.arange(quarter, device=cells.device, dtype=cells.dtype) / quarter
+    angles = cells[..., None] * _WAVELENGTH**-exponents  # [..., 2, C / 4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def sincos_grid(model: Any) -> Tensor:
+    """Return the fixed position embedding [1, T, C] of a ViT, in the form of its own: zeros for the class token."""
+    height, width = model.patch_embed.grid_size
+    rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    grid = sincos_positions(torch.stack([columns, rows], dim=-1).reshape(-1, 2), model.pos_embed.shape[-1])
+    table = torch.zeros(model.pos_embed.shape)
+    table[0, -height * width :] = grid
+    return table
 
 
 def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
@@ -176,7 +264,7 @@ def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
 
 
 def rotations(model: Any, rope: Tensor | None, view: View, centres: Tensor | None) -> list[Rotations]:
-    """Return each block's rows of RoPE; queries with a position get those of the patch in which their centre lies."""
+    """Return each block's rows of RoPE; queries with a position get those of the patch in which their place lies."""
     depth = len(model.blocks)
     if rope is None:
         return [Rotations()] * depth

@@ -69,6 +69,10 @@ def adclr(
     Raises:
         DovetailError: The base has no such term, or the model's blocks take no queries.
     """
+    if base.views.queries is not None:
+        raise DovetailError(
+            f"{base.name!r} has query tokens of its own, so ADCLR cannot add any; put it over 'dino' or 'ibot'."
+        )
     if query_tokens_per_side < 1:
         raise DovetailError(f"query_tokens_per_side is {query_tokens_per_side}; it must be at least 1.")
     if queries < 1:

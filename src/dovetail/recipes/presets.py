@@ -58,6 +58,7 @@ _TOKENS: Mapping[str, Any] = {
     "blur_px": 0.0,
 }
 _PATCHES: Mapping[str, Any] = {**_TOKENS, "teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
+_QUERIES: Mapping[str, Any] = {"query_centre_momentum": 0.6}
 SHORT: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(METHODS, _LARS),
     "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
@@ -68,6 +69,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "dino": _TOKENS,
     "ibot": _PATCHES,
     "selfpatch": {**_TOKENS, "patch_prototypes": 128},
+    "pqcl": {**_PATCHES, **_QUERIES, "teacher_query_temperature": 0.01, "query_size": 32, "query_blur_px": 0.0},
 }
 """The preset "short" of each base method."""
 
@@ -82,7 +84,7 @@ SHORT_RATES: Mapping[str, Mapping[str, Any]] = {
 }
 """The rates of "short" where an optimiser is chosen."""
 
-SHORT_ADCLR: Mapping[str, Any] = {"query_centre_momentum": 0.6}
+SHORT_ADCLR: Mapping[str, Any] = _QUERIES
 SHORT_DECON: Mapping[str, Any] = {"decoder_cells": 196, "instance_weight": 1.0}
 SHORT_JOINT: Mapping[str, Any] = {
     "decoder_hidden": 64,

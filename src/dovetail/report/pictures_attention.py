@@ -59,11 +59,10 @@ def attention_of(network: ViTNetwork, view: View) -> Attention:
         raw, queries, rotations = embed(
             vit,
             view,
-            mask_token=None,
+            mask_token=network.mask_token,
             with_queries=with_queries,
-            query_positions=network.query_rule.positions == "crop",
+            rule=network.query_rule,
             official_positions=network.official_positions,
-            query_tokens_per_side=network.query_rule.tokens_per_side,
         )
         for index, block in enumerate(vit.blocks[:-1]):
             raw, queries = network.through_block(block, raw, queries, rotations[index])
@@ -105,7 +104,8 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
 def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
     """Return a sheet of the attention of query tokens that stand for five crops of each photograph."""
     network = vit_of(run)
-    view = with_queries(as_view(squares, run.recipe.views, network), network.taps["patches"].stride)
+    side_px = network.taps["patches"].stride * network.query_rule.tokens_per_side
+    view = with_queries(as_view(squares, run.recipe.views, network), side_px)
     queries = attention_of(network, view).queries
     assert queries is not None  # the view has queries
     title = f"Attention of query tokens in the last block, mean of the heads, after {run.steps}"
@@ -144,12 +144,12 @@ def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
     return Rectangle(place, *size, fill=False, edgecolor="white", linewidth=1.5, path_effects=outline)
 
 
-def with_queries(view: View, patch_px: int) -> View:
-    """Return a view of whole photographs with the patches of `QUERY_BOXES`: [N, S, C, P, P]."""
+def with_queries(view: View, side_px: int) -> View:
+    """Return a view of whole photographs with the crops of `QUERY_BOXES`: [N, S, C, P, P]."""
     side = view.pixels.shape[-1]
     patches = []
     for left, top, right, bottom in QUERY_BOXES:
         crop = view.pixels[:, :, round(top * side) : round(bottom * side), round(left * side) : round(right * side)]
-        patches.append(torch.nn.functional.interpolate(crop, size=(patch_px, patch_px), mode="bicubic", antialias=True))
+        patches.append(torch.nn.functional.interpolate(crop, size=(side_px, side_px), mode="bicubic", antialias=True))
     boxes = torch.tensor(QUERY_BOXES, device=view.pixels.device).expand(len(view.pixels), -1, -1)
     return replace(view, queries=torch.stack(patches, dim=1), query_box=boxes)
