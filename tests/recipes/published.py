@@ -339,12 +339,8 @@ PUBLISHED: dict[str, Published] = {
     ),
     "moco-v3-vits16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
     "moco-v3-vitb16-imagenet-300ep": row(MOCO_V3_CODE, MOCO_V3_VIT),
-    "byol-r50-imagenet-1000ep": row(
-        BYOL_CODE, BYOL, epochs=1000, momentum=0.996, base_lr=0.2, weight_decay=1.5e-6
-    ),
-    "byol-r50-imagenet-100ep": row(
-        BYOL_CODE, BYOL, epochs=100, momentum=0.99, base_lr=0.45, weight_decay=1e-6
-    ),
+    "byol-r50-imagenet-1000ep": row(BYOL_CODE, BYOL, epochs=1000, momentum=0.996, base_lr=0.2, weight_decay=1.5e-6),
+    "byol-r50-imagenet-100ep": row(BYOL_CODE, BYOL, epochs=100, momentum=0.99, base_lr=0.45, weight_decay=1e-6),
     "simsiam-r50-imagenet-100ep": row(
         "arXiv 2011.10566, facebookresearch/simsiam",
         SGD,

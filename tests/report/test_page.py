@@ -126,8 +126,8 @@ def test_the_page_tells_what_was_run(slot_run: Path) -> None:
 
 def test_queries_are_drawn_on_their_source(query_run: Path) -> None:
     text = " ".join("".join(outline(query_run).text).split())
-    assert "ADCLR's query patches" in text
-    assert "3 query patches of 16 px" in text
+    assert "the crops of queries" in text
+    assert "3 query crops of 16 px" in text
     assert "q3" in text
 
 

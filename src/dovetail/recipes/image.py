@@ -2,8 +2,8 @@
 
 Each has its paper's settings for ImageNet; what the papers leave open is as in the public codes and said below. Linear
 evaluation of a ResNet-50 on ImageNet, top-1, by the papers and their codes' READMEs: SimCLR 69.1, MoCo v2 67.5 (200
-epochs), MoCo v3 72.8 (300; ViT-S/16 73.2, ViT-B/16 76.7), BYOL 74.3, SimSiam 68.1 (100), Barlow Twins 73.2 (1000), VICReg
-73.2 (1000).
+epochs), MoCo v3 72.8 (300; ViT-S/16 73.2, ViT-B/16 76.7), BYOL 74.3, SimSiam 68.1 (100), Barlow Twins 73.2 (1000),
+VICReg 73.2 (1000).
 
 All export the student's encoder, as the public codes do. Of maps the average over the cells goes to the head, so that
 the same term fits any map of a decoder.

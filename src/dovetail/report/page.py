@@ -215,13 +215,13 @@ def unreadable(folder: Path) -> str:
 
 
 def views_in_words(recipe: Recipe) -> str:
-    """Return such as "2 global of 224 px, 10 query patches"."""
+    """Return such as "2 global of 224 px, 10 query crops of 16 px"."""
     kinds: dict[tuple[str, int], int] = {}
     for view in recipe.views.views:
         kinds[view.role, view.size_px] = kinds.get((view.role, view.size_px), 0) + 1
     parts = [f"{count} {role} of {size} px" for (role, size), count in kinds.items()]
     if recipe.views.queries is not None:
-        parts.append(f"{recipe.views.queries.count} query patches of {recipe.views.queries.size_px} px")
+        parts.append(f"{counted(recipe.views.queries.count, 'query crop')} of {recipe.views.queries.size_px} px")
     return ", ".join(parts)
 
 

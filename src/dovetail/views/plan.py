@@ -45,7 +45,7 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class QuerySpec:
-    """ADCLR's query patches: `count` crops of the photograph, each resized to one patch of the ViT."""
+    """Query crops: `count` crops of the image, each resized to one or more patches of the ViT (ADCLR, PQCL)."""
 
     count: int = 10
     size_px: int = 16

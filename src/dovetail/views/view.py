@@ -28,7 +28,7 @@ class View:
         mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
         masked: How many patches of the batch `mask` masks, so that nobody has to wait for the device to count them;
             None: not counted yet.
-        queries: [B, S, C, P, P] float, query patches (ADCLR); None without them.
+        queries: [B, S, C, P, P] float, query crops (ADCLR, PQCL); None without them.
         query_box: [B, S, 4] float32, the queries' crops in the photograph's [0, 1] frame; None without them.
         points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, where terms sample their maps; None without them.
             An objective gets them only where its maps were sampled: row i of its maps [B, D, N, 1] is then at point i.
