@@ -23,7 +23,7 @@ from dovetail.recipes.tokens import ibot
 from dovetail.train.learner import Learner
 from dovetail.views.view import View
 from tests.networks.vits import PATCH, SIDE, tiny_vit
-from tests.recipes.test_tokens import SMALL, one_step
+from tests.recipes.test_tokens import SMALL, check_next_loss_is_bit_equal, one_step
 from tests.tiny import START, make_views
 
 CELLS = SIDE // PATCH  # of a view of the tiny ViT
@@ -295,14 +295,7 @@ def test_learned_positions_are_the_models_own_at_the_tokens_places() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"shared_head": False, "patch_prototypes": 7}, {"local_crops": 2}])
 def test_saved_and_loaded_the_next_loss_is_bit_equal(options: dict[str, Any]) -> None:
-    made, restored = learner(drop_path=0.2, **options), learner(drop_path=0.2, **options)
-    one_step(made)
-    restored.load_state_dict(copy.deepcopy(made.state_dict()))
-    losses = []
-    for one in (made, restored):
-        torch.manual_seed(4)
-        losses.append(one(make_views(one.recipe.views, seed=2), START).total)
-    assert torch.equal(*losses)
+    check_next_loss_is_bit_equal(learner(drop_path=0.2, **options), learner(drop_path=0.2, **options))
 
 
 def test_weights_that_learned_their_positions_are_refused() -> None:
