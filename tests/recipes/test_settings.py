@@ -116,6 +116,15 @@ def test_optimiser_and_length(method: str) -> None:
     assert optimiser.momentum == 0.9
 
 
+@pytest.mark.parametrize("method", ["dino", "ibot", "selfpatch", "pqcl", "adclr-dino"])
+def test_the_rate_at_the_end_is_an_option(method: str) -> None:
+    end = Moment(999, 1000, 10)
+    for options, expected in (({}, 1e-6), ({"final_lr": 2e-4}, 2e-4)):
+        optimiser = build(method, VIT, options).optimiser
+        assert optimiser.final_lr == expected
+        assert optimiser.lr_schedule(1e-3)(end) == pytest.approx(expected, abs=1e-8)
+
+
 def test_ibots_patches_share_the_head_and_have_their_own_centre() -> None:
     patches = recipe_of("ibot").terms[1]
     assert patches.head == SameHead("cls")

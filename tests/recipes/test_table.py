@@ -49,7 +49,7 @@ def test_a_wrong_option_gets_the_nearest() -> None:
     ("name", "option", "others"),
     [
         ("densecl", "prototypes", "slotcon, dino, ibot, …"),
-        ("decon-sl", "query_weight", "adclr-dino, adclr-ibot, adclr"),
+        ("decon-sl", "queries", "adclr-dino, adclr-ibot, adclr"),
     ],
 )
 def test_an_option_of_other_methods_names_them(name: str, option: str, others: str) -> None:
