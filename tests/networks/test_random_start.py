@@ -11,6 +11,7 @@ from dovetail.networks.build import build_network
 from dovetail.networks.random_start import begin_as
 from dovetail.recipe import EncoderInit
 from dovetail.recipes.table import build
+from tests.tiny import tiny_model
 
 RESNETS = ["timm/resnet18", "timm/resnet18+fpn", "smp/unet/resnet18", "smp/unet/tu-resnet18"]
 DENSECL = EncoderInit(fan="in", zero_gamma=False)
@@ -64,9 +65,13 @@ def test_dinos_class_token_and_nothing_else_is_drawn_anew() -> None:
         ("slotcon", EncoderInit(zero_gamma=True)),
         ("moco-v3", EncoderInit(zero_gamma=True)),
         ("byol", None),
+        *(
+            (method, EncoderInit(class_token_std=0.02))
+            for method in ("dino", "ibot", "selfpatch", "pqcl", "adclr-ibot")
+        ),
     ],
 )
 def test_the_library_begins_unless_the_published_start_is_asked_for(method: str, expected: EncoderInit | None) -> None:
-    taps = build_network("timm/test_resnet+fpn", image_size=64).taps
+    taps = build_network(tiny_model(method), image_size=64).taps
     assert build(method, taps).encoder_init is None
     assert build(method, taps, {"encoder_init": "published"}).encoder_init == expected
