@@ -125,7 +125,7 @@ def evaluate_dense(
     image_size: int | None = None,
     classes: int | None = None,
     ignore_index: int = 255,
-    lr: list[float] = [0.01, 0.03, 0.1, 0.3, 1.0],  # noqa: B006 - read only
+    lr: list[float] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0],  # noqa: B006 - read only
     weight_decay: list[float] = [0.0001, 0.01],  # noqa: B006 - read only
     steps: int = 400,
     k: int = 30,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 
-QUERY_CHUNK = 512
+QUERY_CHUNK = 256
 BANK_CHUNK = 65_536
 
 

@@ -103,7 +103,7 @@ def train_probes(
         order = torch.randperm(len(features), generator=generator).to(device)
         for step, chosen in enumerate(pieces(order, options.batch_size)):
             share = (1 + math.cos(math.pi * (epoch * batches + step) / (options.epochs * batches))) / 2
-            inputs = (features[chosen].float() - mean) / std
+            inputs = features[chosen].float().sub_(mean).div_(std)  # a copy, changed in place
             gradients = probe_gradients(inputs, labels[chosen], weight, bias, decay)
             for value, moved, gradient in zip((weight, bias), moving, gradients, strict=True):
                 moved.mul_(options.momentum).add_(gradient)
@@ -125,7 +125,7 @@ def probe_gradients(
     counts = truth.sum(1)  # [B]
     side_by_side = weight.transpose(0, 1).reshape(width, rates * classes)  # one product for all rates is quicker
     logits = (inputs @ side_by_side).view(-1, rates, classes) + bias.view(rates, classes)  # [B, R, K]
-    residual = (logits.softmax(2) * counts[:, None, None] - truth[:, None]) / counts.sum()
+    residual = logits.softmax(2).mul_(counts[:, None, None]).sub_(truth[:, None]).div_(counts.sum())
     gradient = (inputs.T @ residual.flatten(1)).view(width, rates, classes).transpose(0, 1)
     return gradient + weight_decay * weight, residual.sum(0)[:, None]
 

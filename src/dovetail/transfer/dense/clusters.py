@@ -28,6 +28,7 @@ from torch import Tensor
 from dovetail.transfer.knn import pieces
 
 CHUNK = 16_384
+POINTS = 1024
 ROUNDS, STARTS = 50, 3
 
 
@@ -69,8 +70,10 @@ def fit_projection(cells: Tensor, channels: int) -> Projection:
 
 def nearest_centres(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared distance [N] to the nearest of `centres` [K, P] and its index [N], for points [N, P]."""
-    partial = centres.square().sum(1) - 2 * points @ centres.T  # without |x|^2, which all centres share
-    least, index = partial.min(1)
+    lengths = centres.square().sum(1)
+    # Without |x|^2, which all centres share. Distances of few points at a time stay in the processor's cache.
+    found = [torch.addmm(lengths, part, centres.T, alpha=-2).min(1) for part in pieces(points, POINTS)]
+    least, index = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
     return (least + points.square().sum(1)).clamp(min=0), index
 
 

@@ -76,14 +76,14 @@ def fit_linear(pool: Pool, images: Sequence[int], *, classes: int, options: Dens
     Args:
         pool: Sampled cells of all training images.
         images: Those with labels; the last tenth of them, at least one, is held out to choose by, so their order must
-            be random. A single image is too few to hold any out: the middle candidate is taken.
+            be random. A single image is too few to hold any out: the middle candidate is taken, the lower of two.
         classes: K.
         options: Candidates, steps and batch.
         seed: Of the order of cells.
     """
     candidates = [Candidate(*pair) for pair in itertools.product(sorted(options.lr), sorted(options.weight_decay))]
     held_out: dict[Candidate, float] = {}
-    chosen = candidates[len(candidates) // 2]
+    chosen = candidates[(len(candidates) - 1) // 2]
     labelled = [index for index in images if len(pool.features[index])]
     if len(candidates) > 1 and len(labelled) > 1:
         count = max(round(HELD_OUT_SHARE * len(labelled)), 1)

@@ -40,7 +40,7 @@ class DenseOptions:
     labels: tuple[float, ...] = (1.0,)
     seeds: int = 1
     seed: int = 0
-    lr: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    lr: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     weight_decay: tuple[float, ...] = (1e-4, 1e-2)
     steps: int = 400
     batch_cells: int = 2048
