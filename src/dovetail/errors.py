@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
 
 
+def tell(text: object) -> None:
+    """Print a text that may have names of files in it."""
+    print(printable(str(text)), flush=True)
+
+
 def counted(number: int, word: str) -> str:
     """Return a number of things: "1 file", "3 files"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

@@ -86,7 +86,7 @@ def execute(
     resolved = resolved_options(asked, settings, options, recipe)
     identity = identity_of(source)
     if resume:
-        check_same_images(identity, out, moved="data" in typed)
+        check_same_images(identity, out, moved="data" in typed, begun=not needed)
     if overwrite and is_first_process():
         empty(out)
     if is_first_process():
@@ -115,11 +115,12 @@ def execute(
     return Run(out, result.steps, settings.total_steps)
 
 
-def check_same_images(identity: Identity, out: Path, *, moved: bool) -> None:
+def check_same_images(identity: Identity, out: Path, *, moved: bool, begun: bool) -> None:
     """Look whether a run that goes on has the images that it began with.
 
     Raises:
-        DovetailError: They were named again (`moved`), and are others.
+        DovetailError: They were named again (`moved`), and are others; or there is a checkpoint (`begun`), and they are
+            more or fewer.
     """
     before = read_identity(out)
     if before is None:
@@ -129,6 +130,11 @@ def check_same_images(identity: Identity, out: Path, *, moved: bool) -> None:
     told = difference(before, identity)
     if told and moved:
         raise DovetailError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
+    if begun and before["images"] != identity["images"]:
+        raise DovetailError(
+            f"The images of the run in {out} have changed: {told}; put back the images that it began with, or say "
+            "where they are with --data."
+        )
     if told and is_first_process():
         log.warning("The images of the run in %s have changed: %s. It goes on with those that are there.", out, told)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import DovetailError
+from dovetail.locking import LOCK, in_use
 
 if TYPE_CHECKING:
     from dovetail.data.sources import ImageSource
@@ -37,25 +38,27 @@ def prepare(
     """
     from dovetail.data.sources import open_source
     from dovetail.data.write_shards import write_shards
+    from dovetail.transfer.ranges import check_ranges
 
     if data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
-    if images_per_shard < 1:
-        raise DovetailError(f"images_per_shard is {images_per_shard}; it must be at least 1.")
+    check_ranges({"images_per_shard": images_per_shard, "seed": seed})
     if isinstance(data, str | Path) and Path(data).resolve() == Path(shards).resolve():
         raise DovetailError(f"{shards} is where the photographs are; name another folder for the shards.")
-    folder, old = checked_folder(shards, overwrite=overwrite)
+    folder, _ = checked_folder(shards, overwrite=overwrite)
     source = open_source(data)
     if source.left_out:
         print(source.left_out)
-    check_apart(data, source, old)
-    for path in old:  # not before the photographs are there
-        path.unlink()
 
     def tell(done: int) -> None:
         print(f"{done:,} of {source.num_images:,} photographs", flush=True)
 
-    written = write_shards(source, folder, images_per_shard=images_per_shard, seed=seed, progress=tell)
+    with in_use(folder, option="shards", keep=False):
+        _, old = checked_folder(shards, overwrite=overwrite)  # what another process has written meanwhile counts
+        check_apart(data, source, old)
+        for path in old:  # not before the photographs are there
+            path.unlink()
+        written = write_shards(source, folder, images_per_shard=images_per_shard, seed=seed, progress=tell)
     print(written)
     return written
 
@@ -69,7 +72,7 @@ def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[P
     folder = Path(shards)
     if folder.exists() and not folder.is_dir():
         raise DovetailError(f"{folder} is a file; name a folder for the shards.")
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = sorted(path for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
     own = [path for path in found if path.name == SIZES or path.match("shard-*.tar") or path.match("shard-*.tmp")]
     if len(own) < len(found):
         raise DovetailError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")

@@ -255,7 +255,8 @@ def ranges() -> Mapping[str, Range]:
     counts = ("epochs", "max_steps", "accumulate", "devices", "num_nodes", "log_every_steps", "keep_every_epochs")
     return {
         **dict.fromkeys(counts, Range(1, most=1 << 40)),
-        **dict.fromkeys(("save_every_minutes", "skip_nonfinite_steps", "knn_readings", "profile"), Range(0)),
+        **dict.fromkeys(("save_every_minutes", "report_every_minutes", "skip_nonfinite_steps", "profile"), Range(0)),
+        **dict.fromkeys(("knn_readings", "dense_readings", "freeze_encoder_epochs"), Range(0)),
         "batch_size": Range(1, most=1 << 20),
         "image_size": Range(8, most=MOST_SIDE_PX),
         "in_channels": Range(1, most=4096),

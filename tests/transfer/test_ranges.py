@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dovetail import pretraining
+from dovetail.cli import VERBS
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
-from dovetail.transfer.ranges import check_ranges, check_writable
+from dovetail.transfer.ranges import RANGES, check_ranges, check_writable
 from tests.transfer.pictures import exported_run
 
 
@@ -39,6 +43,42 @@ def test_numbers_out_of_range(name: str, value: Any, sentence: str) -> None:
 
 def test_what_is_in_range_or_no_number_passes() -> None:
     check_ranges({"steps": None, "lr": "auto", "fraction": [1.0, 0.01], "seed": 0, "weight_decay": 0.0, "data": "x"})
+
+
+# Looked at where they are used: two numbers together, one for each channel, what depends on the model.
+ELSEWHERE = {"value_range", "mean", "std", "drop_path", "head_width"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_number_has_a_range(verb: str) -> None:
+    table = pretraining.ranges() if verb == "pretrain" else RANGES
+    parameters = inspect.signature(VERBS[verb].load()).parameters
+    numbers = {name for name, one in parameters.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
+    assert numbers <= table.keys() | ELSEWHERE
+
+
+NUMBERS = {
+    "embed": ("--out e.npy --data .", ["--side-px -1", "--side-px 0", "--side-px 1000000000", "--batch-size 0"]),
+    "prepare": ("--shards new --data .", ["--images-per-shard 0", "--images-per-shard -5", "--seed -1"]),
+    "predict": ("--out new --data .", ["--min-score 2", "--min-score -1", "--workers -1", "--workers 1000000000"]),
+    "visualize pca": ("--out new --images .", ["--side-px -1", "--side-px 1000000000", "--most 0", "--most 1000000"]),
+    "visualize slots": ("--out new --images .", ["--side-px -1", "--most -1"]),
+    "visualize attention": ("--out new --images .", ["--side-px -1", "--most -1"]),
+    "visualize correspondence": ("--out new --images .", ["--lines 0", "--most 0", "--side-px -8"]),
+    "visualize neighbours": ("--out new --images .", ["--count 0", "--count 1000000", "--batch-size -1"]),
+}
+
+
+@pytest.mark.parametrize(("verb", "options"), [(verb, one) for verb, (_, many) in NUMBERS.items() for one in many])
+def test_a_number_is_looked_at_before_anything_is_read_or_made(
+    verb: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [] if verb == "prepare" else ["--run", "nowhere"]
+    assert run_command([*verb.split(), *run, *NUMBERS[verb][0].split(), *options.split()]) == 2
+    shown = capsys.readouterr().err
+    assert re.fullmatch(rf"dovetail: {options.split()[0][2:].replace('-', '_')} is .*; it must be .*\.\n", shown), shown
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dovetail.data.decode import SUFFIXES, looks_like_image
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, counted
 
 HEAD_BYTES = 16
+OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # which every run's folder has after its first steps
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,18 @@ class Listing:
         images: Paths, sorted.
         others: How many other files there are of each suffix.
         num_folders: In it and below.
+        num_runs: Folders of pre-training runs below it, which are not entered.
     """
 
     images: list[str]
     others: Counter[str]
     num_folders: int
+    num_runs: int = 0
 
     def left_out(self) -> str:
-        """Return a sentence on the files that are not read; nothing where there is none."""
-        return left_out(self.others)
+        """Return sentences on the files and runs that are not read; nothing where there is none."""
+        runs = f"Left out: {counted(self.num_runs, 'folder')} of pre-training runs." if self.num_runs else ""
+        return "\n".join(filter(None, [left_out(self.others), runs]))
 
 
 def left_out(others: Counter[str], num_folders: int = 0) -> str:
@@ -41,23 +45,30 @@ def left_out(others: Counter[str], num_folders: int = 0) -> str:
 
 
 def list_images(folder: Path) -> Listing:
-    """Return the images in `folder` and below; hidden files are left out, links followed, loops of them walked once."""
+    """Return the images in `folder` and below; links are followed, loops of them walked once.
+
+    Left out are hidden files, and what lies in the folders of pre-training runs below it: embeddings and pictures that
+    are written into a run must not become its data.
+    """
     others: Counter[str] = Counter()
     images = []
     num_folders = 0
-    for entry in _walk(folder):
+    runs: list[str] = []
+    for entry in _walk(folder, runs):
         if _is_folder(entry):
             num_folders += 1
         elif _is_candidate(entry):
             images.append(entry.path)
         else:
             others[Path(entry.name).suffix.lower()] += 1
-    return Listing(sorted(images), others, num_folders)
+    return Listing(sorted(images), others, num_folders, len(runs))
 
 
-def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield every entry below `folder` that is not hidden; each real folder is entered once."""
-    waiting, seen = [os.fspath(folder)], set()
+def _walk(folder: Path, runs: list[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield every entry below `folder` that is not hidden; each real folder is entered once, and none of `runs`, which
+    are noted."""
+    root = os.fspath(folder)
+    waiting, seen = [root], set()
     while waiting:
         current = waiting.pop()
         status = os.stat(current)  # noqa: PTH116 (a Path for each of many folders)
@@ -70,6 +81,9 @@ def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
             raise DovetailError(
                 f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
             ) from error
+        if current != root and {entry.name for entry in entries} >= OF_A_RUN:
+            runs.append(current)
+            continue
         for entry in entries:
             if not entry.name.startswith("."):
                 yield entry

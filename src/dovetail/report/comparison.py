@@ -10,7 +10,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dovetail.errors import DovetailError
 from dovetail.pretraining import CONFIG, read_config
 from dovetail.report.history import History, Series, read_history
 from dovetail.report.plots import Plot, draw
@@ -18,6 +17,7 @@ from dovetail.report.score_plots import draw_score
 from dovetail.report.templating import filled, replace_file
 from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 from dovetail.transfer.results import Row, shown
+from dovetail.writing import writing
 
 
 def write_comparison(
@@ -45,11 +45,8 @@ def write_comparison(
         notes=notes,
         curves=[(plot.title, Markup(draw(plot, name=f"curve{number}"))) for number, plot in enumerate(curves)],
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, option="out"):
         replace_file(path, text)
-    except OSError as error:
-        raise DovetailError(f"Cannot write {path}: {error.strerror}; give another file with --out.") from None
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,14 +20,16 @@ from torch import Tensor
 from dovetail.data.decode import UnreadableError
 from dovetail.data.sources import ImageSource, open_source
 from dovetail.data.values import values_within
-from dovetail.errors import DovetailError
+from dovetail.durable import write_whole
+from dovetail.errors import DovetailError, tell
+from dovetail.locking import in_use
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
 from dovetail.transfer.features import Features
 from dovetail.transfer.machine import Machine, ahead, machine, normalised
-from dovetail.transfer.ranges import check_writable
+from dovetail.transfer.ranges import check_ranges, check_writable
 from dovetail.transfer.start import Source, source_of, values_of_run
-from dovetail.writing import writing
+from dovetail.writing import aside, writing
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -71,35 +74,49 @@ def embed(
         DovetailError: For another ending, a file that cannot be written, a run without weights, no readable photograph,
             or a map without a page.
     """
+    check_ranges({"side_px": side_px, "batch_size": batch_size})
     path = Path(out)
     if path.suffix not in (".npy", ".parquet"):
         raise DovetailError(f"{path} must end in .npy or .parquet; rename it.")
     if path.is_dir():
         raise DovetailError(f"{path} is a folder; name a file with --out.")
     check_writable(path.parent)
-    arrow = parquet_library() if path.suffix == ".parquet" else None
+    if path.suffix == ".parquet":
+        parquet_library()
     if data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
     page = None if page_map == "none" else page_for_map(run, page_map)
-    source = open_source(data)
-    if source.left_out:
-        print(source.left_out)
-    found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
-    names = [source.name(index) for index in found.indices]
-    with writing(path, option="out"):
-        if arrow is not None:
-            write_parquet(arrow, path, names, found.vectors)
-        else:
-            np.save(path, found.vectors)
-            path.with_suffix(".paths.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
-    count, width = found.vectors.shape
-    unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
-    print(f"{path}: {count} embeddings of {width} dimensions{unread}")
-    if page is not None and page_map != "none":
-        with values_within(values_of_run(run)):
-            shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
-        print(f"{page}: a map of {shown} photographs")
+    with in_use(path.parent, keep=False), pages_in_use(page):
+        source = open_source(data)
+        if source.left_out:
+            tell(source.left_out)
+        found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
+        write_embeddings(path, [source.name(index) for index in found.indices], found.vectors)
+        count, width = found.vectors.shape
+        unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
+        tell(f"{path}: {count} embeddings of {width} dimensions{unread}")
+        if page is not None and page_map != "none":
+            with values_within(values_of_run(run)):
+                shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
+            tell(f"{page}: a map of {shown} photographs")
     return path
+
+
+def pages_in_use(page: Path | None) -> AbstractContextManager[None]:
+    """Hold the run whose page gets a map; a run that goes on writes its page anew."""
+    return nullcontext() if page is None else in_use(page.parent, otherwise="leave --page-map out")
+
+
+def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32]) -> None:
+    """Write embeddings [N, D] and the names of their photographs into a .parquet file, or a .npy and a .json file."""
+    with writing(path, option="out"):
+        if path.suffix == ".parquet":
+            with aside(path) as fresh:
+                write_parquet(parquet_library(), fresh, names, vectors)
+        else:
+            with aside(path) as fresh, fresh.open("wb") as file:
+                np.save(file, vectors)
+            write_whole(path.with_suffix(".paths.json"), json.dumps(names, indent=0) + "\n")
 
 
 def embeddings_of(
@@ -110,8 +127,6 @@ def embeddings_of(
     Raises:
         DovetailError: For a run without weights, a batch of none, or no readable photograph.
     """
-    if batch_size < 1:
-        raise DovetailError(f"batch_size is {batch_size}; it must be at least 1.")
     weights = source_of(run, None, image_size=side_px)
     where = where or machine()
     model = Features(weights.network("all"))

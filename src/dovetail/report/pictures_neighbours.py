@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.errors import DovetailError
 from dovetail.report.embedding import embeddings_of
 from dovetail.report.pixels import photographs_in, thumbnail
 from dovetail.report.sheets import Sheet, rows_of, short
@@ -24,8 +23,6 @@ def neighbours_sheet(
     Raises:
         DovetailError: For fewer than two readable photographs.
     """
-    if most < 1 or count < 1:
-        raise DovetailError(f"most is {most} and count {count}; both must be at least 1.")
     source = photographs_in(images)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size)
     rows_of(found.indices, 2, "A sheet of neighbours")

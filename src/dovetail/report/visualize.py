@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from dovetail.data.values import values_within
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, tell
+from dovetail.locking import in_use
 from dovetail.networks.network import Network
 from dovetail.report.features import coloured, maps_of, shown_taps
 from dovetail.report.page import picture_side
@@ -19,6 +22,7 @@ from dovetail.report.pictures_slots import slot_sheet
 from dovetail.report.pixels import as_view, photographs_in, sample_squares, shown
 from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
+from dovetail.transfer.ranges import check_ranges
 
 
 class Photos(NamedTuple):
@@ -35,8 +39,6 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
         DovetailError: For no readable photograph, or a size that does not fit.
     """
     source = photographs_in(images)
-    if most < 1:
-        raise DovetailError(f"most is {most}; it must be at least 1.")
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
         raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
@@ -46,10 +48,16 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     return photos
 
 
+def pictures_in(asked: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Look at the numbers that a command was given, and hold its folder."""
+    check_ranges(asked)
+    return in_use(Path(asked["out"]), keep=False)
+
+
 def written(*paths: Path) -> list[Path]:
     """Print and return what was written."""
     for path in paths:
-        print(path)
+        tell(path)
     return list(paths)
 
 
@@ -87,21 +95,22 @@ def pca(
     Raises:
         DovetailError: For a folder without a run or photographs.
     """
-    restored = restore(run, model=as_module(model), init=init)
-    photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
-    taps = shown_taps(restored.after.taps, restored.recipe)
-    view = as_view(photos.squares, restored.recipe.views, restored.after)
-    before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
-    title = f"First three principal components, before and after {restored.steps} of {restored.options['method']}"
-    sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
-    for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
-        sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
-        for column, tap in enumerate(taps):
-            part = restored.after.taps[tap].part
-            for offset, (when, maps) in enumerate((("before", before[tap]), ("after", after[tap]))):
-                words = f"{part} {tap}, {when}\n{maps.share:.0%} of the variance" if row == 0 else ""
-                sheet.show(row, 1 + 2 * column + offset, maps.pictures[row], title=words)
-    return written(sheet.write(Path(out) / "pca.png"))
+    with pictures_in(locals()):
+        restored = restore(run, model=as_module(model), init=init)
+        photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
+        taps = shown_taps(restored.after.taps, restored.recipe)
+        view = as_view(photos.squares, restored.recipe.views, restored.after)
+        before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
+        title = f"First three principal components, before and after {restored.steps} of {restored.options['method']}"
+        sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
+        for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
+            sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
+            for column, tap in enumerate(taps):
+                part = restored.after.taps[tap].part
+                for offset, (when, maps) in enumerate((("before", before[tap]), ("after", after[tap]))):
+                    words = f"{part} {tap}, {when}\n{maps.share:.0%} of the variance" if row == 0 else ""
+                    sheet.show(row, 1 + 2 * column + offset, maps.pictures[row], title=words)
+        return written(sheet.write(Path(out) / "pca.png"))
 
 
 def _coloured(network: Network, view: Any, taps: list[str]) -> dict[str, Any]:
@@ -133,10 +142,11 @@ def slots(
     Raises:
         DovetailError: For a run without slots.
     """
-    restored = restore(run, model=as_module(model))
-    photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
-    sheets = slot_sheet(restored, photos.names, photos.squares)
-    return written(*(sheet.write(Path(out) / f"slots-{term}.png") for term, sheet in sheets.items()))
+    with pictures_in(locals()):
+        restored = restore(run, model=as_module(model))
+        photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
+        sheets = slot_sheet(restored, photos.names, photos.squares)
+        return written(*(sheet.write(Path(out) / f"slots-{term}.png") for term, sheet in sheets.items()))
 
 
 def attention(
@@ -164,12 +174,13 @@ def attention(
     Raises:
         DovetailError: For a model that is no ViT.
     """
-    restored = restore(run, model=as_module(model))
-    photos = photos_of(images, restored, most=most, side_px=side_px)
-    paths = [attention_sheet(restored, photos.names, photos.squares).write(Path(out) / "attention.png")]
-    if "queries" in restored.after.taps:
-        paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(out) / "queries.png"))
-    return written(*paths)
+    with pictures_in(locals()):
+        restored = restore(run, model=as_module(model))
+        photos = photos_of(images, restored, most=most, side_px=side_px)
+        paths = [attention_sheet(restored, photos.names, photos.squares).write(Path(out) / "attention.png")]
+        if "queries" in restored.after.taps:
+            paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(out) / "queries.png"))
+        return written(*paths)
 
 
 def correspondence(
@@ -204,19 +215,21 @@ def correspondence(
     Raises:
         DovetailError: For too few photographs.
     """
-    restored = restore(run, model=as_module(model), init=init)
-    if most < 1 or lines < 1:
-        raise DovetailError(f"most is {most} and lines {lines}; both must be at least 1.")
-    if between == "views":
-        with values_within(restored.options.get("value_range")):
-            sheets = list(view_pair(restored, photographs_in(images), most=most, lines=lines))
-    else:
-        photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)
-        rows_of(photos.names, 2, "A pair")
-        sheets = photograph_pair(restored, photos.names, photos.squares, lines=lines)
-    return written(
-        *(sheet.write(Path(out) / f"correspondence-{number:02d}.png") for number, sheet in enumerate(sheets, start=1))
-    )
+    with pictures_in(locals()):
+        restored = restore(run, model=as_module(model), init=init)
+        if between == "views":
+            with values_within(restored.options.get("value_range")):
+                sheets = list(view_pair(restored, photographs_in(images), most=most, lines=lines))
+        else:
+            photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)
+            rows_of(photos.names, 2, "A pair")
+            sheets = photograph_pair(restored, photos.names, photos.squares, lines=lines)
+        return written(
+            *(
+                sheet.write(Path(out) / f"correspondence-{number:02d}.png")
+                for number, sheet in enumerate(sheets, start=1)
+            )
+        )
 
 
 def neighbours(
@@ -246,5 +259,6 @@ def neighbours(
     Raises:
         DovetailError: For too few photographs.
     """
-    sheet = neighbours_sheet(run, images, most=most, count=count, side_px=side_px, batch_size=batch_size)
-    return written(sheet.write(Path(out) / "neighbours.png"))
+    with pictures_in(locals()):
+        sheet = neighbours_sheet(run, images, most=most, count=count, side_px=side_px, batch_size=batch_size)
+        return written(sheet.write(Path(out) / "neighbours.png"))

@@ -222,6 +222,10 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
     then = Settings.from_dict(state["settings"])
     for name in SAME_RUN:
         before, now = getattr(then, name), getattr(settings, name)
+        if before != now and name == "num_images":
+            raise DovetailError(
+                f"The run to resume had {before:,} images, now there are {now:,}; put back those that it began with."
+            )
         if before != now:
             raise DovetailError(
                 f"The run to resume had {name} {before}, now it is {now}; "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dovetail.data.sources import find_images, read_list
 from dovetail.data.values import values_within
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DovetailError, counted, tell
 from dovetail.locking import in_use
 from dovetail.transfer.augment import Augmentation
 from dovetail.transfer.detect import as_coco, detect
@@ -44,19 +44,20 @@ def predict(asked: Mapping[str, Any]) -> Path:
     folder, out = Path(asked["run"]), Path(asked["out"])
     check_ranges(asked)
     check_writable(out)
-    task = read_task(folder)
-    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    photos = photographs(Path(asked["data"]))
-    check_apart(out, targets(task, photos), [Path(asked["data"]), *photos.paths])
-    with in_use(out), values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
-        if task.task == "segment":
-            segment(task, folder, photos, out, where, advance)
-        elif task.task == "detect":
-            detections(task, folder, photos, out, where, advance, asked["min_score"])
-        else:
-            classify(task, folder, photos, out, where, advance)
-    left_out = write_unread(photos, out)
-    print(f"{counted(len(photos.read), 'photograph')}, predictions in {out}{left_out}")
+    with in_use(out, keep=False):
+        task = read_task(folder)
+        where = machine(asked["accelerator"], asked["precision"], asked["workers"])
+        photos = photographs(Path(asked["data"]))
+        check_apart(out, targets(task, photos), [Path(asked["data"]), *photos.paths])
+        with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
+            if task.task == "segment":
+                segment(task, folder, photos, out, where, advance)
+            elif task.task == "detect":
+                detections(task, folder, photos, out, where, advance, asked["min_score"])
+            else:
+                classify(task, folder, photos, out, where, advance)
+        left_out = write_unread(photos, out)
+    tell(f"{counted(len(photos.read), 'photograph')}, predictions in {out}{left_out}")
     return out
 
 
@@ -111,7 +112,7 @@ def photographs(data: Path) -> Photographs:
         listing, base = find_images(data), data
         found = listing.images
         if others := listing.left_out():
-            print(others)
+            tell(others)
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:

@@ -1,4 +1,4 @@
-"""What numbers the options of `evaluate`, `finetune` and `predict` may have; one table for all of them."""
+"""What numbers the options of all verbs but `pretrain` may have; one table for all of them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ class Range:
 
 
 MOST_SIDE_PX = 1 << 14
+MOST_PICTURES = 200  # rows or columns of a sheet, whose pixels have a limit
 COUNT, NOT_NEGATIVE, SHARE = Range(1, most=1 << 40), Range(0), Range(0, 1, above=True)
 RANGES: Mapping[str, Range] = {
     "batch_size": Range(1, most=1 << 20),
     **dict.fromkeys(("blocks", "classes", "epochs", "k", "memory", "radius", "seeds", "steps"), COUNT),
+    **dict.fromkeys(("images_per_shard", "lines", "proposals"), COUNT),
+    **dict.fromkeys(("count", "most"), Range(1, most=MOST_PICTURES)),
     **dict.fromkeys(("auxiliary_weight", "cutmix", "encoder_lr_scale", "mixup"), NOT_NEGATIVE),
     **dict.fromkeys(("clusters", "seed", "warmup_steps", "weight_decay"), NOT_NEGATIVE),
     **dict.fromkeys(("labels", "lr", "temperature"), Range(0, above=True, most=1e6)),
@@ -48,6 +51,8 @@ RANGES: Mapping[str, Range] = {
     "crop_size": Range(32, most=MOST_SIDE_PX),
     "ignore_index": Range(-1, 65_535),
     "image_size": Range(16, most=MOST_SIDE_PX),
+    "workers": Range(0, most=4096),
+    "side_px": Range(8, most=MOST_SIDE_PX),
     "label_smoothing": Range(0, 0.999),
     "randaugment": Range(0, 10),
 }
