@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import dovetail.job  # noqa: F401 - imported before the forks
+import dovetail.run.pretrain  # noqa: F401 - imported before the forks
 from dovetail.cli import main as run_command
 
 Moment = Literal["any time", "training", "checkpoint write"]

@@ -30,8 +30,9 @@ import dovetail
 from benchmarks.probe import ProbeData, probe, probe_groups
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.build import build_network
-from dovetail.pretraining import pretrain
+from dovetail.options import option_infos
 from dovetail.recipes.table import options_of
+from dovetail.run.options import PretrainOptions
 
 Values = dict[str, Any]
 """Of one arm: a value for each varied option, by its dotted name."""
@@ -113,7 +114,7 @@ def with_values(base: Mapping[str, Any], arm: Values) -> dict[str, Any]:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise `DovetailError` for an option that neither `pretrain` nor the method's recipe has."""
-    known = set(pretrain.__kwdefaults__ or {}) - {"out", "seed", "resume", "overwrite"}
+    known = set(option_infos(PretrainOptions)) - {"out", "seed", "resume", "overwrite"}
     for option in options:
         if option not in known:
             raise unknown_name("option of a sweep's runs", option, sorted(known))

@@ -23,7 +23,7 @@ BLOCK = re.compile(r"<!-- (options|expected) ([\w.+-]+) -->\n(.*?)<!-- end -->",
 
 def options_table(method: str) -> str:
     """Return the table of a method's options; of a transformer ("adclr", "decon"), its own ones only."""
-    from dovetail.cli import docstring_helps
+    from dovetail.parsing import docstring_helps
     from dovetail.recipes.presets import SHORT_ADCLR, SHORT_DECON, SMALL, short_options
     from dovetail.recipes.table import options_of, parse, part, parts_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from dovetail.cli import VERBS, Verb, run
+from dovetail.options import options_class, takes
 
 PRETRAIN = [
     "accelerator",
@@ -79,11 +79,10 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
 
 def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
     """Return a command's function that only notes what it was called with."""
-    function = verb.load()
 
-    @functools.wraps(function)
-    def noted(**options: Any) -> None:
-        given.append({name: value for name, value in options.items() if name != "from_file"})
+    @takes(options_class(verb.load()))
+    def noted(options: Any) -> None:
+        given.append({name: getattr(options, name) for name in options.named})
 
     return noted
 

@@ -20,7 +20,8 @@ from dovetail.recipe import Recipe, SameHead, Tap
 from dovetail.recipes.table import build, options_of
 from dovetail.recipes.table import examples as methods
 from dovetail.schedules import Moment, value_at
-from dovetail.train.defaults import Settings, Wishes, resolve
+from dovetail.train.defaults import Settings, resolve
+from dovetail.train.options import EngineOptions
 from tests.tiny import CNN, VIT
 
 MODELS = (CNN, VIT, "timm/test_resnet", "timm/test_vit", "timm/test_convnext+fcn")
@@ -137,22 +138,22 @@ def test_thousands_of_configurations_build_or_give_a_sentence(configuration: tup
     check(configuration)
 
 
-def wishes() -> st.SearchStrategy[Wishes]:
-    """Any wishes of the right types."""
-    hints = typing.get_type_hints(Wishes)
+def wishes() -> st.SearchStrategy[dict[str, Any]]:
+    """Any options of the engine, of the right types."""
+    hints = typing.get_type_hints(EngineOptions)
     parts = {name: values(hint) for name, hint in hints.items() if name not in ("accelerator", "devices", "strategy")}
     known = {name: one for name, one in parts.items() if one is not None}
-    return st.fixed_dictionaries({}, optional=known).map(lambda given: Wishes(accelerator="cpu", **given))
+    return st.fixed_dictionaries({}, optional=known)
 
 
 _RECIPE: list[Recipe] = []
 
 
-def check_wishes(wish: Wishes, images: int) -> None:
+def check_wishes(wish: dict[str, Any], images: int) -> None:
     if not _RECIPE:
         _RECIPE.append(build("slotcon", taps_of(CNN), {}))
     try:
-        settings = resolve(_RECIPE[0], wish, num_images=images)
+        settings = resolve(_RECIPE[0], EngineOptions(accelerator="cpu", **wish), num_images=images)
     except DovetailError as error:
         check_sentence(str(error))
         return
@@ -166,14 +167,14 @@ def check_wishes(wish: Wishes, images: int) -> None:
 
 @given(wishes(), st.integers(1, 5000))
 @QUICK
-def test_any_wishes_give_settings_or_a_sentence(wish: Wishes, images: int) -> None:
+def test_any_wishes_give_settings_or_a_sentence(wish: dict[str, Any], images: int) -> None:
     check_wishes(wish, images)
 
 
 @pytest.mark.slow
 @given(wishes(), st.integers(1, 5000))
 @THOROUGH
-def test_thousands_of_wishes_give_settings_or_a_sentence(wish: Wishes, images: int) -> None:
+def test_thousands_of_wishes_give_settings_or_a_sentence(wish: dict[str, Any], images: int) -> None:
     check_wishes(wish, images)
 
 

@@ -24,9 +24,10 @@ import yaml
 from PIL import Image
 
 import dovetail
-from dovetail.cli import VERBS, command_in, make_parser, run, underscored
+from dovetail.cli import command_in, parser_of, run
 from dovetail.networks.build import build_network
 from dovetail.networks.network import deepest_encoder_tap, finest_decoder_tap
+from dovetail.parsing import underscored
 from dovetail.recipes.table import METHODS, options_of
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights import save_exported
@@ -164,13 +165,13 @@ def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         name = command_in(arguments)
         assert name is not None, call
         rest = [underscored(argument) for argument in arguments[len(name.split()) :]]
-        make_parser(name, VERBS[name], VERBS[name].load(), rest).parse_args(rest)
+        parser_of(name, rest).parse_args(rest)
 
 
 def test_a_wrong_command_does_not_parse() -> None:
     rest = ["--run", "a", "--to", "b.pt", "--formt", "smp"]
     with pytest.raises(dovetail.DovetailError, match="--format"):
-        make_parser("export", VERBS["export"], VERBS["export"].load(), rest).parse_args(rest)
+        parser_of("export", rest).parse_args(rest)
 
 
 def anchors(page: Path) -> set[str]:

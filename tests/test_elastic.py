@@ -16,10 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dovetail
 from dovetail.data.order import StepSampler
-from dovetail.elastic import share_batch, shared_anew
 from dovetail.errors import DovetailError
-from dovetail.pretraining import pretrain, resumed, write_config
+from dovetail.run.elastic import share_batch, shared_anew
+from dovetail.run.folder import write_config
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resume import defaults, resumed
 from tests.data.photos import folder_of
 
 RUN = {"batch_size": 32, "accumulate": 1, "devices": 8, "num_nodes": 2}
@@ -55,16 +58,15 @@ def test_the_batch_of_a_step_stays(asked: dict[str, int], expected: tuple[int, i
     found = shared_anew(RUN, asked, RUN | asked)
     assert (found["batch_size"], found["accumulate"]) == expected
     every: dict[str, Any] = {
-        **pretrain.__kwdefaults__,
+        **defaults(),
         "data": "photos",
         "model": "timm/resnet50",
         "out": str(tmp_path),
     }
-    every = {name: value for name, value in every.items() if name not in ("resume", "overwrite")}
     write_config(tmp_path, every | RUN)
-    options = resumed(every | asked, tmp_path, named=asked.keys())
-    assert (options["batch_size"], options["accumulate"]) == expected
-    assert (options["devices"], options["num_nodes"]) == (asked.get("devices", 8), asked.get("num_nodes", 2))
+    options = resumed(PretrainOptions.given(asked), tmp_path)
+    assert (options.batch_size, options.accumulate) == expected
+    assert (options.devices, options.num_nodes) == (asked.get("devices", 8), asked.get("num_nodes", 2))
 
 
 def test_options_that_are_no_numbers_are_left_to_others() -> None:
@@ -127,7 +129,7 @@ def test_a_run_of_one_process_goes_on_with_two_from_the_command_line(tmp_path: P
         "log_every_steps": 1,
         "recipe": {"hidden": 16, "dim": 8, "prototypes": 6},
     }
-    pretrain(**options, out=tmp_path / "whole")
+    dovetail.pretrain(**options, out=tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     checkpoints = tmp_path / "cut" / "checkpoints"
     shutil.copy(checkpoints / "epoch-0001.ckpt", checkpoints / "last.ckpt")

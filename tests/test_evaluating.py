@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from pathlib import Path
@@ -11,9 +10,10 @@ import pytest
 import torch
 
 import dovetail
-from dovetail.cli import VERBS, docstring_helps
+from dovetail.cli import VERBS
 from dovetail.cli import run as run_command
 from dovetail.networks.build import build_network
+from dovetail.options import option_infos, options_class
 from dovetail.transfer import ranges
 from dovetail.transfer.features import Features
 from tests.transfer.pictures import class_folder, exported_run
@@ -154,10 +154,9 @@ def test_every_option_is_explained(name: str, capsys: pytest.CaptureFixture[str]
     assert ended.value.code == 0
     text = capsys.readouterr().out
     verb = VERBS[name]
-    helps = docstring_helps(verb.load())
-    for option in inspect.signature(verb.load()).parameters:
+    for option, info in option_infos(options_class(verb.load())).items():
         assert f"--{option.replace('_', '-')}" in text
-        assert helps[option].split()[0] in text
+        assert info.help.split()[0] in text
 
 
 def test_groups_have_an_overview(capsys: pytest.CaptureFixture[str]) -> None:

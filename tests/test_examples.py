@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.cli import VERBS, make_parser, underscored
+from dovetail.cli import parser_of
+from dovetail.parsing import underscored
 from dovetail.train.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_the_script_calls_what_there_is(image: str, tmp_path: Path) -> None:
     before = ["apptainer", "exec", "--nv", image] if image else []
     assert call[: len(before) + 2] == [*before, "dovetail", "pretrain"]
     rest = [underscored(argument) for argument in call[len(before) + 2 :]]
-    parsed = make_parser("pretrain", VERBS["pretrain"], VERBS["pretrain"].load(), rest).parse_args(rest)
+    parsed = parser_of("pretrain", rest).parse_args(rest)
     assert (parsed.data, parsed.devices, parsed.num_nodes, parsed.workers) == ("my shards", 4, 3, 5)
 
 

@@ -189,7 +189,7 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_before_it_had_a_config_can_start_again(photos: Path, tmp_path: Path) -> None:
-    from dovetail.pretraining import LEFTOVERS, check_out
+    from dovetail.run.folder import LEFTOVERS, check_out
 
     for name in LEFTOVERS:
         (tmp_path / name).write_text("half")

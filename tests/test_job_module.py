@@ -14,8 +14,8 @@ import torchvision
 from torch import nn
 
 import dovetail
-from dovetail.job import network_for
-from dovetail.pretraining import default_of, pretrain
+from dovetail.run.network import network_for
+from dovetail.run.options import PretrainOptions
 from tests.data.photos import folder_of
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
@@ -84,6 +84,5 @@ def test_a_module_given_in_python_is_not_changed(
 def test_a_module_that_cannot_be_copied_gets_a_sentence() -> None:
     module = Own()
     module.scale = torch.ones(3, requires_grad=True) * 2  # no leaf, which torch does not copy
-    asked = {name: default_of(name) for name in pretrain.__kwdefaults__ or {}}
     with pytest.raises(dovetail.DovetailError, match="The Own cannot be copied, and training must not change yours"):
-        network_for(asked | {"model": module, "encoder": "encoder", "decoder": "decoder"})
+        network_for(PretrainOptions(model=module, encoder="encoder", decoder="decoder"))

@@ -26,8 +26,8 @@ from dovetail.cli import run as run_command
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 from dovetail.locking import LOCK, in_use
-from dovetail.pretraining import COPY, read_config
 from dovetail.report.history import read_history
+from dovetail.run.folder import COPY, read_config
 
 OPTIONS: dict[str, Any] = {
     "model": "timm/test_resnet+fpn",

@@ -13,9 +13,10 @@ from PIL import Image
 
 from dovetail.cli import run
 from dovetail.networks.build import build_network
-from dovetail.pretraining import pretrain
+from dovetail.options import option_infos
 from dovetail.recipe import Recipe
 from dovetail.recipes.table import METHODS, build, options_of, parse
+from dovetail.run.options import PretrainOptions
 from tests.recipes.published import PUBLISHED
 from tests.tiny import tiny_model, tiny_options
 
@@ -65,7 +66,7 @@ def test_the_header_says_what_is_expected_assumed_and_unknown(path: Path) -> Non
 def test_options_are_exactly_known_and_of_their_type(path: Path) -> None:
     content = read(path)
     assert set(content) - {"drop_path", "freeze_encoder_epochs"} == KEYS
-    assert set(content) <= set(pretrain.__kwdefaults__ or {})
+    assert set(content) <= option_infos(PretrainOptions).keys()
     assert content["preset"] == "paper"
     unknown = set(content["recipe"]) - set(options_of(content["method"]))
     assert not unknown

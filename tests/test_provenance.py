@@ -14,8 +14,10 @@ import yaml
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
-from dovetail.pretraining import pretrain_given
+from dovetail.options import body
 from dovetail.report.restored import restore
+from dovetail.run.options import PretrainOptions
+from dovetail.run.pretrain import pretrain
 from tests.data.tars import shards_of
 from tests.loopback import Loopback, serving
 
@@ -177,7 +179,7 @@ def test_no_file_sends_readings_elsewhere(
     attacked: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("dovetail.job.extra_loggers", lambda names, out: asked.append(names) or [])
+    monkeypatch.setattr("dovetail.run.pretrain.extra_loggers", lambda names, out: asked.append(names) or [])
     assert attacked({"data": str(shards), "loggers": ["wandb", "mlflow"]}) == 2
     assert "add --loggers wandb mlflow." in capsys.readouterr().err
     assert asked == []
@@ -278,6 +280,6 @@ def test_what_came_from_a_file_is_told_by_name(shards: Path, tmp_path: Path) -> 
     with serving(shards) as server:
         given = {**OPTIONS, "out": tmp_path / "run", "data": f"{server.url}/photos-{{000..001}}.tar"}
         with pytest.raises(DovetailError, match="comes from a config file"):
-            pretrain_given(from_file=["data"], **given)
+            body(pretrain)(PretrainOptions.given(given, from_file=["data"]))
         assert server.requests == []
-        assert pretrain_given(**given).finished
+        assert pretrain(**given).finished

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
     from dovetail.loading import load, load_into
     from dovetail.predicting import predict
-    from dovetail.pretraining import Run, pretrain
     from dovetail.report.embedding import embed
+    from dovetail.run.folder import Run
+    from dovetail.run.pretrain import pretrain
     from dovetail.weights import MatchReport
 
 __version__ = "0.1.0"
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DovetailError": "dovetail.errors",
     "MatchReport": "dovetail.weights",
-    "Run": "dovetail.pretraining",
+    "Run": "dovetail.run.folder",
     "embed": "dovetail.report.embedding",
     "evaluate_dense": "dovetail.evaluating",
     "evaluate_knn": "dovetail.evaluating",
@@ -42,7 +43,7 @@ _PUBLIC = {
     "load": "dovetail.loading",
     "load_into": "dovetail.loading",
     "predict": "dovetail.predicting",
-    "pretrain": "dovetail.pretraining",
+    "pretrain": "dovetail.run.pretrain",
 }
 
 __all__ = [

@@ -5,50 +5,42 @@ Heavy imports happen inside the verbs, so that `dovetail --help` answers at once
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import inspect
-import itertools
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from dovetail import __version__
 from dovetail.errors import DovetailError, printable, unknown_name
+from dovetail.options import body, options_class
+from dovetail.parsing import make_parser, underscored
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: where its function is, what it does in one line, and what to do with its result."""
+    """A command: where its function is, and what it does in one line."""
 
     module: str
     function: str
     summary: str
-    positional: tuple[str, ...] = ()
-    has_recipe: bool = False
-    called: str = ""  # instead of the function, with the options that were named
+    reads_config: bool = False
 
-    def load(self, function: str = "") -> Callable[..., Any]:
-        """Return the function, or another one of its module, which is imported."""
-        found: Callable[..., Any] = getattr(importlib.import_module(self.module), function or self.function)
+    def load(self) -> Callable[..., Any]:
+        """Return the function, importing its module."""
+        found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return found
 
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(
-        "dovetail.pretraining",
-        "pretrain",
-        "pre-train a model on a folder of unlabelled images",
-        has_recipe=True,
-        called="pretrain_given",
+        "dovetail.run.pretrain", "pretrain", "pre-train a model on a folder of unlabelled images", reads_config=True
     ),
     "prepare": Verb("dovetail.preparing", "prepare", "write photographs as WebDataset shards"),
     "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
-    "show": Verb("dovetail.showing", "show", "print a method's expanded recipe", ("method",), has_recipe=True),
+    "show": Verb("dovetail.showing", "show", "print a method's expanded recipe"),
     "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),
     "evaluate linear": Verb("dovetail.evaluating", "evaluate_linear", "train a linear classifier on frozen features"),
     "evaluate dense": Verb("dovetail.evaluating", "evaluate_dense", "measure frozen maps on labelled pixels"),
@@ -64,9 +56,9 @@ VERBS: dict[str, Verb] = {
     "finetune detect": Verb("dovetail.finetuning", "finetune_detect", "fine-tune for detection and instances"),
     "finetune segment": Verb("dovetail.finetuning", "finetune_segment", "fine-tune for semantic segmentation"),
     "predict": Verb("dovetail.predicting", "predict", "write a fine-tuned run's predictions for photographs"),
-    "compare": Verb("dovetail.comparing", "compare", "print the results of several runs side by side", ("results",)),
+    "compare": Verb("dovetail.comparing", "compare", "print the results of several runs side by side"),
     "methods": Verb("dovetail.showing", "methods", "list the methods"),
-    "models": Verb("dovetail.showing", "models", "list the models", ("pattern",)),
+    "models": Verb("dovetail.showing", "models", "list the models"),
 }
 
 
@@ -138,29 +130,38 @@ def overview(group: str = "") -> str:
 
 
 def call(name: str, arguments: list[str]) -> int:
-    """Parse a command's options and call its function."""
-    verb = VERBS[name]
-    function = verb.load()
+    """Parse a command's options and call its function with those that were named."""
+    function = VERBS[name].load()
+    options = options_class(function)
     arguments = [underscored(argument) for argument in arguments]
-    parser = make_parser(name, verb, function, arguments)
+    parser = parser_of(name, arguments)
     parser.parse_args(arguments)  # with every default, as --print-config writes them
     # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
     given = parser.parse_args(arguments, defaults=False).as_dict()
     whole = given.get("preset") == "paper" or is_of_a_run(arguments)
+    from_file: list[str] = []
     if given.pop("config", None):
-        typed = make_parser(name, verb, function, arguments, reads_config=False)
-        given, given["from_file"] = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
+        typed = make_parser(name, options, arguments, config="named")
+        given, from_file = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
-    result = verb.load(verb.called)(**given)
+    result = body(function)(options.given(given, from_file=from_file))
     if isinstance(result, str):
         print(result)
     return 0
 
 
+def parser_of(name: str, arguments: list[str]) -> Any:
+    """Return the parser of a command; the command line says whose recipe its options are of."""
+    verb = VERBS[name]
+    description = verb.summary[0].upper() + verb.summary[1:] + "."
+    config: Literal["read", "none"] = "read" if verb.reads_config else "none"
+    return make_parser(name, options_class(verb.load()), arguments, description=description, config=config)
+
+
 def is_of_a_run(arguments: list[str]) -> bool:
     """Return whether the config file that arguments name was written by a run, whose options are complete."""
-    from dovetail.pretraining import OF_A_RUN
+    from dovetail.run.folder import OF_A_RUN
 
     for index, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
@@ -200,193 +201,6 @@ def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[s
             and not (option == "image_size" and option in named)
         )
     }
-
-
-def make_parser(
-    name: str, verb: Verb, function: Callable[..., Any], arguments: list[str], *, reads_config: bool = True
-) -> Any:
-    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`.
-
-    Without `reads_config` it takes --config for a name and leaves the file alone: what it parses was typed.
-    """
-    import jsonargparse
-
-    class Parser(jsonargparse.ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise DovetailError(explain(message, known_options(self)))
-
-        def format_help(self, formatter: Any = None) -> str:
-            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
-
-    positional = positional_values(verb, arguments)
-    parser = Parser(prog=f"dovetail {name}", description=(inspect.getdoc(function) or "").split("\n\n")[0])
-    if verb.has_recipe and name != "show":
-        action = "config" if reads_config else "append"
-        parser.add_argument("--config", action=action, help="YAML file with any of these options")
-    signature = inspect.signature(function).parameters
-    helps = docstring_helps(function)
-    for option in verb.positional:
-        count = "*" if signature[option].annotation.startswith("list[") else "?"
-        parser.add_argument(option, type=str, nargs=count, default=signature[option].default, help=helps[option])
-    plain = [option for option, parameter in signature.items() if parameter.annotation in ("Any", "bool")]
-    for option in plain:  # modules and datasets have names here; switches take no value
-        how = {"action": "store_true"} if signature[option].annotation == "bool" else {"type": str, "default": None}
-        parser.add_argument(f"--{option}", help=helps[option], **how)
-    several = {name: SEVERAL[one.annotation] for name, one in signature.items() if one.annotation in SEVERAL}
-    for option, kind in several.items():
-        if option not in verb.positional:
-            default = signature[option].default
-            parser.add_argument(f"--{option}", type=kind, nargs="+", default=list(default), help=helps[option])
-    parser.add_function_arguments(function, skip={"recipe", *verb.positional, *plain, *several}, as_group=False)
-    if verb.has_recipe:
-        add_recipe_options(parser, positional.get("method") or method_in(arguments, signature["method"].default))
-    return parser
-
-
-# Options that take several values: `--k 10 20`.
-SEVERAL: dict[str, type] = {"list[int]": int, "list[float]": float, "list[str]": str}
-OPTION = r"(?<![\w-])--[a-z][\w.-]*"
-
-
-def underscored(argument: str) -> str:
-    """Return `--max-steps` as `--max_steps`, the name of the function's parameter; a value after `=` stays."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def hyphened(option: str) -> str:
-    """Return `--max_steps` as users write it."""
-    return option.replace("_", "-")
-
-
-def positional_values(verb: Verb, arguments: list[str]) -> dict[str, str]:
-    """Return the first positional argument by name, as far as it can be told before parsing.
-
-    The word after an option is taken for its value: only --help has none, where this matters.
-    """
-    values = [
-        argument
-        for before, argument in itertools.pairwise(["", *arguments])
-        if not argument.startswith("-") and (not before.startswith("--") or "=" in before or before == "--help")
-    ]
-    return dict(zip(verb.positional, values[:1], strict=False))
-
-
-def method_in(arguments: list[str], default: Any) -> str:
-    """Return the method that the command line or its YAML file names."""
-    method = default if isinstance(default, str) else "decon-sl"
-    for index, argument in enumerate(arguments):
-        key, equals, value = argument.partition("=")
-        following = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
-        if key == "--config":
-            method = method_in_file(following) or method
-        if key == "--method":
-            return following
-    return method
-
-
-def method_in_file(path: str) -> str | None:
-    """Return the method that a YAML file names."""
-    from pathlib import Path
-
-    from dovetail.options_file import read_options_file
-
-    content = read_options_file(Path(path))
-    if not isinstance(content, dict):
-        raise DovetailError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
-    method = content.get("method")
-    return method if isinstance(method, str) else None
-
-
-def check_options(options: dict[str, Any], where: str) -> None:
-    """Raise `DovetailError` for options of `pretrain`, read from a file, of names or kinds that it does not have."""
-    method = options.get("method", "decon-sl")
-    if not isinstance(method, str):
-        raise DovetailError(f"{where}: method is {method!r}; it must be text.")
-    if not isinstance(options.get("recipe") or {}, dict):
-        raise DovetailError(f"{where}: recipe is {options['recipe']!r}; it must be NAME: VALUE for each option.")
-    verb = VERBS["pretrain"]
-    try:
-        parser = make_parser("pretrain", verb, verb.load(), ["--method", method])
-        parser.parse_object({name: value for name, value in options.items() if value is not None}, defaults=False)
-    except DovetailError as error:
-        raise DovetailError(f"{where}: {error}") from None
-    except Exception as error:  # values of no kind that the parser expects make it raise almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DovetailError(f"{where} cannot be read: {reason}.") from error
-
-
-def add_recipe_options(parser: Any, method: str) -> None:
-    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
-    from dovetail.recipes.table import options_of, parse, parts_of
-
-    helps: dict[str, str] = {}
-    for part in parts_of(parse(method)).values():
-        own = docstring_helps(part.function)
-        helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
-    for option, parameter in options_of(method).items():
-        parser.add_argument(
-            f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")
-        )
-
-
-def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the text on each parameter in a function's docstring."""
-    text = inspect.getdoc(function) or ""
-    found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
-    return {name: " ".join(words.split()) for name, words in found}
-
-
-def known_options(parser: Any) -> list[str]:
-    """Return a parser's option names, with their dashes."""
-    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-
-
-def explain(message: str, known: list[str]) -> str:
-    """Return a parser's message as one sentence, with the nearest option for a wrong one."""
-    message = " ".join(message.split())
-    value = wrong_value(message)
-    if value is not None:
-        return value
-    lacking = re.search(r"argument (--\w+): expected (?:one|at least one) argument", message)
-    if lacking:
-        return f"{hyphened(lacking[1])} needs a value; see --help."
-    wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
-    if not wrong:
-        return message.rstrip(".") + "."
-    name = wrong.group(1) or "--" + wrong.group(2)
-    return f"There is no option {hyphened(name)!r}; {hint_for(name.split('=')[0], known)}"
-
-
-def hint_for(option: str, known: list[str]) -> str:
-    """Return whose option a wrong one is: of other methods, else the nearest of the known ones."""
-    from dovetail.recipes.table import methods_with
-
-    others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
-    if others:
-        return f"it belongs to other methods: {others}."
-    close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-    return f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
-
-
-KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
-
-
-def wrong_value(message: str) -> str | None:
-    """Return a parser's message on a value of another kind in words; None for other messages and other kinds."""
-    found = re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*?) (?:Got|Given) value: (.*?)\.?$', message)
-    if not found:
-        return None
-    name, kinds, value = found.groups()
-    classes = re.findall(r"<class '(\w+)'>", kinds.partition("Errors:")[0])
-    choices = re.findall(r"'([^']*)'|(\d+)", " ".join(re.findall(r"Literal\[(.*?)\]", kinds.partition("Errors:")[0])))
-    words = [KINDS[one] for one in classes if one in KINDS] + [text or number for text, number in choices]
-    if not words or not set(classes) <= KINDS.keys() | {"NoneType"}:
-        return None
-    listed = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-    return f"{hyphened('--' + name)} is {value}; it must be {listed}."
 
 
 if __name__ == "__main__":

@@ -8,27 +8,22 @@ place that would act, which asks whether the option was typed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from dovetail.errors import DovetailError
+from dovetail.options import Options
 
 TYPED_ONLY = ("out", "overwrite", "resume")
 
 
-def refuse_decided_in_file(options: Mapping[str, Any], from_file: Collection[str], defaults: Mapping[str, Any]) -> None:
-    """Raise `DovetailError` where a file decides what only the command line may.
-
-    Args:
-        options: Values by the name of the option.
-        from_file: Options whose values a file gave, and the command line did not.
-        defaults: Of the options; a file may name these.
-    """
+def refuse_decided_in_file(options: Options) -> None:
+    """Raise `DovetailError` where a config file decides what only the command line may; it may name the defaults."""
     for name in TYPED_ONLY:
-        if name in from_file and options[name] != defaults[name]:
+        value = getattr(options, name, None)
+        if name in options.from_file and value != options.default_of(name):
             raise DovetailError(
                 f"The config file names {name}, which only the command line may decide; remove it from the file and "
-                f"add {typed_again(name, options[name])}."
+                f"add {typed_again(name, value)}."
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from dovetail.cli import docstring_helps
+from dovetail.parsing import docstring_helps
 from dovetail.recipe import Recipe
 from dovetail.recipes.shared import with_options_of
 

@@ -33,7 +33,7 @@ def settings(**changes: Any) -> Settings:
         accumulate=1,
         epochs=2,
         steps_per_epoch=3,
-        peak_lr=0.05,
+        lr=0.05,
         precision="32-true",
         workers=0,
         log_every_steps=2,

@@ -25,7 +25,7 @@ from tests.train.runs import run, settings
 
 def readings(out: Path, learner: Learner, lr: float, name: str) -> tuple[list[float], str]:
     """Train for twelve steps, and return one number of each step and the log."""
-    chosen = settings(epochs=4, peak_lr=lr, log_every_steps=1)
+    chosen = settings(epochs=4, lr=lr, log_every_steps=1)
     run(out, chosen, learner=learner)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line[name]["cls"] for line in lines], (out / "train.log").read_text()

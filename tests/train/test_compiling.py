@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dovetail.errors import DovetailError
-from dovetail.pretraining import pretrain
 from dovetail.recipes.table import examples
+from dovetail.run.pretrain import pretrain
 from dovetail.train.compiling import compiled
 from dovetail.train.learner import Learner
 from dovetail.weights import load

@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dovetail.pretraining import CONFIG, read_config
 from dovetail.report.history import History, Series, read_history
 from dovetail.report.plots import Plot, draw
 from dovetail.report.score_plots import draw_score
 from dovetail.report.templating import filled, replace_file
+from dovetail.run.folder import CONFIG, read_config
 from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 from dovetail.transfer.results import Row, shown
 from dovetail.writing import writing

@@ -32,6 +32,8 @@ from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, sample_squar
 from dovetail.report.plots import Plot, draw
 from dovetail.report.sample import PHOTOGRAPHS, Example, draw_sample, overlap_in_words
 from dovetail.report.templating import filled, replace_file
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resolve import kept_options
 from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Subject:
     """
 
     folder: Path
-    options: Mapping[str, Any]
+    options: PretrainOptions
     recipe: Recipe
     recipe_text: str
     source: ImageSource
@@ -122,7 +124,7 @@ class Page:
         contents = history.content_verdicts(subject.total_steps)
         return filled(
             "report.html.j2",
-            title=f"{subject.options['method']} on {model_name(subject.options)}",
+            title=f"{subject.options.method} on {model_name(subject.options)}",
             state=state,
             written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             step=history.last.get("step", 0),
@@ -138,14 +140,14 @@ class Page:
             photographs=[jpeg_uri(shown(one)) for one in self.photographs],
             extras=[section(extra) for extra in extras],
             loading=subject.loading,
-            options={name: words_of(value) for name, value in subject.options.items()},
+            options={name: words_of(value) for name, value in kept_options(subject.options).items()},
             recipe_text=subject.recipe_text,
         )
 
 
 def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[Example], list[str], list[Tensor]]:
     """Return the sample's views, and names and squares of photographs; none where one of them hangs or crashes."""
-    seed = int(subject.options["seed"])
+    seed = int(subject.options.seed)
     read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, side_px)
     try:
         return apart(read, seconds=SAMPLE_SECONDS)
@@ -180,9 +182,9 @@ def taps_in_use(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(term.tap for term in recipe.terms))
 
 
-def model_name(options: Mapping[str, Any]) -> str:
+def model_name(options: PretrainOptions) -> str:
     """Return the model's name; a module that was given in Python is named by its class."""
-    model = options["model"]
+    model = options.model
     return model if isinstance(model, str) else type(model).__name__
 
 
@@ -190,12 +192,12 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     """Return what was run, in words."""
     options, source = subject.options, subject.source
     millions = sum(value.numel() for value in network.parameters()) / 1e6
-    data = options["data"]
+    data = options.data
     skipped = history.last.get("skipped_steps", 0)
     named = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     return {
         "model": f"{model_name(options)}, {millions:.1f} million parameters",
-        "method": f"{options['method']}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
+        "method": f"{options.method}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
         "data": f"{named}, {counted(source.num_images, 'image')}, {unreadable(subject.folder)}",
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
@@ -203,7 +205,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
         **({"skipped": f"{counted(skipped, 'step')}, which gave no finite number"} if skipped else {}),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "machine": machine(str(options["accelerator"]), str(options["precision"])),
+        "machine": machine(str(options.accelerator), str(options.precision)),
     }
 
 
@@ -225,9 +227,9 @@ def views_in_words(recipe: Recipe) -> str:
     return ", ".join(parts)
 
 
-def images_per_step(options: Mapping[str, Any]) -> int:
+def images_per_step(options: PretrainOptions) -> int:
     """Return the images of one optimiser step, over all devices."""
-    return int(options["batch_size"] * options["accumulate"] * options["devices"] * options["num_nodes"])
+    return int(options.batch_size) * options.accumulate * int(options.devices) * options.num_nodes
 
 
 def length_in_words(subject: Subject) -> str:
@@ -236,9 +238,9 @@ def length_in_words(subject: Subject) -> str:
     passes = subject.total_steps * images / subject.source.num_images
     words = f"{subject.total_steps:,} optimiser steps of {images:,} images, {passes:,.1f} passes over the data"
     parts = (
-        (options["accumulate"], "micro-batches a step"),
-        (options["devices"], "devices"),
-        (options["num_nodes"], "nodes"),
+        (options.accumulate, "micro-batches a step"),
+        (int(options.devices), "devices"),
+        (options.num_nodes, "nodes"),
     )
     return ", ".join([words, *(f"{count} {what}" for count, what in parts if count > 1)])
 

@@ -44,7 +44,7 @@ def vit_of(run: Restored) -> ViTNetwork:
     network = run.after
     if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
         raise DovetailError(
-            f"{run.options['model']} is no ViT with plain attention; draw its pca instead, or take a run of such as "
+            f"{run.options.model} is no ViT with plain attention; draw its pca instead, or take a run of such as "
             "timm/vit_small_patch16_224."
         )
     return network
@@ -87,7 +87,7 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     network = vit_of(run)
     cls = attention_of(network, as_view(squares, run.recipe.views, network)).cls
     if cls is None:
-        raise DovetailError(f"{run.options['model']} has no class token; draw its pca instead.")
+        raise DovetailError(f"{run.options.model} has no class token; draw its pca instead.")
     heads = min(cls.shape[1], MOST_HEADS)
     title = f"Attention of the class token in the last block, after {run.steps}"
     sheet = Sheet(len(names), 2 + heads, title=title)

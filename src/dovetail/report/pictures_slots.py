@@ -38,7 +38,7 @@ def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -
     terms = [term for term in run.recipe.terms if isinstance(term.objective, SlotSpec)]
     if not terms:
         raise DovetailError(
-            f"The method {run.options['method']} has no slots; choose a run of slotcon or decon-sl, or draw its pca."
+            f"The method {run.options.method} has no slots; choose a run of slotcon or decon-sl, or draw its pca."
         )
     return {term.name: _sheet(run, term, names, squares) for term in terms}
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from dovetail.cli import check_options
 from dovetail.errors import DovetailError
-from dovetail.job import begin_random, network_for, normalised_recipe, starting_weights
 from dovetail.networks.initialise import initialise, is_downloaded
 from dovetail.networks.network import Network
-from dovetail.pretraining import read_config
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes.table import build, with_later_options
+from dovetail.run.folder import CONFIG, saved_options
+from dovetail.run.network import begin_random, network_for, normalised_recipe, starting_weights
+from dovetail.run.options import PretrainOptions
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.learner import Branch, Learner
 
@@ -39,7 +37,7 @@ class Restored:
     """
 
     folder: Path
-    options: Mapping[str, Any]
+    options: PretrainOptions
     recipe: Recipe
     start: Network | None
     learner: Learner
@@ -49,7 +47,7 @@ class Restored:
     def before(self) -> Network:
         """The network that it began with; raises `DovetailError` where its weights would have to be downloaded."""
         if self.start is None:
-            refuse_network_in_file("init", self.options["init"], typed=False)
+            refuse_network_in_file("init", self.options.init, typed=False)
         assert self.start is not None
         return self.start
 
@@ -77,7 +75,7 @@ class Restored:
     @property
     def in_channels(self) -> int:
         """Channels of the pixels."""
-        return int(self.options["in_channels"])
+        return self.options.in_channels
 
 
 def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None = None) -> Restored:
@@ -92,26 +90,26 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         DovetailError: For a folder without a run or a checkpoint, and for a module that is not given again.
     """
     folder = Path(run)
-    if not (folder / "config.yaml").is_file():
-        raise DovetailError(f"There is no run in {folder}: it has no config.yaml; give the folder of --out.")
-    options = read_config(folder)
-    check_options(options, str(folder / "config.yaml"))
+    if not (folder / CONFIG).is_file():
+        raise DovetailError(f"There is no run in {folder}: it has no {CONFIG}; give the folder of --out.")
+    saved = saved_options(folder)
     if model is not None:
-        options["model"] = model
-    if options.get("model") is None:
+        saved["model"] = model
+    options = PretrainOptions.given(saved).changed(resume=True)
+    if options.model is None:
         raise DovetailError(f"The model of {folder} was given in Python; give the same module with model=.")
     state = Checkpoints(folder / "checkpoints").load()
     if state is None:
         raise DovetailError(f"The run in {folder} has no checkpoint yet; let it go on until it has saved one.")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(options["seed"]))
+        torch.manual_seed(options.seed)
         before = network_for(options)
-        known = options.get("init") in (None, init) or not is_downloaded(before, options["init"])
+        known = options.init in (None, init) or not is_downloaded(before, options.init)
         if known:
-            initialise(before, starting_weights(options.get("init")))
-        saved = with_later_options(options["method"], options.get("recipe") or {}, resume=True)
-        recipe = build(options["method"], before.taps, saved)
-        recipe = normalised_recipe(recipe, before, options, resume=True)
+            initialise(before, starting_weights(options.init))
+        chosen = with_later_options(options.method, options.recipe or {}, resume=True)
+        recipe = build(options.method, before.taps, chosen)
+        recipe = normalised_recipe(recipe, before, options)
         begin_random(before, recipe, options)
         learner = Learner(recipe, copy.deepcopy(before))
     try:

@@ -42,7 +42,7 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
         raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
-    with values_within(run.options.get("value_range")):
+    with values_within(run.options.value_range):
         photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
     return photos
@@ -101,7 +101,7 @@ def pca(
         taps = shown_taps(restored.after.taps, restored.recipe)
         view = as_view(photos.squares, restored.recipe.views, restored.after)
         before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
-        title = f"First three principal components, before and after {restored.steps} of {restored.options['method']}"
+        title = f"First three principal components, before and after {restored.steps} of {restored.options.method}"
         sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
         for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
             sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
@@ -218,7 +218,7 @@ def correspondence(
     with pictures_in(locals()):
         restored = restore(run, model=as_module(model), init=init)
         if between == "views":
-            with values_within(restored.options.get("value_range")):
+            with values_within(restored.options.value_range):
                 sheets = list(view_pair(restored, photographs_in(images), most=most, lines=lines))
         else:
             photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)

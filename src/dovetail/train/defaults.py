@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-from dovetail.errors import DovetailError, counted, unknown_name
+from dovetail.errors import DovetailError, counted
+from dovetail.options import option_infos
 from dovetail.recipe import Recipe
 from dovetail.schedules import Moment
+from dovetail.train.options import Accelerator, EngineOptions, Precision
 
-Accelerator = Literal["cpu", "cuda", "mps"]
-Precision = Literal["32-true", "bf16-mixed"]
-Auto = Literal["auto"]
-
-STRATEGIES = ("auto", "ddp", "fsdp")
 CPU_BATCH = 32
 IMAGES_PER_GIB = 4  # with two 224 px views: room for student, teacher and a decoder of ResNet-50's size
 REFERENCE_PIXELS = 2 * 224 * 224
@@ -30,62 +28,34 @@ MAX_GPU_WORKERS = 16
 MAX_CPU_WORKERS = 4
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Every number of a run, resolved.
+@dataclass(frozen=True, kw_only=True)
+class Settings(EngineOptions):
+    """Every number of a run: the engine's options with everything on "auto" filled in, and what follows from them.
 
     Attributes:
-        seed: Of the images' order, the views, and every step's random numbers.
         num_images: Images in the training set.
-        accelerator: "cpu", "cuda" or "mps".
-        devices: Processes on each node.
-        num_nodes: Nodes.
-        batch_size: Images per device and forward pass.
-        accumulate: Forward passes per optimiser step.
-        epochs: Passes over the images.
         steps_per_epoch: Optimiser steps in one pass; the remainder of an epoch is dropped.
-        peak_lr: Learning rate at the end of the warm-up.
-        precision: "32-true" or "bf16-mixed" (autocast).
-        workers: Loading processes per device, each some batches ahead; 0 is one that reads only the next batch.
-        strategy: "ddp", or "auto" for it where there are several devices: each holds the whole model; "fsdp": each
-            holds its part of every weight.
         sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
         deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
-        log_every_steps: Steps between two lines of the log.
-        save_every_minutes: Minutes between two writes of `last.ckpt`.
         save_every_steps: Steps between two writes of `last.ckpt`; None leaves it to the minutes.
-        keep_every_epochs: Epochs between two checkpoints that are kept; None keeps none but the last.
-        max_steps: The run ends after this many steps, and schedules with it; None for the steps of `epochs`.
-        skip_nonfinite_steps: Steps of the whole run that may be left out because the loss or gradient is not finite.
-        knn_readings: Lines of the log, evenly over the run, that come with kNN where labelled images are given.
+        lr: Learning rate at the end of the warm-up.
         freeze_encoder_epochs: Epochs in which the encoder stands still; infinite for the whole run.
-        dense_readings: Lines of the log, evenly over the run, that come with dense measures where masks are given.
     """
 
-    seed: int
     num_images: int
-    accelerator: Accelerator
-    devices: int
-    num_nodes: int
-    batch_size: int
-    accumulate: int
-    epochs: int
     steps_per_epoch: int
-    peak_lr: float
-    precision: Precision
-    workers: int
-    strategy: str = "auto"
     sync_batch_norm: bool = False
     deterministic: bool = False
-    log_every_steps: int = 20
-    save_every_minutes: float = 10.0
     save_every_steps: int | None = None
-    keep_every_epochs: int | None = None
-    max_steps: int | None = None
-    skip_nonfinite_steps: int = 0
-    knn_readings: int = 20
+    # Not "auto" any more.
+    accelerator: Accelerator
+    devices: int
+    batch_size: int
+    epochs: int
+    lr: float
+    precision: Precision
+    workers: int
     freeze_encoder_epochs: float = 0.0
-    dense_readings: int = 10
 
     @property
     def sharded(self) -> bool:
@@ -139,19 +109,22 @@ class Settings:
         every = self.keep_every_epochs
         return every is not None and step % (every * self.steps_per_epoch) == 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values for YAML."""
-        return asdict(self)
+    def engine_options(self) -> dict[str, Any]:
+        """Return the engine's options by name."""
+        return {name: getattr(self, name) for name in option_infos(EngineOptions)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Return the settings that `as_dict` gave; raise `DovetailError` for missing or unknown names."""
-        known = {field.name for field in fields(cls)}
-        added = {"skip_nonfinite_steps": 0, "knn_readings": 20, "freeze_encoder_epochs": 0.0, "dense_readings": 10}
-        values = added | values  # runs from before there were these
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
-            raise DovetailError(f"The settings' fields do not fit this version ({odd}); start the run anew.")
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Return the settings that `as_dict` gave, now or in an earlier version.
+
+        Raises:
+            DovetailError: For missing or unknown names.
+        """
+        values = {("lr" if name == "peak_lr" else name): value for name, value in values.items()}
+        known = {field.name: field.default for field in fields(cls)}
+        odd = sorted({*values} - {*known} | {name for name, default in known.items() if default is MISSING} - {*values})
+        if odd:
+            raise DovetailError(f"The settings' fields do not fit this version ({', '.join(odd)}); start the run anew.")
         return cls(**values)
 
     def table(self) -> str:
@@ -170,35 +143,7 @@ def _shown(value: Any) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What was asked for; "auto" leaves a number to the rules of this module. Fields as in `Settings`."""
-
-    seed: int = 0
-    accelerator: Accelerator | Auto = "auto"
-    devices: int | Auto = "auto"
-    num_nodes: int = 1
-    batch_size: int | Auto = "auto"
-    accumulate: int = 1
-    epochs: int | Auto = "auto"
-    peak_lr: float | Auto = "auto"
-    precision: Precision | Auto = "auto"
-    workers: int | Auto = "auto"
-    strategy: str = "auto"
-    sync_batch_norm: bool | Auto = "auto"
-    deterministic: bool = False
-    log_every_steps: int = 20
-    save_every_minutes: float = 10.0
-    save_every_steps: int | None = None
-    keep_every_epochs: int | None = None
-    max_steps: int | None = None
-    skip_nonfinite_steps: int = 0
-    knn_readings: int = 20
-    freeze_encoder_epochs: float = 0.0
-    dense_readings: int = 10
-
-
-def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
+def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Settings:
     """Return the settings of a run of `recipe` on `num_images` images.
 
     Rules for "auto":
@@ -207,7 +152,7 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     * batch_size: 32 on a processor; on a GPU 4 images per GiB for two 224 px views, fewer in proportion to the
       views' pixels, as a power of two. Never more than the paper's batch or the images there are.
     * epochs: the paper's, and more where images are so few that it would be less than 2,000 steps.
-    * peak_lr: linear scaling, base_lr * global batch / 256.
+    * lr: linear scaling, base_lr * global batch / 256.
     * precision: bfloat16 autocast where the device computes it natively, else float32.
     * workers: a processor run uses half the cores, at most 4; a GPU its share, at most 16; one at least, as only a
       process of its own can be ended when a decoder hangs.
@@ -217,14 +162,13 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
     Raises:
         DovetailError: For numbers out of range, or fewer images than one step takes.
     """
-    _check_ranges(wishes)
-    accelerator = wishes.accelerator if wishes.accelerator != "auto" else best_accelerator()
-    if accelerator == "mps" and wishes.strategy == "fsdp":
+    accelerator = options.accelerator if options.accelerator != "auto" else best_accelerator()
+    if accelerator == "mps" and options.strategy == "fsdp":
         raise DovetailError("Apple's GPU cannot share a model with others; leave --strategy out.")
-    devices = wishes.devices if wishes.devices != "auto" else _all_devices(accelerator)
-    world = devices * wishes.num_nodes
-    share = world * wishes.accumulate
-    batch_size = wishes.batch_size
+    devices = options.devices if options.devices != "auto" else _all_devices(accelerator)
+    world = devices * options.num_nodes
+    share = world * options.accumulate
+    batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = auto_batch_size(recipe, accelerator, images=num_images, share=share)
     global_batch = batch_size * share
@@ -236,63 +180,26 @@ def resolve(recipe: Recipe, wishes: Wishes, *, num_images: int) -> Settings:
         )
     steps_per_epoch = num_images // global_batch
     enough_epochs = max(recipe.epochs, math.ceil(MIN_STEPS / steps_per_epoch))
-    epochs = enough_epochs if wishes.epochs == "auto" else wishes.epochs
-    if wishes.max_steps is not None:  # what runs is written down, and read again as what was asked for
-        epochs = min(epochs, math.ceil(wishes.max_steps / steps_per_epoch))
-    sync = wishes.sync_batch_norm
+    epochs = enough_epochs if options.epochs == "auto" else options.epochs
+    if options.max_steps is not None:  # what runs is written down, and read again as what was asked for
+        epochs = min(epochs, math.ceil(options.max_steps / steps_per_epoch))
+    frozen = options.freeze_encoder_epochs
+    filled: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "lr": recipe.optimiser.peak_lr(global_batch) if options.lr == "auto" else options.lr,
+        "precision": best_precision(accelerator) if options.precision == "auto" else options.precision,
+        "workers": auto_workers(accelerator, devices) if options.workers == "auto" else options.workers,
+        "freeze_encoder_epochs": math.inf if frozen == "all" else float(frozen),
+    }
     return Settings(
-        seed=wishes.seed,
+        **{name: getattr(options, name) for name in option_infos(EngineOptions)} | filled,
         num_images=num_images,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=wishes.num_nodes,
-        batch_size=batch_size,
-        accumulate=wishes.accumulate,
-        epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        peak_lr=recipe.optimiser.peak_lr(global_batch) if wishes.peak_lr == "auto" else wishes.peak_lr,
-        precision=best_precision(accelerator) if wishes.precision == "auto" else wishes.precision,
-        workers=auto_workers(accelerator, devices) if wishes.workers == "auto" else wishes.workers,
-        strategy=wishes.strategy,
-        sync_batch_norm=world > 1 and not recipe.shuffle_batch_norm if sync == "auto" else sync,
-        deterministic=wishes.deterministic,
-        log_every_steps=wishes.log_every_steps,
-        save_every_minutes=wishes.save_every_minutes,
-        save_every_steps=wishes.save_every_steps,
-        keep_every_epochs=wishes.keep_every_epochs,
-        max_steps=wishes.max_steps,
-        skip_nonfinite_steps=wishes.skip_nonfinite_steps,
-        knn_readings=wishes.knn_readings,
-        freeze_encoder_epochs=float(wishes.freeze_encoder_epochs),
-        dense_readings=wishes.dense_readings,
+        sync_batch_norm=world > 1 and not recipe.shuffle_batch_norm,
     )
-
-
-def _check_ranges(wishes: Wishes) -> None:
-    lowest = {
-        "devices": 1, "num_nodes": 1, "batch_size": 1, "accumulate": 1, "epochs": 1, "workers": 0,
-        "log_every_steps": 1, "save_every_minutes": 0, "save_every_steps": 1, "keep_every_epochs": 1, "max_steps": 1,
-        "seed": 0, "skip_nonfinite_steps": 0, "knn_readings": 1, "dense_readings": 1,
-    }  # fmt: skip
-    for name, low in lowest.items():
-        value = getattr(wishes, name)
-        if value in ("auto", None):
-            continue
-        if isinstance(value, str):
-            raise DovetailError(f"{name} is {value!r}; give a number or leave it out.")
-        if not low <= value < math.inf:  # NaN fails too
-            raise DovetailError(f"{name} is {value}; it must be at least {low}.")
-    frozen: Any = wishes.freeze_encoder_epochs
-    if isinstance(frozen, str) or not frozen >= 0:
-        raise DovetailError(f"freeze_encoder_epochs is {frozen}; give a number of epochs from 0, or 'all'.")
-    if wishes.strategy not in STRATEGIES:
-        raise unknown_name("strategy", wishes.strategy, STRATEGIES)
-    for name, known in (("accelerator", get_args(Accelerator)), ("precision", get_args(Precision))):
-        if getattr(wishes, name) not in ("auto", *known):
-            raise unknown_name(name, str(getattr(wishes, name)), ("auto", *known))
-    peak_lr: Any = wishes.peak_lr  # from Python it may be any text
-    if peak_lr != "auto" and (isinstance(peak_lr, str) or not 0 < peak_lr < math.inf):
-        raise DovetailError(f"peak_lr is {peak_lr}; it must be a positive number.")
 
 
 def best_accelerator() -> Accelerator:

@@ -47,7 +47,7 @@ SAME_RUN = (
     "epochs",
     "steps_per_epoch",
     "global_batch",
-    "peak_lr",
+    "lr",
     "max_steps",
     "freeze_encoder_epochs",
 )

@@ -218,14 +218,14 @@ class LearnerModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._enter_phase("clipping and optimiser")
         spec = self.learner.recipe.optimiser
-        set_hyperparameters(optimizer, spec, self.settings.peak_lr, self.moment)
+        set_hyperparameters(optimizer, spec, self.settings.lr, self.moment)
         drop_frozen_gradients(optimizer, self.moment)
         self.encoder_freeze.drop_gradients(self.learner.student.network, self.moment)
         if self.settings.sharded:
             average_whole_gradients([p for group in optimizer.param_groups for p in group["params"]])
         norm = clip_gradients(optimizer, spec)
         loss = mean_loss(self.losses[-self.settings.accumulate :])
-        lr = spec.lr_schedule(self.settings.peak_lr)(self.moment)
+        lr = spec.lr_schedule(self.settings.lr)(self.moment)
         images, self._images = self._images, []
         self._skipping = not self.guard.lets_pass(loss, norm, step=self.steps_done + 1, lr=lr, images=images)
         if not self._skipping:
@@ -281,7 +281,7 @@ class LearnerModule(LightningModule):
             loss=numbers[0],
             parts=dict(zip(loss.parts, numbers[1:], strict=True)),
             weights={term.name: value_at(term.weight, step_taken) for term in recipe.terms},
-            lr=recipe.optimiser.lr_schedule(self.settings.peak_lr)(step_taken),
+            lr=recipe.optimiser.lr_schedule(self.settings.lr)(step_taken),
             weight_decay=value_at(recipe.optimiser.weight_decay, step_taken),
             teacher_momentum=None if self.learner.teacher is None else self.learner.momentum(self.moment),
             grad_norm=grad_norm,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from dovetail.errors import DovetailError, counted
 from dovetail.transfer.class_sets import ClassSet
 from dovetail.transfer.classify import Classifier, ClassifyOptions, finetune_classification
 from dovetail.transfer.features import Features, of_central_crops
+from dovetail.transfer.finetune_options import FinetuneClassifyOptions
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.ledger import Fitted, mark_of
 from dovetail.transfer.machine import Machine
@@ -40,24 +40,24 @@ def build_classifier(source: Source, classes: int) -> Classifier:
     return Classifier(features, classes)
 
 
-def finetune_classify(asked: Mapping[str, Any]) -> Results:
-    """Fine-tune and measure; `asked` are the parameters of the command."""
+def finetune_classify(asked: FinetuneClassifyOptions) -> Results:
+    """Fine-tune and measure."""
     ready = prepared(asked)
     source, where, train, held_out, notes = ready
     options = options_of(asked, source, train)
-    out = Path(asked["out"])
+    out = Path(asked.out)
 
     def fit(trial: Trial) -> Fitted:
-        model, scores = fit_classifier(source, options, train, held_out, trial, where, fixed=asked["steps"] is not None)
+        model, scores = fit_classifier(source, options, train, held_out, trial, where, fixed=asked.steps is not None)
         if trial.keep:
             save_finished(out, model, Task.of("classify", source, train.names, {}))
         return Fitted(scores)
 
-    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    seeds = range(asked.seed, asked.seed + asked.seeds)
     classes = [[label] for label in train.labels]
     grid = Grid(
-        starts_of(asked["start"], source),
-        asked["fraction"],
+        starts_of(asked.start, source),
+        asked.fraction,
         seeds,
         len(train),
         lambda seed: balanced_order(classes, seed),
@@ -76,36 +76,36 @@ def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:
     return chosen_starts(asked, source, target=source.network("random").model)
 
 
-def options_of(asked: Mapping[str, Any], source: Source, train: ClassSet) -> ClassifyOptions:
+def options_of(asked: FinetuneClassifyOptions, source: Source, train: ClassSet) -> ClassifyOptions:
     """Return the options of the whole training set.
 
     Raises:
         DovetailError: For options that do not go together.
     """
-    if (asked["mixup"] or asked["cutmix"]) and asked["batch_size"] % 2:
-        raise DovetailError(f"batch_size is {asked['batch_size']}; mixup and CutMix pair images, so make it even.")
-    if asked["randaugment"] and source.in_channels != 3:
+    if (asked.mixup or asked.cutmix) and asked.batch_size % 2:
+        raise DovetailError(f"batch_size is {asked.batch_size}; mixup and CutMix pair images, so make it even.")
+    if asked.randaugment and source.in_channels != 3:
         raise DovetailError(
             f"The model takes {source.in_channels} channels; RandAugment is for 3 (RGB), so leave it out."
         )
-    steps = asked["steps"] or max(asked["epochs"] * len(train) // asked["batch_size"], MIN_STEPS)
+    steps = asked.steps or max(asked.epochs * len(train) // asked.batch_size, MIN_STEPS)
     return ClassifyOptions(
         classes=len(train.names),
         steps=steps,
         size=source.image_size,
         mean=source.mean,
         std=source.std,
-        batch_size=asked["batch_size"],
-        lr=asked["lr"],
-        layer_decay=asked["layer_decay"],
-        weight_decay=asked["weight_decay"],
+        batch_size=asked.batch_size,
+        lr=asked.lr,
+        layer_decay=asked.layer_decay,
+        weight_decay=asked.weight_decay,
         warmup_steps=steps // 20,
-        mixup=asked["mixup"],
-        cutmix=asked["cutmix"],
-        randaugment=asked["randaugment"],
-        random_erasing=asked["random_erasing"],
-        label_smoothing=asked["label_smoothing"],
-        seed=asked["seed"],
+        mixup=asked.mixup,
+        cutmix=asked.cutmix,
+        randaugment=asked.randaugment,
+        random_erasing=asked.random_erasing,
+        label_smoothing=asked.label_smoothing,
+        seed=asked.seed,
     )
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +17,7 @@ from dovetail.transfer.coco_boxes import doubts_about_boxes
 from dovetail.transfer.coco_extent import box_within, objects_at_edges
 from dovetail.transfer.detect import DetectOptions, detections_of, finetune_detection
 from dovetail.transfer.detectors import DetectorSpec, build_detector
+from dovetail.transfer.finetune_options import FinetuneDetectOptions
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import existing
 from dovetail.transfer.ledger import Fitted, mark_of
@@ -55,12 +54,12 @@ class Plan:
         return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
 
 
-def finetune_detect(asked: Mapping[str, Any]) -> Results:
-    """Fine-tune and measure; `asked` are the parameters of the command."""
-    train, val, note = open_detection(asked["data"])
-    for fault in faults_of_objects(train, val, asked["task"]):
+def finetune_detect(asked: FinetuneDetectOptions) -> Results:
+    """Fine-tune and measure."""
+    train, val, note = open_detection(asked.data)
+    for fault in faults_of_objects(train, val, asked.task):
         raise DovetailError(fault)
-    with_masks = asked["task"] == "masks"
+    with_masks = asked.task == "masks"
     told = told_of_values([image.path for image in train.images], value_range())
     doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
     doubts += [told] * bool(told)
@@ -70,7 +69,7 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     plan = plan_of(asked, train, val)
     with torch.device("meta"):
         _, target = build_detector(plan.source, plan.spec)
-    out = Path(asked["out"])
+    out = Path(asked.out)
 
     def fit(trial: Trial) -> Fitted:
         model, scores = fit_detector(plan, trial)
@@ -81,10 +80,10 @@ def finetune_detect(asked: Mapping[str, Any]) -> Results:
     files = {train.path, val.path, *(image.path for image in (*train.images, *val.images))}
     prints = fingerprint(files)
     labels = [sorted({one.label for one in image.objects}) for image in train.images]
-    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    seeds = range(asked.seed, asked.seed + asked.seeds)
     grid = Grid(
-        chosen_starts(asked["start"], plan.source, target=target),
-        asked["fraction"],
+        chosen_starts(asked.start, plan.source, target=target),
+        asked.fraction,
         seeds,
         len(train),
         lambda seed: balanced_order(labels, seed),
@@ -164,43 +163,43 @@ def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
     return found
 
 
-def plan_of(asked: Mapping[str, Any], train: CocoSet, val: CocoSet) -> Plan:
+def plan_of(asked: FinetuneDetectOptions, train: CocoSet, val: CocoSet) -> Plan:
     """Return the plan, with everything on "auto" filled in."""
-    source = source_of(asked["run"], asked["model"])
-    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    side = asked["image_size"]
+    source = source_of(asked.run, asked.model)
+    where = machine(asked.accelerator, asked.precision, asked.workers)
+    side = asked.image_size
     if side < 32:
         raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
     sides = tuple(round(side * share) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0))
     spec = DetectorSpec(
-        asked["task"],
-        asked["head"],
+        asked.task,
+        asked.head,
         len(train.names),
         sides,
         round(side * 1333 / 800),
-        asked["box_head"],
-        asked["head_norm"],
-        asked["head_width"],
-        asked["proposals"],
+        asked.box_head,
+        asked.head_norm,
+        asked.head_width,
+        asked.proposals,
     )
     with torch.device("meta"):
         model, _ = build_detector(source, spec)
     tokens = "ViTFPN" in {type(module).__name__ for module in model.modules()}
-    batch = asked["batch_size"]
+    batch = asked.batch_size
     rate = 1e-4 if tokens else 0.02 * batch / 16
     options = DetectOptions(
-        steps=asked["steps"] or max(asked["epochs"] * len(train) // batch, 1),
+        steps=asked.steps or max(asked.epochs * len(train) // batch, 1),
         batch_size=batch,
         optimiser="adamw" if tokens else "sgd",
-        lr=rate if asked["lr"] == "auto" else asked["lr"],
-        layer_decay=asked["layer_decay"],
+        lr=rate if asked.lr == "auto" else asked.lr,
+        layer_decay=asked.layer_decay,
         weight_decay=0.05 if tokens else 1e-4,
         drops=(8 / 12, 11 / 12) if tokens else (2 / 3, 8 / 9),
         with_masks=spec.task == "masks",
-        batch_norm=asked["batch_norm"],
-        seed=asked["seed"],
+        batch_norm=asked.batch_norm,
+        seed=asked.seed,
     )
-    return Plan(source, train, val, spec, options, asked["epochs"], asked["steps"] is not None, where)
+    return Plan(source, train, val, spec, options, asked.epochs, asked.steps is not None, where)
 
 
 def task_of(plan: Plan) -> Task:

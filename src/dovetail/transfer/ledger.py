@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.durable import write_whole
+from dovetail.options import Options
 from dovetail.transfer.finished import TASK, WEIGHTS
 from dovetail.transfer.results import Score, library_versions, score_from
 
@@ -25,7 +26,9 @@ Cell = tuple[str, float, int]
 """Starting point, fraction, seed."""
 
 # Which cells a table has, where things lie, how quick it goes; what of them decides numbers is marked by itself.
-FREE = frozenset({"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision"})
+FREE = frozenset(
+    {"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision", "check"}
+)
 # Options that came later: left empty, they keep the marks of tables that were begun before.
 LATER = frozenset({"label_map", "value_range"})
 
@@ -106,13 +109,15 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def mark_of(asked: Mapping[str, Any], *decisive: object) -> str:
+def mark_of(asked: Options, *decisive: object) -> str:
     """Return the hash of everything that decides a trial's numbers but its starting point, fraction and seed.
 
     Args:
-        asked: Parameters of the command.
+        asked: Options of the command.
         decisive: What else does: weights, the data's fingerprint, device and number format.
     """
-    options = {name: value for name, value in asked.items() if name not in FREE and (value or name not in LATER)}
+    options = {
+        name: value for name, value in asked.as_dict().items() if name not in FREE and (value or name not in LATER)
+    }
     text = json.dumps([options, [str(one) for one in decisive], library_versions()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

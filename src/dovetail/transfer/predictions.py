@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from dovetail.transfer.finished import Task, load_weights, read_task
 from dovetail.transfer.images import ClassFolder
 from dovetail.transfer.labelled import read_image
 from dovetail.transfer.machine import Machine, ahead, machine
+from dovetail.transfer.predict_options import PredictOptions
 from dovetail.transfer.progress import progress
-from dovetail.transfer.ranges import check_ranges, check_writable
+from dovetail.transfer.ranges import check_writable
 from dovetail.transfer.rebuilt import build_finished
 from dovetail.transfer.segment import predict as predict_classes
 from dovetail.transfer.segment_options import SegmentOptions, Window
@@ -36,24 +37,23 @@ from dovetail.transfer.segment_options import SegmentOptions, Window
 UNREAD = "unread.jsonl"
 
 
-def predict(asked: Mapping[str, Any]) -> Path:
-    """Write predictions; `asked` are the parameters of the command."""
+def predict(asked: PredictOptions) -> Path:
+    """Write predictions."""
     for name, words in (("run", "fine-tuned run"), ("data", "folder of photographs"), ("out", "folder to write")):
-        if not str(asked[name]):
+        if not str(getattr(asked, name)):
             raise DovetailError(f"No {words} was named; give one with --{name}.")
-    folder, out = Path(asked["run"]), Path(asked["out"])
-    check_ranges(asked)
+    folder, out = Path(asked.run), Path(asked.out)
     check_writable(out)
     with in_use(out, keep=False):
         task = read_task(folder)
-        where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-        photos = photographs(Path(asked["data"]))
-        check_apart(out, targets(task, photos), [Path(asked["data"]), *photos.paths])
+        where = machine(asked.accelerator, asked.precision, asked.workers)
+        photos = photographs(Path(asked.data))
+        check_apart(out, targets(task, photos), [Path(asked.data), *photos.paths])
         with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
             if task.task == "segment":
                 segment(task, folder, photos, out, where, advance)
             elif task.task == "detect":
-                detections(task, folder, photos, out, where, advance, asked["min_score"])
+                detections(task, folder, photos, out, where, advance, asked.min_score)
             else:
                 classify(task, folder, photos, out, where, advance)
         left_out = write_unread(photos, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,23 +13,28 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.transfer.class_sets import ClassSet
+from dovetail.transfer.evaluate_options import EvaluateKnnOptions, EvaluateLinearOptions
 from dovetail.transfer.features import Features, kept_features, of_central_crops
+from dovetail.transfer.finetune_options import FinetuneClassifyOptions
 from dovetail.transfer.images import open_splits
 from dovetail.transfer.knn import knn_predictions, pieces
 from dovetail.transfer.linear import ProbeOptions, choose_rate, train_probes
 from dovetail.transfer.machine import Machine, machine
+from dovetail.transfer.options import MeasureOptions
 from dovetail.transfer.progress import progress
 from dovetail.transfer.results import Results, Row, Score, fingerprint, over_images
 from dovetail.transfer.start import Source, source_of, weights_mark
 
 
-def evaluate_knn(asked: Mapping[str, Any]) -> Results:
-    """Classify held-out images by their nearest training images; `asked` are the parameters of the command."""
+def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
+    """Classify held-out images by their nearest training images"""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
-    usable = [k for k in dict.fromkeys(asked["k"]) if k <= len(train)]
+    usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
     if not usable:
-        raise DovetailError(f"Every k in {asked['k']} is above the number of training images, {len(train)}; lower --k.")
+        raise DovetailError(
+            f"Every k in {list(asked.k)} is above the number of training images, {len(train)}; lower --k."
+        )
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
     with progress("neighbours", len(queries)) as advance:
@@ -39,31 +44,31 @@ def evaluate_knn(asked: Mapping[str, Any]) -> Results:
             labels,
             classes=len(train.names),
             k=usable,
-            temperature=asked["temperature"],
+            temperature=asked.temperature,
             on_batch=advance,
         )
     rows = tuple(
-        Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked["seed"])})
+        Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked.seed)})
         for k, predicted in found.items()
     )
-    left_out = sorted(set(asked["k"]) - set(usable))
+    left_out = sorted(set(asked.k) - set(usable))
     notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
     return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, (*split, *notes))
 
 
-def evaluate_linear(asked: Mapping[str, Any]) -> Results:
-    """Train a linear probe on frozen features; `asked` are the parameters of the command."""
+def evaluate_linear(asked: EvaluateLinearOptions) -> Results:
+    """Train a linear probe on frozen features"""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
     options = ProbeOptions(
         classes=len(train.names),
-        epochs=asked["epochs"],
-        batch_size=asked["batch_size"],
-        rates=tuple(sorted(set(asked["lr"]))),
-        weight_decay=asked["weight_decay"],
-        seed=asked["seed"],
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        rates=tuple(sorted(set(asked.lr))),
+        weight_decay=asked.weight_decay,
+        seed=asked.seed,
     )
-    blocks = asked["blocks"] if is_tokens(source) else 1
+    blocks = asked.blocks if is_tokens(source) else 1
     known, unknown = (features_of(source, asked, data, where, blocks=blocks) for data in (train, held_out))
     known, unknown = known.to(where.device), unknown.to(where.device)
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
@@ -76,7 +81,7 @@ def evaluate_linear(asked: Mapping[str, Any]) -> Results:
     if not bool(probe.weight.isfinite().all()):
         raise DovetailError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
     logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
-    row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked["seed"]))
+    row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked.seed))
     listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
     notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
     differ = len(set(accuracy.values())) > 1
@@ -115,11 +120,11 @@ class Prepared(NamedTuple):
         }
 
 
-def prepared(asked: Mapping[str, Any]) -> Prepared:
-    """Return what every measurement of classes needs; `asked` are the parameters of the command."""
-    source = source_of(asked["run"], asked["model"], image_size=asked["image_size"])
-    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
-    train, held_out, note = open_splits(asked["data"])
+def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
+    """Return what every measurement of classes needs"""
+    source = source_of(asked.run, asked.model, image_size=asked.image_size)
+    where = machine(asked.accelerator, asked.precision, asked.workers)
+    train, held_out, note = open_splits(asked.data)
     empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
     notes = (note, f"No training image is of class {', '.join(empty)}." if empty else "")
     return Prepared(source, where, train, held_out, tuple(filter(None, notes)))
@@ -132,25 +137,25 @@ def is_tokens(source: Source) -> bool:
     return isinstance(source.network("random"), ViTNetwork)
 
 
-def features_of(source: Source, asked: Mapping[str, Any], data: ClassSet, where: Machine, *, blocks: int) -> Tensor:
+def features_of(source: Source, asked: MeasureOptions, data: ClassSet, where: Machine, *, blocks: int) -> Tensor:
     """Return the features of all images, from the file where they are kept."""
 
     def compute() -> Tensor:
-        with seeded_start(asked["seed"]):
+        with seeded_start(asked.seed):
             model = Features(source.network("random" if source.run is None else "all"), blocks=blocks)
         with progress("features", len(data)) as advance:
             return of_central_crops(model, data, **source.pixels(), machine=where, on_batch=advance)
 
-    drawn = asked["seed"] if source.run is None else None  # of random weights
+    drawn = asked.seed if source.run is None else None  # of random weights
     marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn)
     features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
     return features
 
 
-def features_folder(asked: Mapping[str, Any]) -> Path:
+def features_folder(asked: MeasureOptions) -> Path:
     """Return where features are kept: in the run's folder, for all measurements of it, else beside the results."""
-    out = Path(asked["out"])
-    in_run = asked["run"] is not None and out.parent == Path(asked["run"])
+    out = Path(asked.out)
+    in_run = asked.run is not None and out.parent == Path(asked.run)
     return (out.parent if in_run else out) / "features"
 
 
@@ -162,7 +167,7 @@ def seeded_start(seed: int) -> Iterator[None]:
         yield
 
 
-def resolved(asked: Mapping[str, Any], source: Source, where: Machine, options: Any = None) -> dict[str, Any]:
+def resolved(asked: MeasureOptions, source: Source, where: Machine, options: Any = None) -> dict[str, Any]:
     """Return what results.json says about how it was measured, as JSON takes it.
 
     Args:
@@ -173,7 +178,8 @@ def resolved(asked: Mapping[str, Any], source: Source, where: Machine, options: 
     """
     known: dict[str, Any] = {} if options is None else asdict(options)
     known |= {"model": source.constructor, "weights": weights_mark(source), "precision": where.precision}
-    if "image_size" in asked and asked["image_size"] is None:
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.as_dict().items()}
+    del plain["check"]
+    if plain.get("image_size", 0) is None:
         known["image_size"] = source.image_size
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
     return {**plain, **{f"resolved_{name}": value for name, value in known.items()}}

@@ -8,7 +8,6 @@ for FCNs, and on ADE20K for ViTs. Other models are trained with AdamW, 1e-4 for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
 from dovetail.transfer.augment import Augmentation
+from dovetail.transfer.finetune_options import FinetuneSegmentOptions
 from dovetail.transfer.finished import Task, save_finished
 from dovetail.transfer.labelled import InMemory, LabelledSet
 from dovetail.transfer.ledger import Fitted, mark_of
@@ -91,18 +91,18 @@ class Plan:
         return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
 
 
-def finetune_segment(asked: Mapping[str, Any]) -> Results:
-    """Fine-tune and measure; `asked` are the parameters of the command."""
+def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
+    """Fine-tune and measure."""
     data = open_segmentation(
-        asked["data"], classes=asked["classes"], ignore_index=asked["ignore_index"], label_map=asked["label_map"]
+        asked.data, classes=asked.classes, ignore_index=asked.ignore_index, label_map=list(asked.label_map)
     )
     plan = plan_of(asked, data)
     with torch.device("meta"):
-        starts = chosen_starts(asked["start"], plan.source, target=plan.model()[1])
+        starts = chosen_starts(asked.start, plan.source, target=plan.model()[1])
     train, val = in_memory(data.train), in_memory(data.val)
     check_told_apart(data.train, train, "learn from", least=2)
     check_told_apart(data.val, val, "measure on", least=1)
-    out, prints = Path(asked["out"]), fingerprint([*data.train.files(), *data.val.files()])
+    out, prints = Path(asked.out), fingerprint([*data.train.files(), *data.val.files()])
 
     def fit(trial: Trial) -> Fitted:
         model, found = fit_segmenter(plan, train, val, trial)
@@ -110,9 +110,9 @@ def finetune_segment(asked: Mapping[str, Any]) -> Results:
             save_finished(out, model, task_of(plan))
         return found
 
-    seeds = range(asked["seed"], asked["seed"] + asked["seeds"])
+    seeds = range(asked.seed, asked.seed + asked.seeds)
     classes = cache(lambda: class_lists(data.train))  # once for all seeds
-    grid = Grid(starts, asked["fraction"], seeds, len(data.train), lambda seed: balanced_order(classes(), seed))
+    grid = Grid(starts, asked.fraction, seeds, len(data.train), lambda seed: balanced_order(classes(), seed))
     meaning = [data.label_map] if data.label_map is not None else []  # a table's content, too
     mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark(), *meaning)
     rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
@@ -185,49 +185,49 @@ def class_lists(data: SegmentationSet) -> list[list[int]]:
     return found
 
 
-def plan_of(asked: Mapping[str, Any], data: SegmentationData) -> Plan:
+def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     """Return the plan, with everything on "auto" filled in by the protocol of the set or the rules of the module."""
-    source = source_of(asked["run"], asked["model"])
+    source = source_of(asked.run, asked.model)
     if source.in_channels != 3:
         raise DovetailError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
-    where = machine(asked["accelerator"], asked["precision"], asked["workers"])
+    where = machine(asked.accelerator, asked.precision, asked.workers)
     protocol = PROTOCOLS.get(data.format, Protocol())
-    head, tokens = kind_of(source, asked["decoder"])
+    head, tokens = kind_of(source, asked.decoder)
     own_fcn = head == "fcn" and not source.constructor.startswith("torchvision.")
-    stride, weight = asked["output_stride"], asked["auxiliary_weight"]
+    stride, weight = asked.output_stride, asked.auxiliary_weight
     if stride == "auto":
-        stride = protocol.output_stride if own_fcn and can_dilate(source, asked["decoder"]) else 32
+        stride = protocol.output_stride if own_fcn and can_dilate(source, asked.decoder) else 32
     elif stride != 32 and not own_fcn:
         raise DovetailError(f"{source.constructor} keeps its own stride; leave --output-stride out.")
     if weight not in ("auto", 0) and not own_fcn:
         raise DovetailError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
-    crop = asked["crop_size"] or protocol.crop or OTHER_CROP
+    crop = asked.crop_size or protocol.crop or OTHER_CROP
     training = protocol.training.get(head) or training_of(asked, data, protocol, tokens=tokens)
     options = options_of(asked, data, source, protocol, training, crop=crop)
     spec = protocol.fcn if weight == "auto" else replace(protocol.fcn, auxiliary=weight > 0)
     return Plan(
         source,
         data,
-        asked["decoder"],
+        asked.decoder,
         spec,
         stride,
         replace(options, precision=where.precision, align_corners=protocol.align_corners and head == "fcn"),
-        asked["steps"] != "auto",
-        asked["warmup_steps"] != "auto",
-        window_of(asked["inference"], training.window or protocol.window, crop),
+        asked.steps != "auto",
+        asked.warmup_steps != "auto",
+        window_of(asked.inference, training.window or protocol.window, crop),
         where,
     )
 
 
-def training_of(asked: Mapping[str, Any], data: SegmentationData, protocol: Protocol, *, tokens: bool) -> Training:
+def training_of(asked: FinetuneSegmentOptions, data: SegmentationData, protocol: Protocol, *, tokens: bool) -> Training:
     """Return how a model without a protocol of its own is trained, by the rules of the module."""
-    passes = EPOCHS * len(data.train) // asked["batch_size"]
+    passes = EPOCHS * len(data.train) // asked.batch_size
     steps = protocol.steps or min(max(passes, MIN_STEPS), MAX_STEPS)
     return Training(steps, 1e-4 if tokens else 5e-4, 0.05, optimiser="adamw", decay_vectors=False)
 
 
 def options_of(
-    asked: Mapping[str, Any],
+    asked: FinetuneSegmentOptions,
     data: SegmentationData,
     source: Source,
     protocol: Protocol,
@@ -238,15 +238,16 @@ def options_of(
     """Return how the model is fine-tuned: what was asked for, else as `training` says."""
 
     def chosen(name: str, otherwise: Any) -> Any:
-        return otherwise if asked[name] == "auto" else asked[name]
+        value = getattr(asked, name)
+        return otherwise if value == "auto" else value
 
     return SegmentOptions(
         classes=data.classes,
         steps=chosen("steps", training.steps),
-        batch_size=asked["batch_size"],
+        batch_size=asked.batch_size,
         optimiser=chosen("optimiser", training.optimiser),
         lr=chosen("lr", training.lr),
-        lr_scale={"encoder": asked["encoder_lr_scale"]} if asked["encoder_lr_scale"] != 1 else {},
+        lr_scale={"encoder": asked.encoder_lr_scale} if asked.encoder_lr_scale != 1 else {},
         parts=PARTS,
         layer_decay=chosen("layer_decay", training.layer_decay),
         weight_decay=chosen("weight_decay", training.weight_decay),
@@ -255,19 +256,19 @@ def options_of(
         power=training.power,
         floor=training.floor,
         drops=training.drops,
-        batch_norm=asked["batch_norm"],
+        batch_norm=asked.batch_norm,
         augmentation=Augmentation(
             crop_px=(crop, crop),
             scale=protocol.scale,
             within_px=protocol.within_px,
             most_of_one_class=protocol.most_of_one_class,
-            distort=protocol.distort if asked["distort"] == "auto" else asked["distort"] == "on",
+            distort=protocol.distort if asked.distort == "auto" else asked.distort == "on",
         ),
         auxiliary_weight=chosen("auxiliary_weight", 0.4),
         ignore_index=data.train.ignore_index,
         mean=three(source.mean),
         std=three(source.std),
-        seed=asked["seed"],
+        seed=asked.seed,
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
 
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from dovetail.transfer.dense.propagation import (
 )
 from dovetail.transfer.dense.scores import DenseScore, dense_scores
 from dovetail.transfer.dense.sequences import ImageSequence, find_sequences
+from dovetail.transfer.evaluate_options import EvaluateDenseOptions
 from dovetail.transfer.labelled import Labelled, existing, read_image
 from dovetail.transfer.machine import Machine, machine
 from dovetail.transfer.probing import resolved, seeded_start
@@ -30,39 +30,7 @@ from dovetail.transfer.readers import SegmentationData, open_segmentation
 from dovetail.transfer.results import Results, Row, fingerprint
 from dovetail.transfer.start import Source, source_of
 
-
-@dataclass(frozen=True)
-class DenseRequest:
-    """What `dovetail.evaluate_dense` was asked for; its parameters are told there.
-
-    Attributes:
-        run, model, init, data, at, protocols, classes, ignore_index, image_size: As there.
-        accelerator, precision, workers: As there.
-        options: How images are measured; its protocols are those of `protocols` that fit the data.
-        propagation: How labels are carried along sequences.
-    """
-
-    run: str | Path | None
-    model: str | None
-    init: str | None
-    data: str | Path
-    at: tuple[str, ...]
-    protocols: tuple[str, ...]
-    classes: int | None
-    ignore_index: int
-    image_size: int | None
-    accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", "bf16", "float32"]
-    workers: int | Literal["auto"]
-    options: DenseOptions
-    propagation: PropagationOptions
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it under one name each, those of `dovetail.evaluate_dense`, lists as such."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
-        options, propagation = own.pop("options"), own.pop("propagation")
-        every = {**vars(options), "radius": propagation.radius, **own}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in every.items()}
+FINEST_STRIDE = DenseOptions().finest_stride
 
 
 @dataclass(frozen=True)
@@ -87,25 +55,20 @@ class Subject:
         return f"Maps: {', '.join(told)}." if told else ""
 
 
-def measure_dense(request: DenseRequest, asked: Mapping[str, Any]) -> Results:
-    """Measure frozen maps on labelled images, or on sequences where the data are some.
-
-    Args:
-        request: What to measure.
-        asked: The parameters as results.json is to have them.
-    """
+def measure_dense(request: EvaluateDenseOptions) -> Results:
+    """Measure frozen maps on labelled images, or on sequences where the data are some."""
     sequences = find_sequences(existing(request.data))
     protocols = chosen_protocols(request.protocols, bool(sequences))
     where = machine(request.accelerator, request.precision, request.workers)
     subject = subject_of(request, where)
-    config = resolved(asked, subject.source, where)
+    config = resolved(request, subject.source, where)
     if sequences:
         rows, facts = sequence_rows(subject, sequences, request)
         return Results(
             "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
         )
     data = open_segmentation(request.data, classes=request.classes, ignore_index=request.ignore_index)
-    options = replace(request.options, protocols=protocols)
+    options = image_options(request, protocols)
     scores = image_scores(subject, data, options)
     notes = (subject.note(), data.note, *notes_on(scores, data, options))
     return Results(
@@ -116,6 +79,23 @@ def measure_dense(request: DenseRequest, asked: Mapping[str, Any]) -> Results:
         where.device,
         tuple(filter(None, notes)),
         details={"scores": [details_of(one, data.names) for one in scores]},
+    )
+
+
+def image_options(request: EvaluateDenseOptions, protocols: tuple[ImageProtocol, ...]) -> DenseOptions:
+    """Return how images are measured."""
+    return DenseOptions(
+        protocols=protocols,
+        labels=tuple(request.labels),
+        seeds=request.seeds,
+        seed=request.seed,
+        lr=tuple(request.lr),
+        weight_decay=tuple(request.weight_decay),
+        steps=request.steps,
+        memory=request.memory,
+        k=request.k,
+        temperature=request.temperature,
+        clusters=tuple(request.clusters),
     )
 
 
@@ -139,12 +119,12 @@ def chosen_protocols(asked: Sequence[str], on_sequences: bool) -> tuple[ImagePro
     return () if on_sequences else cast(tuple[ImageProtocol, ...], names)
 
 
-def subject_of(request: DenseRequest, where: Machine) -> Subject:
+def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
     """Return the network of a request with its weights; random ones are drawn from the seed."""
     source = source_of(request.run, request.model, image_size=request.image_size, init=request.init)
     if source.in_channels != 3:
         raise DovetailError(f"The model takes {source.in_channels} channels, and labelled images are read with 3.")
-    with seeded_start(request.options.seed):
+    with seeded_start(request.seed):
         network = source.network("random" if source.run is None else "all")
     check_size(network, source.image_size)
     return Subject(network, source, where, resolve_taps(network.taps, request.at))
@@ -191,7 +171,7 @@ def facts_of(data: SegmentationData) -> dict[str, Any]:
 
 
 def sequence_rows(
-    subject: Subject, sequences: Sequence[ImageSequence], request: DenseRequest
+    subject: Subject, sequences: Sequence[ImageSequence], request: EvaluateDenseOptions
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return a row for each map on sequences, and what results.json says about them."""
     found: dict[str, list[SequenceScores]] = {at: [] for at in subject.at}
@@ -206,7 +186,7 @@ def sequence_rows(
     rows = [
         Row(
             {"at": at, "protocol": "propagation"},
-            over_sequences(scores, seed=request.options.seed),
+            over_sequences(scores, seed=request.seed),
         )
         for at, scores in found.items()
     ]
@@ -221,16 +201,18 @@ def sequence_rows(
 
 
 def carried(
-    subject: Subject, at: str, sequence: ImageSequence, labels: Sequence[Tensor | None], request: DenseRequest
+    subject: Subject, at: str, sequence: ImageSequence, labels: Sequence[Tensor | None], request: EvaluateDenseOptions
 ) -> Iterator[Tensor]:
     """Yield the predicted labels of every frame but the first."""
     first, ignore = labels[0], request.ignore_index
     if first is None:
         raise DovetailError(f"The first frame of {sequence.name} has no mask; add one.")
     maps = replace(subject.maps(Frames(sequence, first), ignore), at=(at,), batch_size=4)
-    values = (one for batch in maps.batches(finest_stride=request.options.finest_stride) for one in batch.maps[at])
+    values = (one for batch in maps.batches(finest_stride=FINEST_STRIDE) for one in batch.maps[at])
     count = int(first[first != ignore].max()) + 1 if bool((first != ignore).any()) else 1
-    yield from propagate(values, first, labels=count, options=request.propagation, ignore_index=ignore)
+    yield from propagate(
+        values, first, labels=count, options=PropagationOptions(radius=request.radius), ignore_index=ignore
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Going on with more or fewer devices: the photographs of a step stay the same ones, the devices share them anew."""
+"""Going on with more or fewer devices: the images of a step stay the same ones, the devices share them anew."""
 
 from __future__ import annotations
 

@@ -1,0 +1,288 @@
+"""Typed options: one frozen dataclass for each verb, in which an option is one field.
+
+A field has its type, its default, its text, its range, and whether a resumed run may change it. The command line,
+config files, the Python signature, the docs and the rules of resuming are all made from the fields:
+
+    @dataclass(frozen=True, kw_only=True)
+    class EmbedOptions(Options):
+        run: str | Path = option("", "Folder of a pre-training run.")
+        k: int = option(20, "Number of neighbours.", Range(1))
+
+    @takes(EmbedOptions)
+    def embed(options: EmbedOptions) -> Path:
+        '''Write one vector for each image.'''
+
+    embed(run="runs/wheat", k=5)
+
+This module imports nothing heavy, so that help and refusals come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dovetail.errors import DovetailError, unknown_name
+
+INFO = "option"
+AUTO = "auto"
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` on, that included unless `above`, to `high`, included.
+
+    `most` bounds what has no natural limit, so that no memory is taken for what nobody means.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    most: float = 2**63 - 1
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range; NaN and infinity are in none."""
+        high = min(self.high, self.most)
+        return math.isfinite(value) and self.low <= value <= high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:g}" + (f" and at most {self.high:g}" if self.high < math.inf else "")
+        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+
+    def refusal(self, name: str, value: float) -> DovetailError:
+        """Return the error for a number that the range does not hold."""
+        must = f"at most {self.most:g}" if self.most < value < math.inf else str(self)
+        return DovetailError(f"{name} is {value:g}; it must be {must}.")
+
+
+MOST_SIDE_PX = 1 << 14
+COUNT = Range(1, most=1 << 40)
+NOT_NEGATIVE = Range(0)
+SHARE = Range(0, 1, above=True)
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """What a field says beside its type and default.
+
+    Attributes:
+        help: Text for users.
+        range: Numbers that it may be, and each of its numbers where it takes several; None for any.
+        movable: Whether a resumed run may have another value than it began with.
+    """
+
+    help: str
+    range: Range | None = None
+    movable: bool = False
+
+
+def option(
+    default: Any, help: str, range: Range | None = None, *, movable: bool = False, positional: bool = False
+) -> Any:
+    """Return a field of an `Options` class; see `OptionInfo`. A `positional` one may be given without its name."""
+    info = OptionInfo(help, range, movable)
+    return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a verb.
+
+    Raises:
+        DovetailError: For a number outside its field's range, or a name that the field's type does not list.
+    """
+
+    _named: ClassVar[frozenset[str]] = frozenset()
+    _from_file: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, info in option_infos(type(self)).items():
+            check_value(name, getattr(self, name), info, kinds_of(type(self))[name])
+
+    @classmethod
+    def given(cls, values: Mapping[str, Any], *, from_file: Collection[str] = ()) -> Self:
+        """Return options of which it is known which were named, and which of them only a config file named.
+
+        Raises:
+            DovetailError: For an unknown name, too.
+        """
+        infos = option_infos(cls)
+        for name in values:
+            if name not in infos:
+                raise unknown_name("option", name, infos)
+        return cls(**values)._remembering(values, from_file)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The options that the caller gave, whether or not they equal the default."""
+        return self._named
+
+    @property
+    def from_file(self) -> frozenset[str]:
+        """Those of them that a config file gave, and not the command line or Python."""
+        return self._from_file
+
+    def typed(self, name: str) -> bool:
+        """Whether an option's value did not come from a config file."""
+        return name not in self._from_file
+
+    def changed(self, **values: Any) -> Self:
+        """Return the options with other values; what was named and where it came from stays known."""
+        return dataclasses.replace(self, **values)._remembering(self._named, self._from_file)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def movable(cls) -> frozenset[str]:
+        """Return the options that a resumed run may change."""
+        return frozenset(name for name, info in option_infos(cls).items() if info.movable)
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """Return an option's default."""
+        return next(field.default for field in fields(cls) if field.name == name)
+
+    def _remembering(self, named: Collection[str], from_file: Collection[str]) -> Self:
+        object.__setattr__(self, "_named", frozenset(named))
+        object.__setattr__(self, "_from_file", frozenset(from_file))
+        return self
+
+
+def option_infos(options: type[Options]) -> Mapping[str, OptionInfo]:
+    """Return what the fields of a class say, by name."""
+    return {field.name: field.metadata[INFO] for field in fields(options) if INFO in field.metadata}
+
+
+def kinds_of(options: type[Options]) -> Mapping[str, Any]:
+    """Return the types of the fields, by name."""
+    hints = get_type_hints(options)
+    return {field.name: hints[field.name] for field in fields(options)}
+
+
+def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
+    """Raise `DovetailError` for a number out of range, or text where the type lists names and not this one."""
+    several = value if isinstance(value, list | tuple) else [value]
+    for one in several:
+        if info.range is not None and isinstance(one, int | float) and not info.range.holds(one):
+            raise info.range.refusal(name, one)
+    names = names_in(kind)
+    if isinstance(value, str) and names and value not in names:
+        numbers = any(one in (int, float) for one in (get_args(kind) or (kind,)))
+        if numbers:
+            raise DovetailError(f"{name} is {value!r}; it must be a number{or_names(names)}.")
+        raise unknown_name(name, value, names)
+
+
+def names_in(kind: Any) -> tuple[str, ...]:
+    """Return the names that a type lists, as `Literal` does; none where it takes any text."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if any(one in (str, Path, Any) for one in parts):
+        return ()
+    return tuple(one for part in parts if get_origin(part) is Literal for one in get_args(part) if isinstance(one, str))
+
+
+def or_names(names: Collection[str]) -> str:
+    """Return names as the last part of a list of what may be given."""
+    return f" or {', '.join(map(repr, names))}" if names else ""
+
+
+P = ParamSpec("P")
+OptionsT = TypeVar("OptionsT", bound=Options)
+R = TypeVar("R")
+
+
+def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]], Callable[P, R]]:
+    """Turn a function of one `Options` object into one of keyword arguments: those that the class has.
+
+    The signature and the docstring's list of arguments come from the class. `options_class` returns it, and `body` the
+    function of one object.
+    """
+    kind: Any = options
+    assert issubclass(kind, Options)
+
+    def decorate(function: Callable[[OptionsT], R]) -> Callable[P, R]:
+        signature = signature_of(function, kind)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            return function(kind.given(bound.arguments))
+
+        called.__doc__ = documented(inspect.getdoc(function) or "", kind)
+        vars(called).update(__signature__=signature, options=kind, body=function)
+        return called
+
+    return decorate
+
+
+def options_class(function: Callable[..., Any]) -> type[Options]:
+    """Return the class of a function that `takes` made."""
+    found: type[Options] | None = vars(function).get("options")
+    return found or _of_signature(function)
+
+
+def _of_signature(function: Callable[..., Any]) -> type[Options]:
+    import re
+
+    text = inspect.getdoc(function) or ""
+    pairs = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
+    helps = {name: " ".join(words.split()) for name, words in pairs}
+    hints = get_type_hints(function)
+    made = []
+    for name, one in inspect.signature(function).parameters.items():
+        kind, default = hints[name], "" if one.default is inspect.Parameter.empty else one.default
+        if get_origin(kind) is list:
+            kind, default = Sequence[get_args(kind)[0]], tuple(default)  # type: ignore[misc]
+        positional = one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        made.append((name, kind, option(default, helps.get(name, ""), positional=positional)))
+    return dataclasses.make_dataclass("Made", made, bases=(Options,), frozen=True, kw_only=True)
+
+
+def body(function: Callable[..., R]) -> Callable[[Any], R]:
+    """Return what `takes` wraps: the function of one `Options` object."""
+    found: Callable[[Any], R] | None = vars(function).get("body")
+    return found or (lambda options: function(**{name: getattr(options, name) for name in options.named}))
+
+
+def signature_of(function: Callable[..., Any], options: type[Options]) -> inspect.Signature:
+    """Return the signature with the options as keyword arguments."""
+    kinds = kinds_of(options)
+    named, first = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter(
+            field.name, named if field.kw_only else first, default=field.default, annotation=kinds[field.name]
+        )
+        for field in sorted(fields(options), key=lambda field: bool(field.kw_only))
+    ]
+    return inspect.Signature(parameters, return_annotation=inspect.signature(function).return_annotation)
+
+
+def documented(text: str, options: type[Options]) -> str:
+    """Return a docstring with the options' texts as its `Args`, before any other section."""
+    lines = ["Args:"]
+    for name, info in option_infos(options).items():
+        lines += textwrap.wrap(f"{name}: {info.help}", 116, initial_indent="    ", subsequent_indent="        ")
+    head: list[str] = []
+    sections: list[str] = []
+    for paragraph in text.split("\n\n"):
+        is_section = bool(sections) or paragraph.split("\n")[0].rstrip(":") in ("Returns", "Raises")
+        (sections if is_section else head).append(paragraph)
+    return "\n\n".join([*head, "\n".join(lines), *sections])
+
+
+def positional_in(options: type[Options]) -> tuple[str, ...]:
+    """Return the options that may be given without their names."""
+    return tuple(field.name for field in fields(options) if not field.kw_only)

@@ -1,0 +1,212 @@
+"""Options from text: the command line and files of options, parsed by the fields of an `Options` class."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from dovetail.errors import DovetailError
+from dovetail.options import Options, kinds_of, option_infos, positional_in
+from dovetail.options_file import read_options_file
+
+OPTION = r"(?<![\w-])--[a-z][\w.-]*"
+
+
+def make_parser(
+    command: str,
+    options: type[Options],
+    arguments: list[str],
+    *,
+    description: str = "",
+    config: Literal["read", "named", "none"] = "none",
+) -> Any:
+    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`.
+
+    Args:
+        command: Name of the command.
+        options: Its options.
+        arguments: The command line, which says whose recipe it is about.
+        description: Text above the help.
+        config: "read" takes the options in the file of --config, "named" takes --config for a name and leaves the file
+            alone, so that what it parses was typed, "none" has no --config.
+    """
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise DovetailError(explain(message, known_options(self)))
+
+        def format_help(self, formatter: Any = None) -> str:
+            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
+
+    parser = Parser(prog=f"dovetail {command}", description=description)
+    if config != "none":
+        action = "config" if config == "read" else "append"
+        parser.add_argument("--config", action=action, help="YAML file with any of these options")
+    kinds, positional = kinds_of(options), positional_in(options)
+    for option, info in option_infos(options).items():
+        if option != "recipe":
+            how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)
+            parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
+    if "recipe" in kinds:
+        first = positional_values(positional, arguments)
+        add_recipe_options(parser, first.get("method") or method_in(arguments, options.default_of("method")))
+    return parser
+
+
+def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
+    """Return the parser's arguments for an option of a type."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if kind is Any:  # modules and datasets have names here
+        return {"type": str, "default": None}
+    if get_origin(kind) is Sequence:
+        return {"type": get_args(kind)[0], "nargs": "*" if positional else "+", "default": list(default)}
+    return {"type": str, "nargs": "?", "default": default} if positional else {"type": kind, "default": default}
+
+
+def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:
+    """Raise `DovetailError` for options read from a file, of names or kinds that the class does not have.
+
+    Args:
+        options: The class.
+        values: Options by name.
+        where: What the file is called.
+    """
+    method = values.get("method", options.default_of("method"))
+    if not isinstance(method, str):
+        raise DovetailError(f"{where}: method is {method!r}; it must be text.")
+    if not isinstance(values.get("recipe") or {}, dict):
+        raise DovetailError(f"{where}: recipe is {values['recipe']!r}; it must be NAME: VALUE for each option.")
+    try:
+        parser = make_parser("pretrain", options, ["--method", method])
+        parser.parse_object({name: value for name, value in values.items() if value is not None}, defaults=False)
+    except DovetailError as error:
+        raise DovetailError(f"{where}: {error}") from None
+    except Exception as error:  # values of no kind that the parser expects make it raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DovetailError(f"{where} cannot be read: {reason}.") from error
+
+
+def underscored(argument: str) -> str:
+    """Return `--max-steps` as `--max_steps`, the name of the function's parameter; a value after `=` stays."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def hyphened(option: str) -> str:
+    """Return `--max_steps` as users write it."""
+    return option.replace("_", "-")
+
+
+def positional_values(names: Sequence[str], arguments: list[str]) -> dict[str, str]:
+    """Return the first positional argument by name, as far as it can be told before parsing.
+
+    The word after an option is taken for its value: only --help has none, where this matters.
+    """
+    values = [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if not argument.startswith("-") and (not before.startswith("--") or "=" in before or before == "--help")
+    ]
+    return dict(zip(names, values[:1], strict=False))
+
+
+def method_in(arguments: list[str], default: Any) -> str:
+    """Return the method that the command line or its YAML file names."""
+    method = default if isinstance(default, str) else "decon-sl"
+    for index, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        following = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
+        if key == "--config":
+            method = method_in_file(following) or method
+        if key == "--method":
+            return following
+    return method
+
+
+def method_in_file(path: str) -> str | None:
+    """Return the method that a YAML file names."""
+    content = read_options_file(Path(path))
+    if not isinstance(content, dict):
+        raise DovetailError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
+    method = content.get("method")
+    return method if isinstance(method, str) else None
+
+
+def add_recipe_options(parser: Any, method: str) -> None:
+    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
+    from dovetail.recipes.table import options_of, parse, parts_of
+
+    helps: dict[str, str] = {}
+    for part in parts_of(parse(method)).values():
+        own = docstring_helps(part.function)
+        helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
+    for option, parameter in options_of(method).items():
+        parser.add_argument(
+            f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")
+        )
+
+
+def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the text on each parameter in a function's docstring."""
+    text = inspect.getdoc(function) or ""
+    found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
+
+
+def known_options(parser: Any) -> list[str]:
+    """Return a parser's option names, with their dashes."""
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+
+
+def explain(message: str, known: list[str]) -> str:
+    """Return a parser's message as one sentence, with the nearest option for a wrong one."""
+    message = " ".join(message.split())
+    value = wrong_value(message)
+    if value is not None:
+        return value
+    lacking = re.search(r"argument (--\w+): expected (?:one|at least one) argument", message)
+    if lacking:
+        return f"{hyphened(lacking[1])} needs a value; see --help."
+    wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
+    if not wrong:
+        return message.rstrip(".") + "."
+    name = wrong.group(1) or "--" + wrong.group(2)
+    return f"There is no option {hyphened(name)!r}; {hint_for(name.split('=')[0], known)}"
+
+
+def hint_for(option: str, known: list[str]) -> str:
+    """Return whose option a wrong one is: of other methods, else the nearest of the known ones."""
+    from dovetail.recipes.table import methods_with
+
+    others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
+    if others:
+        return f"it belongs to other methods: {others}."
+    close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+    return f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
+
+
+KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def wrong_value(message: str) -> str | None:
+    """Return a parser's message on a value of another kind in words; None for other messages and other kinds."""
+    found = re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*?) (?:Got|Given) value: (.*?)\.?$', message)
+    if not found:
+        return None
+    name, kinds, value = found.groups()
+    classes = re.findall(r"<class '(\w+)'>", kinds.partition("Errors:")[0])
+    choices = re.findall(r"'([^']*)'|(\d+)", " ".join(re.findall(r"Literal\[(.*?)\]", kinds.partition("Errors:")[0])))
+    words = [KINDS[one] for one in classes if one in KINDS] + [text or number for text, number in choices]
+    if not words or not set(classes) <= KINDS.keys() | {"NoneType"}:
+        return None
+    listed = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{hyphened('--' + name)} is {value}; it must be {listed}."

@@ -1,0 +1,198 @@
+"""`pretrain`: a folder of images and a model's name in, a run folder with weights out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
+
+from dovetail.data.identity import identity_of, write_identity
+from dovetail.data.loader import make_loader
+from dovetail.data.sources import ImageSource, open_source
+from dovetail.data.values import values_within
+from dovetail.distributed import rank, world_size
+from dovetail.durable import flush_folder
+from dovetail.errors import DovetailError
+from dovetail.locking import in_use
+from dovetail.networks.network import Network
+from dovetail.networks.probe import check_image_size
+from dovetail.options import takes
+from dovetail.provenance import refuse_decided_in_file, refuse_network_in_file
+from dovetail.recipe import Recipe
+from dovetail.run.beside import dense_of, knn_of, report_of
+from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
+from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resolve import check_freeze, config_of, resolved_run
+from dovetail.run.resume import check_still_there, resumed
+from dovetail.run.summary import announce, check_same_images, example, tell_of_source
+from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.defaults import Settings
+from dovetail.train.engine import train
+from dovetail.train.learner import Learner
+from dovetail.train.loggers import extra_loggers
+from dovetail.views.batch import ViewBatch, statistics, to_views
+from dovetail.views.view import View
+from dovetail.weights import save_exported
+
+SKIPPED = "skipped.jsonl"
+
+
+@takes(PretrainOptions)
+def pretrain(options: PretrainOptions) -> Run:
+    """Pre-train a model on unlabelled images.
+
+    Returns:
+        The run; `run.load()` gives the pre-trained module.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    refuse_decided_in_file(options)
+    again = requeued() and (Path(options.out) / CONFIG).is_file()  # by the first command, --overwrite included
+    if again:
+        options = options.changed(resume=True, overwrite=False)
+    first = is_first_process()
+    how = {"overwrite": options.overwrite, "resume": options.resume}
+    folder = check_out(options.out, **how) if first else Path(options.out)
+    with in_use(folder) if first else nullcontext():
+        if first:  # what another process has written meanwhile counts
+            check_out(options.out, **how)
+        if options.resume:
+            options = resumed(options, folder)
+            check_still_there(folder, options.data)
+        options.check_complete()
+        if options.overwrite:
+            refuse_sources_in(folder, options)
+        with values_within(options.value_range):
+            return execute(options, folder)
+
+
+def execute(options: PretrainOptions, out: Path) -> Run:
+    """Run the pre-training in `out`, which is emptied, where it is to be, once all that can be refused has been."""
+    if options.loggers:
+        refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
+    source = open_source(options.data, fetch=options.typed("data"))
+    torch.manual_seed(options.seed)
+    network = network_for(options)
+    recipe, settings, chosen = resolved_run(options, source, network)
+    recipe = normalised_recipe(recipe, network, options)
+    check_views(recipe, network, settings)
+    check_freeze(settings, network)
+    begin_random(network, recipe, options)
+    knn, dense = knn_of(options, recipe, settings), dense_of(options, recipe, settings, network)
+    begun = options.resume and Checkpoints(out / "checkpoints").last.exists()
+    begin_with(network, recipe, options, needed=not begun)
+    config = config_of(options, settings, chosen, recipe)
+    make_ready(options, source, out, begun=begun)
+    announce(config, recipe, network, settings, out)
+    loggers = extra_loggers(options.loggers, out)
+    report = report_of(config, recipe, network, source, settings, out)
+    learner = Learner(recipe, network)
+    result = train(
+        learner,
+        batches=lambda start: batches_from(source, recipe, settings, options.in_channels, out, start),
+        to_views=lambda batch, device: views_of(batch, recipe, device),
+        settings=settings,
+        out=out,
+        resume=options.resume,
+        loggers=loggers,
+        callbacks=[report] if report is not None else [],
+        compile_networks=options.compile,
+        profile=options.profile,
+        knn=knn,
+        dense=dense,
+        names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
+    )
+    export_run(learner, config, settings, out)
+    return Run(out, result.steps, settings.total_steps)
+
+
+def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
+    """Raise `DovetailError` where the network does not take views of their size."""
+    for view in recipe.views.views:
+        # Queries need a view with query patches, and no image size can be wrong for them alone.
+        taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
+        check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
+
+
+def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begun: bool) -> None:
+    """Empty the folder where it is to be overwritten, and note which images the run has."""
+    identity = identity_of(source)
+    first = is_first_process()
+    if options.resume:
+        check_same_images(identity, out, moved=options.typed("data"), begun=begun)
+    if options.overwrite and first:
+        empty(out)
+    if first:
+        tell_of_source(source)
+        write_identity(out, identity)
+
+
+def batches_from(
+    source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path, start: int
+) -> Iterable[ViewBatch]:
+    """Return this process's batches from step `start` on."""
+    return make_loader(
+        source,
+        recipe.views,
+        global_batch=settings.global_batch,
+        total_steps=settings.total_steps,
+        seed=settings.seed,
+        start_step=start,
+        rank=rank(),
+        world_size=world_size(),
+        micro_batches=settings.accumulate,
+        in_channels=in_channels,
+        num_workers=settings.workers,
+        skipped_file=out / SKIPPED,
+    )
+
+
+def views_of(batch: ViewBatch, recipe: Recipe, device: torch.device) -> list[View]:
+    """Return a batch's views on the device."""
+    return to_views(batch, recipe.views, device)
+
+
+@rank_zero_only
+def export_run(learner: Learner, config: PretrainOptions, settings: Settings, out: Path) -> None:
+    """Write the weights and say how to load them."""
+    network: Network = learner.exported
+    mean, std = statistics(learner.recipe.views, config.in_channels)
+    extra: dict[str, Any] = {
+        "model": config.model if isinstance(config.model, str) else None,
+        "steps": settings.total_steps,
+    }
+    if config.value_range:
+        extra["value_range"] = list(config.value_range)
+    fresh = out / f"{EXPORTED}.tmp"
+    try:
+        save_exported(network, fresh, method=config.method, extra=extra, mean=mean, std=std)
+        (out / EXPORTED).mkdir(exist_ok=True)
+        for file in sorted(fresh.iterdir()):  # each whole or absent, whenever the run is killed
+            file.replace(out / EXPORTED / file.name)
+        flush_folder(out / EXPORTED)
+        fresh.rmdir()
+    except (OSError, SafetensorError) as error:
+        raise DovetailError(
+            f"The weights could not be written to {out / EXPORTED} ({error}); make room there and add --resume."
+        ) from error
+    print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
+    print(example(network, out))
+
+
+def requeued() -> bool:
+    """Whether SLURM runs this job again, with the command that it had at first."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a distributed run that makes the folder; launchers number the others."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0

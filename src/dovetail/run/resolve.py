@@ -1,0 +1,106 @@
+"""What a run is: its recipe and its numbers, with everything on "auto" filled in."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection
+from typing import Any
+
+from dovetail.data.sources import ImageSource
+from dovetail.errors import DovetailError
+from dovetail.networks.network import Network
+from dovetail.networks.parts import is_layer_normed
+from dovetail.recipe import Recipe
+from dovetail.recipes import presets
+from dovetail.recipes.table import build, options_of, suited_optimiser, with_later_options
+from dovetail.run.folder import COMMANDED
+from dovetail.run.options import PretrainOptions
+from dovetail.train.defaults import Settings, best_accelerator, resolve
+from dovetail.views.batch import statistics
+
+log = logging.getLogger(__name__)
+
+
+def resolved_run(
+    options: PretrainOptions, source: ImageSource, network: Network
+) -> tuple[Recipe, Settings, dict[str, Any]]:
+    """Return a run's recipe, its settings, and the recipe's options."""
+    chosen = recipe_options(options, source, network)
+    recipe = build(options.method, network.taps, chosen)
+    settings = resolve(recipe, options, num_images=source.num_images)
+    if not options.resume:  # a saved run names what it was shortened to
+        free = options_of(options.method).keys() - dict(options.recipe or {}).keys()
+        chosen |= shortened(recipe, settings, free)
+        recipe = build(options.method, network.taps, chosen)
+    return recipe, settings, chosen
+
+
+def recipe_options(options: PretrainOptions, source: ImageSource, network: Network) -> dict[str, Any]:
+    """Return the options of the recipe: the preset's, then those that were given."""
+    given, method, resume = dict(options.recipe or {}), options.method, options.resume
+    # A run saves what its preset stood for among the recipe's options, and which it was; these count when it goes on.
+    preset = "paper" if resume else preset_of(options, source.num_images)
+
+    def gathered(optimiser: str) -> dict[str, Any]:
+        found = presets.options(preset, method, network.taps, optimiser=optimiser)
+        size = {} if options.image_size is None else {"image_size": options.image_size}
+        return with_later_options(method, presets.beside(found, given, method) | size | given, resume=resume)
+
+    if resume or "optimiser" in given:  # a run from before there was a choice goes on with what it had
+        return gathered(str(given.get("optimiser", "published")))
+    found, layer_normed = gathered("published"), is_layer_normed(network)
+    suited = suited_optimiser(method, network.taps, found, layer_normed=layer_normed)
+    return found if suited == "published" else gathered(suited) | {"optimiser": suited}
+
+
+def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
+    """Return the preset that a run takes."""
+    accelerator = best_accelerator() if options.accelerator == "auto" else options.accelerator
+    return presets.choose(options.preset, num_images=num_images, accelerator=accelerator)
+
+
+def check_freeze(settings: Settings, network: Network) -> None:
+    """Raise `DovetailError` where no weight of the model would be trained; warn where the encoder never thaws."""
+    epochs = settings.freeze_encoder_epochs
+    if epochs == math.inf and not network.decoder_prefixes:
+        raise DovetailError(
+            "freeze_encoder_epochs is 'all' and the model has no decoder, so none of its weights would be trained; "
+            "choose a model with a decoder, or a number of epochs."
+        )
+    if 0 < epochs < math.inf and round(epochs * settings.steps_per_epoch) >= settings.total_steps:
+        log.warning(
+            "The encoder is frozen for the whole run of %d steps, because freeze_encoder_epochs is %g.",
+            *(settings.total_steps, epochs),
+        )
+
+
+def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
+    """Return how long warm-up and frozen prototypes last in a run for which the recipe's epochs of them are too many.
+
+    They take a quarter of the run at most: else a run of some hundred steps would end while it warms up.
+
+    Args:
+        recipe: As published, or as a preset has it.
+        settings: Of the run.
+        free: Options that were not given by themselves.
+    """
+    most = settings.total_steps / settings.steps_per_epoch / 4
+    frozen = max((rule.frozen_epochs for rule in recipe.optimiser.rules), default=0.0)
+    epochs = {"warmup_epochs": recipe.optimiser.warmup_epochs, "frozen_epochs": frozen}
+    return {name: float(f"{most:.3g}") for name, value in epochs.items() if value > most and name in free}
+
+
+def config_of(options: PretrainOptions, settings: Settings, chosen: dict[str, Any], recipe: Recipe) -> PretrainOptions:
+    """Return the options with everything on "auto" filled in, the preset's among the recipe's, as they are saved."""
+    mean, std = statistics(recipe.views, options.in_channels)
+    resolved = settings.engine_options()
+    resolved["freeze_encoder_epochs"] = options.freeze_encoder_epochs  # "all" is infinite there
+    return options.changed(
+        **resolved, mean=list(mean), std=list(std), preset=preset_of(options, settings.num_images), recipe=dict(chosen)
+    )
+
+
+def kept_options(config: PretrainOptions) -> dict[str, Any]:
+    """Return the options that a run keeps, by name."""
+    return {name: value for name, value in config.as_dict().items() if name not in COMMANDED}

@@ -1,0 +1,138 @@
+"""What a run says before its first step and after its last: sizes, terms, and how to load the weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from dovetail.data.identity import Identity, difference, read_identity
+from dovetail.data.sources import ImageSource, PathSource
+from dovetail.data.values import told_of_values, value_range
+from dovetail.distributed import rank
+from dovetail.errors import DovetailError, counted
+from dovetail.networks.initialise import describe_init
+from dovetail.networks.network import Construction, Network
+from dovetail.recipe import Recipe
+from dovetail.run.folder import RECIPE, write_config
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resolve import kept_options
+from dovetail.showing import recipe_lines, words
+from dovetail.train.defaults import Settings
+
+log = logging.getLogger(__name__)
+
+
+@rank_zero_only
+def announce(config: PretrainOptions, recipe: Recipe, network: Network, settings: Settings, out: Path) -> None:
+    """Save and print what was resolved, before the first step."""
+    write_config(out, kept_options(config))
+    text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
+    (out / RECIPE).write_text(text + "\n", encoding="utf-8")
+    model = config.model if isinstance(config.model, str) else type(config.model).__name__
+    print(f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}")
+    print(settings.table())
+    if config.init is not None:
+        print(f"init              {describe_init(network, config.init)}")
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+    print(f"normalisation     mean {mean}; std {std}")
+    given = ", ".join(f"{name}={value}" for name, value in (config.recipe or {}).items())
+    print(f"recipe options    {given or 'as published'}")
+    for term in recipe.terms:
+        print(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def as_it_runs(recipe: Recipe, settings: Settings) -> Recipe:
+    """Return a recipe with the length and the batch of a run in the place of the paper's, to be read."""
+    return replace(recipe, epochs=settings.epochs, batch_size=settings.global_batch)
+
+
+def ran_in_words(config: PretrainOptions, settings: Settings) -> str:
+    """Return a line on the length of a run, its batch, rate and preset."""
+    return (
+        f"What runs: {counted(settings.total_steps, 'step')} of {counted(settings.global_batch, 'image')} "
+        f"({counted(settings.epochs, 'epoch')} of {counted(settings.num_images, 'image')}), peak learning rate "
+        f"{settings.lr:.4g}, preset {config.preset}\n\n"
+    )
+
+
+def term_line(recipe: Recipe, network: Network, name: str) -> str:
+    """Return one line on a term: tap, cells and weight."""
+    term = next(one for one in recipe.terms if one.name == name)
+    tap = network.taps[term.tap]
+    cells = recipe.views.views[0].size_px // tap.stride
+    line = f"weight {words(term.weight)}, tap {term.tap} ({tap.channels} channels, stride {tap.stride} px)"
+    if tap.kind == "map":
+        line += f", {cells}x{cells} cells"
+        grid = term.cells.grid
+        if grid is not None and cells > grid:
+            line += f" pooled to {grid}x{grid}"
+        if term.cells.points is not None:
+            line += f" sampled at {term.cells.points} points"
+        if term.cells.border:
+            line += f", without {term.cells.border} at each edge"
+    if term.checkpoint_head:
+        line += ", head recomputed in the backward pass"
+    return line
+
+
+@rank_zero_only
+def tell_of_source(source: ImageSource) -> None:
+    """Say what is left out of a source, and where its values use little of their range."""
+    if source.left_out:
+        print(source.left_out)
+    if isinstance(source, PathSource):
+        names = [source.name(index) for index in range(0, source.num_images, max(source.num_images // 64, 1))]
+        if told := told_of_values(names, value_range()):
+            log.warning("%s", told)
+
+
+def check_same_images(identity: Identity, out: Path, *, moved: bool, begun: bool) -> None:
+    """Look whether a run that goes on has the images that it began with.
+
+    Args:
+        identity: Of the images that there are now.
+        out: The run's folder.
+        moved: Whether the images were named again.
+        begun: Whether there is a checkpoint.
+
+    Raises:
+        DovetailError: They were named again, and are others; or there is a checkpoint, and they are more or fewer.
+    """
+    before = read_identity(out)
+    if before is None:
+        if moved and rank() == 0:
+            log.warning("The run in %s does not say which images it began with; it goes on with those named.", out)
+        return
+    told = difference(before, identity)
+    if told and moved:
+        raise DovetailError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
+    if begun and before["images"] != identity["images"]:
+        raise DovetailError(
+            f"The images of the run in {out} have changed: {told}; put back the images that it began with, or say "
+            "where they are with --data."
+        )
+    if told and rank() == 0:
+        log.warning("The images of the run in %s have changed: %s. It goes on with those that are there.", out, told)
+
+
+def example(network: Network, out: Path) -> str:
+    """Return Python that makes the model and loads the run into it, ready to paste."""
+    call, construction = network.constructor, Construction.parse(network.constructor)
+    lines = ["    import dovetail"]
+    if construction is None:
+        lines.append("    model = ...  # your own module, as it was given")
+    else:
+        module = construction.path.rpartition(".")[0]
+        lines += [
+            f"    import {IMPORTED_AS.get(module, module)}",
+            "",
+            f"    model = {call}  # with your number of classes",
+        ]
+    lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
+    return "\n".join(lines)
+
+
+IMPORTED_AS = {"smp": "segmentation_models_pytorch as smp"}

@@ -1,0 +1,157 @@
+"""Typed options: one field is all that an option takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from dovetail.cli import VERBS, Verb, run
+from dovetail.errors import DovetailError
+from dovetail.options import Auto, Options, Range, body, option, option_infos, options_class, takes
+from dovetail.parsing import make_parser
+from dovetail.run.folder import write_config
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resume import defaults, resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking(Options):
+    """Options of a verb of this test's own."""
+
+    loaf: str = option("rye", "Kind of loaf.", positional=True)
+    minutes: int | Auto = option("auto", "Minutes in the oven.", Range(1, 90))
+    heat: Literal["low", "high"] = option("low", "Heat of the oven.", movable=True)
+    seeds: Sequence[float] = option((), "Grams of each kind of seed.", Range(0))
+    out: str | Path = option("", "Where it goes.")
+
+
+@takes(Baking)
+def bake(options: Baking) -> str:
+    """Bake.
+
+    Returns:
+        What was baked.
+    """
+    return f"{options.loaf} {options.minutes} {options.heat} {list(options.seeds)} {sorted(options.named)}"
+
+
+def test_a_function_takes_the_fields_as_keyword_arguments() -> None:
+    assert bake() == "rye auto low [] []"
+    assert bake(minutes=3, seeds=[1.5]) == "rye 3 low [1.5] ['minutes', 'seeds']"
+    assert bake("oat") == "oat auto low [] ['loaf']"
+    assert [*inspect.signature(bake).parameters] == ["loaf", "minutes", "heat", "seeds", "out"]
+    assert inspect.signature(bake).parameters["minutes"].default == "auto"
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        bake(hours=3)  # type: ignore[call-arg]
+
+
+def test_the_docstring_lists_them_before_what_is_returned() -> None:
+    text = inspect.getdoc(bake) or ""
+    assert text.index("minutes: Minutes in the oven.") < text.index("Returns:")
+    assert text.startswith("Bake.\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"minutes": 0}, "minutes is 0; it must be from 1 to 90."),
+        ({"minutes": float("nan")}, "minutes is nan; it must be from 1 to 90."),
+        ({"minutes": "long"}, "minutes is 'long'; it must be a number or 'auto'."),
+        ({"heat": "hihg"}, "There is no heat 'hihg'; did you mean 'high'?"),
+        ({"seeds": [1.0, -2.0]}, "seeds is -2; it must be at least 0."),
+    ],
+)
+def test_values_that_do_not_fit_get_a_sentence(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DovetailError) as caught:
+        bake(**given)
+    assert str(caught.value) == sentence
+
+
+def test_what_a_file_gave_is_known_and_stays_known() -> None:
+    options = Baking.given({"heat": "high", "minutes": 4}, from_file=["heat"])
+    assert (options.named, options.from_file) == ({"heat", "minutes"}, {"heat"})
+    moved = options.changed(minutes=5)
+    assert (moved.minutes, moved.named, moved.typed("heat"), moved.typed("minutes")) == (
+        *(5, options.named),
+        *(False, True),
+    )
+    with pytest.raises(DovetailError, match="no option 'haet'; did you mean 'heat'"):
+        Baking.given({"haet": "high"})
+
+
+def test_the_command_line_is_made_of_the_fields(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(VERBS, "bake", Verb(__name__, "bake", "bake a loaf"))
+    assert run(["bake", "oat", "--seeds", "1", "2.5", "--heat", "high"]) == 0
+    assert capsys.readouterr().out == "oat auto high [1.0, 2.5] ['heat', 'loaf', 'seeds']\n"
+    assert run(["bake", "--minutes", "100"]) == 2
+    assert "minutes is 100; it must be from 1 to 90." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(["bake", "--help"])
+    assert "Grams of each kind of seed." in capsys.readouterr().out
+
+
+def test_an_option_is_added_by_its_field_alone(tmp_path: Path) -> None:
+    """Command line, config file, what a run saves, and whether it may change on resume, all follow from the field."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class More(PretrainOptions):
+        """The options of `pretrain` and one more."""
+
+        crumbs: int = option(3, "Crumbs on the table.", Range(0, 9), movable=True)
+
+    parser = make_parser("pretrain", More, [])
+    assert parser.parse_args(["--crumbs", "5"]).crumbs == 5
+    assert More.given({"crumbs": 4}).as_dict()["crumbs"] == 4
+    assert "crumbs" in More.movable()
+    with pytest.raises(DovetailError, match="crumbs is 12; it must be from 0 to 9"):
+        More(crumbs=12)
+
+
+@pytest.mark.parametrize("name", sorted(PretrainOptions.movable()))
+def test_a_run_goes_on_with_other_values_of_what_may_change(name: str, tmp_path: Path) -> None:
+    write_config(tmp_path, {**defaults(), **RUN})
+    other = {"knn_data": "elsewhere", "dense_data": "elsewhere", "accelerator": "cpu", "strategy": "ddp"}
+    value = other.get(name, ["mlflow"] if name == "loggers" else 2)
+    options = resumed(PretrainOptions.given({name: value, "out": tmp_path}), tmp_path)
+    assert getattr(options, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 5), ("lr", 0.5), ("epochs", 9), ("model", "timm/resnet18"), ("compile", True)]
+)
+def test_a_run_does_not_go_on_with_other_values_of_the_rest(name: str, value: Any, tmp_path: Path) -> None:
+    write_config(tmp_path, {**defaults(), **RUN})
+    with pytest.raises(DovetailError, match=f"has {name} .* leave {name} out to resume it"):
+        resumed(PretrainOptions.given({name: value, "out": tmp_path}), tmp_path)
+
+
+RUN = {
+    "data": "photos",
+    "model": "timm/resnet50",
+    "out": "run",
+    "preset": "small",
+    "recipe": {},
+    "batch_size": 32,
+    "accumulate": 2,
+    "devices": 2,
+    "num_nodes": 2,
+    "epochs": 5,
+    "lr": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_every_option_of_every_verb_has_its_text(name: str) -> None:
+    infos = option_infos(options_class(VERBS[name].load()))
+    assert all(info.help.endswith(".") and info.help.lstrip('"')[0].isalnum() for info in infos.values())
+
+
+def test_the_function_of_one_object_is_there_for_those_who_have_one() -> None:
+    assert body(bake)(Baking(minutes=2)) == "rye 2 low [] []"
