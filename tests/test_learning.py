@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from benchmarks.toy import TRIALS, Bench, Trial, trial_of
 from torch import Tensor
 
-from dovetail import job
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.distill import DistillSpec
@@ -22,6 +21,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Recipe, Term
 from dovetail.recipes.table import build
+from dovetail.run import resolve
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 
@@ -120,7 +120,7 @@ COLLAPSES: dict[str, Edit] = {
 @pytest.mark.parametrize("method", COLLAPSES)
 def test_a_collapsed_run_fails(bench: Bench, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     edit = COLLAPSES[method]
-    monkeypatch.setattr(job, "build", lambda name, taps, options: edit(build(name, taps, options)))
+    monkeypatch.setattr(resolve, "build", lambda name, taps, options: edit(build(name, taps, options)))
     trial = trial_of(method)
     outcome = bench.run(trial, seed=0)
     assert not outcome.passes(trial), outcome

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dovetail import job
 from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
+from dovetail.run import pretrain as job
+from dovetail.run.resolve import check_freeze, shortened
 from tests.data.photos import folder_of
 from tests.tiny import VIT, tiny_learner
 from tests.train.runs import settings
@@ -33,11 +34,11 @@ def test_what_a_frozen_encoder_leaves_to_train_is_checked(caplog: pytest.LogCapt
     alone, both = (build_network(name, image_size=64) for name in ("timm/test_resnet", "timm/test_resnet+fpn"))
     forever = settings(freeze_encoder_epochs=float("inf"))
     with pytest.raises(DovetailError, match="none of its weights would be trained"):
-        job.check_freeze(forever, alone)
-    job.check_freeze(forever, both)
-    job.check_freeze(settings(freeze_encoder_epochs=1.5), alone)
+        check_freeze(forever, alone)
+    check_freeze(forever, both)
+    check_freeze(settings(freeze_encoder_epochs=1.5), alone)
     assert not caplog.records
-    job.check_freeze(settings(freeze_encoder_epochs=2.0), both)
+    check_freeze(settings(freeze_encoder_epochs=2.0), both)
     assert "frozen for the whole run of 6 steps" in caplog.text
 
 
@@ -45,7 +46,7 @@ def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:
     recipe = build("dino", build_network(VIT, image_size=64).taps)
     free = {"warmup_epochs", "frozen_epochs"}
     short = settings(epochs=100, steps_per_epoch=1000, max_steps=500)
-    assert job.shortened(recipe, short, free) == {"warmup_epochs": 0.125, "frozen_epochs": 0.125}
-    assert job.shortened(recipe, short, {"frozen_epochs"}) == {"frozen_epochs": 0.125}
-    assert job.shortened(recipe, settings(epochs=12, steps_per_epoch=50), free) == {"warmup_epochs": 3.0}
-    assert job.shortened(recipe, settings(epochs=100, steps_per_epoch=50), free) == {}
+    assert shortened(recipe, short, free) == {"warmup_epochs": 0.125, "frozen_epochs": 0.125}
+    assert shortened(recipe, short, {"frozen_epochs"}) == {"frozen_epochs": 0.125}
+    assert shortened(recipe, settings(epochs=12, steps_per_epoch=50), free) == {"warmup_epochs": 3.0}
+    assert shortened(recipe, settings(epochs=100, steps_per_epoch=50), free) == {}
