@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dovetail.errors import DovetailError
+from dovetail.options import Options, option, takes
 
 if TYPE_CHECKING:
     from dovetail.transfer.results import Results, Row
 
 
-def compare(results: list[str] = [], *, out: str | Path | None = None) -> dict[str, list[Row]]:  # noqa: B006 - read only
-    """Print the results of several runs side by side, a table for each task, and draw their curves.
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """Options of `dovetail compare`."""
 
-    Args:
-        results: Folders with a results.json, or of runs with such folders in them, as in `dovetail compare runs/*`.
-        out: Page to write, such as comparison.html: the scores with their intervals, and the curves of every run
-            named; opens offline.
+    results: Sequence[str] = option(
+        (),
+        "Folders with a results.json, or of runs with such folders in them, as in `dovetail compare runs/*`.",
+        positional=True,
+    )
+    out: str | Path | None = option(
+        None,
+        "Page to write, such as comparison.html: the scores with their intervals, and the curves of every run"
+        " named; opens offline.",
+    )
+
+
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> dict[str, list[Row]]:
+    """Print the results of several runs side by side, a table for each task, and draw their curves.
 
     Returns:
         The rows of each task, the run's name among their settings.
@@ -29,24 +44,24 @@ def compare(results: list[str] = [], *, out: str | Path | None = None) -> dict[s
     from dovetail.train.logs import METRICS
     from dovetail.transfer.results import RESULTS, print_table
 
-    if not results:
+    if not options.results:
         raise DovetailError("No results were named; give folders, as in `dovetail compare runs/*`.")
-    if out is not None and Path(out).suffix != ".html":
-        raise DovetailError(f"{out} must end in .html; rename it.")
-    folders = [Path(name) for name in dict.fromkeys(results)]
+    if options.out is not None and Path(options.out).suffix != ".html":
+        raise DovetailError(f"{options.out} must end in .html; rename it.")
+    folders = [Path(name) for name in dict.fromkeys(options.results)]
     tables, notes = read_tables(folders)
     runs = [folder for folder in folders if (folder / METRICS).is_file()]
-    if not tables and (out is None or not runs):
+    if not tables and (options.out is None or not runs):
         raise DovetailError(f"None of the {len(folders)} folders holds a {RESULTS}; evaluate or fine-tune first.")
     for task, rows in tables.items():
         print_table(task, rows)
     for note in notes:
         print(note)
-    if out is not None:
+    if options.out is not None:
         from dovetail.report.comparison import write_comparison
 
-        write_comparison(Path(out), tables, notes, runs)
-        print(out)
+        write_comparison(Path(options.out), tables, notes, runs)
+        print(options.out)
     return tables
 
 

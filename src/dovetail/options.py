@@ -24,7 +24,7 @@ import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -67,6 +67,7 @@ class Range:
 
 
 MOST_SIDE_PX = 1 << 14
+MOST_PICTURES = 200  # rows or columns of a sheet, whose pixels have a limit
 COUNT = Range(1, most=1 << 40)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1, above=True)
@@ -80,18 +81,26 @@ class OptionInfo:
         help: Text for users.
         range: Numbers that it may be, and each of its numbers where it takes several; None for any.
         movable: Whether a resumed run may have another value than it began with.
+        required: Whether a call must give it; its default stands for nothing.
     """
 
     help: str
     range: Range | None = None
     movable: bool = False
+    required: bool = False
 
 
 def option(
-    default: Any, help: str, range: Range | None = None, *, movable: bool = False, positional: bool = False
+    default: Any,
+    help: str,
+    range: Range | None = None,
+    *,
+    movable: bool = False,
+    positional: bool = False,
+    required: bool = False,
 ) -> Any:
     """Return a field of an `Options` class; see `OptionInfo`. A `positional` one may be given without its name."""
-    info = OptionInfo(help, range, movable)
+    info = OptionInfo(help, range, movable, required)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 
@@ -115,12 +124,15 @@ class Options:
         """Return options of which it is known which were named, and which of them only a config file named.
 
         Raises:
-            DovetailError: For an unknown name, too.
+            DovetailError: For an unknown name and a required one that is missing, too.
         """
         infos = option_infos(cls)
         for name in values:
             if name not in infos:
                 raise unknown_name("option", name, infos)
+        for name, info in infos.items():
+            if info.required and name not in values:
+                raise DovetailError(f"{name} is missing; give it with --{name.replace('_', '-')}.")
         return cls(**values)._remembering(values, from_file)
 
     @property
@@ -230,31 +242,14 @@ def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]],
 
 def options_class(function: Callable[..., Any]) -> type[Options]:
     """Return the class of a function that `takes` made."""
-    found: type[Options] | None = vars(function).get("options")
-    return found or _of_signature(function)
-
-
-def _of_signature(function: Callable[..., Any]) -> type[Options]:
-    import re
-
-    text = inspect.getdoc(function) or ""
-    pairs = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
-    helps = {name: " ".join(words.split()) for name, words in pairs}
-    hints = get_type_hints(function)
-    made = []
-    for name, one in inspect.signature(function).parameters.items():
-        kind, default = hints[name], "" if one.default is inspect.Parameter.empty else one.default
-        if get_origin(kind) is list:
-            kind, default = Sequence[get_args(kind)[0]], tuple(default)  # type: ignore[misc]
-        positional = one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        made.append((name, kind, option(default, helps.get(name, ""), positional=positional)))
-    return dataclasses.make_dataclass("Made", made, bases=(Options,), frozen=True, kw_only=True)
+    found: type[Options] = vars(function)["options"]
+    return found
 
 
 def body(function: Callable[..., R]) -> Callable[[Any], R]:
     """Return what `takes` wraps: the function of one `Options` object."""
-    found: Callable[[Any], R] | None = vars(function).get("body")
-    return found or (lambda options: function(**{name: getattr(options, name) for name in options.named}))
+    found: Callable[[Any], R] = vars(function)["body"]
+    return found
 
 
 def signature_of(function: Callable[..., Any], options: type[Options]) -> inspect.Signature:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import DovetailError
 from dovetail.locking import LOCK, in_use
+from dovetail.options import COUNT, NOT_NEGATIVE, Options, option, takes
 
 if TYPE_CHECKING:
     from dovetail.data.sources import ImageSource
     from dovetail.data.write_shards import Written
 
 
-def prepare(
-    *,
-    data: Any = None,
-    shards: str | Path = "",
-    images_per_shard: int = 5000,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> Written:
-    """Write photographs as WebDataset shards: tars in a random order, and how many photographs each holds.
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(Options):
+    """Options of `dovetail prepare`."""
 
-    Args:
-        data: Of photographs, as for pretrain.
-        shards: Folder to write the shards into; must be empty or new unless `overwrite` is given.
-        images_per_shard: Photographs in each shard but the last.
-        seed: Of the photographs' order.
-        overwrite: Remove the shards that are in the folder, once the photographs are found.
+    data: Any = option(None, "Images, as for `dovetail pretrain`.")
+    shards: str | Path = option(
+        "",
+        "Folder to write the shards into; must be empty or new unless `overwrite` is given.",
+    )
+    images_per_shard: int = option(5000, "Images in each shard but the last.", COUNT)
+    seed: int = option(0, "Seed of the images' order.", NOT_NEGATIVE)
+    overwrite: bool = option(False, "Remove the shards that are in the folder, once the images are found.")
+
+
+@takes(PrepareOptions)
+def prepare(options: PrepareOptions) -> Written:
+    """Write photographs as WebDataset shards: tars in a random order, and how many photographs each holds.
 
     Returns:
         What was written.
@@ -38,15 +41,13 @@ def prepare(
     """
     from dovetail.data.sources import open_source
     from dovetail.data.write_shards import write_shards
-    from dovetail.transfer.ranges import check_ranges
 
-    if data is None:
+    if options.data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
-    check_ranges({"images_per_shard": images_per_shard, "seed": seed})
-    if isinstance(data, str | Path) and Path(data).resolve() == Path(shards).resolve():
-        raise DovetailError(f"{shards} is where the photographs are; name another folder for the shards.")
-    folder, _ = checked_folder(shards, overwrite=overwrite)
-    source = open_source(data)
+    if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
+        raise DovetailError(f"{options.shards} is where the photographs are; name another folder for the shards.")
+    folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
+    source = open_source(options.data)
     if source.left_out:
         print(source.left_out)
 
@@ -54,11 +55,14 @@ def prepare(
         print(f"{done:,} of {source.num_images:,} photographs", flush=True)
 
     with in_use(folder, option="shards", keep=False):
-        _, old = checked_folder(shards, overwrite=overwrite)  # what another process has written meanwhile counts
-        check_apart(data, source, old)
+        # What another process has written meanwhile counts.
+        _, old = checked_folder(options.shards, overwrite=options.overwrite)
+        check_apart(options.data, source, old)
         for path in old:  # not before the photographs are there
             path.unlink()
-        written = write_shards(source, folder, images_per_shard=images_per_shard, seed=seed, progress=tell)
+        written = write_shards(
+            source, folder, images_per_shard=options.images_per_shard, seed=options.seed, progress=tell
+        )
     print(written)
     return written
 

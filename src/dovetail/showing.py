@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import dataclass
 from typing import Any
 
+from dovetail.options import Options, option, takes
 
-def show(method: str = "decon-sl", *, model: str | None = None, recipe: dict[str, Any] | None = None) -> None:
-    """Print a method's expanded recipe: terms, taps, heads, weights, views, schedules, optimiser.
 
-    Args:
-        method: Name of the method, such as decon-sl, decon-ml-densecl, slotcon.
-        model: Model to expand it for, with shapes and numbers of parameters; a ResNet-50 with an FPN (or a ViT, for
-            methods on tokens) unless given.
-        recipe: Options of the method's recipe.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(Options):
+    """Options of `dovetail show`."""
+
+    method: str = option(
+        "decon-sl", "Name of the method, such as decon-sl, decon-ml-densecl, slotcon.", positional=True
+    )
+    model: str | None = option(
+        None,
+        "Model to expand it for, with shapes and numbers of parameters; a ResNet-50 with an FPN (or a ViT, "
+        "for methods on tokens) unless given.",
+    )
+    recipe: dict[str, Any] | None = option(None, "Options of the method's recipe.")
+
+
+@takes(ShowOptions)
+def show(options: ShowOptions) -> None:
+    """Print a method's expanded recipe: terms, taps, heads, weights, views, schedules, optimiser."""
     from dovetail.networks.build import build_network
     from dovetail.networks.parts import is_layer_normed
     from dovetail.recipes.table import METHODS, build, parse, suited_optimiser
 
-    composition = parse(method)
+    composition = parse(options.method)
     on_tokens = METHODS[composition.base].family == "tokens"
-    name = model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
+    name = options.model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
     network = build_network(name)
-    options = dict(recipe or {})
-    if "optimiser" not in options:  # as a run on this model takes it
+    chosen = dict(options.recipe or {})
+    if "optimiser" not in chosen:  # as a run on this model takes it
         layer_normed = is_layer_normed(network)
-        options["optimiser"] = suited_optimiser(method, network.taps, options, layer_normed=layer_normed)
-    expanded = build(method, network.taps, options)
+        chosen["optimiser"] = suited_optimiser(options.method, network.taps, chosen, layer_normed=layer_normed)
+    expanded = build(options.method, network.taps, chosen)
     console = wide_console()
-    console.print(f"{method} on {name}", style="bold")
+    console.print(f"{options.method} on {name}", style="bold")
     for table in recipe_tables(expanded, network):
         console.print(table)
 
@@ -127,7 +139,13 @@ def words(value: Any) -> str:
     return str(value)
 
 
-def methods() -> None:
+@dataclass(frozen=True, kw_only=True)
+class MethodsOptions(Options):
+    """Options of `dovetail methods`."""
+
+
+@takes(MethodsOptions)
+def methods(options: MethodsOptions) -> None:
     """Print the table of methods: family, paper, year, what it needs, and whether golden numbers cover it."""
     from rich.table import Table
 
@@ -143,12 +161,16 @@ def methods() -> None:
     console.print(f"Composed by rule: {composed}; METHOD+decon-sl[-BASE] puts BASE on the decoder.")
 
 
-def models(pattern: str = "*") -> None:
-    """Print the names of models that can be pre-trained.
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions(Options):
+    """Options of `dovetail models`."""
 
-    Args:
-        pattern: Shell pattern that names must match, such as "smp/*/resnet50".
-    """
+    pattern: str = option("*", 'Shell pattern that names must match, such as "smp/*/resnet50".', positional=True)
+
+
+@takes(ModelsOptions)
+def models(options: ModelsOptions) -> None:
+    """Print the names of models that can be pre-trained."""
     from dovetail.networks.build import list_models
 
-    print("\n".join(list_models(pattern)))
+    print("\n".join(list_models(options.pattern)))

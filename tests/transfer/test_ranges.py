@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dovetail import pretraining
 from dovetail.cli import VERBS
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
-from dovetail.transfer.ranges import RANGES, check_ranges, check_writable
+from dovetail.options import Options, kinds_of, option_infos, options_class
+from dovetail.transfer.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
+from dovetail.transfer.finetune_options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
+from dovetail.transfer.predict_options import PredictOptions
+from dovetail.transfer.ranges import check_writable
 from tests.transfer.pictures import exported_run
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "sentence"),
+    ("options", "name", "value", "sentence"),
     [
-        ("steps", 0, "steps is 0; it must be at least 1."),
-        ("lr", -1.0, "lr is -1; it must be above 0."),
-        ("lr", [0.1, float("nan")], "lr is nan; it must be above 0."),
-        ("lr", float("inf"), "lr is inf"),
-        ("seed", -1, "seed is -1; it must be at least 0."),
-        ("weight_decay", -0.1, "weight_decay is -0.1"),
-        ("fraction", [0.5, 1.5], "fraction is 1.5; it must be above 0 and at most 1."),
-        ("layer_decay", 0.0, "layer_decay is 0;"),
-        ("label_smoothing", 1.0, "label_smoothing is 1; it must be from 0 to 0.999."),
-        ("k", [10, 0], "k is 0"),
-        ("image_size", 0, "image_size is 0; it must be at least 16."),
-        ("classes", -3, "classes is -3"),
-        ("min_score", 2.0, "min_score is 2; it must be from 0 to 1."),
+        (FinetuneSegmentOptions, "steps", 0, "steps is 0; it must be at least 1."),
+        (FinetuneSegmentOptions, "lr", -1.0, "lr is -1; it must be above 0."),
+        (EvaluateLinearOptions, "lr", [0.1, float("nan")], "lr is nan; it must be above 0."),
+        (FinetuneDetectOptions, "lr", float("inf"), "lr is inf"),
+        (FinetuneDetectOptions, "seed", -1, "seed is -1; it must be at least 0."),
+        (FinetuneClassifyOptions, "weight_decay", -0.1, "weight_decay is -0.1"),
+        (FinetuneClassifyOptions, "fraction", [0.5, 1.5], "fraction is 1.5; it must be above 0 and at most 1."),
+        (FinetuneDetectOptions, "layer_decay", 0.0, "layer_decay is 0;"),
+        (FinetuneClassifyOptions, "label_smoothing", 1.0, "label_smoothing is 1; it must be from 0 to 0.999."),
+        (EvaluateKnnOptions, "k", [10, 0], "k is 0"),
+        (EvaluateDenseOptions, "image_size", 0, "image_size is 0; it must be at least 16."),
+        (EvaluateDenseOptions, "classes", -3, "classes is -3"),
+        (PredictOptions, "min_score", 2.0, "min_score is 2; it must be from 0 to 1."),
     ],
 )
-def test_numbers_out_of_range(name: str, value: Any, sentence: str) -> None:
+def test_numbers_out_of_range(options: type[Options], name: str, value: Any, sentence: str) -> None:
     with pytest.raises(DovetailError) as caught:
-        check_ranges({"run": "x", name: value})
+        options.given({name: value})
     assert sentence in str(caught.value)
 
 
-def test_what_is_in_range_or_no_number_passes() -> None:
-    check_ranges({"steps": None, "lr": "auto", "fraction": [1.0, 0.01], "seed": 0, "weight_decay": 0.0, "data": "x"})
-
-
 # Looked at where they are used: two numbers together, one for each channel, what depends on the model.
-ELSEWHERE = {"value_range", "mean", "std", "drop_path", "head_width"}
+ELSEWHERE = {"value_range", "mean", "std", "drop_path"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_number_has_a_range(verb: str) -> None:
-    table = pretraining.ranges() if verb == "pretrain" else RANGES
-    parameters = inspect.signature(VERBS[verb].load()).parameters
-    numbers = {name for name, one in parameters.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
-    assert numbers <= table.keys() | ELSEWHERE
+    options = options_class(VERBS[verb].load())
+    infos, kinds = option_infos(options), kinds_of(options)
+    numbers = {name for name, kind in kinds.items() if re.search(r"(int|float)", str(kind))}
+    assert {name for name in numbers if infos[name].range is None} <= ELSEWHERE
 
 
 NUMBERS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,11 +24,12 @@ from dovetail.data.values import values_within
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError, tell
 from dovetail.locking import in_use
+from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
 from dovetail.transfer.features import Features
 from dovetail.transfer.machine import Machine, ahead, machine, normalised
-from dovetail.transfer.ranges import check_ranges, check_writable
+from dovetail.transfer.ranges import check_writable
 from dovetail.transfer.start import Source, source_of, values_of_run
 from dovetail.writing import aside, writing
 
@@ -43,29 +45,39 @@ class Embeddings(NamedTuple):
     in_channels: int
 
 
-def embed(
-    *,
-    run: str | Path,
-    data: Any = None,
-    out: str | Path,
-    side_px: int | None = None,
-    batch_size: int = 64,
-    accelerator: Accelerator = "auto",
-    page_map: Literal["none", "pca", "tsne"] = "none",
-) -> Path:
-    """Write one vector for each photograph: a ViT's class token, or the mean over the encoder's deepest map.
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(Options):
+    """Options of `dovetail embed`."""
 
-    Args:
-        run: Folder of the run, with exported weights.
-        data: Folder of images, .zip or .tar of them, text file with one path a line, or (in Python) a sequence of
-            paths or a dataset.
-        out: File to write: .npy (the paths go beside it, into NAME.paths.json), or .parquet with columns path and
-            embedding.
-        side_px: Side in pixels of the central squares; that of pre-training unless given.
-        batch_size: Photographs in one forward pass.
-        accelerator: Kind of device.
-        page_map: Put a map of the embeddings in two dimensions into the run's page report.html, by principal components
-            or by t-SNE (which needs scikit-learn).
+    run: str | Path = option("", "Folder of the run, with exported weights.", required=True)
+    data: Any = option(
+        None,
+        "Folder of images, .zip or .tar of them, text file with one path a line, or (in Python) a sequence of"
+        " paths or a dataset.",
+    )
+    out: str | Path = option(
+        "",
+        "File to write: .npy (the paths go beside it, into NAME.paths.json), or .parquet with columns path "
+        "and embedding.",
+        required=True,
+    )
+    side_px: int | None = option(
+        None,
+        "Side in pixels of the central squares; that of pre-training unless given.",
+        Range(8, most=MOST_SIDE_PX),
+    )
+    batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
+    accelerator: Accelerator = option("auto", "Device type.")
+    page_map: Literal["none", "pca", "tsne"] = option(
+        "none",
+        "Put a map of the embeddings in two dimensions into the run's page report.html, by principal "
+        "components or by t-SNE (which needs scikit-learn).",
+    )
+
+
+@takes(EmbedOptions)
+def embed(options: EmbedOptions) -> Path:
+    """Write one vector for each photograph: a ViT's class token, or the mean over the encoder's deepest map.
 
     Returns:
         The file.
@@ -74,8 +86,7 @@ def embed(
         DovetailError: For another ending, a file that cannot be written, a run without weights, no readable photograph,
             or a map without a page.
     """
-    check_ranges({"side_px": side_px, "batch_size": batch_size})
-    path = Path(out)
+    path = Path(options.out)
     if path.suffix not in (".npy", ".parquet"):
         raise DovetailError(f"{path} must end in .npy or .parquet; rename it.")
     if path.is_dir():
@@ -83,21 +94,29 @@ def embed(
     check_writable(path.parent)
     if path.suffix == ".parquet":
         parquet_library()
-    if data is None:
+    if options.data is None:
         raise DovetailError("No data was named; give a folder of images with --data.")
-    page = None if page_map == "none" else page_for_map(run, page_map)
+    page = None if options.page_map == "none" else page_for_map(options.run, options.page_map)
     with in_use(path.parent, keep=False), pages_in_use(page):
-        source = open_source(data)
+        source = open_source(options.data)
         if source.left_out:
             tell(source.left_out)
-        found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size, where=machine(accelerator))
+        found = embeddings_of(
+            options.run,
+            source,
+            side_px=options.side_px,
+            batch_size=options.batch_size,
+            where=machine(options.accelerator),
+        )
         write_embeddings(path, [source.name(index) for index in found.indices], found.vectors)
         count, width = found.vectors.shape
         unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
         tell(f"{path}: {count} embeddings of {width} dimensions{unread}")
-        if page is not None and page_map != "none":
-            with values_within(values_of_run(run)):
-                shown = add_map(page, page_map, source, found.indices, found.vectors, in_channels=found.in_channels)
+        if page is not None and options.page_map != "none":
+            with values_within(values_of_run(options.run)):
+                shown = add_map(
+                    page, options.page_map, source, found.indices, found.vectors, in_channels=found.in_channels
+                )
             tell(f"{page}: a map of {shown} photographs")
     return path
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +12,7 @@ from dovetail.data.values import values_within
 from dovetail.errors import DovetailError, tell
 from dovetail.locking import in_use
 from dovetail.networks.network import Network
+from dovetail.options import COUNT, MOST_PICTURES, MOST_SIDE_PX, Options, Range, option, takes
 from dovetail.report.features import coloured, maps_of, shown_taps
 from dovetail.report.page import picture_side
 from dovetail.report.pictures_attention import attention_sheet, query_sheet
@@ -22,7 +22,6 @@ from dovetail.report.pictures_slots import slot_sheet
 from dovetail.report.pixels import as_view, photographs_in, sample_squares, shown
 from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
-from dovetail.transfer.ranges import check_ranges
 
 
 class Photos(NamedTuple):
@@ -48,12 +47,6 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     return photos
 
 
-def pictures_in(asked: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Look at the numbers that a command was given, and hold its folder."""
-    check_ranges(asked)
-    return in_use(Path(asked["out"]), keep=False)
-
-
 def written(*paths: Path) -> list[Path]:
     """Print and return what was written."""
     for path in paths:
@@ -68,26 +61,35 @@ def as_module(model: Any) -> nn.Module | None:
     return model
 
 
-def pca(
-    *,
-    run: str | Path,
-    images: Any = None,
-    out: str | Path,
-    most: int = 6,
-    side_px: int | None = None,
-    init: str | None = None,
-    model: Any = None,
-) -> list[Path]:
-    """Draw the encoder's and the decoder's maps before and after pre-training, by their principal components.
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions(Options):
+    """What every sheet of pictures takes."""
 
-    Args:
-        run: Folder of the run.
-        images: Folder of photographs.
-        out: Folder for the pictures.
-        most: Photographs to draw, evenly spaced over the folder.
-        side_px: Side in pixels to which photographs are brought; twice the views' for CNNs unless given.
-        init: For a run that began with ImageNet weights: "imagenet" again, which allows their download.
-        model: In Python, for a run of a module of your own: the same module.
+    run: str | Path = option("", "Folder of the run.", required=True)
+    images: Any = option(None, "Folder of images.")
+    out: str | Path = option("", "Folder for the pictures.", required=True)
+    most: int = option(6, "Images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
+    side_px: int | None = option(
+        None,
+        "Side in pixels to which images are brought; for CNNs twice the views' unless given, for ViTs the views'.",
+        Range(8, most=MOST_SIDE_PX),
+    )
+    model: Any = option(None, "In Python, for a run of a module of your own: the same module.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaOptions(SheetOptions):
+    """Options of `dovetail visualize pca`."""
+
+    init: str | None = option(
+        None,
+        'For a run that began with ImageNet weights: "imagenet" again, which allows their download.',
+    )
+
+
+@takes(PcaOptions)
+def pca(options: PcaOptions) -> list[Path]:
+    """Draw the encoder's and the decoder's maps before and after pre-training, by their principal components.
 
     Returns:
         The file, pca.png.
@@ -95,9 +97,9 @@ def pca(
     Raises:
         DovetailError: For a folder without a run or photographs.
     """
-    with pictures_in(locals()):
-        restored = restore(run, model=as_module(model), init=init)
-        photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
+    with in_use(Path(options.out), keep=False):
+        restored = restore(options.run, model=as_module(options.model), init=options.init)
+        photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         taps = shown_taps(restored.after.taps, restored.recipe)
         view = as_view(photos.squares, restored.recipe.views, restored.after)
         before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
@@ -110,31 +112,21 @@ def pca(
                 for offset, (when, maps) in enumerate((("before", before[tap]), ("after", after[tap]))):
                     words = f"{part} {tap}, {when}\n{maps.share:.0%} of the variance" if row == 0 else ""
                     sheet.show(row, 1 + 2 * column + offset, maps.pictures[row], title=words)
-        return written(sheet.write(Path(out) / "pca.png"))
+        return written(sheet.write(Path(options.out) / "pca.png"))
 
 
 def _coloured(network: Network, view: Any, taps: list[str]) -> dict[str, Any]:
     return {tap: coloured(maps) for tap, maps in maps_of(network, view, taps).items()}
 
 
-def slots(
-    *,
-    run: str | Path,
-    images: Any = None,
-    out: str | Path,
-    most: int = 6,
-    side_px: int | None = None,
-    model: Any = None,
-) -> list[Path]:
-    """Draw which slot of SlotCon each cell belongs to, as coloured overlays.
+@dataclass(frozen=True, kw_only=True)
+class SlotsOptions(SheetOptions):
+    """Options of `dovetail visualize slots`."""
 
-    Args:
-        run: Folder of a run whose recipe has SlotCon's terms.
-        images: Folder of photographs.
-        out: Folder for the pictures.
-        most: Photographs to draw, evenly spaced over the folder.
-        side_px: Side in pixels to which photographs are brought; twice the views' for CNNs unless given.
-        model: In Python, for a run of a module of your own: the same module.
+
+@takes(SlotsOptions)
+def slots(options: SlotsOptions) -> list[Path]:
+    """Draw which slot of SlotCon each cell belongs to, as coloured overlays.
 
     Returns:
         One file for each term, slots-TERM.png.
@@ -142,31 +134,21 @@ def slots(
     Raises:
         DovetailError: For a run without slots.
     """
-    with pictures_in(locals()):
-        restored = restore(run, model=as_module(model))
-        photos = photos_of(images, restored, most=most, side_px=side_px, finer=True)
+    with in_use(Path(options.out), keep=False):
+        restored = restore(options.run, model=as_module(options.model))
+        photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         sheets = slot_sheet(restored, photos.names, photos.squares)
-        return written(*(sheet.write(Path(out) / f"slots-{term}.png") for term, sheet in sheets.items()))
+        return written(*(sheet.write(Path(options.out) / f"slots-{term}.png") for term, sheet in sheets.items()))
 
 
-def attention(
-    *,
-    run: str | Path,
-    images: Any = None,
-    out: str | Path,
-    most: int = 6,
-    side_px: int | None = None,
-    model: Any = None,
-) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(SheetOptions):
+    """Options of `dovetail visualize attention`."""
+
+
+@takes(AttentionOptions)
+def attention(options: AttentionOptions) -> list[Path]:
     """Draw what a ViT's class token and ADCLR's query tokens attend to in its last block.
-
-    Args:
-        run: Folder of a run of a ViT.
-        images: Folder of photographs.
-        out: Folder for the pictures.
-        most: Photographs to draw, evenly spaced over the folder.
-        side_px: Side in pixels to which photographs are brought; the views' unless given.
-        model: In Python, for a run of a module of your own: the same module.
 
     Returns:
         attention.png, and queries.png where the ViT takes query tokens.
@@ -174,40 +156,35 @@ def attention(
     Raises:
         DovetailError: For a model that is no ViT.
     """
-    with pictures_in(locals()):
-        restored = restore(run, model=as_module(model))
-        photos = photos_of(images, restored, most=most, side_px=side_px)
-        paths = [attention_sheet(restored, photos.names, photos.squares).write(Path(out) / "attention.png")]
+    with in_use(Path(options.out), keep=False):
+        restored = restore(options.run, model=as_module(options.model))
+        photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px)
+        paths = [attention_sheet(restored, photos.names, photos.squares).write(Path(options.out) / "attention.png")]
         if "queries" in restored.after.taps:
-            paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(out) / "queries.png"))
+            paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(options.out) / "queries.png"))
         return written(*paths)
 
 
-def correspondence(
-    *,
-    run: str | Path,
-    images: Any = None,
-    out: str | Path,
-    between: Literal["views", "photographs"] = "views",
-    most: int = 4,
-    lines: int = 24,
-    side_px: int | None = None,
-    init: str | None = None,
-    model: Any = None,
-) -> list[Path]:
-    """Draw which cells of two pictures match best, as lines, before and after pre-training.
+@dataclass(frozen=True, kw_only=True)
+class CorrespondenceOptions(SheetOptions):
+    """Options of `dovetail visualize correspondence`."""
 
-    Args:
-        run: Folder of the run.
-        images: Folder of photographs.
-        out: Folder for the pictures.
-        between: Two views of each photograph, where the right answer is known and the error is measured; or
-            photographs two by two in their order.
-        most: Pairs to draw, evenly spaced over the folder.
-        lines: Best matches to draw in each.
-        side_px: Side in pixels to which photographs are brought; of views, the run's own size counts.
-        init: For a run that began with ImageNet weights: "imagenet" again, which allows their download.
-        model: In Python, for a run of a module of your own: the same module.
+    between: Literal["views", "photographs"] = option(
+        "views",
+        "Two views of each image, where the right answer is known and the error is measured; or images two by"
+        " two in their order.",
+    )
+    most: int = option(4, "Pairs to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
+    lines: int = option(24, "Best matches to draw in each.", COUNT)
+    init: str | None = option(
+        None,
+        'For a run that began with ImageNet weights: "imagenet" again, which allows their download.',
+    )
+
+
+@takes(CorrespondenceOptions)
+def correspondence(options: CorrespondenceOptions) -> list[Path]:
+    """Draw which cells of two pictures match best, as lines, before and after pre-training.
 
     Returns:
         One file for each pair, correspondence-01.png and so on.
@@ -215,43 +192,36 @@ def correspondence(
     Raises:
         DovetailError: For too few photographs.
     """
-    with pictures_in(locals()):
-        restored = restore(run, model=as_module(model), init=init)
-        if between == "views":
+    with in_use(Path(options.out), keep=False):
+        restored = restore(options.run, model=as_module(options.model), init=options.init)
+        if options.between == "views":
             with values_within(restored.options.value_range):
-                sheets = list(view_pair(restored, photographs_in(images), most=most, lines=lines))
+                sheets = list(
+                    view_pair(restored, photographs_in(options.images), most=options.most, lines=options.lines)
+                )
         else:
-            photos = photos_of(images, restored, most=2 * most, side_px=side_px, finer=True)
+            photos = photos_of(options.images, restored, most=2 * options.most, side_px=options.side_px, finer=True)
             rows_of(photos.names, 2, "A pair")
-            sheets = photograph_pair(restored, photos.names, photos.squares, lines=lines)
+            sheets = photograph_pair(restored, photos.names, photos.squares, lines=options.lines)
         return written(
             *(
-                sheet.write(Path(out) / f"correspondence-{number:02d}.png")
+                sheet.write(Path(options.out) / f"correspondence-{number:02d}.png")
                 for number, sheet in enumerate(sheets, start=1)
             )
         )
 
 
-def neighbours(
-    *,
-    run: str | Path,
-    images: Any = None,
-    out: str | Path,
-    most: int = 6,
-    count: int = 5,
-    side_px: int | None = None,
-    batch_size: int = 64,
-) -> list[Path]:
-    """Draw the photographs that are nearest to some of them among all, as a contact sheet.
+@dataclass(frozen=True, kw_only=True)
+class NeighboursOptions(SheetOptions):
+    """Options of `dovetail visualize neighbours`."""
 
-    Args:
-        run: Folder of the run, with exported weights.
-        images: Folder of photographs.
-        out: Folder for the pictures.
-        most: Photographs whose neighbours are drawn, evenly spaced over the folder.
-        count: Neighbours of each.
-        side_px: Side in pixels to which photographs are brought; that of pre-training unless given.
-        batch_size: Photographs in one forward pass.
+    count: int = option(5, "Neighbours of each.", Range(1, most=MOST_PICTURES))
+    batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
+
+
+@takes(NeighboursOptions)
+def neighbours(options: NeighboursOptions) -> list[Path]:
+    """Draw the photographs that are nearest to some of them among all, as a contact sheet.
 
     Returns:
         The file, neighbours.png.
@@ -259,6 +229,13 @@ def neighbours(
     Raises:
         DovetailError: For too few photographs.
     """
-    with pictures_in(locals()):
-        sheet = neighbours_sheet(run, images, most=most, count=count, side_px=side_px, batch_size=batch_size)
-        return written(sheet.write(Path(out) / "neighbours.png"))
+    with in_use(Path(options.out), keep=False):
+        sheet = neighbours_sheet(
+            options.run,
+            options.images,
+            most=options.most,
+            count=options.count,
+            side_px=options.side_px,
+            batch_size=options.batch_size,
+        )
+        return written(sheet.write(Path(options.out) / "neighbours.png"))
