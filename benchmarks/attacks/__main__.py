@@ -99,7 +99,8 @@ def page(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
         [
             "# Attacks on the files and numbers that are read",
             "",
-            f"**{len(outcomes)} attacks tried, {len(broken)} broken, {tracebacks} tracebacks.** Claims are the lines of",
+            f"**{len(outcomes)} attacks tried, {len(broken)} broken, {tracebacks} tracebacks.**",
+            "Claims are the lines of",
             "[docs/security.md](../../docs/security.md). An attack breaks a claim when code of a file runs, something",
             "connects or is written elsewhere, when it takes more than a minute or a GiB of memory, or when the answer",
             "is another than the claim says: one sentence, or the work done.",

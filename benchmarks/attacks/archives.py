@@ -22,13 +22,27 @@ from dovetail.data.decode import UnreadableError, open_file
 from dovetail.data.sources import open_source
 
 OUTSIDE = (
-    "../outside/secret.png", "/etc/passwd.png", "a/../../outside/secret.png", "..\\secret.png", "C:\\secret.png", "..",
-    "//server/a.png", "./../x.png", "a/./../../x.png", "/../x.png", "C:a.png", "a\\..\\..\\x.png",
-)  # fmt: skip
+    "../outside/secret.png",
+    "/etc/passwd.png",
+    "a/../../outside/secret.png",
+    "..\\secret.png",
+    "C:\\secret.png",
+    "..",
+    "//server/a.png",
+    "./../x.png",
+    "a/./../../x.png",
+    "/../x.png",
+    "C:a.png",
+    "a\\..\\..\\x.png",
+)
 KINDS = {
-    "symbolic link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "character device": tarfile.CHRTYPE,
-    "block device": tarfile.BLKTYPE, "pipe": tarfile.FIFOTYPE, "contiguous": tarfile.CONTTYPE,
-}  # fmt: skip
+    "symbolic link": tarfile.SYMTYPE,
+    "hard link": tarfile.LNKTYPE,
+    "character device": tarfile.CHRTYPE,
+    "block device": tarfile.BLKTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "contiguous": tarfile.CONTTYPE,
+}
 DAMAGE = ("cut", "header", "checksum", "size", "zeros", "text", "nothing", "directory", "pickle", "flipped")
 GIANTS = ("png", "gif", "bmp", "npy", "tif", "ppm", "png of nothing", "png of black", "text chunk", "icc profile")
 HOSTILE = ("sparse file", "device", "random device", "pipe", "folder", "link to itself", "link to nothing", "socket")
@@ -124,11 +138,17 @@ def damaged(form: str, damage: str, reader: str, arena: Arena) -> None:
         for place in np.random.default_rng(0).integers(0, len(content), 200):
             content[place] ^= 255
     changes: dict[str, bytes] = {
-        "cut": bytes(content[: len(content) // 2]), "header": bytes(512) + bytes(content[512:]),
-        "checksum": bytes(content[:148]) + b"99999999" + bytes(content[156:]), "zeros": bytes(len(content)),
-        "size": bytes(content[:124]) + b"77777777777\0" + bytes(content[136:]), "text": b"words " * 1000, "nothing": b"",
-        "directory": bytes(content[:-40]) + b"\xff" * 40, "pickle": b"\x80\x04\x95" + bytes(600), "flipped": bytes(content),
-    }  # fmt: skip
+        "cut": bytes(content[: len(content) // 2]),
+        "header": bytes(512) + bytes(content[512:]),
+        "checksum": bytes(content[:148]) + b"99999999" + bytes(content[156:]),
+        "zeros": bytes(len(content)),
+        "size": bytes(content[:124]) + b"77777777777\0" + bytes(content[136:]),
+        "text": b"words " * 1000,
+        "nothing": b"",
+        "directory": bytes(content[:-40]) + b"\xff" * 40,
+        "pickle": b"\x80\x04\x95" + bytes(600),
+        "flipped": bytes(content),
+    }
     path.write_bytes(changes[damage])
     given(arena, path, reader)
 
@@ -215,16 +235,24 @@ def giant(kind: str, path: Path) -> None:
     tiff += [(279, 4, 1, 0xFFFFFFF0)]
     head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({side}, {side}, 3), }}\n".encode()
     makers: dict[str, Callable[[], bytes]] = {
-        "png": lambda: png_of(side, side, bytes(100_000)), "ppm": lambda: b"P6 %d %d 255\n" % (side, side) + bytes(100),
+        "png": lambda: png_of(side, side, bytes(100_000)),
+        "ppm": lambda: b"P6 %d %d 255\n" % (side, side) + bytes(100),
         "gif": lambda: b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(20),
-        "bmp": lambda: b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, *[0] * 6),
+        "bmp": lambda: (
+            b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, *[0] * 6)
+        ),
         "npy": lambda: b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head,
-        "tif": lambda: b"II*\0" + struct.pack("<IH", 8, len(tiff)) + b"".join(struct.pack("<HHII", *one) for one in tiff) + bytes(4),
+        "tif": lambda: (
+            b"II*\0"
+            + struct.pack("<IH", 8, len(tiff))
+            + b"".join(struct.pack("<HHII", *one) for one in tiff)
+            + bytes(4)
+        ),
         "png of nothing": lambda: png_of(12_000, 12_000, bytes(100_000)),
         "png of black": lambda: png_of(9_000, 9_000, bytes(9_000 * 27_001)),
         "text chunk": lambda: png_of(8, 8, bytes(200), (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 28)))),
         "icc profile": lambda: png_of(8, 8, bytes(200), (b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 28)))),
-    }  # fmt: skip
+    }
     path.write_bytes(makers[kind]())
 
 

@@ -23,18 +23,40 @@ FIELDS = ("format", "step", "settings", "learner", "optimiser", "skipped_steps")
 ODD: tuple[Any, ...] = (None, -7, 10**30, "x", "\x1b[2J", 1.5, [], {}, {"a": 1}, [{"a": [1]}], True)
 SETTINGS: tuple[Any, ...] = (None, -7, 10**30, "x", [], float("nan"))
 TENSORS = {
-    "none": None, "text": "x", "another shape": torch.zeros(3, 5, 7), "whole numbers": torch.zeros(2, dtype=torch.int64),
-    "no values": torch.zeros(0), "sparse": torch.zeros(2, 2).to_sparse(), "complex": torch.zeros(2, dtype=torch.complex64),
+    "none": None,
+    "text": "x",
+    "another shape": torch.zeros(3, 5, 7),
+    "whole numbers": torch.zeros(2, dtype=torch.int64),
+    "no values": torch.zeros(0),
+    "sparse": torch.zeros(2, 2).to_sparse(),
+    "complex": torch.zeros(2, dtype=torch.complex64),
     "expanded to a terabyte": torch.zeros(1).expand(1 << 38),
-}  # fmt: skip
+}
 LINES = (
-    b"\xff\xfe\n", b"{\n", b"[1]\n", b"3\n", b"null\n", b'{"step": "x"}\n', b'{"step": -1}\n', b'{"step": 1e400}\n',
-    b'{"step": NaN}\n', b'{"step": [1]}\n', b'{"step": 1, "loss": "x"}\n', b'{"step": 1, "loss": null, "lr": {}}\n',
-    b"[" * 100_000 + b"\n", b'{"a":' * 50_000 + b"\n", b"\x00" * 1000 + b"\n", b'{"step": 1, "parts": 3}\n',
-    b'{"step": 1, "parts": {"a": "x"}}\n', b'{"step": 1, "effective_rank": [1]}\n', b'{"step": 1}' * 3,
-    b'{"step": 1, "spread": {"\\u001b[2J": 1}, "effective_rank": {"\\u001b[2J": 1}}\n', b'{"step": 1' + b"0" * 5000 + b"}\n",
-    b'{"step": 1, "weights": {"a": {"b": 1}}, "loss": true}\n', b'{"step": 1, "epoch": {}, "dense": 3, "knn": "x"}\n',
-)  # fmt: skip
+    b"\xff\xfe\n",
+    b"{\n",
+    b"[1]\n",
+    b"3\n",
+    b"null\n",
+    b'{"step": "x"}\n',
+    b'{"step": -1}\n',
+    b'{"step": 1e400}\n',
+    b'{"step": NaN}\n',
+    b'{"step": [1]}\n',
+    b'{"step": 1, "loss": "x"}\n',
+    b'{"step": 1, "loss": null, "lr": {}}\n',
+    b"[" * 100_000 + b"\n",
+    b'{"a":' * 50_000 + b"\n",
+    b"\x00" * 1000 + b"\n",
+    b'{"step": 1, "parts": 3}\n',
+    b'{"step": 1, "parts": {"a": "x"}}\n',
+    b'{"step": 1, "effective_rank": [1]}\n',
+    b'{"step": 1}' * 3,
+    b'{"step": 1, "spread": {"\\u001b[2J": 1}, "effective_rank": {"\\u001b[2J": 1}}\n',
+    b'{"step": 1' + b"0" * 5000 + b"}\n",
+    b'{"step": 1, "weights": {"a": {"b": 1}}, "loss": true}\n',
+    b'{"step": 1, "epoch": {}, "dense": 3, "knn": "x"}\n',
+)
 
 
 def attacks() -> Iterator[Attack]:
@@ -95,7 +117,8 @@ def not_finite(number: float, arena: Arena) -> None:
     """Write a checkpoint in which one value is no finite number, the only one there is."""
     run, state = alone(arena)
     weights = {name: value.clone() for name, value in state["learner"].items()}
-    next(value for value in weights.values() if value.is_floating_point()).view(-1)[0] = number
+    first = next(value for value in weights.values() if value.is_floating_point())
+    first[(0,) * first.ndim] = number
     write_sealed({**state, "learner": weights}, run / "checkpoints" / "last.ckpt")
     arena.resumed(run)
 

@@ -67,20 +67,22 @@ def attacks() -> Iterator[Attack]:
 def addresses(place: Any, where: str) -> Iterator[Attack]:
     """Yield attacks that name something on the network."""
     for address in ADDRESSES:
-        yield Attack(claims.DOWNLOAD, f"{where}: data {address}", partial(place, {"data": address}))
+        yield Attack(claims.DOWNLOAD, f"{where}: data {address}", partial(given_in, place, {"data": address}))
     for name in OTHER_SOURCES:
         for address in ADDRESSES[:2] + ADDRESSES[4:6]:
             yield Attack(
-                claims.DOWNLOAD, f"{where}: {name} {address}", partial(place, {name: address}, needed=name != "init")
+                claims.DOWNLOAD,
+                f"{where}: {name} {address}",
+                partial(given_in, place, {name: address}, needed=name != "init"),
             )
     for loggers in (["wandb"], ["mlflow"], ["wandb", "mlflow"], "wandb", {"wandb": 1}):
-        yield Attack(claims.LOGGERS, f"{where}: {loggers}", partial(place, {"loggers": loggers}))
+        yield Attack(claims.LOGGERS, f"{where}: {loggers}", partial(given_in, place, {"loggers": loggers}))
 
 
 def decided() -> Iterator[Attack]:
     """Yield attacks that decide what only the command line may."""
     for given in ({"init": "imagenet"}, {"init": ["imagenet"]}, {"init": {"imagenet": 1}}):
-        yield Attack(claims.IMAGENET, f"--config: {given}", partial(in_config, given))
+        yield Attack(claims.IMAGENET, f"--config: {given}", partial(given_in, in_config, given))
     yield Attack(claims.IMAGENET, "run's config without checkpoints", imagenet_anew)
     for given in TYPED:
         yield Attack(claims.TYPED, f"--config: {given}", partial(decides, given))
@@ -95,7 +97,7 @@ def odd() -> Iterator[Attack]:
 
     for name in (pretrain.__kwdefaults__ or {}).keys() - {"out", "overwrite", "resume"}:
         for value in ODD:
-            act = partial(in_run, {name: value}, needed=False)
+            act = partial(given_in, in_run, {name: value}, needed=False)
             yield Attack(claims.CONFIG, f"{name}: {str(value)[:20]!r}", act)
     for value in ODD:
         yield Attack(
@@ -103,8 +105,15 @@ def odd() -> Iterator[Attack]:
         )
         for option in ("dim", "decoder_grid", "min_scale"):
             yield Attack(
-                claims.CONFIG, f"recipe.{option}: {str(value)[:20]!r}", partial(in_run, {"recipe": {option: value}})
+                claims.CONFIG,
+                f"recipe.{option}: {str(value)[:20]!r}",
+                partial(given_in, in_run, {"recipe": {option: value}}),
             )
+
+
+def given_in(place: Any, given: dict[str, Any], arena: Arena, *, needed: bool = True) -> None:
+    """Give options in a place."""
+    place(arena, given, needed=needed)
 
 
 def in_config(arena: Arena, given: dict[str, Any], *, text: str | None = None, needed: bool = True) -> None:

@@ -18,32 +18,73 @@ from dovetail.transfer.coco import CocoSet
 from dovetail.transfer.results import read_results
 
 NAMES = (
-    "/etc/passwd", "../outside/secret.png", "a/../../outside/secret.png", "C:\\secret.png", "..\\secret.png", "SECRET",
-    "//server/secret.png", "./../../outside/secret.png", "0.png/../../outside/secret.png", "file:///etc/passwd", "..",
-)  # fmt: skip
+    "/etc/passwd",
+    "../outside/secret.png",
+    "a/../../outside/secret.png",
+    "C:\\secret.png",
+    "..\\secret.png",
+    "SECRET",
+    "//server/secret.png",
+    "./../../outside/secret.png",
+    "0.png/../../outside/secret.png",
+    "file:///etc/passwd",
+    "..",
+)
 ODD: tuple[Any, ...] = (None, -7, 10**30, "x", 1.5, [], {}, [[1]], {"a": 1}, 1e308, True, float("nan"))
 COCO_FIELDS = (
-    ("images", "id"), ("images", "file_name"), ("images", "width"), ("images", "height"), ("categories", "id"),
-    ("categories", "name"), ("annotations", "id"), ("annotations", "image_id"), ("annotations", "category_id"),
-    ("annotations", "bbox"), ("annotations", "segmentation"), ("annotations", "area"), ("annotations", "iscrowd"),
-)  # fmt: skip
+    ("images", "id"),
+    ("images", "file_name"),
+    ("images", "width"),
+    ("images", "height"),
+    ("categories", "id"),
+    ("categories", "name"),
+    ("annotations", "id"),
+    ("annotations", "image_id"),
+    ("annotations", "category_id"),
+    ("annotations", "bbox"),
+    ("annotations", "segmentation"),
+    ("annotations", "area"),
+    ("annotations", "iscrowd"),
+)
 MASKS: tuple[Any, ...] = (
-    {"size": [1_000_000, 1_000_000], "counts": [10**12]}, {"size": [1_000_000, 1_000_000], "counts": "0" * 40},
-    {"size": [1 << 31, 1 << 31], "counts": [1]}, {"size": [-1, -1], "counts": [1]}, {"size": [0, 0], "counts": []},
-    {"size": [SIDE, SIDE], "counts": [10**12]}, {"size": [SIDE, SIDE], "counts": [-1, 5]},
-    {"size": [SIDE, SIDE], "counts": "\udc80"}, {"size": [SIDE, SIDE], "counts": "~" * 5000}, {"size": [], "counts": 3},
-    {"size": [SIDE, SIDE], "counts": [1.5]}, {"size": [SIDE, SIDE], "counts": {"a": 1}}, {"counts": [1]},
-)  # fmt: skip
+    {"size": [1_000_000, 1_000_000], "counts": [10**12]},
+    {"size": [1_000_000, 1_000_000], "counts": "0" * 40},
+    {"size": [1 << 31, 1 << 31], "counts": [1]},
+    {"size": [-1, -1], "counts": [1]},
+    {"size": [0, 0], "counts": []},
+    {"size": [SIDE, SIDE], "counts": [10**12]},
+    {"size": [SIDE, SIDE], "counts": [-1, 5]},
+    {"size": [SIDE, SIDE], "counts": "\udc80"},
+    {"size": [SIDE, SIDE], "counts": "~" * 5000},
+    {"size": [], "counts": 3},
+    {"size": [SIDE, SIDE], "counts": [1.5]},
+    {"size": [SIDE, SIDE], "counts": {"a": 1}},
+    {"counts": [1]},
+)
 TASK_FIELDS = ("task", "constructor", "names", "mean", "std", "image_size", "in_channels", "options", "value_range")
 TASK_ODD: tuple[Any, ...] = (*ODD, [], ["x"], "\x1b[2J", [1, 2, 3], ["a"] * 100_000)
 RESULT_FIELDS = ("task", "rows", "config", "data", "device", "notes", "versions")
 ROWS: tuple[Any, ...] = (
-    [3], [{}], [{"setting": 3, "scores": {}}], [{"setting": {}, "scores": 3}], [{"setting": {}, "scores": {"a": {}}}],
-    [{"setting": {"a": {"b": [1]}}, "scores": {"a": {"mean": "x", "values": 3, "deviation": [], "low": {}, "high": 1}}}],
-    [{"setting": {"\x1b[2J": "\x1b[2J"}, "scores": {"\x07": {"mean": 1, "values": [], "deviation": None, "low": None, "high": None}}}],
+    [3],
+    [{}],
+    [{"setting": 3, "scores": {}}],
+    [{"setting": {}, "scores": 3}],
+    [{"setting": {}, "scores": {"a": {}}}],
+    [
+        {
+            "setting": {"a": {"b": [1]}},
+            "scores": {"a": {"mean": "x", "values": 3, "deviation": [], "low": {}, "high": 1}},
+        }
+    ],
+    [
+        {
+            "setting": {"\x1b[2J": "\x1b[2J"},
+            "scores": {"\x07": {"mean": 1, "values": [], "deviation": None, "low": None, "high": None}},
+        }
+    ],
     [{"setting": {}, "scores": {"a": {"mean": 1e308, "values": ["x"], "deviation": "x", "low": "x", "high": "x"}}}],
     [{"setting": {}, "scores": {"a": {"mean": None, "values": [1], "deviation": 1, "low": 1, "high": 1}}}],
-)  # fmt: skip
+)
 
 
 def attacks() -> Iterator[Attack]:
@@ -153,11 +194,9 @@ def task_changed(task: str, values: dict[str, Any], arena: Arena, *, refused: bo
     """Say something odd of a fine-tuned model, to whoever loads it and predicts with it."""
     run = arena.copied(arena.tuned[task])
     content = json.loads((run / "task.json").read_text()) | values
-    told = {
-        name: value.replace("MADE", str(arena.made)).replace("SECRET", str(arena.secret)) if name == "constructor" and isinstance(value, str) else value
-        for name, value in content.items()
-        if value is not ...
-    }  # fmt: skip
+    told = {name: value for name, value in content.items() if value is not ...}
+    if isinstance(told.get("constructor"), str):
+        told["constructor"] = told["constructor"].replace("MADE", str(arena.made)).replace("SECRET", str(arena.secret))
     (run / "task.json").write_text(json.dumps(told))
     arena.call(lambda: dovetail.load(run), refused=refused)
     arena.command(
@@ -176,9 +215,17 @@ def option_changed(task: str, name: str, value: Any, arena: Arena) -> None:
 def compared(field: str, value: Any, arena: Arena) -> None:
     """Compare results that say something odd."""
     content: dict[str, Any] = {
-        "format": 1, "task": "evaluate knn", "rows": [], "config": {"seed": 0}, "seed": 0, "versions": {}, "device": "cpu",
-        "data": {"fingerprint": "0"}, "notes": [], "details": {},
-    }  # fmt: skip
+        "format": 1,
+        "task": "evaluate knn",
+        "rows": [],
+        "config": {"seed": 0},
+        "seed": 0,
+        "versions": {},
+        "device": "cpu",
+        "data": {"fingerprint": "0"},
+        "notes": [],
+        "details": {},
+    }
     (arena.here / "results.json").write_text(json.dumps(content | {field: value}))
     arena.command("compare", arena.here, refused=None)
     arena.command("compare", arena.here, "--out", arena.here / "x.html", refused=None)

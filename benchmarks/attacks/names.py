@@ -13,10 +13,27 @@ from benchmarks.attacks import claims
 from benchmarks.attacks.arena import Arena, Attack, BrokenError, noise
 
 HOSTILE = (
-    "\x1b]0;owned\x07", "\x1b[2J\x1b[H", "\x1b[31mred", "\x9b2J", "\x07\x08\x08", "\u202egpj.exe", "a\rb", "[bold red]x[/]",
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "${HOME}", "%s%n", "new\nline", "\u200b\ufeff",
-    "a" * 240, "-rf", "../x", "\udcff\udcfe", "\x7f\x00x",
-)  # fmt: skip
+    "\x1b]0;owned\x07",
+    "\x1b[2J\x1b[H",
+    "\x1b[31mred",
+    "\x9b2J",
+    "\x07\x08\x08",
+    "\u202egpj.exe",
+    "a\rb",
+    "[bold red]x[/]",
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*7}}",
+    "${HOME}",
+    "%s%n",
+    "new\nline",
+    "\u200b\ufeff",
+    "a" * 240,
+    "-rf",
+    "../x",
+    "\udcff\udcfe",
+    "\x7f\x00x",
+)
 PLACES = ("data", "compare", "results", "method", "option", "image", "class", "task", "out")
 
 
@@ -56,10 +73,16 @@ def as_results(name: str, arena: Arena) -> None:
     """Put a name everywhere in results, and look at the page as well."""
     score = {"mean": 0.5, "values": [0.5], "deviation": None, "low": None, "high": None}
     content = {
-        "format": 1, "task": name, "rows": [{"setting": {"start": name, name: name}, "scores": {name: score}}],
-        "config": {"data": name}, "seed": 0, "versions": {name: name}, "device": name, "data": {"fingerprint": name},
+        "format": 1,
+        "task": name,
+        "rows": [{"setting": {"start": name, name: name}, "scores": {name: score}}],
+        "config": {"data": name},
+        "seed": 0,
+        "versions": {name: name},
+        "device": name,
+        "data": {"fingerprint": name},
         "notes": [name],
-    }  # fmt: skip
+    }
     (arena.here / "results.json").write_text(json.dumps(content))
     arena.command("compare", arena.here, "--out", arena.here / "x.html", refused=False)
     check_page(arena.here / "x.html")
@@ -125,6 +148,13 @@ def check_page(path: Path) -> None:
 
 
 PLACED = {
-    "data": as_data, "compare": as_compared, "results": as_results, "method": as_method, "option": as_option,
-    "image": as_image, "class": as_class, "task": as_task, "out": as_out,
-}  # fmt: skip
+    "data": as_data,
+    "compare": as_compared,
+    "results": as_results,
+    "method": as_method,
+    "option": as_option,
+    "image": as_image,
+    "class": as_class,
+    "task": as_task,
+    "out": as_out,
+}

@@ -18,6 +18,7 @@ from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.torchvision_models import MODELS
 
 OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
+SHOWN = 200
 
 
 def construct(call: str) -> nn.Module:
@@ -27,6 +28,7 @@ def construct(call: str) -> nn.Module:
         DovetailError: When it spells none of the known libraries' models, as for a module of the user's own.
     """
     construction = Construction.parse(call)
+    call = call if len(call) <= SHOWN else f"{call[:SHOWN]}…"  # a file may say anything, and sentences quote it
     function = None if construction is None else _function(construction.path)
     if construction is None or function is None:
         raise DovetailError(

@@ -34,6 +34,9 @@ LOADS = (
 )
 
 
+LONGEST_CALL = 10_000  # letters
+
+
 @dataclass(frozen=True)
 class Construction:
     """The Python call that makes a model: the dotted path of a function or class, and its arguments (plain values)."""
@@ -49,13 +52,15 @@ class Construction:
     @classmethod
     def parse(cls, call: str) -> Construction | None:
         """Return the construction that `call`, such as "timm.create_model('resnet18')", spells; None for other text."""
+        if len(call) > LONGEST_CALL:
+            return None
         try:
             node = ast.parse(call, mode="eval").body
             if not isinstance(node, ast.Call) or not all(keyword.arg for keyword in node.keywords):
                 return None  # with ** too, whose names are not seen here
             kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
             return cls(ast.unparse(node.func), kwargs, tuple(ast.literal_eval(value) for value in node.args))
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's last two are for deep nesting
             return None
 
     def asked_to_load(self) -> list[str]:

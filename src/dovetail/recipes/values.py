@@ -18,7 +18,7 @@ SIZES = frozenset(
 
 SIDES = frozenset({"image_size", "local_size"})
 SHARES = frozenset({"min_scale", "global_scale", "local_scale", "query_scale", "mask_share", "mask_p"})
-MOST_COUNT, MOST_SIDE_PX, MOST_BLUR_PX, MOST = 1 << 20, 1 << 14, 1 << 10, 1e38  # the last is float32's
+MOST_COUNT, MOST_SIDE_PX, MOST_BLUR_PX, MOST = 1 << 20, 1 << 14, 1 << 10, 1e9
 
 
 def most(name: str, annotation: Any) -> float:

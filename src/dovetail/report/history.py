@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dovetail.train.logs import METRICS
+from dovetail.train.logs import METRICS, Reading
 from dovetail.train.monitors import (
     MAX_POSITION,
     MIN_RANK,
@@ -21,6 +21,7 @@ from dovetail.train.monitors import (
 )
 from dovetail.train.prototypes import MAX_ENTROPY, MIN_USED, PrototypeWatch
 
+MOST = 2.0**63  # of steps and of readings; those that are no number are kept
 State = Literal["healthy", "low", "collapsing", "unknown"]
 
 
@@ -135,6 +136,17 @@ def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> 
     return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_USED:g} and {MAX_ENTROPY:g})")
 
 
+def is_reading(reading: Any) -> bool:
+    """Whether a line of the log holds a step and a loss, and nothing but numbers and numbers by name beside them."""
+    if not isinstance(reading, dict) or not isinstance(reading.get("step"), int) or "loss" not in reading:
+        return False
+    maps = {name for name, one in Reading.__dataclass_fields__.items() if str(one.type).startswith("dict")}
+    if any(isinstance(value, dict) is not (name in maps) for name, value in reading.items()) or reading["loss"] is None:
+        return False
+    numbers = [one for value in reading.values() for one in (value.values() if isinstance(value, dict) else [value])]
+    return all(one is None or (isinstance(one, int | float) and not abs(one) >= MOST) for one in numbers)  # NaN passes
+
+
 def read_history(folder: Path) -> History:
     """Return the readings in a run's folder; a last line that is being written is left out."""
     path = folder / METRICS
@@ -143,7 +155,8 @@ def read_history(folder: Path) -> History:
     for line in lines:
         try:
             reading = json.loads(line)
-            readings[int(reading["step"])] = reading
-        except (ValueError, KeyError, TypeError, RecursionError):
+            if is_reading(reading):
+                readings[reading["step"]] = reading
+        except (ValueError, RecursionError):
             continue
     return History(tuple(readings[step] for step in sorted(readings)))

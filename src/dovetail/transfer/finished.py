@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +17,26 @@ from dovetail.data.values import value_range
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 from dovetail.finite import check_finite
+from dovetail.schema import checked
 from dovetail.tensor_files import write_tensors
+from dovetail.transfer.ranges import MOST_SIDE_PX, Range, check_ranges
 from dovetail.transfer.start import TASK_FILE, Source
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
 TaskName = Literal["classify", "segment", "detect"]
+
+
+KINDS: dict[str, Any] = {
+    "task": TaskName,
+    "constructor": str,
+    "names": tuple[str, ...],
+    "mean": tuple[float, ...],
+    "std": tuple[float, ...],
+    "image_size": int,
+    "in_channels": int,
+    "options": dict[str, Any],
+    "value_range": tuple[float, ...],
+}
 
 
 @dataclass(frozen=True)
@@ -77,16 +93,30 @@ def read_task(folder: Path) -> Task:
     path = folder / TASK
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        return Task(**plain)
+        task = Task(**checked(content, KINDS, path, "fine-tune anew"))
     except OSError as error:
         raise DovetailError(
             f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run."
         ) from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except DovetailError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
         raise DovetailError(f"{path} cannot be read ({error}); fine-tune anew.") from error
+    check_task(task, path)
+    return task
+
+
+def check_task(task: Task, path: Path) -> None:
+    """Raise `DovetailError` where a task's numbers fit no model, before memory is taken for one."""
+    check_ranges({"image_size": task.image_size}, {"image_size": Range(1, most=MOST_SIDE_PX)})
+    check_ranges({"in_channels": task.in_channels}, {"in_channels": Range(1, most=4096)})
+    whole = all(math.isfinite(value) for value in (*task.mean, *task.std, *task.value_range))
+    if not whole or len(task.mean) != task.in_channels or len(task.std) != task.in_channels or min(task.std) <= 0:
+        raise DovetailError(
+            f"{path} does not say one finite mean and one deviation above 0 for each channel; fine-tune anew."
+        )
+    if not task.names or len(task.value_range) not in (0, 2):
+        raise DovetailError(f"{path} names no classes, or a value_range that is no pair of numbers; fine-tune anew.")
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

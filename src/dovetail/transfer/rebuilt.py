@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dovetail.errors import DovetailError
 from dovetail.networks.parts import Parts, locate_parts
 from dovetail.transfer.classifying import build_classifier
 from dovetail.transfer.detectors import DetectorSpec, build_detector
@@ -26,7 +27,22 @@ def finished_folder(source: str | Path) -> Path | None:
 
 
 def build_finished(task: Task) -> tuple[nn.Module, nn.Module]:
-    """Return a fine-tuned model with random weights, and the module in it that was pre-trained."""
+    """Return a fine-tuned model with random weights, and the module in it that was pre-trained.
+
+    Raises:
+        DovetailError: Where its options fit no model.
+    """
+    try:
+        return built(task)
+    except DovetailError:
+        raise
+    except Exception as error:  # options that another program wrote make constructors raise almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DovetailError(f"The options of the fine-tuned run fit no model ({reason}); fine-tune anew.") from error
+
+
+def built(task: Task) -> tuple[nn.Module, nn.Module]:
+    """Do as `build_finished`, without a look at the options."""
     source, options = task.source(), task.options
     if task.task == "segment":
         return build_segmenter(

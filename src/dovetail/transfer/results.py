@@ -24,6 +24,7 @@ import numpy as np
 
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError, printable
+from dovetail.schema import checked
 
 RESULTS = "results.json"
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
@@ -32,6 +33,28 @@ END_BYTES = 4096
 FEWEST_DRAWN = 3  # values that an interval is drawn from
 STATE = "state.json"  # beside the tables of a saved Hugging Face dataset, with the library's fingerprint of their rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
+
+
+Number = int | float
+SCORE: dict[str, Any] = {
+    "mean": Number,
+    "values": list[Number],
+    "deviation": Number | None,
+    "low": Number | None,
+    "high": Number | None,
+}
+KINDS: dict[str, Any] = {
+    "format": int,
+    "task": str,
+    "rows": list[dict[str, dict[str, Any]]],
+    "config": dict[str, Any],
+    "seed": Any,
+    "versions": dict[str, str],
+    "device": str,
+    "data": dict[str, Any],
+    "notes": list[str],
+    "details": dict[str, Any],
+}
 
 
 @dataclass(frozen=True)
@@ -132,7 +155,7 @@ def read_results(folder: str | Path) -> Results:
     path = Path(folder)
     path = path / RESULTS if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = checked(json.loads(path.read_text(encoding="utf-8")), KINDS, path, "measure again")
         rows = tuple(
             Row(row["setting"], {name: score_from(values) for name, values in row["scores"].items()})
             for row in content["rows"]
@@ -143,12 +166,15 @@ def read_results(folder: str | Path) -> Results:
         )
     except OSError as error:
         raise DovetailError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
+    except DovetailError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DovetailError(f"{path} holds no results of this program ({error}); measure again.") from error
 
 
 def score_from(values: Mapping[str, Any]) -> Score:
     """Return a score from its plain values; intervals of two values, which older files have, are left out."""
+    values = checked(values, SCORE, "A score", "measure again")
     low, high = values["low"], values["high"]
     if 1 < len(values["values"]) < FEWEST_DRAWN:
         low, high = None, None
