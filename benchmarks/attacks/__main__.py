@@ -1,6 +1,6 @@
 """`python -m benchmarks.attacks`: try every attack and print, by claim, how many were tried and how many held.
 
-Exits with 1 where a claim is broken. `--only WORD` tries those alone whose claim or name holds the word.
+Exits with 1 where a claim is broken. `--only WORD` tries those alone whose claim or name holds the word, `--every N` one of N.
 """
 
 from __future__ import annotations
@@ -120,9 +120,10 @@ def page(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Try a collection of attacks and count by claim what held.")
     parser.add_argument("--only", default="", help="word in the claims or names of the attacks to try")
+    parser.add_argument("--every", type=int, default=1, help="try one of so many attacks, evenly")
     parser.add_argument("--output", type=Path, default=None, help="page to write; results/attacks.md for all attacks")
     options = parser.parse_args(arguments)
-    chosen = [one for one in every_attack() if options.only in f"{one.claim} {one.name}"]
+    chosen = [one for one in every_attack() if options.only in f"{one.claim} {one.name}"][:: options.every]
     folder, began, outcomes = Path(tempfile.mkdtemp(prefix="dovetail-attacks-")), time.monotonic(), []
     try:
         for outcome in run(chosen, folder):

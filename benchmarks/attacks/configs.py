@@ -93,7 +93,7 @@ def decided() -> Iterator[Attack]:
 
 def odd() -> Iterator[Attack]:
     """Yield odd values of every option of `pretrain`; some are allowed, and none may show a traceback."""
-    from dovetail.pretraining import pretrain
+    from dovetail.run.pretrain import pretrain
 
     for name in (pretrain.__kwdefaults__ or {}).keys() - {"out", "overwrite", "resume"}:
         for value in ODD:

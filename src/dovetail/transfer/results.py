@@ -155,7 +155,10 @@ def read_results(folder: str | Path) -> Results:
     path = Path(folder)
     path = path / RESULTS if path.is_dir() else path
     try:
-        content = checked(json.loads(path.read_text(encoding="utf-8")), KINDS, path, "measure again")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}")
+        content = checked(content, KINDS, path, "measure again")
         rows = tuple(
             Row(row["setting"], {name: score_from(values) for name, values in row["scores"].items()})
             for row in content["rows"]
