@@ -1,6 +1,7 @@
 """`python -m benchmarks.attacks`: try every attack and print, by claim, how many were tried and how many held.
 
-Exits with 1 where a claim is broken. `--only WORD` tries those alone whose claim or name holds the word, `--every N` one of N.
+Exits with 1 where a claim is broken. `--only WORD` tries those alone whose claim or name holds the word, `--every N`
+one of N.
 """
 
 from __future__ import annotations

@@ -93,9 +93,10 @@ def decided() -> Iterator[Attack]:
 
 def odd() -> Iterator[Attack]:
     """Yield odd values of every option of `pretrain`; some are allowed, and none may show a traceback."""
-    from dovetail.run.pretrain import pretrain
+    from dovetail.options import option_infos
+    from dovetail.run.options import PretrainOptions
 
-    for name in (pretrain.__kwdefaults__ or {}).keys() - {"out", "overwrite", "resume"}:
+    for name in option_infos(PretrainOptions).keys() - {"out", "overwrite", "resume"}:
         for value in ODD:
             act = partial(given_in, in_run, {name: value}, needed=False)
             yield Attack(claims.CONFIG, f"{name}: {str(value)[:20]!r}", act)

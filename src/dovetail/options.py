@@ -60,10 +60,11 @@ class Range:
             return f"above {self.low:g}" + (f" and at most {self.high:g}" if self.high < math.inf else "")
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
-    def refusal(self, name: str, value: float) -> DovetailError:
-        """Return the error for a number that the range does not hold."""
-        must = f"at most {self.most:g}" if self.most < value < math.inf else str(self)
-        return DovetailError(f"{name} is {value:g}; it must be {must}.")
+    def check(self, name: str, value: float) -> None:
+        """Raise `DovetailError` for a number that the range does not hold."""
+        if not self.holds(value):
+            must = f"at most {self.most:g}" if self.most < value < math.inf else str(self)
+            raise DovetailError(f"{name} is {value:g}; it must be {must}.")
 
 
 MOST_SIDE_PX = 1 << 14
@@ -188,8 +189,8 @@ def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
     """Raise `DovetailError` for a number out of range, or text where the type lists names and not this one."""
     several = value if isinstance(value, list | tuple) else [value]
     for one in several:
-        if info.range is not None and isinstance(one, int | float) and not info.range.holds(one):
-            raise info.range.refusal(name, one)
+        if info.range is not None and isinstance(one, int | float):
+            info.range.check(name, one)
     names = names_in(kind)
     if isinstance(value, str) and names and value not in names:
         numbers = any(one in (int, float) for one in (get_args(kind) or (kind,)))

@@ -17,9 +17,9 @@ from dovetail.data.values import value_range
 from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
 from dovetail.finite import check_finite
+from dovetail.options import MOST_SIDE_PX, Range
 from dovetail.schema import checked
 from dovetail.tensor_files import write_tensors
-from dovetail.transfer.ranges import MOST_SIDE_PX, Range, check_ranges
 from dovetail.transfer.start import TASK_FILE, Source
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
@@ -108,8 +108,8 @@ def read_task(folder: Path) -> Task:
 
 def check_task(task: Task, path: Path) -> None:
     """Raise `DovetailError` where a task's numbers fit no model, before memory is taken for one."""
-    check_ranges({"image_size": task.image_size}, {"image_size": Range(1, most=MOST_SIDE_PX)})
-    check_ranges({"in_channels": task.in_channels}, {"in_channels": Range(1, most=4096)})
+    Range(1, most=MOST_SIDE_PX).check("image_size", task.image_size)
+    Range(1, most=4096).check("in_channels", task.in_channels)
     whole = all(math.isfinite(value) for value in (*task.mean, *task.std, *task.value_range))
     if not whole or len(task.mean) != task.in_channels or len(task.std) != task.in_channels or min(task.std) <= 0:
         raise DovetailError(

@@ -1,4 +1,4 @@
-"""Checks that verbs share: shares, and folders that can be written to."""
+"""Whether a folder can be written to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import os
 from pathlib import Path
 
 from dovetail.errors import DovetailError
-from dovetail.options import SHARE
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise `DovetailError` unless 0 < value <= 1."""
-    if not SHARE.holds(value):
-        raise SHARE.refusal(name, value)
 
 
 def check_writable(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.errors import DovetailError
-from dovetail.transfer.ranges import check_share
+from dovetail.options import SHARE
 
 HELD_OUT_SHARE = 0.2
 
@@ -72,7 +72,7 @@ def item_at(place: int, *, count: int, seed: int) -> int:
 
 def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
     """Return the first `fraction` of an order, at least one index, ascending."""
-    check_share("fraction", fraction)
+    SHARE.check("fraction", fraction)
     return sorted(order[: max(round(fraction * len(order)), 1)])
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from dovetail.errors import DovetailError, counted
 from dovetail.finite import check_finite
+from dovetail.options import SHARE
 from dovetail.train.interrupts import Interrupted, stopped_at_once
 from dovetail.transfer.ledger import TRIALS, Fitted, Ledger
-from dovetail.transfer.ranges import check_share
 from dovetail.transfer.results import Row, over_seeds
 from dovetail.transfer.start import MOST_FIRST, Start
 from dovetail.transfer.subsets import fraction_of
@@ -103,7 +103,7 @@ def run_trials(
     if not grid.fractions or not grid.seeds:
         raise DovetailError("There is no trial to run; give at least one --fraction and one of --seeds.")
     for fraction in grid.fractions:
-        check_share("fraction", fraction)
+        SHARE.check("fraction", fraction)
     ledger = Ledger(out, mark)
     found: dict[tuple[str, float], list[Fitted]] = {}
     details: dict[str, Any] = {}
