@@ -38,19 +38,19 @@ import dovetail
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import BUILDERS, SetPlan, build
 from benchmarks.scenes.write import SceneSet
+from dovetail.downstream.dense import DenseOptions, NetworkMaps, dense_scores
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet
+from dovetail.downstream.labels.readers import open_segmentation
+from dovetail.downstream.machine import machine, normalised
+from dovetail.downstream.probe.features import whole_view
+from dovetail.downstream.probe.job import seeded_start
+from dovetail.downstream.table.ledger import lines_of
+from dovetail.downstream.table.results import library_versions
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise, starting_statistics
 from dovetail.networks.network import Network, deepest_encoder_tap, finest_decoder_tap
-from dovetail.networks.undisturbed import at_rest
+from dovetail.networks.rest import at_rest
 from dovetail.train.content import map_content
-from dovetail.transfer.dense import DenseOptions, NetworkMaps, dense_scores
-from dovetail.transfer.features import whole_view
-from dovetail.transfer.labelled import InMemory, LabelledSet
-from dovetail.transfer.ledger import lines_of
-from dovetail.transfer.machine import machine, normalised
-from dovetail.transfer.probing import seeded_start
-from dovetail.transfer.readers import open_segmentation
-from dovetail.transfer.results import library_versions
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 RESULTS = Path(__file__).parent / "results"

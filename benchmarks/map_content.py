@@ -24,16 +24,16 @@ from benchmarks.decoder_content import Budget
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.speed.common import RESULTS, foot
+from dovetail.downstream.labels.labelled import read_image
+from dovetail.downstream.machine import normalised
+from dovetail.downstream.probe.features import whole_view
+from dovetail.downstream.probe.job import seeded_start
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise, starting_statistics
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.train.content import map_content
 from dovetail.train.monitors import MAX_POSITION, MIN_WITHIN
-from dovetail.transfer.features import whole_view
-from dovetail.transfer.labelled import read_image
-from dovetail.transfer.machine import normalised
-from dovetail.transfer.probing import seeded_start
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 LITE0 = "timm/tf_efficientnet_lite0+fpn(channels=128)"

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet, MaskFolder
 from dovetail.networks.network import Network
-from dovetail.transfer.labelled import InMemory, LabelledSet, MaskFolder
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.views.view import View
 

@@ -37,12 +37,12 @@ from torch import Tensor, nn
 import dovetail
 from benchmarks.demo.mosaics import TEXTURES, MosaicPlan, Split, mosaic, read_textures
 from benchmarks.probe import ProbeData, probe, probe_groups
+from dovetail.downstream.labels.labelled import InMemory, Labelled
 from dovetail.errors import unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.decoders import EncoderFPN
 from dovetail.networks.vit_embed import sincos_grid
 from dovetail.networks.vit_fpn import ViTFPN
-from dovetail.transfer.labelled import InMemory, Labelled
 
 TILE_PX = 96
 TILES = 512  # 16 steps of 32 in an epoch

@@ -30,7 +30,7 @@ from dovetail.networks.network import deepest_encoder_tap, finest_decoder_tap
 from dovetail.parsing import underscored
 from dovetail.recipes.table import METHODS, options_of
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from dovetail.weights import save_exported
+from dovetail.weights.exported import save_exported
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -21,11 +21,11 @@ from PIL import Image
 
 from dovetail.cli import run
 from dovetail.recipes.table import options_of
+from tests.downstream.coco_files import write_coco
+from tests.downstream.dense.scenes import moving_square
+from tests.downstream.labels.test_readers import voc
+from tests.downstream.pictures import class_folder
 from tests.test_docs import FENCE, PAGES, QUICK, ROOT, SMALL, STAND_INS, blocks, name_of
-from tests.transfer.coco_files import write_coco
-from tests.transfer.dense.scenes import moving_square
-from tests.transfer.pictures import class_folder
-from tests.transfer.test_readers import voc
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

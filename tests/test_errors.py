@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.data.open import open_source
 from dovetail.data.order import steps_per_epoch
-from dovetail.data.sources import open_source
 from dovetail.errors import DovetailError, counted
 
 

@@ -23,12 +23,12 @@ from PIL import Image
 import dovetail
 from dovetail.cli import main
 from dovetail.cli import run as run_command
+from dovetail.downstream.finished import read_task
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.table.results import Row, one_value, print_table, read_results
 from dovetail.errors import DovetailError, printable
-from dovetail.options_file import MAX_VALUES, read_options_file
+from dovetail.files.options_file import MAX_VALUES, read_options_file
 from dovetail.train.sealed import write_sealed
-from dovetail.transfer.coco import CocoSet
-from dovetail.transfer.finished import read_task
-from dovetail.transfer.results import Row, one_value, print_table, read_results
 
 OPTIONS: dict[str, Any] = {
     "model": "timm/test_resnet+fpn",

@@ -5,46 +5,106 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 
-# Imports run one way: a module may import those of its own rank and below.
-RANKS = ["errors", "distributed", "schedules", "views", "heads", "objectives", "recipe", "networks", "weights"]
-RANKS += ["data", "train", "transfer", "recipes"]
+# Imports run one way: a module may import those of its own rank and of ranks before it. A file may have a rank of its own.
+RANKS = ["errors", "options", "provenance", "distributed", "schedules", "files", "views", "heads", "objectives"]
+RANKS += ["recipe", "networks", "weights", "recipes", "parsing", "data", "train", "downstream", "run", "report"]
+RANKS += ["run.beside", "run.pretrain", "cli", "__init__"]
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the dovetail modules that a file imports, with TYPE_CHECKING blocks and functions included."""
+def module_of(path: Path, source: Path) -> str:
+    """Return a file's module below dovetail; a package's own file has the package's name."""
+    parts = path.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, known: Collection[str]) -> set[str]:
+    """Return the modules that a file imports, those within functions and below TYPE_CHECKING included."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dovetail."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dovetail":
+            module = ".".join((node.module or "").split(".")[1:])
+            names = {f"{module}.{one.name}".lstrip(".") for one in node.names}
+            found |= (names & {*known}) or ({module} & {*known})
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("dovetail.")}
+            found |= {one.name.removeprefix("dovetail.") for one in node.names if one.name.startswith("dovetail.")}
     return found
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def graph_of(source: Path) -> dict[str, set[str]]:
+    """Return what each module of a tree imports."""
+    files = {module_of(path, source): path for path in source.rglob("*.py")}
+    return {module: imports_of(path, files) - {module} for module, path in files.items()}
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_run_one_way(path: Path) -> None:
-    room = room_of(path)
-    if room not in RANKS:
-        return
-    above = set(RANKS[RANKS.index(room) + 1 :])
-    assert imports_of(path) & above == set()
+def rank_of(module: str) -> int | None:
+    """Return a module's place in the ranks: its own, or that of the package it is in; None where neither has one."""
+    parts = module.split(".")
+    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((RANKS.index(name) for name in names if name in RANKS), None)
+
+
+def faults_of(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """Return what breaks the rules: modules without a rank, imports of higher ranks, circles."""
+    faults = [f"{module} has no rank" for module in sorted(graph) if rank_of(module) is None]
+    for module, imports in sorted(graph.items()):
+        own = rank_of(module)
+        higher = (one for one in sorted(imports) if own is not None and (rank_of(one) or 0) > own)
+        faults += [f"{module} imports {one}, which is above it" for one in higher]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        faults.append(f"circle: {' -> '.join(error.args[1])}")
+    return faults
+
+
+def test_every_file_has_a_rank_and_imports_run_one_way_without_circles() -> None:
+    graph = graph_of(SOURCE)
+    assert len(graph) > 200
+    assert faults_of(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"errors.py": "", "attic.py": "from dovetail.errors import DovetailError"}, "attic has no rank"),
+        (
+            {"views/__init__.py": "", "views/view.py": "def later():\n    from dovetail.train import step"}
+            | {"train/__init__.py": "", "train/step.py": ""},
+            "views.view imports train.step, which is above it",
+        ),
+        (
+            {
+                "data/__init__.py": "",
+                "data/a.py": "from dovetail.data.b import x",
+                "data/b.py": "from dovetail.data import a",
+            },
+            "circle: data.b -> data.a -> data.b",
+        ),
+    ],
+)
+def test_what_breaks_the_rules_is_found(files: dict[str, str], fault: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = faults_of(graph_of(tmp_path))
+    assert len(found) == 1
+    assert found[0] == fault or (fault.startswith("circle") and found[0].startswith("circle"))
 
 
 @pytest.mark.parametrize(("room", "banned"), [("objectives", "networks"), ("train", "recipes")])
 def test_the_two_bans(room: str, banned: str) -> None:
     files = list((SOURCE / room).rglob("*.py"))
     assert files
-    assert [path.name for path in files if banned in imports_of(path)] == []
+    known = graph_of(SOURCE)
+    assert [path.name for path in files if any(one.split(".")[0] == banned for one in imports_of(path, known))] == []
 
 
 def test_import_and_help_load_nothing_heavy() -> None:

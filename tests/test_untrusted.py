@@ -25,12 +25,12 @@ from safetensors.torch import load_file
 
 import dovetail
 from dovetail.cli import run as run_command
-from dovetail.data.decode import UnreadableError, open_bytes
+from dovetail.data.reading.decode import UnreadableError, open_bytes
 from dovetail.errors import DovetailError
+from dovetail.files.sidecar import read_sidecar
 from dovetail.networks.construct import construct
-from dovetail.sidecar import read_sidecar
 from dovetail.train.sealed import seal
-from dovetail.weights import load, load_into, read_exported
+from dovetail.weights.exported import load, load_into, read_exported
 from tests.data.fuzz import png_of
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from benchmarks.attacks import claims
 from benchmarks.attacks.arena import RUN, Arena, Attack, BrokenError, noise
-from dovetail.data.archives import open_archive
-from dovetail.data.decode import UnreadableError, open_file
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
+from dovetail.data.reading.archives import open_archive
+from dovetail.data.reading.decode import UnreadableError, open_file
 
 OUTSIDE = (
     "../outside/secret.png",

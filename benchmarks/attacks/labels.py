@@ -14,8 +14,8 @@ from benchmarks.attacks import claims
 from benchmarks.attacks.arena import SIDE, Arena, Attack, coco_content
 from benchmarks.attacks.weights import CALLS, TEXTS
 from dovetail.data.identity import read_identity
-from dovetail.transfer.coco import CocoSet
-from dovetail.transfer.results import read_results
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.table.results import read_results
 
 NAMES = (
     "/etc/passwd",

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.demo.settings import CLASSES, DemoSettings
 from benchmarks.demo.trial import Outcome
-from dovetail.transfer.labelled import LabelledSet
-from dovetail.transfer.segment import SegmentOptions, normalised, predict
+from dovetail.downstream.labels.labelled import LabelledSet
+from dovetail.downstream.segment.loop import SegmentOptions, normalised, predict
 
 matplotlib.use("Agg")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dovetail.transfer.augment import Augmentation
-from dovetail.transfer.segment import SegmentOptions
+from dovetail.downstream.segment.augment import Augmentation
+from dovetail.downstream.segment.loop import SegmentOptions
 
 SCENES = Path(__file__).parent / "scenes"
 CLASSES = (

@@ -17,11 +17,11 @@ from torch import nn
 
 import dovetail
 from benchmarks.demo.settings import CLASSES, ENCODER, MODEL, WIDTHS, DemoSettings, Pretraining
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet, MaskFolder
+from dovetail.downstream.segment.loop import SegmentOptions, evaluate_segmentation, finetune_segmentation
+from dovetail.downstream.segment.metrics import SegmentationScores
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
-from dovetail.transfer.labelled import InMemory, LabelledSet, MaskFolder
-from dovetail.transfer.metrics import SegmentationScores
-from dovetail.transfer.segment import SegmentOptions, evaluate_segmentation, finetune_segmentation
 
 
 def new_model(seed: int, classes: int = len(CLASSES)) -> nn.Module:

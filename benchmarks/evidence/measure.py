@@ -22,12 +22,12 @@ import dovetail
 from benchmarks.evidence.records import Cell, Records
 from benchmarks.evidence.rows import Measure, Row, Scale, Start
 from benchmarks.scenes.write import SceneSet
+from dovetail.downstream.table.results import Results
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise, starting_statistics
-from dovetail.transfer.results import Results
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from dovetail.weights import MODEL_FILE, save_exported
+from dovetail.weights.exported import MODEL_FILE, save_exported
 
 FACTS = "facts.json"
 

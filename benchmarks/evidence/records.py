@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.evidence.rows import Measure, Row, Scale
-from dovetail.transfer.ledger import lines_of
-from dovetail.transfer.results import library_versions
+from dovetail.downstream.table.ledger import lines_of
+from dovetail.downstream.table.results import library_versions
 
 EDITION = 3
 """Raise this number when a change that the settings do not show changes the scores."""

@@ -21,8 +21,8 @@ from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scale.measure import START, random_views
-from dovetail.data.decode import Photograph, open_bytes
 from dovetail.data.loader import ViewDataset
+from dovetail.data.reading.decode import Photograph, open_bytes
 from dovetail.data.sources import DatasetSource
 from dovetail.distributed import world_size
 from dovetail.networks.build import build_network

@@ -15,7 +15,7 @@ import tracemalloc
 from pathlib import Path
 
 from dovetail.data.order import StepSampler
-from dovetail.data.shards import ShardSource
+from dovetail.data.shards.source import ShardSource
 
 FILE = Path(__file__).parents[1] / "results" / "scale_memory.json"
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.transfer.labelled import Labelled
-from dovetail.transfer.metrics import ConfusionMatrix, SegmentationScores
+from dovetail.downstream.labels.labelled import Labelled
+from dovetail.downstream.segment.metrics import ConfusionMatrix, SegmentationScores
 
 WINDOW_PX = 15
 PRIORS = (0.0, 0.5, 1.0)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.transfer.average_precision import average_precision
-from dovetail.transfer.coco import CocoImage, CocoSet, run_length_of
-from dovetail.transfer.detecting import open_detection
-from dovetail.transfer.subsets import balanced_order, fraction_of
+from dovetail.downstream.detect.average_precision import average_precision
+from dovetail.downstream.detect.job import open_detection
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.labels.coco_object import CocoImage, run_length_of
+from dovetail.downstream.labels.subsets import balanced_order, fraction_of
 
 
 def mean_boxes(folder: Path, fraction: float, seed: int) -> tuple[dict[str, float], int]:

@@ -27,8 +27,8 @@ from PIL import Image
 from benchmarks.scenes.compose import Scene
 from benchmarks.scenes.fetch import Fetched
 from benchmarks.scenes.stock import Split
+from dovetail.downstream.labels.coco_object import run_length_of
 from dovetail.errors import DovetailError
-from dovetail.transfer.coco import run_length_of
 
 MANIFEST, LICENCES = "manifest.json", "LICENCES.txt"
 QUALITY = 92

@@ -37,7 +37,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.speed.common import LARGE, RESULTS, SMALL, foot, ratio, take_turns, write_photographs
 from benchmarks.speed.views import ours, plan_of
-from dovetail.data.decode import open_file
+from dovetail.data.reading.decode import open_file
 from dovetail.views import sampling
 from dovetail.views.plan import ViewPlan
 from dovetail.views.random import Purpose, stream

@@ -25,7 +25,7 @@ IN_A_FOLDER = 1000
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 before, began = resident(), time.perf_counter()

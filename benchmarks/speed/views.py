@@ -31,8 +31,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.speed.common import LARGE, RESULTS, SMALL, foot, ratio, take_turns, write_photographs
-from dovetail.data.decode import open_file
 from dovetail.data.loader import ViewDataset
+from dovetail.data.reading.decode import open_file
 from dovetail.data.sources import PathSource
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build

@@ -13,36 +13,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.comparing import compare
+    from dovetail.downstream.evaluate import evaluate_dense, evaluate_knn, evaluate_linear
+    from dovetail.downstream.finetune import finetune_classify, finetune_detect, finetune_segment
+    from dovetail.downstream.predict import predict
     from dovetail.errors import DovetailError
-    from dovetail.evaluating import evaluate_dense, evaluate_knn, evaluate_linear
-    from dovetail.exporting import export
-    from dovetail.finetuning import finetune_classify, finetune_detect, finetune_segment
-    from dovetail.loading import load, load_into
-    from dovetail.predicting import predict
+    from dovetail.report.compare import compare
     from dovetail.report.embedding import embed
+    from dovetail.run.export import export
     from dovetail.run.folder import Run
+    from dovetail.run.load import load, load_into
     from dovetail.run.pretrain import pretrain
-    from dovetail.weights import MatchReport
+    from dovetail.weights.exported import MatchReport
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "DovetailError": "dovetail.errors",
-    "MatchReport": "dovetail.weights",
+    "MatchReport": "dovetail.weights.exported",
     "Run": "dovetail.run.folder",
     "embed": "dovetail.report.embedding",
-    "evaluate_dense": "dovetail.evaluating",
-    "evaluate_knn": "dovetail.evaluating",
-    "evaluate_linear": "dovetail.evaluating",
-    "export": "dovetail.exporting",
-    "compare": "dovetail.comparing",
-    "finetune_classify": "dovetail.finetuning",
-    "finetune_detect": "dovetail.finetuning",
-    "finetune_segment": "dovetail.finetuning",
-    "load": "dovetail.loading",
-    "load_into": "dovetail.loading",
-    "predict": "dovetail.predicting",
+    "evaluate_dense": "dovetail.downstream.evaluate",
+    "evaluate_knn": "dovetail.downstream.evaluate",
+    "evaluate_linear": "dovetail.downstream.evaluate",
+    "export": "dovetail.run.export",
+    "compare": "dovetail.report.compare",
+    "finetune_classify": "dovetail.downstream.finetune",
+    "finetune_detect": "dovetail.downstream.finetune",
+    "finetune_segment": "dovetail.downstream.finetune",
+    "load": "dovetail.run.load",
+    "load_into": "dovetail.run.load",
+    "predict": "dovetail.downstream.predict",
     "pretrain": "dovetail.run.pretrain",
 }
 

@@ -38,12 +38,16 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "dovetail.run.pretrain", "pretrain", "pre-train a model on a folder of unlabelled images", reads_config=True
     ),
-    "prepare": Verb("dovetail.preparing", "prepare", "write photographs as WebDataset shards"),
-    "export": Verb("dovetail.exporting", "export", "write a run's weights in a library's format"),
-    "show": Verb("dovetail.showing", "show", "print a method's expanded recipe"),
-    "evaluate knn": Verb("dovetail.evaluating", "evaluate_knn", "classify by the nearest neighbours among features"),
-    "evaluate linear": Verb("dovetail.evaluating", "evaluate_linear", "train a linear classifier on frozen features"),
-    "evaluate dense": Verb("dovetail.evaluating", "evaluate_dense", "measure frozen maps on labelled pixels"),
+    "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write photographs as WebDataset shards"),
+    "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
+    "show": Verb("dovetail.recipes.show", "show", "print a method's expanded recipe"),
+    "evaluate knn": Verb(
+        "dovetail.downstream.evaluate", "evaluate_knn", "classify by the nearest neighbours among features"
+    ),
+    "evaluate linear": Verb(
+        "dovetail.downstream.evaluate", "evaluate_linear", "train a linear classifier on frozen features"
+    ),
+    "evaluate dense": Verb("dovetail.downstream.evaluate", "evaluate_dense", "measure frozen maps on labelled pixels"),
     "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each photograph"),
     "visualize pca": Verb("dovetail.report.visualize", "pca", "draw feature maps before and after pre-training"),
     "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over photographs"),
@@ -52,13 +56,13 @@ VERBS: dict[str, Verb] = {
         "dovetail.report.visualize", "correspondence", "draw which cells of two pictures match"
     ),
     "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest photographs"),
-    "finetune classify": Verb("dovetail.finetuning", "finetune_classify", "fine-tune for classification"),
-    "finetune detect": Verb("dovetail.finetuning", "finetune_detect", "fine-tune for detection and instances"),
-    "finetune segment": Verb("dovetail.finetuning", "finetune_segment", "fine-tune for semantic segmentation"),
-    "predict": Verb("dovetail.predicting", "predict", "write a fine-tuned run's predictions for photographs"),
-    "compare": Verb("dovetail.comparing", "compare", "print the results of several runs side by side"),
-    "methods": Verb("dovetail.showing", "methods", "list the methods"),
-    "models": Verb("dovetail.showing", "models", "list the models"),
+    "finetune classify": Verb("dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification"),
+    "finetune detect": Verb("dovetail.downstream.finetune", "finetune_detect", "fine-tune for detection and instances"),
+    "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
+    "predict": Verb("dovetail.downstream.predict", "predict", "write a fine-tuned run's predictions for photographs"),
+    "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
+    "methods": Verb("dovetail.recipes.show", "methods", "list the methods"),
+    "models": Verb("dovetail.recipes.show", "models", "list the models"),
 }
 
 

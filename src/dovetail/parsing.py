@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from dovetail.errors import DovetailError
+from dovetail.files.options_file import read_options_file
 from dovetail.options import Options, kinds_of, option_infos, positional_in
-from dovetail.options_file import read_options_file
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 

@@ -12,9 +12,9 @@ from benchmarks.decoder_content import COLUMNS, SETTINGS, Bench, Budget, Setting
 from benchmarks.scenes.compose import Scene
 from benchmarks.scenes.write import SceneSet, made_once, write_scenes
 
+from dovetail.downstream.dense import DenseOptions
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
-from dovetail.transfer.dense import DenseOptions
 from tests.tiny import CNN
 
 TINY = Budget(

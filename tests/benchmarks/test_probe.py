@@ -17,8 +17,8 @@ from benchmarks.probe import (
 )
 from torch import Tensor, nn
 
+from dovetail.downstream.labels.labelled import InMemory, Labelled
 from dovetail.networks.build import build_network
-from dovetail.transfer.labelled import InMemory, Labelled
 
 SIDE = 64
 

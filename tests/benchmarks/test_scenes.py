@@ -21,9 +21,9 @@ from benchmarks.scenes.stock import OTHER, SHARES, SPLITS, Cutout, Photograph, S
 from benchmarks.scenes.write import MANIFEST, SceneSet, fingerprint_of, made_once, write_scenes
 from PIL import Image
 
+from dovetail.downstream.labels.labelled import Labelled
+from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.errors import DovetailError
-from dovetail.transfer.labelled import Labelled
-from dovetail.transfer.readers import open_segmentation
 
 COLOURS = {OTHER: (90, 90, 90), 0: (250, 30, 30), 1: (30, 250, 30)}
 DARK = Light(slant=0.3, strength=0.5, blur=0.02)

@@ -14,7 +14,7 @@ from benchmarks.scenes.stock import Split
 from benchmarks.scenes.write import SceneSet
 from PIL import Image
 
-from dovetail.transfer.detecting import open_detection
+from dovetail.downstream.detect.job import open_detection
 
 COUNTS: dict[Split, int] = {"unlabelled": 3, "train": 8, "val": 2, "test": 6}
 

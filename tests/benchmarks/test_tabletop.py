@@ -22,8 +22,8 @@ from benchmarks.scenes.tabletop.plan import Asset, Camera, Stock, overlap, plan_
 from benchmarks.scenes.write import fingerprint_of
 from PIL import Image
 
+from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.errors import DovetailError
-from dovetail.transfer.readers import open_segmentation
 
 SIDE_PX = 32
 

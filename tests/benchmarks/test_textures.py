@@ -14,7 +14,7 @@ from benchmarks.scenes.stock import Split
 from benchmarks.scenes.write import SceneSet
 from PIL import Image
 
-from dovetail.transfer.readers import open_segmentation
+from dovetail.downstream.labels.readers import open_segmentation
 
 COUNTS: dict[Split, int] = {"unlabelled": 3, "train": 12, "val": 2, "test": 12}
 

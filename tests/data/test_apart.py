@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dovetail.data.apart import apart
-from dovetail.data.decode import UnreadableError
+from dovetail.data.reading.decode import UnreadableError
 
 
 def hang() -> None:

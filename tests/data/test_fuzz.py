@@ -15,11 +15,12 @@ from PIL import Image
 
 import dovetail
 from dovetail.data.apart import apart
-from dovetail.data.decode import UnreadableError, open_file
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
+from dovetail.data.open import open_source
 from dovetail.data.order import StepSampler
-from dovetail.data.skipped import SkippedLog
-from dovetail.data.sources import ImageSource, open_source
+from dovetail.data.reading.decode import UnreadableError, open_file
+from dovetail.data.reading.skipped import SkippedLog
+from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.fuzz import Corpus, encoded, make_corpus, smooth

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dovetail.data import decode
-from dovetail.data.archives import open_archive
-from dovetail.data.decode import MAX_FILE_BYTES, UnreadableError, open_bytes, open_file, read_file
 from dovetail.data.loader import ViewDataset
+from dovetail.data.reading import decode
+from dovetail.data.reading.archives import open_archive
+from dovetail.data.reading.decode import MAX_FILE_BYTES, UnreadableError, open_bytes, open_file, read_file
 from dovetail.data.sources import PathSource
 from dovetail.errors import DovetailError
 from dovetail.views.plan import ViewPlan, ViewSpec

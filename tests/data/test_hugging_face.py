@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from dovetail.data.decode import UnreadableError, open_bytes
 from dovetail.data.hugging_face import TableSource
 from dovetail.data.loader import make_loader
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
+from dovetail.data.reading.decode import UnreadableError, open_bytes
 from dovetail.errors import DovetailError
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.tars import jpeg

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
-from dovetail.data.skipped import SkippedLog
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
+from dovetail.data.reading.skipped import SkippedLog
 from dovetail.errors import DovetailError
 from dovetail.views.batch import ViewBatch, collate, to_views
 from dovetail.views.plan import MaskSpec, Photometric, PointSpec, QuerySpec, ViewPlan, ViewSpec

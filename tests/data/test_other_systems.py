@@ -14,8 +14,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from dovetail.data.fetch import ShardCache
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
+from dovetail.data.shards.fetch import ShardCache
 from tests.data.photos import encoded, smooth
 from tests.data.tars import shards_of, tar_of
 from tests.loopback import serving
@@ -49,7 +49,7 @@ def test_modules_are_imported_without(without: None, name: str) -> None:
 
 
 def test_workers_are_watched_without(without: None) -> None:
-    watch = anew("dovetail.data.watch")
+    watch = anew("dovetail.data.reading.watch")
     watch.leave_deaths_to_us()
     assert not watch.asked_to_stop([])
     assert watch.ReadingWatch(0).lost([]) == {}

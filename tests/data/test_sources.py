@@ -12,9 +12,10 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from dovetail.cli import run as run_command
-from dovetail.data.decode import UnreadableError
-from dovetail.data.sources import DatasetSource, PathSource, open_source
-from dovetail.data.write_shards import write_shards
+from dovetail.data.open import open_source
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.shards.write import write_shards
+from dovetail.data.sources import DatasetSource, PathSource
 from dovetail.errors import DovetailError
 from tests.data.photos import folder_of, smooth
 

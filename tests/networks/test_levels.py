@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from dovetail.networks.build import build_network
+from dovetail.networks.decoder_padding import decoder_padded
 from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.levels import Level, computable_at_points
 from dovetail.networks.network import Network, at_points
-from dovetail.networks.padding import decoder_padded
 from dovetail.recipe import DecoderPadding
 from dovetail.views.plan import PointSpec
 from dovetail.views.points import places, sample, with_points

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dovetail.networks.build import build_network
+from dovetail.networks.decoder_padding import decoder_padded, padding_convolutions
 from dovetail.networks.network import Network, decoder_taps
-from dovetail.networks.padding import decoder_padded, extended, padding_convolutions, pads_zeros, sides_of
+from dovetail.networks.padding import extended, pads_zeros, sides_of
 from dovetail.networks.probe import trial_view
 from dovetail.schedules import Moment
 from tests.tiny import make_views, tiny_learner

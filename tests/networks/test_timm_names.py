@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import dovetail
+from dovetail.downstream.detect.model import DetectorSpec, build_detector
+from dovetail.downstream.segment.model import build_segmenter
+from dovetail.downstream.start import source_of
 from dovetail.errors import DovetailError
 from dovetail.networks import initialise as initialise_module
 from dovetail.networks.build import build_network, is_timm_vit
@@ -17,11 +20,8 @@ from dovetail.networks.network import Construction, decoder_taps
 from dovetail.networks.timm_names import TimmName, encoder_of
 from dovetail.networks.vit import ViTNetwork, build_vit
 from dovetail.networks.vit_fpn import ViTFPNNetwork
-from dovetail.transfer.detectors import DetectorSpec, build_detector
-from dovetail.transfer.segmenters import build_segmenter
-from dovetail.transfer.start import source_of
-from tests.test_finetuning import mask_folder
-from tests.transfer.pictures import class_folder, exported_run
+from tests.downstream.pictures import class_folder, exported_run
+from tests.downstream.test_finetune import mask_folder
 
 VIT = "timm.create_model('test_vit', patch_size=8, depth=4)"
 CNN = "timm.create_model('test_resnet', stem_width=16, channels=(32, 64, 96, 128))"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dovetail
-from dovetail.transfer.results import Results, Row, over_seeds
+from dovetail.downstream.table.results import Results, Row, over_seeds
 
 HOSTILE = ("<script>alert(1)<b>.jpg", "\"quoted' & $math$.jpg", "plain.jpg")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dovetail.cli import run as run_command
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
 from dovetail.errors import DovetailError
 from dovetail.report.embedding import embed
 from dovetail.report.embedding_map import Flat, draw_map, far_apart, flattened, put_between

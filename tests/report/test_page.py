@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dovetail.data.decode import Photograph
+from dovetail.data.reading.decode import Photograph
 from dovetail.data.sources import PathSource
 from dovetail.report.page import PAGE, Page
 from tests.report.conftest import HOSTILE, pretrained

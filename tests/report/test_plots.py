@@ -9,7 +9,8 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from dovetail.report import comparison, page
+from dovetail.report import compare_page as comparison
+from dovetail.report import page
 from dovetail.report.history import History, Series
 from dovetail.report.plots import MOST_POINTS, STYLE, Plot, draw, figure_of, thinned
 

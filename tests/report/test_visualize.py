@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dovetail.cli import run as run_command
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
 from dovetail.errors import DovetailError
 from dovetail.report import visualize
 from dovetail.report.embedding import embed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.data.sources import open_source
+from dovetail.data.open import open_source
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build

@@ -15,7 +15,7 @@ from dovetail.recipes.table import examples
 from dovetail.run.pretrain import pretrain
 from dovetail.train.compiling import compiled
 from dovetail.train.learner import Learner
-from dovetail.weights import load
+from dovetail.weights.exported import load
 from tests.data.photos import folder_of
 from tests.tiny import START, make_views, tiny_learner
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dovetail.errors import DovetailError, StoppedWaiting
-from dovetail.finite import first_not_finite
+from dovetail.files.finite import first_not_finite
 from dovetail.train.checkpoints import Checkpoints, read
 from dovetail.train.interrupts import Interrupted, StopRequests, stop_signals
 from dovetail.train.learner import Learner

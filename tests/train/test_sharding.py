@@ -19,7 +19,7 @@ from dovetail.report.history import read_history
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.overseer import AtTheEnd
 from tests.data.photos import folder_of
-from tests.transfer.pictures import class_folder
+from tests.downstream.pictures import class_folder
 
 TINY = (
     *("--model", "timm/test_vit", "--method", "adclr-dino", "--epochs", "2", "--batch-size", "2", "--accumulate", "2"),

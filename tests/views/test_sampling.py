@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from dovetail.data.decode import open_bytes
+from dovetail.data.reading.decode import open_bytes
 from dovetail.views import photometric
 from dovetail.views.batch import unit_boxes
 from dovetail.views.plan import MaskSpec, QuerySpec, ViewPlan, ViewSpec

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dovetail.data.decode import UnreadableError
-from dovetail.data.watch import end_with_parent, leave_deaths_to_us
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.watch import end_with_parent, leave_deaths_to_us
 
 POLL_SECONDS = 0.5
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dovetail.data.decode import SUFFIXES, looks_like_image
+from dovetail.data.reading.decode import SUFFIXES, looks_like_image
 from dovetail.errors import DovetailError, counted
 
 HEAD_BYTES = 16

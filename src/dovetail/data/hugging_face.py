@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.data.decode import Photograph, UnreadableError, open_bytes, read_file
 from dovetail.data.order import Order, ShardOrder
+from dovetail.data.reading.decode import Photograph, UnreadableError, open_bytes, read_file
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.provenance import refuse_network_in_file

@@ -23,7 +23,7 @@ class Identity(TypedDict):
 
 def identity_of(source: ImageSource) -> Identity:
     """Return what tells a source's images from others, wherever they lie."""
-    from dovetail.data.shards import ShardSource  # builds on sources
+    from dovetail.data.shards.source import ShardSource  # builds on sources
 
     names: str | None = None
     if isinstance(source, PathSource | ArchiveSource):

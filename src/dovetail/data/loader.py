@@ -17,14 +17,21 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from dovetail.data.deadline import deadline
-from dovetail.data.decode import UnreadableError
 from dovetail.data.order import Key, StepSampler
-from dovetail.data.room import batches_ahead, check_open_files
-from dovetail.data.skipped import SkippedLog
+from dovetail.data.reading.deadline import deadline
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.room import batches_ahead, check_open_files
+from dovetail.data.reading.skipped import SkippedLog
+from dovetail.data.reading.values import use_values, value_range
+from dovetail.data.reading.watch import (
+    ReadingWatch,
+    asked_to_stop,
+    can_fork,
+    end_with_parent,
+    leave_deaths_to_us,
+    next_of,
+)
 from dovetail.data.sources import ImageSource
-from dovetail.data.values import use_values, value_range
-from dovetail.data.watch import ReadingWatch, asked_to_stop, can_fork, end_with_parent, leave_deaths_to_us, next_of
 from dovetail.errors import DovetailError, StoppedWaiting
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
@@ -208,7 +215,7 @@ class ViewLoader:
 
     def _next(self, batches: Iterator[ViewBatch], workers: list[BaseProcess]) -> ViewBatch:
         """Return the next batch; raise `RuntimeError` where a process ended, or gave nothing for too long."""
-        waited = 0.0  # not by the clock: see `dovetail.data.watch`
+        waited = 0.0  # not by the clock: see `dovetail.data.reading.watch`
         while True:
             try:
                 return next_of(batches, workers)

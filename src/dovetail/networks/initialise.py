@@ -18,10 +18,10 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
 from dovetail.errors import DovetailError, counted
-from dovetail.finite import check_finite
+from dovetail.files.finite import check_finite
+from dovetail.files.sidecar import SIDECAR, normalisation_in, read_sidecar
 from dovetail.networks import lite0
 from dovetail.networks.network import Construction, Network
-from dovetail.sidecar import SIDECAR, normalisation_in, read_sidecar
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from dovetail.networks.network import Network
+    pass
 
 
 @contextmanager
@@ -28,16 +28,3 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(buffers[name])
             for part, training in modes:
                 part.training = training
-
-
-@contextmanager
-def at_rest(network: Network) -> Iterator[None]:
-    """Put the network in evaluation without dropout or gradients within, and leave it as it was."""
-    dropout = network.lateral_dropout
-    with undisturbed(network), torch.no_grad():
-        network.eval()
-        network.lateral_dropout = None
-        try:
-            yield
-        finally:
-            network.lateral_dropout = dropout

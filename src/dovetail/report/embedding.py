@@ -18,20 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dovetail.data.decode import UnreadableError
-from dovetail.data.sources import ImageSource, open_source
-from dovetail.data.values import values_within
-from dovetail.durable import write_whole
+from dovetail.data.open import open_source
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.values import values_within
+from dovetail.data.sources import ImageSource
+from dovetail.downstream.machine import Machine, ahead, machine, normalised
+from dovetail.downstream.probe.features import Features
+from dovetail.downstream.start import Source, source_of, values_of_run
 from dovetail.errors import DovetailError, tell
-from dovetail.locking import in_use
+from dovetail.files.durable import write_whole
+from dovetail.files.locking import in_use
+from dovetail.files.writable import check_writable
+from dovetail.files.writing import aside, writing
 from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.pixels import square
-from dovetail.transfer.features import Features
-from dovetail.transfer.machine import Machine, ahead, machine, normalised
-from dovetail.transfer.ranges import check_writable
-from dovetail.transfer.start import Source, source_of, values_of_run
-from dovetail.writing import aside, writing
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 

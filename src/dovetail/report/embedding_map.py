@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dovetail.data.decode import UnreadableError
+from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.report.features import principal_components

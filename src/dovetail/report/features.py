@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network, decoder_taps
-from dovetail.networks.undisturbed import at_rest
+from dovetail.networks.rest import at_rest
 from dovetail.recipe import Recipe, Tap
 from dovetail.report.pixels import Rgb
 from dovetail.views.view import View

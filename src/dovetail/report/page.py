@@ -19,7 +19,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from dovetail.data.apart import apart
-from dovetail.data.decode import UnreadableError
+from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError, counted
 from dovetail.networks.network import Network

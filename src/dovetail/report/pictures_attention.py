@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dovetail.errors import DovetailError
-from dovetail.networks.undisturbed import at_rest
+from dovetail.networks.rest import at_rest
 from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import attention_weights, takes_queries
 from dovetail.networks.vit_embed import embed

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dovetail.data.decode import Photograph, UnreadableError
-from dovetail.data.sources import ImageSource, open_source
+from dovetail.data.open import open_source
+from dovetail.data.reading.decode import Photograph, UnreadableError
+from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError
 from dovetail.networks.network import Network
 from dovetail.views.batch import statistics

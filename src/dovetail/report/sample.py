@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from dovetail.data.decode import UnreadableError
 from dovetail.data.loader import ViewDataset
+from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Recipe

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from dovetail.downstream.table.results import Row, Score, shown
 from dovetail.report.plots import (
     FONT_POINTS,
     LINE_COLOURS,
@@ -22,7 +23,6 @@ from dovetail.report.plots import (
     svg_of,
     themed,
 )
-from dovetail.transfer.results import Row, Score, shown
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ROW_INCHES = 0.32

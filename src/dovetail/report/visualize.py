@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from dovetail.data.values import values_within
+from dovetail.data.reading.values import values_within
 from dovetail.errors import DovetailError, tell
-from dovetail.locking import in_use
+from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
 from dovetail.options import COUNT, MOST_PICTURES, MOST_SIDE_PX, Options, Range, option, takes
 from dovetail.report.features import coloured, maps_of, shown_taps

@@ -24,7 +24,7 @@ from dovetail.views.batch import statistics
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from dovetail.transfer.machine import Machine
+    from dovetail.downstream.machine import Machine
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def knn_of(options: PretrainOptions, recipe: Recipe, settings: Settings) -> Knn 
     """Return what measures kNN on labelled images; None where there are none."""
     if options.knn_data is None:
         return None
-    from dovetail.transfer.online import OnlineKnn  # reading labelled images takes a while to import
+    from dovetail.downstream.probe.online import OnlineKnn  # reading labelled images takes a while to import
 
     mean, std = statistics(recipe.views, options.in_channels)
     size = recipe.views.views[0].size_px
@@ -47,7 +47,7 @@ def dense_of(options: PretrainOptions, recipe: Recipe, settings: Settings, netwo
     """Return what measures maps on labelled pixels; None where there are none."""
     if options.dense_data is None:
         return None
-    from dovetail.transfer.dense.online import OnlineDense
+    from dovetail.downstream.dense.online import OnlineDense
 
     mean, std = statistics(recipe.views, options.in_channels)
     size = recipe.views.views[0].size_px
@@ -59,7 +59,7 @@ def dense_of(options: PretrainOptions, recipe: Recipe, settings: Settings, netwo
 
 def machine_of(settings: Settings) -> Machine:
     """Return the machine that measures: the run's own."""
-    from dovetail.transfer.machine import machine
+    from dovetail.downstream.machine import machine
 
     return machine(settings.accelerator, "bf16" if settings.precision == "bf16-mixed" else "float32")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.durable import write_whole
 from dovetail.errors import DovetailError
-from dovetail.locking import LOCK
-from dovetail.options_file import read_options_file
+from dovetail.files.durable import write_whole
+from dovetail.files.locking import LOCK
+from dovetail.files.options_file import read_options_file
 from dovetail.parsing import check_saved
 from dovetail.run.options import PretrainOptions
 
@@ -52,7 +52,7 @@ class Run:
 
     def load(self) -> nn.Module:
         """Return the pre-trained module; see `dovetail.load`."""
-        from dovetail.weights import load
+        from dovetail.weights.exported import load
 
         return load(self.folder)
 

@@ -19,7 +19,7 @@ from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.run.folder import CONFIG
 from dovetail.run.options import PretrainOptions
-from dovetail.weights import MODEL_FILE
+from dovetail.weights.exported import MODEL_FILE
 
 EXPORTED = "exported"
 
@@ -94,7 +94,7 @@ def starting_weights(init: str | None) -> str | Path | None:
     """Return what `init` names: a run's folder stands for its exported model."""
     if init is None or init == "imagenet" or not Path(init).is_dir():
         return init
-    from dovetail.transfer.start import TASK_FILE  # labelled sets take a while to import
+    from dovetail.downstream.start import TASK_FILE  # labelled sets take a while to import
 
     folder = Path(init)
     found = next((path for path in (folder / EXPORTED / MODEL_FILE, folder / MODEL_FILE) if path.is_file()), None)

@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 
 from dovetail.data.identity import identity_of, write_identity
 from dovetail.data.loader import make_loader
-from dovetail.data.sources import ImageSource, open_source
-from dovetail.data.values import values_within
+from dovetail.data.open import open_source
+from dovetail.data.reading.values import values_within
+from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
-from dovetail.durable import flush_folder
 from dovetail.errors import DovetailError
-from dovetail.locking import in_use
+from dovetail.files.durable import flush_folder
+from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
 from dovetail.networks.probe import check_image_size
 from dovetail.options import takes
@@ -39,7 +40,7 @@ from dovetail.train.learner import Learner
 from dovetail.train.loggers import extra_loggers
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
-from dovetail.weights import save_exported
+from dovetail.weights.exported import save_exported
 
 SKIPPED = "skipped.jsonl"
 

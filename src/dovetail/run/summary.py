@@ -9,17 +9,17 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from dovetail.data.identity import Identity, difference, read_identity
+from dovetail.data.reading.values import told_of_values, value_range
 from dovetail.data.sources import ImageSource, PathSource
-from dovetail.data.values import told_of_values, value_range
 from dovetail.distributed import rank
 from dovetail.errors import DovetailError, counted
 from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
+from dovetail.recipes.show import recipe_lines, words
 from dovetail.run.folder import RECIPE, write_config
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
-from dovetail.showing import recipe_lines, words
 from dovetail.train.defaults import Settings
 
 log = logging.getLogger(__name__)

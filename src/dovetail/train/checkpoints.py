@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dovetail.distributed import rank
 from dovetail.errors import DovetailError
-from dovetail.finite import check_finite
+from dovetail.files.finite import check_finite
 from dovetail.train import pieces
 from dovetail.train.pieces import together
 from dovetail.train.sealed import flush_folder, link_or_copy, read_sealed, write_sealed

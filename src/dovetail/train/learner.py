@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dovetail.heads.base import TeacherAware
+from dovetail.networks.decoder_padding import decoder_padded
 from dovetail.networks.network import Network, at_points
-from dovetail.networks.padding import decoder_padded
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at

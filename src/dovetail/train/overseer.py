@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dovetail.distributed import max_over_ranks
 from dovetail.errors import DovetailError
-from dovetail.finite import check_finite, first_not_finite
+from dovetail.files.finite import check_finite, first_not_finite
 from dovetail.networks.network import Network
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings

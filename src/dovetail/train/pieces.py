@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError
-from dovetail.finite import check_finite
+from dovetail.files.finite import check_finite
 from dovetail.train.parts import laid_out_as
 from dovetail.train.sealed import digest_of, flush_folder, read_sealed, write_sealed
 

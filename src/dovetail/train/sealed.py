@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from dovetail.durable import flush_folder as flush_folder
 from dovetail.errors import DovetailError
+from dovetail.files.durable import flush_folder as flush_folder
 
 MARK = b"dovetail sha256 "
 COMMENT_BYTES = len(MARK) + 64

@@ -1,0 +1,1 @@
+"""Shards: writing them, and reading them in order."""

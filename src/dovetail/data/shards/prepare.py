@@ -1,0 +1,102 @@
+"""`prepare`: photographs become shards that can be read in order, from any disk or network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.errors import DovetailError
+from dovetail.files.locking import LOCK, in_use
+from dovetail.options import COUNT, NOT_NEGATIVE, Options, option, takes
+
+if TYPE_CHECKING:
+    from dovetail.data.shards.write import Written
+    from dovetail.data.sources import ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(Options):
+    """Options of `dovetail prepare`."""
+
+    data: Any = option(None, "Images, as for `dovetail pretrain`.")
+    shards: str | Path = option(
+        "",
+        "Folder to write the shards into; must be empty or new unless `overwrite` is given.",
+    )
+    images_per_shard: int = option(5000, "Images in each shard but the last.", COUNT)
+    seed: int = option(0, "Seed of the images' order.", NOT_NEGATIVE)
+    overwrite: bool = option(False, "Remove the shards that are in the folder, once the images are found.")
+
+
+@takes(PrepareOptions)
+def prepare(options: PrepareOptions) -> Written:
+    """Write photographs as WebDataset shards: tars in a random order, and how many photographs each holds.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DovetailError: For photographs that cannot be read, or a folder that cannot be written to.
+    """
+    from dovetail.data.open import open_source
+    from dovetail.data.shards.write import write_shards
+
+    if options.data is None:
+        raise DovetailError("No data was named; give a folder of images with --data.")
+    if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
+        raise DovetailError(f"{options.shards} is where the photographs are; name another folder for the shards.")
+    folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
+    source = open_source(options.data)
+    if source.left_out:
+        print(source.left_out)
+
+    def tell(done: int) -> None:
+        print(f"{done:,} of {source.num_images:,} photographs", flush=True)
+
+    with in_use(folder, option="shards", keep=False):
+        # What another process has written meanwhile counts.
+        _, old = checked_folder(options.shards, overwrite=options.overwrite)
+        check_apart(options.data, source, old)
+        for path in old:  # not before the photographs are there
+            path.unlink()
+        written = write_shards(
+            source, folder, images_per_shard=options.images_per_shard, seed=options.seed, progress=tell
+        )
+    print(written)
+    return written
+
+
+def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
+    """Return the folder for shards and the files in it of an earlier time, which are to go; other files never are."""
+    from dovetail.data.shards.names import SIZES
+
+    if not str(shards):
+        raise DovetailError("No folder for the shards was named; give one with --shards.")
+    folder = Path(shards)
+    if folder.exists() and not folder.is_dir():
+        raise DovetailError(f"{folder} is a file; name a folder for the shards.")
+    found = sorted(path for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
+    own = [path for path in found if path.name == SIZES or path.match("shard-*.tar") or path.match("shard-*.tmp")]
+    if len(own) < len(found):
+        raise DovetailError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
+    if own and not overwrite:
+        raise DovetailError(f"{folder} holds shards; add --overwrite to write them anew.")
+    return folder, own
+
+
+def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
+    """Raise `DovetailError` where the photographs are in one of the files that are to go."""
+    from dovetail.data.shards.fetch import local_path
+    from dovetail.data.shards.source import ShardSource
+
+    if isinstance(source, ShardSource):
+        files = [path for path in map(local_path, source.sizes) if path is not None]
+    else:
+        files = [Path(data)] if isinstance(data, str | Path) else []
+    read = {path.resolve() for path in files}
+    for path in old:
+        if path.resolve() in read:
+            raise DovetailError(
+                f"{path} is to be removed, and the photographs are read from it; name another folder for the shards."
+            )

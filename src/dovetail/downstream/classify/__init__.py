@@ -1,0 +1,1 @@
+"""Classification: options, model, loop, job."""

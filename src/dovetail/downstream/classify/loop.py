@@ -1,0 +1,172 @@
+"""Full fine-tuning for classification: layer decay, label smoothing, and the augmentation of `augment_classes`.
+
+AdamW, linear warm-up, cosine decay. What step k sees is a pure function of (seed, k).
+
+Shapes: B images, C channels, S pixels a side, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dovetail.downstream.classify.augment import erased, mixed, randaugmented
+from dovetail.downstream.labels.class_sets import ClassSet
+from dovetail.downstream.labels.images import random_crop
+from dovetail.downstream.labels.subsets import item_at
+from dovetail.downstream.layer_decay import layer_scales
+from dovetail.downstream.machine import Machine, ahead, checked_loss, normalised
+from dovetail.downstream.probe.features import Features
+from dovetail.downstream.rates import parameter_groups, set_rate
+from dovetail.errors import DovetailError
+
+
+@dataclass(frozen=True)
+class ClassifyOptions:
+    """How a classifier is fine-tuned.
+
+    Attributes:
+        classes: K.
+        steps: Optimiser steps.
+        size: Side of the crops in pixels.
+        mean: Of each channel in [0, 1].
+        std: Deviation of each channel.
+        batch_size: Images in a step.
+        lr: Peak learning rate of the classifier.
+        layer_decay: Factor from a layer's rate to that of the layer before it; 1 gives all one rate.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_steps: Steps of linear warm-up.
+        mixup: a of mixup's Beta distribution; 0 turns it off.
+        cutmix: a of CutMix's Beta distribution; 0 turns it off.
+        randaugment: Magnitude of RandAugment; 0 turns it off.
+        random_erasing: Share of images that lose a rectangle.
+        label_smoothing: e.
+        smallest_area: Smallest share of an image that a random crop takes.
+        seed: Of order, crops and mixing.
+    """
+
+    classes: int
+    steps: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int = 64
+    lr: float = 1e-3
+    layer_decay: float = 0.75
+    weight_decay: float = 0.05
+    warmup_steps: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: int = 0
+    random_erasing: float = 0.0
+    label_smoothing: float = 0.1
+    smallest_area: float = 0.08
+    seed: int = 0
+
+    def rate_share(self, step: int) -> float:
+        """Return the share of its peak that a rate has at `step`."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        return (1 + math.cos(math.pi * done)) / 2
+
+
+class Classifier(nn.Module):
+    """Features and a linear layer: [B, C, S, S] -> logits [B, K]."""
+
+    def __init__(self, features: Features, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(features.width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits of normalised pixels."""
+        logits: Tensor = self.head(self.features(pixels))
+        return logits
+
+
+def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.Optimizer:
+    """Return AdamW with one group for each layer and weight decay."""
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    scales = layer_scales([name for name, _ in named], encoder=("features.",), decay=options.layer_decay)
+    groups = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(groups)
+
+
+def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
+    """Return crops [B, C, S, S] uint8 and labels [B] of a step, a pure function of (seed, step)."""
+    images, labels = [], []
+    for place in range(step * options.batch_size, (step + 1) * options.batch_size):
+        rng = np.random.default_rng((options.seed, 1, place))
+        index = item_at(place, count=len(data), seed=options.seed)
+        crop = random_crop(
+            data,
+            index,
+            rng,
+            channels=len(options.mean),
+            size=options.size,
+            smallest_area=options.smallest_area,
+        )
+        if options.randaugment:
+            crop = randaugmented(crop, magnitude=options.randaugment, mean=options.mean, key=(options.seed, 5, place))
+        images.append(crop)
+        labels.append(data.labels[index])
+    return torch.stack(images), torch.tensor(labels)
+
+
+def training_inputs(images: Tensor, labels: Tensor, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
+    """Return normalised pixels [B, C, S, S], erased and mixed, and targets [B, K], a pure function of (seed, step)."""
+    pixels = normalised(images, options.mean, options.std)
+    if options.random_erasing > 0:
+        pixels = erased(pixels, probability=options.random_erasing, key=(options.seed, 6, step))
+    return mixed(
+        pixels,
+        labels,
+        classes=options.classes,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        smoothing=options.label_smoothing,
+        key=(options.seed, 4, step),
+    )
+
+
+def finetune_classification(
+    model: Classifier,
+    data: ClassSet,
+    options: ClassifyOptions,
+    *,
+    machine: Machine,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Fine-tune `model` in place and return the loss of every step.
+
+    Raises:
+        DovetailError: For an empty set, and where the loss stops being a number.
+    """
+    if len(data) == 0:
+        raise DovetailError("The training set is empty; give at least one image.")
+    machine.place(model).train()
+    optimiser = build_optimiser(model, options)
+    batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
+    losses: list[float] = []
+    for step, (images, labels) in enumerate(batches):
+        set_rate(optimiser, options.rate_share(step))
+        pixels, targets = training_inputs(images.to(machine.device), labels.to(machine.device), options, step)
+        with machine.autocast():
+            logits = model(pixels)
+        loss = F.cross_entropy(logits.float(), targets)
+        losses.append(checked_loss(loss, step))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        if on_step is not None:
+            on_step(step, losses[-1])
+    return losses

@@ -1,0 +1,46 @@
+"""`evaluate dense --check`: list what is wrong with labelled images, or with sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dovetail.downstream.dense.sequences import ImageSequence, find_sequences
+from dovetail.downstream.labels.checking import check_segmentation, report_faults
+from dovetail.downstream.labels.labelled import existing
+from dovetail.errors import DovetailError
+
+
+def check_dense(data: str | Path, classes: int | None, ignore_index: int) -> None:
+    """Read a set and list its faults.
+
+    Raises:
+        DovetailError: When there is any.
+    """
+    sequences = find_sequences(existing(data))
+    if sequences:
+        report_faults([("sequences", SequenceFaults(sequences))])
+    else:
+        check_segmentation(data, classes, ignore_index)
+
+
+@dataclass(frozen=True)
+class SequenceFaults:
+    """Sequences that can be asked for their faults."""
+
+    sequences: Sequence[ImageSequence]
+
+    def __len__(self) -> int:
+        return sum(len(one.frames) for one in self.sequences)
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read everything and yield one sentence for each sequence that cannot be used."""
+        for one in self.sequences:
+            try:
+                one.labels()
+                for _ in one.images():
+                    if on_item is not None:
+                        on_item(1)
+            except DovetailError as fault:
+                yield str(fault)

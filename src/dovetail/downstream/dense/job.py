@@ -1,0 +1,229 @@
+"""The job behind `dovetail evaluate dense`: a run's or a model's frozen maps on labelled images or sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
+
+from torch import Tensor
+
+from dovetail.downstream.dense.maps import NetworkMaps, check_size, resolve_taps
+from dovetail.downstream.dense.options import DenseOptions, ImageProtocol, Protocol, label_counts
+from dovetail.downstream.dense.propagation import (
+    PropagationOptions,
+    SequenceScores,
+    over_sequences,
+    propagate,
+    sequence_scores,
+)
+from dovetail.downstream.dense.scores import DenseScore, dense_scores
+from dovetail.downstream.dense.sequences import ImageSequence, find_sequences
+from dovetail.downstream.evaluate_options import EvaluateDenseOptions
+from dovetail.downstream.labels.labelled import Labelled, existing, read_image
+from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
+from dovetail.downstream.machine import Machine, machine
+from dovetail.downstream.probe.job import resolved, seeded_start
+from dovetail.downstream.progress import progress
+from dovetail.downstream.start import Source, source_of
+from dovetail.downstream.table.results import Results, Row, fingerprint
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.network import Network
+
+FINEST_STRIDE = DenseOptions().finest_stride
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with its weights, where and on which pixels it computes, and the maps asked for."""
+
+    network: Network
+    source: Source
+    where: Machine
+    at: dict[str, tuple[str, ...]]
+
+    def maps(self, data: Any, ignore_index: int) -> NetworkMaps:
+        """Return labelled images as maps."""
+        source = self.source
+        return NetworkMaps(
+            self.network, data, tuple(self.at), source.image_size, source.mean, source.std, self.where, ignore_index
+        )
+
+    def note(self) -> str:
+        """Return a sentence on which maps the names stand for; nothing where all are maps' own names."""
+        told = [f"{name} is {'+'.join(taps)}" for name, taps in self.at.items() if name != "+".join(taps)]
+        return f"Maps: {', '.join(told)}." if told else ""
+
+
+def measure_dense(request: EvaluateDenseOptions) -> Results:
+    """Measure frozen maps on labelled images, or on sequences where the data are some."""
+    sequences = find_sequences(existing(request.data))
+    protocols = chosen_protocols(request.protocols, bool(sequences))
+    where = machine(request.accelerator, request.precision, request.workers)
+    subject = subject_of(request, where)
+    config = resolved(request, subject.source, where)
+    if sequences:
+        rows, facts = sequence_rows(subject, sequences, request)
+        return Results(
+            "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
+        )
+    data = open_segmentation(request.data, classes=request.classes, ignore_index=request.ignore_index)
+    options = image_options(request, protocols)
+    scores = image_scores(subject, data, options)
+    notes = (subject.note(), data.note, *notes_on(scores, data, options))
+    return Results(
+        "evaluate dense",
+        tuple(Row(one.setting(), {"mIoU": one.miou}) for one in scores),
+        config,
+        facts_of(data),
+        where.device,
+        tuple(filter(None, notes)),
+        details={"scores": [details_of(one, data.names) for one in scores]},
+    )
+
+
+def image_options(request: EvaluateDenseOptions, protocols: tuple[ImageProtocol, ...]) -> DenseOptions:
+    """Return how images are measured."""
+    return DenseOptions(
+        protocols=protocols,
+        labels=tuple(request.labels),
+        seeds=request.seeds,
+        seed=request.seed,
+        lr=tuple(request.lr),
+        weight_decay=tuple(request.weight_decay),
+        steps=request.steps,
+        memory=request.memory,
+        k=request.k,
+        temperature=request.temperature,
+        clusters=tuple(request.clusters),
+    )
+
+
+def chosen_protocols(asked: Sequence[str], on_sequences: bool) -> tuple[ImageProtocol, ...]:
+    """Return the protocols to measure images by, none on sequences; "auto" is all that the data are fit for.
+
+    Raises:
+        DovetailError: For an unknown one, and for one that the data are not fit for.
+    """
+    known = get_args(Protocol)
+    fit = ("propagation",) if on_sequences else get_args(ImageProtocol)
+    names = tuple(dict.fromkeys(one for name in asked for one in (fit if name == "auto" else (name,))))
+    if not names:
+        raise DovetailError("No protocol was named; give linear, retrieval, clusters or propagation.")
+    for name in names:
+        if name not in known:
+            raise unknown_name("protocol", name, known)
+        if name not in fit:
+            kind = "sequences, folders of frames" if on_sequences else "images beside masks"
+            raise DovetailError(f"The data are {kind}, on which {name!r} does not measure; give {', '.join(fit)}.")
+    return () if on_sequences else cast(tuple[ImageProtocol, ...], names)
+
+
+def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
+    """Return the network of a request with its weights; random ones are drawn from the seed."""
+    source = source_of(request.run, request.model, image_size=request.image_size, init=request.init)
+    if source.in_channels != 3:
+        raise DovetailError(f"The model takes {source.in_channels} channels, and labelled images are read with 3.")
+    with seeded_start(request.seed):
+        network = source.network("random" if source.run is None else "all")
+    check_size(network, source.image_size)
+    return Subject(network, source, where, resolve_taps(network.taps, request.at))
+
+
+def image_scores(subject: Subject, data: SegmentationData, options: DenseOptions) -> list[DenseScore]:
+    """Return the scores on labelled images."""
+    trained = any(name != "clusters" for name in options.protocols)
+    if trained:
+        label_counts(options.labels, len(data.train))  # refused before the images are read
+    passes = len(data.train) * trained + len(data.val) * (1 + ("clusters" in options.protocols))
+    train, test = (subject.maps(part, part.ignore_index) for part in (data.train, data.val))
+    with progress("maps", passes) as advance:
+        return dense_scores(train, test, classes=data.classes, options=options, on_images=advance)
+
+
+def notes_on(scores: Sequence[DenseScore], data: SegmentationData, options: DenseOptions) -> Iterator[str]:
+    """Yield what to know about the scores."""
+    if "clusters" in options.protocols:
+        measured = {one.clusters for one in scores}
+        left_out = [one for one in options.clusters if (one or data.classes) not in measured]
+        if left_out:
+            yield f"clusters = {left_out} is left out: the test images have fewer cells."
+    for one in scores:
+        if any(chosen["at_end"] for chosen in one.chosen):
+            yield f"The rate chosen for {one.at} with {one.images} images is at an end of the sweep; widen --lr."
+
+
+def details_of(score: DenseScore, names: Sequence[str]) -> dict[str, Any]:
+    """Return the score of each class, and what was chosen."""
+    per_class = {name: value for name, value in zip(names, score.class_iou, strict=True) if value == value}
+    return score.setting() | {"iou": per_class, "chosen": [dict(one) for one in score.chosen]}
+
+
+def facts_of(data: SegmentationData) -> dict[str, Any]:
+    """Return what results.json says about labelled images."""
+    return {
+        "format": data.format,
+        "fingerprint": fingerprint({*data.train.files(), *data.val.files()}),
+        "train_images": len(data.train),
+        "test_images": len(data.val),
+        "classes": data.classes,
+    }
+
+
+def sequence_rows(
+    subject: Subject, sequences: Sequence[ImageSequence], request: EvaluateDenseOptions
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return a row for each map on sequences, and what results.json says about them."""
+    found: dict[str, list[SequenceScores]] = {at: [] for at in subject.at}
+    ignore = request.ignore_index
+    with progress("sequences", len(sequences) * len(found)) as advance:
+        for sequence in sequences:
+            labels = sequence.labels()
+            for at, scores in found.items():
+                predictions = carried(subject, at, sequence, labels, request)
+                scores.append(sequence_scores(sequence.name, predictions, labels, ignore_index=ignore))
+                advance(1)
+    rows = [
+        Row(
+            {"at": at, "protocol": "propagation"},
+            over_sequences(scores, seed=request.seed),
+        )
+        for at, scores in found.items()
+    ]
+    files = {path for one in sequences for path in (*one.frames, *one.masks) if path is not None}
+    facts = {
+        "format": "sequences",
+        "fingerprint": fingerprint(files),
+        "sequences": len(sequences),
+        "frames": sum(len(one.frames) for one in sequences),
+    }
+    return rows, facts
+
+
+def carried(
+    subject: Subject, at: str, sequence: ImageSequence, labels: Sequence[Tensor | None], request: EvaluateDenseOptions
+) -> Iterator[Tensor]:
+    """Yield the predicted labels of every frame but the first."""
+    first, ignore = labels[0], request.ignore_index
+    if first is None:
+        raise DovetailError(f"The first frame of {sequence.name} has no mask; add one.")
+    maps = replace(subject.maps(Frames(sequence, first), ignore), at=(at,), batch_size=4)
+    values = (one for batch in maps.batches(finest_stride=FINEST_STRIDE) for one in batch.maps[at])
+    count = int(first[first != ignore].max()) + 1 if bool((first != ignore).any()) else 1
+    yield from propagate(
+        values, first, labels=count, options=PropagationOptions(radius=request.radius), ignore_index=ignore
+    )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a sequence as labelled images; the mask of the first stands for all, which are not looked at."""
+
+    sequence: ImageSequence
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sequence.frames)
+
+    def __getitem__(self, index: int) -> Labelled:
+        return Labelled(read_image(self.sequence.frames[index]), self.mask)

@@ -1,0 +1,268 @@
+"""Labelled images as feature maps: in memory, or computed by a network batch by batch.
+
+A *tap name* may be a map of the network ("c4", "p2"), "encoder" for its deepest encoder map, "decoder" for its finest
+decoder map, or several joined by "+" ("c4+c5"). Joined maps are resized to the finest of them; every one's cells have
+unit length first, so that none outweighs the others.
+
+Shapes: B images, C channels of a map, h x w cells, H x W pixels of a mask.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dovetail.downstream.labels.images import resized
+from dovetail.downstream.labels.labelled import Labelled, LabelledSet
+from dovetail.downstream.labels.mask_sets import classes_of
+from dovetail.downstream.machine import Machine, ahead, normalised
+from dovetail.downstream.probe.features import whole_view
+from dovetail.downstream.segment.metrics import IGNORE_INDEX
+from dovetail.errors import DovetailError, unknown_name
+from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
+from dovetail.networks.rest import at_rest
+from dovetail.recipe import Tap
+
+
+class MapBatch(NamedTuple):
+    """Some images: their maps [B, C, h, w] float32 by tap name, and masks [B, H, W] int64."""
+
+    maps: dict[str, Tensor]
+    masks: Tensor
+
+
+class MapSource(Protocol):
+    """Labelled images as maps, which can be gone through more than once, always in the same order."""
+
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that do not count."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        ...
+
+    def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
+        """Yield all images in order; maps finer than `finest_stride` pixels a cell are average-pooled to that."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayMaps:
+    """Maps that are in memory.
+
+    Attributes:
+        maps: [N, C, h, w] by name.
+        masks: [N, H, W] integer, at any size.
+        ignore_index: The label of pixels that do not count.
+        batch_size: Images handed out at once.
+    """
+
+    maps: Mapping[str, Tensor]
+    masks: Tensor
+    ignore_index: int = IGNORE_INDEX
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.maps:
+            raise DovetailError("No map was given; give at least one [N, C, h, w] by name.")
+        for name, values in self.maps.items():
+            if values.dim() != 4 or len(values) != len(self.masks):
+                raise DovetailError(
+                    f"The map {name!r} has shape {tuple(values.shape)} and the masks {tuple(self.masks.shape)}; give "
+                    "[N, C, h, w] and [N, H, W]."
+                )
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return classes_of(self.masks[index], self.ignore_index)
+
+    def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
+        """Yield all images in order."""
+        for start in range(0, len(self), self.batch_size):
+            chosen = slice(start, start + self.batch_size)
+            masks = self.masks[chosen].long()
+            maps = {name: pooled(one[chosen].float(), masks, finest_stride) for name, one in self.maps.items()}
+            yield MapBatch(maps, masks)
+
+
+@dataclass(frozen=True)
+class NetworkMaps:
+    """What a network answers to whole images, resized to a fixed square; it is left as it was.
+
+    Attributes:
+        network: The network.
+        data: Labelled images.
+        at: Tap names, as the module says.
+        size: Side of the images and masks in pixels; images are resized with antialiasing, masks to the nearest label.
+        mean: Of each channel in [0, 1].
+        std: Deviation of each channel.
+        machine: Where to compute.
+        ignore_index: The label of pixels that do not count.
+        batch_size: Images in a forward pass.
+    """
+
+    network: Network
+    data: LabelledSet
+    at: Sequence[str]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    machine: Machine
+    ignore_index: int = IGNORE_INDEX
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_size(self.network, self.size)
+        resolve_taps(self.network.taps, self.at)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        known: Callable[[int], list[int]] | None = getattr(self.data, "classes_in", None)  # which reads no image
+        return classes_of(self.data[index].mask, self.ignore_index) if known is None else known(index)
+
+    def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
+        """Yield all images in order, read ahead of their use."""
+        parts = resolve_taps(self.network.taps, self.at)
+        taps = list(dict.fromkeys(tap for names in parts.values() for tap in names))
+        items = ahead(self._item, range(len(self.data)), threads=self.machine.threads)
+        self.machine.place(self.network)
+        while batch := list(itertools.islice(items, self.batch_size)):
+            masks = torch.stack([item.mask for item in batch]).to(self.machine.device)
+            pixels = torch.stack([item.image for item in batch]).to(self.machine.device)
+            with at_rest(self.network), self.machine.autocast():
+                found = self.network(whole_view(normalised(pixels, self.mean, self.std)), taps)
+            found = {tap: pooled(value.float(), masks, finest_stride) for tap, value in found.items()}
+            yield MapBatch({name: joined([found[tap] for tap in names]) for name, names in parts.items()}, masks)
+
+    def _item(self, index: int) -> Labelled:
+        return resized_item(self.data[index], self.size)
+
+
+class Replayed:
+    """Maps that are computed once and kept, where they take no more than `most` bytes; else computed again each time.
+
+    Args:
+        source: The maps.
+        most: Bytes to keep at most.
+    """
+
+    def __init__(self, source: MapSource, *, most: int = 2**30) -> None:
+        self.source = source
+        self.most = most
+        self.kept: dict[int, list[MapBatch]] = {}
+
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that do not count."""
+        return self.source.ignore_index
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return self.source.classes_in(index)
+
+    def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
+        """Yield all images in order."""
+        if finest_stride in self.kept:
+            yield from self.kept[finest_stride]
+            return
+        found, held = list[MapBatch](), 0
+        for batch in self.source.batches(finest_stride=finest_stride):
+            held += sum(one.nbytes for one in (*batch.maps.values(), batch.masks))
+            found = [*found, batch] if held <= self.most else []
+            yield batch
+        if held <= self.most:
+            self.kept[finest_stride] = found
+
+
+def resized_item(item: Labelled, size: int) -> Labelled:
+    """Return an image and its mask as squares of `size` pixels a side."""
+    if item.image.shape[1:] == (size, size):
+        return item
+    return Labelled(resized(item.image, size, size), resized_mask(item.mask, size, size))
+
+
+def resized_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return a mask [H, W] at another size: the label of the nearest pixel."""
+    found = F.interpolate(mask[None, None].to(torch.int32).float(), size=(height, width), mode="nearest-exact")
+    return found[0, 0].long()
+
+
+def pooled(maps: Tensor, masks: Tensor, finest_stride: int) -> Tensor:
+    """Return maps [B, C, h, w], average-pooled where a cell is finer than `finest_stride` pixels of `masks`."""
+    rows, columns = (
+        min(cells, max(-(-side // finest_stride), 1))
+        for cells, side in zip(maps.shape[2:], masks.shape[1:], strict=True)
+    )
+    return maps if (rows, columns) == tuple(maps.shape[2:]) else F.adaptive_avg_pool2d(maps, (rows, columns))
+
+
+def joined(maps: Sequence[Tensor]) -> Tensor:
+    """Return maps [B, C_i, h_i, w_i] side by side along the channels, at the size of the finest, bilinear."""
+    if len(maps) == 1:
+        return maps[0]
+    grid = tuple(max(one.shape[axis] for one in maps) for axis in (2, 3))
+    unit = [F.normalize(one, dim=1) for one in maps]
+    same = [
+        one if tuple(one.shape[2:]) == grid else F.interpolate(one, size=grid, mode="bilinear", align_corners=False)
+        for one in unit
+    ]
+    return torch.cat(same, dim=1)
+
+
+def resolve_taps(taps: Mapping[str, Tap], at: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the maps that each tap name stands for; "auto" is "encoder", and "decoder" where there is one.
+
+    Args:
+        taps: What the network can answer with.
+        at: Tap names, as the module says.
+
+    Raises:
+        DovetailError: For no name, an unknown one, a tap that is no map, and "decoder" for an encoder alone.
+    """
+    if not at:
+        raise DovetailError("No tap was named; give encoder, decoder or a map such as c4 with --at.")
+    whole = {"auto": ("encoder", "decoder") if decoder_taps(taps) else ("encoder",)}
+    names = dict.fromkeys(one for name in at for one in whole.get(name, (name,)))
+    return {name: tuple(dict.fromkeys(_map_of(taps, part) for part in name.split("+"))) for name in names}
+
+
+def _map_of(taps: Mapping[str, Tap], name: str) -> str:
+    if name == "encoder":
+        return deepest_encoder_tap(taps)
+    if name == "decoder":
+        return finest_decoder_tap(taps)
+    maps = [tap for tap, about in taps.items() if about.kind == "map"]
+    if name not in taps:
+        raise unknown_name("tap", name, ["encoder", "decoder", *maps])
+    if name not in maps:
+        raise DovetailError(f"The tap {name!r} is no map; give one of {', '.join(maps)}.")
+    return name
+
+
+def check_size(network: Network, size: int) -> None:
+    """Raise `DovetailError` for a side in pixels that the network does not take."""
+    step = network.size_multiple
+    if size < step or size % step:
+        nearest = max(round(size / step), 1) * step
+        raise DovetailError(
+            f"The image size is {size} px, but the model takes multiples of {step} px; give --image-size {nearest}."
+        )

@@ -1,0 +1,85 @@
+"""Frozen maps of a network in training, measured on labelled pixels in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dovetail.downstream.dense.maps import NetworkMaps, check_size, resized_item, resolve_taps
+from dovetail.downstream.dense.options import DenseOptions
+from dovetail.downstream.dense.scores import dense_scores
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet
+from dovetail.downstream.labels.readers import open_segmentation
+from dovetail.downstream.labels.subsets import shuffled
+from dovetail.downstream.machine import Machine, ahead
+from dovetail.errors import DovetailError
+from dovetail.networks.network import Network
+
+MOST_TRAIN, MOST_TEST = 200, 100
+# Far fewer cells, steps and candidates than `evaluate dense` takes: readings compare along a run, not with its numbers.
+QUICK = DenseOptions(
+    protocols=("linear", "retrieval"),
+    lr=(0.03, 0.3),
+    weight_decay=(1e-4,),
+    steps=100,
+    max_cells=20_000,
+    memory=5_000,
+    finest_stride=8,
+)
+
+
+class OnlineDense:
+    """A function from a network to the mIoU of its encoder's deepest and its decoder's finest map, as "MAP/PROTOCOL".
+
+    At most 200 training and 100 held-out images are read, once, and kept at the size of the views; always the same.
+
+    Args:
+        data: Images with masks, as of `dovetail evaluate dense`.
+        network: Of the run; only its taps are looked at.
+        size: Side of the images in pixels.
+        mean: Of each channel in [0, 1].
+        std: Deviation of each channel.
+        machine: Where the run computes.
+
+    Attributes:
+        note: What to know about the split; may be empty.
+
+    Raises:
+        DovetailError: For data of another layout, images that cannot be read, a size that the network does not take,
+            and networks of other than three channels.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        network: Network,
+        *,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        machine: Machine,
+    ) -> None:
+        if network.in_channels != 3:
+            raise DovetailError(
+                f"The model takes {network.in_channels} channels, and images with masks are read with 3; leave out "
+                "--dense-data."
+            )
+        check_size(network, size)
+        self.at = tuple(resolve_taps(network.taps, ("auto",)))
+        found = open_segmentation(data)
+        self.note, self.classes, self.ignore_index = found.note, found.classes, found.train.ignore_index
+        self.size, self.mean, self.std, self.machine = size, mean, std, machine
+        self.train, self.held_out = self._read(found.train, MOST_TRAIN), self._read(found.val, MOST_TEST)
+
+    def __call__(self, network: Network) -> dict[str, float]:
+        """Return mIoU in [0, 1] by map and protocol; the network is left as it was."""
+        train, test = (
+            NetworkMaps(network, data, self.at, self.size, self.mean, self.std, self.machine, self.ignore_index)
+            for data in (self.train, self.held_out)
+        )
+        scores = dense_scores(train, test, classes=self.classes, options=QUICK)
+        return {f"{one.at}/{one.protocol}": one.miou.mean for one in scores}
+
+    def _read(self, data: LabelledSet, most: int) -> InMemory:
+        chosen = sorted(shuffled(len(data), 0, 0)[:most].tolist())
+        items = ahead(lambda index: resized_item(data[index], self.size), chosen, threads=self.machine.threads)
+        return InMemory(list(items))

@@ -1,0 +1,260 @@
+"""Fine-tuning for detection and instance segmentation, and its measurement.
+
+The 1x schedule (Detectron): 12 passes over the images, SGD with momentum 0.9, weight decay 1e-4, learning rate 0.02
+for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs: AdamW, 1e-4 (iBOT's;
+SelfPatch's is 5e-5 for 8 images), weight decay 0.05, tenths after 8 and 11 of 12 passes. What departs: biases are not
+decayed; the pyramid of a ViT takes evenly spaced blocks (2, 5, 8, 11 of 12, theirs 3, 5, 7, 11), for it may have been
+pre-trained; ViTs have no stochastic depth, and their images are resized as those of CNNs. What step k sees is a pure
+function of (seed, k), but for torchvision's random resizing.
+
+Shapes: H x W pixels, N objects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.labels.coco_doubts import objects_at_edges
+from dovetail.downstream.labels.coco_extent import box_within
+from dovetail.downstream.labels.coco_object import CocoImage, run_length_of
+from dovetail.downstream.labels.subsets import item_at
+from dovetail.downstream.layer_decay import layer_scales
+from dovetail.downstream.machine import Machine, ahead, checked_loss
+from dovetail.downstream.rates import parameter_groups, set_rate
+from dovetail.downstream.segment.loop import freeze_batch_norm
+from dovetail.errors import DovetailError, counted
+
+Target = dict[str, Tensor]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """How a detector is fine-tuned.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images in a step.
+        optimiser: "sgd" (momentum 0.9) or "adamw".
+        lr: Peak learning rate.
+        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
+        weight_decay: Of tensors with more than one dimension.
+        warmup_steps: Steps of linear warm-up.
+        drops: Shares of the steps after which the rate is a tenth of what it was.
+        with_masks: Whether masks are learned.
+        batch_norm: Of the backbone: "train" or "frozen": running statistics fixed, and used in training too.
+        seed: Of order and flips.
+    """
+
+    steps: int
+    batch_size: int = 16
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    layer_decay: float = 1.0
+    weight_decay: float = 1e-4
+    warmup_steps: int = 1000
+    drops: tuple[float, ...] = (2 / 3, 8 / 9)
+    with_masks: bool = False
+    batch_norm: Literal["train", "frozen"] = "train"
+    seed: int = 0
+
+    def rate_share(self, step: int) -> float:
+        """Return the share of its peak that a rate has at `step`."""
+        warmup = min((step + 1) / (self.warmup_steps + 1), 1.0)
+        return float(warmup * 0.1 ** sum(step >= drop * self.steps for drop in self.drops))
+
+
+def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
+    """Return an image [3, H, W] in [0, 1] and what is learned from it: `boxes` [N, 4] as left, top, right, bottom in
+    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Boxes are clipped to the image. Crowds and boxes with less than
+    a pixel in the image are left out, and with masks what has none, or an empty one."""
+    pixels = read_pixels(image)
+    objects = [one for one in image.objects if not one.crowd and box_within(one, image) is not None]
+    target: Target = {}
+    if with_masks:
+        drawn = [one.mask(image.height, image.width) for one in objects]
+        kept = [index for index, mask in enumerate(drawn) if mask.any()]
+        objects = [objects[index] for index in kept]
+        empty = np.zeros((0, image.height, image.width), dtype=np.uint8)
+        masks = torch.from_numpy(np.stack([drawn[index] for index in kept]).astype(np.uint8) if kept else empty)
+        target["masks"] = masks.flip(2) if flip else masks
+    boxes = torch.tensor([box_within(one, image) for one in objects], dtype=torch.float32).reshape(-1, 4)
+    if flip:
+        boxes = torch.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], dim=1)
+    target["boxes"] = boxes
+    target["labels"] = torch.tensor([one.label + 1 for one in objects], dtype=torch.int64)
+    return (pixels.flip(2) if flip else pixels), target
+
+
+def read_pixels(image: CocoImage) -> Tensor:
+    """Return [3, H, W] in [0, 1]; raise `DovetailError` where the file has another size than the annotations say."""
+    return image.pixels().float() / 255
+
+
+def training_batch(data: CocoSet, options: DetectOptions, step: int) -> tuple[list[Tensor], list[Target]]:
+    """Return the images and targets of a step, a pure function of (seed, step)."""
+    images, targets = [], []
+    for place in range(step * options.batch_size, (step + 1) * options.batch_size):
+        flip = bool(np.random.default_rng((options.seed, 1, place)).random() < 0.5)
+        chosen = data.images[item_at(place, count=len(data), seed=options.seed)]
+        image, target = training_item(chosen, flip=flip, with_masks=options.with_masks)
+        images.append(image)
+        targets.append(target)
+    return images, targets
+
+
+def finetune_detection(
+    model: nn.Module,
+    data: CocoSet,
+    options: DetectOptions,
+    *,
+    machine: Machine,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Fine-tune a detector of torchvision's in place and return the loss of every step.
+
+    Args:
+        model: (images, targets) -> losses, as torchvision's detectors answer in training.
+        data: Images with objects, or without.
+        options: See `DetectOptions`.
+        machine: Where to compute.
+        on_step: Called after every step with its number, from 0, and its loss.
+
+    Raises:
+        DovetailError: For an empty set, and where the loss stops being a number.
+    """
+    if len(data) == 0:
+        raise DovetailError("The training set is empty; give at least one image.")
+    tell_objects(data, options)
+    machine.place(model).train()
+    if options.batch_norm == "frozen":
+        freeze_batch_norm(model.get_submodule("backbone"))
+    optimiser = build_optimiser(model, options)
+    batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
+    losses: list[float] = []
+    for step, (images, targets) in enumerate(batches):
+        set_rate(optimiser, options.rate_share(step))
+        placed = [{name: value.to(machine.device) for name, value in target.items()} for target in targets]
+        with backbone_in(model, machine):
+            parts: Mapping[str, Tensor] = model([image.to(machine.device) for image in images], placed)
+        loss = torch.stack(list(parts.values())).sum()
+        losses.append(checked_loss(loss, step))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        if on_step is not None:
+            on_step(step, losses[-1])
+    return losses
+
+
+def tell_objects(data: CocoSet, options: DetectOptions) -> None:
+    """Say how many objects are clipped or left out, and how many have a box alone where masks are learned."""
+    unmasked = unmasked_objects(data) if options.with_masks else ""
+    for sentence in (objects_at_edges(data, with_masks=options.with_masks, learned=True), unmasked):
+        if sentence:
+            log.warning("%s", sentence)
+
+
+def unmasked_objects(data: CocoSet) -> str:
+    """Return a sentence on objects that have a box alone; nothing where there is none."""
+    count = sum(not one.crowd for image in data.images for one in image.unmasked)
+    if not count:
+        return ""
+    return (
+        f"{data.path}: {counted(count, 'object')} with a box but no mask will be learned as background, though box AP "
+        "counts them; add the masks, or learn boxes alone."
+    )
+
+
+def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Optimizer:
+    """Return the optimiser; vectors (norms, biases) are not decayed."""
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    scales = layer_scales([name for name, _ in named], encoder=encoder_of(model), decay=options.layer_decay)
+    described = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
+    if options.optimiser == "sgd":
+        return torch.optim.SGD(described, lr=options.lr, momentum=0.9)
+    return torch.optim.AdamW(described, lr=options.lr)
+
+
+def encoder_of(model: nn.Module) -> tuple[str, ...]:
+    """Return how the names of a detector's encoder begin: of a pyramid made here, else of torchvision's own."""
+    own = tuple(f"backbone.{inner}encoder." for inner in ("", "body."))
+    return own if any(name.startswith(own) for name, _ in model.named_parameters()) else ("backbone.body.",)
+
+
+@contextmanager
+def backbone_in(model: nn.Module, machine: Machine) -> Iterator[None]:
+    """Let a detector's backbone, and it alone, compute in the machine's number format.
+
+    Boxes are decoded in the format of what the heads answer, and bfloat16 has no pixel's precision in an image's size.
+    """
+    backbone = model.get_submodule("backbone")
+    plain = backbone.forward
+
+    def forward(pixels: Tensor) -> OrderedDict[str, Tensor]:
+        with machine.autocast():
+            maps: OrderedDict[str, Tensor] = plain(pixels)
+        return OrderedDict((name, value.float()) for name, value in maps.items())
+
+    backbone.forward = forward
+    try:
+        yield
+    finally:
+        del backbone.forward
+
+
+@torch.no_grad()
+def detect(model: nn.Module, images: list[Tensor], machine: Machine) -> list[dict[str, Tensor]]:
+    """Return what a detector in evaluation mode finds in images [3, H, W] in [0, 1], on the CPU: boxes, labels, scores,
+    and masks [N, 1, H, W] in [0, 1]."""
+    with backbone_in(model, machine):
+        found: list[dict[str, Tensor]] = model([image.to(machine.device) for image in images])
+    return [{name: value.cpu() for name, value in one.items()} for one in found]
+
+
+def detections_of(
+    model: nn.Module,
+    data: CocoSet,
+    *,
+    machine: Machine,
+    batch_size: int = 4,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return COCO's result dictionaries of all images of a set."""
+    machine.place(model).eval()
+    results: list[dict[str, Any]] = []
+    pixels = ahead(read_pixels, data.images, threads=machine.threads)
+    for start in range(0, len(data), batch_size):
+        images = data.images[start : start + batch_size]
+        found = detect(model, [next(pixels) for _ in images], machine)
+        for image, one in zip(images, found, strict=True):
+            results += [{"image_id": image.id, **entry} for entry in as_coco(one, data.ids)]
+        if on_batch is not None:
+            on_batch(len(images))
+    return results
+
+
+def as_coco(found: Mapping[str, Tensor], ids: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return one image's detections as category_id, bbox, score and, with masks, segmentation."""
+    entries: list[dict[str, Any]] = []
+    for index, (box, label, score) in enumerate(
+        zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ):
+        if not 1 <= label <= len(ids):
+            continue  # RetinaNet's unused output for background
+        left, top, right, bottom = box
+        entry = {"category_id": ids[label - 1], "bbox": [left, top, right - left, bottom - top], "score": score}
+        if "masks" in found:
+            entry["segmentation"] = run_length_of((found["masks"][index, 0] > 0.5).numpy())
+        entries.append(entry)
+    return entries

@@ -1,0 +1,65 @@
+"""`finetune segment`, `finetune classify` and `finetune detect`: what a run is worth after fine-tuning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dovetail.downstream.evaluate import measured
+from dovetail.downstream.finetune_options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
+from dovetail.options import takes
+
+if TYPE_CHECKING:
+    from dovetail.downstream.table.results import Results
+
+
+@takes(FinetuneSegmentOptions)
+def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
+    """Fine-tune a run for semantic segmentation and measure mIoU, aAcc and mAcc.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    from dovetail.downstream.labels.checking import check_segmentation
+    from dovetail.downstream.segment.job import finetune_segment as job
+
+    return measured(
+        "finetune-segment",
+        options,
+        job,
+        lambda: check_segmentation(options.data, options.classes, options.ignore_index, list(options.label_map)),
+    )
+
+
+@takes(FinetuneDetectOptions)
+def finetune_detect(options: FinetuneDetectOptions) -> Results | None:
+    """Fine-tune a run for detection or instance segmentation and measure COCO's average precision.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    from dovetail.downstream.detect.job import finetune_detect as job
+    from dovetail.downstream.labels.checking import check_detection
+
+    return measured("finetune-detect", options, job, lambda: check_detection(options.data, options.task))
+
+
+@takes(FinetuneClassifyOptions)
+def finetune_classify(options: FinetuneClassifyOptions) -> Results | None:
+    """Fine-tune a run's encoder for classification and measure top-1 (and top-5) accuracy.
+
+    Returns:
+        The results; None after a check without faults.
+
+    Raises:
+        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+    """
+    from dovetail.downstream.classify.job import finetune_classify as job
+    from dovetail.downstream.labels.checking import check_images
+
+    return measured("finetune-classify", options, job, lambda: check_images(options.data))

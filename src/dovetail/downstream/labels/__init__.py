@@ -1,0 +1,1 @@
+"""Labelled datasets: classes, masks, boxes, their formats and their faults."""

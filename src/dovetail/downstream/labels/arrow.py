@@ -1,0 +1,301 @@
+"""Labelled sets that Hugging Face's `datasets` saved on disk with `save_to_disk`, one split or several.
+
+Classes come from the column of class labels (or a column "label" of numbers or words), masks from a second column of
+images. Pixels are decoded here, from the bytes of the table, so that files are read as in every other format.
+
+Format: https://huggingface.co/docs/datasets/process#save. The package is optional: dovetail-ssl[datasets].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dovetail.data.hugging_face import image_columns, installed, undecoded
+from dovetail.data.reading.decode import Photograph, open_bytes
+from dovetail.downstream.labels.class_sets import ClassSet, check_several
+from dovetail.downstream.labels.counts import MOST_LISTED
+from dovetail.downstream.labels.labelled import Labelled, check_labels, check_sizes, read_image_of_size, read_mask
+from dovetail.downstream.labels.maps import LabelMap
+from dovetail.downstream.labels.mask_sets import classes_of, faults_of_items
+from dovetail.downstream.labels.subsets import held_out, split_note
+from dovetail.downstream.segment.metrics import IGNORE_INDEX
+from dovetail.errors import DovetailError
+
+HELD_OUT = ("validation", "val", "valid", "test")
+LABELS = ("label", "labels", "fine_label")
+IMAGES = ("image", "img", "pixel_values")
+MASKS = ("mask", "annotation", "label", "labels", "segmentation_mask", "segmentation")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedSplit:
+    """Some rows of a split.
+
+    Attributes:
+        name: What to call the split in errors.
+        table: A `datasets.Dataset` whose images are not decoded.
+        rows: Which of its rows.
+    """
+
+    name: str
+    table: Any
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def called(self, index: int) -> str:
+        """Return what to call an item in errors."""
+        return f"{self.name}[{self.rows[index]}]"
+
+    def content(self, index: int, column: str) -> bytes:
+        """Return the bytes of an image.
+
+        Raises:
+            DovetailError: Where there is none.
+        """
+        value = self.table[self.rows[index]][column]
+        if not value or (value.get("bytes") is None and not value.get("path")):
+            raise DovetailError(f"{self.called(index)} has nothing in column {column!r}; take the row away.")
+        if value["bytes"] is not None:
+            found: bytes = value["bytes"]
+            return found
+        try:
+            return Path(value["path"]).read_bytes()
+        except OSError as error:
+            raise DovetailError(
+                f"{self.called(index)} names the file {value['path']}, which cannot be read ({error.strerror}); put it "
+                "back, or save the set with its images embedded."
+            ) from error
+
+    def files(self) -> list[Path]:
+        """Return the files that the table lies in."""
+        return sorted({Path(one["filename"]) for one in self.table.cache_files})
+
+    def subset(self, indices: Sequence[int]) -> SavedSplit:
+        """Return the items at `indices`."""
+        return replace(self, rows=tuple(self.rows[index] for index in indices))
+
+
+def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
+    """Return the training and the held-out split of a saved set, and what to know about them.
+
+    Raises:
+        DovetailError: Without the package, for a damaged set, and for one without a split "train".
+    """
+    datasets = installed(str(folder))
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # Arrow raises almost anything on damaged files
+        reason = " ".join(str(error).split())[:120]
+        raise DovetailError(f"{folder} cannot be read as a saved dataset ({reason}); save it anew.") from error
+    if isinstance(saved, datasets.DatasetDict):
+        if "train" not in saved:
+            raise DovetailError(f"{folder} has the splits {', '.join(saved)}, but none named train; rename one.")
+        splits = {name: undecoded(part) for name, part in saved.items()}
+        train = SavedSplit(str(folder / "train"), splits["train"], tuple(range(len(splits["train"]))))
+        held = next((name for name in HELD_OUT if name in splits and is_labelled(splits[name])), None)
+        if held is not None:
+            return train, SavedSplit(str(folder / held), splits[held], tuple(range(len(splits[held])))), ""
+    else:
+        train = SavedSplit(str(folder), undecoded(saved), tuple(range(len(saved))))
+    kept, others = held_out(len(train))
+    return train.subset(kept), train.subset(others), split_note(others, kept)
+
+
+def label_columns(table: Any) -> list[str]:
+    """Return the names of the columns that hold classes: class labels, else numbers or words that are called so."""
+    features = table.features
+    found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    plain = [name for name in LABELS if getattr(features.get(name), "dtype", "") in ("int64", "int32", "string")]
+    return found or plain
+
+
+def is_labelled(split: Any) -> bool:
+    """Whether a split has rows, and labels other than the -1 that stands for hidden ones."""
+    columns = label_columns(split)
+    return len(split) > 0 and (not columns or any(label not in (-1, None) for label in split[columns[0]]))
+
+
+def chosen(columns: Sequence[str], preferred: Sequence[str], what: str, split: SavedSplit) -> str:
+    """Return the one column, or the one with the usual name.
+
+    Raises:
+        DovetailError: For none, and for several without such a name.
+    """
+    usual = [name for name in preferred if name in columns]
+    if len(columns) == 1 or usual:
+        return usual[0] if usual else columns[0]
+    found = f"has several columns of {what} ({', '.join(columns)})" if columns else f"has no column of {what}"
+    held = ", ".join(split.table.features)
+    raise DovetailError(f"{split.name} {found} among {held}; save it with one that is called {preferred[0]!r}.")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedMasks:
+    """Images and masks of a split, read when asked for.
+
+    Attributes:
+        split: The rows.
+        image: Column of the images.
+        mask: Column of the masks.
+        classes: Labels are 0 .. classes - 1.
+        ignore_index: The label of pixels that do not count.
+        label_map: What the values or colours of the masks mean, where they are no labels.
+    """
+
+    split: SavedSplit
+    image: str
+    mask: str
+    classes: int
+    ignore_index: int = IGNORE_INDEX
+    label_map: LabelMap | None = None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Labelled:
+        mask = self.raw_labels(index)
+        image = read_image_of_size(self.split.called(index), mask.shape, self.split.content(index, self.image))
+        check_sizes(image, mask, f"The mask of {self.split.called(index)}", "of the same row")
+        check_labels(mask, self.classes, self.ignore_index, self.split.called(index))
+        return Labelled(image, mask)
+
+    def raw_labels(self, index: int) -> Tensor:
+        """Return a mask [H, W] as the set, and the label map, have it."""
+        content = self.split.content(index, self.mask)
+        return read_mask(f"The mask of {self.split.called(index)}", content, self.label_map)
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return classes_of(self.raw_labels(index), self.ignore_index)
+
+    def files(self) -> list[Path]:
+        """Return all files of the set."""
+        return self.split.files()
+
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
+        return f"in {self.split.name}"
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        yield from faults_of_items(self, on_item)
+
+    def subset(self, indices: list[int]) -> SavedMasks:
+        """Return the images at `indices`."""
+        return replace(self, split=self.split.subset(indices))
+
+
+def saved_masks(
+    folder: Path, classes: int, ignore_index: int, label_map: LabelMap | None = None
+) -> tuple[SavedMasks, SavedMasks, str]:
+    """Return the training and the held-out images of a saved set, with their masks, and what to know about them."""
+    train, held, note = open_saved(folder)
+    columns = image_columns(train.table)
+    if len(columns) < 2:
+        raise DovetailError(
+            f"{train.name} has {len(columns)} columns of images, but segmentation needs two; save the images as "
+            "'image' and their masks as 'mask', both of the feature Image."
+        )
+    mask = chosen([name for name in columns if name not in IMAGES], MASKS, "masks", train)
+    image = chosen([name for name in columns if name != mask], IMAGES, "images", train)
+    parts = [SavedMasks(split, image, mask, classes, ignore_index, label_map) for split in (train, held)]
+    meaning = "labels stand as they are" if label_map is None else "labels are those of the label map"
+    words = f"Images are column {image!r}, masks column {mask!r}; {meaning}, {ignore_index} is ignored."
+    return parts[0], parts[1], f"{note} {words}".strip()
+
+
+@dataclass(frozen=True, eq=False)
+class SavedClasses(ClassSet):
+    """Images with classes of a split.
+
+    Attributes:
+        split: The rows.
+        image: Column of the images.
+        labels: The class of each.
+        names: Of the classes.
+    """
+
+    split: SavedSplit
+    image: str
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def open(self, index: int, channels: int) -> Photograph:
+        return open_bytes(self.split.content(index, self.image), channels)
+
+    def called(self, index: int) -> str:
+        return self.split.called(index)
+
+    def place(self) -> str:
+        return f"in {self.split.name}"
+
+    def files(self) -> list[Path]:
+        return self.split.files()
+
+    def identity(self) -> str:
+        return repr((self.split.name, self.split.table._fingerprint, self.split.rows))
+
+    def subset(self, indices: list[int]) -> SavedClasses:
+        return replace(self, split=self.split.subset(indices), labels=tuple(self.labels[index] for index in indices))
+
+
+def saved_classes(folder: Path) -> tuple[SavedClasses, SavedClasses, str]:
+    """Return the training and the held-out images of a saved set with their classes, and what to know about them."""
+    train, held, note = open_saved(folder)
+    image = chosen(image_columns(train.table), IMAGES, "images", train)
+    column = chosen(label_columns(train.table), LABELS, "classes", train)
+    values = [raw_labels(split, column) for split in (train, held)]
+    feature = train.table.features[column]
+    names = getattr(feature, "names", None)
+    if names is None and feature.dtype == "string":
+        names = sorted(set(values[0]))
+        values = [
+            [index_in(names, value, split) for value in part] for part, split in zip(values, (train, held), strict=True)
+        ]
+    elif names is None:
+        largest = max(max(part) for part in values)
+        distinct = sorted({label for part in values for label in part})
+        if len(distinct) * 2 > largest:
+            names = [str(index) for index in range(largest + 1)]
+        else:  # such as article numbers
+            values = [[distinct.index(label) for label in part] for part in values]
+            names = [str(label) for label in distinct]
+            shown = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+            words = f"Column {column!r} holds the numbers {shown}, which are taken for the names of the classes."
+            note = f"{note} {words}".strip()
+    check_several(names, train.name)
+    parts = [
+        SavedClasses(split, image, tuple(labels), tuple(names))
+        for split, labels in zip((train, held), values, strict=True)
+    ]
+    return parts[0], parts[1], note
+
+
+def raw_labels(split: SavedSplit, column: str) -> list[Any]:
+    """Return the labels of a split's rows.
+
+    Raises:
+        DovetailError: For a row without one, or with the -1 of hidden ones.
+    """
+    every = list(split.table[column])
+    found = [every[row] for row in split.rows]
+    for index, label in enumerate(found):
+        if label is None or (isinstance(label, int) and label < 0):
+            raise DovetailError(f"{split.called(index)} has label {label} in column {column!r}; take such rows away.")
+    return found
+
+
+def index_in(names: Sequence[str], value: str, split: SavedSplit) -> int:
+    """Return the number of a class; raise `DovetailError` for one that the training images lack."""
+    if value not in names:
+        raise DovetailError(
+            f"{split.name} holds class {value!r}, which the training images lack; give both the same classes."
+        )
+    return names.index(value)

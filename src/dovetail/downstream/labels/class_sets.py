@@ -1,0 +1,85 @@
+"""Images with one class each, wherever they lie.
+
+Shapes: C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from dovetail.data.reading.decode import Photograph
+from dovetail.downstream.labels.labelled import faults_named
+from dovetail.errors import DovetailError
+
+
+class ClassSet(ABC):
+    """Images with classes, by index.
+
+    Attributes:
+        labels: The class of each image.
+        names: Of the classes: label l is names[l].
+    """
+
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def open(self, index: int, channels: int) -> Photograph:
+        """Return an image with its pixels not decoded yet; raise `UnreadableError` where there is none."""
+
+    @abstractmethod
+    def called(self, index: int) -> str:
+        """Return what to call an image in errors."""
+
+    @abstractmethod
+    def place(self) -> str:
+        """Return where the set is, as "beside FOLDER"."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Return all files of the set."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Return what tells these images, in this order, from others."""
+
+    @abstractmethod
+    def subset(self, indices: list[int]) -> Self:
+        """Return the images at `indices`, in that order."""
+
+    def pixels(self, index: int, *, channels: int, side: int) -> Tensor:
+        """Return pixels [C, H, W] uint8, decoded no larger than needed for a shorter side of twice `side` pixels.
+
+        Raises:
+            DovetailError: For an image that cannot be read; it is named.
+        """
+        with faults_named(self.called(index)):
+            photo = self.open(index, channels)
+            spare = min(photo.width_px, photo.height_px) / (2 * side)
+            return photo.decode(max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare))
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be read and each empty class."""
+        for label in sorted(set(range(len(self.names))) - set(self.labels)):
+            yield f"Class {self.names[label]!r} has no image {self.place()}; add some."
+        for index in range(len(self)):
+            try:
+                self.pixels(index, channels=3, side=2**30)  # of full size: what is decoded smaller may hide damage
+            except DovetailError as fault:
+                yield str(fault)
+            if on_item is not None:
+                on_item(1)
+
+
+def check_several(names: Sequence[str], place: Path | str) -> None:
+    """Raise `DovetailError` where there are fewer than two classes."""
+    if len(names) < 2:
+        raise DovetailError(f"{place} holds the class {names[0]!r} alone; give at least two.")

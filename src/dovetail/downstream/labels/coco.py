@@ -1,0 +1,215 @@
+"""COCO's instance JSON: images, boxes, polygons, run-length masks, crowds; read as it comes.
+
+Quirks that are met: images without annotations; several polygons an object; polygons of fewer than three points (left
+out); compressed and plain run-lengths; crowds, which count neither for nor against a detection; boxes of no area, which
+cannot be learned from; category ids with gaps; fields that are missing.
+
+Format: https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval.core.mask as coco_mask
+
+from dovetail.data.folders import with_slashes
+from dovetail.data.reading.archives import refused_name
+from dovetail.downstream.labels.coco_boxes import faults_of_objects_in
+from dovetail.downstream.labels.coco_faults import faults_of_lists, make_whole
+from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run_length
+from dovetail.downstream.labels.labelled import MissingFilesError
+from dovetail.downstream.progress import progress
+from dovetail.errors import DovetailError, counted
+
+LOOKED_FOR = 1000  # images, of which one tells where they are
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """All images of a file. Build with `CocoSet.open`.
+
+    Attributes:
+        path: The JSON file.
+        images: In the order of the file.
+        names: Of the categories, by label.
+        ids: The file's id of each category.
+    """
+
+    path: Path
+    images: tuple[CocoImage, ...]
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path, folder: Path | None = None) -> CocoSet:
+        """Read a JSON file.
+
+        Args:
+            path: The file.
+            folder: Where its images are; searched for beside the file unless given.
+
+        Raises:
+            DovetailError: For the first fault of the file; `faults_of` lists all.
+        """
+        with progress(f"reading {path.name}", None):
+            content, faults = parse(path)
+            if faults:
+                raise DovetailError(faults[0])
+            return build(path, content, folder)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: list[int]) -> CocoSet:
+        """Return the set of the images at `indices`, in that order."""
+        return CocoSet(self.path, tuple(self.images[index] for index in indices), self.names, self.ids)
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read every image and yield one sentence for each fault of an image or an object."""
+        for image in self.images:
+            yield from faults_of_image(image)
+            if on_item is not None:
+                on_item(1)
+
+
+def faults_of_image(image: CocoImage) -> Iterator[str]:
+    """Yield what is wrong with an image's file and its objects."""
+    try:
+        image.pixels()
+    except DovetailError as error:
+        yield str(error)
+    yield from faults_of_objects_in(image)
+
+
+def faults_of(path: Path) -> list[str]:
+    """Return one sentence for each fault of a file's structure: what `CocoSet.open` would stop at."""
+    with progress(f"checking {path.name}", None):
+        return parse(path)[1]
+
+
+def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a file's content, and one sentence for each of its faults."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
+    except OSError as error:
+        raise DovetailError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
+    except (ValueError, RecursionError) as error:
+        raise DovetailError(f"{path} is broken JSON ({error}); write the file anew.") from error
+    if not isinstance(content, dict):
+        return {}, [f"{path} holds a {type(content).__name__}, not COCO's dictionary of images and categories."]
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if missing:
+        return content, [
+            f"{path} has no list of {missing[0]}; COCO's instance files hold images, annotations, categories."
+        ]
+    make_whole(content)
+    return content, [*faults_of_lists(path, content)]
+
+
+def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSet:
+    """Return the set of a file without faults."""
+    categories = sorted(content["categories"], key=lambda one: one["id"])
+    labels = {one["id"]: label for label, one in enumerate(categories)}
+    objects: dict[int, list[CocoObject]] = {}
+    sizes = {one["id"]: (int(one["height"]), int(one["width"])) for one in content["images"]}
+    for one in content["annotations"]:
+        found = object_of(one, labels[one["category_id"]], sizes[one["image_id"]])
+        objects.setdefault(one["image_id"], []).append(found)
+    names = [with_slashes(one["file_name"]) for one in content["images"]]
+    odd = next((name for name in names if refused_name(name)), None)
+    if odd is not None:
+        raise DovetailError(f"{path} names an image outside its folder ({odd!r}); write names relative to the folder.")
+    where = folder if folder is not None else images_folder(path, names)
+    images = tuple(
+        CocoImage(
+            one["id"],
+            where / name,
+            int(one["width"]),
+            int(one["height"]),
+            tuple(objects.get(one["id"], ())),
+        )
+        for one, name in zip(content["images"], names, strict=True)
+    )
+    labelled, ids = tuple(str(one["name"]) for one in categories), tuple(labels)
+    return CocoSet(path, images, labelled, ids)
+
+
+def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> CocoObject:
+    """Return an annotation, its box and area computed from the mask where they are missing."""
+    segmentation = one.get("segmentation") or None
+    if isinstance(segmentation, list):  # fewer than three points hold nothing, and four numbers would be read as a box
+        segmentation = [points for points in segmentation if len(points) >= 6] or None
+    box = one.get("bbox")
+    area = one.get("area")
+    coded = as_run_length(segmentation, *size) if not box or area is None else None
+    if not box:
+        box = [float(value) for value in coco_mask.toBbox(coded)] if coded is not None else [0.0, 0.0, 0.0, 0.0]
+    if area is None:
+        area = float(coco_mask.area(coded)) if coded is not None else box[2] * box[3]
+    left, top, width, height = (float(value) for value in box)
+    return CocoObject(
+        int(one["id"]), label, (left, top, width, height), segmentation, float(area), bool(one.get("iscrowd"))
+    )
+
+
+def check_files(*sets: CocoSet) -> None:
+    """Raise `MissingFilesError` where images of sets are not there."""
+    missing = [(data.path, image.path) for data in sets for image in data.images if not image.path.is_file()]
+    if missing:
+        raise MissingFilesError(
+            f"{missing[0][0]}: there is no file for {counted(len(missing), 'image')}, such as {missing[0][1]}; add "
+            "what is missing.",
+            tuple(f"{image} is missing, but {path} names it." for path, image in missing),
+        )
+
+
+def images_folder(path: Path, names: list[str]) -> Path:
+    """Return where images of a file are: beside it, or where COCO, or other programs' exports, put them.
+
+    Raises:
+        DovetailError: When they are in none of these places.
+    """
+    split = path.stem.removeprefix("instances_")
+    beside = [path.parent, path.parent / "images", path.parent / split]
+    above = [path.parent.parent / split, path.parent.parent / "images" / split, path.parent.parent / "images"]
+    places = [*beside, *above, path.parent.parent]
+    for place in places:
+        if any((place / name).is_file() for name in names[:LOOKED_FOR]):
+            return place
+    tried = ", ".join(str(place) for place in places[:5])
+    raise DovetailError(f"The images of {path}, such as {names[0]}, are not in {tried}; move them there.")
+
+
+def find_coco(data: Path) -> tuple[Path, Path | None] | None:
+    """Return the training and the validation file that `data` means; None where it is no COCO set.
+
+    A file is a training set without validation; a folder holds annotations/instances_train*.json and
+    instances_val*.json, or train.json and val.json there or in itself, or Roboflow's train/_annotations.coco.json and
+    valid/_annotations.coco.json. A lone file of another name counts too, unless there are masks beside it or it belongs
+    to a set that `datasets` saved.
+    """
+    if data.is_file() and data.suffix.lower() == ".json":
+        return data, None
+    parts = [data / split / "_annotations.coco.json" for split in ("train", "valid", "test")]
+    if parts[0].is_file():
+        return parts[0], next((part for part in parts[1:] if part.is_file()), None)
+    for folder in (data / "annotations", data):
+        if not folder.is_dir():
+            continue
+        files = sorted(folder.glob("*.json"), key=lambda one: (not one.name.startswith("instances_"), one.name))
+        train = next((one for one in files if "train" in one.name), None)
+        val = next((one for one in files if "val" in one.name), None)
+        if train is not None:
+            return train, val
+        if (
+            len(files) == 1
+            and not any((data / inner / "masks").is_dir() for inner in (".", "train"))
+            and files[0].name not in ("dataset_dict.json", "state.json")
+        ):
+            return files[0], None
+    return None

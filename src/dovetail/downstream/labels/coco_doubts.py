@@ -1,0 +1,64 @@
+"""What to tell of a whole set of boxes and masks: objects at edges, masks that draw nothing, odd corners."""
+
+from __future__ import annotations
+
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.labels.coco_boxes import FEWEST_BOXES, LEAST_SHARE, READINGS, fits
+from dovetail.downstream.labels.coco_extent import box_within, mask_is_empty, reaches_out
+from dovetail.errors import counted
+
+
+def doubts_about_boxes(data: CocoSet) -> list[str]:
+    """Return a sentence where boxes do not fit their images or masks, but would if they were meant in another way."""
+    pairs = [(one, image) for image in data.images for one in image.objects if not one.crowd and any(one.box)]
+    if len(pairs) < FEWEST_BOXES:
+        return []
+    if all(max(one.box) <= 1 and min(image.width, image.height) > 2 for one, image in pairs):
+        return [
+            f"{data.path}: all boxes lie between 0 and 1; COCO's are in pixels, so multiply them by the images' sizes."
+        ]
+    misfits = sum(not fits(one.box, one, image) for one, image in pairs)
+    if misfits < max(LEAST_SHARE * len(pairs), 1):
+        return []
+    for name, reading in READINGS.items():
+        if all(fits(reading(one.box), one, image) for one, image in pairs):
+            return [
+                f"{data.path}: {misfits} of {len(pairs)} boxes do not fit their images or masks, but all do if they "
+                f"are {name}; COCO's are left, top, width, height, so convert them."
+            ]
+    return []
+
+
+def objects_at_edges(data: CocoSet, *, with_masks: bool, learned: bool) -> str:
+    """Return a sentence on the objects that do not lie inside their images; nothing where all do. Crowds do not count.
+
+    Args:
+        data: The set.
+        with_masks: Whether masks count, too.
+        learned: Whether objects are learned from. Those that are measured on stay as they are, as COCO has it.
+    """
+    beyond = small = empty = 0
+    for image in data.images:
+        for one in image.objects:
+            if one.crowd:
+                continue
+            if box_within(one, image) is None:
+                small += 1
+            elif with_masks and mask_is_empty(one, image):
+                empty += 1
+            elif reaches_out(one, image):
+                beyond += 1
+    fate = "left out of training" if learned else "counted as missed"
+    parts = (
+        (beyond, "clipped to the image" if learned else "partly outside of the image and measured as annotated"),
+        (small, f"{fate}, as less than one pixel of the box lies inside the image"),
+        (empty, f"{fate}, as no pixel of the mask lies inside the image"),
+    )
+    told = [f"{counted(number, 'object')} {'is' if number == 1 else 'are'} {what}" for number, what in parts if number]
+    return f"{data.path}: {'; '.join(told)}." if told else ""
+
+
+def undrawn_masks(data: CocoSet) -> str:
+    """Return a sentence on the objects of which no pixel can be drawn; nothing where there is none."""
+    count = sum(mask_is_empty(one, image) for image in data.images for one in image.objects)
+    return f"{data.path}: {counted(count, 'mask')} without a pixel inside the image left out." if count else ""

@@ -1,0 +1,138 @@
+"""Which labels the masks of a set hold, and whether they can be class numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dovetail.downstream.labels.maps import LARGEST
+from dovetail.downstream.progress import progress
+from dovetail.errors import DovetailError
+
+MOST_PER_MASK = 24  # labels in a mask on average; ADE20K, with 150 classes, has 10
+MOST_LISTED = 12
+
+
+class RawMasks(Protocol):
+    """Masks as their files have them, by index."""
+
+    @property
+    def ignore_index(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def raw_labels(self, index: int) -> Tensor: ...
+
+    def place(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """The labels in the masks of a set.
+
+    Attributes:
+        labels: Those that count, ascending.
+        ignored: Whether the ignored label occurs.
+        ignore_index: The ignored label; -1 for none.
+        per_mask: Labels in a mask on average.
+        place: Where the masks are, as "in FOLDER".
+    """
+
+    labels: tuple[int, ...]
+    ignored: bool
+    ignore_index: int
+    per_mask: float
+    place: str
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return max(self.labels, default=0) + 1
+
+    def __str__(self) -> str:
+        ignored = f"; {self.ignore_index} is ignored" if self.ignored else ""
+        return f"Labels found: {ranges(self.labels) or 'none'}{ignored}."
+
+    def check(self, *, classes_given: bool = False) -> None:
+        """Raise `DovetailError` where labels cannot be class numbers: one alone, wide gaps, or too many in a mask.
+
+        Args:
+            classes_given: Whether the number of classes was given, which allows for gaps and many in a mask.
+        """
+        ignored = f", and {self.ignore_index} is ignored" if self.ignored else ""
+        if max(self.labels, default=0) == 0:
+            held = " and ".join([*map(str, self.labels), *([str(self.ignore_index)] * self.ignored)])
+            raise DovetailError(
+                f"All masks {self.place} hold label {held}{ignored}; number the classes 0, 1, 2 and so on, or say what "
+                f"the labels mean, such as --label-map {self.ignore_index if self.ignored else 255}:1."
+            )
+        if classes_given:
+            return
+        if self.per_mask > MOST_PER_MASK:
+            raise DovetailError(
+                f"The masks {self.place} hold {len(self.labels)} labels, {self.per_mask:.0f} in each on average. JPEG "
+                "and smooth resizing mix labels like this: save the masks as PNG from their source, or give "
+                f"--classes {self.classes} if these are class numbers."
+            )
+        if len(self.labels) * 2 < self.classes:
+            few = len(self.labels) <= MOST_LISTED
+            pairs = " ".join(f"{label}:{index}" for index, label in enumerate(self.labels)) if few else "TABLE"
+            raise DovetailError(
+                f"The masks {self.place} hold the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
+                f"{self.classes - 1} never occur. Say what the labels mean with --label-map {pairs}, or give "
+                f"--classes {self.classes} if these are class numbers."
+            )
+
+
+def ranges(labels: Sequence[int]) -> str:
+    """Return numbers in words: "0 to 3, 7"; of many ranges the first ones."""
+    found: list[list[int]] = []
+    for label in labels:
+        if found and found[-1][1] == label - 1:
+            found[-1][1] = label
+        else:
+            found.append([label, label])
+    words = [str(low) if low == high else f"{low} to {high}" for low, high in found]
+    return ", ".join(words[:MOST_LISTED]) + (f" and {len(labels)} in all" if len(words) > MOST_LISTED else "")
+
+
+def labels_in(sets: Sequence[RawMasks], *, skip_faults: bool = False) -> LabelCounts:
+    """Return the labels that the masks of all sets hold.
+
+    Args:
+        sets: Masks.
+        skip_faults: Whether masks that cannot be read are passed over.
+    """
+    ignore = sets[0].ignore_index
+    seen: set[int] = set()
+    per_mask: list[int] = []
+    with progress("counting classes", sum(len(masks) for masks in sets)) as advance:
+        for mask in masks_of(sets, skip_faults=skip_faults):
+            values = values_in(mask)
+            seen |= values
+            per_mask.append(len(values - {ignore}))
+            advance(1)
+    labels = tuple(sorted(seen - {ignore}))
+    return LabelCounts(labels, ignore in seen, ignore, sum(per_mask) / max(len(per_mask), 1), sets[0].place())
+
+
+def values_in(mask: Tensor) -> set[int]:
+    """Return the distinct values of a mask."""
+    if int(mask.min()) < 0 or int(mask.max()) > LARGEST:
+        return set(torch.unique(mask).tolist())
+    return set(torch.bincount(mask.flatten()).nonzero().flatten().tolist())  # counting is faster than sorting
+
+
+def masks_of(sets: Sequence[RawMasks], *, skip_faults: bool) -> Iterable[Tensor]:
+    """Yield the masks of all sets."""
+    for masks in sets:
+        for index in range(len(masks)):
+            try:
+                yield masks.raw_labels(index)
+            except DovetailError:
+                if not skip_faults:
+                    raise

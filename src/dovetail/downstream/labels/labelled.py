@@ -1,0 +1,296 @@
+"""Labelled sets for segmentation: a folder of images beside a folder of masks.
+
+Masks are PNG files, palette ("P") or grey ("L", 16-bit "I;16"), whose values are the labels. An image and its mask have
+the same stem and the same size; names of either folder may differ in the suffix.
+
+Shapes: C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.data.reading.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
+from dovetail.data.reading.tiff import grey_pages, unexplained
+from dovetail.downstream.labels.maps import LabelMap
+from dovetail.downstream.segment.metrics import IGNORE_INDEX
+from dovetail.errors import DovetailError, counted
+
+IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
+
+
+log = logging.getLogger(__name__)
+
+
+class MissingFilesError(DovetailError):
+    """Files that should be there are not; `faults` has a sentence for each."""
+
+    def __init__(self, sentence: str, faults: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.faults = faults
+
+
+class Labelled(NamedTuple):
+    """`image` [3, H, W] uint8 and `mask` [H, W] int64, the class of each pixel or the ignore index."""
+
+    image: Tensor
+    mask: Tensor
+
+
+class LabelledSet(Protocol):
+    """Images with masks, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Labelled: ...
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Images and masks matched by stem, read when asked for. Build with `MaskFolder.open`.
+
+    Attributes:
+        images: Paths of the images, sorted by stem.
+        masks: The path of each one's mask.
+        classes: Labels are 0 .. classes - 1.
+        ignore_index: The label of pixels that do not count.
+    """
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    classes: int
+    ignore_index: int = IGNORE_INDEX
+
+    @classmethod
+    def open(
+        cls, images: Path | str, masks: Path | str, *, classes: int, ignore_index: int = IGNORE_INDEX
+    ) -> MaskFolder:
+        """Return the images of a folder that have a mask of the same stem in the other.
+
+        Raises:
+            DovetailError: For a missing or empty folder, for two files of one stem, and for images without masks.
+        """
+        found = by_stem(Path(images), IMAGE_SUFFIXES, "image")
+        labels = by_stem(Path(masks), MASK_SUFFIXES, "mask")
+        lonely = sorted(set(found) - set(labels))
+        if lonely:
+            raise DovetailError(
+                f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
+                f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away."
+            )
+        stems = sorted(found)
+        paths = tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems)
+        return cls(*paths, classes=classes, ignore_index=ignore_index)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Labelled:
+        mask = read_mask(self.masks[index])
+        image = read_image_of_size(self.images[index], mask.shape)
+        check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
+        check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
+        return Labelled(image, mask)
+
+    def faults(self) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        for index in range(len(self)):
+            try:
+                self[index]
+            except DovetailError as fault:
+                yield str(fault)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The items of another set at `indices`, in that order."""
+
+    whole: LabelledSet
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Labelled:
+        return self.whole[self.indices[index]]
+
+
+class InMemory:
+    """A set read once and kept: for small sets, which are read again and again."""
+
+    def __init__(self, items: Sequence[Labelled]) -> None:
+        self.items = list(items)
+
+    @classmethod
+    def of(cls, data: LabelledSet) -> InMemory:
+        """Return all of `data`, read now."""
+        return cls([data[index] for index in range(len(data))])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Labelled:
+        return self.items[index]
+
+
+def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path]:
+    """Return the files of a folder that have one of the `suffixes`, by stem."""
+    if not folder.is_dir():
+        raise DovetailError(f"There is no folder {folder} with {kind}s; {what_is_at(folder)}.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise DovetailError(
+                f"{folder} holds both {files[path.stem].name} and {path.name}; {kind}s need different stems."
+            )
+        files[path.stem] = path
+    if not files:
+        held = sorted({path.suffix or path.name for path in folder.iterdir()})
+        raise DovetailError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
+    return files
+
+
+def others_in(folder: Path, suffixes: frozenset[str]) -> Counter[str]:
+    """Return how many files of each suffix a folder holds that are not read, hidden ones left out."""
+    names = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    return Counter(path.suffix.lower() for path in names if path.suffix.lower() not in suffixes)
+
+
+def existing(data: Path | str) -> Path:
+    """Return the path of a set; raise `DovetailError` where there is neither a file nor a folder."""
+    path = Path(data)
+    if not path.exists():
+        raise DovetailError(f"There is no file or folder {path}; {what_is_at(path)}.")
+    return path
+
+
+def what_is_at(path: Path) -> str:
+    """Return a clause that says what is there instead of a folder."""
+    if path.exists():
+        return "it is a file"
+    parent = next((one for one in path.parents if one.is_dir()), Path.cwd())
+    held = sorted(one.name for one in parent.iterdir() if one.is_dir())[:5]
+    return f"{parent} holds {', '.join(held) if held else 'no folder'}"
+
+
+def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
+    """Return an image as [3, H, W] uint8, read as pre-training reads it: see `dovetail.data.reading.decode`.
+
+    Args:
+        path: The file, or what to call `content` in an error.
+        content: The file's bytes; read from `path` unless given.
+        upright: Whether to turn it as its EXIF tag says; TIFFs always are turned.
+
+    Raises:
+        DovetailError: For an image that cannot be read; it is named.
+    """
+    with faults_named(path):
+        encoded = read_file(path) if content is None else content
+        return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
+
+
+def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | None = None) -> Tensor:
+    """Return an image as `read_image` does, but as it is stored where only then it has the size of its labels.
+
+    Programs that draw labels turn images as their EXIF tag says, or do not; which is told by the size.
+
+    Args:
+        path: See `read_image`.
+        size: Height and width that the labels have.
+        content: See `read_image`.
+    """
+    found = read_image(path, content)
+    if tuple(found.shape[1:]) != tuple(size) == (found.shape[2], found.shape[1]):
+        stored = read_image(path, content, upright=False)
+        if tuple(stored.shape[1:]) == tuple(size):
+            tell_stored(Path(path).parent, Path(path).name)
+            return stored
+    return found
+
+
+@cache
+def _told() -> set[Path]:
+    """Return the folders that `tell_stored` has named."""
+    return set()
+
+
+def tell_stored(folder: Path, name: str) -> None:
+    """Say, once for each folder, that images are not turned as their EXIF tag says."""
+    if folder not in _told():
+        _told().add(folder)
+        log.warning(
+            "Images in %s such as %s are read as stored, not as EXIF turns them: so are their labels.", folder, name
+        )
+
+
+def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMap | None = None) -> Tensor:
+    """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap.
+
+    Args:
+        path: The file, or what to call `content` in an error.
+        content: The file's bytes; read from `path` unless given.
+        label_map: What the file's values or colours mean; labels as they stand without it.
+
+    Raises:
+        DovetailError: For a mask that cannot be read, is a JPEG, or is in colour without a map of colours.
+    """
+    by_colour = label_map is not None and label_map.in_colour
+    with faults_named(path), opened(read_file(path) if content is None else content) as image:
+        mode, kind, bands = image.mode, image.format, max(grey_pages(image), 1 + unexplained(image))
+        found = np.array(image.convert("RGB") if by_colour else image)
+    if kind == "JPEG":
+        raise DovetailError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
+    if bands > 1:
+        raise DovetailError(f"{path} has {bands} bands or pages; a mask holds one label for each pixel.")
+    if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
+        mode, found = "L", found[..., 0]  # grey, saved as colour
+    if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
+        raise DovetailError(
+            f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey, or say "
+            "what its colours mean with --label-map."
+        )
+    if label_map is not None:
+        return label_map.apply(found, str(path))
+    return torch.from_numpy(found.astype(np.int64))
+
+
+@contextmanager
+def faults_named(image: Path | str) -> Iterator[None]:
+    """Turn `UnreadableError` into a `DovetailError` that names the image."""
+    try:
+        yield
+    except UnreadableError as fault:
+        raise DovetailError(f"{image} cannot be read as an image ({fault}); replace it or take it away.") from fault
+
+
+def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
+    """Raise `DovetailError` where an image [3, H, W] and its mask [H, W] differ in size."""
+    if image.shape[1:] != mask.shape:
+        raise DovetailError(
+            f"{mask_name} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} "
+            f"{image.shape[2]}x{image.shape[1]}; save both at one size."
+        )
+
+
+def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> None:
+    """Raise `DovetailError` for labels that are neither classes nor the ignored one."""
+    wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
+    if wrong.numel():
+        raise DovetailError(
+            f"{where} holds label {int(wrong.max())} on {counted(wrong.numel(), 'pixel')}, but there are "
+            f"{classes} classes (0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
+        )

@@ -1,0 +1,219 @@
+"""Labelled sets for segmentation in the shapes that readers give them: files of masks, or masks drawn from objects.
+
+Shapes: H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.downstream.labels.coco import CocoSet
+from dovetail.downstream.labels.labelled import (
+    InMemory,
+    Labelled,
+    LabelledSet,
+    check_labels,
+    check_sizes,
+    read_image_of_size,
+    read_mask,
+)
+from dovetail.downstream.labels.maps import LabelMap
+from dovetail.downstream.segment.metrics import IGNORE_INDEX
+from dovetail.errors import DovetailError
+
+
+class SegmentationSet(LabelledSet, Protocol):
+    """A labelled set as fine-tuning needs it."""
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that do not count."""
+        ...
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        ...
+
+    def files(self) -> list[Path]:
+        """Return all files of the set that there are."""
+        ...
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be used."""
+        ...
+
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
+        ...
+
+    def subset(self, indices: list[int]) -> SegmentationSet:
+        """Return the images at `indices`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images and masks by path, read when asked for.
+
+    Attributes:
+        images: Paths.
+        masks: The path of each one's mask.
+        classes: Labels are 0 .. classes - 1 after `relabel`.
+        relabel: What the label in a file means: relabel[l], the ignored label for those beyond it; None for itself.
+        ignore_index: The label of pixels that do not count.
+        label_map: What the values or colours in the files mean, where they are no labels.
+    """
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    classes: int
+    relabel: tuple[int, ...] | None = None
+    ignore_index: int = IGNORE_INDEX
+    label_map: LabelMap | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Labelled:
+        mask = self.labels(index)
+        image = read_image_of_size(self.images[index], mask.shape)
+        check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
+        return Labelled(image, mask)
+
+    def raw_labels(self, index: int) -> Tensor:
+        """Return a mask [H, W] as the file, and the label map, have it."""
+        return read_mask(self.masks[index], label_map=self.label_map)
+
+    def labels(self, index: int) -> Tensor:
+        """Return a mask [H, W], relabelled and checked."""
+        mask = self.raw_labels(index)
+        if self.relabel is None:
+            check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
+            return mask
+        table = torch.full((max(int(mask.max()) + 1, len(self.relabel)),), -1, dtype=torch.int64)
+        table[: len(self.relabel)] = torch.tensor(self.relabel)
+        if len(table) > self.ignore_index:
+            table[self.ignore_index] = self.ignore_index
+        relabelled = table[mask.clamp(min=0)]
+        if bool((relabelled == -1).any()):
+            raise DovetailError(
+                f"{self.masks[index]} holds label {int(mask[relabelled == -1].max())}, beyond the {len(self.relabel)} "
+                "that its format has; save the masks anew."
+            )
+        return relabelled
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image."""
+        return classes_of(self.labels(index), self.ignore_index)
+
+    def files(self) -> list[Path]:
+        """Return all files of the set."""
+        return [*self.images, *self.masks]
+
+    def place(self) -> str:
+        """Return where the masks are, as "in FOLDER"."""
+        return f"in {self.masks[0].parent}"
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        yield from faults_of_items(self, on_item)
+
+    def subset(self, indices: list[int]) -> MaskFiles:
+        """Return the images at `indices`."""
+        images, masks = (tuple(files[index] for index in indices) for files in (self.images, self.masks))
+        return replace(self, images=images, masks=masks)
+
+
+@dataclass(frozen=True)
+class CocoMasks:
+    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1.
+
+    The box of an object without a mask does not count, but for what lies in other objects' masks.
+    """
+
+    coco: CocoSet
+    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def classes(self) -> int:
+        """The categories and background."""
+        return len(self.coco.names) + 1
+
+    @property
+    def unmasked(self) -> int:
+        """How many objects have a box alone."""
+        return sum(len(image.unmasked) for image in self.coco.images)
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    def __getitem__(self, index: int) -> Labelled:
+        found = self.coco.images[index]
+        image = found.pixels()
+        mask = np.zeros((found.height, found.width), dtype=np.int64)
+        for one in found.unmasked:  # where in its box it is, nobody knows
+            mask[one.touched] = self.ignore_index
+        for one in sorted(found.objects, key=lambda one: -one.area):
+            mask[one.mask(found.height, found.width)] = one.label + 1
+        return Labelled(image, torch.from_numpy(mask))
+
+    def classes_in(self, index: int) -> list[int]:
+        """Return the classes that occur in an image, background and objects without a mask left out."""
+        objects = self.coco.images[index].objects
+        return sorted({one.label + 1 for one in objects if one.segmentation is not None})
+
+    def files(self) -> list[Path]:
+        """Return all files of the set that there are."""
+        return [self.coco.path, *(image.path for image in self.coco.images if image.path.is_file())]
+
+    def place(self) -> str:
+        """Return where the objects are, as "in FILE"."""
+        return f"in {self.coco.path}"
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image that cannot be used."""
+        yield from faults_of_items(self, on_item)
+
+    def subset(self, indices: list[int]) -> CocoMasks:
+        """Return the images at `indices`."""
+        return replace(self, coco=self.coco.subset(indices))
+
+
+def faults_of_items(data: LabelledSet, on_item: Callable[[int], None] | None) -> Iterator[str]:
+    """Read every item and yield one sentence for each that cannot be used."""
+    for index in range(len(data)):
+        try:
+            data[index]
+        except DovetailError as fault:
+            yield str(fault)
+        if on_item is not None:
+            on_item(1)
+
+
+def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:
+    """Raise `DovetailError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
+    if not isinstance(read, InMemory):
+        return
+    seen = sorted({label for item in read.items for label in classes_of(item.mask, data.ignore_index)})
+    if len(seen) < least:
+        held = f"class {seen[0]} alone" if seen else "nothing that counts"
+        raise DovetailError(
+            f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
+            "0, 1, 2 and so on."
+        )
+
+
+def classes_of(mask: Tensor, ignore_index: int) -> list[int]:
+    """Return the classes that occur in a mask."""
+    found: list[int] = torch.unique(mask).tolist()
+    return [label for label in found if label != ignore_index]

@@ -1,0 +1,296 @@
+"""The job behind `dovetail predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dovetail.data.reading.values import values_within
+from dovetail.data.sources import find_images, read_list
+from dovetail.downstream.detect.loop import as_coco, detect
+from dovetail.downstream.finished import Task, load_weights, read_task
+from dovetail.downstream.labels.images import ClassFolder
+from dovetail.downstream.labels.labelled import read_image
+from dovetail.downstream.machine import Machine, ahead, machine
+from dovetail.downstream.predict_options import PredictOptions
+from dovetail.downstream.probe.features import of_central_crops
+from dovetail.downstream.progress import progress
+from dovetail.downstream.rebuilt import build_finished
+from dovetail.downstream.segment.augment import Augmentation
+from dovetail.downstream.segment.loop import predict as predict_classes
+from dovetail.downstream.segment.options import SegmentOptions, Window
+from dovetail.errors import DovetailError, counted, tell
+from dovetail.files.locking import in_use
+from dovetail.files.writable import check_writable
+
+UNREAD = "unread.jsonl"
+
+
+def predict(asked: PredictOptions) -> Path:
+    """Write predictions."""
+    for name, words in (("run", "fine-tuned run"), ("data", "folder of photographs"), ("out", "folder to write")):
+        if not str(getattr(asked, name)):
+            raise DovetailError(f"No {words} was named; give one with --{name}.")
+    folder, out = Path(asked.run), Path(asked.out)
+    check_writable(out)
+    with in_use(out, keep=False):
+        task = read_task(folder)
+        where = machine(asked.accelerator, asked.precision, asked.workers)
+        photos = photographs(Path(asked.data))
+        check_apart(out, targets(task, photos), [Path(asked.data), *photos.paths])
+        with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
+            if task.task == "segment":
+                segment(task, folder, photos, out, where, advance)
+            elif task.task == "detect":
+                detections(task, folder, photos, out, where, advance, asked.min_score)
+            else:
+                classify(task, folder, photos, out, where, advance)
+        left_out = write_unread(photos, out)
+    tell(f"{counted(len(photos.read), 'photograph')}, predictions in {out}{left_out}")
+    return out
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Attributes: `base`, that names are relative to, the `paths`, and of those that could not be read, why not."""
+
+    base: Path
+    paths: list[Path]
+    unread: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> list[Path]:
+        """Those that could be read so far."""
+        return [path for path in self.paths if path not in self.unread]
+
+    def pixels(self, where: Machine, advance: Callable[[int], None]) -> Iterator[tuple[Path, Tensor]]:
+        """Yield each photograph with its pixels [3, H, W] uint8; those that cannot be read are noted."""
+
+        def pixels_of(path: Path) -> Tensor | str:
+            try:
+                return read_image(path)
+            except DovetailError as fault:
+                return reason(fault)
+
+        for path, found in zip(self.paths, ahead(pixels_of, self.paths, threads=where.threads), strict=True):
+            if isinstance(found, str):
+                self.unread[path] = found
+            else:
+                yield path, found
+            advance(1)
+
+    def check_any(self) -> None:
+        """Raise `DovetailError` where none could be read."""
+        if not self.read:
+            why = self.unread[self.paths[0]]
+            raise DovetailError(f"None of the {len(self.paths)} photographs can be read ({why}); check the data.")
+
+
+def reason(fault: DovetailError) -> str:
+    """Return why a photograph cannot be read, without what to do about it."""
+    return str(fault.__cause__ or fault)
+
+
+def photographs(data: Path) -> Photographs:
+    """Return the photographs in a folder, or in a list of paths; names are relative to the folder, or to the list's.
+
+    Raises:
+        DovetailError: Where there are none.
+    """
+    if data.is_dir():
+        listing, base = find_images(data), data
+        found = listing.images
+        if others := listing.left_out():
+            tell(others)
+    elif data.is_file():
+        found, base = read_list(data), data.parent
+    else:
+        raise DovetailError(f"There is no folder or list of photographs at {data}; name one with --data.")
+    if not found:
+        raise DovetailError(f"{data} holds no photographs; name another folder with --data.")
+    return Photographs(base, [Path(one) for one in found])
+
+
+def relative(path: Path, base: Path) -> Path:
+    """Return a photograph's path below `base`, or its bare name where it is elsewhere."""
+    return path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
+
+
+def below(path: Path, base: Path) -> Path:
+    """Return `relative`, or the bare name where that begins with '..': what is written must stay in its folder."""
+    name = relative(Path(os.path.normpath(path)), Path(os.path.normpath(base)))
+    return Path(name.name) if ".." in name.parts else name
+
+
+def targets(task: Task, photos: Photographs) -> list[Path]:
+    """Return the names of all files that predictions are written to."""
+    single = {"segment": "classes.json", "detect": "predictions.json", "classify": "predictions.csv"}[task.task]
+    masks = written_names(photos.paths, photos.base).values() if task.task == "segment" else ()
+    return [*masks, Path(single), Path(UNREAD)]
+
+
+def check_apart(out: Path, names: list[Path], inputs: list[Path]) -> None:
+    """Raise `DovetailError` where a file in `out` is one of the inputs, by whatever path, and would be written over."""
+    read = {identity(path) for path in inputs} - {None}
+    for name in names:
+        if identity(out / name) in read:
+            raise DovetailError(
+                f"{out / name} is to be read, and would be written over; name another folder with --out."
+            )
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, its links included; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def write_unread(photos: Photographs, out: Path) -> str:
+    """Write unread.jsonl, {"path", "reason"} a line, where photographs could not be read; return a clause on them."""
+    file = out / UNREAD
+    file.unlink(missing_ok=True)  # of an earlier time
+    if not photos.unread:
+        return ""
+    lines = [json.dumps({"path": str(path), "reason": why}) + "\n" for path, why in photos.unread.items()]
+    file.write_text("".join(lines), encoding="utf-8")
+    named = [path.name.encode("utf-8", "replace").decode() for path in photos.unread]
+    listed = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
+    return f"; {len(named)} could not be read: {listed} (see {file})"
+
+
+def segment(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
+    """Write a palette PNG of classes for each photograph, and classes.json."""
+    options = task.options
+    model, _ = build_finished(task)
+    load_weights(model, folder)
+    where.place(model).eval()
+    red, green, blue = task.mean
+    spread_red, spread_green, spread_blue = task.std
+    how = SegmentOptions(
+        classes=len(task.names),
+        mean=(red, green, blue),
+        std=(spread_red, spread_green, spread_blue),
+        precision=where.precision,
+        augmentation=Augmentation(within_px=tuple(options["within_px"]) if options["within_px"] else None),
+        align_corners=options["align_corners"],
+    )
+    window = Window(*options["window"]) if options["window"] else None
+    colours = palette(len(task.names))
+    names = written_names(photos.paths, photos.base)
+    for path, pixels in photos.pixels(where, advance):
+        classes = predict_classes(model, pixels[None], how, window=window, device=where.device)[0]
+        mask = Image.fromarray(classes.numpy().astype(np.uint8))
+        mask.putpalette(colours)
+        target = out / names[path]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(target)
+    photos.check_any()
+    (out / "classes.json").write_text(json.dumps(dict(enumerate(task.names)), indent=2) + "\n", encoding="utf-8")
+
+
+def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
+    """Return the PNG's name for each photograph: that below `base`, the suffix replaced; where several would have one
+    name, the suffix is kept within it, and followed by a number where that is not enough.
+    """
+    plain = {path: below(path, base).with_suffix(".png") for path in paths}
+    counts = Counter(plain.values())
+    names: dict[Path, Path] = {}
+    taken = {name for name, count in counts.items() if count == 1}
+    for path, name in plain.items():
+        if counts[name] > 1:
+            name = below(path, base).with_name(path.name + ".png")
+            number = 2
+            while name in taken:
+                name = name.with_name(f"{path.name}.{number}.png")
+                number += 1
+            taken.add(name)
+        names[path] = name
+    return names
+
+
+def palette(classes: int) -> list[int]:
+    """Return 256 colours as VOC has them: the bits of the class are dealt to red, green and blue."""
+    if classes > 256:
+        raise DovetailError(
+            f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself."
+        )
+    colours = []
+    for index in range(256):
+        value, colour = index, [0, 0, 0]
+        for bit in range(7, -1, -1):
+            for channel in range(3):
+                colour[channel] |= ((value >> channel) & 1) << bit
+            value >>= 3
+        colours += colour
+    return colours
+
+
+def detections(
+    task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any, min_score: float
+) -> None:
+    """Write predictions.json: a list of file_name, category_id, category, bbox, score and, with masks, segmentation."""
+    options = task.options
+    model, _ = build_finished(task)
+    load_weights(model, folder)
+    where.place(model).eval()
+    ids = tuple(int(one) for one in options["ids"])
+    names = dict(zip(ids, task.names, strict=True))
+    found: list[dict[str, Any]] = []
+    for path, pixels in photos.pixels(where, advance):
+        for entry in as_coco(detect(model, [pixels.float() / 255], where)[0], ids):
+            if entry["score"] >= min_score:
+                name = relative(path, photos.base).as_posix()
+                found.append({"file_name": name, "category": names[entry["category_id"]], **entry})
+    photos.check_any()
+    (out / "predictions.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Unlabelled(ClassFolder):
+    """Photographs that are black where they cannot be read; `unread` says why."""
+
+    unread: dict[Path, str] = field(default_factory=dict)
+
+    def pixels(self, index: int, *, channels: int, side: int) -> Tensor:
+        try:
+            return super().pixels(index, channels=channels, side=side)
+        except DovetailError as fault:
+            self.unread[self.paths[index]] = reason(fault)
+            return torch.zeros(channels, side, side, dtype=torch.uint8)
+
+
+def classify(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
+    """Write predictions.csv: file, and up to three pairs of class and probability, the best first."""
+    model, _ = build_finished(task)
+    load_weights(model, folder)
+    data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, unread=photos.unread)
+    logits = of_central_crops(model, data, **task.source().pixels(), machine=where, on_batch=advance)
+    photos.check_any()
+    best = logits.softmax(1).topk(min(3, len(task.names)), dim=1)
+    with (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        header = [f"{word}{rank + 1}" for rank in range(best.indices.shape[1]) for word in ("class", "probability")]
+        writer.writerow(["file", *header])
+        for path, row in zip(photos.paths, rows_of(best.values, best.indices, task.names), strict=True):
+            if path not in photos.unread:
+                writer.writerow([relative(path, photos.base).as_posix(), *row])
+
+
+def rows_of(values: torch.Tensor, indices: torch.Tensor, names: tuple[str, ...]) -> Iterator[list[str]]:
+    """Yield class and probability in turn for each row."""
+    for shares, labels in zip(values.tolist(), indices.tolist(), strict=True):
+        yield [text for share, label in zip(shares, labels, strict=True) for text in (names[label], f"{share:.4f}")]

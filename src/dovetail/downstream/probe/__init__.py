@@ -1,0 +1,1 @@
+"""Frozen features: nearest neighbours and linear classifiers."""

@@ -1,0 +1,148 @@
+"""Frozen features of images: computed once, kept in a file.
+
+* ViT: class tokens of the last n blocks after the final norm, side by side (DINO's linear protocol: n = 4; kNN: n = 1);
+  without a class token, means over patches.
+* Others: the mean over the encoder's deepest map.
+
+Shapes: B images, C channels of the pixels, S pixels a side, D = n x width of the features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dovetail.downstream.labels.class_sets import ClassSet
+from dovetail.downstream.labels.images import central
+from dovetail.downstream.machine import Machine, ahead, normalised
+from dovetail.errors import DovetailError
+from dovetail.files.tensors import write_tensors
+from dovetail.networks.network import Network, deepest_encoder_tap
+from dovetail.networks.vit import ViTNetwork
+from dovetail.views.view import View
+
+
+class Features(nn.Module):
+    """A network as a function of pixels: [B, C, S, S] -> [B, D].
+
+    Args:
+        network: The network.
+        blocks: Of a ViT: the last blocks whose class tokens are taken.
+    """
+
+    def __init__(self, network: Network, *, blocks: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.blocks = blocks
+        if isinstance(network, ViTNetwork):
+            depth = len(network.vit.blocks)
+            if not 1 <= blocks <= depth:
+                raise DovetailError(f"blocks is {blocks}; the model has {depth}, so give a number from 1 to {depth}.")
+            self.width = blocks * int(network.vit.embed_dim)
+        else:
+            self.tap = deepest_encoder_tap(network.taps)
+            self.width = network.taps[self.tap].channels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features of normalised pixels."""
+        view = whole_view(pixels)
+        if isinstance(self.network, ViTNetwork):
+            return self._tokens(self.network, view)
+        found: Tensor = self.network(view, (self.tap,))[self.tap]
+        return found.mean(dim=(2, 3))
+
+    def _tokens(self, network: ViTNetwork, view: View) -> Tensor:
+        depth = len(network.vit.blocks)
+        chosen = range(depth - self.blocks, depth)
+        encoded = network.encode(view, with_queries=False, keep=chosen)
+        normed = [network.final_norm(encoded.kept[index]) for index in chosen]
+        if network.vit.cls_token is not None:
+            return torch.cat([tokens[:, 0] for tokens in normed], dim=1)
+        return torch.cat([tokens[:, network.vit.num_prefix_tokens :].mean(1) for tokens in normed], dim=1)
+
+
+def whole_view(pixels: Tensor) -> View:
+    """Return pixels [B, C, H, W] as views of whole images."""
+    count, _, height, width = pixels.shape
+    return View(
+        pixels=pixels,
+        box=pixels.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4),
+        flipped=torch.zeros(count, dtype=torch.bool, device=pixels.device),
+        source_px=pixels.new_tensor([[float(height), float(width)]]).expand(count, 2),
+    )
+
+
+@torch.no_grad()
+def of_central_crops(
+    model: nn.Module,
+    data: ClassSet,
+    *,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    machine: Machine,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return what a model answers to the central crops of all images, [N, D] float32 on the CPU: features or logits.
+
+    Args:
+        model: [B, C, S, S] -> [B, D]; it is put into evaluation mode.
+        data: The images.
+        size: Side of the crops in pixels.
+        mean: Of each channel in [0, 1].
+        std: Deviation of each channel.
+        machine: Where to compute.
+        batch_size: Images in a forward pass.
+        on_batch: Called with the number of images done after each.
+    """
+    machine.place(model).eval()
+    crops = ahead(
+        lambda index: central(data, index, channels=len(mean), size=size), range(len(data)), threads=machine.threads
+    )
+    found: list[Tensor] = []
+    for batch in batched(crops, batch_size):
+        with machine.autocast():
+            found.append(model(normalised(torch.stack(batch).to(machine.device), mean, std)).float().cpu())
+        if on_batch is not None:
+            on_batch(len(batch))
+    return torch.cat(found)
+
+
+def batched(items: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Yield lists of up to `size` items."""
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+def kept_features(
+    folder: Path, compute: Callable[[], Tensor], data: ClassSet, *, marks: tuple[object, ...]
+) -> tuple[Tensor, Path]:
+    """Return features from `folder` where they are there, else computed and kept there, and their file.
+
+    Args:
+        folder: Where files are kept.
+        compute: Gives the features.
+        data: The images; a change of their files or places makes new features.
+        marks: What else the features depend on: weights, size, blocks.
+    """
+    text = repr((data.identity(), *marks))
+    path = folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)["features"], path
+        except (SafetensorError, KeyError):
+            path.unlink()  # cut off while it was written
+    features = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    write_tensors({"features": features.contiguous()}, partial)
+    partial.replace(path)
+    return features, path

@@ -1,0 +1,185 @@
+"""The jobs behind `dovetail evaluate`: frozen features, then neighbours or a linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dovetail.downstream.evaluate_options import EvaluateKnnOptions, EvaluateLinearOptions
+from dovetail.downstream.finetune_options import FinetuneClassifyOptions
+from dovetail.downstream.labels.class_sets import ClassSet
+from dovetail.downstream.labels.images import open_splits
+from dovetail.downstream.machine import Machine, machine
+from dovetail.downstream.options import MeasureOptions
+from dovetail.downstream.probe.features import Features, kept_features, of_central_crops
+from dovetail.downstream.probe.knn import knn_predictions, pieces
+from dovetail.downstream.probe.linear import ProbeOptions, choose_rate, train_probes
+from dovetail.downstream.progress import progress
+from dovetail.downstream.start import Source, source_of, weights_mark
+from dovetail.downstream.table.results import Results, Row, Score, fingerprint, over_images
+from dovetail.errors import DovetailError
+
+
+def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
+    """Classify held-out images by their nearest training images"""
+    ready = prepared(asked)
+    source, where, train, held_out, split = ready
+    usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
+    if not usable:
+        raise DovetailError(
+            f"Every k in {list(asked.k)} is above the number of training images, {len(train)}; lower --k."
+        )
+    bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
+    labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
+    with progress("neighbours", len(queries)) as advance:
+        found = knn_predictions(
+            queries.to(where.device),
+            bank.to(where.device),
+            labels,
+            classes=len(train.names),
+            k=usable,
+            temperature=asked.temperature,
+            on_batch=advance,
+        )
+    rows = tuple(
+        Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked.seed)})
+        for k, predicted in found.items()
+    )
+    left_out = sorted(set(asked.k) - set(usable))
+    notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
+    return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, (*split, *notes))
+
+
+def evaluate_linear(asked: EvaluateLinearOptions) -> Results:
+    """Train a linear probe on frozen features"""
+    ready = prepared(asked)
+    source, where, train, held_out, split = ready
+    options = ProbeOptions(
+        classes=len(train.names),
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        rates=tuple(sorted(set(asked.lr))),
+        weight_decay=asked.weight_decay,
+        seed=asked.seed,
+    )
+    blocks = asked.blocks if is_tokens(source) else 1
+    known, unknown = (features_of(source, asked, data, where, blocks=blocks) for data in (train, held_out))
+    known, unknown = known.to(where.device), unknown.to(where.device)
+    labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
+    sweep = len(options.rates) > 1
+    with progress("linear probe", options.epochs * (1 + sweep)) as advance:
+        rate, accuracy = options.rates[0], dict[float, float]()
+        if sweep:
+            rate, accuracy = choose_rate(known, labels, options, on_epoch=lambda: advance(1))
+        probe = train_probes(known, labels, [rate], options, on_epoch=lambda: advance(1))
+    if not bool(probe.weight.isfinite().all()):
+        raise DovetailError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
+    logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
+    row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked.seed))
+    listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
+    notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
+    differ = len(set(accuracy.values())) > 1
+    if differ and rate in (options.rates[0], options.rates[-1]):
+        notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
+    config = resolved(asked, source, where)
+    return Results("evaluate linear", (row,), config, ready.facts(), where.device, (*split, *notes))
+
+
+def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Score]:
+    """Return top-1, and top-5 where there are more than five classes, of logits [N, K]."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    right = (best == truth[:, None]).cpu().numpy()
+    scores = {"top1": over_images(right[:, 0], seed=seed)}
+    if logits.shape[1] > 5:
+        scores["top5"] = over_images(right.max(1), seed=seed)
+    return scores
+
+
+class Prepared(NamedTuple):
+    """The model's source, where to compute, the training and held-out images, and what to know about their split."""
+
+    source: Source
+    where: Machine
+    train: ClassSet
+    held_out: ClassSet
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what results.json says about the data."""
+        return {
+            "fingerprint": fingerprint({*self.train.files(), *self.held_out.files()}),
+            "train_images": len(self.train),
+            "test_images": len(self.held_out),
+            "classes": len(self.train.names),
+        }
+
+
+def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
+    """Return what every measurement of classes needs"""
+    source = source_of(asked.run, asked.model, image_size=asked.image_size)
+    where = machine(asked.accelerator, asked.precision, asked.workers)
+    train, held_out, note = open_splits(asked.data)
+    empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
+    notes = (note, f"No training image is of class {', '.join(empty)}." if empty else "")
+    return Prepared(source, where, train, held_out, tuple(filter(None, notes)))
+
+
+def is_tokens(source: Source) -> bool:
+    """Whether the source's encoder is a ViT, whose blocks can be chosen."""
+    from dovetail.networks.vit import ViTNetwork
+
+    return isinstance(source.network("random"), ViTNetwork)
+
+
+def features_of(source: Source, asked: MeasureOptions, data: ClassSet, where: Machine, *, blocks: int) -> Tensor:
+    """Return the features of all images, from the file where they are kept."""
+
+    def compute() -> Tensor:
+        with seeded_start(asked.seed):
+            model = Features(source.network("random" if source.run is None else "all"), blocks=blocks)
+        with progress("features", len(data)) as advance:
+            return of_central_crops(model, data, **source.pixels(), machine=where, on_batch=advance)
+
+    drawn = asked.seed if source.run is None else None  # of random weights
+    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn)
+    features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
+    return features
+
+
+def features_folder(asked: MeasureOptions) -> Path:
+    """Return where features are kept: in the run's folder, for all measurements of it, else beside the results."""
+    out = Path(asked.out)
+    in_run = asked.run is not None and out.parent == Path(asked.run)
+    return (out.parent if in_run else out) / "features"
+
+
+@contextmanager
+def seeded_start(seed: int) -> Iterator[None]:
+    """Draw random weights from `seed`, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def resolved(asked: MeasureOptions, source: Source, where: Machine, options: Any = None) -> dict[str, Any]:
+    """Return what results.json says about how it was measured, as JSON takes it.
+
+    Args:
+        asked: Options of the command, those on "auto" as such.
+        source: Says which model and weights that means,
+        where: which number format,
+        options: and what else, a dataclass.
+    """
+    known: dict[str, Any] = {} if options is None else asdict(options)
+    known |= {"model": source.constructor, "weights": weights_mark(source), "precision": where.precision}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.as_dict().items()}
+    del plain["check"]
+    if plain.get("image_size", 0) is None:
+        known["image_size"] = source.image_size
+    return {**plain, **{f"resolved_{name}": value for name, value in known.items()}}

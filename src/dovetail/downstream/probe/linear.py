@@ -1,0 +1,148 @@
+"""Linear probe: logistic regression on frozen features, every learning rate of a sweep trained side by side.
+
+    min_W  mean_i CE(W x_i + b, y_i) + (weight_decay / 2) |W|^2,    x standardised by the training features
+
+SGD with momentum 0.9 and cosine decay, as in MoCo's and DINO's protocols. Features are computed once from central
+crops; the protocol that augments images in every epoch is not offered, since it would run the encoder again and again.
+
+Shapes: N images, D channels, K classes, R learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dovetail.downstream.labels.subsets import balanced_order
+from dovetail.downstream.probe.knn import pieces
+from dovetail.errors import DovetailError
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How probes are trained.
+
+    Attributes:
+        classes: K.
+        epochs: Passes over the features.
+        batch_size: Features in a step.
+        rates: Learning rates of the sweep, for this batch.
+        weight_decay: Of W.
+        momentum: Of SGD.
+        seed: Of the order, and of what is held out to choose the rate.
+    """
+
+    classes: int
+    epochs: int = 100
+    batch_size: int = 1024
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """R linear classifiers: `weight` [R, D, K], `bias` [R, 1, K], and the `mean` and `std` [D] that come first."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return [R, N, K] for features [N, D]."""
+        return torch.matmul((features.float() - self.mean) / self.std, self.weight) + self.bias
+
+    def predictions(self, features: Tensor, *, chunk: int = 8192) -> Tensor:
+        """Return the classes [R, N] of features [N, D]."""
+        return torch.cat([self.logits(part).argmax(2) for part in pieces(features, chunk)], dim=1)
+
+
+def train_probes(
+    features: Tensor,
+    labels: Tensor,
+    rates: Sequence[float],
+    options: ProbeOptions,
+    *,
+    decays: Sequence[float] | None = None,
+    on_epoch: Callable[[], None] | None = None,
+) -> Probe:
+    """Return one classifier for each of `rates`.
+
+    Args:
+        features: [N, D].
+        labels: Classes [N] int64, or shares of classes [N, K] float; a row of shares counts as much as its sum.
+        rates: R learning rates.
+        options: How to train.
+        decays: The weight decay that goes with each rate, instead of that of `options`.
+        on_epoch: Called after each pass.
+
+    Raises:
+        DovetailError: For no rates, or rates that are not positive.
+    """
+    if not rates or min(rates) <= 0:
+        raise DovetailError(f"The learning rates are {list(rates)}; give positive ones.")
+    mean, std = features.float().mean(0), features.float().std(0, correction=0).clamp(min=1e-6)
+    device, width = features.device, features.shape[1]
+    weight = torch.zeros(len(rates), width, options.classes, device=device)
+    bias = torch.zeros(len(rates), 1, options.classes, device=device)
+    moving = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    peak = torch.tensor(list(rates), device=device).view(-1, 1, 1)
+    decay = options.weight_decay if decays is None else torch.tensor(list(decays), device=device).view(-1, 1, 1)
+    generator = torch.Generator().manual_seed(options.seed)
+    batches = math.ceil(len(features) / options.batch_size)
+    for epoch in range(options.epochs):
+        order = torch.randperm(len(features), generator=generator).to(device)
+        for step, chosen in enumerate(pieces(order, options.batch_size)):
+            share = (1 + math.cos(math.pi * (epoch * batches + step) / (options.epochs * batches))) / 2
+            inputs = features[chosen].float().sub_(mean).div_(std)  # a copy, changed in place
+            gradients = probe_gradients(inputs, labels[chosen], weight, bias, decay)
+            for value, moved, gradient in zip((weight, bias), moving, gradients, strict=True):
+                moved.mul_(options.momentum).add_(gradient)
+                value.sub_(peak * share * moved)
+        if on_epoch is not None:
+            on_epoch()
+    return Probe(weight, bias, mean, std)
+
+
+def probe_gradients(
+    inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, weight_decay: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the loss by W [R, D, K] and b [R, 1, K]: softmax minus truth, times the inputs.
+
+    Labels are classes [B] or shares of classes [B, K]; `weight_decay` is one number, or [R, 1, 1].
+    """
+    rates, width, classes = weight.shape
+    truth = F.one_hot(labels, classes).to(weight.dtype) if labels.dim() == 1 else labels
+    counts = truth.sum(1)  # [B]
+    side_by_side = weight.transpose(0, 1).reshape(width, rates * classes)  # one product for all rates is quicker
+    logits = (inputs @ side_by_side).view(-1, rates, classes) + bias.view(rates, classes)  # [B, R, K]
+    residual = logits.softmax(2).mul_(counts[:, None, None]).sub_(truth[:, None]).div_(counts.sum())
+    gradient = (inputs.T @ residual.flatten(1)).view(width, rates, classes).transpose(0, 1)
+    return gradient + weight_decay * weight, residual.sum(0)[:, None]
+
+
+def choose_rate(
+    features: Tensor, labels: Tensor, options: ProbeOptions, *, on_epoch: Callable[[], None] | None = None
+) -> tuple[float, dict[float, float]]:
+    """Return the rate that is best on a class-balanced tenth held out of the training set, and all rates' accuracy.
+
+    The test set takes no part in the choice. Of rates that are equally good, the smallest is chosen.
+    """
+    order = balanced_order([[int(label)] for label in labels.tolist()], options.seed)
+    count = min(max(round(HELD_OUT_SHARE * len(order)), 1), len(order) - 1)
+    if count < 1:
+        raise DovetailError("One training image is too few to choose a learning rate; add images.")
+    held, kept = (torch.tensor(part, device=features.device) for part in (order[-count:], order[:-count]))
+    probe = train_probes(features[kept], labels[kept], options.rates, options, on_epoch=on_epoch)
+    right = (probe.predictions(features[held]) == labels[held]).float().mean(1)
+    accuracy = {rate: float(share) for rate, share in zip(options.rates, right, strict=True)}
+    return min(options.rates, key=lambda rate: (-accuracy[rate], rate)), accuracy

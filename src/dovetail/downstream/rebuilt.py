@@ -1,0 +1,100 @@
+"""A fine-tuned model built again from its folder: with its weights, or as weights for a model of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dovetail.downstream.classify.job import build_classifier
+from dovetail.downstream.detect.model import DetectorSpec, build_detector
+from dovetail.downstream.finished import WEIGHTS, Task, load_weights, read_task
+from dovetail.downstream.segment.model import FCNSpec, build_segmenter
+from dovetail.downstream.start import TASK_FILE
+from dovetail.errors import DovetailError
+from dovetail.networks.parts import Parts, locate_parts
+from dovetail.weights.exported import Exported, read_exported
+
+
+def finished_folder(source: str | Path) -> Path | None:
+    """Return the folder of the fine-tuned run that a folder or a file of weights belongs to; None for others."""
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    fits = path.is_dir() or path.name == WEIGHTS
+    return folder if fits and (folder / TASK_FILE).is_file() and (folder / WEIGHTS).is_file() else None
+
+
+def build_finished(task: Task) -> tuple[nn.Module, nn.Module]:
+    """Return a fine-tuned model with random weights, and the module in it that was pre-trained.
+
+    Raises:
+        DovetailError: Where its options fit no model.
+    """
+    try:
+        return built(task)
+    except DovetailError:
+        raise
+    except Exception as error:  # options that another program wrote make constructors raise almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DovetailError(f"The options of the fine-tuned run fit no model ({reason}); fine-tune anew.") from error
+
+
+def built(task: Task) -> tuple[nn.Module, nn.Module]:
+    """Do as `build_finished`, without a look at the options."""
+    source, options = task.source(), task.options
+    if task.task == "segment":
+        return build_segmenter(
+            source,
+            classes=len(task.names),
+            decoder=options["decoder"],
+            output_stride=options["output_stride"],
+            fcn=FCNSpec(**options["fcn"]),
+        )
+    if task.task == "detect":
+        return build_detector(source, DetectorSpec(**{**options["spec"], "sides": tuple(options["spec"]["sides"])}))
+    classifier = build_classifier(source, len(task.names))
+    return classifier, classifier.features.network.model
+
+
+def load_finished(folder: Path) -> nn.Module:
+    """Return a fine-tuned run's model with its weights: a library's own model where that is all there is of it.
+
+    Its attributes `class_names` and `normalisation` ({"mean", "std"}, of each channel in [0, 1]) say how it is used.
+
+    Raises:
+        DovetailError: Where the weights do not fit.
+    """
+    task = read_task(folder)
+    model, target = build_finished(task)
+    load_weights(model, folder)
+    whole: Any = target if len(target.state_dict()) == len(model.state_dict()) else model
+    whole.class_names = task.names
+    whole.normalisation = {"mean": list(task.mean), "std": list(task.std)}
+    loaded: nn.Module = whole.eval()
+    return loaded
+
+
+def exported_of(folder: Path) -> Exported:
+    """Return a fine-tuned run's weights as those of the pre-trained module in it, under that module's own names."""
+    task = read_task(folder)
+    with torch.device("meta"):
+        model, target = build_finished(task)
+    name = next(name for name, module in model.named_modules() if module is target)
+    prefix = f"{name}." if name else ""
+    found = read_exported(folder / WEIGHTS)
+    weights = {key.removeprefix(prefix): value for key, value in found.weights.items() if key.startswith(prefix)}
+    parts = locate_parts(target) or Parts("")
+    info = {
+        "constructor": task.constructor,
+        "encoder_prefix": parts.encoder_prefix,
+        "decoder_prefixes": list(parts.decoder_prefixes),
+        "untrained": [],
+        "in_channels": task.in_channels,
+        "image_size": task.image_size,
+        "normalisation": {"mean": list(task.mean), "std": list(task.std)},
+        "task": task.task,
+        "class_names": list(task.names),
+    }
+    return Exported(weights, info, found.path)

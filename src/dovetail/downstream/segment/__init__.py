@@ -1,0 +1,1 @@
+"""Semantic segmentation: options, model, loop, job."""

@@ -1,0 +1,1 @@
+"""Tables of trials: which are run, what each found, and what follows."""

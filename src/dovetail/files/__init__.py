@@ -1,0 +1,1 @@
+"""Files written whole, locked while in use, and read with bounds."""

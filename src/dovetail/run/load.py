@@ -1,0 +1,53 @@
+"""`load` and `load_into` for every folder with weights: of pre-training, and of fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from dovetail.weights import exported as weights
+from dovetail.weights.exported import Exported, MatchReport, SelectedPart
+
+
+def load(source: str | Path) -> nn.Module:
+    """Build a run's model and load its weights strictly.
+
+    Args:
+        source: Folder of a pre-training run, its exported folder, or the folder of a fine-tuned run. The model of the
+            last has its classes, and says in `class_names` and `normalisation` how it is used.
+
+    Raises:
+        DovetailError: For a bare file, or a module of the user's own (use `load_into`).
+    """
+    from dovetail.downstream.rebuilt import finished_folder, load_finished
+
+    folder = finished_folder(source)
+    return weights.load(source) if folder is None else load_finished(folder)
+
+
+def load_into(model: nn.Module, source: str | Path, *, part: SelectedPart = "all", strict: bool = True) -> MatchReport:
+    """Load a run's weights into `model` in place and report what fitted.
+
+    Names are matched within the encoder and within the decoder, so the target may be of another library than the
+    source, as long as the parts are of one architecture. Task heads are left as they are, but for those of a fine-tuned
+    run that fit.
+
+    Args:
+        model: The module to fine-tune.
+        source: Folder of a run, pre-trained or fine-tuned, exported folder or .safetensors file.
+        part: Load everything, or only one part.
+        strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
+
+    Raises:
+        DovetailError: As `strict` says, and always when nothing fits.
+    """
+    return weights.load_into(model, exported(source), part=part, strict=strict)
+
+
+def exported(source: str | Path) -> Exported:
+    """Return the weights of a run, pre-trained or fine-tuned; see `dovetail.weights.exported.read_exported`."""
+    from dovetail.downstream.rebuilt import exported_of, finished_folder
+
+    folder = finished_folder(source)
+    return weights.read_exported(source) if folder is None else exported_of(folder)

@@ -1,0 +1,1 @@
+"""Weights in and out: exported folders, match reports, formats of other libraries."""

@@ -1,0 +1,134 @@
+"""`evaluate dense` from end to end on tiny sets: numbers, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import dovetail
+from dovetail.cli import run as run_command
+from tests.downstream.dense.scenes import mask_folder, moving_square
+from tests.downstream.pictures import exported_run
+
+FAST = {"accelerator": "cpu", "precision": "float32", "workers": 0, "image_size": 64}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mask_folder(tmp_path_factory.mktemp("labelled"))
+
+
+def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", "smp/fpn/resnet18", image_size=64)
+    results = dovetail.evaluate_dense(
+        run=run, data=data, at=["auto", "c2+c3"], labels=[3, 1.0], steps=60, clusters=[0, 24, 9999], **FAST
+    )
+    assert results is not None
+    settings = [dict(row.setting) for row in results.rows]
+    assert {one["at"] for one in settings} == {"encoder", "decoder", "c2+c3"}
+    assert "encoder is c5, decoder is p2." in results.notes[0]
+    assert len(settings) == 3 * (2 + 2 + 2) - 1  # c5 has too few cells for 24 clusters
+    assert [note for note in results.notes if "9999" in note]
+    fine = {one.setting["protocol"]: one.scores["mIoU"].mean for one in results.rows if one.setting["at"] == "c2+c3"}
+    assert min(fine["linear"], fine["retrieval"]) > 0.7  # colours are told apart by random filters
+    content = json.loads((run / "evaluate-dense" / "results.json").read_text())
+    assert content["config"]["labels"] == [3, 1.0]
+    assert content["data"]["classes"] == 4
+    assert content["data"]["test_images"] == 5
+    linear = content["details"]["scores"][0]
+    assert set(linear["iou"]) == {"0", "1", "2", "3"}
+    assert set(linear["chosen"][0]) == {"lr", "weight_decay", "at_end"}
+    assert content["rows"][0]["scores"]["mIoU"]["low"] < content["rows"][0]["scores"]["mIoU"]["high"]
+    rows = dovetail.compare([str(run)], out=tmp_path / "page.html")["evaluate dense"]
+    assert len(rows) == len(settings)
+    assert "labels 12" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "timm/test_resnet+fpn", "--data", str(data), "--image-size", "64", "--workers", "2"]
+    options += ["--protocols", "linear", "retrieval", "--labels", "4", "0.5", "--at", "p2", "--seeds", "2"]
+    options += ["--accelerator", "cpu", "--precision", "float32", "--steps", "40", "--out", str(tmp_path / "out")]
+    assert run_command(["evaluate", "dense", *options]) == 0
+    assert "evaluate dense (per cent)" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["setting"]["labels"] for row in content["rows"]] == [4, 6, 4, 6]
+    assert all(len(row["scores"]["mIoU"]["values"]) == 2 for row in content["rows"])
+    assert run_command(["evaluate", "dense", "--data", str(data), "--check"]) == 0
+    assert "No fault" in capsys.readouterr().out
+
+
+def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
+    """A model's name takes the weights of a file or of a run; others are drawn from the seed."""
+    name = "timm/test_resnet+fpn"
+    run = exported_run(tmp_path / "run", name, image_size=64, seed=5)
+    file = run / "exported" / "model.safetensors"
+    given = {"data": data, "protocols": ["retrieval"], "at": ["c3", "p2"], **FAST}
+
+    def found(**options: object) -> list[float]:
+        results = dovetail.evaluate_dense(out=tmp_path / "out", **given, **options)  # type: ignore[arg-type]
+        assert results is not None
+        return [row.scores["mIoU"].mean for row in results.rows]
+
+    from_file = found(model=name, init=str(file))
+    assert from_file == found(model=name, init=str(run)) == found(run=run)  # normalised as the run was
+    assert from_file != found(model=name)
+    assert found(model=name, seed=1) == found(model=name, seed=1) != found(model=name)
+    with pytest.raises(dovetail.DovetailError, match="leave --init out"):
+        found(run=run, init=str(file))
+    with pytest.raises(dovetail.DovetailError, match="There are no weights at nowhere"):
+        found(model=name, init="nowhere.safetensors")
+
+
+def test_an_untrained_decoder_on_imagenet_weights(data: Path, tmp_path: Path) -> None:
+    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
+    given = {"data": data, "protocols": ["linear"], "steps": 20, "out": tmp_path / "out", **FAST}
+    found = [dovetail.evaluate_dense(model=model, init=init, **given) for init in ("imagenet", None)]  # type: ignore[arg-type]
+    ours, random = (one.config for one in found if one is not None)
+    assert ours["resolved_weights"] == "imagenet"
+    assert random["resolved_weights"] == "random"
+    encoder, decoder = ([row.scores["mIoU"].mean for row in one.rows] for one in found if one is not None)
+    assert encoder[0] != decoder[0]
+
+
+def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:
+    sequences = moving_square(tmp_path / "set")
+    moving_square(sequences, name="slow", step=2)
+    results = dovetail.evaluate_dense(
+        model="timm/test_resnet+fpn", data=sequences, at=["c2", "encoder"], out=tmp_path / "out", **FAST
+    )
+    assert results is not None
+    fine, deep = (dict(row.scores) for row in results.rows)
+    assert fine["J&F"].mean > 0.8
+    assert fine["J&F"].mean == pytest.approx((fine["J"].mean + fine["F"].mean) / 2)
+    assert deep["J"].mean < fine["J"].mean  # 4 cells for 64 pixels
+    assert results.data["frames"] == 16
+    with pytest.raises(dovetail.DovetailError, match="does not measure; give propagation"):
+        dovetail.evaluate_dense(
+            model="timm/test_resnet", data=sequences, protocols=["linear"], out=tmp_path / "o", **FAST
+        )
+    assert run_command(["evaluate", "dense", "--data", str(sequences), "--check"]) == 0
+    (sequences / "images" / "slow" / "00003.png").write_bytes(b"no picture")
+    assert run_command(["evaluate", "dense", "--data", str(sequences), "--check"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"protocols": ["propagation"]}, "The data are images beside masks"),
+        ({"protocols": ["linea"]}, "did you mean 'linear'"),
+        ({"protocols": []}, "No protocol was named"),
+        ({"labels": [40]}, "labels is 40, but there are 12"),
+        ({"labels": [-1.0]}, "labels is -1"),
+        ({"at": ["decoder"]}, "no decoder"),
+        ({"image_size": 70}, "give --image-size 64"),
+        ({"classes": 2}, "but there are 2 classes"),
+        ({"memory": 0}, "memory is 0"),
+    ],
+)
+def test_refusals(options: dict[str, object], sentence: str, data: Path, tmp_path: Path) -> None:
+    given = {"model": "timm/test_resnet", "data": data, "out": tmp_path / "out", **FAST} | options
+    with pytest.raises(dovetail.DovetailError, match=sentence):
+        dovetail.evaluate_dense(**given)  # type: ignore[arg-type]
+    assert not list((tmp_path / "out").glob("results.json"))

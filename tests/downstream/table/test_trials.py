@@ -1,0 +1,157 @@
+"""A table goes on where it stopped, and takes no number from other options or other data."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dovetail.downstream.finished import TASK, WEIGHTS
+from dovetail.downstream.start import Start
+from dovetail.downstream.table.ledger import KEPT, TRIALS, Fitted, mark_of
+from dovetail.downstream.table.results import Row, one_value
+from dovetail.downstream.table.trials import Grid, Trial, run_trials
+from dovetail.errors import DovetailError
+from dovetail.train.interrupts import Interrupted
+
+
+class Fitter:
+    """Stands for fine-tuning: its score tells the trial; it stops after `most` trials as if it was killed."""
+
+    def __init__(self, out: Path, most: int = 100) -> None:
+        self.out, self.most = out, most
+        self.done: list[tuple[str, float, int]] = []
+
+    def __call__(self, trial: Trial) -> Fitted:
+        if len(self.done) == self.most:
+            raise KeyboardInterrupt
+        self.done.append((trial.start, trial.fraction, trial.seed))
+        if trial.keep:
+            for name in (WEIGHTS, TASK):
+                (self.out / name).write_text(trial.start)
+        score = 0.1 * trial.seed + 0.01 * len(trial.indices) + (trial.start == "all") / 2
+        return Fitted({"top1": one_value(score, (score - 0.05, score + 0.05))}, {"of": trial.start})
+
+
+def grid(starts: Sequence[Start] = ("random", "all"), fractions: Sequence[float] = (0.5, 1.0), seeds: int = 2) -> Grid:
+    return Grid(starts, fractions, range(seeds), 10, lambda seed: list(range(10)))
+
+
+def table(fit: Fitter, plan: Grid | None = None, mark: str = "m") -> tuple[Row, ...]:
+    return run_trials(plan or grid(), fit=fit, out=fit.out, mark=mark)[0]
+
+
+def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected = table(Fitter(whole))
+    first = Fitter(tmp_path, most=5)
+    with pytest.raises(KeyboardInterrupt):
+        table(first)
+    assert "the same command goes on after them" in capsys.readouterr().out
+    with (tmp_path / TRIALS).open("a") as file:
+        file.write('{"mark": "m", "start": "all", "fr')  # cut off by the kill
+    second = Fitter(tmp_path)
+    assert table(second) == expected
+    assert len(first.done) == 5
+    assert len(second.done) == 3
+    assert set(first.done) | set(second.done) == {
+        (s, f, i) for s in ("random", "all") for f in (0.5, 1.0) for i in (0, 1)
+    }
+    third = Fitter(tmp_path)
+    assert table(third) == expected
+    assert third.done == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_keeps_the_finished_trials_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
+    class Signalled(Fitter):
+        def __call__(self, trial: Trial) -> Fitted:
+            if len(self.done) == 3:
+                signal.raise_signal(number)
+                raise AssertionError("training went on")
+            return super().__call__(trial)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"Stopped by {number.name} with 3 finished trials in .*{TRIALS}") as caught:
+        table(Signalled(tmp_path))
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    second = Fitter(tmp_path)
+    table(second)
+    assert len(second.done) == 5
+
+
+def test_other_options_or_data_reuse_nothing_and_lose_nothing(tmp_path: Path) -> None:
+    table(Fitter(tmp_path))
+    other = Fitter(tmp_path)
+    table(other, mark="n")
+    assert len(other.done) == 8
+    again = Fitter(tmp_path)
+    table(again)
+    assert again.done == [("all", 1.0, 0)]  # whose weights the other table had replaced
+
+
+def test_a_larger_table_takes_what_is_there(tmp_path: Path) -> None:
+    table(Fitter(tmp_path), grid(("random",), (1.0,), 1))
+    more = Fitter(tmp_path)
+    rows = table(more, grid(("random", "encoder"), (1.0,), 3))
+    assert more.done == [("random", 1.0, 1), ("random", 1.0, 2), *[("encoder", 1.0, seed) for seed in range(3)]]
+    assert rows[0].scores["top1"].values == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_weights_that_are_gone_are_made_anew(tmp_path: Path) -> None:
+    table(Fitter(tmp_path))
+    for name in (WEIGHTS, KEPT):
+        (tmp_path / name).unlink()
+        again = Fitter(tmp_path)
+        _, details = run_trials(grid(), fit=again, out=tmp_path, mark="m")
+        assert again.done == [("all", 1.0, 0)]
+        assert details == {"of": "all"}
+
+
+def test_the_weights_are_those_of_the_start_that_loads_most(tmp_path: Path) -> None:
+    plan = grid(("random", "decoder", "encoder"))
+    table(Fitter(tmp_path), plan)
+    assert (tmp_path / WEIGHTS).read_text() == "encoder"
+    assert json.loads((tmp_path / KEPT).read_text()) == ["m", "encoder", 1.0, 0]
+    assert plan.notes() == ("The weights that were kept are those of start encoder, fraction 1, seed 0.",)
+    assert grid(("encoder",), (0.5,), 1).notes() == ()
+
+
+def test_one_seed_has_its_own_interval_and_several_have_theirs(tmp_path: Path) -> None:
+    one = table(Fitter(tmp_path), grid(("random",), (1.0,), 1))[0]
+    assert (one.scores["top1"].low, one.scores["top1"].deviation) == (pytest.approx(0.05), None)
+    assert dict(one.setting) == {"start": "random", "fraction": 1.0, "images": 10}
+    several = table(Fitter(tmp_path), grid(("random",), (1.0,), 3))[0].scores["top1"]
+    assert several.deviation == pytest.approx(0.1)
+    assert several.low is not None
+    assert several.high is not None
+    assert 0.1 <= several.low < several.mean < several.high <= 0.3 + 1e-9
+
+
+def test_lines_say_what_was_done(tmp_path: Path) -> None:
+    table(Fitter(tmp_path), grid(("all",), (0.5,), 1))
+    line = json.loads((tmp_path / TRIALS).read_text())
+    assert (line["start"], line["fraction"], line["seed"], line["images"]) == ("all", 0.5, 0, 5)
+    assert line["scores"]["top1"]["mean"] == pytest.approx(0.55)
+
+
+def test_the_mark_is_of_options_and_data() -> None:
+    asked = {"lr": 0.1, "steps": None, "out": "a", "start": ["all"], "seeds": 1, "workers": 0}
+    mark = mark_of(asked, "weights", "data")
+    assert mark == mark_of({**asked, "out": "b", "start": ["random"], "seeds": 5, "workers": 3}, "weights", "data")
+    assert mark != mark_of({**asked, "lr": 0.2}, "weights", "data")
+    assert mark != mark_of(asked, "weights", "more data")
+
+
+def test_a_table_without_cells_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="no trial to run"):
+        table(Fitter(tmp_path), grid(seeds=0))
+    with pytest.raises(DovetailError, match="fraction is 2"):
+        table(Fitter(tmp_path), grid(fractions=(2.0,)))

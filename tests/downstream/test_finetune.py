@@ -1,0 +1,341 @@
+"""`finetune` from end to end on tiny sets: numbers, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dovetail
+from dovetail.cli import run as run_command
+from dovetail.downstream.labels.mask_sets import MaskFiles
+from dovetail.downstream.segment.model import build_segmenter
+from dovetail.downstream.start import chosen_starts, source_of
+from dovetail.errors import DovetailError
+from tests.downstream.coco_files import write_coco
+from tests.downstream.labels.test_readers import voc
+from tests.downstream.pictures import COLOURS, class_folder, exported_run, noisy
+
+FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
+
+
+def mask_folder(root: Path, *, images: int = 10, side: int = 48) -> Path:
+    """Write images of two halves in the classes' colours, and their masks."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for index in range(images):
+        left, right = rng.permutation(3)[:2]
+        mask = np.full((side, side), left, np.uint8)
+        mask[:, side // 2 :] = right
+        image = noisy(COLOURS[left], (side, side), rng)
+        image.paste(noisy(COLOURS[right], (side // 2, side), rng), (side // 2, 0))
+        mask[0] = 255
+        image.save(root / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mask_folder(tmp_path_factory.mktemp("masks"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_run(tmp_path_factory.mktemp("run"), "timm/test_resnet+fpn")
+
+
+def test_segmentation_learns_and_leaves_its_files(masks: Path, run: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(
+        run=run, data=masks, out=tmp_path, steps=15, batch_size=3, lr=0.01, crop_size=48, **FAST
+    )
+    assert results is not None
+    assert results.rows[0].scores["mIoU"].mean > 0.6
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert set(content["rows"][0]["scores"]) == {"mIoU", "aAcc", "mAcc"}
+    assert content["data"]["format"] == "folders"
+    assert set(content["details"]["iou_per_class"]) == {"0", "1", "2"}
+    assert json.loads((tmp_path / "task.json").read_text())["task"] == "segment"
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_table_over_starts_fractions_and_seeds(
+    masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--run", str(run), "--data", str(masks), "--out", str(tmp_path), "--steps", "1", "--batch-size", "2"]
+    options += ["--crop-size", "32", "--accelerator", "cpu", "--workers", "0", "--seeds", "2"]
+    options += ["--start", "random", "encoder", "decoder", "all", "--fraction", "0.25", "1.0"]
+    assert run_command(["finetune", "segment", *options]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    settings = [(row["setting"]["start"], row["setting"]["images"]) for row in content["rows"]]
+    assert settings == [(start, count) for start in ("random", "encoder", "decoder", "all") for count in (2, 8)]
+    score = content["rows"][0]["scores"]["mIoU"]
+    assert len(score["values"]) == 2
+    assert (score["low"], score["high"]) == (None, None)  # two seeds give no interval
+    assert score["deviation"] is not None
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 16
+    assert "±" in capsys.readouterr().out
+    assert run_command(["finetune", "segment", *options]) == 0  # goes on where all is done
+    assert "16 trials had been finished" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text()) == content
+    with (masks / "images" / "0.png").open("ab") as file:
+        file.write(b" ")  # other data
+    assert run_command(["finetune", "segment", *options[:-6], "--start", "random", "--fraction", "0.25"]) == 0
+    assert "finished" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("timm/test_resnet", {}),
+        ("timm/test_resnet", {"decoder": "fpn"}),
+        ("timm/test_resnet+fcn", {"batch_norm": "frozen"}),
+        ("timm/test_vit+fpn", {"encoder_lr_scale": 0.1}),
+        ("timm/test_vit", {}),
+        ("timm/test_vit", {"decoder": "upernet"}),
+        ("smp/unet/resnet18", {"inference": "slide"}),
+        pytest.param("torchvision/fcn_resnet50", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_family_of_models_is_segmented(model: str, options: dict[str, Any], masks: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", model, image_size=64)
+    results = dovetail.finetune_segment(
+        run=run, data=masks, steps=1, batch_size=2, crop_size=40, fraction=[0.3], **FAST, **options
+    )
+    assert results is not None
+    assert 0 <= results.rows[0].scores["aAcc"].mean <= 1
+    assert (run / "finetune-segment" / "results.json").is_file()
+
+
+def test_what_is_loaded_is_what_was_asked_for(run: Path) -> None:
+    source = source_of(run, None)
+    weights = dovetail.load(run).state_dict()
+    for start, loaded in (("random", set()), ("encoder", {"encoder"}), ("decoder", {"decoder"}), ("all", None)):
+        torch.manual_seed(1)
+        _, body = build_segmenter(source, classes=3)
+        source.load(body, start)  # type: ignore[arg-type]
+        for name, value in body.state_dict().items():
+            if value.dim() < 2:
+                continue
+            expected = loaded is None or name.partition(".")[0] in loaded
+            assert torch.equal(value, weights[name]) == expected, (start, name)
+
+
+@pytest.mark.parametrize(
+    ("run_of", "model", "decoder", "expected"),
+    [
+        (None, "timm/test_resnet+fpn", "auto", "random"),
+        ("timm/test_resnet+fpn", None, "auto", "all"),
+        ("timm/test_resnet", None, "auto", "encoder"),
+        ("timm/test_vit+fpn", "timm/test_vit", "upernet", "encoder"),  # the run's decoder is another
+        ("smp/unet/resnet18", "smp/fpn/resnet18", "auto", "encoder"),
+    ],
+)
+def test_the_start_on_auto_is_all_that_fits(
+    run_of: str | None, model: str | None, decoder: str, expected: str, tmp_path: Path
+) -> None:
+    run = None if run_of is None else exported_run(tmp_path, run_of, image_size=64)
+    source = source_of(run, model)
+    with torch.device("meta"):
+        _, target = build_segmenter(source, classes=2, decoder=decoder)  # type: ignore[arg-type]
+    assert chosen_starts(["auto"], source, target=target) == (expected,)
+    assert chosen_starts(["random", "auto", "random"], source, target=target)[0] == "random"
+    if run_of is not None and "+" in run_of and expected == "encoder":
+        with pytest.raises(DovetailError, match=r"has another decoder than the run .*; give --start encoder"):
+            chosen_starts(["all"], source, target=target)
+    if run_of == "timm/test_resnet":
+        assert chosen_starts(["all"], source, target=target) == ("all",)  # all there is
+        with pytest.raises(DovetailError, match="has pre-trained no decoder"):
+            chosen_starts(["decoder"], source, target=target)
+    if run is None:
+        with pytest.raises(DovetailError, match="or --start random"):
+            chosen_starts(["all"], source, target=target)
+
+
+def test_a_model_without_a_run_is_fine_tuned_from_random_weights(masks: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(
+        model="timm/test_resnet+fcn", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32, **FAST
+    )
+    assert results is not None
+    assert results.rows[0].setting["start"] == "random"
+
+
+def test_a_classifier_does_not_start_from_a_decoder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match="A classifier has no decoder"):
+        dovetail.finetune_classify(
+            run=run, data=class_folder(tmp_path), out=tmp_path / "o", start=["decoder"], steps=1, **FAST
+        )
+
+
+def test_dilation_gives_the_stride(tmp_path: Path) -> None:
+    source = source_of(None, "timm/resnet18+fcn")
+    for stride in (32, 16, 8):
+        model, _ = build_segmenter(source, classes=2, output_stride=stride)
+        with torch.no_grad():
+            assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 2, 64 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--start", "nothing"], "There is no starting point 'nothing'"),
+        (["--fraction", "2"], "fraction is 2"),
+        (["--seeds", "0"], "seeds is 0"),
+        (["--classes", "2"], "holds label 2"),
+        (["--decoder", "upernet"], "does not go on"),
+        (["--crop-size", "4"], "crop_size is 4"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    options: list[str], sentence: str, masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--run", str(run), "--data", str(masks), "--out", str(tmp_path), "--accelerator", "cpu", *options]
+    assert run_command(["finetune", "segment", *given]) == 2
+    shown = capsys.readouterr().err
+    assert sentence in shown
+    assert shown.count("\n") == 1
+
+
+def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = mask_folder(tmp_path, images=5)
+    Image.new("RGB", (48, 48), "navy").save(data / "masks" / "2.png")
+    options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "3", "--check"]
+    assert run_command(["finetune", "segment", *options]) == 2
+    shown = capsys.readouterr()
+    assert "2.png has mode RGB" in shown.out
+    assert "Found 1 fault in 5 images" in shown.err
+    for name in ("0.png", "4.png"):
+        (data / "masks" / name).unlink()
+    assert run_command(["finetune", "segment", *options]) == 2
+    shown = capsys.readouterr()
+    assert "0.png has no mask" in shown.out
+    assert "4.png has no mask" in shown.out
+    assert "Missing 2 files" in shown.err
+
+
+def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = mask_folder(tmp_path, images=5)
+    Image.new("RGB", (48, 48), "navy").save(data / "masks" / "1.png")
+    Image.new("L", (40, 48)).save(data / "masks" / "3.png")
+    assert run_command(["finetune", "segment", "--data", str(data), "--out", str(tmp_path / "o"), "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "1.png has mode RGB" in shown.out
+    assert "3.png is 40x48 pixels" in shown.out
+    assert "2 faults" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [((0, 255), "to learn from hold class 0 alone, 255 being ignored"), ((255, 255), "hold nothing that counts")],
+)
+def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
+    values: tuple[int, int], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = mask_folder(tmp_path / "data", images=5)
+    for path in (data / "masks").iterdir():
+        labels = np.full((48, 48), values[0], np.uint8)
+        labels[:20] = values[1]
+        Image.fromarray(labels).save(path)
+    options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "2", "--model", "timm/test_resnet"]
+    assert run_command(["finetune", "segment", *options, "--accelerator", "cpu", "--steps", "1"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert run_command(["finetune", "segment", *options, "--check"]) == 2
+    assert "255 is ignored; number the classes" in capsys.readouterr().out
+
+
+def test_ignored_labels_count_neither_in_training_nor_in_scores(tmp_path: Path) -> None:
+    data = mask_folder(tmp_path / "data", images=5)
+    options: dict[str, Any] = {"model": "timm/test_resnet", "data": data, "steps": 2, "batch_size": 2, **FAST}
+    usual = dovetail.finetune_segment(out=tmp_path / "a", crop_size=64, **options)  # crops beyond the images are padded
+    for path in (data / "masks").iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels == 255, 77, labels).astype(np.uint8)).save(path)
+    other = dovetail.finetune_segment(out=tmp_path / "b", crop_size=64, ignore_index=77, **options)
+    assert usual is not None
+    assert other is not None
+    assert other.data["classes"] == 3
+    assert usual.rows == other.rows
+
+
+def test_a_decoder_that_was_not_trained_is_none(tmp_path: Path) -> None:
+    run = exported_run(tmp_path, "timm/test_vit+fpn", image_size=64)
+    info = json.loads((run / "exported" / "model.json").read_text())
+    names = [name for name in dovetail.load(run).state_dict() if name.startswith("decoder.")]
+    source = source_of(run, None)
+    target = build_segmenter(source, classes=2)[1]
+    assert chosen_starts(["auto", "decoder"], source, target=target) == ("all", "decoder")
+    (run / "exported" / "model.json").write_text(json.dumps(info | {"untrained": names}))
+    assert chosen_starts(["auto", "all"], source, target=target) == ("encoder", "all")
+    with pytest.raises(DovetailError, match="has pre-trained no decoder"):
+        chosen_starts(["decoder"], source, target=target)
+
+
+def test_a_fine_tuned_run_is_no_start(masks: Path, tmp_path: Path) -> None:
+    dovetail.finetune_segment(model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, **FAST)
+    with pytest.raises(DovetailError, match="holds a fine-tuned model; name its pre-training run"):
+        dovetail.evaluate_knn(run=tmp_path, data=masks, out=tmp_path / "o")
+
+
+def test_masks_are_read_for_their_classes_once_for_all_seeds(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = MaskFiles.classes_in
+    monkeypatch.setattr(MaskFiles, "classes_in", lambda self, index: asked.append(index) or plain(self, index))
+    dovetail.finetune_segment(
+        model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32,
+        fraction=[0.5], seeds=3, **FAST,
+    )  # fmt: skip
+    assert sorted(asked) == list(range(8))
+
+
+def test_results_say_what_auto_meant(masks: Path, run: Path, tmp_path: Path) -> None:
+    results = dovetail.finetune_segment(run=run, data=masks, out=tmp_path, steps=4, batch_size=2, crop_size=32, **FAST)
+    assert results is not None
+    found = results.config
+    assert (found["resolved_steps"], found["resolved_warmup_steps"], found["resolved_precision"]) == (4, 0, "float32")
+    assert "test_resnet" in found["resolved_model"]
+    assert len(found["resolved_weights"]) == 12
+
+
+def test_check_lists_the_missing_files_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    (root / "JPEGImages" / "2007_000032.jpg").unlink()
+    (root / "SegmentationClass" / "2007_000039.png").unlink()
+    assert run_command(["finetune", "segment", "--data", str(tmp_path), "--out", str(tmp_path / "o"), "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "2007_000032.jpg is missing" in shown.out
+    assert "2007_000039.png is missing" in shown.out
+    assert "Missing 2 files" in shown.err
+
+
+def test_detection_of_masks_from_the_command_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_coco(tmp_path / "coco")
+    out = tmp_path / "out"
+    options = ["--run", str(run), "--data", str(data), "--out", str(out), "--task", "masks", "--steps", "1"]
+    options += ["--batch-size", "2", "--image-size", "64", "--accelerator", "cpu", "--workers", "0"]
+    assert run_command(["finetune", "detect", *options]) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert content["rows"][0]["setting"]["start"] == "all"
+    assert {"box AP", "box AP50", "box AP75", "mask AP"} <= set(content["rows"][0]["scores"])
+    assert json.loads((out / "task.json").read_text())["options"]["ids"] == [17, 38]
+    capsys.readouterr()
+    assert run_command(["finetune", "detect", *options, "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "no area" in shown.out
+    assert "Found 2 faults in 6 images" in shown.err
+
+
+def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["finetune", "detect", "--run", str(run), "--data", str(masks), "--out", str(tmp_path)]) == 2
+    assert "is no COCO set" in capsys.readouterr().err

@@ -1,0 +1,215 @@
+"""`predict` writes what a fine-tuned run says; `compare` puts runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dovetail
+from dovetail.cli import run as run_command
+from dovetail.downstream.predictions import written_names
+from tests.downstream.coco_files import write_coco
+from tests.downstream.pictures import COLOURS, class_folder, exported_run, noisy
+from tests.downstream.test_finetune import mask_folder
+
+FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Photographs of odd sizes, two of one stem, one deeper down, one grey; and one that is none."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    noisy(COLOURS[0], (50, 41), rng).save(folder / "a.png")
+    noisy(COLOURS[1], (37, 64), rng).save(folder / "a.jpg")
+    noisy(COLOURS[2], (40, 40), rng).convert("L").save(folder / "deep" / "b.png")
+    (folder / "broken.jpg").write_bytes(b"words")
+    return folder
+
+
+def unread_in(out: Path) -> list[str]:
+    """Return the names of the photographs that were left out."""
+    return [Path(json.loads(line)["path"]).name for line in (out / "unread.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model fine-tuned for segmentation."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    run = exported_run(folder / "run", "timm/test_resnet+fpn")
+    data = mask_folder(folder / "masks", images=5)
+    dovetail.finetune_segment(run=run, data=data, out=folder / "tuned", steps=1, batch_size=2, crop_size=32, **FAST)
+    return folder / "tuned"
+
+
+def test_segmentation_masks_have_the_photographs_sizes(
+    segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", **FAST)
+    assert capsys.readouterr().out.startswith(
+        f"3 photographs, predictions in {out}; 1 could not be read: broken.jpg (see "
+    )
+    assert unread_in(out) == ["broken.jpg"]
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
+    with Image.open(out / "a.jpg.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (37, 64))
+        assert int(np.asarray(mask).max()) < 3
+        assert mask.getpalette()[3:6] == [128, 0, 0]  # VOC's second colour
+    assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
+
+
+def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link"):
+        with pytest.raises(dovetail.DovetailError, match=r"b\.png is to be read, and would be written over"):
+            dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "few.txt").write_text("../photos/a.png\n../photos/deep/b.png\n")
+    out = tmp_path / "lists" / "out"
+    dovetail.predict(run=segmenter, data=tmp_path / "lists" / "few.txt", out=out, **FAST)
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png", "b.png"}
+    assert not (out / "unread.jsonl").exists()
+    assert before == {path: path.read_bytes() for path in photos.rglob("*.*")}
+
+
+def test_a_list_of_unreadable_photographs_alone_is_a_mistake(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "few.txt").write_text("broken.jpg\nmissing.jpg\n")
+    with pytest.raises(dovetail.DovetailError, match=r"None of the 2 photographs can be read \(.*\); check the data"):
+        dovetail.predict(run=segmenter, data=photos / "few.txt", out=tmp_path / "out", **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_prediction_is_written_over_another(tmp_path: Path) -> None:
+    base = tmp_path / "list"
+    paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg", base / "x.png", base / "deep" / "x.png"]
+    names = written_names(paths, base)
+    assert len(set(names.values())) == 4
+    assert names[paths[0]] == Path("x.jpg.png")
+    assert names[paths[1]] == Path("x.jpg.2.png")
+    assert names[paths[3]] == Path("deep/x.png")
+    names = written_names([base / ".." / "a" / "x.jpg", base / ".." / "b" / "x.jpg"], base)
+    assert list(names.values()) == [Path("x.jpg.png"), Path("x.jpg.2.png")]
+    assert list(written_names([Path("../x.jpg")], Path()).values()) == [Path("x.png")]
+    several = [base / "x.jpg.jpg", base / "x.jpg", base / "x.tif"]
+    assert len(set(written_names(several, base).values())) == 3
+
+
+def test_classes_from_the_command_line(photos: Path, tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run")
+    data, tuned = class_folder(tmp_path / "classes"), tmp_path / "tuned"
+    options = ["--accelerator", "cpu", "--workers", "0"]
+    arguments = ["--run", str(run), "--data", str(data), "--out", str(tuned), "--steps", "12", "--batch-size", "6"]
+    assert run_command(["finetune", "classify", *arguments, "--lr", "0.005", "--mixup", "0.2", *options]) == 0
+    assert json.loads((tuned / "results.json").read_text())["rows"][0]["scores"]["top1"]["mean"] > 0.5
+    odd = os.fsdecode(b"odd\xff.png")
+    (photos / odd).write_bytes((photos / "a.png").read_bytes())
+    arguments = ["--run", str(tuned), "--data", str(photos), "--out", str(tmp_path / "out")]
+    assert run_command(["predict", *arguments, *options]) == 0
+    assert unread_in(tmp_path / "out") == ["broken.jpg"]
+    written = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    rows = list(csv.DictReader(written.splitlines()))
+    assert {row["file"] for row in rows} == {"a.png", "a.jpg", "deep/b.png", odd}
+    assert sum(float(rows[0][f"probability{rank}"]) for rank in (1, 2, 3)) == pytest.approx(1, abs=1e-3)
+    assert rows[0]["class1"].startswith("n0000000")
+
+
+def test_the_range_of_values_goes_from_the_run_to_the_predictions(tmp_path: Path) -> None:
+    run, data = exported_run(tmp_path / "run"), class_folder(tmp_path / "set")
+    twelve = tmp_path / "twelve"
+    for path in data.rglob("*.JPEG"):
+        grey = np.asarray(Image.open(path).convert("L"))
+        for root, values in (("eight", grey), ("twelve", grey.astype(np.uint16) * 16 + grey // 16)):
+            target = tmp_path / root / path.relative_to(data).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(target)
+    described = json.loads((run / "exported/model.json").read_text())
+    found = []
+    for root, extra in (("eight", {}), ("twelve", {"value_range": [0, 4095]})):
+        (run / "exported/model.json").write_text(json.dumps({**described, "extra": extra}))
+        out = tmp_path / f"tuned-{root}"
+        dovetail.finetune_classify(run=run, data=tmp_path / root, out=out, steps=2, batch_size=4, image_size=32, **FAST)
+        dovetail.predict(run=out, data=tmp_path / root / "val", out=tmp_path / f"out-{root}", **FAST)
+        found.append((tmp_path / f"out-{root}" / "predictions.csv").read_text())
+    assert found[0] == found[1]
+    assert json.loads((tmp_path / "tuned-twelve/task.json").read_text())["value_range"] == [0, 4095]
+    other = tmp_path / "other"
+    results = dovetail.finetune_classify(
+        model="timm/test_resnet", data=twelve, out=other, steps=1, batch_size=4, value_range=[0, 4095], **FAST
+    )
+    assert results is not None
+    assert not any("nearly black" in note for note in results.notes)
+
+
+def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
+    run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn"), write_coco(tmp_path / "coco")
+    tuned = tmp_path / "tuned"
+    dovetail.finetune_detect(
+        run=run, data=data, out=tuned, steps=1, batch_size=1, image_size=40, head="retinanet", **FAST
+    )
+    out = dovetail.predict(run=tuned, data=photos, out=tmp_path / "out", min_score=0.0, **FAST)
+    assert unread_in(out) == ["broken.jpg"]
+    found = json.loads((out / "predictions.json").read_text())
+    assert {one["category_id"] for one in found} <= {17, 38}
+    assert all(one["category"] == {17: "cat", 38: "kite"}[one["category_id"]] for one in found)
+
+
+def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = class_folder(tmp_path / "classes")
+    for name in ("one", "two"):
+        run = exported_run(tmp_path / "runs" / name, seed=len(name))
+        dovetail.evaluate_knn(run=run, data=data, k=[1], **FAST)
+    capsys.readouterr()
+    assert run_command(["compare", str(tmp_path / "runs" / "one"), str(tmp_path / "runs" / "two")]) == 0
+    shown = capsys.readouterr().out
+    assert "one/evaluate-knn" in shown
+    assert "two/evaluate-knn" in shown
+    assert "different data" not in shown
+    smaller = class_folder(tmp_path / "fewer", val=1)
+    dovetail.evaluate_knn(run=tmp_path / "runs" / "two", data=smaller, k=[1], out=tmp_path / "other", **FAST)
+    capsys.readouterr()
+    assert run_command(["compare", str(tmp_path / "runs" / "one"), str(tmp_path / "other")]) == 0
+    shown = capsys.readouterr().out
+    assert "measured on different data" in shown
+    assert "classes " in shown
+    assert "fewer " in shown
+    rows = dovetail.compare([str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
+    assert rows[0].setting == {"run": "evaluate-knn", "k": 1}
+    alike = [str(tmp_path / "runs" / name / "evaluate-knn") for name in ("one", "two")]
+    assert [row.setting["run"] for row in dovetail.compare(alike)["evaluate knn"]] == alike
+    file = str(tmp_path / "runs" / "one" / "evaluate-knn" / "results.json")
+    rows = dovetail.compare([file, str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
+    assert [row.setting["run"] for row in rows] == ["evaluate-knn"]  # named twice, shown once
+    page = tmp_path / "runs" / "comparison.html"  # which `runs/*` names too
+    page.write_text("<html>")
+    assert list(dovetail.compare([str(page), file])) == ["evaluate knn"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compare"], "No results were named"),
+        (["compare", "nowhere"], "There is no file or folder nowhere"),
+        (["compare", "."], "None of the 1 folders"),
+        (["predict", "--data", "x", "--out", "y"], "No fine-tuned run was named"),
+        (["predict", "--run", ".", "--data", ".", "--out", "y"], "holds no fine-tuned model"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(arguments) == 2
+    assert sentence in capsys.readouterr().err

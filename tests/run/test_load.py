@@ -1,0 +1,102 @@
+"""Fine-tuned folders load, load into other models, and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import load_file
+
+import dovetail
+from dovetail.downstream.finished import load_weights, read_task
+from dovetail.downstream.rebuilt import build_finished
+from tests.downstream.coco_files import write_coco
+from tests.downstream.pictures import class_folder, exported_run
+from tests.downstream.test_finetune import mask_folder
+
+FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers": 0, "batch_size": 2, "steps": 1}
+
+
+def tuned(root: Path, kind: str, model: str) -> Path:
+    """Return the folder of a model fine-tuned for one step."""
+    run = exported_run(root / "run", model, image_size=64)
+    out = root / kind
+    if kind == "segment":
+        dovetail.finetune_segment(run=run, data=mask_folder(root / "masks", images=5), out=out, crop_size=32, **FAST)
+    elif kind == "detect":
+        options: dict[str, Any] = {"image_size": 64, "head_width": 0.125, "proposals": 8}
+        dovetail.finetune_detect(run=run, data=write_coco(root / "coco"), out=out, **options, **FAST)
+    else:
+        dovetail.finetune_classify(run=run, data=class_folder(root / "set"), out=out, **FAST)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("segment", "smp/unet/resnet18"),
+        ("segment", "timm/test_resnet+fpn"),
+        ("classify", "timm/test_resnet"),
+        ("detect", "timm/test_resnet+fpn"),
+    ],
+)
+def test_a_fine_tuned_folder_loads(kind: str, model: str, tmp_path: Path) -> None:
+    folder = tuned(tmp_path, kind, model)
+    task = read_task(folder)
+    loaded = dovetail.load(folder)
+    assert loaded.class_names == task.names
+    assert loaded.normalisation == {"mean": list(task.mean), "std": list(task.std)}
+    built, _ = build_finished(task)
+    load_weights(built, folder)
+    pixels = torch.rand(2, 3, 64, 64)
+    given = list(pixels) if kind == "detect" else pixels
+    with torch.no_grad():
+        first, second = loaded(given), built.eval()(given)
+    if kind == "detect":
+        assert all(torch.equal(one["boxes"], two["boxes"]) for one, two in zip(first, second, strict=True))
+    else:
+        assert first.shape[1] == len(task.names)
+        assert torch.equal(first, second)
+    assert isinstance(loaded, smp.Unet) == model.startswith("smp")
+
+
+def test_a_fine_tuned_unet_loads_into_others_and_exports(tmp_path: Path) -> None:
+    folder = tuned(tmp_path, "segment", "smp/unet/resnet18")
+    classes = len(read_task(folder).names)
+    weights = load_file(folder / "model.safetensors")
+    same = smp.Unet("resnet18", encoder_weights=None, classes=classes)
+    report = dovetail.load_into(same, folder)
+    assert (report.missing, report.unexpected, report.mismatched, report.fresh) == ((), (), (), ())
+    assert all(torch.equal(value, weights[f"body.{name}"]) for name, value in same.state_dict().items())
+    other = smp.Unet("resnet18", encoder_weights=None, classes=classes + 4)
+    report = dovetail.load_into(other, folder)
+    assert set(report.fresh) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
+    encoder = timm.create_model("resnet18", num_classes=7)
+    assert len(dovetail.load_into(encoder, folder, part="encoder").matched) > 100
+    dovetail.export(run=folder, to=tmp_path / "unet.safetensors", format="smp")
+    same.load_state_dict(load_file(tmp_path / "unet.safetensors"), strict=True)
+
+
+@pytest.mark.parametrize("model", ["smp/unet/resnet18", "torchvision/fcn_resnet50"])
+def test_a_pre_trained_export_has_no_untrained_head(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exported_run(tmp_path / "run", model, image_size=64)
+    dovetail.export(run=run, to=tmp_path / "a.safetensors", format=model.partition("/")[0])  # type: ignore[arg-type]
+    assert "without its untrained head" in capsys.readouterr().out
+    found = load_file(tmp_path / "a.safetensors")
+    info = json.loads((run / "exported/model.json").read_text())
+    everything = load_file(run / "exported/model.safetensors")
+    assert found.keys() < everything.keys()
+    assert everything.keys() - found.keys() <= set(info["untrained"])
+    if model.startswith("smp"):
+        target = smp.Unet("resnet18", encoder_weights=None, classes=4)
+        missing, unexpected = target.load_state_dict(found, strict=False)
+        assert (missing, unexpected) == (["segmentation_head.0.weight", "segmentation_head.0.bias"], [])
+    dovetail.export(run=run, to=tmp_path / "b.safetensors")
+    assert load_file(tmp_path / "b.safetensors").keys() == everything.keys()
