@@ -118,7 +118,9 @@ def test_a_number_out_of_range_gets_a_sentence_before_memory_is_taken(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 5_000, "- " * 20_000, "a: &a [*a]", "&a {b: *a}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{a: " * 5_000, "- " * 20_000, "a: &a [*a]", "&a {b: *a}", f"a: '{'[' * 50_000}'"]
+)
 def test_nesting_without_end_is_no_config(tmp_path: Path, text: str) -> None:
     (tmp_path / "deep.yaml").write_text(text)
     with pytest.raises(DovetailError, match="cannot be read"):

@@ -41,7 +41,16 @@ MODELS = (
 )  # fmt: skip
 TYPED = ({"overwrite": True}, {"resume": True}, {"out": "elsewhere"}, {"overwrite": 1}, {"overwrite": "yes"})
 ODD: tuple[Any, ...] = (-7, 10**30, float("nan"), float("inf"), {"a": 1}, [[1]], "\x00\x1b[2Jx", 1e-320, "a" * 3000)
-NESTED = ("[" * 100_000, "{a: " * 5_000, "- " * 20_000, "a: &a [*a]", "&a {b: *a}", "? " * 5_000, "a: " + "[" * 9_000)
+NESTED = (
+    "[" * 100_000,
+    "{a: " * 5_000,
+    "- " * 20_000,
+    "a: &a [*a]",
+    "&a {b: *a}",
+    "? " * 5_000,
+    "a: " + "[" * 9_000,
+    "model: '" + "[" * 50_000 + "'",
+)
 
 
 def attacks() -> Iterator[Attack]:

@@ -178,7 +178,7 @@ def explain(message: str, known: list[str]) -> str:
         return f"{hyphened(lacking[1])} needs a value; see --help."
     wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
     if not wrong:
-        return message.rstrip(".") + "."
+        return (message if len(message) <= 1000 else f"{message[:1000]}…").rstrip(".") + "."
     name = wrong.group(1) or "--" + wrong.group(2)
     return f"There is no option {hyphened(name)!r}; {hint_for(name.split('=')[0], known)}"
 
@@ -203,6 +203,7 @@ def wrong_value(message: str) -> str | None:
     if not found:
         return None
     name, kinds, value = found.groups()
+    value = value if len(value) <= 200 else f"{value[:200]}…"
     classes = re.findall(r"<class '(\w+)'>", kinds.partition("Errors:")[0])
     choices = re.findall(r"'([^']*)'|(\d+)", " ".join(re.findall(r"Literal\[(.*?)\]", kinds.partition("Errors:")[0])))
     words = [KINDS[one] for one in classes if one in KINDS] + [text or number for text, number in choices]

@@ -43,7 +43,9 @@ def anew(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["watch", "archives", "fetch", "decode", "deadline", "loader"])
+@pytest.mark.parametrize(
+    "name", ["reading.watch", "reading.archives", "shards.fetch", "reading.decode", "reading.deadline", "loader"]
+)
 def test_modules_are_imported_without(without: None, name: str) -> None:
     assert anew(f"dovetail.data.{name}")
 

@@ -115,6 +115,16 @@ def check_task(task: Task, path: Path) -> None:
         raise DovetailError(
             f"{path} does not say one finite mean and one deviation above 0 for each channel; fine-tune anew."
         )
+    options = task.options
+    pairs = [options[name] for name in ("window", "within_px") if options.get(name)]
+    ids = options.get("ids", list(task.names))
+    if not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int) and one > 0 for one in pair)
+        for pair in pairs
+    ):
+        raise DovetailError(f"{path} has a window or within_px that is no pair of sides; fine-tune anew.")
+    if not isinstance(ids, list) or len(ids) != len(task.names) or not all(isinstance(one, int | str) for one in ids):
+        raise DovetailError(f"{path} has no id for each class; fine-tune anew.")
     if not task.names or len(task.value_range) not in (0, 2):
         raise DovetailError(f"{path} names no classes, or a value_range that is no pair of numbers; fine-tune anew.")
 

@@ -9,6 +9,7 @@ from dovetail.errors import DovetailError
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
+MAX_LETTERS = 4096  # of a text: a path has no more
 
 
 def read_options_file(path: Path) -> Any:
@@ -46,8 +47,11 @@ def count_values(content: Any, known: dict[int, int], above: tuple[int, ...]) ->
         above: Values that this one lies in; it may not be one of them.
 
     Raises:
-        ValueError: It stands for itself.
+        ValueError: It stands for itself, or holds a text that is longer than any option's: the parser of options reads
+            texts as YAML, and deep nesting in one would end the process.
     """
+    if isinstance(content, str) and len(content) > MAX_LETTERS:
+        raise ValueError(f"it holds a text of {len(content):,} letters, more than {MAX_LETTERS:,}")
     if not isinstance(content, dict | list):
         return 1
     if id(content) in above:

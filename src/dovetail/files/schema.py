@@ -10,6 +10,7 @@ from typing import Any, get_args
 from dovetail.errors import DovetailError
 
 SHOWN = 200
+MAX_LETTERS = 4096
 
 
 def checked(content: Any, kinds: Mapping[str, Any], where: Path | str, advice: str) -> dict[str, Any]:
@@ -33,6 +34,10 @@ def checked(content: Any, kinds: Mapping[str, Any], where: Path | str, advice: s
         raise DovetailError(f"{where} has a field {odd[:SHOWN]!r} that is not known; {advice}.")
     found: dict[str, Any] = {}
     for name, value in content.items():
+        if (
+            longest_text(value) > MAX_LETTERS
+        ):  # jsonargparse reads texts as YAML, and deep nesting in one ends a process
+            raise DovetailError(f"{where} has a text of more than {MAX_LETTERS:,} letters in {name}; {advice}.")
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("--value", type=kinds[name])
         try:
@@ -43,6 +48,15 @@ def checked(content: Any, kinds: Mapping[str, Any], where: Path | str, advice: s
             shown = repr(value)[:SHOWN]
             raise DovetailError(f"{where} has {name} {shown}, which is of another kind; {advice}.") from None
     return found
+
+
+def longest_text(value: Any) -> int:
+    """Return how many letters the longest text in a plain value has."""
+    if isinstance(value, dict):
+        return max((longest_text(one) for one in (*value, *value.values())), default=0)
+    if isinstance(value, list):
+        return max(map(longest_text, value), default=0)
+    return len(value) if isinstance(value, str) else 0
 
 
 def takes_none(kind: Any) -> bool:

@@ -12,6 +12,7 @@ from dovetail.errors import DovetailError
 SIDECAR = "model.json"
 
 TEXTS = ("constructor", "encoder_prefix")
+SIDES = {"in_channels": 4096, "image_size": 1 << 14}
 LISTS = ("decoder_prefixes", "untrained")
 
 
@@ -31,9 +32,21 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise DovetailError(f"{path} holds a {type(info).__name__} and no description; export the weights again.")
     wrong = [name for name in TEXTS if not isinstance(info.get(name), str)]
     wrong += [name for name in LISTS if not _is_texts(info.get(name))]
+    wrong += [name for name, most in SIDES.items() if name in info and not _is_count(info[name], most)]
+    norm = info.get("normalisation")
+    wrong += ["normalisation"] if norm is not None and not _is_normalisation(norm) else []
+    wrong += ["extra"] if not isinstance(info.get("extra", {}), dict) else []
     if wrong:
         raise DovetailError(f"{path} does not say its {wrong[0]} as it should; export the weights again.")
     return info
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_normalisation(value: Any) -> bool:
+    return isinstance(value, dict) and all(_numbers(value.get(name)) for name in ("mean", "std"))
 
 
 def normalisation_in(info: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -26,7 +26,7 @@ class EngineOptions(Options):
     lr: float | Auto = option(
         "auto",
         'Peak learning rate; "auto" scales the recipe\'s linearly with the global batch.',
-        Range(0, above=True, most=1e6),
+        Range(0, above=True, most=1e38),  # float32's largest, about
     )
     freeze_encoder_epochs: float | Literal["all"] = option(
         0.0,

@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 import dovetail
+from dovetail.downstream.finetune_options import FinetuneDetectOptions
 from dovetail.downstream.detect.job import faults_of_objects, plan_of
 from dovetail.downstream.detect.loop import (
     DetectOptions,
@@ -183,10 +184,7 @@ def test_retinanets_coarse_levels_are_convolved() -> None:
     ],
 )
 def test_the_schedule_of_each_family(model: str, expected: tuple[object, ...], data: CocoSet) -> None:
-    asked = {"run": None, "model": model, "accelerator": "cpu", "precision": "float32", "workers": 0, "seed": 0}
-    asked |= {"task": "boxes", "head": "rcnn", "box_head": "auto", "head_norm": "none", "image_size": 800, "epochs": 12}
-    asked |= {"head_width": 1.0, "proposals": 512}
-    asked |= {"steps": None, "batch_size": 4, "lr": "auto", "layer_decay": 1.0, "batch_norm": "train"}
+    asked = FinetuneDetectOptions(model=model, accelerator="cpu", precision="float32", workers=0, batch_size=4)
     plan = plan_of(asked, data, data)
     options = plan.options
     assert (options.optimiser, options.lr, options.weight_decay, options.drops) == expected

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dovetail
+from dovetail.downstream.finetune_options import FinetuneSegmentOptions
 from dovetail.downstream.finished import read_task
 from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.segment.job import Plan, plan_of
@@ -23,16 +24,11 @@ from dovetail.downstream.table.trials import Trial
 from dovetail.errors import DovetailError
 from tests.downstream.labels.test_readers import ade20k, voc
 
-ASKED: dict[str, Any] = {
-    "run": None, "model": "timm/resnet18", "decoder": "auto", "steps": "auto", "batch_size": 16, "optimiser": "auto",
-    "lr": "auto", "encoder_lr_scale": 1.0, "layer_decay": "auto", "weight_decay": "auto", "warmup_steps": "auto",
-    "seed": 0, "crop_size": None, "output_stride": "auto", "auxiliary_weight": "auto", "distort": "auto",
-    "batch_norm": "train", "inference": "auto", "accelerator": "cpu", "precision": "float32", "workers": 0, "seeds": 1,
-}  # fmt: skip
+ASKED: dict[str, Any] = {"model": "timm/resnet18", "accelerator": "cpu", "precision": "float32", "workers": 0}
 
 
 def plan(data: Path, **changes: Any) -> Plan:
-    return plan_of({**ASKED, **changes}, open_segmentation(data))
+    return plan_of(FinetuneSegmentOptions(**ASKED | changes), open_segmentation(data))
 
 
 def test_ade20k(tmp_path: Path) -> None:

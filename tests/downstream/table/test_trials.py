@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.downstream.finetune_options import FinetuneClassifyOptions
 from dovetail.downstream.finished import TASK, WEIGHTS
 from dovetail.downstream.start import Start
 from dovetail.downstream.table.ledger import KEPT, TRIALS, Fitted, mark_of
@@ -143,10 +144,10 @@ def test_lines_say_what_was_done(tmp_path: Path) -> None:
 
 
 def test_the_mark_is_of_options_and_data() -> None:
-    asked = {"lr": 0.1, "steps": None, "out": "a", "start": ["all"], "seeds": 1, "workers": 0}
+    asked = FinetuneClassifyOptions(lr=0.1, out="a", start=["all"], workers=0)
     mark = mark_of(asked, "weights", "data")
-    assert mark == mark_of({**asked, "out": "b", "start": ["random"], "seeds": 5, "workers": 3}, "weights", "data")
-    assert mark != mark_of({**asked, "lr": 0.2}, "weights", "data")
+    assert mark == mark_of(asked.changed(out="b", start=["random"], seeds=5, workers=3), "weights", "data")
+    assert mark != mark_of(asked.changed(lr=0.2), "weights", "data")
     assert mark != mark_of(asked, "weights", "more data")
 
 
