@@ -257,5 +257,5 @@ def test_a_model_that_takes_other_channels_than_the_images_is_told(tmp_path: Pat
             method="simclr",
             out=tmp_path / "run",
             max_steps=1,
-            **FAST,
+            **FAST | {"precision": "32-true"},
         )

@@ -10,7 +10,13 @@ from dovetail.report.history import History, read_history
 
 
 def reading(step: int, rank: float = 5.0, **changes: Any) -> dict[str, Any]:
-    return {"step": step, "loss": 1.0, "lr": 0.1 * step, "effective_rank": {"c5": rank}, "spread": {"c5": 0.5}} | changes
+    return {
+        "step": step,
+        "loss": 1.0,
+        "lr": 0.1 * step,
+        "effective_rank": {"c5": rank},
+        "spread": {"c5": 0.5},
+    } | changes
 
 
 def test_half_lines_and_repeated_steps_of_a_resumed_run_count_once(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_every_hostile_name_comes_out_as_it_is(photos: Path, slot_run: Path, mon
 
     restored = restore(slot_run)
     source = PathSource([photos / name for name in HOSTILE])
-    options = dict(restored.options) | {"data": HOSTILE[0]}
+    options = restored.options.changed(data=HOSTILE[0])
     subject = module.Subject(slot_run, options, restored.recipe, "a < b", source, 2, "print('<i>')")
     text = Page.prepare(subject, restored.before).render({}, restored.after, state="running")
     parser = Outline()

@@ -12,7 +12,6 @@ import torchvision
 from torch import nn
 
 import dovetail
-from dovetail.downstream.finetune_options import FinetuneDetectOptions
 from dovetail.downstream.detect.job import faults_of_objects, plan_of
 from dovetail.downstream.detect.loop import (
     DetectOptions,
@@ -23,6 +22,7 @@ from dovetail.downstream.detect.loop import (
     training_item,
 )
 from dovetail.downstream.detect.model import BoxHead, DetectorSpec, build_detector
+from dovetail.downstream.finetune_options import FinetuneDetectOptions
 from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_doubts import objects_at_edges, undrawn_masks
 from dovetail.downstream.machine import Machine
