@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.attacks import archives, checkpoints, configs, labels, names, numbers, weights
 from benchmarks.attacks.arena import Arena, Attack, BrokenError, same_threads
 from benchmarks.attacks.claims import claimed, line_of
-from benchmarks.attacks.watch import TooLongError, Watch
+from benchmarks.attacks.watch import TooLongError, Watch, limit_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "attacks.md"
 MODULES = (configs, numbers, weights, checkpoints, labels, archives, names)
@@ -124,6 +124,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--every", type=int, default=1, help="try one of so many attacks, evenly")
     parser.add_argument("--output", type=Path, default=None, help="page to write; results/attacks.md for all attacks")
     options = parser.parse_args(arguments)
+    if sys.platform == "linux":
+        limit_memory()
     chosen = [one for one in every_attack() if options.only in f"{one.claim} {one.name}"][:: options.every]
     folder, began, outcomes = Path(tempfile.mkdtemp(prefix="dovetail-attacks-")), time.monotonic(), []
     try:

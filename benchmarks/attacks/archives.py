@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.attacks import claims
 from benchmarks.attacks.arena import RUN, Arena, Attack, BrokenError, noise
@@ -273,10 +272,10 @@ def among_images(make: Callable[[Path], None], reader: str, arena: Arena) -> Non
     make(folder / "x.png")
     if reader == "open_file":
         try:
-            open_file(folder / "x.png", 3).decode(1)
+            pixels = open_file(folder / "x.png", 3).decode(1)
         except UnreadableError:
             return
-        if Image.open(folder / "x.png").size != (8, 8):
+        if max(pixels.shape) > 8:
             raise BrokenError("it is read")
     elif reader == "predict":
         arena.command(

@@ -105,7 +105,7 @@ def odd() -> Iterator[Attack]:
     from dovetail.options import option_infos
     from dovetail.run.options import PretrainOptions
 
-    for name in option_infos(PretrainOptions).keys() - {"out", "overwrite", "resume"}:
+    for name in sorted(option_infos(PretrainOptions).keys() - {"out", "overwrite", "resume"}):
         for value in ODD:
             act = partial(given_in, in_run, {name: value}, needed=False)
             yield Attack(claims.CONFIG, f"{name}: {str(value)[:20]!r}", act)

@@ -5,6 +5,7 @@ Heavy imports happen inside the verbs, so that `dovetail --help` answers at once
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -93,7 +94,7 @@ def run(arguments: list[str]) -> int:
             return 0
         return call(name, arguments[len(name.split()) :])
     except DovetailError as error:
-        print(f"dovetail: {printable(str(error))}", file=sys.stderr)
+        print(f"dovetail: {printable(str(error)[:1500])}", file=sys.stderr)  # a file may quote anything
         return error.exit_code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more has nothing left to stop
@@ -101,6 +102,11 @@ def run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0  # the reader of a pipe has seen enough
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"dovetail: A name is too long for a file ({error.filename[:80]!a}…); shorten it.", file=sys.stderr)
+        return 2
 
 
 def command_in(arguments: list[str]) -> str | None:

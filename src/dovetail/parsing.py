@@ -82,12 +82,14 @@ def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -
     if not isinstance(method, str):
         raise DovetailError(f"{where}: method is {method!r}; it must be text.")
     if not isinstance(values.get("recipe") or {}, dict):
-        raise DovetailError(f"{where}: recipe is {values['recipe']!r}; it must be NAME: VALUE for each option.")
+        raise DovetailError(
+            f"{where}: recipe is {str(values['recipe'])[:200]!r}; it must be NAME: VALUE for each option."
+        )
     try:
         parser = make_parser("pretrain", options, ["--method", method])
         parser.parse_object({name: value for name, value in values.items() if value is not None}, defaults=False)
     except DovetailError as error:
-        raise DovetailError(f"{where}: {error}") from None
+        raise DovetailError(f"{where}: {str(error)[:1000]}") from None
     except Exception as error:  # values of no kind that the parser expects make it raise almost anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DovetailError(f"{where} cannot be read: {reason}.") from error

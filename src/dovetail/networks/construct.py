@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -19,6 +19,8 @@ from dovetail.networks.torchvision_models import MODELS
 
 OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
 SHOWN = 200
+MOST = {"depth": 256, "layer": 256, "block": 256, "dim": 8192, "channel": 8192, "chans": 8192, "width": 8192}
+MOST_OTHERS = 1 << 16
 
 
 def construct(call: str) -> nn.Module:
@@ -34,6 +36,7 @@ def construct(call: str) -> nn.Module:
         raise DovetailError(
             f"{call} cannot be built from its name; build your model yourself and load the weights with load_into."
         )
+    refuse_sizes(construction, call)
     try:
         refuse_loading(construction, function)
         model = function(*construction.args, **construction.kwargs)
@@ -47,6 +50,29 @@ def construct(call: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise DovetailError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
     return model
+
+
+def refuse_sizes(construction: Construction, call: str) -> None:
+    """Raise `DovetailError` for a number that no model of these libraries has, before memory is taken for it."""
+    for name, number in numbers_in("", [construction.kwargs, construction.args]):
+        most = next((limit for word, limit in MOST.items() if word in name), MOST_OTHERS)
+        if abs(number) > most:
+            raise DovetailError(
+                f"{call} has {name or 'an argument'} {number:g}, more than {most:,}; build your model yourself and "
+                "load the weights with load_into."
+            )
+
+
+def numbers_in(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Yield the numbers in a plain value, each with the nearest name above it."""
+    if isinstance(value, Mapping):
+        for inner, one in value.items():
+            yield from numbers_in(str(inner), one)
+    elif isinstance(value, list | tuple | set):
+        for one in value:
+            yield from numbers_in(name, one)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
 
 
 def refuse_loading(construction: Construction, function: Callable[..., Any] | None = None) -> None:
