@@ -10,6 +10,7 @@ from typing import Literal
 
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, Kind
+from dovetail.heads.raw import RawHeadSpec
 from dovetail.objectives.objective import ObjectiveSpec
 from dovetail.schedules import Cosine, Schedule, WarmupCosine
 from dovetail.views.plan import ViewPlan
@@ -62,6 +63,19 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What the teacher answers a term with, where that is another tap than the student's, of other views.
+
+    Attributes:
+        tap: The encoder's tap that the teacher reads; the decoder then is not run for this term in the teacher.
+        roles: The roles of the views that the teacher reads it from; `Recipe.teacher_views` has to have them.
+    """
+
+    tap: str
+    roles: tuple[Role, ...] = ("local",)
+
+
+@dataclass(frozen=True)
 class Term:
     """One objective on one tap with one weight.
 
@@ -74,6 +88,8 @@ class Term:
         cells: Which cells of a map it looks at.
         checkpoint_head: Recompute the head in the backward pass instead of keeping its activations.
         roles: The roles of the views it sees.
+        target: What the teacher gives to it; None for the same tap of the same views. With a target the head has to be
+            without weights (`RawHeadSpec`), and `cells` are those of the student alone.
     """
 
     name: str
@@ -84,6 +100,7 @@ class Term:
     cells: Cells = Cells()
     checkpoint_head: bool = False
     roles: tuple[Role, ...] = ("global",)
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -286,6 +303,26 @@ class Recipe:
             kind, takes = taps[term.tap].kind, self.head_of(term).kinds
             if kind not in takes:
                 raise DovetailError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
+            self.check_target(term, taps)
+
+    def check_target(self, term: Term, taps: dict[str, Tap]) -> None:
+        """Raise `DovetailError` for a target that the teacher cannot give."""
+        target, head = term.target, self.head_of(term)
+        if target is None:
+            return
+        if target.tap not in taps or taps[target.tap].part != "encoder" or taps[target.tap].kind not in head.kinds:
+            known = [name for name, tap in taps.items() if tap.part == "encoder" and tap.kind in head.kinds]
+            raise DovetailError(
+                f"Term {term.name!r} predicts {target.tap!r}, which is no map of the encoder; choose one of "
+                f"{', '.join(known)}."
+            )
+        if not isinstance(head, RawHeadSpec):
+            raise DovetailError(f"Term {term.name!r} has a target, so its head is a RawHeadSpec and not {head}.")
+        if self.teacher_momentum is None or not set(target.roles) <= set(self.teacher_views):
+            raise DovetailError(
+                f"Term {term.name!r} has a target of {' and '.join(target.roles)} views; give the recipe a teacher that "
+                "sees them."
+            )
 
     def check_points(self, term: Term) -> None:
         """Raise `DovetailError` for a term that samples points which the views do not have, or cannot compare them."""

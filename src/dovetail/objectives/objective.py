@@ -47,7 +47,8 @@ class Objective(nn.Module, ABC):
             student: The student head's output for each of `views`.
             teacher: The teacher head's output, without gradient, for each view that the teacher sees: the first
                 ones, as global views come first. Empty for recipes without a teacher.
-            views: The views of this term.
+            views: The views of this term. Of a term with a target (`recipe.Target`): those of the student, one for
+                each of `student`, then those of the teacher, one for each of `teacher`.
                 If the spec is `one_way`, `student[1]` and `teacher[0]` may be None, as they are not computed.
             moment: Where the run stands, for temperatures that change.
         """

@@ -120,6 +120,7 @@ def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
     for view in recipe.views.views:
         # Queries need a view with query patches, and no image size can be wrong for them alone.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
+        taps |= {term.target.tap for term in recipe.terms if term.target and view.role in term.target.roles}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
 
 

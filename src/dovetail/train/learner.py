@@ -28,17 +28,22 @@ from dovetail.train.parts import own_part
 from dovetail.train.phases import phase
 from dovetail.train.recompute import recomputed
 from dovetail.train.shuffle import shuffled_across_ranks
-from dovetail.views.view import View
+from dovetail.views.view import Role, View
 
 Outputs = dict[str, list[Any]]
 
 
 class Branch(nn.Module):
-    """A network and the heads of a recipe's terms: views -> for each term, the head's output for each of its views."""
+    """A network and the heads of a recipe's terms: views -> for each term, the head's output for each of its views.
+
+    Attributes:
+        teaches: Whether this is the teacher, which reads a term's target where it has one.
+    """
 
     def __init__(self, recipe: Recipe, network: Network) -> None:
         super().__init__()
         self.recipe = recipe
+        self.teaches = False
         self.network = network
         self.network.lateral_dropout = recipe.lateral_dropout
         self.heads = nn.ModuleDict(
@@ -54,10 +59,11 @@ class Branch(nn.Module):
             taps = self.taps_of(views)
         outputs: Outputs = {}
         for term in self.recipe.terms:
+            name, roles = self.reads(term)
             inputs = [
-                at[name] if (name := self.asked(term)) != term.tap else chosen_cells(term.cells, at[term.tap], view)
+                chosen_cells(term.cells, at[name], view) if name == term.tap else at[name]
                 for view, at in zip(views, taps, strict=True)
-                if view.role in term.roles
+                if view.role in roles
             ]
             outputs[term.name] = self.through_head(term, inputs)
         return outputs
@@ -79,7 +85,14 @@ class Branch(nn.Module):
 
     def needed(self, view: View) -> Collection[str]:
         """Return the taps that some term reads from this view."""
-        return {self.asked(term) for term in self.recipe.terms if view.role in term.roles}
+        read = (self.reads(term) for term in self.recipe.terms)
+        return {name for name, roles in read if view.role in roles}
+
+    def reads(self, term: Term) -> tuple[str, tuple[Role, ...]]:
+        """Return by which name this branch asks the network for what a term compares, and of which roles of views."""
+        if self.teaches and term.target is not None:
+            return term.target.tap, term.target.roles
+        return self.asked(term), term.roles
 
     def asked(self, term: Term) -> str:
         """Return the name by which the network is asked for a term's tap: at points alone where that is cheaper."""
@@ -109,6 +122,7 @@ class Learner(nn.Module):
         recipe.check(network.taps)
         network.query_rule, network.masks = recipe.query_rule, recipe.views.masks is not None
         network.official_positions = recipe.official_positions
+        # Targets have no gradient: what they alone reach stays as it is.
         network.prune({term.tap for term in recipe.terms})
         self.recipe = recipe
         self.student = Branch(recipe, network)
@@ -118,6 +132,7 @@ class Learner(nn.Module):
         self.teacher: Branch | None = None
         if recipe.teacher_momentum is not None:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+            self.teacher.teaches = True
             if not recipe.teacher_lateral_dropout:
                 self.teacher.network.lateral_dropout = None
             for module in self.teacher.modules():
@@ -141,8 +156,7 @@ class Learner(nn.Module):
         self._pending = []
         for term in self.recipe.terms:
             objective = self.objectives[term.name]
-            tap = self.student.network.taps[term.tap]
-            seen = [view_of_cells(term.cells, view, tap) for view in views if view.role in term.roles]
+            seen = self.compared(term, views)
             loss: Loss = objective(student[term.name], teacher.get(term.name, []), seen, moment)
             weighted = loss.total * value_at(term.weight, moment)
             total = weighted if total is None else total + weighted
@@ -151,6 +165,14 @@ class Learner(nn.Module):
             self._pending.append((objective, student[term.name], teacher.get(term.name, [])))  # type: ignore[arg-type]
         assert total is not None  # a recipe has at least one term
         return Loss(total, parts)
+
+    def compared(self, term: Term, views: Sequence[View]) -> list[View]:
+        """Return the views that a term's objective gets: the student's, then the teacher's where it has a target."""
+        tap = self.student.network.taps[term.tap]
+        seen = [view_of_cells(term.cells, view, tap) for view in views if view.role in term.roles]
+        if term.target is None:
+            return seen
+        return seen + [replace(view, points=None) for view in views if view.role in term.target.roles]
 
     def answers(self, views: Sequence[View]) -> Outputs:
         """Return the student's outputs; None for the second of two views where only the first is compared."""

@@ -72,6 +72,21 @@ def places(view: View) -> Tensor:
     return torch.stack([torch.where(view.flipped[:, None], 1 - x, x), y], dim=2)
 
 
+def centres_of_cells(view: View, height: int, width: int) -> Tensor:
+    """Return [B, height * width, 2]: the centres (x, y) of a view's cells in the image's [0, 1] frame, row by row.
+
+    The cells are those of a map of the view as the network sees it: the first lies at the crop's right edge where the
+    view is flipped.
+    """
+    across, down = (
+        (torch.arange(side, device=view.box.device, dtype=view.box.dtype) + 0.5) / side for side in (width, height)
+    )
+    x = torch.where(view.flipped[:, None], 1 - across, across)  # [B, width]
+    share = torch.stack([x[:, None, :].expand(-1, height, -1), down[:, None].expand(len(x), -1, width)], dim=3)
+    low, high = view.box[:, None, :2], view.box[:, None, 2:]
+    return low + share.flatten(1, 2) * (high - low)
+
+
 def left_top(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return which cells of a map lie before places [B, N, 2] in its [0, 1] frame, and how far each is to the next.
 

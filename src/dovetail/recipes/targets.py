@@ -1,0 +1,115 @@
+"""Encoder targets: a decoder learns to tell, at each of its cells, what a trained encoder sees there in another view.
+
+This project's own method, for decoders that are put on a trained encoder. The student's finest decoder map of one crop
+predicts, through one 1x1 convolution, the encoder's features of another crop of the same image at the same places. The
+crops differ in place, scale, colours and mirroring, so the decoder has to say what is there, and cannot copy.
+
+It is meant for an encoder that starts from trained weights and stands still (`freeze_encoder_epochs="all"`): the
+teacher's encoder then is the starting encoder, and its features are as good as targets as they are for a task. An
+encoder that trains moves its own targets.
+
+The learning rate is that of the measurements: 1e-3 for AdamW at a batch of 16, which is 1.6e-2 at 256. A decoder has
+few weights, trained from random ones for some hundred steps, so its rate is above that of methods which train the whole
+network. Linear scaling has not been tried beyond a batch of 32, which therefore is the largest that a run takes by
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dovetail.errors import DovetailError
+from dovetail.heads.raw import RawHeadSpec
+from dovetail.networks.network import finest_decoder_tap
+from dovetail.objectives.prediction import FeaturePredictionSpec
+from dovetail.recipe import OptimiserSpec, Recipe, Tap, Target, Term
+from dovetail.recipes.image_parts import blurred
+from dovetail.schedules import Cosine
+from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
+
+TARGET_STRIDE = 16
+UNCHANGED = Photometric(jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+
+
+def encoder_targets(
+    taps: Mapping[str, Tap],
+    *,
+    level: str | None = None,
+    crops: int = 1,
+    target_scale: tuple[float, float] = (0.3, 1.0),
+    scale: tuple[float, float] = (0.5, 1.0),
+    hidden: int = 0,
+    momentum: float = 0.99,
+    base_lr: float = 1.6e-2,
+    weight_decay: float = 0.01,
+    warmup_epochs: float = 0.5,
+    image_size: int = 224,
+    blur_px: float = 0.0,
+) -> Recipe:
+    """Return the prediction of the encoder's features from the decoder's finest map; the student is exported.
+
+    Args:
+        taps: The model's taps.
+        level: The encoder's map that is predicted, such as c4; None for the one of stride 16, or the next best.
+        crops: Crops of an image whose features are predicted, at least 1.
+        target_scale: Share of the image's area in such a crop.
+        scale: Share of the image's area in the crop that the decoder sees.
+        hidden: Width of the predictor's hidden layer; 0 for a predictor of one layer.
+        momentum: The teacher's at the start; a cosine takes it to 1. Of no effect on an encoder that stands still.
+        base_lr: Learning rate at a batch of 256 (AdamW), 1e-3 at 16; a cosine takes it to 0.
+        weight_decay: Of all parameters.
+        warmup_epochs: Linear warm-up from 0.
+        image_size: Side of the views in pixels.
+        blur_px: Largest deviation of the blur in pixels of the view that the decoder sees; 0 is none.
+
+    Raises:
+        DovetailError: The model has no decoder or no such level, or a number is out of its range.
+    """
+    finest = finest_decoder_tap(taps)
+    tap = target_tap(taps, level)
+    if crops < 1:
+        raise DovetailError("crops is 0; there must be at least 1 whose features are predicted.")
+    for name, share in (("scale", scale), ("target_scale", target_scale)):
+        if not 0 < share[0] <= share[1] <= 1:
+            raise DovetailError(f"{name} is {share[0]:g} to {share[1]:g}; give two shares above 0, the smaller first.")
+    photometric = blurred(Photometric(saturation=0.6, grey_p=0.0), blur_px)
+    seen = ViewSpec(image_size, scale, photometric=photometric)
+    predicted = ViewSpec(image_size, target_scale, flip_p=0.0, photometric=UNCHANGED, role="local")
+    objective = FeaturePredictionSpec(taps[finest].channels, taps[tap].channels, hidden)
+    return Recipe(
+        name="encoder-targets",
+        terms=(Term(f"decoder_{finest}", finest, RawHeadSpec(), objective, target=Target(tap)),),
+        views=ViewPlan((seen, *[predicted] * crops), min_overlap=0.5),
+        optimiser=OptimiserSpec(
+            "adamw", base_lr=base_lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs
+        ),
+        teacher_momentum=Cosine(momentum, 1.0),
+        teacher_views=("local",),
+        teacher_buffers="copied",  # the teacher's decoder never runs, so it has no statistics of its own
+        export="student",
+        epochs=10,
+        batch_size=32,
+    )
+
+
+def target_tap(taps: Mapping[str, Tap], level: str | None) -> str:
+    """Return the encoder's map or patches to predict: `level`, else the deepest of stride 16 at most, else the finest.
+
+    Raises:
+        DovetailError: The encoder has no such level.
+    """
+    strides = {
+        name: tap.stride for name, tap in taps.items() if tap.part == "encoder" and tap.kind in RawHeadSpec().kinds
+    }
+    strides.pop("queries", None)
+    if level is not None and level not in strides:
+        raise DovetailError(f"The encoder has no level {level!r}; it has {', '.join(strides)}.")
+    if not strides:
+        raise DovetailError(f"The encoder has no maps to predict, only {', '.join(taps)}; choose another model.")
+    if level is not None:
+        return level
+    fine = [name for name, stride in strides.items() if stride <= TARGET_STRIDE]
+    return max(fine, key=strides.__getitem__) if fine else min(strides, key=strides.__getitem__)
+
+
+METHODS: dict[str, Callable[..., Recipe]] = {"encoder-targets": encoder_targets}
