@@ -33,7 +33,8 @@ def model_of(method: str) -> str:
     composition = parse(method_of(method))
     if METHODS[composition.base].family == "tokens":
         return "timm/vit_small_patch16_224"
-    return "timm/resnet50+fpn" if composition.decon else "timm/resnet50"
+    with_decoder = composition.decon or METHODS[composition.base].needs == "a decoder"
+    return "timm/resnet50+fpn" if with_decoder else "timm/resnet50"
 
 
 def main(methods: list[str]) -> None:

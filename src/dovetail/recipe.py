@@ -320,8 +320,8 @@ class Recipe:
             raise DovetailError(f"Term {term.name!r} has a target, so its head is a RawHeadSpec and not {head}.")
         if self.teacher_momentum is None or not set(target.roles) <= set(self.teacher_views):
             raise DovetailError(
-                f"Term {term.name!r} has a target of {' and '.join(target.roles)} views; give the recipe a teacher that "
-                "sees them."
+                f"Term {term.name!r} has a target of {' and '.join(target.roles)} views; give the recipe a teacher "
+                "that sees them."
             )
 
     def check_points(self, term: Term) -> None:

@@ -8,6 +8,7 @@ from dovetail.heads.aggregate import SelfPatchHeadSpec
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.heads.prototypes import PrototypeHeadSpec
+from dovetail.heads.raw import RawHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.contrast import KeyContrastSpec, NTXentSpec, QueueContrastSpec
@@ -17,6 +18,7 @@ from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.objective import ObjectiveSpec
 from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
+from dovetail.objectives.prediction import FeaturePredictionSpec
 from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.objectives.vector import PredictorSpec
@@ -65,6 +67,7 @@ TERMS: dict[str, tuple[HeadSpec, ObjectiveSpec]] = {
         SelfPatchSpec(0.1, FLAT, 0.9, 0.1),
     ),
     "pqcl": (IBOT_HEAD, DistillSpec(0.1, WARMED, 0.9, "cross")),
+    "encoder-targets": (RawHeadSpec(), FeaturePredictionSpec(256, 1024)),
 }
 TOKENS = {"moco-v3", "dino", "ibot", "selfpatch", "pqcl"}
 
@@ -86,11 +89,12 @@ RUNS = {
     "ibot": ("adamw", 5e-4, 0.04, 10, 0, 800, 1024, 0.996),
     "selfpatch": ("adamw", 5e-4, 0.04, 10, 0, 300, 1024, 0.996),
     "pqcl": ("adamw", 5e-4, 0.04, 10, 0, 100, 512, 0.996),
+    "encoder-targets": ("adamw", 1.6e-2, 0.01, 0.5, 0, 10, 32, 0.99),
 }
 
 
 def recipe_of(method: str) -> Recipe:
-    return build(method, VIT if method in TOKENS else CNN)
+    return build(method, VIT if method in TOKENS else PYRAMID if method == "encoder-targets" else CNN)
 
 
 def test_no_method_is_left_out() -> None:

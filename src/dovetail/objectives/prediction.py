@@ -90,7 +90,9 @@ class FeaturePrediction(Objective):
     ) -> Loss:
         seen, target_views = views[: len(student)], views[len(student) :]
         if not teacher or len(target_views) != len(teacher):
-            raise DovetailError("Feature prediction needs views that the teacher sees; give the recipe's term a target.")
+            raise DovetailError(
+                "Feature prediction needs views that the teacher sees; give the recipe's term a target."
+            )
         targets = [as_map(features, view) for features, view in zip(teacher, target_views, strict=True)]
         mean, variance = self.scale_of(targets)
         losses, counts = [], []
@@ -140,4 +142,5 @@ def as_map(features: Tensor, view: View) -> Tensor:
         return at_least_float32(features)
     height, width = view.pixels.shape[2:]
     rows = round(math.sqrt(features.shape[1] * height / width))
-    return as_rows(features).unflatten(2, (rows, -1))
+    as_map: Tensor = as_rows(features).reshape(len(features), features.shape[2], rows, -1)
+    return as_map

@@ -64,6 +64,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
     "densecl": _SGD,
     "moco-v2": {**_SGD, "temperature": 0.1},
+    "encoder-targets": {},  # its rates are for short runs
     "simsiam": {**_SGD, "predictor_hidden": 32},
     "zerocl": {**_LARS, "dim": 16},  # fewer channels than images in a batch
     "dino": _TOKENS,

@@ -60,7 +60,13 @@ METHODS: dict[str, Method] = {
     "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
     "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
     "pqcl": Method("dovetail.recipes.pqcl", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),
+    "encoder-targets": Method(
+        "dovetail.recipes.targets", "dense", "Encoder targets", "this project", 2026, "a decoder", golden=False
+    ),
 }
+
+ALONE = ("encoder-targets",)
+"""Methods that are not composed with others."""
 
 ADCLR_BASES = ("dino", "ibot")
 
@@ -102,6 +108,9 @@ def parse(name: str) -> Composition:
     """Return what a method's name is composed of; raise `DovetailError` with the nearest name for a wrong one."""
     encoder, plus, decoder = name.partition("+")
     if plus:
+        for one in ALONE:
+            if name.startswith(f"{one}+"):
+                raise DovetailError(f"{one!r} trains the decoder by itself and is not composed; use --method {one}.")
         left, right = parse(encoder), parse(decoder + "-sl" if decoder == "decon" else decoder)
         if left.decon or right.decon is None or right.decoder:
             raise DovetailError(f"{name!r} is not METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
@@ -118,12 +127,14 @@ def known_base(name: str, base: str) -> str:
     """Return `base` if the table has it."""
     if base not in METHODS:
         raise unknown_name("method", name, examples())
+    if base in ALONE and name != base:
+        raise DovetailError(f"{base!r} trains the decoder by itself and is not composed; use --method {base}.")
     return base
 
 
 def examples() -> list[str]:
     """Return the names of all base methods and the usual compositions."""
-    bases = [name for name in METHODS if name != "slotcon" and METHODS[name].family != "tokens"]
+    bases = [name for name in METHODS if name not in ("slotcon", *ALONE) and METHODS[name].family != "tokens"]
     composed = [f"decon-{level}" for level in DECON_DEFAULTS]
     composed += [f"decon-{level}-{name}" for level in DECON_DEFAULTS for name in bases]
     composed += [f"adclr-{name}" for name in ADCLR_BASES]

@@ -38,7 +38,7 @@ def encoder_targets(
     crops: int = 1,
     target_scale: tuple[float, float] = (0.3, 1.0),
     scale: tuple[float, float] = (0.5, 1.0),
-    hidden: int = 0,
+    predictor_width: int = 0,
     momentum: float = 0.99,
     base_lr: float = 1.6e-2,
     weight_decay: float = 0.01,
@@ -54,11 +54,11 @@ def encoder_targets(
         crops: Crops of an image whose features are predicted, at least 1.
         target_scale: Share of the image's area in such a crop.
         scale: Share of the image's area in the crop that the decoder sees.
-        hidden: Width of the predictor's hidden layer; 0 for a predictor of one layer.
-        momentum: The teacher's at the start; a cosine takes it to 1. Of no effect on an encoder that stands still.
-        base_lr: Learning rate at a batch of 256 (AdamW), 1e-3 at 16; a cosine takes it to 0.
-        weight_decay: Of all parameters.
-        warmup_epochs: Linear warm-up from 0.
+        predictor_width: Width of the predictor's hidden layer; 0 for a predictor of one layer.
+        momentum: Momentum of the teacher at the start; a cosine takes it to 1. An encoder that is frozen does not move.
+        base_lr: Learning rate at a batch of 256 images (AdamW), so 1e-3 at 16; a cosine takes it to 0.
+        weight_decay: Weight decay of all parameters.
+        warmup_epochs: Epochs of linear warm-up from 0.
         image_size: Side of the views in pixels.
         blur_px: Largest deviation of the blur in pixels of the view that the decoder sees; 0 is none.
 
@@ -68,21 +68,19 @@ def encoder_targets(
     finest = finest_decoder_tap(taps)
     tap = target_tap(taps, level)
     if crops < 1:
-        raise DovetailError("crops is 0; there must be at least 1 whose features are predicted.")
+        raise DovetailError(f"crops is {crops}; it must be at least 1.")
     for name, share in (("scale", scale), ("target_scale", target_scale)):
         if not 0 < share[0] <= share[1] <= 1:
             raise DovetailError(f"{name} is {share[0]:g} to {share[1]:g}; give two shares above 0, the smaller first.")
     photometric = blurred(Photometric(saturation=0.6, grey_p=0.0), blur_px)
     seen = ViewSpec(image_size, scale, photometric=photometric)
     predicted = ViewSpec(image_size, target_scale, flip_p=0.0, photometric=UNCHANGED, role="local")
-    objective = FeaturePredictionSpec(taps[finest].channels, taps[tap].channels, hidden)
+    objective = FeaturePredictionSpec(taps[finest].channels, taps[tap].channels, predictor_width)
     return Recipe(
         name="encoder-targets",
         terms=(Term(f"decoder_{finest}", finest, RawHeadSpec(), objective, target=Target(tap)),),
         views=ViewPlan((seen, *[predicted] * crops), min_overlap=0.5),
-        optimiser=OptimiserSpec(
-            "adamw", base_lr=base_lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs
-        ),
+        optimiser=OptimiserSpec("adamw", base_lr=base_lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs),
         teacher_momentum=Cosine(momentum, 1.0),
         teacher_views=("local",),
         teacher_buffers="copied",  # the teacher's decoder never runs, so it has no statistics of its own

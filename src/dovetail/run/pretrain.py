@@ -30,7 +30,7 @@ from dovetail.run.beside import dense_of, knn_of, report_of
 from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import check_freeze, config_of, resolved_run
+from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
 from dovetail.run.summary import announce, check_same_images, example, tell_of_source
 from dovetail.train.checkpoints import Checkpoints
@@ -86,6 +86,8 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     recipe = normalised_recipe(recipe, network, options)
     check_views(recipe, network, settings)
     check_freeze(settings, network)
+    if not options.resume:
+        check_targets(recipe, settings, options)
     begin_random(network, recipe, options)
     knn, dense = knn_of(options, recipe, settings), dense_of(options, recipe, settings, network)
     begun = options.resume and Checkpoints(out / "checkpoints").last.exists()

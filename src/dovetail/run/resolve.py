@@ -75,6 +75,24 @@ def check_freeze(settings: Settings, network: Network) -> None:
         )
 
 
+def check_targets(recipe: Recipe, settings: Settings, options: PretrainOptions) -> None:
+    """Warn where a recipe predicts features of an encoder that has random weights or moves."""
+    if all(term.target is None for term in recipe.terms):
+        return
+    if options.init is None and isinstance(options.model, str):
+        log.warning(
+            "%s predicts the encoder's features, and this encoder has random weights; start from trained ones with "
+            "--init, such as --init imagenet.",
+            recipe.name,
+        )
+    if settings.freeze_encoder_epochs != math.inf:
+        log.warning(
+            "%s predicts the encoder's features, and this encoder is trained, which moves its own targets; freeze it "
+            "with --freeze-encoder-epochs all.",
+            recipe.name,
+        )
+
+
 def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
     """Return how long warm-up and frozen prototypes last in a run for which the recipe's epochs of them are too many.
 
