@@ -27,7 +27,7 @@ from dovetail.errors import DovetailError
 
 
 def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
-    """Classify held-out images by their nearest training images"""
+    """Classify held-out images by their nearest training images."""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
     usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
@@ -57,7 +57,7 @@ def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
 
 
 def evaluate_linear(asked: EvaluateLinearOptions) -> Results:
-    """Train a linear probe on frozen features"""
+    """Train a linear probe on frozen features."""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
     options = ProbeOptions(
@@ -121,7 +121,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
-    """Return what every measurement of classes needs"""
+    """Return what every measurement of classes needs."""
     source = source_of(asked.run, asked.model, image_size=asked.image_size)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     train, held_out, note = open_splits(asked.data)
