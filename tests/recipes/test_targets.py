@@ -103,6 +103,8 @@ def test_a_run_says_when_its_targets_are_worth_little(tmp_path: Path, caplog: py
     caplog.clear()
     dovetail.pretrain(**options, out=tmp_path / "still", init=str(tmp_path / "moving"), freeze_encoder_epochs="all")
     assert "targets" not in caplog.text
+    dovetail.pretrain(**options, out=tmp_path / "long", init=str(tmp_path / "moving"), freeze_encoder_epochs=1)
+    assert "moves its own targets" not in caplog.text  # two steps are one epoch
     before, after = (dovetail.load(tmp_path / name).state_dict() for name in ("moving", "still"))
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved

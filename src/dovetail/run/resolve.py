@@ -68,11 +68,17 @@ def check_freeze(settings: Settings, network: Network) -> None:
             "freeze_encoder_epochs is 'all' and the model has no decoder, so none of its weights would be trained; "
             "choose a model with a decoder, or a number of epochs."
         )
-    if 0 < epochs < math.inf and round(epochs * settings.steps_per_epoch) >= settings.total_steps:
+    if 0 < epochs < math.inf and frozen_throughout(settings):
         log.warning(
             "The encoder is frozen for the whole run of %d steps, because freeze_encoder_epochs is %g.",
             *(settings.total_steps, epochs),
         )
+
+
+def frozen_throughout(settings: Settings) -> bool:
+    """Whether the encoder is frozen for the whole run."""
+    epochs = settings.freeze_encoder_epochs
+    return epochs == math.inf or round(epochs * settings.steps_per_epoch) >= settings.total_steps
 
 
 def check_targets(recipe: Recipe, settings: Settings, options: PretrainOptions) -> None:
@@ -85,7 +91,7 @@ def check_targets(recipe: Recipe, settings: Settings, options: PretrainOptions) 
             "--init, such as --init imagenet.",
             recipe.name,
         )
-    if settings.freeze_encoder_epochs != math.inf:
+    if not frozen_throughout(settings):
         log.warning(
             "%s predicts the encoder's features, and this encoder is trained, which moves its own targets; freeze it "
             "with --freeze-encoder-epochs all.",
