@@ -1,7 +1,7 @@
 """`python -m benchmarks.demo --out demo-out`: what pre-training on unlabelled images adds to ImageNet weights.
 
 An FPN on EfficientNet-Lite0 starts from ImageNet weights with a random decoder. It is pre-trained on rendered scenes
-without labels, once by SlotCon (encoder alone) and once by DeCon over SlotCon (decoder on the frozen encoder), and
+without labels, by SlotCon (encoder alone), and on the frozen encoder by DeCon over SlotCon and by encoder targets, and
 measured with few labels: frozen, by a linear classifier on its maps, and after fine-tuning. The scenes are in the
 repository, and the weights come with a Python package, so nothing is downloaded. It prints what it measured.
 """
@@ -40,7 +40,7 @@ def demonstrate(out: Path, settings: DemoSettings) -> list[Outcome]:
     made = pictures(outcomes, out, settings)
     seconds = time.monotonic() - began
     made.append((save_results(outcomes, out / "results.json", settings, seconds), "every number, settings, versions"))
-    made.append((out / "decon", "the pre-trained model: dovetail.load_into(model, this folder)"))
+    made.append((out / "targets", "the pre-trained model: dovetail.load_into(model, this folder)"))
     print(f"Made in {seconds:.0f} s, in {out}:")
     for path, what in made:
         print(f"  {path.relative_to(out)!s:<18}{what}")
@@ -48,22 +48,25 @@ def demonstrate(out: Path, settings: DemoSettings) -> list[Outcome]:
 
 
 def pretrained_rows(out: Path, settings: DemoSettings) -> list[Row]:
-    """Pre-train both ways for the same number of steps and return the three rows."""
+    """Pre-train in every way for the same number of steps and return the rows."""
     images = settings.scenes / "images" / "unlabelled"
-    print("\n== 1 of 4: SlotCon on unlabelled scenes, encoder alone ==", flush=True)
+    print("\n== 1 of 5: SlotCon on unlabelled scenes, encoder alone ==", flush=True)
     base = pretrained(settings.base, images, out / "slotcon")
-    print("\n== 2 of 4: DeCon over SlotCon on the same scenes, decoder on a frozen encoder ==", flush=True)
+    print("\n== 2 of 5: DeCon over SlotCon on the same scenes, decoder on a frozen encoder ==", flush=True)
     decon = pretrained(settings.decon, images, out / "decon")
+    print("\n== 3 of 5: encoder targets on the same scenes, decoder on a frozen encoder ==", flush=True)
+    targets = pretrained(settings.targets, images, out / "targets")
     return [
         Row("ImageNet, random decoder"),
         Row("+ SlotCon, encoder", base, "encoder"),
-        Row("+ DeCon, encoder + decoder", decon),
+        Row("+ DeCon, decoder", decon),
+        Row("+ encoder targets, decoder", targets),
     ]
 
 
 def measured(row: Row, out: Path, settings: DemoSettings) -> Outcome:
     """Return what a row's weights are worth, frozen and fine-tuned."""
-    print(f"\n== 3 and 4 of 4: {row.name}: frozen maps, then fine-tuning ==", flush=True)
+    print(f"\n== 4 and 5 of 5: {row.name}: frozen maps, then fine-tuning ==", flush=True)
     train, test = (labelled(settings.scenes, split) for split in ("train", "test"))
     maps = frozen(row, out / "frozen" / (row.run.name if row.run else "imagenet"), settings)
     scores, model = finetuned(row, train, test, settings.finetuning, settings.seeds)
@@ -93,7 +96,7 @@ def pictures(outcomes: Sequence[Outcome], out: Path, settings: DemoSettings) -> 
     from benchmarks.demo.pictures import features_picture, predictions_picture, scores_picture
 
     test, options = labelled(settings.scenes, "test"), settings.finetuning
-    stages = [("random decoder", outcomes[0].row.model(seed=0)), ("after DeCon", outcomes[-1].row.model(seed=0))]
+    stages = [("random decoder", outcomes[0].row.model(seed=0)), ("pre-trained", outcomes[-1].row.model(seed=0))]
     return [
         (scores_picture(outcomes, settings, out / "scores.png"), "the table as a picture, every seed a dot"),
         (

@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 
 COLOURS = ("#EEEEEE", *(matplotlib.colors.to_hex(one) for one in matplotlib.colormaps["tab20"].colors))
 CLASS_MAP = ListedColormap(COLOURS[: len(CLASSES)])
-ROW_COLOURS = ("#999999", "#56B4E9", "#D55E00")
+ROW_COLOURS = ("#999999", "#56B4E9", "#E69F00", "#D55E00")
 TEXT = "#222222"
 GAPS = {"wspace": 0.04, "hspace": 0.04, "left": 0.02, "right": 0.98}
 Lines = list[tuple[str, NDArray[np.generic], bool]]

@@ -39,6 +39,7 @@ class Pretraining:
 BASE = Pretraining("slotcon")
 # The encoder keeps its ImageNet weights, so all that the run learns is in the decoder.
 DECON = Pretraining("decon-sl", {"alpha": 0.0}, freeze_encoder_epochs="all")
+TARGETS = Pretraining("encoder-targets", freeze_encoder_epochs="all")
 
 FINETUNING = SegmentOptions(
     classes=len(CLASSES),
@@ -59,7 +60,8 @@ class DemoSettings:
     Attributes:
         scenes: Folder of the scenes.
         base: Pre-training of the encoder alone.
-        decon: Pre-training of encoder and decoder.
+        decon: Pre-training of the decoder by DeCon's loss.
+        targets: Pre-training of the decoder by the encoder's features.
         labels: Numbers of labelled images for the frozen maps.
         probe_seeds: Draws of the labelled images for the frozen maps.
         probe_steps: Steps of the linear classifier on frozen maps.
@@ -70,6 +72,7 @@ class DemoSettings:
     scenes: Path = SCENES
     base: Pretraining = BASE
     decon: Pretraining = DECON
+    targets: Pretraining = TARGETS
     labels: tuple[int, ...] = (8, 24)
     probe_seeds: int = 5
     probe_steps: int = 300

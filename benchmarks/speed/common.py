@@ -100,7 +100,7 @@ def foot(command: str, *packages: str) -> str:
     return (
         f"Command: `{command}`  \n"
         f"Machine: {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores{bfloat16()}  \n"
-        "Seeds: 0, of photographs, networks and our draws  \n"
+        "Seeds: 0, of images, networks and our draws  \n"
         f"Versions: Python {platform.python_version()}, {versions}  \n"
         f"Date: {date.today().isoformat()}\n"
     )

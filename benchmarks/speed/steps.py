@@ -5,7 +5,8 @@
 The bare arithmetic is the student's forward and backward pass and the teacher's forward pass, networks and heads, on
 the same views in the same number format and memory layout; a whole step has losses, queues and centres, clipping, the
 optimiser and the teacher's average besides. Views are made beforehand. On one thread, in bfloat16 where the processor
-has it, seconds of the process; forms take turns.
+has it, seconds of the process; forms take turns. GFLOP are counted by PyTorch, for each image of a whole step: matrix
+products and convolutions, two operations for a multiplication and an addition.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.adclr_cost import Setting, views_of
 from benchmarks.speed.common import RESULTS, foot, ratio, take_turns
@@ -41,12 +43,14 @@ SMALL: dict[str, Any] = {"hidden": 1024, "dim": 128}
 SLOTS = SMALL | {"prototypes": 64}
 POOLED, SAMPLED = {"decoder_grid": 28}, {"decoder_cells": 196, "decoder_hidden": 512}
 SMP, TIMM = "smp/fpn/resnet18", "timm/resnet18+fpn"
+NARROW = "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=128, decoder_segmentation_channels=64)"
 ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "simclr": ("simclr", "timm/resnet18", SMALL),
     "densecl": ("densecl", "timm/resnet18", SMALL | {"queue": 4096}),
     "slotcon": ("slotcon", SMP, SLOTS),
     "decon-sl, grid 28": ("decon-sl", SMP, SLOTS | POOLED),
     "decon-sl, 196 points": ("decon-sl", SMP, SLOTS | SAMPLED),
+    "decon-sl, half as wide, 196 points": ("decon-sl", NARROW, SLOTS | SAMPLED),
     "slotcon, timm": ("slotcon", TIMM, SLOTS),
     "decon-sl, timm, grid 28": ("decon-sl", TIMM, SLOTS | POOLED),
     "decon-sl, timm, 196 points": ("decon-sl", TIMM, SLOTS | SAMPLED),
@@ -90,6 +94,13 @@ class Form:
         self.learner.move_teacher(NOW)
 
 
+def operations(form: Form) -> int:
+    """Return the operations of a whole step."""
+    with FlopCounterMode(display=False) as counter:
+        form.whole()
+    return counter.get_total_flops()
+
+
 def autocast() -> AbstractContextManager[None]:
     """Return the number format of training on this processor."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=processor_has_bfloat16())
@@ -109,18 +120,20 @@ def form_of(name: str, batch: int) -> Form:
     return Form(learner, build_optimiser(rule_names(learner), recipe.optimiser), views)
 
 
-def table(rows: Sequence[str], seconds: Mapping[str, Sequence[float]]) -> list[str]:
+def table(rows: Sequence[str], seconds: Mapping[str, Sequence[float]], gflop: Mapping[str, float]) -> list[str]:
     """Return the lines of the table; rows of DeCon's say how many times its base's step theirs takes."""
     lines = [
-        "| method | network | bare, s | whole step, s | whole / bare | whole / base's |",
-        "|---|---|" + "---:|" * 4,
+        "| method | network | GFLOP | bare, s | whole step, s | whole / bare | whole / base's | GFLOP / base's |",
+        "|---|---|" + "---:|" * 6,
     ]
     for name in rows:
         bare, whole = seconds[f"{name} bare"], seconds[f"{name} whole"]
         base = BASES.get(name)
-        times = ratio(whole, seconds[f"{base} whole"]) if base in rows else ""
-        label = name.replace(", timm", "")
-        cells = [label, ROWS[name][1], f"{median(bare):.2f}", f"{median(whole):.2f}", ratio(whole, bare), times]
+        times, more = "", ""
+        if base in rows:
+            times, more = ratio(whole, seconds[f"{base} whole"]), f"{gflop[name] / gflop[str(base)]:.2f}"
+        took = [f"{median(bare):.2f}", f"{median(whole):.2f}", ratio(whole, bare)]
+        cells = [name.replace(", timm", ""), ROWS[name][1], f"{gflop[name]:.1f}", *took, times, more]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -128,17 +141,19 @@ def table(rows: Sequence[str], seconds: Mapping[str, Sequence[float]]) -> list[s
 def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.steps", description=__doc__)
-    parser.add_argument("--batch", type=int, default=8, help="photographs in a step")
+    parser.add_argument("--batch", type=int, default=8, help="images in a step")
     parser.add_argument("--rounds", type=int, default=5, help="of all forms")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_steps.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     forms: dict[str, Callable[[], None]] = {}
+    gflop: dict[str, float] = {}
     for name in options.rows:
         form = form_of(name, options.batch)
         forms |= {f"{name} bare": form.bare, f"{name} whole": form.whole}
-    lines = table(options.rows, take_turns(forms, rounds=options.rounds))
+        gflop[name] = operations(form) / options.batch / 1e9
+    lines = table(options.rows, take_turns(forms, rounds=options.rounds), gflop)
     print("\n".join(lines), flush=True)
     about = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip()
     command = " ".join(["python -m benchmarks.speed.steps", *arguments])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.demo.mosaics import TEXTURES, MosaicPlan, band, mosaic, read_textures, write_mosaics
-from benchmarks.demo.settings import BASE, CLASSES, DECON, FINETUNING, SCENES, DemoSettings
+from benchmarks.demo.settings import BASE, CLASSES, DECON, FINETUNING, SCENES, TARGETS, DemoSettings
 from PIL import Image
 
 PLAN = MosaicPlan()
@@ -79,10 +79,10 @@ FAST = {"epochs": 1, "batch_size": 40, "image_size": 64}
 
 def test_every_pretraining_starts_from_imagenet_weights_and_takes_as_many_steps() -> None:
     settings = DemoSettings()
-    base, decon = settings.base.arguments(), settings.decon.arguments()
-    assert base["init"] == decon["init"] == "imagenet"
+    ways = [one.arguments() for one in (settings.base, settings.decon, settings.targets)]
+    assert {one["init"] for one in ways} == {"imagenet"}
     same = ("model", "epochs", "batch_size", "image_size", "seed", "preset")
-    assert [base[name] for name in same] == [decon[name] for name in same]
+    assert len({tuple(one[name] for name in same) for one in ways}) == 1
 
 
 def test_the_committed_scenes_are_small_whole_and_divided() -> None:
@@ -105,6 +105,7 @@ def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixtu
     settings = DemoSettings(
         base=dataclasses.replace(BASE, **FAST),
         decon=dataclasses.replace(DECON, **FAST),
+        targets=dataclasses.replace(TARGETS, **FAST),
         labels=(8, 24),
         probe_seeds=2,
         probe_steps=5,
@@ -114,14 +115,14 @@ def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixtu
     demonstrate(tmp_path / "demo", settings)
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     names = [row["row"] for row in results["rows"]]
-    assert names == ["ImageNet, random decoder", "+ SlotCon, encoder", "+ DeCon, encoder + decoder"]
+    assert names == ["ImageNet, random decoder", "+ SlotCon, encoder", "+ DeCon, decoder", "+ encoder targets, decoder"]
     for row in results["rows"]:
         assert len(row["finetuned"]) == 2
         assert len(row["frozen"]) == 4
         assert all(len(values) == 2 and all(0 <= value <= 100 for value in values) for values in row["frozen"].values())
-    assert len({tuple(row["frozen"]["decoder, 24 labels"]) for row in results["rows"]}) == 3
+    assert len({tuple(row["frozen"]["decoder, 24 labels"]) for row in results["rows"]}) == 4
     printed = capsys.readouterr().out
-    for name in ("scores.png", "predictions.png", "features.png", "results.json", "decon"):
+    for name in ("scores.png", "predictions.png", "features.png", "results.json", "targets"):
         assert (tmp_path / "demo" / name).exists()
         assert name in printed
     assert "2 seeds (fine-tuning)" in printed
