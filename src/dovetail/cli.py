@@ -10,6 +10,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -17,17 +18,21 @@ from typing import Any, Literal, NoReturn
 from dovetail import __version__
 from dovetail.errors import DovetailError, printable, unknown_name
 from dovetail.options import body, options_class
+from dovetail.output import drop_standard_output, outliving_readers
 from dovetail.parsing import make_parser, underscored
+
+ENDED_BY_PIPE = 141  # 128 + SIGPIPE, as shells report of `cat` and `grep`
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: where its function is, and what it does in one line."""
+    """A command: where its function is, and what it does in one line; whether it reads --config, and only prints."""
 
     module: str
     function: str
     summary: str
     reads_config: bool = False
+    only_prints: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Return the function, importing its module."""
@@ -41,7 +46,7 @@ VERBS: dict[str, Verb] = {
     ),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write photographs as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
-    "show": Verb("dovetail.recipes.show", "show", "print a method's expanded recipe"),
+    "show": Verb("dovetail.recipes.show", "show", "print a method's expanded recipe", only_prints=True),
     "evaluate knn": Verb(
         "dovetail.downstream.evaluate", "evaluate_knn", "classify by the nearest neighbours among features"
     ),
@@ -62,8 +67,8 @@ VERBS: dict[str, Verb] = {
     "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
     "predict": Verb("dovetail.downstream.predict", "predict", "write a fine-tuned run's predictions for photographs"),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
-    "methods": Verb("dovetail.recipes.show", "methods", "list the methods"),
-    "models": Verb("dovetail.recipes.show", "models", "list the models"),
+    "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True),
+    "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True),
 }
 
 
@@ -77,7 +82,34 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command and return the exit code."""
+    """Run a command and return the exit code.
+
+    A command that only prints ends as Unix tools do when the reader of its output has gone. Any other one goes on, and
+    what it prints is dropped.
+    """
+    printing = only_prints(arguments)
+    try:
+        with nullcontext() if printing else outliving_readers():
+            try:
+                return answer(arguments)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+    except BrokenPipeError:
+        if not printing:
+            raise
+        drop_standard_output()
+        return ENDED_BY_PIPE
+
+
+def only_prints(arguments: list[str]) -> bool:
+    """Whether all that a command does is printing."""
+    verb = VERBS.get(arguments[0]) or VERBS.get(" ".join(arguments[:2])) if arguments else None
+    return verb is None or verb.only_prints or not {"-h", "--help", "help"}.isdisjoint(arguments)
+
+
+def answer(arguments: list[str]) -> int:
+    """Run a command, with one sentence for what it cannot do, and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -100,8 +132,6 @@ def run(arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more has nothing left to stop
         print("dovetail: stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0  # the reader of a pipe has seen enough
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

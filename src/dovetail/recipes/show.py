@@ -51,8 +51,12 @@ def wide_console(file: Any = None) -> Any:
     """Return a console as wide as the terminal, or wide enough for tables where there is none."""
     from rich.console import Console
 
-    console = Console(file=file, markup=False, emoji=False)
-    return console if console.is_terminal else Console(file=file, width=120, markup=False, emoji=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that is being handled: the command line answers it, as for all it prints
+
+    console = Plain(file=file, markup=False, emoji=False)
+    return console if console.is_terminal else Plain(file=file, width=120, markup=False, emoji=False)
 
 
 def recipe_lines(recipe: Any, network: Any) -> str:

@@ -22,6 +22,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dovetail.errors import printable
+from dovetail.output import lost_outputs
 
 METRICS = "metrics.jsonl"
 TEXT_LOG = "train.log"
@@ -188,6 +189,7 @@ class RunLog:
         if not self.active:
             return
         self._append(reading)
+        self._tell_of_outputs()
         for logger in self.loggers:
             try:
                 logger.log_metrics(reading.flat(), step=reading.step)
@@ -217,6 +219,14 @@ class RunLog:
         except OSError as error:  # where there is no room for a checkpoint either, that ends the run
             self._torn = True
             self._tell(METRICS, f"{self.folder / METRICS} cannot be written", reading.step, error)
+
+    def _tell_of_outputs(self) -> None:
+        """Note an output that nobody reads any more, so that the log says why the screen fell silent."""
+        for name in lost_outputs():
+            if name not in self._failing:
+                self._failing.add(name)
+                where = self.folder / TEXT_LOG
+                log.warning("This run's %s cannot be written any more; the run goes on, and logs to %s.", name, where)
 
     def _tell(self, failing: object, what: str, step: int, error: Exception) -> None:
         """Warn of what fails, once each."""
