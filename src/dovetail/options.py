@@ -26,11 +26,10 @@ import math
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_type_hints
 
 from dovetail.errors import DovetailError, unknown_name
+from dovetail.names import names_of
 
 INFO = "option"
 AUTO = "auto"
@@ -191,20 +190,12 @@ def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
     for one in several:
         if info.range is not None and isinstance(one, int | float):
             info.range.check(name, one)
-    names = names_in(kind)
+    names = names_of(kind)
     if isinstance(value, str) and names and value not in names:
         numbers = any(one in (int, float) for one in (get_args(kind) or (kind,)))
         if numbers:
             raise DovetailError(f"{name} is {value!r}; it must be a number{or_names(names)}.")
         raise unknown_name(name, value, names)
-
-
-def names_in(kind: Any) -> tuple[str, ...]:
-    """Return the names that a type lists, as `Literal` does; none where it takes any text."""
-    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if any(one in (str, Path, Any) for one in parts):
-        return ()
-    return tuple(one for part in parts if get_origin(part) is Literal for one in get_args(part) if isinstance(one, str))
 
 
 def or_names(names: Collection[str]) -> str:

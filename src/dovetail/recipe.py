@@ -11,6 +11,7 @@ from typing import Literal
 from dovetail.errors import DovetailError
 from dovetail.heads.base import HeadSpec, Kind
 from dovetail.heads.raw import RawHeadSpec
+from dovetail.names import check_names
 from dovetail.objectives.objective import ObjectiveSpec
 from dovetail.schedules import Cosine, Schedule, WarmupCosine
 from dovetail.views.plan import ViewPlan
@@ -277,6 +278,7 @@ class Recipe:
             raise DovetailError(f"Recipe {self.name!r} has no term; give it at least one.")
         if len(set(names)) != len(names):
             raise DovetailError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
+        check_names(self)
         for term in self.terms:
             self.check_points(term)
 

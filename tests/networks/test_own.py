@@ -144,3 +144,107 @@ def test_a_model_without_maps() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     with pytest.raises(DovetailError, match="gives no feature map"):
         build_network(flat, encoder="", image_size=32)
+
+
+class Ushaped(nn.Module):
+    """A U whose skip path lies between its two parts, as in detectors and nnU-Nets, and a head that no part needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.skip = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16, affine=False))
+        self.fuse = nn.Conv2d(16, 12, 1)
+        self.head = nn.Sequential(nn.Conv2d(12, 2, 1), nn.BatchNorm2d(2, affine=False))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        fine = self.stem(pixels)
+        deep = nn.functional.interpolate(self.deep(fine), scale_factor=2)
+        head: Tensor = self.head(self.fuse(self.skip(fine) + deep))
+        return head
+
+
+def test_what_lies_between_the_parts_is_the_decoders() -> None:
+    network = build_network(Ushaped(), encoder="deep", decoder="fuse", image_size=32)
+    assert network.between == ("skip.0.weight", "skip.0.bias")
+    network.prune(["c2", "p1"])
+    assert network.unreached == ("head.0.weight", "head.0.bias")
+
+
+class Shuffled(nn.Module):
+    """A convolution whose map comes with its dimensions in another order."""
+
+    def __init__(self, *order: int, channels: int = 16, pool: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 4, stride=4)
+        self.order, self.pool = order, pool
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps: Tensor = self.conv(pixels)
+        if self.pool:
+            maps = nn.functional.adaptive_avg_pool2d(maps, self.pool)
+        return maps.permute(*self.order)
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_channels_are_found_where_they_are(order: tuple[int, ...], channels: int) -> None:
+    """Of 8 channels and 8 x 8 cells only another size of image tells which is which."""
+    model = Shuffled(*order, channels=channels)
+    network = build_network(model, encoder="", image_size=32)
+    assert {name: (tap.channels, tap.stride) for name, tap in network.taps.items()} == {"c2": (channels, 4)}
+    view = trial_view(network, size_px=32, batch_size=2)
+    torch.testing.assert_close(network(view, ["c2"])["c2"], model.conv(view.pixels))
+
+
+def test_maps_whose_channels_are_not_clear_are_refused() -> None:
+    with pytest.raises(DovetailError, match=r"\[1, 8, 16, 8\].*\[1, 24, 16, 24\].*not clearly"):
+        build_network(Shuffled(0, 2, 1, 3), encoder="", image_size=32)
+    with pytest.raises(DovetailError, match="not clearly"):
+        build_network(Shuffled(0, 1, 2, 3, channels=4, pool=4), encoder="", image_size=32)
+    pooled = build_network(Shuffled(0, 1, 2, 3, channels=5, pool=4), encoder="", image_size=32)
+    assert {tap.channels for tap in pooled.taps.values()} == {5}
+
+
+def test_laterals_of_a_channels_last_encoder_are_dropped() -> None:
+    class Swin(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = Encoder("tuple")
+            self.last = Last()
+            self.neck = Decoder()
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            maps = self.last(self.encoder(pixels))
+            fused: Tensor = self.neck([value.permute(0, 3, 1, 2) for value in maps])
+            return fused
+
+    network = build_network(Swin(), encoder="last", decoder="neck", image_size=32)
+    assert {name: tap.channels for name, tap in network.taps.items()} == {"c1": 4, "c2": 6, "c3": 8, "p2": 5}
+    plain = run(network, "c2", "p2")
+    network.lateral_dropout = LateralDropout(p=1.0, kind="path")
+    deep = run(network, "c3")["c3"]
+    model = network.model
+    assert isinstance(model, Swin)
+    expected = model.neck([deep, torch.zeros_like(plain["c2"]), deep])
+    torch.testing.assert_close(run(network, "p2")["p2"], expected)
+
+
+class Last(nn.Module):
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value.permute(0, 2, 3, 1) for value in maps)
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = Model()
+    model.body.requires_grad_(False)
+    network = build_network(model, encoder="body.encoder", decoder="neck", image_size=32)
+    for _ in range(2):
+        network.prune(["p2"])
+        assert [name for name, value in model.named_parameters() if value.requires_grad] == [
+            "neck.fuse.weight",
+            "neck.fuse.bias",
+        ]
+        assert network.unreached == ("classifier.weight", "classifier.bias")
+    with pytest.raises(DovetailError, match="have requires_grad=False"):
+        network.prune(["c3"])

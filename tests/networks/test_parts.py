@@ -58,7 +58,14 @@ def test_names_of_feature_extractors() -> None:
 
 def test_untrained_names_follow_modules() -> None:
     names = ["e.conv.weight", "e.bn.weight", "e.bn.bias", "e.bn.running_mean", "e.late.weight", "e.late.bias", "h.w"]
-    parts = Parts("e.")
-    assert untrained_names(names, parts, []) == ["h.w"]
-    assert untrained_names(names, parts, ["e.bn.weight", "e.bn.bias"]) == [*names[1:4], "h.w"]
-    assert untrained_names(names, parts, ["e.late.bias"]) == ["e.late.bias", "h.w"]
+    names += ["h.bn.running_mean", "skip.w", "skip.bn.running_mean"]
+    parameters = [name for name in names if "running" not in name]
+
+    def untrained(*unreached: str) -> list[str]:
+        return untrained_names(names, Parts("e."), parameters=parameters, unreached=unreached)
+
+    head = ["h.w", "h.bn.running_mean"]
+    assert untrained() == []
+    assert untrained("h.w") == head
+    assert untrained("h.w", "e.bn.weight", "e.bn.bias") == [*names[1:4], *head]
+    assert untrained("h.w", "e.late.bias") == ["e.late.bias", *head]

@@ -86,3 +86,46 @@ def test_a_module_that_cannot_be_copied_gets_a_sentence() -> None:
     module.scale = torch.ones(3, requires_grad=True) * 2  # no leaf, which torch does not copy
     with pytest.raises(dovetail.DovetailError, match="The Own cannot be copied, and training must not change yours"):
         network_for(PretrainOptions(model=module, encoder="encoder", decoder="decoder"))
+
+
+class Adapter(nn.Module):
+    """A low-rank adapter beside a frozen convolution, as libraries of adapters make it."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.down = nn.Conv2d(base.in_channels, 2, 1, bias=False)
+        self.up = nn.Conv2d(2, base.out_channels, 1, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        base: torch.Tensor = self.base_layer(pixels)
+        return base + self.up(self.down(pixels))
+
+
+def test_frozen_weights_and_adapters_train_as_the_caller_set_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Own()
+    module.encoder[0].requires_grad_(False)
+    module.decoder = nn.Sequential(Adapter(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 4, 1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    dovetail.pretrain(
+        data=folder_of(tmp_path / "photos", 8),
+        model=module,
+        encoder="encoder",
+        decoder="decoder",
+        out=tmp_path / "run",
+        image_size=64,
+        batch_size=4,
+        max_steps=2,
+        workers=0,
+        report_every_minutes=0.0,
+        recipe=TINY,
+    )
+    assert "frozen            4 of 12 parameters have requires_grad=False" in capsys.readouterr().out
+    report = dovetail.load_into(module, tmp_path / "run")
+    assert not report.fresh
+    moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    parameters = {name for name, value in module.named_parameters() if value.requires_grad}
+    assert moved & dict(module.named_parameters()).keys() == parameters

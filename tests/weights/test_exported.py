@@ -18,6 +18,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
 from dovetail.weights.exported import export_weights, load, load_into, read_exported, save_exported
+from tests.networks.test_own import Ushaped
 
 PARAMETERS = {"weight", "bias", "running_mean", "running_var"}
 
@@ -357,3 +358,25 @@ def test_files_that_cannot_be_written(tmp_path: Path, ending: str) -> None:
     for to in (tmp_path / "file" / f"x.{ending}", tmp_path / f"folder.{ending}"):
         with pytest.raises(DovetailError, match=r"cannot be written \(.+\); name another file with --to"):
             export_weights(tmp_path, format="decoder", to=to)
+
+
+def test_all_that_was_trained_of_an_own_module_is_loaded(tmp_path: Path) -> None:
+    model = Ushaped()
+    network = build_network(model, encoder="deep", decoder="fuse", image_size=32)
+    network.prune(["c2", "p1"])
+    save_exported(network, tmp_path, method="decon-sl", extra={})
+    target = Ushaped()
+    report = load_into(target, tmp_path)
+    assert {name.partition(".")[0] for name in report.fresh} == {"head"}
+    assert {name.partition(".")[0] for name in report.matched} == {"stem", "deep", "skip", "fuse"}
+    assert len(report.matched) + len(report.fresh) == len(target.state_dict())
+    assert torch.equal(target.skip[0].weight, model.skip[0].weight)
+    wider = Ushaped()
+    wider.skip[0] = torch.nn.Conv2d(8, 16, 3)
+    with pytest.raises(DovetailError, match=r"of another shape: skip.0.weight"):
+        load_into(wider, tmp_path)
+    assert load_into(Ushaped(), tmp_path, part="encoder").matched == (
+        "deep.0.weight",
+        "deep.0.bias",
+        *(f"deep.1.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    )

@@ -79,6 +79,7 @@ def build_network(
         network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
+        network.frozen = tuple(name for name, value in network.model.named_parameters() if not value.requires_grad)
     if pretrained:
         initialise(network, "imagenet")
     return network

@@ -104,6 +104,9 @@ class Network(nn.Module, TeacherAware):
         size_multiple: Height and width of the pixels must be a multiple of this.
         in_channels: Channels of the pixels.
         unreached: Parameters of `model` that `prune` found no tap in use to reach.
+        frozen: Parameters of `model` that came with `requires_grad=False`, which stay as they are.
+        between: Parameters of `model` outside the decoder's prefixes that only the decoder's taps reach, such as those
+            of a skip path.
         lateral_dropout: Set by a recipe; applied in `drop_laterals`.
         query_rule: Set by a recipe; how a ViT's query tokens attend.
         masks: Set by a recipe; whether views come with masks of patches.
@@ -121,6 +124,8 @@ class Network(nn.Module, TeacherAware):
     size_multiple: int = 32
     in_channels: int = 3
     unreached: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
     lateral_dropout: LateralDropout | None = None
     query_rule: QueryRule = QueryRule()
     masks: bool = False
@@ -160,21 +165,45 @@ class Network(nn.Module, TeacherAware):
         return []
 
     def prune(self, taps: Collection[str]) -> None:
-        """Freeze every parameter that none of the `taps` reaches, found by one small forward and backward pass.
+        """Let those parameters train that one of the `taps` reaches, but for `frozen` ones.
 
-        Distributed training needs a gradient for every trainable parameter. Frozen ones stay in the module and its
+        Distributed training needs a gradient for every trainable parameter. The others stay in the module and its
         state, so that it can be exported whole.
+
+        Raises:
+            DovetailError: When every parameter that the taps reach is frozen.
         """
-        self.requires_grad_(True)
-        parameters = list(self.parameters())
+        reached = self.reached(taps)
+        kept = {id(self.model.get_parameter(name)) for name in self.frozen}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in reached and id(parameter) not in kept)
+        every = self.model.named_parameters(remove_duplicate=False)
+        self.unreached = tuple(name for name, value in every if id(value) not in reached)
+        if self.frozen and not any(parameter.requires_grad for parameter in self.parameters()):
+            raise DovetailError(
+                f"All parameters of the {type(self.model).__name__} that the method reaches have requires_grad=False; "
+                "let some of them train."
+            )
+
+    def reached(self, taps: Collection[str]) -> set[int]:
+        """Return the `id` of every parameter that one of the `taps` reaches, by one small forward and backward pass."""
+        parameters = [value for value in self.parameters() if value.is_floating_point()]
+        flags = [value.requires_grad for value in parameters]
+        for value in parameters:
+            value.requires_grad_(True)
         with undisturbed(self), torch.enable_grad():
             self.eval()  # one image is too few for BatchNorm where a decoder pools to a single cell
             outputs = self(self.probe_view(), taps)
             total = torch.stack([value.float().sum() for value in outputs.values()]).sum()
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
-        self.unreached = tuple(name for name, value in self.model.named_parameters() if not value.requires_grad)
+        for value, flag in zip(parameters, flags, strict=True):
+            value.requires_grad_(flag)
+        return {id(value) for value, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+    @property
+    def decoder_names(self) -> tuple[str, ...]:
+        """Beginnings of the names in `model.state_dict()` that belong to the decoder: its prefixes, and `between`."""
+        return self.decoder_prefixes + self.between
 
     def become_teacher(self) -> None:
         """Switch stochastic depth and dropout off: the targets are those of the whole network (DINO).

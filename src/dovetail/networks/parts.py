@@ -96,22 +96,36 @@ def local_name(name: str) -> str:
     return re.sub(r"\b(stages|layers|blocks|features)_(\d+)", r"\1.\2", name)
 
 
-def untrained_names(names: Iterable[str], parts: Parts, unreached: Iterable[str]) -> list[str]:
-    """Return which tensors pre-training never trained: task heads, unreached parameters, and buffers beside only those.
+def untrained_names(
+    names: Iterable[str], parts: Parts, *, parameters: Iterable[str], unreached: Iterable[str]
+) -> list[str]:
+    """Return which tensors pre-training never trained: unreached parameters, and buffers beside only those.
 
     Args:
         names: All names of the `state_dict`.
-        parts: Where the parts are.
+        parts: Where the parts are. A buffer outside them counts with the parameters of the nearest module around it.
+        parameters: Those of the names that are parameters.
         unreached: Parameters that no tap reached.
     """
-    every, dead = list(names), set(unreached)
+    every, learns, dead = list(names), set(parameters), set(unreached)
     owners: dict[str, list[str]] = {}
     for name in every:
         owners.setdefault(name.rpartition(".")[0], []).append(name)
     untrained = set()
-    for group in owners.values():
-        parameters = [name for name in group if name.rpartition(".")[2] in ("weight", "bias")]
-        if parameters and all(name in dead for name in parameters):
-            untrained.update(group)
-    heads = {name for name in every if parts.split(name)[0] == "head"}
-    return [name for name in every if name in dead or name in untrained or name in heads]
+    for owner, group in owners.items():
+        own = learns.intersection(group)
+        outside = parts.split(group[0])[0] == "head"
+        near = own or (_around(owner, learns) if outside else set())
+        if near and near <= dead:
+            untrained.update(set(group) - own)
+    return [name for name in every if name in dead or name in untrained]
+
+
+def _around(owner: str, parameters: set[str]) -> set[str]:
+    """Return the parameters of the nearest module around the module `owner` that has any."""
+    while owner:
+        owner = owner.rpartition(".")[0]
+        found = {name for name in parameters if name.startswith(f"{owner}." if owner else "")}
+        if found:
+            return found
+    return set()

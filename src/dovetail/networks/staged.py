@@ -45,7 +45,7 @@ class StagedNetwork(Network):
     ) -> None:
         """Wrap `model` and probe it once with an image of `image_size` x `image_size` pixels."""
         super().__init__()
-        self.model = model.requires_grad_(True)
+        self.model = model
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = encoder_prefix, decoder_prefixes
         self.in_channels, self.image_size = in_channels, image_size

@@ -36,12 +36,24 @@ def announce(config: PretrainOptions, recipe: Recipe, network: Network, settings
     print(settings.table())
     if config.init is not None:
         print(f"init              {describe_init(network, config.init)}")
+    if network.frozen:
+        print(f"frozen            {frozen_line(network)}")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
     print(f"normalisation     mean {mean}; std {std}")
     given = ", ".join(f"{name}={value}" for name, value in (config.recipe or {}).items())
     print(f"recipe options    {given or 'as published'}")
     for term in recipe.terms:
         print(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def frozen_line(network: Network) -> str:
+    """Return how much of a model stays as it is, because it came with `requires_grad=False`."""
+    sizes = {name: value.numel() for name, value in network.model.named_parameters()}
+    numbers = sum(sizes[name] for name in network.frozen)
+    return (
+        f"{len(network.frozen):,} of {counted(len(sizes), 'parameter')} have requires_grad=False and stay as they are "
+        f"({numbers:,} of {sum(sizes.values()):,} numbers)"
+    )
 
 
 def as_it_runs(recipe: Recipe, settings: Settings) -> Recipe:

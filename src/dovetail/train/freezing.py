@@ -83,7 +83,7 @@ class EncoderFreeze:
 
 def encoder_weights(network: Network) -> list[nn.Parameter]:
     """Return the trainable weights of a network outside its decoder."""
-    decoder = tuple(f"model.{prefix}" for prefix in network.decoder_prefixes)
+    decoder = tuple(f"model.{prefix}" for prefix in network.decoder_names)
     return [
         weight
         for name, weight in network.named_parameters()
@@ -93,7 +93,7 @@ def encoder_weights(network: Network) -> list[nn.Parameter]:
 
 def encoder_modules(network: Network) -> list[nn.Module]:
     """Return the modules of a network that have nothing to do with its decoder."""
-    decoder = network.decoder_prefixes
+    decoder = network.decoder_names
     return [
         module
         for name, module in network.model.named_modules()

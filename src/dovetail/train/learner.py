@@ -247,7 +247,7 @@ class Learner(nn.Module):
             term = name.split(".")[1]
             tap = next(one.tap for one in self.recipe.terms if one.name == term)
             return self.student.network.taps[tap].part == "decoder"
-        return name.startswith(tuple(f"network.model.{prefix}" for prefix in self.student.network.decoder_prefixes))
+        return name.startswith(tuple(f"network.model.{prefix}" for prefix in self.student.network.decoder_names))
 
     def lr_scale(self, name: str) -> float:
         """Return the factor of a parameter's learning rate by its part of the model; `name` is without the branch."""

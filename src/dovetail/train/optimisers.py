@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.sgd import sgd
 
+from dovetail.errors import unknown_name
 from dovetail.recipe import OptimiserSpec, ParameterRule
 from dovetail.schedules import Moment, value_at
 from dovetail.train.parts import norms_of, own_part
@@ -206,6 +207,8 @@ def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scal
                 group["always_adapt"] = group["adapt"]
             lamb: Optimizer = Lamb(groups, lr=0.0, max_grad_norm=None)
             return lamb
+        case _:
+            raise unknown_name("optimiser", spec.name, ("lars", "sgd", "adamw", "lamb"))
 
 
 def set_hyperparameters(optimiser: Optimizer, spec: OptimiserSpec, peak_lr: float, moment: Moment) -> None:

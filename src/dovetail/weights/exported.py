@@ -140,7 +140,12 @@ def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[s
         "encoder_prefix": parts.encoder_prefix,
         "decoder_prefixes": list(parts.decoder_prefixes),
         "decoder_root": parts.decoder_root,
-        "untrained": untrained_names(names, parts, network.unreached),
+        "untrained": untrained_names(
+            names,
+            parts,
+            parameters=[name for name, _ in network.model.named_parameters(remove_duplicate=False)],
+            unreached=network.unreached,
+        ),
     }
 
 
@@ -252,8 +257,11 @@ def match(model: nn.Module, exported: Exported, *, part: SelectedPart) -> tuple[
         if part != "all" and key[0] != part:
             continue
         origin = origins.get(key)
-        learned = fine_tuned and origin is not None and exported.weights[origin].shape == value.shape
-        if (key[0] == "head" and not learned) or key in never or (origin is None and name.endswith(COUNTER)):
+        # Of a head, what the file trained fits or is another task's; a bare file does not say what was trained.
+        fits = bool(exported.info) and origin is not None
+        if fine_tuned and origin is not None:
+            fits = exported.weights[origin].shape == value.shape
+        if (key[0] == "head" and not fits) or key in never or (origin is None and name.endswith(COUNTER)):
             found["fresh"].append(name)
         elif origin is None:
             found["missing"].append(name)
