@@ -52,7 +52,7 @@ class Bench:
         if measure == "frozen":
             ats = [f"{tap} {protocol}" for tap in one.taps for protocol in one.protocols]
             return [Cell(row.name, measure, at, labels, seed) for at in ats for labels in one.labels]
-        return [Cell(row.name, measure, start, part, seed) for start in row.starts for part in one.fractions]
+        return [Cell(row.name, measure, start, part, seed) for start in row.starts for part in one.steps(measure)]
 
     def missing(self, row: Row, measure: Measure, seed: int) -> list[Cell]:
         """Return what is not known yet."""
@@ -176,7 +176,9 @@ def finetuned(bench: Bench, row: Row, cell: Cell, rate: float) -> None:
     if cell.measure == "detect":
         results = done(dovetail.finetune_detect(**common, **bench.scale.detection))
     else:
-        results = done(dovetail.finetune_segment(**common, **bench.scale.finetuning))
+        options = {**bench.scale.finetuning, **row.finetuning, "steps": bench.scale.steps(cell.measure)[cell.labels]}
+        options |= {"encoder_lr_scale": 0.0} if cell.measure == "decoder" else {}
+        results = done(dovetail.finetune_segment(**common, **options))
     seconds = time.monotonic() - began
     shutil.rmtree(out, ignore_errors=True)
     facts = {"lr": rate, "seconds": round(seconds, 1), "labelled": results.rows[0].setting["images"]}

@@ -64,10 +64,11 @@ class Records:
         one = self.scale
         settings: Mapping[Measure, Any] = {
             "frozen": [one.plan.side_px],
-            "segment": [one.finetuning, one.rates, one.rate_fraction],
+            "segment": [one.finetuning, sorted(one.fractions.items()), one.rates, one.rate_fraction],
+            "decoder": [one.finetuning, sorted(one.decoder_fractions.items()), one.rates, one.rate_fraction],
             "detect": [one.detection, one.detection_rates, one.rate_fraction],
         }
-        return _hash([self.pretraining_mark(row), measure, settings[measure]])
+        return _hash([self.pretraining_mark(row), measure, settings[measure], dict(row.finetuning)])
 
     def found(self, row: Row, measure: Measure) -> dict[Cell, dict[str, Any]]:
         """Return the lines of a row that count."""

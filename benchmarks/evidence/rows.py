@@ -15,8 +15,10 @@ from benchmarks.scenes.stock import Split
 from dovetail.errors import unknown_name
 
 Start = Literal["random", "encoder", "all"]
-Measure = Literal["frozen", "segment", "detect"]
+Measure = Literal["frozen", "segment", "decoder", "detect"]
+"""Frozen maps; fine-tuning of the whole model; fine-tuning with a frozen encoder; detection."""
 ENCODER: tuple[Start, ...] = ("encoder",)
+ALL: tuple[Start, ...] = ("all",)
 BOTH: tuple[Start, ...] = ("encoder", "all")
 LITE0 = "tf_efficientnet_lite0"
 
@@ -48,6 +50,7 @@ class Row:
         init: Weights that the encoder starts from, before any pre-training; None for random ones.
         network: Key of `Scale.networks`.
         starts: What fine-tuning takes along: "random" nothing, "encoder", or "all" for encoder and decoder.
+        finetuning: Options of fine-tuning in place of the scale's.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Row:
     init: Literal["imagenet"] | None = "imagenet"
     network: str = "fpn"
     starts: tuple[Start, ...] = ENCODER
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Scale:
         taps: Where frozen maps are measured.
         protocols: How frozen maps are measured.
         labels: Numbers of labelled images for frozen maps; 1.0 stands for all.
-        fractions: Shares of the labelled images for fine-tuning.
+        fractions: Shares of the labelled images for fine-tuning the whole model, and its steps for each.
+        decoder_fractions: The same for fine-tuning with a frozen encoder.
         finetuning: Options of `dovetail.finetune_segment`.
         rates: Candidates for the learning rate of fine-tuning.
         rate_fraction: Share of the labels with which the rate is chosen.
@@ -112,7 +117,8 @@ class Scale:
     taps: tuple[str, ...] = ("encoder", "decoder")
     protocols: tuple[str, ...] = ("linear", "retrieval")
     labels: tuple[float, ...] = (16, 64, 1.0)
-    fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240, 1.0: 600})
+    decoder_fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240})
     finetuning: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = (5e-4, 1e-3)
     rate_fraction: float = 0.1
@@ -120,31 +126,48 @@ class Scale:
     detection_rates: tuple[float, ...] = (1e-2,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
+    def steps(self, measure: Measure) -> Mapping[float, int]:
+        """Return the steps of fine-tuning for each share of the labels."""
+        return self.decoder_fractions if measure == "decoder" else self.fractions
 
-def decon(name: str, method: str, *, freeze: float = 0.0, longer: float = 1.0, **recipe: Any) -> Row:
-    """Return a row of DeCon; `freeze` is the number of epochs at the start in which the encoder stands still."""
+
+def decon(name: str, method: str, *, freeze: float | str = 0.0, longer: float = 1.0, **recipe: Any) -> Row:
+    """Return a row of DeCon; `freeze` is the number of epochs at the start in which the encoder is frozen, or "all"."""
     options: dict[str, Any] = {"freeze_encoder_epochs": freeze} if freeze else {}
-    return Row(name, Pretraining(method, recipe, options, longer), starts=BOTH)
+    starts = ALL if freeze == "all" else BOTH  # an encoder that was frozen is the starting encoder
+    return Row(name, Pretraining(method, recipe, options, longer), starts=starts)
+
+
+def targets(name: str, longer: float = 1.0) -> Row:
+    """Return a row of encoder targets, on a frozen encoder."""
+    return Row(name, Pretraining("encoder-targets", {}, {"freeze_encoder_epochs": "all"}, longer), starts=ALL)
 
 
 IMAGENET = Row("ImageNet, random decoder")
-RANDOM = Row("random weights", init=None, starts=("random",))
-FROZEN_FOR_EVER = 1e6  # epochs
+# Random weights have to learn at the full rate, and have no statistics to keep.
+RANDOM = Row(
+    "random weights", init=None, starts=("random",), finetuning={"encoder_lr_scale": 1.0, "batch_norm": "train"}
+)
+SLOTCON = Row("SlotCon", Pretraining("slotcon"))
+DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
+TARGETS = targets("encoder targets")
+TARGETS_LONGER = targets("encoder targets, for the time of DeCon-SL", longer=2.5)
 
 JOINT: tuple[Row, ...] = (
     RANDOM,
     IMAGENET,
-    Row("SlotCon", Pretraining("slotcon")),
+    SLOTCON,
     Row("DenseCL", Pretraining("densecl")),
-    Row("PixPro", Pretraining("pixpro")),
-    decon("DeCon-SL over SlotCon", "decon-sl"),
-    decon("DeCon-SL over DenseCL", "decon-sl-densecl"),
-    decon("DeCon-SL over PixPro", "decon-sl-pixpro"),
-    decon("DeCon-SL over PixPro, alpha 0", "decon-sl-pixpro", alpha=0.0),
-    decon("DeCon-ML over PixPro", "decon-ml-pixpro"),
-    decon("DeCon-SL over PixPro, frozen then joint", "decon-sl-pixpro", freeze=3.0),
-    decon("DeCon-SL over PixPro, decoder alone", "decon-sl-pixpro", freeze=FROZEN_FOR_EVER, alpha=0.0),
+    decon("DeCon-SL over SlotCon, joint", "decon-sl"),
+    decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
+    decon("DeCon-SL over SlotCon, frozen then joint", "decon-sl", freeze=1.0),
+    DECON_DECODER,
+    decon("DeCon-ML over SlotCon, decoder alone", "decon-ml", freeze="all", alpha=0.0),
+    TARGETS,
+    TARGETS_LONGER,
 )
+FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_DECODER, TARGETS_LONGER)
+DECODERS: tuple[Row, ...] = (IMAGENET, DECON_DECODER, TARGETS_LONGER)
 
 
 def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
@@ -154,14 +177,17 @@ def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
         for start in row.starts:
             if row is not IMAGENET:
                 pairs.append(Pair(row.name, start, IMAGENET.name, "encoder"))
-        if "all" in row.starts:
+        if row.starts == BOTH:
             pairs.append(Pair(row.name, "all", row.name, "encoder"))
     return tuple(pairs)
 
 
 QUESTIONS: tuple[Question, ...] = (
     Question("frozen", "Frozen maps", "frozen", JOINT),
-    Question("segment", "Segmentation after fine-tuning", "segment", JOINT, against_starts(JOINT)),
+    Question(
+        "decoder", "Segmentation after fine-tuning with a frozen encoder", "decoder", DECODERS, against_starts(DECODERS)
+    ),
+    Question("segment", "Segmentation after fine-tuning", "segment", FINETUNED, against_starts(FINETUNED)),
 )
 
 
@@ -182,9 +208,11 @@ SCALES: Mapping[str, Scale] = {
             "detector": f"timm/{LITE0}+fpn(channels=128)",
         },
         view_px=128,
-        epochs=8,
+        epochs=2,
         batch_size=32,
-        finetuning={"steps": 600, "batch_size": 8, "crop_size": 160},
+        labels=(16, 64),
+        finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
+        rates=(1e-3,),
         detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
     ),
     "tiny": Scale(
@@ -196,8 +224,9 @@ SCALES: Mapping[str, Scale] = {
         epochs=1,
         batch_size=8,
         labels=(16, 1.0),
-        fractions=(0.5, 1.0),
-        finetuning={"steps": 2, "batch_size": 4, "crop_size": 64},
+        fractions={0.5: 2, 1.0: 2},
+        decoder_fractions={0.5: 2},
+        finetuning={"batch_size": 4, "crop_size": 64},
         rates=(1e-3,),
         rate_fraction=0.5,
         detection={"task": "masks", "steps": 2, "batch_size": 2, "image_size": 64, "head_width": 0.0625},

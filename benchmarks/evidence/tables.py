@@ -71,7 +71,7 @@ class Section:
 
     def start_table(self) -> str:
         """Return the scores after fine-tuning: rows and what is taken along down, shares of the labels across."""
-        fractions, scores = self.records.scale.fractions, self.scores()
+        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores()
         body = {
             (row.name, TAKEN[start]): [scores.get((row.name, start, part), {}) for part in fractions]
             for row in self.question.rows
@@ -84,7 +84,7 @@ class Section:
 
     def pair_table(self) -> str:
         """Return the differences that were asked for, seed by seed."""
-        fractions, scores = self.records.scale.fractions, self.scores()
+        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores()
 
         def sides(pair: Pair) -> tuple[str, str]:
             return f"{pair.row}, {TAKEN[pair.start]}", f"{pair.other}, {TAKEN[pair.other_start]}"

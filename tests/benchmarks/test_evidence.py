@@ -30,6 +30,7 @@ from benchmarks.evidence.tables import Section, update_page
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.write import SceneSet
 
+from dovetail.downstream.finetune_options import FinetuneSegmentOptions
 from dovetail.errors import DovetailError
 from dovetail.recipes.table import options_of
 
@@ -77,6 +78,13 @@ def test_every_row_names_a_known_method_and_its_options(row: Row) -> None:
         assert row.starts == (("encoder",) if row.init else ("random",))
 
 
+def test_an_encoder_is_frozen_by_an_option_that_fine_tuning_has() -> None:
+    known = set(FinetuneSegmentOptions.__dataclass_fields__)
+    for scale in SCALES.values():
+        assert {"encoder_lr_scale", *scale.finetuning, *RANDOM.finetuning} <= known
+        assert scale.steps("decoder") == scale.decoder_fractions
+
+
 def test_every_pair_names_rows_and_starts_of_its_question() -> None:
     for question in QUESTIONS:
         known = {(row.name, start) for row in question.rows for start in row.starts}
@@ -99,7 +107,7 @@ def test_a_line_counts_for_its_settings_alone(tmp_path: Path) -> None:
     ]
     assert [list(one.found(IMAGENET, "segment")) for one in others] == [[], [], []]
     assert records.found(RANDOM, "segment") == {}
-    longer = dataclasses.replace(TINY, fractions=(0.25, 0.5), seeds=(0, 1, 2), detection={})
+    longer = dataclasses.replace(TINY, seeds=(0, 1, 2), detection={})
     assert list(dataclasses.replace(records, scale=longer).found(IMAGENET, "segment")) == [cell]
     with records.path.open("a") as file:
         file.write('{"mark": "cut o')
@@ -112,7 +120,7 @@ def filled(tmp_path: Path) -> Section:
     first, second = (Row(name, Pretraining("simsiam"), starts=("encoder",)) for name in ("first", "second"))
     pair = Pair("first", "encoder", "second", "encoder")
     question = Question("segment", "Which?", "segment", (first, second, RANDOM), (pair,))
-    scale = dataclasses.replace(TINY, seeds=(0, 1, 2), fractions=(0.5,))
+    scale = dataclasses.replace(TINY, seeds=(0, 1, 2), fractions={0.5: 2})
     records = Records(tmp_path / "lines.jsonl", scale, "images")
     for seed in scale.seeds:
         for row, score in ((first, 0.31 + 0.01 * seed), (second, 0.30)):
@@ -172,7 +180,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
 
 def bench(images: SceneSet, folder: Path) -> Bench:
     """Return a bench that writes below `folder`."""
-    scale = dataclasses.replace(TINY, fractions=(1.0,), labels=(16,))
+    scale = dataclasses.replace(TINY, fractions={1.0: 2}, labels=(16,))
     return Bench(scale, images, Records(folder / "lines.jsonl", scale, images.fingerprint), folder / "runs")
 
 
