@@ -139,6 +139,7 @@ def frozen(bench: Bench, row: Row, seed: int, missing: list[Cell]) -> None:
             image_size=one.plan.side_px,
             seed=seed,
             out=out,
+            **one.probing,
         )
     )
     shutil.rmtree(out, ignore_errors=True)

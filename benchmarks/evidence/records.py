@@ -63,7 +63,7 @@ class Records:
         """Return the hash of everything but labels and seed that decides a row's scores."""
         one = self.scale
         settings: Mapping[Measure, Any] = {
-            "frozen": [one.plan.side_px],
+            "frozen": [one.plan.side_px, one.probing],
             "segment": [one.finetuning, sorted(one.fractions.items()), one.rates, one.rate_fraction],
             "decoder": [one.finetuning, sorted(one.decoder_fractions.items()), one.rates, one.rate_fraction],
             "detect": [one.detection, one.detection_rates, one.rate_fraction],

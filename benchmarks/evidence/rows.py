@@ -96,6 +96,7 @@ class Scale:
         batch_size: Images in a step of pre-training.
         taps: Where frozen maps are measured.
         protocols: How frozen maps are measured.
+        probing: Further options of `dovetail.evaluate_dense`.
         labels: Numbers of labelled images for frozen maps; 1.0 stands for all.
         fractions: Shares of the labelled images for fine-tuning the whole model, and its steps for each.
         decoder_fractions: The same for fine-tuning with a frozen encoder.
@@ -116,6 +117,7 @@ class Scale:
     batch_size: int
     taps: tuple[str, ...] = ("encoder", "decoder")
     protocols: tuple[str, ...] = ("linear", "retrieval")
+    probing: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[float, ...] = (16, 64, 1.0)
     fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240, 1.0: 600})
     decoder_fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240})
@@ -210,7 +212,11 @@ SCALES: Mapping[str, Scale] = {
         view_px=128,
         epochs=2,
         batch_size=32,
+        taps=("c3+c4", "decoder"),
         labels=(16, 64),
+        probing={"lr": [0.1, 0.3, 1.0, 3.0], "weight_decay": [1e-4], "steps": 300, "memory": 4000},
+        fractions={0.02: 240, 0.05: 240},
+        decoder_fractions={0.02: 240, 0.05: 240},
         finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
         rates=(1e-3,),
         detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
