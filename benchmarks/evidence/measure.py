@@ -110,6 +110,7 @@ def pretraining(bench: Bench, row: Row, seed: int) -> dict[str, Any]:
         "epochs": round(one.epochs * how.longer),
         "batch_size": one.batch_size,
         "image_size": one.view_px,
+        "preset": "short",
         "init": row.init,
         "seed": seed,
         **how.options,
