@@ -152,7 +152,7 @@ def test_unreadable_images_are_replaced_and_named_once(tmp_path: Path, workers: 
     assert any(batch.used.ne(batch.index).any() for batch in seen)
     lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert sorted(Path(line["path"]).name for line in lines) == ["a.jpg", "b.png", "c.jpg"]
-    assert {line["reason"] for line in lines} >= {"the file is empty", "it is no image in a format that is read here"}
+    assert {line["reason"] for line in lines} >= {"the file is empty", "it is not an image in a supported format"}
     assert batches.skipped.count == 3
     list(loader(tmp_path, steps=9))
     assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 3

@@ -267,7 +267,7 @@ def test_own_modules_need_their_parts_named() -> None:
         build_network(nn.Sequential(nn.Conv2d(3, 4, 3)))
     with pytest.raises(DovetailError, match="needs its encoder named too"):
         build_network(nn.Sequential(nn.Conv2d(3, 4, 3)), decoder="0")
-    with pytest.raises(DovetailError, match="knows its own parts"):
+    with pytest.raises(DovetailError, match="already has an encoder and a decoder"):
         build_network("timm/resnet18", encoder="")
 
 

@@ -105,7 +105,7 @@ def installed(asked: str) -> Any:
         import datasets
     except ImportError as error:
         raise DovetailError(
-            f"{asked} is a set of Hugging Face's `datasets`, which is not installed; install it with "
+            f"{asked} is a Hugging Face dataset, and the package datasets is not installed; install it with "
             "`pip install 'dovetail-ssl[datasets]'`."
         ) from error
     return datasets
@@ -117,7 +117,7 @@ def read(load: Callable[[], Any], what: str) -> Any:
         return load()
     except Exception as error:  # Arrow and the hub raise almost anything
         reason = " ".join(str(error).split())[:120].rstrip(".")
-        raise DovetailError(f"{what} cannot be read as one of Hugging Face's ({reason}).") from error
+        raise DovetailError(f"{what} cannot be read as a Hugging Face dataset ({reason}).") from error
 
 
 def only_split(found: Any, called: str) -> Any:

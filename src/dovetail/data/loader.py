@@ -326,9 +326,9 @@ def make_loader(
         world_size: Number of processes.
         micro_batches: Batches that this rank's part of a step comes in.
         in_channels: Of the pixels.
-        num_workers: Loading processes, each of which reads some batches ahead. 0 is one that reads only the next, and
-            starts as a copy of this one, so that `source` need not be picklable; where no process can start so
-            (`can_fork`), this one reads, and a decoder that never comes back holds up the run.
+        num_workers: Loading processes, each of which reads several batches ahead. With 0, one forked process reads one
+            batch ahead, so `source` need not be picklable. Where processes cannot fork (`can_fork`), this process
+            reads, and a decoder that hangs blocks the run.
         skipped_file: Where unreadable images are named; None keeps only their count.
 
     Raises:

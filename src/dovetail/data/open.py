@@ -20,7 +20,7 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
     Args:
         data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one
             path a line (relative ones start from the file's folder), a folder or a pattern of WebDataset shards (see
-            `dovetail.data.shards.names`), a set of Hugging Face's (see `dovetail.data.hugging_face`), a sequence of
+            `dovetail.data.shards.names`), a Hugging Face dataset (see `dovetail.data.hugging_face`), a sequence of
             paths, a map-style dataset or a sequence of images.
         fetch: Whether `data` may name what is fetched over the network: a URL, or "hf:NAME". False for a name that
             was read from a file.
@@ -54,7 +54,7 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
 
 
 def is_hugging_face(data: Any) -> bool:
-    """Whether `data` is, or names, a set of Hugging Face's `datasets`; the package need not be there to tell."""
+    """Whether `data` is, or names, a Hugging Face dataset; the package need not be installed for that."""
     from dovetail.data.hugging_face import NAMED, is_saved
 
     if isinstance(data, str | Path):

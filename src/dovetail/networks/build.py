@@ -75,7 +75,7 @@ def build_network(
         raise DovetailError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
     if isinstance(model, str):
         if encoder is not None or decoder is not None:
-            raise DovetailError(f"{model!r} knows its own parts; leave out `encoder` and `decoder`.")
+            raise DovetailError(f"{model!r} already has an encoder and a decoder; leave out `encoder` and `decoder`.")
         network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)

@@ -57,7 +57,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
 }
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-MOST_POINTS = 600  # more cannot be told apart at this width
+MOST_POINTS = 600  # more than the width can show
 
 
 @dataclass(frozen=True)

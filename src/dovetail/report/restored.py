@@ -100,7 +100,9 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         raise DovetailError(f"The model of {folder} was given in Python; give the same module with model=.")
     state = Checkpoints(folder / "checkpoints").load()
     if state is None:
-        raise DovetailError(f"The run in {folder} has no checkpoint yet; let it go on until it has saved one.")
+        raise DovetailError(
+            f"The run in {folder} has no checkpoint yet; wait until it has saved one, or resume it if it was stopped."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         before = network_for(options)

@@ -34,7 +34,7 @@ class EngineOptions(Options):
         'heads learn; then all of the network trains. "all" freezes the encoder for the whole run.',
         NOT_NEGATIVE,
     )
-    seed: int = option(0, "Seed of weights, order of images, views and dropout.", NOT_NEGATIVE)
+    seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
     accelerator: Accelerator | Auto = option("auto", "Device type.", movable=True)
     devices: int | Auto = option("auto", "Number of devices on each node.", COUNT, movable=True)
     num_nodes: int = option(
@@ -51,7 +51,8 @@ class EngineOptions(Options):
     )
     workers: int | Auto = option(
         "auto",
-        "Loading processes per device, each some batches ahead; 0 is one that reads only the next batch.",
+        "Loading processes per device. Each prepares several batches ahead. 0 uses one process that prepares one batch "
+        "ahead.",
         Range(0, most=4096),
         movable=True,
     )
@@ -69,13 +70,13 @@ class EngineOptions(Options):
     )
     knn_readings: int = option(
         20,
-        "Lines of the log with kNN, evenly over the run; before the first step it is measured, too.",
+        "How often the log has a kNN score, spread evenly over the run. It is also measured before the first step.",
         COUNT,
         movable=True,
     )
     dense_readings: int = option(
         10,
-        "Lines of the log with dense measures, evenly over the run; before the first step they are taken, too.",
+        "How often the log has dense scores, spread evenly over the run. They are also measured before the first step.",
         COUNT,
         movable=True,
     )

@@ -334,7 +334,7 @@ def _reasons() -> Iterator[None]:
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableError("it is no image in a format that is read here") from error
+        raise UnreadableError("it is not an image in a supported format") from error
     except Exception as error:  # damaged files make decoders raise almost anything
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
 

@@ -135,7 +135,7 @@ def suffix(content: bytes) -> str:
     if re.match(rb"P[1-6]\s", content):  # too short a beginning to tell a file without a name by
         return "ppm"
     if not looks_like_image(content[:16]):
-        raise UnreadableError("it is no image in a format that is read here")
+        raise UnreadableError("it is not an image in a supported format")
     if content[4:8] == b"ftyp":
         return "avif"
     return next((found for magic, found in _SUFFIXES.items() if content.startswith(magic)), "tif")

@@ -1,0 +1,49 @@
+"""The prose that users meet: words of the glossary in CONTRIBUTING.md, and no phrases that native speakers stop at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+NOT_AGAIN = (
+    r"[Kk]ind of device",
+    r"of weights, order of images",
+    r"given count more",
+    r"reads only the next",
+    r"set of Hugging Face's",
+    r"[Ll]ines of the log with",
+    r"no image in a format that is read here",
+    r"let it go on",
+    r"knows its own parts",
+    r"cannot be told",
+    r"what is not said",
+)
+"""Regular expressions. Where one is found, say it with the words of the glossary."""
+
+
+def found_in(text: str) -> list[str]:
+    """Return the phrases of a text that should not be there, whatever its line breaks."""
+    flat = re.sub(r"\s+", " ", text)
+    return [phrase for phrase in NOT_AGAIN if re.search(phrase, flat)]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_phrase_of_the_list_is_back(path: Path) -> None:
+    assert found_in(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_phrase_is_found_across_a_line_break() -> None:
+    assert found_in("no image in a\n    format that is read here") == [r"no image in a format that is read here"]
+
+
+def test_the_glossary_is_short_and_names_each_word_once() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|[^|]*\|[^|]*\|$", text[text.index("### Words") :], re.MULTILINE)[2:]
+    assert 20 <= len(rows) <= 40
+    assert len(set(rows)) == len(rows)
