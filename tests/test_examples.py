@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dovetail.cli import parser_of
+from dovetail.errors import Interrupted
 from dovetail.parsing import underscored
-from dovetail.train.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "examples" / "cluster"

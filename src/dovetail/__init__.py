@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from dovetail.downstream.evaluate import evaluate_dense, evaluate_knn, evaluate_linear
     from dovetail.downstream.finetune import finetune_classify, finetune_detect, finetune_segment
     from dovetail.downstream.predict import predict
-    from dovetail.errors import DovetailError
+    from dovetail.errors import (
+        DataError,
+        DovetailError,
+        Interrupted,
+        MissingFilesError,
+        ModelError,
+        OptionsError,
+        RecipeError,
+        ResourceError,
+        RunError,
+        WeightsError,
+    )
     from dovetail.report.compare import compare
     from dovetail.report.embedding import embed
     from dovetail.run.export import export
@@ -28,15 +39,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DataError": "dovetail.errors",
     "DovetailError": "dovetail.errors",
+    "Interrupted": "dovetail.errors",
     "MatchReport": "dovetail.weights.exported",
+    "MissingFilesError": "dovetail.errors",
+    "ModelError": "dovetail.errors",
+    "OptionsError": "dovetail.errors",
+    "RecipeError": "dovetail.errors",
+    "ResourceError": "dovetail.errors",
     "Run": "dovetail.run.folder",
+    "RunError": "dovetail.errors",
+    "WeightsError": "dovetail.errors",
+    "compare": "dovetail.report.compare",
     "embed": "dovetail.report.embedding",
     "evaluate_dense": "dovetail.downstream.evaluate",
     "evaluate_knn": "dovetail.downstream.evaluate",
     "evaluate_linear": "dovetail.downstream.evaluate",
     "export": "dovetail.run.export",
-    "compare": "dovetail.report.compare",
     "finetune_classify": "dovetail.downstream.finetune",
     "finetune_detect": "dovetail.downstream.finetune",
     "finetune_segment": "dovetail.downstream.finetune",
@@ -47,9 +67,18 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DataError",
     "DovetailError",
+    "Interrupted",
     "MatchReport",
+    "MissingFilesError",
+    "ModelError",
+    "OptionsError",
+    "RecipeError",
+    "ResourceError",
     "Run",
+    "RunError",
+    "WeightsError",
     "compare",
     "embed",
     "evaluate_dense",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from dovetail import __version__
-from dovetail.errors import DovetailError, printable, unknown_name
+from dovetail.errors import DovetailError, OptionsError, printable, unknown_name
 from dovetail.options import body, options_class
 from dovetail.output import drop_standard_output, outliving_readers
 from dovetail.parsing import make_parser, underscored
@@ -143,7 +143,7 @@ def command_in(arguments: list[str]) -> str | None:
     """Return the command that arguments begin with, of one word or two; None where a group's help is asked for.
 
     Raises:
-        DovetailError: For an unknown command.
+        OptionsError: For an unknown command.
     """
     first = arguments[0]
     kinds = [name.split()[1] for name in VERBS if name.startswith(f"{first} ")]
@@ -154,7 +154,7 @@ def command_in(arguments: list[str]) -> str | None:
     if len(arguments) > 1 and arguments[1] in ("-h", "--help", "help"):
         return None
     if len(arguments) == 1 or arguments[1].startswith("-"):
-        raise DovetailError(f"`dovetail {first}` needs one word more: {', '.join(kinds)}.")
+        raise OptionsError(f"`dovetail {first}` needs one word more: {', '.join(kinds)}.")
     if arguments[1] not in kinds:
         raise unknown_name(f"command '{first}' of the kind", arguments[1], kinds)
     return f"{first} {arguments[1]}"

@@ -13,7 +13,7 @@ from dovetail.errors import unknown_name
 
 
 def check_names(value: Any) -> None:
-    """Raise `DovetailError` for a name that the type of its field does not list, in a dataclass and all within it."""
+    """Raise `OptionsError` for a name that the type of its field does not list, in a dataclass and all within it."""
     if isinstance(value, (list, tuple)):
         for one in value:
             check_names(one)
@@ -26,7 +26,7 @@ def check_names(value: Any) -> None:
 
 
 def check_name(what: str, value: Any, kind: Any) -> None:
-    """Raise `DovetailError` where a value, or one of several, is a text that its type does not list."""
+    """Raise `OptionsError` where a value, or one of several, is a text that its type does not list."""
     if isinstance(value, tuple) and get_origin(kind) is tuple:
         for one in value:
             check_name(what, one, get_args(kind)[0])

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_type_hints
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import OptionsError, unknown_name
 from dovetail.names import names_of
 
 INFO = "option"
@@ -60,10 +60,10 @@ class Range:
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
     def check(self, name: str, value: float) -> None:
-        """Raise `DovetailError` for a number that the range does not hold."""
+        """Raise `OptionsError` for a number that the range does not hold."""
         if not self.holds(value):
             must = f"at most {self.most:g}" if self.most < value < math.inf else str(self)
-            raise DovetailError(f"{name} is {value:g}; it must be {must}.")
+            raise OptionsError(f"{name} is {value:g}; it must be {must}.")
 
 
 MOST_SIDE_PX = 1 << 14
@@ -109,7 +109,7 @@ class Options:
     """The options of a verb.
 
     Raises:
-        DovetailError: For a number outside its field's range, or a name that the field's type does not list.
+        OptionsError: For a number outside its field's range, or a name that the field's type does not list.
     """
 
     _named: ClassVar[frozenset[str]] = frozenset()
@@ -124,7 +124,7 @@ class Options:
         """Return options of which it is known which were named, and which of them only a config file named.
 
         Raises:
-            DovetailError: For an unknown name and a required one that is missing, too.
+            OptionsError: For an unknown name and a required one that is missing, too.
         """
         infos = option_infos(cls)
         for name in values:
@@ -132,7 +132,7 @@ class Options:
                 raise unknown_name("option", name, infos)
         for name, info in infos.items():
             if info.required and name not in values:
-                raise DovetailError(f"{name} is missing; give it with --{name.replace('_', '-')}.")
+                raise OptionsError(f"{name} is missing; give it with --{name.replace('_', '-')}.")
         return cls(**values)._remembering(values, from_file)
 
     @property
@@ -185,7 +185,7 @@ def kinds_of(options: type[Options]) -> Mapping[str, Any]:
 
 
 def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
-    """Raise `DovetailError` for a number out of range, or text where the type lists names and not this one."""
+    """Raise `OptionsError` for a number out of range, or text where the type lists names and not this one."""
     several = value if isinstance(value, list | tuple) else [value]
     for one in several:
         if info.range is not None and isinstance(one, int | float):
@@ -194,7 +194,7 @@ def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
     if isinstance(value, str) and names and value not in names:
         numbers = any(one in (int, float) for one in (get_args(kind) or (kind,)))
         if numbers:
-            raise DovetailError(f"{name} is {value!r}; it must be a number{or_names(names)}.")
+            raise OptionsError(f"{name} is {value!r}; it must be a number{or_names(names)}.")
         raise unknown_name(name, value, names)
 
 

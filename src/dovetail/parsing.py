@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.files.options_file import read_options_file
 from dovetail.options import Options, kinds_of, option_infos, positional_in
 
@@ -39,7 +39,7 @@ def make_parser(
 
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise DovetailError(explain(message, known_options(self)))
+            raise OptionsError(explain(message, known_options(self)))
 
         def format_help(self, formatter: Any = None) -> str:
             return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
@@ -71,7 +71,7 @@ def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
 
 
 def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:
-    """Raise `DovetailError` for options read from a file, of names or kinds that the class does not have.
+    """Raise `OptionsError` for options read from a file, of names or kinds that the class does not have.
 
     Args:
         options: The class.
@@ -80,19 +80,19 @@ def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -
     """
     method = values.get("method", options.default_of("method"))
     if not isinstance(method, str):
-        raise DovetailError(f"{where}: method is {method!r}; it must be text.")
+        raise OptionsError(f"{where}: method is {method!r}; it must be text.")
     if not isinstance(values.get("recipe") or {}, dict):
-        raise DovetailError(
+        raise OptionsError(
             f"{where}: recipe is {str(values['recipe'])[:200]!r}; it must be NAME: VALUE for each option."
         )
     try:
         parser = make_parser("pretrain", options, ["--method", method])
         parser.parse_object({name: value for name, value in values.items() if value is not None}, defaults=False)
     except DovetailError as error:
-        raise DovetailError(f"{where}: {str(error)[:1000]}") from None
+        raise OptionsError(f"{where}: {str(error)[:1000]}") from None
     except Exception as error:  # values of no kind that the parser expects make it raise almost anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DovetailError(f"{where} cannot be read: {reason}.") from error
+        raise OptionsError(f"{where} cannot be read: {reason}.") from error
 
 
 def underscored(argument: str) -> str:
@@ -138,7 +138,7 @@ def method_in_file(path: str) -> str | None:
     """Return the method that a YAML file names."""
     content = read_options_file(Path(path))
     if not isinstance(content, dict):
-        raise DovetailError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
+        raise OptionsError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
     method = content.get("method")
     return method if isinstance(method, str) else None
 

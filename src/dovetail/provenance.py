@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.options import Options
 
 TYPED_ONLY = ("out", "overwrite", "resume")
 
 
 def refuse_decided_in_file(options: Options) -> None:
-    """Raise `DovetailError` where a config file decides what only the command line may; it may name the defaults."""
+    """Raise `OptionsError` where a config file decides what only the command line may; it may name the defaults."""
     for name in TYPED_ONLY:
         value = getattr(options, name, None)
         if name in options.from_file and value != options.default_of(name):
-            raise DovetailError(
+            raise OptionsError(
                 f"The config file names {name}, which only the command line may decide; remove it from the file and "
                 f"add {typed_again(name, value)}."
             )
 
 
 def refuse_network_in_file(name: str, value: Any, *, typed: bool) -> None:
-    """Raise `DovetailError` unless an option that reaches the network was typed; called where the network is reached.
+    """Raise `OptionsError` unless an option that reaches the network was typed; called where the network is reached.
 
     Args:
         name: Of the option.
@@ -37,7 +37,7 @@ def refuse_network_in_file(name: str, value: Any, *, typed: bool) -> None:
     """
     if not typed:
         shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        raise DovetailError(
+        raise OptionsError(
             f"{name} {shown!r} comes from a config file, and a file may not start a network connection; to allow it, "
             f"add {typed_again(name, value)}."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, Kind
 from dovetail.heads.raw import RawHeadSpec
 from dovetail.names import check_names
@@ -60,7 +60,7 @@ class Cells:
 
     def __post_init__(self) -> None:
         if self.points is not None and (self.grid is not None or self.border):
-            raise DovetailError("A term's cells are either sampled at points, or pooled to a grid without a border.")
+            raise RecipeError("A term's cells are either sampled at points, or pooled to a grid without a border.")
 
 
 @dataclass(frozen=True)
@@ -275,9 +275,9 @@ class Recipe:
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
         if not names:
-            raise DovetailError(f"Recipe {self.name!r} has no term; give it at least one.")
+            raise RecipeError(f"Recipe {self.name!r} has no term; give it at least one.")
         if len(set(names)) != len(names):
-            raise DovetailError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
+            raise RecipeError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
         check_names(self)
         for term in self.terms:
             self.check_points(term)
@@ -294,47 +294,47 @@ class Recipe:
             return term.head
         owner = next((other for other in self.terms if other.name == term.head.term), None)
         if owner is None or isinstance(owner.head, SameHead):
-            raise DovetailError(f"Term {term.name!r} shares the head of {term.head.term!r}, which has none of its own.")
+            raise RecipeError(f"Term {term.name!r} shares the head of {term.head.term!r}, which has none of its own.")
         return owner.head
 
     def check(self, taps: dict[str, Tap]) -> None:
-        """Raise `DovetailError` for a term on a tap that is missing or of the wrong kind."""
+        """Raise `RecipeError` for a term on a tap that is missing or of the wrong kind."""
         for term in self.terms:
             if term.tap not in taps:
-                raise DovetailError(f"Term {term.name!r} reads tap {term.tap!r}; the model has {', '.join(taps)}.")
+                raise RecipeError(f"Term {term.name!r} reads tap {term.tap!r}; the model has {', '.join(taps)}.")
             kind, takes = taps[term.tap].kind, self.head_of(term).kinds
             if kind not in takes:
-                raise DovetailError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
+                raise RecipeError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
             self.check_target(term, taps)
 
     def check_target(self, term: Term, taps: dict[str, Tap]) -> None:
-        """Raise `DovetailError` for a target that the teacher cannot give."""
+        """Raise `RecipeError` for a target that the teacher cannot give."""
         target, head = term.target, self.head_of(term)
         if target is None:
             return
         if target.tap not in taps or taps[target.tap].part != "encoder" or taps[target.tap].kind not in head.kinds:
             known = [name for name, tap in taps.items() if tap.part == "encoder" and tap.kind in head.kinds]
-            raise DovetailError(
+            raise RecipeError(
                 f"Term {term.name!r} predicts {target.tap!r}, which is no map of the encoder; choose one of "
                 f"{', '.join(known)}."
             )
         if not isinstance(head, RawHeadSpec):
-            raise DovetailError(f"Term {term.name!r} has a target, so its head is a RawHeadSpec and not {head}.")
+            raise RecipeError(f"Term {term.name!r} has a target, so its head is a RawHeadSpec and not {head}.")
         if self.teacher_momentum is None or not set(target.roles) <= set(self.teacher_views):
-            raise DovetailError(
+            raise RecipeError(
                 f"Term {term.name!r} has a target of {' and '.join(target.roles)} views; give the recipe a teacher "
                 "that sees them."
             )
 
     def check_points(self, term: Term) -> None:
-        """Raise `DovetailError` for a term that samples points which the views do not have, or cannot compare them."""
+        """Raise `RecipeError` for a term that samples points which the views do not have, or cannot compare them."""
         count, region, drawn = term.cells.points, term.objective.points, self.views.points
         if count is None:
             return
         if region is None:
-            raise DovetailError(f"Term {term.name!r} compares whole maps, so it cannot sample points of them.")
+            raise RecipeError(f"Term {term.name!r} compares whole maps, so it cannot sample points of them.")
         if drawn is None or (drawn.count, drawn.region) != (count, region):
-            raise DovetailError(
+            raise RecipeError(
                 f"Term {term.name!r} samples {count} points of each view's {region}; give the recipe's views "
                 f"points=PointSpec({count}, {region!r})."
             )

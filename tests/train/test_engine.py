@@ -19,12 +19,11 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, Interrupted
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment
 from dovetail.train import overseer
 from dovetail.train.defaults import Settings
-from dovetail.train.interrupts import Interrupted
 from dovetail.train.learner import Learner
 from dovetail.train.step import is_convolutional, seed_step
 from dovetail.views.view import View

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError, StoppedWaiting
+from dovetail.errors import DovetailError, Interrupted, StoppedWaiting
 from dovetail.files.finite import first_not_finite
 from dovetail.train.checkpoints import Checkpoints, read
-from dovetail.train.interrupts import Interrupted, StopRequests, stop_signals
+from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.train.sealed import write_sealed
 from dovetail.views.view import View

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dovetail.errors import Interrupted
 from dovetail.train import overseer
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.engine import check_ending
-from dovetail.train.interrupts import Interrupted, StopRequests
+from dovetail.train.interrupts import StopRequests
 from dovetail.train.overseer import Overseer
 from tests.train.runs import settings
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dovetail.errors import RecipeError
 from dovetail.views.batch import unit_boxes
 from dovetail.views.plan import PointSpec, ViewPlan, ViewSpec
 from dovetail.views.points import corners, inner, place_points, places, sample, shared
@@ -93,9 +94,9 @@ def test_views_are_the_same_with_and_without_points(region: Literal["overlap", "
 
 
 def test_wrong_specs_get_a_sentence() -> None:
-    with pytest.raises(ValueError, match="number of points is 0"):
+    with pytest.raises(RecipeError, match="number of points is 0"):
         PointSpec(0)
-    with pytest.raises(ValueError, match=r"margin is 0\.5"):
+    with pytest.raises(RecipeError, match=r"margin is 0\.5"):
         PointSpec(margin=0.5)
 
 

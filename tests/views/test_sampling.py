@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from dovetail.data.reading.decode import open_bytes
+from dovetail.errors import DataError
 from dovetail.views import photometric
 from dovetail.views.batch import unit_boxes
 from dovetail.views.plan import MaskSpec, QuerySpec, ViewPlan, ViewSpec
@@ -179,7 +180,7 @@ def test_boxes_on_the_grid_of_a_smaller_photograph_are_whole(seed: int, height: 
 def test_the_divisor_is_told_by_sizes(shrink: int) -> None:
     pixels = torch.zeros(3, -(-1001 // shrink), -(-1333 // shrink), dtype=torch.uint8)
     assert shrink_of(pixels, (1333, 1001)) == shrink
-    with pytest.raises(ValueError, match="no decoder's version of 1333 x 1003"):
+    with pytest.raises(DataError, match="no decoder's version of 1333 x 1003"):
         shrink_of(torch.zeros(3, 300, 400), (1333, 1003))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dovetail.data.reading.decode import SUFFIXES, looks_like_image
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, counted
 
 HEAD_BYTES = 16
 OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # which every run's folder has after its first steps
@@ -78,7 +78,7 @@ def _walk(folder: Path, runs: list[str]) -> Iterator[os.DirEntry[str]]:
         try:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            raise DovetailError(
+            raise DataError(
                 f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
             ) from error
         if current != root and {entry.name for entry in entries} >= OF_A_RUN:

@@ -19,7 +19,7 @@ import numpy as np
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.reading.decode import Photograph, UnreadableError, open_bytes, read_file
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, ResourceError
 from dovetail.provenance import refuse_network_in_file
 
 NAMED = "hf:"
@@ -95,16 +95,16 @@ def open_table(data: Any, *, fetch: bool = True) -> TableSource:
     called = str(data) if isinstance(data, str | Path) else "dataset"
     table = only_split(found, called)
     if type(table).__name__.startswith("Iterable"):
-        raise DovetailError(f"{called} is read as a stream, which cannot go on where it stopped; load it as a table.")
+        raise DataError(f"{called} is read as a stream, which cannot go on where it stopped; load it as a table.")
     return TableSource(undecoded(table), image_column(table, called), called=called)
 
 
 def installed(asked: str) -> Any:
-    """Return the package; raise `DovetailError` if it is not installed."""
+    """Return the package; raise `ResourceError` if it is not installed."""
     try:
         import datasets
     except ImportError as error:
-        raise DovetailError(
+        raise ResourceError(
             f"{asked} is a Hugging Face dataset, and the package datasets is not installed; install it with "
             "`pip install 'dovetail-ssl[datasets]'`."
         ) from error
@@ -112,12 +112,12 @@ def installed(asked: str) -> Any:
 
 
 def read(load: Callable[[], Any], what: str) -> Any:
-    """Return what `load` does; raise `DovetailError` where it fails."""
+    """Return what `load` does; raise `DataError` where it fails."""
     try:
         return load()
     except Exception as error:  # Arrow and the hub raise almost anything
         reason = " ".join(str(error).split())[:120].rstrip(".")
-        raise DovetailError(f"{what} cannot be read as a Hugging Face dataset ({reason}).") from error
+        raise DataError(f"{what} cannot be read as a Hugging Face dataset ({reason}).") from error
 
 
 def only_split(found: Any, called: str) -> Any:
@@ -125,7 +125,7 @@ def only_split(found: Any, called: str) -> Any:
     if not isinstance(found, dict):
         return found
     if "train" not in found and len(found) != 1:
-        raise DovetailError(
+        raise DataError(
             f"{called} has the splits {', '.join(map(str, found))} and none named train; name one as 'hf:NAME#SPLIT'."
         )
     return found["train"] if "train" in found else next(iter(found.values()))
@@ -149,14 +149,14 @@ def image_column(table: Any, called: str) -> str:
     """Return the one column of images, or the one with the usual name.
 
     Raises:
-        DovetailError: For none, and for several without such a name.
+        DataError: For none, and for several without such a name.
     """
     columns = image_columns(table)
     usual = [name for name in IMAGES if name in columns]
     if len(columns) == 1 or usual:
         return usual[0] if usual else columns[0]
     found = f"several columns of images ({', '.join(columns)})" if columns else "no column of images"
-    raise DovetailError(
+    raise DataError(
         f"{called} has {found} among {', '.join(table.features or {})}; call one of them {IMAGES[0]!r}, of the kind "
         "datasets.Image."
     )

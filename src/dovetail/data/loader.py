@@ -32,7 +32,7 @@ from dovetail.data.reading.watch import (
     next_of,
 )
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError, StoppedWaiting
+from dovetail.errors import ResourceError, StoppedWaiting
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
 from dovetail.views.random import Purpose, stream
@@ -272,12 +272,12 @@ class ViewLoader:
         """Return the sentence on a worker that gives nothing any more; other errors as they are."""
         text = str(error)
         if "timed out" in text:
-            return DovetailError(
+            return ResourceError(
                 f"No images came from the loading processes for {self._batch_seconds:g} seconds; check the disk that "
                 "they are on and go on with --resume."
             )
         if "DataLoader worker (pid" in text:
-            return DovetailError(
+            return ResourceError(
                 f"A loading process ended ({text.splitlines()[0].rstrip('.')}), most often for want of memory; go on "
                 "with --resume, and with fewer --workers or fewer other programs beside it."
             )

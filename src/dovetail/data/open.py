@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from dovetail.data.reading.archives import open_archive
 from dovetail.data.shards.names import names_shards
 from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, find_images, read_list
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 
 def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:
@@ -29,7 +29,7 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
         DovetailError: There is no such folder or file, or no image in it, or it may not be fetched.
     """
     if isinstance(data, str) and data.startswith("pipe:"):
-        raise DovetailError(
+        raise DataError(
             f"{data!r} is a command, and commands are not run any more; copy the shards to a disk, or give a URL."
         )
     if isinstance(data, ImageSource):
@@ -49,7 +49,7 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
     else:
         source = DatasetSource(data)
     if source.num_images == 0:
-        raise DovetailError(f"The {type(data).__name__} of images is empty; give at least one.")
+        raise DataError(f"The {type(data).__name__} of images is empty; give at least one.")
     return source
 
 
@@ -80,4 +80,4 @@ def _from_path(path: Path) -> ImageSource:
         if beside
         else f"{parent} is {'empty' if parent.is_dir() else 'missing too'}"
     )
-    raise DovetailError(f"There is no folder, archive or list of images at {str(path)!r}; {there}.")
+    raise DataError(f"There is no folder, archive or list of images at {str(path)!r}; {there}.")

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import OptionsError, counted
 from dovetail.views.random import Purpose, stream
 
 Key = tuple[int, int]  # (epoch, index)
@@ -123,13 +123,13 @@ class StepSampler(Sampler[list[Key]]):
             order_of: How the photographs of an epoch are put in order; `epoch_order` unless given.
 
         Raises:
-            DovetailError: There are fewer images than a batch takes, or the batch does not divide evenly.
+            OptionsError: There are fewer images than a batch takes, or the batch does not divide evenly.
         """
         self._steps_per_epoch = steps_per_epoch(num_images, global_batch)
         if global_batch % (world_size * micro_batches):
             pieces = f"{world_size} devices" + (f" x {micro_batches} micro-batches" if micro_batches > 1 else "")
             near = global_batch - global_batch % (world_size * micro_batches) or world_size * micro_batches
-            raise DovetailError(f"A batch of {global_batch} does not divide over {pieces}; use --batch-size {near}.")
+            raise OptionsError(f"A batch of {global_batch} does not divide over {pieces}; use --batch-size {near}.")
         self._num_images = num_images
         self._global_batch = global_batch
         self._seed = seed
@@ -162,9 +162,9 @@ class StepSampler(Sampler[list[Key]]):
 
 
 def steps_per_epoch(num_images: int, global_batch: int) -> int:
-    """Return the full batches in an epoch; raise `DovetailError` if there is not one."""
+    """Return the full batches in an epoch; raise `OptionsError` if there is not one."""
     if num_images < global_batch:
-        raise DovetailError(
+        raise OptionsError(
             f"{counted(num_images, 'image')} {'is' if num_images == 1 else 'are'} too few for a batch "
             f"of {global_batch}; use --batch-size {num_images} or more images."
         )

@@ -31,7 +31,7 @@ from dovetail.data.reading.decode import (
     open_file,
     read_file,
 )
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 
 class ImageSource(ABC):
@@ -99,7 +99,7 @@ class ArchiveSource(ImageSource):
         """List the archive.
 
         Raises:
-            DovetailError: It cannot be listed, or has no image.
+            DataError: It cannot be listed, or has no image.
         """
         self._archive = archive
         self._members: list[Member] = []
@@ -113,7 +113,7 @@ class ArchiveSource(ImageSource):
                 others[Path(member.name).suffix.lower()] += 1
         self.left_out = left_out(others)
         if not self._members:
-            raise DovetailError(
+            raise DataError(
                 f"Found {inventory(others, 0)} but no images in {str(archive.path)!r}; give an archive of "
                 f"{FORMATS_READ}."
             )
@@ -149,7 +149,7 @@ class DatasetSource(ImageSource):
 
     def __init__(self, dataset: Dataset[Any] | Sequence[Any]) -> None:
         if not isinstance(dataset, Sized):
-            raise DovetailError(f"A {type(dataset).__name__} has no length; give a map-style dataset.")
+            raise DataError(f"A {type(dataset).__name__} has no length; give a map-style dataset.")
         self._dataset: Any = dataset
         self._num_images = len(dataset)
 
@@ -179,15 +179,15 @@ def read_list(path: Path) -> list[str]:
     """Return the paths in a text file, one a line; empty lines are left out."""
     content = path.read_bytes()
     if looks_like_image(content[:HEAD_BYTES]):
-        raise DovetailError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
+        raise DataError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
     if b"\0" in content:
-        raise DovetailError(
+        raise DataError(
             f"{str(path)!r} is no text; give a folder, an archive, or a text file with one path on each line."
         )
     lines = os.fsdecode(content).split("\n")
     paths = [_listed(path.parent, line.strip()) for line in lines if line.strip()]
     if not paths:
-        raise DovetailError(f"The list {str(path)!r} names no image; write one path on each line.")
+        raise DataError(f"The list {str(path)!r} names no image; write one path on each line.")
     return paths
 
 
@@ -203,11 +203,11 @@ def find_images(folder: Path) -> Listing:
     """Return the images in `folder` and below; see `list_images`.
 
     Raises:
-        DovetailError: There is none; the message tells what was found.
+        DataError: There is none; the message tells what was found.
     """
     found = list_images(folder)
     if not found.images:
-        raise DovetailError(
+        raise DataError(
             f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; give a folder of "
             f"{FORMATS_READ}."
         )

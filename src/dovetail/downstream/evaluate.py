@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.downstream.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
 from dovetail.downstream.options import MeasureOptions
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.files.locking import in_use
 from dovetail.options import takes
 
@@ -94,7 +94,7 @@ def measured(
     from dovetail.files.writable import check_writable
 
     if not str(options.data):
-        raise DovetailError("No data was named; give a labelled set with --data.")
+        raise OptionsError("No data was named; give a labelled set with --data.")
     run_values = values_of_run(options.run) if options.run is not None else ()
     with values_within(options.value_range or run_values):
         if options.check:  # nothing is written
@@ -113,6 +113,6 @@ def folder_for(kind: str, options: MeasureOptions) -> Path:
     if str(options.out):
         return Path(options.out)
     if options.run is None:
-        raise DovetailError("No folder for the results was named; give one with --out.")
+        raise OptionsError("No folder for the results was named; give one with --out.")
     folder = Path(options.run)
     return (folder if folder.is_dir() else folder.parent) / kind

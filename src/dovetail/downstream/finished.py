@@ -15,7 +15,7 @@ from torch import nn
 
 from dovetail.data.reading.values import value_range
 from dovetail.downstream.start import TASK_FILE, Source
-from dovetail.errors import DovetailError
+from dovetail.errors import RunError, WeightsError
 from dovetail.files.durable import write_whole
 from dovetail.files.finite import check_finite
 from dovetail.files.schema import checked
@@ -88,31 +88,27 @@ def read_task(folder: Path) -> Task:
     """Return what a fine-tuned run says about its model.
 
     Raises:
-        DovetailError: For a folder without one.
+        RunError: For a folder without one.
     """
     path = folder / TASK
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         task = Task(**checked(content, KINDS, path, "fine-tune anew"))
     except OSError as error:
-        raise DovetailError(
-            f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run."
-        ) from error
-    except DovetailError:
-        raise
+        raise RunError(f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run.") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise DovetailError(f"{path} cannot be read ({error}); fine-tune anew.") from error
+        raise RunError(f"{path} cannot be read ({error}); fine-tune anew.") from error
     check_task(task, path)
     return task
 
 
 def check_task(task: Task, path: Path) -> None:
-    """Raise `DovetailError` where a task's numbers fit no model, before memory is taken for one."""
+    """Raise `RunError` where a task's numbers fit no model, before memory is taken for one."""
     Range(1, most=MOST_SIDE_PX).check("image_size", task.image_size)
     Range(1, most=4096).check("in_channels", task.in_channels)
     whole = all(math.isfinite(value) for value in (*task.mean, *task.std, *task.value_range))
     if not whole or len(task.mean) != task.in_channels or len(task.std) != task.in_channels or min(task.std) <= 0:
-        raise DovetailError(
+        raise RunError(
             f"{path} does not say one finite mean and one deviation above 0 for each channel; fine-tune anew."
         )
     options = task.options
@@ -122,11 +118,11 @@ def check_task(task: Task, path: Path) -> None:
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int) and one > 0 for one in pair)
         for pair in pairs
     ):
-        raise DovetailError(f"{path} has a window or within_px that is no pair of sides; fine-tune anew.")
+        raise RunError(f"{path} has a window or within_px that is no pair of sides; fine-tune anew.")
     if not isinstance(ids, list) or len(ids) != len(task.names) or not all(isinstance(one, int | str) for one in ids):
-        raise DovetailError(f"{path} has no id for each class; fine-tune anew.")
+        raise RunError(f"{path} has no id for each class; fine-tune anew.")
     if not task.names or len(task.value_range) not in (0, 2):
-        raise DovetailError(f"{path} names no classes, or a value_range that is no pair of numbers; fine-tune anew.")
+        raise RunError(f"{path} names no classes, or a value_range that is no pair of numbers; fine-tune anew.")
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -138,4 +134,4 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         model.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise DovetailError(f"{path} cannot be loaded ({first}); fine-tune anew.") from error
+        raise WeightsError(f"{path} cannot be loaded ({first}); fine-tune anew.") from error

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, ResourceError, RunError
 from dovetail.train.defaults import available_cores, best_accelerator, best_precision
 from dovetail.train.step import is_convolutional
 
@@ -59,9 +59,9 @@ def machine(
     """
     kind = best_accelerator() if accelerator == "auto" else accelerator
     if kind == "cuda" and not torch.cuda.is_available():
-        raise DovetailError("This machine has no CUDA GPU that torch can use; leave --accelerator on auto.")
+        raise ResourceError("This machine has no CUDA GPU that torch can use; leave --accelerator on auto.")
     if workers != "auto" and workers < 0:
-        raise DovetailError(f"workers is {workers}; it must be at least 0.")
+        raise OptionsError(f"workers is {workers}; it must be at least 0.")
     if precision == "auto":
         precision = "bf16" if best_precision(kind) == "bf16-mixed" else "float32"
     threads = min(available_cores() - 1, MAX_THREADS) if workers == "auto" else workers
@@ -91,10 +91,10 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads:
 
 
 def checked_loss(loss: Tensor, step: int) -> float:
-    """Return the loss of a step, from 0, as a number; raise `DovetailError` where it is none."""
+    """Return the loss of a step, from 0, as a number; raise `RunError` where it is none."""
     value = loss.item()
     if not math.isfinite(value):
-        raise DovetailError(f"The loss is {value} at step {step + 1}; lower --lr.")
+        raise RunError(f"The loss is {value} at step {step + 1}; lower --lr.")
     return value
 
 

@@ -30,7 +30,7 @@ from dovetail.downstream.rebuilt import build_finished
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.loop import predict as predict_classes
 from dovetail.downstream.segment.options import SegmentOptions, Window
-from dovetail.errors import DovetailError, counted, tell
+from dovetail.errors import DataError, DovetailError, ModelError, OptionsError, counted, tell
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 
@@ -41,7 +41,7 @@ def predict(asked: PredictOptions) -> Path:
     """Write predictions."""
     for name, words in (("run", "fine-tuned run"), ("data", "folder of photographs"), ("out", "folder to write")):
         if not str(getattr(asked, name)):
-            raise DovetailError(f"No {words} was named; give one with --{name}.")
+            raise OptionsError(f"No {words} was named; give one with --{name}.")
     folder, out = Path(asked.run), Path(asked.out)
     check_writable(out)
     with in_use(out, keep=False):
@@ -91,10 +91,10 @@ class Photographs:
             advance(1)
 
     def check_any(self) -> None:
-        """Raise `DovetailError` where none could be read."""
+        """Raise `DataError` where none could be read."""
         if not self.read:
             why = self.unread[self.paths[0]]
-            raise DovetailError(f"None of the {len(self.paths)} photographs can be read ({why}); check the data.")
+            raise DataError(f"None of the {len(self.paths)} photographs can be read ({why}); check the data.")
 
 
 def reason(fault: DovetailError) -> str:
@@ -106,7 +106,7 @@ def photographs(data: Path) -> Photographs:
     """Return the photographs in a folder, or in a list of paths; names are relative to the folder, or to the list's.
 
     Raises:
-        DovetailError: Where there are none.
+        DataError: Where there are none.
     """
     if data.is_dir():
         listing, base = find_images(data), data
@@ -116,9 +116,9 @@ def photographs(data: Path) -> Photographs:
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:
-        raise DovetailError(f"There is no folder or list of photographs at {data}; name one with --data.")
+        raise DataError(f"There is no folder or list of photographs at {data}; name one with --data.")
     if not found:
-        raise DovetailError(f"{data} holds no photographs; name another folder with --data.")
+        raise DataError(f"{data} holds no photographs; name another folder with --data.")
     return Photographs(base, [Path(one) for one in found])
 
 
@@ -141,11 +141,11 @@ def targets(task: Task, photos: Photographs) -> list[Path]:
 
 
 def check_apart(out: Path, names: list[Path], inputs: list[Path]) -> None:
-    """Raise `DovetailError` where a file in `out` is one of the inputs, by whatever path, and would be written over."""
+    """Raise `OptionsError` where a file in `out` is one of the inputs, by whatever path, and would be written over."""
     read = {identity(path) for path in inputs} - {None}
     for name in names:
         if identity(out / name) in read:
-            raise DovetailError(
+            raise OptionsError(
                 f"{out / name} is to be read, and would be written over; name another folder with --out."
             )
 
@@ -225,9 +225,7 @@ def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
 def palette(classes: int) -> list[int]:
     """Return 256 colours as VOC has them: the bits of the class are dealt to red, green and blue."""
     if classes > 256:
-        raise DovetailError(
-            f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself."
-        )
+        raise ModelError(f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself.")
     colours = []
     for index in range(256):
         value, colour = index, [0, 0, 0]

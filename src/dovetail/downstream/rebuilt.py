@@ -13,7 +13,7 @@ from dovetail.downstream.detect.model import DetectorSpec, build_detector
 from dovetail.downstream.finished import WEIGHTS, Task, load_weights, read_task
 from dovetail.downstream.segment.model import FCNSpec, build_segmenter
 from dovetail.downstream.start import TASK_FILE
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, ModelError
 from dovetail.networks.parts import Parts, locate_parts
 from dovetail.weights.exported import Exported, read_exported
 
@@ -30,7 +30,7 @@ def build_finished(task: Task) -> tuple[nn.Module, nn.Module]:
     """Return a fine-tuned model with random weights, and the module in it that was pre-trained.
 
     Raises:
-        DovetailError: Where its options fit no model.
+        ModelError: Where its options fit no model.
     """
     try:
         return built(task)
@@ -38,7 +38,7 @@ def build_finished(task: Task) -> tuple[nn.Module, nn.Module]:
         raise
     except Exception as error:  # options that another program wrote make constructors raise almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DovetailError(f"The options of the fine-tuned run fit no model ({reason}); fine-tune anew.") from error
+        raise ModelError(f"The options of the fine-tuned run fit no model ({reason}); fine-tune anew.") from error
 
 
 def built(task: Task) -> tuple[nn.Module, nn.Module]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from torch import nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DovetailError, OptionsError, RunError, WeightsError, unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.initialise import initialise, starting_statistics
@@ -70,7 +70,7 @@ class Source:
             network = build_network(module, in_channels=self.in_channels, image_size=self.image_size)
         patch = network.taps["patches"].stride if "patches" in network.taps else 1
         if self.image_size % patch:
-            raise DovetailError(
+            raise OptionsError(
                 f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
             )
         if self.run is None:
@@ -87,10 +87,10 @@ class Source:
         if start == "random":
             return None
         if self.run is None:
-            raise DovetailError(f"Starting from {start!r} needs a pre-training run; give its folder with --run.")
+            raise OptionsError(f"Starting from {start!r} needs a pre-training run; give its folder with --run.")
         if not self.has_decoder:
             if start == "decoder":
-                raise DovetailError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
+                raise OptionsError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
             start = "encoder"
         return load_into(model, self.run, part=start)
 
@@ -125,9 +125,9 @@ def source_of(
             with `init`.
     """
     if run is not None and init is not None:
-        raise DovetailError("A run brings its own weights; leave --init out, or give --model instead of --run.")
+        raise OptionsError("A run brings its own weights; leave --init out, or give --model instead of --run.")
     if run is None and model is None:
-        raise DovetailError("No run was named; give a pre-training run with --run, or --model for random weights.")
+        raise OptionsError("No run was named; give a pre-training run with --run, or --model for random weights.")
     if run is None:
         network = build_network(model or "", image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
@@ -158,9 +158,9 @@ def values_of_run(run: str | Path | None) -> tuple[float, ...]:
 def described(exported: Exported) -> dict[str, Any]:
     """Return what an export says about its model; raise `DovetailError` for a bare file, and a fine-tuned run."""
     if not exported.info and (exported.path.parent / TASK_FILE).is_file():
-        raise DovetailError(f"{exported.path.parent} holds a fine-tuned model; name its pre-training run.")
+        raise RunError(f"{exported.path.parent} holds a fine-tuned model; name its pre-training run.")
     if not exported.info:
-        raise DovetailError(f"{exported.path} does not say how its model is built; give the run's folder.")
+        raise WeightsError(f"{exported.path} does not say how its model is built; give the run's folder.")
     return exported.info
 
 
@@ -201,18 +201,18 @@ def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -
     best: Start = "random" if source.run is None else "all" if fits else "encoder"
     known: dict[str, Start] = {"auto": best, **{name: name for name in STARTS}}
     if not starts:
-        raise DovetailError("No starting point was named; give --start random, encoder, decoder or all.")
+        raise OptionsError("No starting point was named; give --start random, encoder, decoder or all.")
     for name in starts:
         if name not in known:
             raise unknown_name("starting point", name, known)
         if name not in ("auto", "random") and source.run is None:
-            raise DovetailError(
+            raise OptionsError(
                 f"Starting from {name!r} needs a pre-training run; give its folder with --run, or --start random."
             )
         if name == "decoder" and not source.has_decoder:
-            raise DovetailError(f"The run {source.run} has pre-trained no decoder; start from its encoder.")
+            raise OptionsError(f"The run {source.run} has pre-trained no decoder; start from its encoder.")
         if name in ("decoder", "all") and source.has_decoder and not fits:
-            raise DovetailError(
+            raise OptionsError(
                 f"The model that is fine-tuned has another decoder than the run {source.run}; give --start encoder."
             )
     return tuple(dict.fromkeys(known[name] for name in starts))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import WeightsError
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def is_mask(value: Tensor) -> bool:
 
 
 def check_finite(tensors: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raise `DovetailError` for values that are not finite, naming their first tensor.
+    """Raise `WeightsError` for values that are not finite, naming their first tensor.
 
     Args:
         tensors: By name.
@@ -50,4 +50,4 @@ def check_finite(tensors: Mapping[str, Any], what: str, advice: str) -> None:
     """
     name = first_not_finite(tensors)
     if name is not None:
-        raise DovetailError(f"{what} holds values that are not finite numbers, first in {name!r}; {advice}.")
+        raise WeightsError(f"{what} holds values that are not finite numbers, first in {name!r}; {advice}.")

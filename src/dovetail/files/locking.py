@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ResourceError, RunError
 
 LOCK = ".dovetail.lock"
 
@@ -46,12 +46,12 @@ def in_use(
             lock.acquire(timeout=wait_s)
     except Timeout:
         otherwise = otherwise or f"name another folder with --{option}"
-        raise DovetailError(
+        raise RunError(
             f"Another process of dovetail writes into {folder}; wait until it has ended, or {otherwise}."
         ) from None
     except (OSError, NotImplementedError) as error:  # network file systems without locks
         if isinstance(error, OSError) and not os.access(folder, os.W_OK | os.X_OK):
-            raise DovetailError(f"Cannot write to {folder}: {error.strerror}; name another folder.") from None
+            raise ResourceError(f"Cannot write to {folder}: {error.strerror}; name another folder.") from None
         log.warning("%s cannot be locked (%s); let no other process write into it.", folder, error)
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
@@ -16,7 +16,7 @@ def read_options_file(path: Path) -> Any:
     """Return the content of a YAML file.
 
     Raises:
-        DovetailError: It cannot be read, runs code, is larger than any file of options, or stands for more values than
+        OptionsError: It cannot be read, runs code, is larger than any file of options, or stands for more values than
             it writes down (aliases of aliases), or for itself.
     """
     import yaml
@@ -25,16 +25,14 @@ def read_options_file(path: Path) -> Any:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            raise DovetailError(f"{path} has more than {MAX_BYTES:,} bytes; give a file of options.")
+            raise OptionsError(f"{path} has more than {MAX_BYTES:,} bytes; give a file of options.")
         content = yaml.safe_load(text.decode("utf-8"))
         number = count_values(content, {}, ())
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        if isinstance(error, DovetailError):
-            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DovetailError(f"The config file {str(path)!r} cannot be read: {reason}.") from None
+        raise OptionsError(f"The config file {str(path)!r} cannot be read: {reason}.") from None
     if number > MAX_VALUES:
-        raise DovetailError(f"{path} stands for more than {MAX_VALUES:,} values; write its options without aliases.")
+        raise OptionsError(f"{path} stands for more than {MAX_VALUES:,} values; write its options without aliases.")
     return content
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RunError
 
 SHOWN = 200
 MAX_LETTERS = 4096
@@ -23,21 +23,21 @@ def checked(content: Any, kinds: Mapping[str, Any], where: Path | str, advice: s
         advice: What to do, as sentences end.
 
     Raises:
-        DovetailError: It holds no fields, a field that is not among them, or one of another kind.
+        RunError: It holds no fields, a field that is not among them, or one of another kind.
     """
     import jsonargparse
 
     if not isinstance(content, dict):
-        raise DovetailError(f"{where} holds a {type(content).__name__} and no fields; {advice}.")
+        raise RunError(f"{where} holds a {type(content).__name__} and no fields; {advice}.")
     odd = next((str(name) for name in content if name not in kinds), None)
     if odd is not None:
-        raise DovetailError(f"{where} has a field {odd[:SHOWN]!r} that is not known; {advice}.")
+        raise RunError(f"{where} has a field {odd[:SHOWN]!r} that is not known; {advice}.")
     found: dict[str, Any] = {}
     for name, value in content.items():
         if (
             longest_text(value) > MAX_LETTERS
         ):  # jsonargparse reads texts as YAML, and deep nesting in one ends a process
-            raise DovetailError(f"{where} has a text of more than {MAX_LETTERS:,} letters in {name}; {advice}.")
+            raise RunError(f"{where} has a text of more than {MAX_LETTERS:,} letters in {name}; {advice}.")
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("--value", type=kinds[name])
         try:
@@ -46,7 +46,7 @@ def checked(content: Any, kinds: Mapping[str, Any], where: Path | str, advice: s
             found[name] = parser.parse_object({"value": value}).value
         except Exception:  # values of no kind that the parser expects make it raise almost anything
             shown = repr(value)[:SHOWN]
-            raise DovetailError(f"{where} has {name} {shown}, which is of another kind; {advice}.") from None
+            raise RunError(f"{where} has {name} {shown}, which is of another kind; {advice}.") from None
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import WeightsError
 
 SIDECAR = "model.json"
 
@@ -20,16 +20,16 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """Return the content of a `model.json`; empty where there is none.
 
     Raises:
-        DovetailError: When it is no JSON, or lacks what it has to say.
+        WeightsError: When it is no JSON, or lacks what it has to say.
     """
     if not path.is_file():
         return {}
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DovetailError(f"{path} cannot be read ({error}); export the weights again.") from error
+        raise WeightsError(f"{path} cannot be read ({error}); export the weights again.") from error
     if not isinstance(info, dict):
-        raise DovetailError(f"{path} holds a {type(info).__name__} and no description; export the weights again.")
+        raise WeightsError(f"{path} holds a {type(info).__name__} and no description; export the weights again.")
     wrong = [name for name in TEXTS if not isinstance(info.get(name), str)]
     wrong += [name for name in LISTS if not _is_texts(info.get(name))]
     wrong += [name for name, most in SIDES.items() if name in info and not _is_count(info[name], most)]
@@ -37,7 +37,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     wrong += ["normalisation"] if norm is not None and not _is_normalisation(norm) else []
     wrong += ["extra"] if not isinstance(info.get("extra", {}), dict) else []
     if wrong:
-        raise DovetailError(f"{path} does not say its {wrong[0]} as it should; export the weights again.")
+        raise WeightsError(f"{path} does not say its {wrong[0]} as it should; export the weights again.")
     return info
 
 

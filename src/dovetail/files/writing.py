@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ResourceError
 from dovetail.files.durable import put_in_place
 from dovetail.files.finite import check_finite
 from dovetail.files.locking import in_use
@@ -37,7 +37,7 @@ def writing(path: Path, *, option: str) -> Iterator[None]:
             yield
     except (OSError, RuntimeError, SafetensorError) as error:  # the latter two are those of tensors' writers
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        raise DovetailError(
+        raise ResourceError(
             f"{path} cannot be written ({reason.rstrip('.')}); name another file with --{option}, or make room there."
         ) from error
 

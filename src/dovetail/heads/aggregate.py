@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.heads.base import (
     HeadSpec,
     Kind,
@@ -75,7 +75,7 @@ class SelfPatchHeadSpec(HeadSpec):
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= 8:
-            raise DovetailError(f"A patch has up to 8 neighbours, not {self.neighbours}; choose 1 to 8.")
+            raise OptionsError(f"A patch has up to 8 neighbours, not {self.neighbours}; choose 1 to 8.")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -91,7 +91,7 @@ class SelfPatchHead(nn.Module, TeacherAware):
     def __init__(self, channels: int, spec: SelfPatchHeadSpec) -> None:
         super().__init__()
         if channels % spec.head_channels:
-            raise DovetailError(
+            raise OptionsError(
                 f"SelfPatch's heads of {spec.head_channels} channels do not divide {channels}; set head_channels."
             )
         self.spec = spec
@@ -126,7 +126,7 @@ def square_side(patches: int) -> int:
     """Return the side of the square grid that `patches` tokens come from."""
     side = math.isqrt(patches)
     if side * side != patches:
-        raise DovetailError(f"SelfPatch needs square views and got {patches} patches; make views as high as wide.")
+        raise OptionsError(f"SelfPatch needs square views and got {patches} patches; make views as high as wide.")
     return side
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, Kind, at_least_float32, full_precision, mlp
 
 PATCH_OUTPUT = "patch"
@@ -47,7 +47,7 @@ class PrototypeHeadSpec(HeadSpec):
 
     def __post_init__(self) -> None:
         if self.layers < 1:
-            raise DovetailError(f"A prototype head with {self.layers} layers has no perceptron; give it at least 1.")
+            raise RecipeError(f"A prototype head with {self.layers} layers has no perceptron; give it at least 1.")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -57,9 +57,9 @@ class PrototypeHeadSpec(HeadSpec):
         return PrototypeHead(channels, self)
 
     def width(self, output: str = "") -> int:
-        """Return the number of prototypes K of an output. Raises `DovetailError` for one that the head lacks."""
+        """Return the number of prototypes K of an output. Raises `RecipeError` for one that the head lacks."""
         if output not in ("", PATCH_OUTPUT) or (output and not self.patch_prototypes):
-            raise DovetailError(f"The prototype head has no output {output!r}; give it patch_prototypes for 'patch'.")
+            raise RecipeError(f"The prototype head has no output {output!r}; give it patch_prototypes for 'patch'.")
         return self.patch_prototypes if output else self.prototypes
 
 

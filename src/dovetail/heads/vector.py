@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import Activation, HeadSpec, Kind, LastNorm, mlp
 
 
@@ -55,7 +55,7 @@ class VectorHeadSpec(HeadSpec):
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.dim, self.layers) < 1:
-            raise DovetailError(
+            raise RecipeError(
                 f"A head of {self.layers} layers, {self.hidden} hidden and {self.dim} output channels cannot be built; "
                 "give at least 1 of each."
             )

@@ -14,7 +14,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, OptionsError, unknown_name
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_options
 from dovetail.networks.initialise import initialise
@@ -67,15 +67,15 @@ def build_network(
         DovetailError: For a name that is not known, or a size or an option that the model does not take.
     """
     if not 0 <= drop_path < 1:
-        raise DovetailError(f"drop_path is {drop_path:g}; it is a probability, from 0 up to below 1.")
+        raise OptionsError(f"drop_path is {drop_path:g}; it is a probability, from 0 up to below 1.")
     if isinstance(model, str) and is_timm_vit(model):
         options = {"image_size": image_size, "drop_path": drop_path, "checkpoint_blocks": checkpoint_blocks}
         return _named_vit(model.removeprefix("timm/"), in_channels=in_channels, pretrained=pretrained, **options)
     if drop_path or checkpoint_blocks:
-        raise DovetailError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
+        raise OptionsError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
     if isinstance(model, str):
         if encoder is not None or decoder is not None:
-            raise DovetailError(f"{model!r} already has an encoder and a decoder; leave out `encoder` and `decoder`.")
+            raise OptionsError(f"{model!r} already has an encoder and a decoder; leave out `encoder` and `decoder`.")
         network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
         network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
@@ -104,12 +104,12 @@ def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
         case "smp":
             architecture, slash, encoder = rest.partition("/")
             if not slash:
-                raise DovetailError(f"{model!r} names no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
+                raise ModelError(f"{model!r} names no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
             return _with_tokens(build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size))
         case "torchvision":
             return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
         case _:
-            raise DovetailError(
+            raise ModelError(
                 f"There is no model {model!r}; write 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
                 "or 'torchvision/<name>'."
             )
@@ -121,7 +121,7 @@ def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
     """
     construction = Construction.parse(call)
     if construction is None:
-        raise DovetailError(
+        raise ModelError(
             f"{call} is no call with plain values; write it as \"smp.FPN(encoder_name='resnet18', "
             'decoder_pyramid_channels=64)".'
         )
@@ -132,7 +132,7 @@ def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
     if not isinstance(built.encoder, TimmUniversalEncoder):  # the library passes over what it does not know
         unknown = next((name for name in kwargs if name not in known), None)
         if unknown is not None:
-            raise DovetailError(
+            raise ModelError(
                 f"smp.{type(built).__name__} has no option {unknown!r}; its options are {', '.join(known)}."
             )
     channels = kwargs["in_channels"]
@@ -141,9 +141,9 @@ def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
 
 def _build_timm(named: TimmName, *, in_channels: int, image_size: int) -> Network:
     if not timm.is_model(named.name):
-        raise unknown_name("timm model", named.name, timm.list_models())
+        raise unknown_name("timm model", named.name, timm.list_models(), error=ModelError)
     if named.plus and named.decoder not in DECODERS:
-        raise unknown_name("decoder", named.decoder, DECODERS)
+        raise unknown_name("decoder", named.decoder, DECODERS, error=ModelError)
     model: nn.Module
     if named.plus:
         compose, defaults = DECODERS[named.decoder]
@@ -164,7 +164,7 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
     if encoder is not None:
         return OwnNetwork(model, encoder=encoder, decoder=decoder, in_channels=in_channels, image_size=image_size)
     if decoder is not None:
-        raise DovetailError("A module with a decoder needs its encoder named too; give `encoder`.")
+        raise OptionsError("A module with a decoder needs its encoder named too; give `encoder`.")
     if isinstance(model, SegmentationModel):
         return _with_tokens(wrap_smp(model, in_channels=in_channels, image_size=image_size))
     if is_torchvision(model):
@@ -175,7 +175,7 @@ def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_chan
         return build_vit(model)
     if isinstance(model, (EncoderFPN, EncoderFCN)) or type(model).__module__.startswith("timm."):
         return TimmNetwork(model, construction=None, in_channels=in_channels, image_size=image_size)
-    raise DovetailError(
+    raise ModelError(
         f"{type(model).__name__} is a module of your own; name its parts with `encoder` and `decoder`, as dotted paths."
     )
 

@@ -12,7 +12,7 @@ import timm
 import torchvision
 from torch import nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, ModelError
 from dovetail.networks.network import Construction
 from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.torchvision_models import MODELS
@@ -27,13 +27,13 @@ def construct(call: str) -> nn.Module:
     """Build the module that `call` spells, such as "smp.Unet(encoder_name='resnet18', encoder_weights=None)".
 
     Raises:
-        DovetailError: When it spells none of the known libraries' models, as for a module of the user's own.
+        ModelError: When it spells none of the known libraries' models, as for a module of the user's own.
     """
     construction = Construction.parse(call)
     call = call if len(call) <= SHOWN else f"{call[:SHOWN]}…"  # a file may say anything, and sentences quote it
     function = None if construction is None else _function(construction.path)
     if construction is None or function is None:
-        raise DovetailError(
+        raise ModelError(
             f"{call} cannot be built from its name; build your model yourself and load the weights with load_into."
         )
     refuse_sizes(construction, call)
@@ -43,21 +43,21 @@ def construct(call: str) -> nn.Module:
     except DovetailError:
         raise
     except Exception as error:  # libraries raise almost anything for arguments that another program wrote
-        raise DovetailError(
+        raise ModelError(
             f"{call} cannot be called here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
             "; build your model yourself and load the weights with load_into."
         ) from error
     if not isinstance(model, nn.Module):
-        raise DovetailError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
+        raise ModelError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
     return model
 
 
 def refuse_sizes(construction: Construction, call: str) -> None:
-    """Raise `DovetailError` for a number that no model of these libraries has, before memory is taken for it."""
+    """Raise `ModelError` for a number that no model of these libraries has, before memory is taken for it."""
     for name, number in numbers_in("", [construction.kwargs, construction.args]):
         most = next((limit for word, limit in MOST.items() if word in name), MOST_OTHERS)
         if abs(number) > most:
-            raise DovetailError(
+            raise ModelError(
                 f"{call} has {name or 'an argument'} {number:g}, more than {most:,}; build your model yourself and "
                 "load the weights with load_into."
             )
@@ -93,7 +93,7 @@ def refuse_loading(construction: Construction, function: Callable[..., Any] | No
         bound.apply_defaults()
         asked = Construction(construction.path, dict(bound.arguments)).asked_to_load()
     if asked:
-        raise DovetailError(
+        raise ModelError(
             f"{construction} would load more than the weights beside it ({asked[0]}); build your model yourself and "
             "load the weights with load_into."
         )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.levels import Level
 from dovetail.networks.timm_names import create_timm
 
@@ -224,7 +224,7 @@ def size_options(name: str) -> dict[str, Any]:
 def stages_by_stride(encoder: nn.Module) -> dict[int, tuple[int, int]]:
     """Return {stride: (index into timm's feature_info, channels)} of a timm model; the deepest stage of each stride."""
     if not callable(getattr(type(encoder), "forward_intermediates", None)):
-        raise DovetailError(
+        raise ModelError(
             f"timm's {type(encoder).__name__} cannot return its intermediate maps; choose another encoder."
         )
     info: Sequence[dict[str, int]] = encoder.feature_info  # type: ignore[assignment]
@@ -235,7 +235,7 @@ def pyramid_stages(encoder: nn.Module) -> list[tuple[int, int]]:
     """Return (index, channels) of a timm model's stages of strides 4, 8, 16 and 32."""
     stages = stages_by_stride(encoder)
     if any(stride not in stages for stride in PYRAMID_STRIDES):
-        raise DovetailError(
+        raise ModelError(
             f"This decoder needs maps of strides 4, 8, 16 and 32; {type(encoder).__name__} has {sorted(stages)}."
         )
     return [stages[stride] for stride in PYRAMID_STRIDES]

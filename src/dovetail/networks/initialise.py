@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import WeightsError, counted
 from dovetail.files.finite import check_finite
 from dovetail.files.sidecar import SIDECAR, normalisation_in, read_sidecar
 from dovetail.networks import lite0
@@ -47,7 +47,7 @@ def initialise(network: Network, init: str | Path | None) -> int:
         How many tensors were written.
 
     Raises:
-        DovetailError: When weights cannot be fetched, or do not fit.
+        WeightsError: When weights cannot be fetched, or do not fit.
     """
     if init is None:
         return 0
@@ -55,7 +55,7 @@ def initialise(network: Network, init: str | Path | None) -> int:
         return _write(network, network.encoder_prefix, imagenet_weights(network), "its ImageNet weights")
     path = Path(init)
     if path.suffix != ".safetensors" or not path.is_file():
-        raise DovetailError(f"There are no weights at {path}; give 'imagenet' or a .safetensors file.")
+        raise WeightsError(f"There are no weights at {path}; give 'imagenet' or a .safetensors file.")
     return _write(network, "", _read(path), str(path), strict=True)
 
 
@@ -108,19 +108,19 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DovetailError(f"{path} cannot be loaded ({error}); export the weights again.") from error
+        raise WeightsError(f"{path} cannot be loaded ({error}); export the weights again.") from error
     check_finite(weights, str(path), "give other weights")
     return weights
 
 
 def _refuse_surplus(network: Network, names: Iterable[str], where: str) -> None:
-    """Name the classifier's tensors among a file's `names`; raise `DovetailError` for others that the model lacks."""
+    """Name the classifier's tensors among a file's `names`; raise `WeightsError` for others that the model lacks."""
     known = network.model.state_dict().keys()
     surplus = [name for name in names if name not in known and not name.endswith(_COUNTER)]
     heads = [name for name in surplus if name.removeprefix(network.encoder_prefix).startswith(_CLASSIFIERS)]
     others = [name for name in surplus if name not in heads]
     if others:
-        raise DovetailError(
+        raise WeightsError(
             f"The weights of {where} have {counted(len(others), 'tensor')} that the model lacks, such as {others[0]}; "
             "name the model that they are of, or take them out of the file."
         )
@@ -137,9 +137,7 @@ def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: 
     unfit = [name for name, value in part.items() if name in weights and weights[name].shape != value.shape]
     for names, fault in ((missing, "lack"), (unfit, "have another shape of")):
         if names:
-            raise DovetailError(
-                f"The weights of {where} {fault} {len(names)} tensors of the model, such as {names[0]}."
-            )
+            raise WeightsError(f"The weights of {where} {fault} {len(names)} tensors of the model, such as {names[0]}.")
     if strict:
         _refuse_surplus(network, weights, where)
     for name, value in part.items():
@@ -151,7 +149,7 @@ def imagenet_weights(network: Network) -> dict[str, Tensor]:
     """Return ImageNet weights for the encoder, by the encoder's own names: a package's, else the library's download."""
     construction = Construction.parse(network.constructor)
     if construction is None:
-        raise DovetailError("ImageNet weights are known for named models only; load them into your module beforehand.")
+        raise WeightsError("ImageNet weights are known for named models only; load them into your module beforehand.")
     if lite0.is_lite0(_encoder_name(network)):
         packaged = lite0.packaged_weights(network.in_channels)
         if packaged is not None:
@@ -165,7 +163,7 @@ def imagenet_weights(network: Network) -> dict[str, Tensor]:
             if lite0.is_lite0(_encoder_name(network))
             else f"choose the encoder {lite0.NAME}, whose weights come as a package"
         )
-        raise DovetailError(
+        raise WeightsError(
             f"ImageNet weights for {network.constructor} are not available ({reason}); connect once so that the "
             f"library keeps them in its cache, {offline}, or start from random weights or from a file."
         ) from error

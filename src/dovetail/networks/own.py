@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DovetailError, ModelError, unknown_name
 from dovetail.networks.nested import LAST, Shape, channel_dimension, tensors_in, with_tensors
 from dovetail.networks.staged import StagedNetwork, Stages, is_map, record
 from dovetail.networks.undisturbed import undisturbed
@@ -38,7 +38,12 @@ class OwnNetwork(StagedNetwork):
         self.paths = [path for path in (encoder, decoder) if path is not None]
         for path in self.paths:
             if path not in dict(model.named_modules()):
-                raise unknown_name(f"part of {type(model).__name__}", path, [n for n, _ in model.named_modules() if n])
+                raise unknown_name(
+                    f"part of {type(model).__name__}",
+                    path,
+                    [n for n, _ in model.named_modules() if n],
+                    error=ModelError,
+                )
         super().__init__(
             model,
             construction=None,
@@ -67,7 +72,7 @@ class OwnNetwork(StagedNetwork):
             handle.remove()
         silent = [path for path in paths if path not in outputs]
         if silent:
-            raise DovetailError(f"The part {silent[0]!r} does not run in the model's forward; name one that does.")
+            raise ModelError(f"The part {silent[0]!r} does not run in the model's forward; name one that does.")
         return kept[0], self._maps(outputs[paths[1]], paths[1]) if len(paths) > 1 else {}
 
     def _discover(self) -> None:
@@ -78,7 +83,7 @@ class OwnNetwork(StagedNetwork):
         found = {key: channel_dimension(shape, others.get(key)) for key, shape in shapes.items()}
         unclear = [(*key, shapes[key], others.get(key)) for key, dimension in found.items() if dimension is None]
         if unclear:
-            raise DovetailError(_unclear(*unclear[0], image_size=self.image_size))
+            raise ModelError(_unclear(*unclear[0], image_size=self.image_size))
         self.channels_last = frozenset(key for key, dimension in found.items() if dimension == LAST)
         super()._discover()
         both = {part: [name for name, tap in self.taps.items() if tap.part == part] for part in ("encoder", "decoder")}

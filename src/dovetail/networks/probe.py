@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.views.view import View
@@ -38,7 +38,7 @@ def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
 def check_image_size(
     network: Network, size_px: int, *, taps: Collection[str] | None = None, batch_size: int = 2
 ) -> None:
-    """Raise `DovetailError` when the network cannot train on images of `size_px` in batches of `batch_size`.
+    """Raise `ModelError` when the network cannot train on images of `size_px` in batches of `batch_size`.
 
     Runs one forward in training mode, without gradients, and leaves the network as it was.
 
@@ -52,7 +52,7 @@ def check_image_size(
     taps = taps or [tap for tap in network.taps if tap != "queries"]
     if size_px < multiple or size_px % multiple:
         nearest = max(round(size_px / multiple), 1) * multiple
-        raise DovetailError(
+        raise ModelError(
             f"Images of {size_px} px do not fit the model, whose sides must be multiples of {multiple}; the nearest "
             f"size is {nearest}."
         )
@@ -60,16 +60,14 @@ def check_image_size(
         with undisturbed(network), torch.no_grad():
             network.train()
             network(trial_view(network, size_px=size_px, batch_size=batch_size), taps)
-    except DovetailError:
-        raise
     except (RuntimeError, ValueError, AssertionError) as error:
         if "more than 1 value per channel" in str(error):
-            raise DovetailError(
+            raise ModelError(
                 f"The model's BatchNorm sees a single value per channel with {size_px} px and {batch_size} image(s) at "
                 "a time; use larger batches per device or larger images."
             ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DovetailError(
+        raise ModelError(
             f"The model cannot take images of {size_px} px ({reason}); try the size it was built for, "
             f"{network.image_size}."
         ) from error

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import Generator, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, WeightsError
 from dovetail.networks.names import is_resnet
 from dovetail.networks.network import Network
 from dovetail.networks.vit import ViTNetwork
@@ -64,12 +64,12 @@ def check_positions(network: Network) -> None:
     A ViT that learned its positions would be spoilt by others, and query tokens could not be told where they are.
     """
     if not isinstance(network, ViTNetwork) or network.vit.pos_embed is None:
-        raise DovetailError(
+        raise ModelError(
             "The recipe fixes sine-cosine positions and the model has no position embedding; choose a ViT with one, or "
             "add --recipe.query_positions learned."
         )
     if not torch.allclose(network.vit.pos_embed.float().cpu(), sincos_grid(network.vit), atol=1e-2):
-        raise DovetailError(
+        raise WeightsError(
             "The recipe fixes sine-cosine positions and the starting weights have learned ones; add "
             "--recipe.query_positions learned, or start from random weights."
         )

@@ -16,7 +16,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import size_options
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
@@ -122,7 +122,9 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
         image_size: Side of the pixels that the model is probed with.
     """
     if architecture.lower() not in ARCHITECTURES:
-        raise unknown_name("architecture of segmentation_models_pytorch", architecture.lower(), ARCHITECTURES)
+        raise unknown_name(
+            "architecture of segmentation_models_pytorch", architecture.lower(), ARCHITECTURES, error=ModelError
+        )
     class_name = ARCHITECTURES[architecture.lower()]
     if class_name == "DPT" and not encoder.startswith("tu-"):
         encoder = f"tu-{encoder}"
@@ -135,16 +137,18 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
     try:
         model = getattr(smp, class_name)(**kwargs)
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise DovetailError(f"{construction} cannot be built ({error}); choose another encoder.") from error
+        raise ModelError(f"{construction} cannot be built ({error}); choose another encoder.") from error
     return SmpNetwork(model, construction=construction, in_channels=in_channels, image_size=image_size)
 
 
 def _check_encoder(encoder: str) -> None:
     if encoder.startswith("tu-"):
         if not timm.is_model(encoder.removeprefix("tu-")):
-            raise unknown_name("timm model", encoder.removeprefix("tu-"), timm.list_models())
+            raise unknown_name("timm model", encoder.removeprefix("tu-"), timm.list_models(), error=ModelError)
     elif encoder not in smp.encoders.get_encoder_names():
-        raise unknown_name("encoder of segmentation_models_pytorch", encoder, smp.encoders.get_encoder_names())
+        raise unknown_name(
+            "encoder of segmentation_models_pytorch", encoder, smp.encoders.get_encoder_names(), error=ModelError
+        )
 
 
 def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: int) -> SmpNetwork:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.levels import Level, computable_at_points
 from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
@@ -66,7 +66,7 @@ class StagedNetwork(Network):
         taps, points = split_points(taps)
         for tap in taps:
             if tap not in self.taps:
-                raise unknown_name("tap", tap, self.taps)
+                raise unknown_name("tap", tap, self.taps, error=ModelError)
         parts: dict[str, list[str]] = {"encoder": [], "decoder": []}
         for tap in taps:
             parts[self.taps[tap].part].append(tap)
@@ -101,17 +101,15 @@ class StagedNetwork(Network):
             self._point_taps = {
                 name for name, tap in self.taps.items() if tap.part == "decoder" and self.stages[name] in at_points
             }
-        except DovetailError:
-            raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise DovetailError(
+            raise ModelError(
                 f"{self.constructor} cannot take images of {self.image_size} px ({_first_line(error)}); choose another "
                 "image size, such as 224."
             ) from error
         finally:
             self.model.train(was_training)
         if not self.taps:
-            raise DovetailError(f"{self.constructor} gives no feature map; choose another model.")
+            raise ModelError(f"{self.constructor} gives no feature map; choose another model.")
 
     def _declare(self, stages: Mapping[str, Tensor], part: Literal["encoder", "decoder"]) -> None:
         found: dict[str, tuple[str, Tap]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.network import LOADS, Construction
 
 CREATE = "timm.create_model"
@@ -56,15 +56,15 @@ class TimmName:
         """Return the decoder's options: `defaults`, and over them those that were given.
 
         Raises:
-            DovetailError: For an option that `defaults` do not have, or a value of another kind.
+            ModelError: For an option that `defaults` do not have, or a value of another kind.
         """
         for option, value in self.decoder_options.items():
             if option not in defaults:
-                raise unknown_name(f"option of the decoder {self.decoder}", option, defaults)
+                raise unknown_name(f"option of the decoder {self.decoder}", option, defaults, error=ModelError)
             boolean = isinstance(defaults[option], bool)
             if type(value) is not type(defaults[option]) or (not boolean and value < 1):
                 wanted = "True or False" if boolean else "a whole number from 1"
-                raise DovetailError(f"{option} of the decoder {self.decoder} is {value!r}; give {wanted}.")
+                raise ModelError(f"{option} of the decoder {self.decoder} is {value!r}; give {wanted}.")
         return {**defaults, **self.decoder_options}
 
 
@@ -87,7 +87,7 @@ def create_timm(name: str, options: Mapping[str, Any], *, pretrained: bool = Fal
         pretrained: Start from timm's weights.
 
     Raises:
-        DovetailError: timm cannot build it so.
+        ModelError: timm cannot build it so.
     """
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
@@ -95,9 +95,7 @@ def create_timm(name: str, options: Mapping[str, Any], *, pretrained: bool = Fal
         call = Construction(CREATE, dict(options), (name,))
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         weights = " and whether timm's weights fit them" if pretrained else ""
-        raise DovetailError(
-            f"{call} cannot be built ({reason}); check its options, which are timm's{weights}."
-        ) from error
+        raise ModelError(f"{call} cannot be built ({reason}); check its options, which are timm's{weights}.") from error
     return model
 
 
@@ -123,16 +121,16 @@ def _encoder(text: str) -> tuple[str, dict[str, Any]]:
     if not text.startswith("timm."):
         name, bracket, rest = text.partition("(")
         if bracket:
-            raise DovetailError(f"{text!r} is no name; write it with its options as \"{CREATE}('{name}', {rest}\".")
+            raise ModelError(f"{text!r} is no name; write it with its options as \"{CREATE}('{name}', {rest}\".")
         return text, {}
     call = Construction.parse(text)
     if call is None or call.path != CREATE or len(call.args) != 1 or not isinstance(call.args[0], str):
-        raise DovetailError(
+        raise ModelError(
             f"{text} is no call of timm with plain values; write it as \"{CREATE}('test_vit', patch_size=8)\"."
         )
     asked = call.asked_to_load()
     if asked:
-        raise DovetailError(
+        raise ModelError(
             f"{text} asks for weights or files of its own ({asked[0]}); leave it out, and start from weights with "
             "--init (`init`)."
         )
@@ -146,5 +144,5 @@ def _decoder(text: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     call = Construction.parse(f"decoder({rest}")  # names such as fpn-bias are none of Python's
     if call is None or call.path != "decoder" or call.args:
-        raise DovetailError(f'+{text} is no decoder with plain options; write it as "+{name}(channels=64)".')
+        raise ModelError(f'+{text} is no decoder with plain options; write it as "+{name}(channels=64)".')
     return name, call.kwargs

@@ -14,7 +14,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.segmentation import FCN, DeepLabV3
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
@@ -80,7 +80,7 @@ class TorchvisionDetector(TwoPartNetwork):
     ) -> None:
         backbone = model.get_submodule("backbone")
         if not isinstance(backbone, BackboneWithFPN):
-            raise DovetailError(
+            raise ModelError(
                 f"{type(model).__name__} has a {type(backbone).__name__} as backbone, and only torchvision's "
                 "BackboneWithFPN is known; name the parts with `encoder` and `decoder`."
             )
@@ -112,12 +112,12 @@ def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPar
     """Build torchvision's model `name` without weights; every parameter trains.
 
     Raises:
-        DovetailError: For an unknown name, or for pixels that do not have 3 channels.
+        ModelError: For an unknown name, or for pixels that do not have 3 channels.
     """
     if name not in MODELS:
-        raise unknown_name("torchvision model", name, MODELS)
+        raise unknown_name("torchvision model", name, MODELS, error=ModelError)
     if in_channels != 3:
-        raise DovetailError(
+        raise ModelError(
             f"torchvision's models take 3 channels, not {in_channels}; replace the first convolution and pass the "
             "model itself."
         )

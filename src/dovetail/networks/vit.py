@@ -27,7 +27,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.heads.base import Kind
 from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
@@ -85,7 +85,7 @@ class ViTNetwork(Network):
         """Return the named taps for a view, computing nothing that they do not need."""
         for tap in split_points(taps)[0]:
             if tap not in self.taps:
-                raise unknown_name("tap", tap, self.taps)
+                raise unknown_name("tap", tap, self.taps, error=ModelError)
         return self.answer(view, taps)
 
     def answer(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
@@ -158,9 +158,7 @@ class ViTNetwork(Network):
     def patches_of_crops(self, view: View) -> Tensor:
         """Return [B, S g, C]: the patches of the view's query crops, each encoded as an image of its own."""
         if view.queries is None or view.query_box is None:
-            raise DovetailError(
-                "The 'queries' tap was asked for a view without query crops; add them to the view plan."
-            )
+            raise ModelError("The 'queries' tap was asked for a view without query crops; add them to the view plan.")
         count = view.queries.shape[1]
         crops = View(
             pixels=view.queries.flatten(0, 1),
@@ -230,13 +228,13 @@ def build_vit(
         checkpoint_blocks: Recompute every block in the backward pass instead of keeping its activations.
 
     Raises:
-        DovetailError: The name is unknown, or the model is not such a ViT.
+        ModelError: The name is unknown, or the model is not such a ViT.
     """
     construction: Construction | None = None
     if isinstance(name_or_module, str):
         named = TimmName.parse(name_or_module)
         if named.plus:
-            raise DovetailError(f"{name_or_module} has a decoder; leave out +{named.decoder}, or call build_vit_fpn.")
+            raise ModelError(f"{name_or_module} has a decoder; leave out +{named.decoder}, or call build_vit_fpn.")
         options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=named.options)
         construction = Construction(CREATE, options, args=(named.name,))
         model = named_vit(named, options, pretrained=pretrained, drop_path=drop_path)
@@ -260,11 +258,11 @@ def named_vit(named: TimmName, options: Mapping[str, Any], *, pretrained: bool, 
     """Return timm's ViT of a name with `options`; `drop_path` is for pre-training alone and in no constructor.
 
     Raises:
-        DovetailError: The name is no ViT's, timm cannot build it so, or there are two rates of stochastic depth.
+        ModelError: The name is no ViT's, timm cannot build it so, or there are two rates of stochastic depth.
     """
     check_name(named.name)
     if drop_path and "drop_path_rate" in options:
-        raise DovetailError("The model's call has a drop_path_rate, and drop_path is given beside it; leave one out.")
+        raise ModelError("The model's call has a drop_path_rate, and drop_path is given beside it; leave one out.")
     return create_timm(named.name, {"drop_path_rate": drop_path, **options}, pretrained=pretrained)
 
 
@@ -279,32 +277,32 @@ def is_vit(name_or_module: str | nn.Module) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise `DovetailError` unless `name` is a timm ViT."""
+    """Raise `ModelError` unless `name` is a timm ViT."""
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
+        raise unknown_name("timm model", name, timm.list_models(), error=ModelError)
     if not is_vit(name):
         with torch.device("meta"):
             kind = type(timm.create_model(name)).__name__
-        raise DovetailError(
+        raise ModelError(
             f"{name} is a {kind}, whose blocks take neither masks nor query tokens; choose one of timm's "
             "VisionTransformer or Eva models, such as vit_small_patch16_224."
         )
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise `DovetailError` unless tokens, masks and positions of `model` can be handled."""
+    """Raise `ModelError` unless tokens, masks and positions of `model` can be handled."""
     if not isinstance(model, (VisionTransformer, Eva)):
-        raise DovetailError(
+        raise ModelError(
             f"{type(model).__name__} is not one of timm's VisionTransformer or Eva models; choose one, such as "
             "vit_small_patch16_224."
         )
     if not isinstance(model.patch_embed, PatchEmbed):
-        raise DovetailError(
+        raise ModelError(
             f"The stem {type(model.patch_embed).__name__} mixes pixels of several patches, so that masks and queries "
             "have no patch of their own; choose a ViT with plain patch embedding."
         )
     if not isinstance(model.patch_drop, (nn.Identity, type(None))):
-        raise DovetailError(
+        raise ModelError(
             "The ViT drops patches, so that its tokens lose their places; build it without patch_drop_rate."
         )
 

@@ -14,7 +14,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.heads.base import full_precision
 from dovetail.networks.vit_attention import Rotations
 from dovetail.recipe import QueryRule
@@ -36,7 +36,7 @@ def patch_px(model: Any) -> int:
     """Return the side of the model's square patches in pixels."""
     height, width = model.patch_embed.patch_size
     if height != width:
-        raise DovetailError(f"The model's patches are {height} x {width} pixels; choose a ViT with square patches.")
+        raise ModelError(f"The model's patches are {height} x {width} pixels; choose a ViT with square patches.")
     return int(height)
 
 
@@ -108,15 +108,15 @@ def with_positions(model: Any, patches: Tensor, positions: Tensor) -> Tensor:
 
 
 def check_size(model: Any, pixels: Tensor) -> None:
-    """Raise `DovetailError` for pixels whose sides the model cannot cut into patches."""
+    """Raise `ModelError` for pixels whose sides the model cannot cut into patches."""
     patch, sides = patch_px(model), tuple(pixels.shape[-2:])
     if not model.dynamic_img_size and sides != tuple(model.patch_embed.img_size):
         wanted = " x ".join(map(str, model.patch_embed.img_size))
-        raise DovetailError(
+        raise ModelError(
             f"The ViT takes only {wanted} pixels and got {sides[0]} x {sides[1]}; build it with dynamic_img_size=True."
         )
     if sides[0] % patch or sides[1] % patch:
-        raise DovetailError(
+        raise ModelError(
             f"Pixels of {sides[0]} x {sides[1]} cannot be cut into patches of {patch}; choose multiples of {patch}."
         )
 
@@ -126,7 +126,7 @@ def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
     cells = patches.shape[1:-1]
     if mask_token is None or mask[0].numel() != cells.numel() or (len(cells) == 2 and mask.shape[1:] != cells):
         found, wanted = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, cells))
-        raise DovetailError(
+        raise ModelError(
             f"The mask has {found} cells and the view {wanted} patches; set the masks' patch_px to the model's patch."
         )
     return torch.where(mask.reshape(patches.shape[:-1])[..., None], mask_token.to(patches.dtype), patches)
@@ -135,12 +135,12 @@ def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
 def embed_queries(model: Any, view: View, *, tokens_per_side: int = 1) -> Tensor:
     """Return [B, S g, C]: the patches of each query as tokens, through the same patch embedding, without a position."""
     if view.queries is None:
-        raise DovetailError("The 'queries' tap was asked for a view without query patches; add them to the view plan.")
+        raise ModelError("The 'queries' tap was asked for a view without query patches; add them to the view plan.")
     batch, count, channels, height, width = view.queries.shape
     patch = patch_px(model)
     side = patch * tokens_per_side
     if (height, width) != (side, side):
-        raise DovetailError(
+        raise ModelError(
             f"Queries are {height} x {width} pixels and the model's patches {patch} x {patch}; "
             f"set the queries' size_px to {side}."
         )
@@ -175,9 +175,9 @@ def placed_queries(model: Any, view: View, mask_token: Tensor | None, rule: Quer
 
 
 def query_boxes(view: View) -> Tensor:
-    """Return [B, S, 4], the queries' crops; raise `DovetailError` for a view without them."""
+    """Return [B, S, 4], the queries' crops; raise `ModelError` for a view without them."""
     if view.query_box is None:
-        raise DovetailError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
+        raise ModelError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
     return view.query_box
 
 
@@ -228,10 +228,10 @@ def sincos_positions(cells: Tensor, channels: int) -> Tensor:
     geometrically from 1 towards 1/10,000 radian per cell (Vaswani et al. 2017, arXiv 1706.03762, in two dimensions).
 
     Raises:
-        DovetailError: The channels have no four equal parts.
+        ModelError: The channels have no four equal parts.
     """
     if channels % 4:
-        raise DovetailError(
+        raise ModelError(
             f"Sine-cosine positions need a number of channels that 4 divides, and the model has {channels}; choose "
             "another model or learned positions."
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import PYRAMID_STRIDES, fpn_levels
 from dovetail.networks.levels import Level
 from dovetail.networks.network import Construction, split_points
@@ -78,7 +78,7 @@ class ViTFPN(nn.Module):
         check_model(encoder)
         patch = patch_px(encoder)
         if not math.log2(patch).is_integer():
-            raise DovetailError(
+            raise ModelError(
                 f"A pyramid of strides 4 to 32 does not fit patches of {patch}; choose a ViT with patches of 8 or 16."
             )
         vit: Any = encoder
@@ -207,7 +207,7 @@ def build_vit_fpn(
     if isinstance(name_or_module, str):
         named = TimmName.parse(name_or_module)
         if named.decoder not in VIT_DECODERS:
-            raise unknown_name("decoder of a ViT", named.decoder, VIT_DECODERS)
+            raise unknown_name("decoder of a ViT", named.decoder, VIT_DECODERS, error=ModelError)
         pyramid: dict[str, Any] = named.decoder_kwargs(VIT_DECODERS[named.decoder])
         options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=named.options)
         model = ViTFPN(named_vit(named, options, pretrained=pretrained, drop_path=drop_path), **pyramid)

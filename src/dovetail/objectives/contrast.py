@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dovetail.distributed import gather, gather_with_gradient, rank
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.heads.base import HeadSpec, full_precision
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.objectives.queue import Queue
@@ -306,10 +306,10 @@ def mean_in_blocks(
 
 
 def check_numbers(objective: str, temperature: float, rows_per_block: int | None) -> None:
-    """Raise `DovetailError` for a temperature or a block that cannot be."""
+    """Raise `OptionsError` for a temperature or a block that cannot be."""
     if not temperature > 0:
-        raise DovetailError(f"The temperature of objective {objective!r} is {temperature:g}; it must be above 0.")
+        raise OptionsError(f"The temperature of objective {objective!r} is {temperature:g}; it must be above 0.")
     if rows_per_block is not None and rows_per_block < 1:
-        raise DovetailError(
+        raise OptionsError(
             f"Objective {objective!r} was given {rows_per_block} rows per block; give at least 1, or none for all."
         )

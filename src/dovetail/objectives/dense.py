@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
 from dovetail.heads.dense import DenseHeadSpec, DenseOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
@@ -70,11 +70,11 @@ class DenseContrastSpec(ObjectiveSpec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.dense_weight <= 1:
-            raise DovetailError(f"DenseCL's dense_weight is {self.dense_weight}; it must be between 0 and 1.")
+            raise OptionsError(f"DenseCL's dense_weight is {self.dense_weight}; it must be between 0 and 1.")
         if self.temperature <= 0:
-            raise DovetailError(f"DenseCL's temperature is {self.temperature}; it must be above 0.")
+            raise OptionsError(f"DenseCL's temperature is {self.temperature}; it must be above 0.")
         if self.cell_negatives < 0:
-            raise DovetailError(f"DenseCL's cell_negatives is {self.cell_negatives}; it must not be negative.")
+            raise OptionsError(f"DenseCL's cell_negatives is {self.cell_negatives}; it must not be negative.")
 
     @property
     def one_way(self) -> bool:
@@ -88,7 +88,7 @@ class DenseContrastSpec(ObjectiveSpec):
 
     def build(self, head: HeadSpec) -> DenseContrast:
         if not isinstance(head, DenseHeadSpec):
-            raise DovetailError(f"DenseCL's loss compares the output of a DenseHeadSpec; the term has {head}.")
+            raise RecipeError(f"DenseCL's loss compares the output of a DenseHeadSpec; the term has {head}.")
         return DenseContrast(self, head.dim)
 
 
@@ -105,7 +105,7 @@ class DenseContrast(Objective):
         self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != 2 or len(teacher) != 2:
-            raise DovetailError(
+            raise RecipeError(
                 f"DenseCL compares two global views; the student has {len(student)}, the teacher {len(teacher)}."
             )
         query, key, spec = student[0], teacher[1], self.spec

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dovetail.distributed import mean_over_ranks
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32
 from dovetail.heads.prototypes import PrototypeHeadSpec
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, sample_rows
@@ -58,9 +58,9 @@ class DistillSpec(ObjectiveSpec):
 
 
 def prototypes_of(head: HeadSpec, what: str, output: str = "") -> int:
-    """Return the number of prototypes that `head` gives. Raises `DovetailError` if it is no prototype head."""
+    """Return the number of prototypes that `head` gives. Raises `RecipeError` if it is no prototype head."""
     if not isinstance(head, PrototypeHeadSpec):
-        raise DovetailError(f"{what} compares logits of prototypes; {type(head).__name__} gives none, so use another.")
+        raise RecipeError(f"{what} compares logits of prototypes; {type(head).__name__} gives none, so use another.")
     return head.width(output)
 
 
@@ -93,7 +93,7 @@ class DistillObjective(Objective):
                 losses.append(cross_entropy(target, logits, self.spec.student_temperature).mean())
                 pairs += len(chosen)
         if not pairs:
-            raise DovetailError(
+            raise RecipeError(
                 f"{len(student)} view(s) give no {self.spec.pairing}-view pair; give the recipe two global views."
             )
         total = torch.stack(losses).sum() / pairs

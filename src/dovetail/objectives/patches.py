@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
@@ -72,7 +72,7 @@ class MaskedPatchObjective(Objective):
             share = mask.to(each.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
             losses.append((each * share.flatten()[places]).sum() / len(mask))
         if not losses:
-            raise DovetailError("Masked patches need the teacher's view of them; let the teacher see the global views.")
+            raise RecipeError("Masked patches need the teacher's view of them; let the teacher see the global views.")
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total})
 
@@ -111,7 +111,7 @@ class SelfPatchSpec(ObjectiveSpec):
 
     def build(self, head: HeadSpec) -> SelfPatchObjective:
         if not isinstance(head, SelfPatchHeadSpec):
-            raise DovetailError(f"SelfPatch's objective needs SelfPatch's head and got {type(head).__name__}.")
+            raise RecipeError(f"SelfPatch's objective needs SelfPatch's head and got {type(head).__name__}.")
         return SelfPatchObjective(self, head)
 
 
@@ -160,7 +160,7 @@ class SamePatchObjective(Objective):
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != len(teacher):
-            raise DovetailError(
+            raise RecipeError(
                 f"SelfPatch compares every view and its teacher saw {len(teacher)} of {len(student)}; let it see local "
                 "views as well."
             )

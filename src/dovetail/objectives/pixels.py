@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.dense import PixelHeadSpec, PixelOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
@@ -63,11 +63,11 @@ class PixelConsistencySpec(ObjectiveSpec):
 
     def __post_init__(self) -> None:
         if self.gamma < 1:
-            raise DovetailError(f"PixPro's gamma is {self.gamma}; below 1 its gradient is infinite, so give 1 or more.")
+            raise OptionsError(f"PixPro's gamma is {self.gamma}; below 1 its gradient is infinite, so give 1 or more.")
         if not 0 <= self.clamp < 1:
-            raise DovetailError(f"PixPro's clamp is {self.clamp}; it must be at least 0 and below 1.")
+            raise OptionsError(f"PixPro's clamp is {self.clamp}; it must be at least 0 and below 1.")
         if self.instance_weight < 0:
-            raise DovetailError(f"PixPro's instance_weight is {self.instance_weight}; it must not be negative.")
+            raise OptionsError(f"PixPro's instance_weight is {self.instance_weight}; it must not be negative.")
 
     @property
     def points(self) -> Literal["overlap"]:
@@ -76,9 +76,9 @@ class PixelConsistencySpec(ObjectiveSpec):
 
     def build(self, head: HeadSpec) -> PixelConsistency:
         if not isinstance(head, PixelHeadSpec):
-            raise DovetailError(f"PixPro's loss compares the output of a PixelHeadSpec; the term has {head}.")
+            raise RecipeError(f"PixPro's loss compares the output of a PixelHeadSpec; the term has {head}.")
         if head.instance != (self.instance_weight > 0):
-            raise DovetailError(
+            raise OptionsError(
                 f"PixPro's instance_weight is {self.instance_weight} but the head has instance={head.instance}; "
                 "switch both on or both off."
             )
@@ -100,7 +100,7 @@ class PixelConsistency(Objective):
         self, student: Sequence[PixelOutput], teacher: Sequence[PixelOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != 2 or len(teacher) != 2:
-            raise DovetailError(
+            raise RecipeError(
                 f"PixPro compares two global views; the student has {len(student)}, the teacher {len(teacher)}."
             )
         pixel = self.pixel(student[0], teacher[1], views[0], views[1])

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dovetail.distributed import mean_over_rows
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, mlp
 from dovetail.heads.raw import RawHeadSpec
 from dovetail.heads.rows import statistics
@@ -57,13 +57,13 @@ class FeaturePredictionSpec(ObjectiveSpec):
 
     def __post_init__(self) -> None:
         if not 0 <= self.statistics_momentum < 1:
-            raise DovetailError(
+            raise OptionsError(
                 f"The momentum of the statistics is {self.statistics_momentum:g}; it must be at least 0 and below 1."
             )
 
     def build(self, head: HeadSpec) -> FeaturePrediction:
         if not isinstance(head, RawHeadSpec):
-            raise DovetailError(
+            raise RecipeError(
                 f"Feature prediction compares features as they are, and the term has {head}; give it a RawHeadSpec."
             )
         return FeaturePrediction(self)
@@ -90,9 +90,7 @@ class FeaturePrediction(Objective):
     ) -> Loss:
         seen, target_views = views[: len(student)], views[len(student) :]
         if not teacher or len(target_views) != len(teacher):
-            raise DovetailError(
-                "Feature prediction needs views that the teacher sees; give the recipe's term a target."
-            )
+            raise RecipeError("Feature prediction needs views that the teacher sees; give the recipe's term a target.")
         targets = [as_map(features, view) for features, view in zip(teacher, target_views, strict=True)]
         mean, variance = self.scale_of(targets)
         losses, counts = [], []

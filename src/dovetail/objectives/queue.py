@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.distributed import gather
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 
 
 class Queue(nn.Module):
@@ -28,7 +28,7 @@ class Queue(nn.Module):
         super().__init__()
         self.reference_dropped_surplus = reference_dropped_surplus
         if length < 1:
-            raise DovetailError(f"The queue's length is {length}; give it at least 1.")
+            raise OptionsError(f"The queue's length is {length}; give it at least 1.")
         self.register_buffer("vectors", F.normalize(torch.randn(dim, length), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
 

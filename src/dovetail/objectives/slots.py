@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.distributed import gather, max_over_ranks, mean_over_ranks, mean_over_rows, rank
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
 from dovetail.heads.rows import on_host, through_rows
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
@@ -83,7 +83,7 @@ class SlotSpec(ObjectiveSpec):
 
     def build(self, head: HeadSpec) -> SlotObjective:
         if not isinstance(head, SlotHeadSpec):
-            raise DovetailError(f"SlotCon's objective needs a slot head; found {type(head).__name__}.")
+            raise RecipeError(f"SlotCon's objective needs a slot head; found {type(head).__name__}.")
         return SlotObjective(self, head)
 
 
@@ -103,7 +103,7 @@ class SlotObjective(Objective):
         self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != 2 or len(teacher) != 2:
-            raise DovetailError(f"SlotCon compares two global views; found {len(views)}.")
+            raise RecipeError(f"SlotCon compares two global views; found {len(views)}.")
         if views[0].points is not None:
             common = shared(views[0], views[1])
             seen, targets = ([nowhere_else(one.scores, common) for one in branch] for branch in (student, teacher))

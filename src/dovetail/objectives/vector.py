@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, LastNorm, at_least_float32, mlp
 from dovetail.heads.vector import VectorHeadSpec
 
@@ -41,9 +41,9 @@ class PredictorSpec:
 
 
 def vector_dim(head: HeadSpec, objective: str) -> int:
-    """Return the width of the vectors that `head` makes; `DovetailError` if it makes none."""
+    """Return the width of the vectors that `head` makes; `RecipeError` if it makes none."""
     if not isinstance(head, VectorHeadSpec):
-        raise DovetailError(
+        raise RecipeError(
             f"Objective {objective!r} compares one vector an image, which {type(head).__name__} does not make; "
             "put a VectorHeadSpec before it."
         )
@@ -60,17 +60,17 @@ def crossed_pairs(num_targets: int, num_predictions: int) -> list[tuple[int, int
 
 
 def require_views(outputs: Sequence[Tensor], objective: str, *, exactly: int | None = None) -> None:
-    """Raise `DovetailError` unless there are at least two views, or `exactly` so many."""
+    """Raise `RecipeError` unless there are at least two views, or `exactly` so many."""
     if exactly is not None and len(outputs) != exactly:
-        raise DovetailError(f"Objective {objective!r} compares {exactly} views and was given {len(outputs)}.")
+        raise RecipeError(f"Objective {objective!r} compares {exactly} views and was given {len(outputs)}.")
     if len(outputs) < 2:
-        raise DovetailError(f"Objective {objective!r} needs two views and was given {len(outputs)}; add a view.")
+        raise RecipeError(f"Objective {objective!r} needs two views and was given {len(outputs)}; add a view.")
 
 
 def require_teacher(outputs: Sequence[Tensor], objective: str) -> None:
-    """Raise `DovetailError` if there are no teacher outputs for two views."""
+    """Raise `RecipeError` if there are no teacher outputs for two views."""
     if len(outputs) < 2:
-        raise DovetailError(
+        raise RecipeError(
             f"Objective {objective!r} needs a teacher that sees two views, and it saw {len(outputs)}; "
             "set the recipe's teacher_momentum and teacher_views."
         )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dovetail.distributed import gather_with_gradient
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.objectives.vector import require_views, vector_dim
@@ -48,7 +48,7 @@ class ZeroCLSpec(ObjectiveSpec):
 
     def __post_init__(self) -> None:
         if not self.whitening_eps > 0:
-            raise DovetailError(f"ZeroCL's whitening_eps is {self.whitening_eps:g}; it must be above 0.")
+            raise OptionsError(f"ZeroCL's whitening_eps is {self.whitening_eps:g}; it must be above 0.")
 
     def build(self, head: HeadSpec) -> ZeroCL:
         """Return the objective behind a head that makes vectors."""

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError, RecipeError
 from dovetail.objectives.distill import DistillSpec
 from dovetail.recipe import QueryRule, Recipe, SameHead, Tap, Term
 from dovetail.recipes.image_parts import blurred
@@ -70,16 +70,16 @@ def adclr(
         DovetailError: The base has no such term, or the model's blocks take no queries.
     """
     if base.views.queries is not None:
-        raise DovetailError(
+        raise RecipeError(
             f"{base.name!r} has query tokens of its own, so ADCLR cannot add any; put it over 'dino' or 'ibot'."
         )
     if query_tokens_per_side < 1:
-        raise DovetailError(f"query_tokens_per_side is {query_tokens_per_side}; it must be at least 1.")
+        raise OptionsError(f"query_tokens_per_side is {query_tokens_per_side}; it must be at least 1.")
     if queries < 1:
-        raise DovetailError(f"ADCLR with {queries} queries is its base; choose at least 1, or the base itself.")
+        raise OptionsError(f"ADCLR with {queries} queries is its base; choose at least 1, or the base itself.")
     owner = class_term(base, taps)
     if "queries" not in taps:
-        raise DovetailError(
+        raise ModelError(
             f"ADCLR needs a ViT whose blocks take query tokens and the model has only {', '.join(taps)}; choose one of "
             "timm's plain, DeiT, DINO or EVA models, such as 'timm/vit_small_patch16_224'."
         )
@@ -104,7 +104,7 @@ def class_term(base: Recipe, taps: Mapping[str, Tap]) -> Term:
         on_vector = term.tap in taps and taps[term.tap].kind == "vector"
         if on_vector and isinstance(term.objective, DistillSpec) and not isinstance(term.head, SameHead):
             return term
-    raise DovetailError(
+    raise RecipeError(
         f"ADCLR shares the head of a term that distils the class token, and {base.name!r} has none; "
         "put it over 'dino' or 'ibot'."
     )

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
@@ -93,7 +93,7 @@ def decon(
     chosen = choose_levels(taps, levels)
     repeated = [term for term in (decoder or base).terms if on_maps(decoder or base, term)]
     if not repeated:
-        raise DovetailError(
+        raise RecipeError(
             f"Method {(decoder or base).name!r} compares no maps, so nothing can be repeated on the decoder; "
             f"use '{base.name}+decon-sl'."
         )
@@ -128,20 +128,20 @@ def decon(
 
 
 def check_shares(alpha: float, lateral_dropout: float) -> None:
-    """Raise `DovetailError` for weights and probabilities outside their range."""
+    """Raise `OptionsError` for weights and probabilities outside their range."""
     if not 0 <= alpha <= 1:
-        raise DovetailError(f"alpha is {alpha:g}; it is the encoder's share of the loss, from 0 up to below 1.")
+        raise OptionsError(f"alpha is {alpha:g}; it is the encoder's share of the loss, from 0 up to below 1.")
     if alpha == 1:
-        raise DovetailError("alpha 1 leaves the decoder without a loss; use the base method by itself for that.")
+        raise OptionsError("alpha 1 leaves the decoder without a loss; use the base method by itself for that.")
     if not 0 <= lateral_dropout < 1:
-        raise DovetailError(f"lateral_dropout is {lateral_dropout:g}; it is a probability, from 0 up to below 1.")
+        raise OptionsError(f"lateral_dropout is {lateral_dropout:g}; it is a probability, from 0 up to below 1.")
 
 
 def choose_levels(taps: Mapping[str, Tap], levels: str) -> list[str]:
     """Return the decoder taps that `levels` names, finest first."""
     available = decoder_taps(taps)
     if not available:
-        raise DovetailError("This model has no decoder to pre-train; name one, such as smp/unet/resnet50.")
+        raise ModelError("This model has no decoder to pre-train; name one, such as smp/unet/resnet50.")
     if levels == "finest":
         return available[:1]
     if levels == "all":
@@ -149,7 +149,7 @@ def choose_levels(taps: Mapping[str, Tap], levels: str) -> list[str]:
     named = [level.strip() for level in levels.split(",")]
     wrong = [level for level in named if level not in available]
     if wrong:
-        raise DovetailError(f"The decoder has no level {wrong[0]!r}; it has {', '.join(available)}.")
+        raise OptionsError(f"The decoder has no level {wrong[0]!r}; it has {', '.join(available)}.")
     return named
 
 
@@ -186,7 +186,7 @@ class Choice:
         assert region is not None  # else it would not be sampled
         margin = max(self.border / self.side(taps[term.tap]) for term in sampled)
         if margin >= 0.5:
-            raise DovetailError(
+            raise OptionsError(
                 f"border_cells {self.border} leaves no cell of the decoder's maps; give a smaller number."
             )
         return PointSpec(self.points_each, region, margin)
@@ -218,7 +218,7 @@ def with_group_weight(term: Term, weight: float | None) -> Term:
     if weight is None or not isinstance(term.objective, SlotSpec):
         return term
     if weight > 1:
-        raise DovetailError(f"decoder_group_weight is {weight:g}; it is a share of the loss, from 0 to 1.")
+        raise OptionsError(f"decoder_group_weight is {weight:g}; it is a share of the loss, from 0 to 1.")
     return replace(term, objective=replace(term.objective, group_weight=weight))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
@@ -15,7 +15,7 @@ from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 def blurred(photometric: Photometric, blur_px: float) -> Photometric:
     """Return `photometric` with blurs of a standard deviation of up to `blur_px` pixels; none for 0."""
     if blur_px < 0:
-        raise DovetailError(f"blur_px is {blur_px:g}; it is a width in pixels, 0 for no blur.")
+        raise OptionsError(f"blur_px is {blur_px:g}; it is a width in pixels, 0 for no blur.")
     if not blur_px:
         return replace(photometric, blur_p=0.0)
     return replace(photometric, blur_sigma_px=(min(photometric.blur_sigma_px[0], blur_px), blur_px))
@@ -76,7 +76,7 @@ def one_dimensional_rate(bias_lr: float | None, base_lr: float) -> tuple[Paramet
     if bias_lr is None:
         return ()
     if not base_lr > 0:
-        raise DovetailError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
+        raise OptionsError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
     return (ParameterRule("", lr_scale=bias_lr / base_lr, one_dimensional=True),)
 
 

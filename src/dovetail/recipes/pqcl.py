@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError
 from dovetail.objectives.distill import DistillSpec
 from dovetail.recipe import QueryRule, Recipe, SameHead, Tap, Term
 from dovetail.recipes.image_parts import blurred
@@ -112,17 +112,17 @@ def check_queries(taps: Mapping[str, Tap], crops: int, size_px: int, positions: 
     """Raise `DovetailError` where query tokens cannot be made as asked."""
     patch, channels = taps["patches"].stride, taps["patches"].channels
     if "queries" not in taps:
-        raise DovetailError(
+        raise ModelError(
             f"PQCL needs a ViT whose blocks take query tokens and the model has only {', '.join(taps)}; choose one of "
             "timm's plain, DeiT, DINO or EVA models, such as 'timm/vit_small_patch16_224'."
         )
     if crops < 1:
-        raise DovetailError(f"PQCL with {crops} query crops is iBOT; choose at least 1, or 'ibot'.")
+        raise OptionsError(f"PQCL with {crops} query crops is iBOT; choose at least 1, or 'ibot'.")
     if size_px < patch or size_px % patch:
         nearest = max(round(size_px / patch), 1) * patch
-        raise DovetailError(f"query_size {size_px} is no multiple of the model's patch {patch}; set it to {nearest}.")
+        raise OptionsError(f"query_size {size_px} is no multiple of the model's patch {patch}; set it to {nearest}.")
     if positions == "sincos" and channels % 4:
-        raise DovetailError(
+        raise OptionsError(
             f"Sine-cosine positions need a number of channels that 4 divides, and the model has {channels}; set "
             "query_positions to 'learned'."
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_type_hints
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import OptionsError, unknown_name
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.adclr import adclr
 from dovetail.recipes.decon import decon
@@ -105,15 +105,15 @@ class Composition:
 
 
 def parse(name: str) -> Composition:
-    """Return what a method's name is composed of; raise `DovetailError` with the nearest name for a wrong one."""
+    """Return what a method's name is composed of; raise `OptionsError` with the nearest name for a wrong one."""
     encoder, plus, decoder = name.partition("+")
     if plus:
         for one in ALONE:
             if name.startswith(f"{one}+"):
-                raise DovetailError(f"{one!r} trains the decoder by itself and is not composed; use --method {one}.")
+                raise OptionsError(f"{one!r} trains the decoder by itself and is not composed; use --method {one}.")
         left, right = parse(encoder), parse(decoder + "-sl" if decoder == "decon" else decoder)
         if left.decon or right.decon is None or right.decoder:
-            raise DovetailError(f"{name!r} is not METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
+            raise OptionsError(f"{name!r} is not METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
         return Composition(left.base, left.adclr, right.decon, right.base)
     for level in DECON_DEFAULTS:
         if name == f"decon-{level}" or name.startswith(f"decon-{level}-"):
@@ -128,7 +128,7 @@ def known_base(name: str, base: str) -> str:
     if base not in METHODS:
         raise unknown_name("method", name, examples())
     if base in ALONE and name != base:
-        raise DovetailError(f"{base!r} trains the decoder by itself and is not composed; use --method {base}.")
+        raise OptionsError(f"{base!r} trains the decoder by itself and is not composed; use --method {base}.")
     return base
 
 
@@ -224,7 +224,7 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     parts = parts_of(composition)
     for option in options or {}:
         if option not in known and (others := methods_with(option)):
-            raise DovetailError(f"There is no option of {name} {option!r}; it belongs to other methods: {others}.")
+            raise OptionsError(f"There is no option of {name} {option!r}; it belongs to other methods: {others}.")
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
     for option, value in (options or {}).items():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError
 from dovetail.heads.raw import RawHeadSpec
 from dovetail.networks.network import finest_decoder_tap
 from dovetail.objectives.prediction import FeaturePredictionSpec
@@ -68,10 +68,10 @@ def encoder_targets(
     finest = finest_decoder_tap(taps)
     tap = target_tap(taps, level)
     if crops < 1:
-        raise DovetailError(f"crops is {crops}; it must be at least 1.")
+        raise OptionsError(f"crops is {crops}; it must be at least 1.")
     for name, share in (("scale", scale), ("target_scale", target_scale)):
         if not 0 < share[0] <= share[1] <= 1:
-            raise DovetailError(f"{name} is {share[0]:g} to {share[1]:g}; give two shares above 0, the smaller first.")
+            raise OptionsError(f"{name} is {share[0]:g} to {share[1]:g}; give two shares above 0, the smaller first.")
     photometric = blurred(Photometric(saturation=0.6, grey_p=0.0), blur_px)
     seen = ViewSpec(image_size, scale, photometric=photometric)
     predicted = ViewSpec(image_size, target_scale, flip_p=0.0, photometric=UNCHANGED, role="local")
@@ -101,9 +101,9 @@ def target_tap(taps: Mapping[str, Tap], level: str | None) -> str:
     }
     strides.pop("queries", None)
     if level is not None and level not in strides:
-        raise DovetailError(f"The encoder has no level {level!r}; it has {', '.join(strides)}.")
+        raise OptionsError(f"The encoder has no level {level!r}; it has {', '.join(strides)}.")
     if not strides:
-        raise DovetailError(f"The encoder has no maps to predict, only {', '.join(taps)}; choose another model.")
+        raise ModelError(f"The encoder has no maps to predict, only {', '.join(taps)}; choose another model.")
     if level is not None:
         return level
     fine = [name for name, stride in strides.items() if stride <= TARGET_STRIDE]

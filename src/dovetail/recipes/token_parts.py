@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError
 from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
@@ -14,20 +14,20 @@ Scale = tuple[float, float]
 
 
 def vector_tap(taps: Mapping[str, Tap]) -> str:
-    """Return the tap that stands for the whole image. Raises `DovetailError` where there is none."""
+    """Return the tap that stands for the whole image. Raises `ModelError` where there is none."""
     for name in ("cls", "pooled"):
         if name in taps:
             return name
-    raise DovetailError(
+    raise ModelError(
         f"The model has no class token and no pooled features, only {', '.join(taps)}; choose a ViT, such as "
         "'timm/vit_small_patch16_224'."
     )
 
 
 def patch_tap(taps: Mapping[str, Tap], method: str) -> Tap:
-    """Return the ViT's patches. Raises `DovetailError` where there are none."""
+    """Return the ViT's patches. Raises `ModelError` where there are none."""
     if "patches" not in taps:
-        raise DovetailError(
+        raise ModelError(
             f"{method} reads a ViT's patches and the model has only {', '.join(taps)}; choose a ViT, such as "
             "'timm/vit_small_patch16_224'."
         )
@@ -48,16 +48,14 @@ def multi_crop(
     """Return DINO's views: two global ones, of which the second is solarised and rarely blurred, and local ones.
 
     Raises:
-        DovetailError: A side is no multiple of the model's patches.
+        OptionsError: A side is no multiple of the model's patches.
     """
     if "patches" in taps:
         patch = taps["patches"].stride
         for option, side in (("image_size", image_size), ("local_size", local_size)):
             if side % patch:
                 nearest = max(round(side / patch), 1) * patch
-                raise DovetailError(
-                    f"{option} {side} is no multiple of the model's patch {patch}; set it to {nearest}."
-                )
+                raise OptionsError(f"{option} {side} is no multiple of the model's patch {patch}; set it to {nearest}.")
     always, seldom, local_blur = (
         blurred(photometric, blur_px)
         for photometric in (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2), Photometric())

@@ -7,7 +7,7 @@ import types
 from inspect import Parameter
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import OptionsError, unknown_name
 
 # Options that count or measure something which there must be.
 SIZES = frozenset(
@@ -33,7 +33,7 @@ def most(name: str, annotation: Any) -> float:
 
 
 def check_value(name: str, parameter: Parameter, value: Any) -> None:
-    """Raise `DovetailError` where an option's value is of another type, negative, or no finite number.
+    """Raise `OptionsError` where an option's value is of another type, negative, or no finite number.
 
     Narrower ranges than those of `most` are for the recipe to check. A list stands for a tuple, as in YAML.
 
@@ -45,16 +45,16 @@ def check_value(name: str, parameter: Parameter, value: Any) -> None:
     if not _fits(parameter.annotation, value):
         if get_origin(parameter.annotation) is Literal:
             raise unknown_name(name, str(value), map(str, get_args(parameter.annotation)))
-        raise DovetailError(f"{name} is {value!r}; it must be {_words(parameter.annotation)}.")
+        raise OptionsError(f"{name} is {value!r}; it must be {_words(parameter.annotation)}.")
     largest = most(name, parameter.annotation)
     for one in value if isinstance(value, (tuple, list)) else [value]:
         if isinstance(one, (int, float)) and one > largest:
-            raise DovetailError(f"{name} is {one:g}; it must be at most {largest:g}.")
+            raise OptionsError(f"{name} is {one:g}; it must be at most {largest:g}.")
     is_size = name.removeprefix("decoder_") in SIZES or name in SIZES
     if is_size and value == 0 and parameter.default != 0:  # where 0 is the default it means none
-        raise DovetailError(f"{name} is 0; it must be at least 1.")
+        raise OptionsError(f"{name} is 0; it must be at least 1.")
     if name.endswith("temperature") and value == 0:
-        raise DovetailError(f"{name} is 0; it must be above 0.")
+        raise OptionsError(f"{name} is 0; it must be above 0.")
 
 
 def _fits(annotation: Any, value: Any) -> bool:

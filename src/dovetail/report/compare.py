@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RunError
 from dovetail.options import Options, option, takes
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def compare(options: CompareOptions) -> dict[str, list[Row]]:
     from dovetail.train.logs import METRICS
 
     if not options.results:
-        raise DovetailError("No results were named; give folders, as in `dovetail compare runs/*`.")
+        raise OptionsError("No results were named; give folders, as in `dovetail compare runs/*`.")
     if options.out is not None and Path(options.out).suffix != ".html":
-        raise DovetailError(f"{options.out} must end in .html; rename it.")
+        raise OptionsError(f"{options.out} must end in .html; rename it.")
     folders = [Path(name) for name in dict.fromkeys(options.results)]
     tables, notes = read_tables(folders)
     runs = [folder for folder in folders if (folder / METRICS).is_file()]
     if not tables and (options.out is None or not runs):
-        raise DovetailError(f"None of the {len(folders)} folders holds a {RESULTS}; evaluate or fine-tune first.")
+        raise RunError(f"None of the {len(folders)} folders holds a {RESULTS}; evaluate or fine-tune first.")
     for task, rows in tables.items():
         print_table(task, rows)
     for note in notes:
@@ -99,14 +99,14 @@ def named_files(folders: list[Path]) -> dict[Path, str]:
     """Return each file of results in folders and what to call it: by its folder, by its path where several are alike.
 
     Raises:
-        DovetailError: For a folder that is not there.
+        RunError: For a folder that is not there.
     """
     from dovetail.downstream.table.results import RESULTS
 
     names: dict[Path, str] = {}
     for folder in folders:
         if not folder.exists():
-            raise DovetailError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
+            raise RunError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
         if folder.is_file() and folder.suffix != ".json":
             continue  # `runs/*` names whatever lies there, such as the page of an earlier comparison
         files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})

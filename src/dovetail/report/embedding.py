@@ -25,7 +25,7 @@ from dovetail.data.sources import ImageSource
 from dovetail.downstream.machine import Machine, ahead, machine, normalised
 from dovetail.downstream.probe.features import Features
 from dovetail.downstream.start import Source, source_of, values_of_run
-from dovetail.errors import DovetailError, tell
+from dovetail.errors import DataError, OptionsError, ResourceError, tell
 from dovetail.files.durable import write_whole
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
@@ -89,14 +89,14 @@ def embed(options: EmbedOptions) -> Path:
     """
     path = Path(options.out)
     if path.suffix not in (".npy", ".parquet"):
-        raise DovetailError(f"{path} must end in .npy or .parquet; rename it.")
+        raise OptionsError(f"{path} must end in .npy or .parquet; rename it.")
     if path.is_dir():
-        raise DovetailError(f"{path} is a folder; name a file with --out.")
+        raise OptionsError(f"{path} is a folder; name a file with --out.")
     check_writable(path.parent)
     if path.suffix == ".parquet":
         parquet_library()
     if options.data is None:
-        raise DovetailError("No data was named; give a folder of images with --data.")
+        raise OptionsError("No data was named; give a folder of images with --data.")
     page = None if options.page_map == "none" else page_for_map(options.run, options.page_map)
     with in_use(path.parent, keep=False), pages_in_use(page):
         source = open_source(options.data)
@@ -175,7 +175,7 @@ def embeddings_of(
     if waiting:
         vectors.append(_forward(model, waiting, weights, where))
     if not vectors:
-        raise DovetailError(f"None of the {source.num_images} images can be read ({skipped[0][1]}); check the data.")
+        raise DataError(f"None of the {source.num_images} images can be read ({skipped[0][1]}); check the data.")
     return Embeddings(torch.cat(vectors).numpy(), indices, skipped, weights.in_channels)
 
 
@@ -189,11 +189,11 @@ def _forward(model: Features, squares: list[Tensor], weights: Source, where: Mac
 
 
 def parquet_library() -> Any:
-    """Return pyarrow; raise `DovetailError` where it is not installed."""
+    """Return pyarrow; raise `ResourceError` where it is not installed."""
     try:
         return importlib.import_module("pyarrow")
     except ImportError:
-        raise DovetailError(
+        raise ResourceError(
             "Parquet needs the package pyarrow; install dovetail-ssl[parquet], or write a .npy file."
         ) from None
 

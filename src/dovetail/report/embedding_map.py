@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, ResourceError, RunError
 from dovetail.report.features import principal_components
 from dovetail.report.page import PAGE
 from dovetail.report.pixels import jpeg_uri, thumbnail
@@ -53,18 +53,18 @@ def page_for_map(run: str | Path, projection: Projection) -> Path:
     """
     page = Path(run) / PAGE
     if not page.is_file():
-        raise DovetailError(f"There is no page {page} to put a map into; give a run with one, or leave --page-map out.")
+        raise RunError(f"There is no page {page} to put a map into; give a run with one, or leave --page-map out.")
     if projection == "tsne":
         manifold()
     return page
 
 
 def manifold() -> Any:
-    """Return scikit-learn's module; raise `DovetailError` where it is not installed."""
+    """Return scikit-learn's module; raise `ResourceError` where it is not installed."""
     try:
         return importlib.import_module("sklearn.manifold")
     except ImportError:
-        raise DovetailError(
+        raise ResourceError(
             "t-SNE needs the package scikit-learn; install dovetail-ssl[map], or give --page-map pca."
         ) from None
 
@@ -87,7 +87,7 @@ def add_map(
         DovetailError: For fewer than four photographs, or a page of another version.
     """
     if len(indices) < LEAST:
-        raise DovetailError(f"A map needs at least {LEAST} readable photographs and found {len(indices)}; add some.")
+        raise DataError(f"A map needs at least {LEAST} readable photographs and found {len(indices)}; add some.")
     chosen = np.unique(np.linspace(0, len(indices) - 1, MOST_POINTS).round().astype(int))
     flat = flattened(vectors[chosen], projection)
     svg = draw_map(flat, source, [indices[item] for item in chosen], in_channels=in_channels)
@@ -102,7 +102,7 @@ def put_between(text: str, marker: str, content: str, page: Path) -> str:
     """Return a page's text with what lies between two remarks replaced."""
     begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
     if begin not in text or end not in text:
-        raise DovetailError(f"{page} was written by another version and has no place for a map; run it again.")
+        raise RunError(f"{page} was written by another version and has no place for a map; run it again.")
     head, tail = text.split(begin, 1)[0], text.split(end, 1)[1]
     return f"{head}{begin}{content}{end}{tail}"
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.network import Network, decoder_taps
 from dovetail.networks.rest import at_rest
 from dovetail.recipe import Recipe, Tap
@@ -78,7 +78,7 @@ def coloured(maps: Tensor) -> ColouredMaps:
     The first is lightness, the second blue to yellow, the third green to red, in the perceptually uniform L*a*b*.
     """
     if maps.dim() != 4:
-        raise DovetailError(f"Principal components are drawn of maps; found a tap of shape {tuple(maps.shape)}.")
+        raise ModelError(f"Principal components are drawn of maps; found a tap of shape {tuple(maps.shape)}.")
     count, channels, height, width = maps.shape
     projected, share = principal_components(maps.permute(0, 2, 3, 1).reshape(-1, channels))
     low, high = np.percentile(projected.numpy(), PERCENTILES, axis=0)

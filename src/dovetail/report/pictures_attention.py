@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.rest import at_rest
 from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import attention_weights, takes_queries
@@ -40,10 +40,10 @@ class Attention(NamedTuple):
 
 
 def vit_of(run: Restored) -> ViTNetwork:
-    """Return the run's ViT; raise `DovetailError` for another model, or a block whose parts are not known."""
+    """Return the run's ViT; raise `ModelError` for another model, or a block whose parts are not known."""
     network = run.after
     if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
-        raise DovetailError(
+        raise ModelError(
             f"{run.options.model} is no ViT with plain attention; draw its pca instead, or take a run of such as "
             "timm/vit_small_patch16_224."
         )
@@ -82,12 +82,12 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     """Return a sheet of the class token's attention: the mean over heads, then the first heads.
 
     Raises:
-        DovetailError: For a model that is no ViT or has no class token.
+        ModelError: For a model that is no ViT or has no class token.
     """
     network = vit_of(run)
     cls = attention_of(network, as_view(squares, run.recipe.views, network)).cls
     if cls is None:
-        raise DovetailError(f"{run.options.model} has no class token; draw its pca instead.")
+        raise ModelError(f"{run.options.model} has no class token; draw its pca instead.")
     heads = min(cls.shape[1], MOST_HEADS)
     title = f"Attention of the class token in the last block, after {run.steps}"
     sheet = Sheet(len(names), 2 + heads, title=title)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dovetail.data.loader import ViewDataset
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, OptionsError
 from dovetail.networks.network import Network
 from dovetail.report.features import maps_of, shown_taps
 from dovetail.report.pixels import Rgb, as_view, shown, spread_over, unnormalised
@@ -111,7 +111,7 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
         DovetailError: For a recipe with one view, or no readable photograph whose views overlap.
     """
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
-        raise DovetailError(f"The method {run.options.method} has one global view; give --between photographs.")
+        raise OptionsError(f"The method {run.options.method} has one global view; give --between photographs.")
     dataset = ViewDataset(source, run.recipe.views, seed=int(run.options.seed), in_channels=run.in_channels)
     sheets: list[Sheet] = []
     for stretch in spread_over(source, most):
@@ -122,7 +122,7 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
                 sheets.append(_views_sheet(run, source.name(index), (first, second), lines))
                 break
     if not sheets:
-        raise DovetailError("None of the photographs could be read; give others with --images.")
+        raise DataError("None of the photographs could be read; give others with --images.")
     return sheets
 
 

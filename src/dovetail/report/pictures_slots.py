@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.heads.slots import SlotOutput
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.objectives.slots import SlotSpec
@@ -33,11 +33,11 @@ def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -
     """Return a sheet of the slots of each term, by the term's name.
 
     Raises:
-        DovetailError: For a recipe without slots.
+        OptionsError: For a recipe without slots.
     """
     terms = [term for term in run.recipe.terms if isinstance(term.objective, SlotSpec)]
     if not terms:
-        raise DovetailError(
+        raise OptionsError(
             f"The method {run.options.method} has no slots; choose a run of slotcon or decon-sl, or draw its pca."
         )
     return {term.name: _sheet(run, term, names, squares) for term in terms}

@@ -19,7 +19,7 @@ from torch import Tensor
 from dovetail.data.open import open_source
 from dovetail.data.reading.decode import Photograph, UnreadableError
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.networks.network import Network
 from dovetail.views.batch import statistics
 from dovetail.views.plan import ViewPlan
@@ -87,9 +87,9 @@ def square(photograph: Photograph, side_px: int) -> Tensor:
 
 
 def photographs_in(images: Any) -> ImageSource:
-    """Return the photographs to draw; raise `DovetailError` where none were named, or none are there."""
+    """Return the photographs to draw; raise `OptionsError` where none were named, or none are there."""
     if images is None:
-        raise DovetailError("No photographs were named; give a folder of images with --images.")
+        raise OptionsError("No photographs were named; give a folder of images with --images.")
     source = open_source(images)
     if source.left_out:
         print(source.left_out)

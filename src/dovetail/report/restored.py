@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RunError
 from dovetail.networks.initialise import initialise, is_downloaded
 from dovetail.networks.network import Network
 from dovetail.provenance import refuse_network_in_file
@@ -91,16 +91,16 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
-        raise DovetailError(f"There is no run in {folder}: it has no {CONFIG}; give the folder of --out.")
+        raise RunError(f"There is no run in {folder}: it has no {CONFIG}; give the folder of --out.")
     saved = saved_options(folder)
     if model is not None:
         saved["model"] = model
     options = PretrainOptions.given(saved).changed(resume=True)
     if options.model is None:
-        raise DovetailError(f"The model of {folder} was given in Python; give the same module with model=.")
+        raise OptionsError(f"The model of {folder} was given in Python; give the same module with model=.")
     state = Checkpoints(folder / "checkpoints").load()
     if state is None:
-        raise DovetailError(
+        raise RunError(
             f"The run in {folder} has no checkpoint yet; wait until it has saved one, or resume it if it was stopped."
         )
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
     try:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:
-        raise DovetailError(
+        raise RunError(
             f"The checkpoint in {folder} does not fit its config.yaml; was it written by another version?"
         ) from error
     return Restored(folder, options, recipe, before if known else None, learner.eval(), int(state["step"]))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, ResourceError
 from dovetail.report.pixels import Rgb
 from dovetail.report.plots import INK, NO_METADATA, VARIABLES, themed
 
@@ -124,7 +124,7 @@ class Sheet:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.save(path)
         except OSError as error:
-            raise DovetailError(f"Cannot write {path}: {error.strerror}; choose another folder for --out.") from None
+            raise ResourceError(f"Cannot write {path}: {error.strerror}; choose another folder for --out.") from None
         return path
 
 
@@ -167,6 +167,6 @@ def blended(photograph: Rgb, colours: Rgb, *, share: float = 0.55) -> Rgb:
 
 
 def rows_of(items: Sequence[Any], least: int, what: str) -> None:
-    """Raise `DovetailError` where there are too few photographs for a picture."""
+    """Raise `DataError` where there are too few photographs for a picture."""
     if len(items) < least:
-        raise DovetailError(f"{what} needs at least {least} readable photographs and found {len(items)}; add some.")
+        raise DataError(f"{what} needs at least {least} readable photographs and found {len(items)}; add some.")

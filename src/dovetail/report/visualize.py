@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from dovetail.data.reading.values import values_within
-from dovetail.errors import DovetailError, tell
+from dovetail.errors import OptionsError, tell
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
 from dovetail.options import COUNT, MOST_PICTURES, MOST_SIDE_PX, Options, Range, option, takes
@@ -40,7 +40,7 @@ def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, fin
     source = photographs_in(images)
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
-        raise DovetailError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
+        raise OptionsError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
     with values_within(run.options.value_range):
         photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
@@ -57,7 +57,7 @@ def written(*paths: Path) -> list[Path]:
 def as_module(model: Any) -> nn.Module | None:
     """Return a module given in Python; a name says nothing that the run does not say itself."""
     if model is not None and not isinstance(model, nn.Module):
-        raise DovetailError(f"model is a {type(model).__name__}; leave it out, or give the run's torch.nn.Module.")
+        raise OptionsError(f"model is a {type(model).__name__}; leave it out, or give the run's torch.nn.Module.")
     return model
 
 

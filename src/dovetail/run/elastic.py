@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 
 SIZES = ("batch_size", "accumulate", "devices", "num_nodes")
 
@@ -24,12 +24,12 @@ def share_batch(global_batch: int, world_size: int, *, most: int) -> tuple[int, 
         most: Images that a device may take at once.
 
     Raises:
-        DovetailError: When the batch does not divide over the devices.
+        OptionsError: When the batch does not divide over the devices.
     """
     if global_batch % world_size:
         fitting = [count for count in range(1, 2 * world_size + 1) if global_batch % count == 0]
         near = sorted(sorted(fitting, key=lambda count: abs(count - world_size))[:2])
-        raise DovetailError(
+        raise OptionsError(
             f"The {global_batch} images of a step do not divide over {world_size} devices; go on with "
             f"{' or '.join(map(str, near))}."
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, ResourceError, RunError
 from dovetail.files.durable import write_whole
 from dovetail.files.locking import LOCK
 from dovetail.files.options_file import read_options_file
@@ -64,45 +64,45 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
         DovetailError: If it is not empty and neither way on is chosen, cannot be written, or holds no run to overwrite.
     """
     if not str(out):
-        raise DovetailError("No folder for the run was named; give one with --out.")
+        raise OptionsError("No folder for the run was named; give one with --out.")
     if overwrite and resume:
-        raise DovetailError("--overwrite and --resume exclude each other; choose one.")
+        raise OptionsError("--overwrite and --resume exclude each other; choose one.")
     folder = Path(out)
     if resume and not (folder / CONFIG).is_file():
-        raise DovetailError(f"There is no run to resume in {folder}: it has no {CONFIG}.")
+        raise RunError(f"There is no run to resume in {folder}: it has no {CONFIG}.")
     try:
         if folder.exists() and not folder.is_dir():
-            raise DovetailError(f"{folder} is a file; name a folder for the run.")
+            raise RunError(f"{folder} is a file; name a folder for the run.")
         if not resume and folder.is_dir() and any(entry.name not in LEFTOVERS for entry in folder.iterdir()):
             if not overwrite:
-                raise DovetailError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
+                raise RunError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
             check_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / PROBE
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
     except OSError as error:
-        raise DovetailError(f"Cannot write to {folder}: {error.strerror}; choose another folder for --out.") from None
+        raise ResourceError(f"Cannot write to {folder}: {error.strerror}; choose another folder for --out.") from None
     return folder
 
 
 def check_run(folder: Path) -> None:
-    """Raise `DovetailError` where a folder does not look like a run's."""
+    """Raise `RunError` where a folder does not look like a run's."""
     if not (folder / CONFIG).is_file():
-        raise DovetailError(
+        raise RunError(
             f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; "
             "name another folder."
         )
 
 
 def refuse_sources_in(folder: Path, options: PretrainOptions) -> None:
-    """Raise `DovetailError` where the folder to be emptied holds what the run begins with."""
+    """Raise `RunError` where the folder to be emptied holds what the run begins with."""
     for name in PATHS:
         value = getattr(options, name)
         if not isinstance(value, (str, Path)) or "://" in str(value):
             continue
         if Path(value).resolve().is_relative_to(folder.resolve()):
-            raise DovetailError(
+            raise RunError(
                 f"{name} {str(value)!r} lies in {folder}, which --overwrite empties; name another folder for --out."
             )
 
@@ -140,7 +140,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         place = folder / COPY
     content = read_options_file(place)
     if not isinstance(content, dict):
-        raise DovetailError(
+        raise RunError(
             f"{place} holds no options; put back the run's own {CONFIG}, of which {folder / COPY} is a copy, to go on "
             "with its checkpoints."
         )

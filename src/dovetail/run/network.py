@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, ModelError, WeightsError
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise, is_downloaded, starting_statistics
 from dovetail.networks.network import Network
@@ -30,7 +30,7 @@ def network_for(options: PretrainOptions) -> Network:
     """Return the network of the model that was asked for; a module given in Python is copied, not changed."""
     model = options.model
     if not isinstance(model, (str, nn.Module)):
-        raise DovetailError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
+        raise ModelError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
     network = build_network(
         copied(model) if isinstance(model, nn.Module) else model,
         in_channels=options.in_channels,
@@ -41,7 +41,7 @@ def network_for(options: PretrainOptions) -> Network:
         checkpoint_blocks=options.checkpoint_blocks,
     )
     if network.in_channels != options.in_channels:  # a call may say its own
-        raise DovetailError(
+        raise ModelError(
             f"The model takes {network.in_channels} channels, and images are read with {options.in_channels}; give "
             f"--in-channels {network.in_channels}."
         )
@@ -49,12 +49,12 @@ def network_for(options: PretrainOptions) -> Network:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a module, with weights, flags and hooks of its own; raise `DovetailError` where none can be."""
+    """Return a copy of a module, with weights, flags and hooks of its own; raise `ModelError` where none can be."""
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DovetailError(
+        raise ModelError(
             f"The {type(model).__name__} cannot be copied, and training must not change yours ({reason}); give a "
             "module that copy.deepcopy takes."
         ) from error
@@ -99,11 +99,11 @@ def starting_weights(init: str | None) -> str | Path | None:
     folder = Path(init)
     found = next((path for path in (folder / EXPORTED / MODEL_FILE, folder / MODEL_FILE) if path.is_file()), None)
     if (folder / TASK_FILE).is_file():
-        raise DovetailError(f"{init} holds a fine-tuned model; name the pre-training run that it was made from.")
+        raise WeightsError(f"{init} holds a fine-tuned model; name the pre-training run that it was made from.")
     if found is None and (folder / CONFIG).is_file():
-        raise DovetailError(f"The run {init} has exported no weights yet; finish it with --resume first.")
+        raise WeightsError(f"The run {init} has exported no weights yet; finish it with --resume first.")
     if found is None:
-        raise DovetailError(f"{init} holds no pre-training run; name the folder of one, or a .safetensors file.")
+        raise WeightsError(f"{init} holds no pre-training run; name the folder of one, or a .safetensors file.")
     return found
 
 

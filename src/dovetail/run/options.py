@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.options import MOST_SIDE_PX, NOT_NEGATIVE, Options, Range, option
 from dovetail.train.options import EngineOptions
 
@@ -107,16 +107,16 @@ class PretrainOptions(EngineOptions, ModelOptions):
     )
 
     def check_complete(self) -> None:
-        """Raise `DovetailError` where something without a default is missing, and for statistics that do not fit."""
+        """Raise `OptionsError` where something without a default is missing, and for statistics that do not fit."""
         if self.data is None:
-            raise DovetailError("No data was named; give a folder of images with --data.")
+            raise OptionsError("No data was named; give a folder of images with --data.")
         if self.model is None:
-            raise DovetailError("No model was named; give one such as --model smp/unet/resnet50.")
+            raise OptionsError("No model was named; give one such as --model smp/unet/resnet50.")
         mean, std = self.mean, self.std
         if any(len(one) not in (0, self.in_channels) for one in (mean, std)) or len(mean) != len(std):
-            raise DovetailError(
+            raise OptionsError(
                 f"mean is {list(mean)} and std is {list(std)}; give both, with one number for each of the "
                 f"{self.in_channels} channels, or neither."
             )
         if any(value <= 0 for value in std):
-            raise DovetailError(f"std is {list(std)}; each number must be above 0.")
+            raise OptionsError(f"std is {list(std)}; each number must be above 0.")

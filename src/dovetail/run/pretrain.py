@@ -18,7 +18,7 @@ from dovetail.data.open import open_source
 from dovetail.data.reading.values import values_within
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
-from dovetail.errors import DovetailError
+from dovetail.errors import ResourceError
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -184,7 +184,7 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         flush_folder(out / EXPORTED)
         fresh.rmdir()
     except (OSError, SafetensorError) as error:
-        raise DovetailError(
+        raise ResourceError(
             f"The weights could not be written to {out / EXPORTED} ({error}); make room there and add --resume."
         ) from error
     print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.networks.network import Network
 from dovetail.networks.parts import is_layer_normed
 from dovetail.recipe import Recipe
@@ -61,10 +61,10 @@ def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
 
 
 def check_freeze(settings: Settings, network: Network) -> None:
-    """Raise `DovetailError` where no weight of the model would be trained; warn where the encoder never thaws."""
+    """Raise `OptionsError` where no weight of the model would be trained; warn where the encoder never thaws."""
     epochs = settings.freeze_encoder_epochs
     if epochs == math.inf and not network.decoder_prefixes:
-        raise DovetailError(
+        raise OptionsError(
             "freeze_encoder_epochs is 'all' and the model has no decoder, so none of its weights would be trained; "
             "choose a model with a decoder, or a number of epochs."
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, OptionsError
 from dovetail.recipes import presets
 from dovetail.recipes.table import LATER, options_of
 from dovetail.run.elastic import shared_anew
@@ -23,7 +23,7 @@ def resumed(asked: PretrainOptions, folder: Path) -> PretrainOptions:
     With other devices a step keeps its images: each device takes more or fewer of them, in more or fewer passes.
 
     Raises:
-        DovetailError: For an option that was named and that the run has otherwise.
+        OptionsError: For an option that was named and that the run has otherwise.
     """
     saved = saved_options(folder)
     movable = PretrainOptions.movable()
@@ -37,9 +37,7 @@ def resumed(asked: PretrainOptions, folder: Path) -> PretrainOptions:
             saved[name] = normal(value)
         elif not stands_for(name, value, asked, saved, known):
             had = {option: known[name].get(option) for option in value} if isinstance(value, dict) else known.get(name)
-            raise DovetailError(
-                f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it."
-            )
+            raise OptionsError(f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it.")
     given = {name: getattr(asked, name) for name in movable & asked.named if getattr(asked, name) != "auto"}
     if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
         given["num_nodes"] = asked.num_nodes
@@ -76,10 +74,10 @@ def defaults() -> dict[str, Any]:
 
 
 def check_still_there(folder: Path, data: Any) -> None:
-    """Raise `DovetailError` where the images of a run that goes on are not where they were."""
+    """Raise `DataError` where the images of a run that goes on are not where they were."""
     here = isinstance(data, str) and "://" not in data and not data.startswith("hf:") and not PATTERN.search(data)
     if here and not Path(data).exists():
-        raise DovetailError(f"The images of the run in {folder} are not at {data} any more; say where with --data.")
+        raise DataError(f"The images of the run in {folder} are not at {data} any more; say where with --data.")
 
 
 def published(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dovetail.data.identity import Identity, difference, read_identity
 from dovetail.data.reading.values import told_of_values, value_range
 from dovetail.data.sources import ImageSource, PathSource
 from dovetail.distributed import rank
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, counted
 from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
@@ -111,7 +111,7 @@ def check_same_images(identity: Identity, out: Path, *, moved: bool, begun: bool
         begun: Whether there is a checkpoint.
 
     Raises:
-        DovetailError: They were named again, and are others; or there is a checkpoint, and they are more or fewer.
+        DataError: They were named again, and are others; or there is a checkpoint, and they are more or fewer.
     """
     before = read_identity(out)
     if before is None:
@@ -120,9 +120,9 @@ def check_same_images(identity: Identity, out: Path, *, moved: bool, begun: bool
         return
     told = difference(before, identity)
     if told and moved:
-        raise DovetailError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
+        raise DataError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
     if begun and before["images"] != identity["images"]:
-        raise DovetailError(
+        raise DataError(
             f"The images of the run in {out} have changed: {told}; put back the images that it began with, or say "
             "where they are with --data."
         )

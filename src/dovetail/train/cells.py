@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RecipeError
 from dovetail.recipe import Cells, Tap
 from dovetail.views.points import inner, places, sample
 from dovetail.views.view import View
@@ -25,7 +25,7 @@ def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
         return value
     if cells.points is not None:
         if view.points is None:
-            raise DovetailError("A term samples points of its maps, and the view has none; draw them with the views.")
+            raise RecipeError("A term samples points of its maps, and the view has none; draw them with the views.")
         return sample(value, places(view))
     return pool_to_grid(without_border(value, cells.border), cells.grid)
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from dovetail.distributed import rank
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, ResourceError, RunError
 from dovetail.files.finite import check_finite
 from dovetail.train import pieces
 from dovetail.train.pieces import together
@@ -92,7 +92,7 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             with contextlib.suppress(OSError):
                 remove(fresh)
-            raise DovetailError(
+            raise ResourceError(
                 f"No checkpoint could be written to {self.folder} ({error}); make room there and go on with --resume."
             ) from error
 
@@ -136,7 +136,7 @@ class Checkpoints:
             whole: Put together what is in pieces; else that is left to `pieces.fill`.
 
         Raises:
-            DovetailError: When there are checkpoints and none is whole.
+            RunError: When there are checkpoints and none is whole.
         """
         candidates = [path for path in (self.last, self.folder / PREVIOUS) if path.exists()]
         for path in candidates:
@@ -147,7 +147,7 @@ class Checkpoints:
             except DovetailError as error:
                 log.warning("%s", error)
         if candidates:
-            raise DovetailError(f"No checkpoint in {self.folder} is whole; start again with --overwrite.")
+            raise RunError(f"No checkpoint in {self.folder} is whole; start again with --overwrite.")
         return None
 
     def clear_leftovers(self) -> None:
@@ -157,16 +157,16 @@ class Checkpoints:
 
 
 def check_state(path: Path, state: Any) -> None:
-    """Raise `DovetailError` unless a checkpoint holds a run's state, of finite weights and buffers."""
+    """Raise `RunError` unless a checkpoint holds a run's state, of finite weights and buffers."""
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise DovetailError(f"Checkpoint {path} says no number of steps; an older one is needed.")
+        raise RunError(f"Checkpoint {path} says no number of steps; an older one is needed.")
     kinds = {"settings": dict, "optimiser": dict, "skipped_steps": int}
     odd = [name for name, kind in kinds.items() if not isinstance(state.get(name, kind()), kind)]
     if odd or state["step"] < 0:
-        raise DovetailError(f"Checkpoint {path} does not say its {(odd or ['step'])[0]}; an older one is needed.")
+        raise RunError(f"Checkpoint {path} does not say its {(odd or ['step'])[0]}; an older one is needed.")
     learner = state.get("learner", {})
     if not isinstance(learner, dict) or not all(isinstance(value, Tensor) for value in learner.values()):
-        raise DovetailError(f"Checkpoint {path} holds more than tensors as weights; an older one is needed.")
+        raise RunError(f"Checkpoint {path} holds more than tensors as weights; an older one is needed.")
     check_finite(learner, f"Checkpoint {path}", "an older one is needed")
 
 

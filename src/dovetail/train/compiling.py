@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 from dovetail.train.learner import Learner
 from dovetail.views.view import View
@@ -32,7 +32,7 @@ def compiled(learner: Learner, *, backend: str | Callable[..., Any] = "inductor"
         backend: torch.compile's.
 
     Raises:
-        DovetailError: Where the compiler fails, which it does in the first step.
+        ModelError: Where the compiler fails, which it does in the first step.
     """
     networks = [branch.network for branch in (learner.student, learner.teacher) if branch is not None]
     for network in networks:
@@ -41,7 +41,7 @@ def compiled(learner: Learner, *, backend: str | Callable[..., Any] = "inductor"
         yield
     except torch._dynamo.exc.BackendCompilerFailed as error:
         first = str(error).strip().splitlines()[0]
-        raise DovetailError(f"The network cannot be compiled here ({first}); leave out --compile.") from error
+        raise ModelError(f"The network cannot be compiled here ({first}); leave out --compile.") from error
     finally:
         for network in networks:
             del network.forward  # the instance's; the class's is behind it

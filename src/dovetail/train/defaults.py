@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import OptionsError, RunError, counted
 from dovetail.options import option_infos
 from dovetail.recipe import Recipe
 from dovetail.schedules import Moment
@@ -118,13 +118,13 @@ class Settings(EngineOptions):
         """Return the settings that `as_dict` gave, now or in an earlier version.
 
         Raises:
-            DovetailError: For missing or unknown names.
+            RunError: For missing or unknown names.
         """
         values = {("lr" if name == "peak_lr" else name): value for name, value in values.items()}
         known = {field.name: field.default for field in fields(cls)}
         odd = sorted({*values} - {*known} | {name for name, default in known.items() if default is MISSING} - {*values})
         if odd:
-            raise DovetailError(f"The settings' fields do not fit this version ({', '.join(odd)}); start the run anew.")
+            raise RunError(f"The settings' fields do not fit this version ({', '.join(odd)}); start the run anew.")
         return cls(**values)
 
     def table(self) -> str:
@@ -160,11 +160,11 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
       statistics of all images would tell the batch's keys from the queue's.
 
     Raises:
-        DovetailError: For numbers out of range, or fewer images than one step takes.
+        OptionsError: For numbers out of range, or fewer images than one step takes.
     """
     accelerator = options.accelerator if options.accelerator != "auto" else best_accelerator()
     if accelerator == "mps" and options.strategy == "fsdp":
-        raise DovetailError("Apple's GPU cannot share a model with others; leave --strategy out.")
+        raise OptionsError("Apple's GPU cannot share a model with others; leave --strategy out.")
     devices = options.devices if options.devices != "auto" else _all_devices(accelerator)
     world = devices * options.num_nodes
     share = world * options.accumulate
@@ -173,7 +173,7 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
         batch_size = auto_batch_size(recipe, accelerator, images=num_images, share=share)
     global_batch = batch_size * share
     if num_images < global_batch:
-        raise DovetailError(
+        raise OptionsError(
             f"There {'is' if num_images == 1 else 'are'} {counted(num_images, 'image')}, fewer than the "
             f"{global_batch} of one step; choose a batch size of at most {max(num_images // share, 1)} per device "
             "or add images."

@@ -26,12 +26,12 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from dovetail.errors import DovetailError, StoppedWaiting
+from dovetail.errors import DataError, Interrupted, OptionsError, RunError, StoppedWaiting
 from dovetail.train.batch_norm import joint_batch_norm
 from dovetail.train.checkpoints import LAST, Checkpoints
 from dovetail.train.compiling import compiled
 from dovetail.train.defaults import Settings
-from dovetail.train.interrupts import Interrupted, StopRequests, requeue_slurm_job, stop_signals
+from dovetail.train.interrupts import StopRequests, requeue_slurm_job, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
@@ -162,13 +162,13 @@ def train(
 
 
 def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None, dense: Dense | None) -> None:
-    """Raise `DovetailError` for what takes a whole network where no process has one."""
+    """Raise `OptionsError` for what takes a whole network where no process has one."""
     if compile_networks and settings.sharded:
-        raise DovetailError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
+        raise OptionsError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
     if knn is not None and settings.sharded:
-        raise DovetailError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
+        raise OptionsError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
     if dense is not None and settings.sharded:
-        raise DovetailError(
+        raise OptionsError(
             "Dense measures take a whole network, and with fsdp no process has one; leave out --dense-data."
         )
 
@@ -192,7 +192,7 @@ def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
     """Run the steps that are left.
 
     Raises:
-        DovetailError: When another process is gone.
+        RunError: When another process is gone.
     """
     joint = joint_batch_norm(module.learner, on_gpu=settings.accelerator == "cuda")
     try:
@@ -204,7 +204,7 @@ def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
         raise KeyboardInterrupt from error
     except RuntimeError as error:
         if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
-            raise DovetailError(
+            raise RunError(
                 f"Another process of this run ended or could not be reached ({first_line(error)}); see what it "
                 "said above, and go on with --resume."
             ) from error
@@ -215,19 +215,19 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
     """Load the learner's part of a checkpoint and return the steps done.
 
     Raises:
-        DovetailError: When the checkpoint is of a run with other settings or another model.
+        RunError: When the checkpoint is of a run with other settings or another model.
     """
     if state.get("format") != CHECKPOINT_FORMAT:
-        raise DovetailError("The checkpoint was written by another version of this program; start with --overwrite.")
+        raise RunError("The checkpoint was written by another version of this program; start with --overwrite.")
     then = Settings.from_dict(state["settings"])
     for name in SAME_RUN:
         before, now = getattr(then, name), getattr(settings, name)
         if before != now and name == "num_images":
-            raise DovetailError(
+            raise RunError(
                 f"The run to resume had {before:,} images, now there are {now:,}; put back those that it began with."
             )
         if before != now:
-            raise DovetailError(
+            raise RunError(
                 f"The run to resume had {name} {before}, now it is {now}; "
                 "use the run's own config.yaml or start with --overwrite."
             )
@@ -237,7 +237,7 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:
         first = (str(error).splitlines()[1].strip() if "\n" in str(error) else str(error))[:200]
-        raise DovetailError(
+        raise RunError(
             f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
         ) from error
     return int(state["step"])
@@ -254,7 +254,7 @@ def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings,
     if done >= total:
         return
     if stops.received is None:
-        raise DovetailError(f"The data ended after step {done} of {total}; check the images and go on with --resume.")
+        raise DataError(f"The data ended after step {done} of {total}; check the images and go on with --resume.")
     if stops.received == getattr(signal, "SIGUSR1", None):
         requeue_slurm_job()
     name = signal.Signals(stops.received).name

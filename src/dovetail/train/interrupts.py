@@ -14,22 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from dovetail.errors import DovetailError
-
 log = logging.getLogger(__name__)
-
-
-class Interrupted(DovetailError):
-    """A run that was asked to stop and has saved itself. `exit_code` is the shell's convention, 128 + signal."""
-
-    def __init__(self, message: str, *, signal_number: int) -> None:
-        super().__init__(message)
-        self.signal_number = signal_number
-
-    @property
-    def exit_code(self) -> int:
-        """What the process should exit with."""
-        return 128 + self.signal_number
 
 
 class StopRequests:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import ResourceError, unknown_name
 
 PROJECT = "dovetail"
 
@@ -46,7 +46,7 @@ def extra_loggers(names: Sequence[str], out: Path) -> list[Logger]:
         try:
             found.append(MAKERS[name](out))
         except ImportError:
-            raise DovetailError(
+            raise ResourceError(
                 f"The logger {name} needs the package {name}, which is not installed; run `pip install {name}`, or "
                 "leave it out."
             ) from None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.distributed import mean_over_ranks
-from dovetail.errors import DovetailError
+from dovetail.errors import RunError
 from dovetail.networks.network import POINTS, Network
 from dovetail.objectives.objective import Loss
 from dovetail.train.content import MapContent, sampled_content
@@ -289,12 +289,12 @@ class FiniteGuard:
         if glance is not None and wrong:
             raise self.error(glance, wrong)
 
-    def error(self, glance: Glance, wrong: Sequence[str]) -> DovetailError:
+    def error(self, glance: Glance, wrong: Sequence[str]) -> RunError:
         """Write the step down and return the sentence that ends the run."""
         self.write(glance, wrong)
         where = some_images(glance.images) if glance.images else ""
         after = f", after {self.skipped} skipped steps" if self.skipped else ""
-        return DovetailError(
+        return RunError(
             f"Not a finite number at step {glance.step}: {', '.join(wrong)} (learning rate {glance.lr:.3g}){after}"
             f"{', with ' + where if where else ''}; the last checkpoint is kept: try a lower learning rate or a longer "
             "warm-up, --precision 32-true, or go on with --resume --skip-nonfinite-steps 10."

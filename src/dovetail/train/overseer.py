@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dovetail.distributed import max_over_ranks
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, RunError
 from dovetail.files.finite import check_finite, first_not_finite
 from dovetail.networks.network import Network
 from dovetail.train.checkpoints import Checkpoints
@@ -242,13 +242,13 @@ class Overseer(Callback):
         }
 
     def _check(self, module: LearnerModule, *, agreed: bool) -> None:
-        """Raise `DovetailError` where a weight or a buffer is not finite, if `agreed` in all processes at once."""
+        """Raise `RunError` where a weight or a buffer is not finite, if `agreed` in all processes at once."""
         state = module.learner.state_dict()
         if agreed and module.trainer.world_size > 1:
             device = module.trainer.strategy.root_device
             wrong = torch.tensor(float(first_not_finite(state) is not None), device=device)
             if float(max_over_ranks(wrong)) and first_not_finite(state) is None:
-                raise DovetailError("The weights of another process are not finite; see what it said.")
+                raise RunError("The weights of another process are not finite; see what it said.")
         check_finite(
             state,
             f"The model after step {module.steps_done}",

@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dovetail.distributed import rank, world_size
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, RunError
 from dovetail.files.finite import check_finite
 from dovetail.train.parts import laid_out_as
 from dovetail.train.sealed import digest_of, flush_folder, read_sealed, write_sealed
@@ -129,23 +129,21 @@ def read(folder: Path, *, whole: bool) -> dict[str, Any]:
             after a look at the files' sizes.
 
     Raises:
-        DovetailError: When it is damaged, holds code, or is no checkpoint.
+        RunError: When it is damaged, holds code, or is no checkpoint.
     """
     state = read_sealed(folder / STATE)
     names = state.get("files")
     if not isinstance(names, dict) or INDEX not in names or any(Path(name).name != name for name in names):
-        raise DovetailError(f"{folder / STATE} says nothing of a checkpoint in pieces; an older one is needed.")
+        raise RunError(f"{folder / STATE} says nothing of a checkpoint in pieces; an older one is needed.")
     for name, (size, _) in names.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-            raise DovetailError(
-                f"Checkpoint {folder} is damaged: {name} is missing or cut off; an older one is needed."
-            )
+            raise RunError(f"Checkpoint {folder} is damaged: {name} is missing or cut off; an older one is needed.")
     if not whole:
         return {**state, FOLDER: folder}
     try:
         check_files(folder, state, list(names))
     except DovetailError as error:
-        raise DovetailError(f"{error}; an older one is needed.") from None
+        raise RunError(f"{error}; an older one is needed.") from None
     reader = SafeReader(folder)
     kinds = reader.read_metadata().state_dict_metadata
     tensors = {name: torch.empty(kinds[name].size, dtype=kinds[name].properties.dtype) for name in state[PIECES]}  # type: ignore[union-attr]
@@ -156,10 +154,10 @@ def read(folder: Path, *, whole: bool) -> dict[str, Any]:
 
 
 def check_files(folder: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise `DovetailError` for files whose checksums do not fit."""
+    """Raise `RunError` for files whose checksums do not fit."""
     for name in names:
         if digest_of(folder / name) != state["files"][name][1]:
-            raise DovetailError(f"Checkpoint {folder} is damaged: the checksum of {name} does not fit")
+            raise RunError(f"Checkpoint {folder} is damaged: the checksum of {name} does not fit")
 
 
 def put(state: dict[str, Any], name: str, value: Tensor) -> None:
@@ -176,19 +174,17 @@ def fill(learner: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> Non
     """Load a state that was read without its pieces, each process what it keeps; every process has to call it.
 
     Raises:
-        DovetailError: In every process, when a file is damaged or the pieces are those of another model.
+        RunError: In every process, when a file is damaged or the pieces are those of another model.
     """
     folder, names = state[FOLDER], sorted(state["files"])
     try:
         together(lambda: check_files(folder, state, names[rank() :: world_size()]))
     except OSError as error:
-        raise DovetailError(f"{error}; remove that folder, and --resume goes on from the one before.") from error
+        raise RunError(f"{error}; remove that folder, and --resume goes on from the one before.") from error
     own = learner.state_dict()
     saved = {*state["learner"], *(name.partition("/")[2] for name in state[PIECES] if name.startswith("learner/"))}
     if odd := sorted(saved ^ set(own)):
-        raise DovetailError(
-            f"The checkpoint does not fit this model and recipe ({odd[0]}); use the run's own config.yaml."
-        )
+        raise RunError(f"The checkpoint does not fit this model and recipe ({odd[0]}); use the run's own config.yaml.")
     for name, value in state["learner"].items():
         own[name].copy_(laid_out_as(own[name], value))
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -202,7 +198,7 @@ def fill(learner: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> Non
     try:
         together(lambda: check_finite(own, f"Checkpoint {folder}", "remove that folder"))
     except OSError as error:
-        raise DovetailError(f"{error}, and --resume goes on from the one before.") from error
+        raise RunError(f"{error}, and --resume goes on from the one before.") from error
     optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
 
 
@@ -219,16 +215,24 @@ def load_pieces(targets: dict[str, Tensor], reader: SafeReader, *, alone: bool) 
     """Fill tensors, whole or cut, from the pieces of their names; with `alone` without the other processes.
 
     Raises:
-        DovetailError: When one is missing or of another shape.
+        RunError: When one is missing or of another shape.
     """
     try:
         with warnings.catch_warnings():
             # PyTorch warns of `no_dist` even where it is what one asked for.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
             state_dict_loader.load(targets, storage_reader=reader, no_dist=alone)
-    except (CheckpointException, RuntimeError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+    except (
+        CheckpointException,
+        RunError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        OSError,
+        pickle.UnpicklingError,
+    ) as error:
         causes = [one for one, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-        raise DovetailError(
+        raise RunError(
             f"The pieces in {reader.path} do not fit this model and recipe ({first_line(causes[0])}); use the run's "
             "own config.yaml."
         ) from error
@@ -249,7 +253,7 @@ class SafeReader(FileSystemReader):
         """Return the index.
 
         Raises:
-            DovetailError: For an index that holds anything else than tensors' places.
+            RunError: For an index that holds anything else than tensors' places.
         """
         path = Path(self.path) / INDEX
         try:
@@ -257,11 +261,9 @@ class SafeReader(FileSystemReader):
             tensors = all(isinstance(entry, TensorStorageMetadata) for entry in index.state_dict_metadata.values())
             places = [(place.relative_path, place.transform_descriptors) for place in index.storage_data.values()]
         except Exception as error:  # a pickle that is none may raise anything
-            raise DovetailError(
-                f"{path} cannot be read ({first_line(error)}); an older checkpoint is needed."
-            ) from error
+            raise RunError(f"{path} cannot be read ({first_line(error)}); an older checkpoint is needed.") from error
         if not tensors or any(Path(name).name != name or how for name, how in places):
-            raise DovetailError(f"{path} lists more than tensors in its folder; an older checkpoint is needed.")
+            raise RunError(f"{path} lists more than tensors in its folder; an older checkpoint is needed.")
         index.storage_meta = StorageMeta(load_id=self.load_id)
         return index
 

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.train.phases import PHASES, PREFIX
 
 FOLDER = "profile"
@@ -54,12 +54,12 @@ class StepProfile(Callback):
             accumulate: Forward passes per optimiser step.
 
         Raises:
-            DovetailError: For fewer than one step, or more than there are.
+            OptionsError: For fewer than one step, or more than there are.
         """
         if steps < 1:
-            raise DovetailError(f"profile is {steps}; it must be at least 1, or 0 for none.")
+            raise OptionsError(f"profile is {steps}; it must be at least 1, or 0 for none.")
         if steps + WARM_UP > left:
-            raise DovetailError(
+            raise OptionsError(
                 f"profile is {steps}, and {WARM_UP} steps go before; the run has {left} left, so give fewer."
             )
         self.folder = out / FOLDER

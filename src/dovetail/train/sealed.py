@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dovetail.errors import DovetailError
+from dovetail.errors import RunError
 from dovetail.files.durable import flush_folder as flush_folder
 
 MARK = b"dovetail sha256 "
@@ -29,15 +29,15 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """Return the values in a file, on the processor, after checking that it is whole.
 
     Raises:
-        DovetailError: When it is damaged, holds code, or is no checkpoint.
+        RunError: When it is damaged, holds code, or is no checkpoint.
     """
     try:
         if not is_whole(path):
-            raise DovetailError(f"Checkpoint {path} is damaged: its checksum does not fit; an older one is needed.")
+            raise RunError(f"Checkpoint {path} is damaged: its checksum does not fit; an older one is needed.")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first_line = str(error).split("\n", 1)[0]
-        raise DovetailError(f"Checkpoint {path} cannot be read ({first_line}); an older one is needed.") from error
+        raise RunError(f"Checkpoint {path} cannot be read ({first_line}); an older one is needed.") from error
     return state
 
 

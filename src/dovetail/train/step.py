@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dovetail.distributed import mean_over_ranks, rank
-from dovetail.errors import DovetailError
+from dovetail.errors import RunError
 from dovetail.networks.plain_attention import prefer_plain_attention
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment, value_at
@@ -298,13 +298,13 @@ class LearnerModule(LightningModule):
 
 
 def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's part of a checkpoint; raise `DovetailError` where it is another one's."""
+    """Load an optimiser's part of a checkpoint; raise `RunError` where it is another one's."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     try:
         optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
     except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise DovetailError(
+        raise RunError(
             f"The checkpoint's optimiser does not fit this model and recipe ({reason}); use the run's own config.yaml."
         ) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dovetail.errors import RecipeError
 from dovetail.views.view import Role
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -88,9 +89,9 @@ class PointSpec:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"the number of points is {self.count}; it must be at least 1")
+            raise RecipeError(f"The number of points is {self.count}; it must be at least 1.")
         if not 0 <= self.margin < 0.5:
-            raise ValueError(f"the margin is {self.margin:g} of a view's side; it must be from 0 up to below 0.5")
+            raise RecipeError(f"The margin is {self.margin:g} of a view's side; it must be from 0 up to below 0.5.")
 
 
 @dataclass(frozen=True)
@@ -113,4 +114,4 @@ class ViewPlan:
     def __post_init__(self) -> None:
         roles = [view.role for view in self.views]
         if roles != sorted(roles):  # "global" < "local"
-            raise ValueError("global views come before local ones")
+            raise RecipeError("The plan has a local view before a global one; put the global views first.")

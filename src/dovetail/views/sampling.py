@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dovetail.errors import DataError
 from dovetail.views import photometric
 from dovetail.views.masks import draw_mask
 from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
@@ -179,7 +180,10 @@ def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
         if tuple(pixels.shape[1:]) == tuple(-(-side // shrink) for side in source_px[::-1]):
             return shrink
     height, width = pixels.shape[1:]
-    raise ValueError(f"{width} x {height} pixels are no decoder's version of {source_px[0]} x {source_px[1]}")
+    raise DataError(
+        f"{width} x {height} pixels are no decoder's version of {source_px[0]} x {source_px[1]}; do not change images "
+        "while they are read."
+    )
 
 
 def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:

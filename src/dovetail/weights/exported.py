@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, counted, unknown_name
+from dovetail.errors import OptionsError, WeightsError, counted, unknown_name
 from dovetail.files.durable import write_whole
 from dovetail.files.finite import check_finite
 from dovetail.files.sidecar import SIDECAR, read_sidecar
@@ -165,23 +165,21 @@ def read_exported(source: str | Path) -> Exported:
     """Read a run folder, an exported folder, or a .safetensors file with or without `model.json` beside it.
 
     Raises:
-        DovetailError: When there is nothing to read.
+        WeightsError: When there is nothing to read.
     """
     path = Path(source)
     if path.is_dir():
         places = [path / MODEL_FILE, path / "exported" / MODEL_FILE]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise DovetailError(f"{path} holds no {MODEL_FILE}, nor does its folder 'exported'; has the run exported?")
+            raise WeightsError(f"{path} holds no {MODEL_FILE}, nor does its folder 'exported'; has the run exported?")
         path = found
     if not path.is_file():
-        raise DovetailError(
-            f"There is no file or folder {path}; give a run, an exported folder or a .safetensors file."
-        )
+        raise WeightsError(f"There is no file or folder {path}; give a run, an exported folder or a .safetensors file.")
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise DovetailError(f"{path} is not a .safetensors file ({error}); export the weights again.") from error
+        raise WeightsError(f"{path} is not a .safetensors file ({error}); export the weights again.") from error
     check_finite(weights, str(path), "export the weights of another run")
     info = read_sidecar(path.parent / SIDECAR)
     if info and path.name in ("encoder.safetensors", "decoder.safetensors"):
@@ -217,17 +215,17 @@ def load_into(
         strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
 
     Raises:
-        DovetailError: As `strict` says, and always when nothing fits.
+        WeightsError: As `strict` says, and always when nothing fits.
     """
     exported = source if isinstance(source, Exported) else read_exported(source)
     report, pairs = match(model, exported, part=part)
     if not report.matched:
-        raise DovetailError(
+        raise WeightsError(
             f"None of the tensors in {exported.path} fits {type(model).__name__} "
             f"({_faults(report) or 'no common name'}); build the model that was pre-trained."
         )
     if strict and (report.missing or report.unexpected or report.mismatched):
-        raise DovetailError(
+        raise WeightsError(
             f"{exported.path} does not fit {type(model).__name__}: {_faults(report)}; build the model that was "
             "pre-trained, or load with strict=False."
         )
@@ -243,7 +241,7 @@ def match(model: nn.Module, exported: Exported, *, part: SelectedPart) -> tuple[
     state = model.state_dict()
     source_parts, target_parts = _both_parts(model, exported, list(state))
     if part != "all" and target_parts is None:
-        raise DovetailError(
+        raise OptionsError(
             f"It is not known which part of {type(model).__name__} is the {part}; load part='all', or load into that "
             "part itself."
         )
@@ -318,16 +316,16 @@ def load(source: str | Path) -> nn.Module:
     """Build the exported model from its constructor call and load its weights strictly.
 
     Raises:
-        DovetailError: For a bare file, or a module of the user's own (use `load_into`).
+        WeightsError: For a bare file, or a module of the user's own (use `load_into`).
     """
     exported = read_exported(source)
     if not exported.info or exported.path.name != MODEL_FILE:
-        raise DovetailError(f"{exported.path} does not say how its model is built; build it and use load_into.")
+        raise WeightsError(f"{exported.path} does not say how its model is built; build it and use load_into.")
     model = construct(exported.info["constructor"])
     try:
         model.load_state_dict(exported.weights, strict=True)
     except RuntimeError as error:
-        raise DovetailError(
+        raise WeightsError(
             f"The weights in {exported.path} do not fit {exported.info['constructor']}, as another version of its "
             "library builds it; install the version it was exported with, or use load_into."
         ) from error
@@ -366,13 +364,13 @@ def export_weights(source: str | Path | Exported, *, format: str, to: str | Path
         raise unknown_name("format", format, FORMATS)
     path = Path(to)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise DovetailError(f"{path} must end in .safetensors, .pt or .pth; rename it.")
+        raise OptionsError(f"{path} must end in .safetensors, .pt or .pth; rename it.")
     exported = source if isinstance(source, Exported) else read_exported(source)
     if exported.parts is None:
-        raise DovetailError(f"{exported.path} has no {SIDECAR} beside it; give the exported folder.")
+        raise WeightsError(f"{exported.path} has no {SIDECAR} beside it; give the exported folder.")
     weights, what = _in_format(exported, exported.parts, format)
     if not weights:
-        raise DovetailError(f"The model in {exported.path} has no {format}; choose another format.")
+        raise OptionsError(f"The model in {exported.path} has no {format}; choose another format.")
     with writing(path, option="to"):
         write_weights(weights, path, below="model" if format == "detectron2" else None)
     return Written(path, len(weights), what)
@@ -390,7 +388,7 @@ def _in_format(exported: Exported, parts: Parts, format: str) -> tuple[dict[str,
         weights = {name: value for name, value in exported.weights.items() if name not in fresh}
         return weights, f"{whole} without its untrained head ({_some(fresh)})" if fresh else whole
     if format == "smp":
-        raise DovetailError(f"{exported.info['constructor']} is no model of smp; choose another format.")
+        raise OptionsError(f"{exported.info['constructor']} is no model of smp; choose another format.")
     if format == "decoder":
         return part_of(exported.weights, parts, format), "the decoder"
     encoder = part_of(exported.weights, parts, "encoder")
@@ -399,7 +397,7 @@ def _in_format(exported: Exported, parts: Parts, format: str) -> tuple[dict[str,
     if format == "timm" and library == "timm":
         return encoder, "the timm model without classifier"
     if not is_resnet(list(encoder)):
-        raise DovetailError(f"The encoder is not a ResNet, so {format} has no names for it; choose 'encoder'.")
+        raise OptionsError(f"The encoder is not a ResNet, so {format} has no names for it; choose 'encoder'.")
     if format in ("timm", "torchvision"):
         return encoder, f"the encoder as {format}'s ResNet without classifier"
     return _for_other_framework(exported, parts, format), f"the trained encoder and decoder for {format}"

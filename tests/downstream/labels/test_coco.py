@@ -14,8 +14,7 @@ from PIL import Image
 from dovetail.downstream.labels.coco import CocoSet, check_files, faults_of, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes
 from dovetail.downstream.labels.coco_object import CocoObject
-from dovetail.downstream.labels.labelled import MissingFilesError
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, MissingFilesError
 from tests.downstream.coco_files import SIDE, write_coco
 
 

@@ -13,9 +13,8 @@ from PIL import Image
 
 from dovetail.downstream.labels.checking import check_segmentation
 from dovetail.downstream.labels.coco import CocoSet
-from dovetail.downstream.labels.labelled import MissingFilesError
 from dovetail.downstream.labels.readers import open_segmentation, with_masks
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, MissingFilesError
 from tests.downstream.coco_files import write_coco
 
 SIZE = (24, 16)  # width, height

@@ -15,8 +15,7 @@ from dovetail.downstream.start import Start
 from dovetail.downstream.table.ledger import KEPT, TRIALS, Fitted, mark_of
 from dovetail.downstream.table.results import Row, one_value
 from dovetail.downstream.table.trials import Grid, Trial, run_trials
-from dovetail.errors import DovetailError
-from dovetail.train.interrupts import Interrupted
+from dovetail.errors import DovetailError, Interrupted
 
 
 class Fitter:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dovetail.data.reading.decode import UnreadableError
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 MAX_MEMBERS = 4_000_000
 MAX_MEMBER_BYTES = 1 << 30
@@ -117,14 +117,14 @@ class TarArchive(Archive):
                     _check_count(number + 1)
                     tar.members = []  # tarfile would keep them all
                     if info.size < 0:
-                        raise DovetailError("a member is shorter than nothing")
+                        raise DataError("a member is shorter than nothing")
                     if not info.isdir():
                         refused = refused_in_tar(info)
                         yield Member(info.name, info.offset_data, info.size, info.size, refused=refused)
                 # Where a header is damaged, tarfile stops as at the end; and images must not be lost unsaid.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise DovetailError(f"the header at byte {tar.offset:,} is damaged")
+                    raise DataError(f"the header at byte {tar.offset:,} is damaged")
 
     def _content(self, file: int, member: Member, most: int | None) -> bytes:
         return _exactly(file, member.num_bytes if most is None else min(most, member.num_bytes), member.offset)
@@ -157,20 +157,20 @@ def open_archive(path: Path) -> Archive | None:
     """Return the archive at `path`, told by its content; None if the file is something else.
 
     Raises:
-        DovetailError: It cannot be opened, or is a tar that is compressed as a whole.
+        DataError: It cannot be opened, or is a tar that is compressed as a whole.
     """
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for somebody who writes
-            raise DovetailError(f"{str(path)!r} is no regular file; choose another file.")
+            raise DataError(f"{str(path)!r} is no regular file; choose another file.")
         with path.open("rb") as file:
             head = file.read(tarfile.BLOCKSIZE)
     except OSError as error:
-        raise DovetailError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file.") from error
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file.") from error
     if head.startswith(_ZIP_MAGIC):
         return ZipArchive(path)
     named = path.name.lower().endswith(_TAR_SUFFIXES)
     if named and head.startswith(_COMPRESSED):
-        raise DovetailError(
+        raise DataError(
             f"{str(path)!r} is compressed as a whole, so that no photograph in it can be reached by itself; "
             "decompress it to a plain .tar (photographs hardly grow by that)."
         )
@@ -234,7 +234,7 @@ def _refused_size(num_bytes: int, stored_bytes: int) -> str | None:
 
 def _check_count(count: int) -> None:
     if count > MAX_MEMBERS:
-        raise DovetailError(f"it has more than {MAX_MEMBERS:,} members")
+        raise DataError(f"it has more than {MAX_MEMBERS:,} members")
 
 
 def _inflated(stored: bytes, wanted: int) -> bytes:
@@ -275,10 +275,10 @@ class _Bounded:
         self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
 
     def read(self, count: int = -1) -> bytes:
-        """Return the next bytes; raise `DovetailError` where more are asked for than there may be."""
+        """Return the next bytes; raise `DataError` where more are asked for than there may be."""
         content = self._file.read(min(count, self._most + 1) if count >= 0 else self._most + 1)
         if len(content) > self._most:
-            raise DovetailError(f"a header in it has more than {self._most:,} bytes")
+            raise DataError(f"a header in it has more than {self._most:,} bytes")
         return content
 
 
@@ -289,6 +289,6 @@ def _sentences(path: Path, kind: str) -> Iterator[None]:
         yield
     except Exception as error:  # damaged archives make the library raise almost anything
         reason = str(error) or type(error).__name__
-        raise DovetailError(
+        raise DataError(
             f"The archive {str(path)!r} cannot be listed as a {kind} ({reason.rstrip('.')}); fetch or make it again."
         ) from error

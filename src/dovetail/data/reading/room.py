@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from dovetail.errors import DovetailError
+from dovetail.errors import ResourceError
 
 SHARED = "/dev/shm"
 SHARE = 0.9  # of what is free, that batches may take
@@ -23,7 +23,7 @@ def batches_ahead(most: int, *, batch_bytes: int, processes: int) -> int:
         processes: Loading processes on this machine.
 
     Raises:
-        DovetailError: There is room for less than one batch ahead of each and the one that is used.
+        ResourceError: There is room for less than one batch ahead of each and the one that is used.
     """
     try:
         status = os.statvfs(SHARED)
@@ -32,7 +32,7 @@ def batches_ahead(most: int, *, batch_bytes: int, processes: int) -> int:
     free, each = status.f_bavail * status.f_frsize, max(batch_bytes * processes, 1)
     fitting = int(SHARE * free / each) - 1
     if fitting < 1:
-        raise DovetailError(
+        raise ResourceError(
             f"Shared memory ({SHARED}) has {free / 2**20:.0f} MiB free, and loading needs about "
             f"{2 * each / SHARE / 2**20:.0f} MiB; make it larger (docker run --shm-size 8g), or give fewer --workers "
             "or a smaller --batch-size."
@@ -51,7 +51,7 @@ def check_open_files(*, processes: int, ahead: int, tensors: int) -> None:
         tensors: In a batch.
 
     Raises:
-        DovetailError: The system allows fewer.
+        ResourceError: The system allows fewer.
     """
     try:
         import resource
@@ -62,7 +62,7 @@ def check_open_files(*, processes: int, ahead: int, tensors: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise DovetailError(
+        raise ResourceError(
             f"At most {hard} files may be open at once, and loading needs about {needed}; raise the limit "
             f"(ulimit -n {needed}) or give fewer --workers."
         )

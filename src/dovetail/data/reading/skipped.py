@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, counted
 from dovetail.views.batch import ViewBatch
 
 _FEWEST_TRIED = 32  # fewer tell nothing about the rest of the source
@@ -38,7 +38,7 @@ class SkippedLog:
         """Take note of what a batch found.
 
         Raises:
-            DovetailError: More than half of the images tried (at least 32, or all there are) cannot be read.
+            DataError: More than half of the images tried (at least 32, or all there are) cannot be read.
         """
         used = batch.used.numpy()
         for skipped in batch.skipped:
@@ -49,7 +49,7 @@ class SkippedLog:
         enough = num_tried >= min(_FEWEST_TRIED, self._num_images)
         if batch.skipped and ((enough and num_bad * 2 > num_tried) or (used < 0).any()):
             example = batch.skipped[0]
-            raise DovetailError(
+            raise DataError(
                 f"{num_bad} of {counted(num_tried, 'image')} tried cannot be read, such as {example.path!r} "
                 f"({example.reason}); check the data{f', all are named in {self._path}' if self._path else ''}."
             )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import OptionsError, counted
 
 Range = tuple[float, float]
 
@@ -53,11 +53,11 @@ def values_within(given: Sequence[float] | None) -> Iterator[None]:
 
 
 def as_range(given: Sequence[float] | None) -> Range | None:
-    """Return two numbers as a range, nothing as None; raise `DovetailError` for anything else."""
+    """Return two numbers as a range, nothing as None; raise `OptionsError` for anything else."""
     if given is None or len(given) == 0:
         return None
     if len(given) != 2 or not float(given[0]) < float(given[1]) < float("inf"):
-        raise DovetailError(f"--value-range is {' '.join(map(str, given))}; give two numbers, black and white: 0 4095.")
+        raise OptionsError(f"--value-range is {' '.join(map(str, given))}; give two numbers, black and white: 0 4095.")
     return float(given[0]), float(given[1])
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.shards.names import SCHEMES, is_remote
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, ResourceError
 
 TRIES = 3
 PAUSE_SECONDS = 2.0
@@ -45,22 +45,22 @@ def check_fetchable(name: str) -> None:
         return
     scheme = name.split("://", 1)[0]
     if scheme not in SCHEMES:
-        raise DovetailError(f"{scheme}:// cannot be fetched here; copy the shards to a disk and name their folder.")
+        raise DataError(f"{scheme}:// cannot be fetched here; copy the shards to a disk and name their folder.")
     if scheme != "file" and shutil.which(_COMMANDS[scheme][0]) is None:
-        raise DovetailError(
+        raise ResourceError(
             f"{_COMMANDS[scheme][0]!r}, which fetches {scheme}://, is not installed; install it, or copy the shards to "
             "a disk and name their folder."
         )
 
 
 def check_cache(folder: Path) -> None:
-    """Make the folder that fetched shards are kept in; raise `DovetailError` unless it can be written."""
+    """Make the folder that fetched shards are kept in; raise `ResourceError` unless it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DovetailError(
+        raise ResourceError(
             f"Fetched shards cannot be kept in {folder} ({error.strerror or error}); name a folder that can be "
             "written in the environment variable DOVETAIL_CACHE."
         ) from error

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 SIZES = "sizes.json"
 SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "file")
@@ -77,11 +77,11 @@ def expand(pattern: str) -> list[str]:
     ['a.tar', 'b1.tar', 'b2.tar']
 
     Raises:
-        DovetailError: For a pattern that stands for more shards than any set has.
+        DataError: For a pattern that stands for more shards than any set has.
     """
     names = list(itertools.islice(_expanded(pattern), MAX_SHARDS + 1))
     if len(names) > MAX_SHARDS:
-        raise DovetailError(f"The pattern {pattern!r} stands for more than {MAX_SHARDS:,} shards; check its numbers.")
+        raise DataError(f"The pattern {pattern!r} stands for more than {MAX_SHARDS:,} shards; check its numbers.")
     return names
 
 
@@ -140,22 +140,20 @@ def read_sizes(path: Path) -> dict[str, int]:
     """Return what a `sizes.json` says: photographs by the name of the shard, of files beside it alone.
 
     Raises:
-        DovetailError: It is damaged, or names something else.
+        DataError: It is damaged, or names something else.
     """
     try:
         if path.stat().st_size > MAX_SIZES_BYTES:
-            raise DovetailError(f"{path} has more than {MAX_SIZES_BYTES:,} bytes; is it the right file?")
+            raise DataError(f"{path} has more than {MAX_SIZES_BYTES:,} bytes; is it the right file?")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        if isinstance(error, DovetailError):
-            raise
-        raise DovetailError(f"{path} cannot be read ({error}); remove it to have the shards counted.") from None
+        raise DataError(f"{path} cannot be read ({error}); remove it to have the shards counted.") from None
     if not isinstance(content, dict) or not content:
-        raise DovetailError(f"{path} is not {{shard: number of photographs}}; remove it to have the shards counted.")
+        raise DataError(f"{path} is not {{shard: number of photographs}}; remove it to have the shards counted.")
     for name, count in content.items():
         plain = Path(name).name == name and not is_remote(name)
         if not plain or isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise DovetailError(
+            raise DataError(
                 f"{path} says {name!r}: {count!r}, which is no file beside it and its number of photographs; remove it "
                 "to have the shards counted."
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.files.locking import LOCK, in_use
 from dovetail.options import COUNT, NOT_NEGATIVE, Options, option, takes
 
@@ -43,9 +43,9 @@ def prepare(options: PrepareOptions) -> Written:
     from dovetail.data.shards.write import write_shards
 
     if options.data is None:
-        raise DovetailError("No data was named; give a folder of images with --data.")
+        raise OptionsError("No data was named; give a folder of images with --data.")
     if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
-        raise DovetailError(f"{options.shards} is where the photographs are; name another folder for the shards.")
+        raise OptionsError(f"{options.shards} is where the photographs are; name another folder for the shards.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
     source = open_source(options.data)
     if source.left_out:
@@ -72,21 +72,21 @@ def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[P
     from dovetail.data.shards.names import SIZES
 
     if not str(shards):
-        raise DovetailError("No folder for the shards was named; give one with --shards.")
+        raise OptionsError("No folder for the shards was named; give one with --shards.")
     folder = Path(shards)
     if folder.exists() and not folder.is_dir():
-        raise DovetailError(f"{folder} is a file; name a folder for the shards.")
+        raise OptionsError(f"{folder} is a file; name a folder for the shards.")
     found = sorted(path for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
     own = [path for path in found if path.name == SIZES or path.match("shard-*.tar") or path.match("shard-*.tmp")]
     if len(own) < len(found):
-        raise DovetailError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
+        raise OptionsError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
     if own and not overwrite:
-        raise DovetailError(f"{folder} holds shards; add --overwrite to write them anew.")
+        raise OptionsError(f"{folder} holds shards; add --overwrite to write them anew.")
     return folder, own
 
 
 def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
-    """Raise `DovetailError` where the photographs are in one of the files that are to go."""
+    """Raise `OptionsError` where the photographs are in one of the files that are to go."""
     from dovetail.data.shards.fetch import local_path
     from dovetail.data.shards.source import ShardSource
 
@@ -97,6 +97,6 @@ def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
     read = {path.resolve() for path in files}
     for path in old:
         if path.resolve() in read:
-            raise DovetailError(
+            raise OptionsError(
                 f"{path} is to be removed, and the photographs are read from it; name another folder for the shards."
             )

@@ -25,7 +25,7 @@ from dovetail.data.reading.decode import SUFFIXES, Photograph, UnreadableError, 
 from dovetail.data.shards.fetch import ShardCache, check_cache, check_fetchable, local_path
 from dovetail.data.shards.names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, DovetailError
 from dovetail.errors import counted as words
 from dovetail.provenance import refuse_network_in_file
 
@@ -193,7 +193,7 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
         fetch: Whether shards may be fetched over the network.
 
     Raises:
-        DovetailError: There are none, or one of them cannot be counted, or those to fetch may not be or cannot be kept.
+        DataError: There are none, or one of them cannot be counted, or those to fetch may not be or cannot be kept.
     """
     folder = Path(data)
     names = shards_in(folder) if folder.is_dir() else expand(data)
@@ -217,7 +217,7 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
         else ""
     )
     if not sum(sizes[name] for name in names):
-        raise DovetailError(
+        raise DataError(
             told
             or f"There is no photograph in the {words(len(names), 'shard')} of {data!r}; their members' names must "
             "end in an image's suffix, such as 0001.jpg."
@@ -234,7 +234,7 @@ def counted(names: Sequence[str]) -> dict[str, Table]:
         try:
             found[name] = list_shard(cache.path(name) if here is None else here)
         except UnreadableError as error:
-            raise DovetailError(f"The shard {name!r} cannot be counted: {error}.") from error
+            raise DataError(f"The shard {name!r} cannot be counted: {error}.") from error
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from dovetail.data.reading.decode import UnreadableError, looks_like_image
 from dovetail.data.shards.names import SIZES
 from dovetail.data.sources import ImageSource
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, ResourceError, counted
 
 _SUFFIXES = {
     b"\xff\xd8\xff": "jpg",
@@ -89,12 +89,12 @@ def write_shards(
             sizes[name] = count
             progress(sum(sizes.values()))
         if not sizes:
-            raise DovetailError(f"None of {source.num_images:,} photographs can be read, such as {left_out[0]}.")
+            raise DataError(f"None of {source.num_images:,} photographs can be read, such as {left_out[0]}.")
         fresh = folder / f"{SIZES}.tmp"
         fresh.write_text(json.dumps(sizes, indent=0), encoding="utf-8")
         fresh.replace(folder / SIZES)
     except OSError as error:
-        raise DovetailError(
+        raise ResourceError(
             f"The shards cannot be written to {folder} ({error.strerror or error}); make room there."
         ) from error
     return Written(folder, sizes, tuple(left_out))

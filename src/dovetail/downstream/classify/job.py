@@ -21,7 +21,7 @@ from dovetail.downstream.start import Source, Start, chosen_starts, weights_mark
 from dovetail.downstream.table.ledger import Fitted, mark_of
 from dovetail.downstream.table.results import Results, Score
 from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import OptionsError, counted
 
 MIN_STEPS = 100
 
@@ -70,9 +70,9 @@ def finetune_classify(asked: FinetuneClassifyOptions) -> Results:
 
 
 def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:
-    """Return the starting points; raise `DovetailError` for the decoder alone, which a classifier does not read."""
+    """Return the starting points; raise `OptionsError` for the decoder alone, which a classifier does not read."""
     if "decoder" in asked:
-        raise DovetailError("A classifier has no decoder; give --start random, encoder or all.")
+        raise OptionsError("A classifier has no decoder; give --start random, encoder or all.")
     return chosen_starts(asked, source, target=source.network("random").model)
 
 
@@ -80,12 +80,12 @@ def options_of(asked: FinetuneClassifyOptions, source: Source, train: ClassSet) 
     """Return the options of the whole training set.
 
     Raises:
-        DovetailError: For options that do not go together.
+        OptionsError: For options that do not go together.
     """
     if (asked.mixup or asked.cutmix) and asked.batch_size % 2:
-        raise DovetailError(f"batch_size is {asked.batch_size}; mixup and CutMix pair images, so make it even.")
+        raise OptionsError(f"batch_size is {asked.batch_size}; mixup and CutMix pair images, so make it even.")
     if asked.randaugment and source.in_channels != 3:
-        raise DovetailError(
+        raise OptionsError(
             f"The model takes {source.in_channels} channels; RandAugment is for 3 (RGB), so leave it out."
         )
     steps = asked.steps or max(asked.epochs * len(train) // asked.batch_size, MIN_STEPS)

@@ -24,7 +24,7 @@ from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.machine import Machine, ahead, checked_loss, normalised
 from dovetail.downstream.probe.features import Features
 from dovetail.downstream.rates import parameter_groups, set_rate
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def finetune_classification(
         DovetailError: For an empty set, and where the loss stops being a number.
     """
     if len(data) == 0:
-        raise DovetailError("The training set is empty; give at least one image.")
+        raise DataError("The training set is empty; give at least one image.")
     machine.place(model).train()
     optimiser = build_optimiser(model, options)
     batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dovetail.downstream.segment.metrics import scores_of
 from dovetail.downstream.table.results import Score
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 DRAWS = 1000
 
@@ -47,10 +47,10 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int =
         draws: Their number.
 
     Raises:
-        DovetailError: For other numbers of seeds, images or classes.
+        DataError: For other numbers of seeds, images or classes.
     """
     if len(first) != len(second) or first[0].shape != second[0].shape:
-        raise DovetailError(
+        raise DataError(
             f"Measurements of {len(first)} x {tuple(first[0].shape)} and {len(second)} x {tuple(second[0].shape)} do "
             "not pair; give those of the same test images and seeds."
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 
 def cell_shares(mask: Tensor, grid: tuple[int, int], *, classes: int, ignore_index: int) -> Tensor:
@@ -30,16 +30,14 @@ def cell_shares(mask: Tensor, grid: tuple[int, int], *, classes: int, ignore_ind
         ignore_index: The label of pixels that do not count.
 
     Raises:
-        DovetailError: For a mask that is smaller than the grid, or a label that is neither a class nor ignored.
+        DataError: For a mask that is smaller than the grid, or a label that is neither a class nor ignored.
     """
     (height, width), (rows, columns) = mask.shape, grid
     if height < rows or width < columns:
-        raise DovetailError(
-            f"The mask has {height}x{width} pixels, the map {rows}x{columns} cells; give a larger mask."
-        )
+        raise DataError(f"The mask has {height}x{width} pixels, the map {rows}x{columns} cells; give a larger mask.")
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
-        raise DovetailError(
+        raise DataError(
             f"A mask holds label {int(wrong[0])}, but there are {classes} classes; give the right number of classes."
         )
     row = torch.arange(height, device=mask.device).mul(2).add(1).mul(rows).div(2 * height, rounding_mode="floor")
@@ -80,12 +78,12 @@ class Pool:
         """Return the cells [n, C] and shares [n, K] of `images`, `most` in all at most, spread evenly over them.
 
         Raises:
-            DovetailError: Where none of these images has a labelled pixel.
+            DataError: Where none of these images has a labelled pixel.
         """
         each = max(most // len(images), 1)
         features = torch.cat([self.features[index][:each] for index in images])
         if not len(features):
-            raise DovetailError("The labelled training images hold no pixel that counts; check their masks.")
+            raise DataError("The labelled training images hold no pixel that counts; check their masks.")
         return features, torch.cat([self.shares[index][:each] for index in images])
 
 

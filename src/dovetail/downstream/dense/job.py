@@ -27,7 +27,7 @@ from dovetail.downstream.probe.job import resolved, seeded_start
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of
 from dovetail.downstream.table.results import Results, Row, fingerprint
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DataError, ModelError, OptionsError, unknown_name
 from dovetail.networks.network import Network
 
 FINEST_STRIDE = DenseOptions().finest_stride
@@ -103,19 +103,19 @@ def chosen_protocols(asked: Sequence[str], on_sequences: bool) -> tuple[ImagePro
     """Return the protocols to measure images by, none on sequences; "auto" is all that the data are fit for.
 
     Raises:
-        DovetailError: For an unknown one, and for one that the data are not fit for.
+        OptionsError: For an unknown one, and for one that the data are not fit for.
     """
     known = get_args(Protocol)
     fit = ("propagation",) if on_sequences else get_args(ImageProtocol)
     names = tuple(dict.fromkeys(one for name in asked for one in (fit if name == "auto" else (name,))))
     if not names:
-        raise DovetailError("No protocol was named; give linear, retrieval, clusters or propagation.")
+        raise OptionsError("No protocol was named; give linear, retrieval, clusters or propagation.")
     for name in names:
         if name not in known:
             raise unknown_name("protocol", name, known)
         if name not in fit:
             kind = "sequences, folders of frames" if on_sequences else "images beside masks"
-            raise DovetailError(f"The data are {kind}, on which {name!r} does not measure; give {', '.join(fit)}.")
+            raise OptionsError(f"The data are {kind}, on which {name!r} does not measure; give {', '.join(fit)}.")
     return () if on_sequences else cast(tuple[ImageProtocol, ...], names)
 
 
@@ -123,7 +123,7 @@ def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
     """Return the network of a request with its weights; random ones are drawn from the seed."""
     source = source_of(request.run, request.model, image_size=request.image_size, init=request.init)
     if source.in_channels != 3:
-        raise DovetailError(f"The model takes {source.in_channels} channels, and labelled images are read with 3.")
+        raise ModelError(f"The model takes {source.in_channels} channels, and labelled images are read with 3.")
     with seeded_start(request.seed):
         network = source.network("random" if source.run is None else "all")
     check_size(network, source.image_size)
@@ -206,7 +206,7 @@ def carried(
     """Yield the predicted labels of every frame but the first."""
     first, ignore = labels[0], request.ignore_index
     if first is None:
-        raise DovetailError(f"The first frame of {sequence.name} has no mask; add one.")
+        raise DataError(f"The first frame of {sequence.name} has no mask; add one.")
     maps = replace(subject.maps(Frames(sequence, first), ignore), at=(at,), batch_size=4)
     values = (one for batch in maps.batches(finest_stride=FINEST_STRIDE) for one in batch.maps[at])
     count = int(first[first != ignore].max()) + 1 if bool((first != ignore).any()) else 1

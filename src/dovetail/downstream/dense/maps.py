@@ -24,7 +24,7 @@ from dovetail.downstream.labels.mask_sets import classes_of
 from dovetail.downstream.machine import Machine, ahead, normalised
 from dovetail.downstream.probe.features import whole_view
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import DataError, OptionsError, unknown_name
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.rest import at_rest
 from dovetail.recipe import Tap
@@ -74,10 +74,10 @@ class ArrayMaps:
 
     def __post_init__(self) -> None:
         if not self.maps:
-            raise DovetailError("No map was given; give at least one [N, C, h, w] by name.")
+            raise DataError("No map was given; give at least one [N, C, h, w] by name.")
         for name, values in self.maps.items():
             if values.dim() != 4 or len(values) != len(self.masks):
-                raise DovetailError(
+                raise DataError(
                     f"The map {name!r} has shape {tuple(values.shape)} and the masks {tuple(self.masks.shape)}; give "
                     "[N, C, h, w] and [N, H, W]."
                 )
@@ -239,7 +239,7 @@ def resolve_taps(taps: Mapping[str, Tap], at: Sequence[str]) -> dict[str, tuple[
         DovetailError: For no name, an unknown one, a tap that is no map, and "decoder" for an encoder alone.
     """
     if not at:
-        raise DovetailError("No tap was named; give encoder, decoder or a map such as c4 with --at.")
+        raise OptionsError("No tap was named; give encoder, decoder or a map such as c4 with --at.")
     whole = {"auto": ("encoder", "decoder") if decoder_taps(taps) else ("encoder",)}
     names = dict.fromkeys(one for name in at for one in whole.get(name, (name,)))
     return {name: tuple(dict.fromkeys(_map_of(taps, part) for part in name.split("+"))) for name in names}
@@ -254,15 +254,15 @@ def _map_of(taps: Mapping[str, Tap], name: str) -> str:
     if name not in taps:
         raise unknown_name("tap", name, ["encoder", "decoder", *maps])
     if name not in maps:
-        raise DovetailError(f"The tap {name!r} is no map; give one of {', '.join(maps)}.")
+        raise OptionsError(f"The tap {name!r} is no map; give one of {', '.join(maps)}.")
     return name
 
 
 def check_size(network: Network, size: int) -> None:
-    """Raise `DovetailError` for a side in pixels that the network does not take."""
+    """Raise `OptionsError` for a side in pixels that the network does not take."""
     step = network.size_multiple
     if size < step or size % step:
         nearest = max(round(size / step), 1) * step
-        raise DovetailError(
+        raise OptionsError(
             f"The image size is {size} px, but the model takes multiples of {step} px; give --image-size {nearest}."
         )

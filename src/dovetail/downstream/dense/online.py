@@ -11,7 +11,7 @@ from dovetail.downstream.labels.labelled import InMemory, LabelledSet
 from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.labels.subsets import shuffled
 from dovetail.downstream.machine import Machine, ahead
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 
 MOST_TRAIN, MOST_TEST = 200, 100
@@ -59,7 +59,7 @@ class OnlineDense:
         machine: Machine,
     ) -> None:
         if network.in_channels != 3:
-            raise DovetailError(
+            raise ModelError(
                 f"The model takes {network.in_channels} channels, and images with masks are read with 3; leave out "
                 "--dense-data."
             )

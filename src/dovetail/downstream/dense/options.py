@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dovetail.errors import DovetailError, unknown_name
+from dovetail.errors import OptionsError, unknown_name
 
 ImageProtocol = Literal["linear", "retrieval", "clusters"]
 Protocol = Literal["linear", "retrieval", "clusters", "propagation"]
@@ -62,33 +62,33 @@ class DenseOptions:
             values = getattr(self, option)
             for value in values if isinstance(values, tuple) else (values,):
                 if not lowest < value < math.inf:
-                    raise DovetailError(f"{option} is {value:g}; it must be above {lowest:g}.")
+                    raise OptionsError(f"{option} is {value:g}; it must be above {lowest:g}.")
         counts = ("seeds", "steps", "batch_cells", "max_cells", "memory", "k", "cluster_cells", "cluster_channels")
         for option in (*counts, "finest_stride"):
             if getattr(self, option) < 1:
-                raise DovetailError(f"{option} is {getattr(self, option)}; it must be at least 1.")
+                raise OptionsError(f"{option} is {getattr(self, option)}; it must be at least 1.")
         if not self.lr or not self.weight_decay or min(self.weight_decay) < 0:
-            raise DovetailError("lr and weight_decay need at least one value each, and no negative one; give some.")
+            raise OptionsError("lr and weight_decay need at least one value each, and no negative one; give some.")
         if not self.labels:
-            raise DovetailError("No number of labelled images was given; give a share such as 1.0, or a number.")
+            raise OptionsError("No number of labelled images was given; give a share such as 1.0, or a number.")
         if "clusters" in self.protocols and (not self.clusters or min(self.clusters) < 0):
-            raise DovetailError(f"clusters is {list(self.clusters)}; give numbers of clusters, or 0 for the classes.")
+            raise OptionsError(f"clusters is {list(self.clusters)}; give numbers of clusters, or 0 for the classes.")
 
 
 def images_of(labels: float, available: int) -> int:
     """Return how many of the `available` training images `labels` means: a share up to 1, a number above.
 
     Raises:
-        DovetailError: For a number that is not whole or more than there are, and for a share that is not positive.
+        OptionsError: For a number that is not whole or more than there are, and for a share that is not positive.
     """
     if not 0 < labels < math.inf:
-        raise DovetailError(f"labels is {labels:g}; give a share above 0 up to 1, or a number of images.")
+        raise OptionsError(f"labels is {labels:g}; give a share above 0 up to 1, or a number of images.")
     if labels <= 1:
         return max(round(labels * available), 1)
     if labels != int(labels):
-        raise DovetailError(f"labels is {labels:g}; above 1 it is a number of images, so give a whole number.")
+        raise OptionsError(f"labels is {labels:g}; above 1 it is a number of images, so give a whole number.")
     if labels > available:
-        raise DovetailError(f"labels is {labels:g}, but there are {available} training images; give at most that.")
+        raise OptionsError(f"labels is {labels:g}, but there are {available} training images; give at most that.")
     return int(labels)
 
 

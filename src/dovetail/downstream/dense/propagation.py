@@ -34,7 +34,7 @@ from dovetail.downstream.labels.mask_sets import classes_of
 from dovetail.downstream.probe.knn import pieces
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.downstream.table.results import Score
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 CHUNK = 1024
 
@@ -137,12 +137,12 @@ def sequence_scores(
         ignore_index: The label of pixels that do not count.
 
     Raises:
-        DovetailError: Where the first frame has no object, or no later frame has a mask.
+        DataError: Where the first frame has no object, or no later frame has a mask.
     """
     first = masks[0]
     objects = [] if first is None else [one for one in classes_of(first, ignore_index) if one != 0]
     if not objects:
-        raise DovetailError(f"The first mask of the sequence {name} holds no object; label its objects 1, 2 and so on.")
+        raise DataError(f"The first mask of the sequence {name} holds no object; label its objects 1, 2 and so on.")
     scored = range(1, len(masks) - 1) if len(masks) > 2 else range(1, len(masks))
     region: dict[int, list[float]] = {one: [] for one in objects}
     boundary: dict[int, list[float]] = {one: [] for one in objects}
@@ -156,7 +156,7 @@ def sequence_scores(
             region[one].append(region_iou(guess == one, right == one, void))
             boundary[one].append(boundary_f(guess == one, right == one, void))
     if not region[objects[0]]:
-        raise DovetailError(f"No frame of the sequence {name} after the first has a mask to measure on; add some.")
+        raise DataError(f"No frame of the sequence {name} after the first has a mask to measure on; add some.")
     means = ([float(np.mean(values[one])) for one in objects] for values in (region, boundary))
     return SequenceScores(name, *(tuple(values) for values in means))
 

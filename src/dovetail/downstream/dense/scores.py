@@ -21,7 +21,7 @@ from dovetail.downstream.dense.retrieval import build_bank
 from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.segment.metrics import ConfusionMatrix
 from dovetail.downstream.table.results import Score
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, RunError
 
 ORDERS = {"linear": uniform_order, "retrieval": rare_first_order}
 OnImages = Callable[[int], None]
@@ -194,7 +194,7 @@ def _head(
         return build_bank(pool, images, options=options), {}
     head = fit_linear(pool, images, classes=classes, options=options, seed=seed)
     if not bool(head.probe.weight.isfinite().all()):
-        raise DovetailError(f"The linear head's weights stop being numbers at rate {head.chosen.lr:g}; lower --lr.")
+        raise RunError(f"The linear head's weights stop being numbers at rate {head.chosen.lr:g}; lower --lr.")
     return head, head.chosen._asdict() | {"at_end": head.at_end}
 
 
@@ -285,4 +285,4 @@ def _scores_of_clusters(trials: Sequence[ClusterTrial], options: DenseOptions) -
 
 def _check_counted(counts: Sequence[Tensor]) -> None:
     if not int(counts[0].sum()):
-        raise DovetailError("No labelled pixel of a test image was counted; check the masks and the ignore index.")
+        raise DataError("No labelled pixel of a test image was counted; check the masks and the ignore index.")

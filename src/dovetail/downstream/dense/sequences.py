@@ -23,7 +23,7 @@ from dovetail.downstream.labels.labelled import (
     read_image,
     read_mask,
 )
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 HELD_OUT = ("val", "valid", "validation", "test")
 
@@ -50,12 +50,12 @@ class ImageSequence:
         """Return the masks [H, W] int64, None for frames without.
 
         Raises:
-            DovetailError: Where masks differ in size from the first one.
+            DataError: Where masks differ in size from the first one.
         """
         found = [None if path is None else read_mask(path) for path in self.masks]
         sizes = {tuple(mask.shape) for mask in found if mask is not None}
         if len(sizes) > 1:
-            raise DovetailError(f"The masks of the sequence {self.name} differ in size; save them at one size.")
+            raise DataError(f"The masks of the sequence {self.name} differ in size; save them at one size.")
         first = found[0]
         if first is not None:
             check_sizes(read_image(self.frames[0]), first, str(self.masks[0]), self.frames[0].name)
@@ -109,7 +109,7 @@ def _sequence(images: Path, masks: Path) -> ImageSequence:
     frames, labels = by_stem(images, IMAGE_SUFFIXES, "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     stems = sorted(frames)
     if len(stems) < 2:
-        raise DovetailError(f"The sequence {images} has one frame; labels are carried to a second one, so add some.")
+        raise DataError(f"The sequence {images} has one frame; labels are carried to a second one, so add some.")
     if stems[0] not in labels:
-        raise DovetailError(f"The first frame of {images}, {frames[stems[0]].name}, has no mask in {masks}; add one.")
+        raise DataError(f"The first frame of {images}, {frames[stems[0]].name}, has no mask in {masks}; add one.")
     return ImageSequence(images.name, tuple(frames[stem] for stem in stems), tuple(labels.get(stem) for stem in stems))

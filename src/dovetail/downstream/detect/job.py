@@ -27,7 +27,7 @@ from dovetail.downstream.start import Source, chosen_starts, source_of, weights_
 from dovetail.downstream.table.ledger import Fitted, mark_of
 from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, OptionsError, counted
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def finetune_detect(asked: FinetuneDetectOptions) -> Results:
     """Fine-tune and measure."""
     train, val, note = open_detection(asked.data)
     for fault in faults_of_objects(train, val, asked.task):
-        raise DovetailError(fault)
+        raise DataError(fault)
     with_masks = asked.task == "masks"
     told = told_of_values([image.path for image in train.images], value_range())
     doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
@@ -129,11 +129,11 @@ def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
     """Return the training and the validation part of a COCO set, and what to know about the split.
 
     Raises:
-        DovetailError: Where there is no COCO set, or its parts have other categories.
+        DataError: Where there is no COCO set, or its parts have other categories.
     """
     found = find_coco(existing(data))
     if found is None:
-        raise DovetailError(
+        raise DataError(
             f"{data} is no COCO set; give a JSON file, or a folder with annotations/instances_train*.json and "
             "instances_val*.json."
         )
@@ -144,7 +144,7 @@ def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
         return train.subset(kept), train.subset(held), split_note(held, kept)
     val = CocoSet.open(found[1])
     if (val.names, val.ids) != (train.names, train.ids):
-        raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+        raise DataError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
     check_files(train, val)
     return train, val, ""
 
@@ -169,7 +169,7 @@ def plan_of(asked: FinetuneDetectOptions, train: CocoSet, val: CocoSet) -> Plan:
     where = machine(asked.accelerator, asked.precision, asked.workers)
     side = asked.image_size
     if side < 32:
-        raise DovetailError(f"image_size is {side}; it must be at least 32 px.")
+        raise OptionsError(f"image_size is {side}; it must be at least 32 px.")
     sides = tuple(round(side * share) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0))
     spec = DetectorSpec(
         asked.task,

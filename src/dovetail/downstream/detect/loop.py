@@ -32,7 +32,7 @@ from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.machine import Machine, ahead, checked_loss
 from dovetail.downstream.rates import parameter_groups, set_rate
 from dovetail.downstream.segment.loop import freeze_batch_norm
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, counted
 
 Target = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def finetune_detection(
         DovetailError: For an empty set, and where the loss stops being a number.
     """
     if len(data) == 0:
-        raise DovetailError("The training set is empty; give at least one image.")
+        raise DataError("The training set is empty; give at least one image.")
     tell_objects(data, options)
     machine.place(model).train()
     if options.batch_norm == "frozen":

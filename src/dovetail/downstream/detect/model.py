@@ -22,7 +22,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dovetail.downstream.start import Source
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFPN, encoder_fpn
 from dovetail.networks.network import Construction
@@ -93,13 +93,13 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
         DovetailError: For masks from RetinaNet, and for models without an encoder that a pyramid fits.
     """
     if spec.head == "retinanet" and spec.task == "masks":
-        raise DovetailError("RetinaNet has no masks; give --task boxes or --head rcnn.")
+        raise OptionsError("RetinaNet has no masks; give --task boxes or --head rcnn.")
     check_heads(spec)
     if source.in_channels != 3:
-        raise DovetailError(f"The model takes {source.in_channels} channels; detectors are for 3 (RGB).")
+        raise ModelError(f"The model takes {source.in_channels} channels; detectors are for 3 (RGB).")
     call = Construction.parse(source.constructor)
     if call is None:
-        raise DovetailError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+        raise ModelError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
     sizes: dict[str, Any] = {
         "min_size": spec.sides,
         "max_size": spec.longest,
@@ -118,19 +118,19 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
 
 
 def check_heads(spec: DetectorSpec) -> None:
-    """Raise `DovetailError` for heads that do not go together."""
+    """Raise `OptionsError` for heads that do not go together."""
     second = (spec.box_head, spec.head_norm, spec.head_width, spec.proposals)
     if spec.head == "retinanet" and second != ("auto", "none", 1.0, 512):
-        raise DovetailError(
+        raise OptionsError(
             "RetinaNet has one stage; leave --box-head, --head-norm, --head-width and --proposals out, or give "
             "--head rcnn."
         )
     if not HEAD_WIDTHS[0] <= spec.head_width <= HEAD_WIDTHS[1]:
-        raise DovetailError(f"head_width is {spec.head_width:g}; give a factor from 1/16 to 4.")
+        raise OptionsError(f"head_width is {spec.head_width:g}; give a factor from 1/16 to 4.")
     if spec.proposals < 1:
-        raise DovetailError(f"proposals is {spec.proposals}; give at least 1.")
+        raise OptionsError(f"proposals is {spec.proposals}; give at least 1.")
     if spec.head_norm == "sync" and spec.task == "boxes" and spec.box_head != "4conv1fc":
-        raise DovetailError("There is no convolution to normalise in the box head; add --box-head 4conv1fc.")
+        raise OptionsError("There is no convolution to normalise in the box head; add --box-head 4conv1fc.")
 
 
 def with_heads(model: nn.Module, spec: DetectorSpec) -> nn.Module:
@@ -171,7 +171,7 @@ def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
         return model
     name = encoder_name(call)
     if name is None:
-        raise DovetailError(
+        raise ModelError(
             f"{source.constructor} has no encoder of timm's; name a detector with --model, such as timm/resnet50+fpn."
         )
     own = encoder_of(call)[1] if call.path.startswith(("timm.", "dovetail.")) else {}

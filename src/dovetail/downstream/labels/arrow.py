@@ -24,7 +24,7 @@ from dovetail.downstream.labels.maps import LabelMap
 from dovetail.downstream.labels.mask_sets import classes_of, faults_of_items
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 HELD_OUT = ("validation", "val", "valid", "test")
 LABELS = ("label", "labels", "fine_label")
@@ -57,18 +57,18 @@ class SavedSplit:
         """Return the bytes of an image.
 
         Raises:
-            DovetailError: Where there is none.
+            DataError: Where there is none.
         """
         value = self.table[self.rows[index]][column]
         if not value or (value.get("bytes") is None and not value.get("path")):
-            raise DovetailError(f"{self.called(index)} has nothing in column {column!r}; take the row away.")
+            raise DataError(f"{self.called(index)} has nothing in column {column!r}; take the row away.")
         if value["bytes"] is not None:
             found: bytes = value["bytes"]
             return found
         try:
             return Path(value["path"]).read_bytes()
         except OSError as error:
-            raise DovetailError(
+            raise DataError(
                 f"{self.called(index)} names the file {value['path']}, which cannot be read ({error.strerror}); put it "
                 "back, or save the set with its images embedded."
             ) from error
@@ -93,10 +93,10 @@ def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow raises almost anything on damaged files
         reason = " ".join(str(error).split())[:120]
-        raise DovetailError(f"{folder} cannot be read as a saved dataset ({reason}); save it anew.") from error
+        raise DataError(f"{folder} cannot be read as a saved dataset ({reason}); save it anew.") from error
     if isinstance(saved, datasets.DatasetDict):
         if "train" not in saved:
-            raise DovetailError(f"{folder} has the splits {', '.join(saved)}, but none named train; rename one.")
+            raise DataError(f"{folder} has the splits {', '.join(saved)}, but none named train; rename one.")
         splits = {name: undecoded(part) for name, part in saved.items()}
         train = SavedSplit(str(folder / "train"), splits["train"], tuple(range(len(splits["train"]))))
         held = next((name for name in HELD_OUT if name in splits and is_labelled(splits[name])), None)
@@ -126,14 +126,14 @@ def chosen(columns: Sequence[str], preferred: Sequence[str], what: str, split: S
     """Return the one column, or the one with the usual name.
 
     Raises:
-        DovetailError: For none, and for several without such a name.
+        DataError: For none, and for several without such a name.
     """
     usual = [name for name in preferred if name in columns]
     if len(columns) == 1 or usual:
         return usual[0] if usual else columns[0]
     found = f"has several columns of {what} ({', '.join(columns)})" if columns else f"has no column of {what}"
     held = ", ".join(split.table.features)
-    raise DovetailError(f"{split.name} {found} among {held}; save it with one that is called {preferred[0]!r}.")
+    raise DataError(f"{split.name} {found} among {held}; save it with one that is called {preferred[0]!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ def saved_masks(
     train, held, note = open_saved(folder)
     columns = image_columns(train.table)
     if len(columns) < 2:
-        raise DovetailError(
+        raise DataError(
             f"{train.name} has {len(columns)} columns of images, but segmentation needs two; save the images as "
             "'image' and their masks as 'mask', both of the feature Image."
         )
@@ -282,20 +282,20 @@ def raw_labels(split: SavedSplit, column: str) -> list[Any]:
     """Return the labels of a split's rows.
 
     Raises:
-        DovetailError: For a row without one, or with the -1 of hidden ones.
+        DataError: For a row without one, or with the -1 of hidden ones.
     """
     every = list(split.table[column])
     found = [every[row] for row in split.rows]
     for index, label in enumerate(found):
         if label is None or (isinstance(label, int) and label < 0):
-            raise DovetailError(f"{split.called(index)} has label {label} in column {column!r}; take such rows away.")
+            raise DataError(f"{split.called(index)} has label {label} in column {column!r}; take such rows away.")
     return found
 
 
 def index_in(names: Sequence[str], value: str, split: SavedSplit) -> int:
-    """Return the number of a class; raise `DovetailError` for one that the training images lack."""
+    """Return the number of a class; raise `DataError` for one that the training images lack."""
     if value not in names:
-        raise DovetailError(
+        raise DataError(
             f"{split.name} holds class {value!r}, which the training images lack; give both the same classes."
         )
     return names.index(value)

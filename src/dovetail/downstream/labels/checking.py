@@ -12,11 +12,10 @@ from dovetail.downstream.labels.coco import faults_of, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.images import open_splits
-from dovetail.downstream.labels.labelled import MissingFilesError
 from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles
 from dovetail.downstream.labels.readers import ANY_LABEL, SegmentationData, open_segmentation
 from dovetail.downstream.progress import progress
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
 
 
 class Checkable(Protocol):
@@ -31,7 +30,7 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     """Print one line for each fault of each named set, and how many images were read; faults that are `known` first.
 
     Raises:
-        DovetailError: When there is any fault.
+        DataError: When there is any fault.
     """
     count, images = len(known), sum(len(data) for _, data in sets)
     print("".join(f"{fault}\n" for fault in known), end="")
@@ -45,7 +44,7 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
             print("".join(f"{name}: {fault}\n" for fault in found), end="")
         count += len(found)
     if count:
-        raise DovetailError(
+        raise DataError(
             f"Found {counted(count, 'fault')} in {counted(images, 'image')}, listed above; mend and check again."
         )
     print(f"No fault was found in {counted(images, 'image')}.")
@@ -96,22 +95,20 @@ def listing_missing() -> Iterator[None]:
     except MissingFilesError as fault:
         for sentence in fault.faults:
             print(sentence)
-        raise DovetailError(
-            f"Missing {counted(len(fault.faults), 'file')}, listed above; add and check again."
-        ) from None
+        raise DataError(f"Missing {counted(len(fault.faults), 'file')}, listed above; add and check again.") from None
 
 
 def report_files(paths: Sequence[Path]) -> None:
     """Print one line for each fault in the structure of COCO files.
 
     Raises:
-        DovetailError: When there is any.
+        DataError: When there is any.
     """
     faults = [fault for path in paths for fault in faults_of(path)]
     for fault in faults:
         print(fault)
     if faults:
-        raise DovetailError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; mend first.")
+        raise DataError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; mend first.")
 
 
 def check_detection(data: str | Path, task: str = "boxes") -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dovetail.data.reading.decode import Photograph
 from dovetail.downstream.labels.labelled import faults_named
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, DovetailError
 
 
 class ClassSet(ABC):
@@ -80,6 +80,6 @@ class ClassSet(ABC):
 
 
 def check_several(names: Sequence[str], place: Path | str) -> None:
-    """Raise `DovetailError` where there are fewer than two classes."""
+    """Raise `DataError` where there are fewer than two classes."""
     if len(names) < 2:
-        raise DovetailError(f"{place} holds the class {names[0]!r} alone; give at least two.")
+        raise DataError(f"{place} holds the class {names[0]!r} alone; give at least two.")

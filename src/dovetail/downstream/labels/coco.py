@@ -22,9 +22,8 @@ from dovetail.data.reading.archives import refused_name
 from dovetail.downstream.labels.coco_boxes import faults_of_objects_in
 from dovetail.downstream.labels.coco_faults import faults_of_lists, make_whole
 from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run_length
-from dovetail.downstream.labels.labelled import MissingFilesError
 from dovetail.downstream.progress import progress
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
 
 LOOKED_FOR = 1000  # images, of which one tells where they are
 
@@ -54,12 +53,12 @@ class CocoSet:
             folder: Where its images are; searched for beside the file unless given.
 
         Raises:
-            DovetailError: For the first fault of the file; `faults_of` lists all.
+            DataError: For the first fault of the file; `faults_of` lists all.
         """
         with progress(f"reading {path.name}", None):
             content, faults = parse(path)
             if faults:
-                raise DovetailError(faults[0])
+                raise DataError(faults[0])
             return build(path, content, folder)
 
     def __len__(self) -> int:
@@ -97,9 +96,9 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except OSError as error:
-        raise DovetailError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
     except (ValueError, RecursionError) as error:
-        raise DovetailError(f"{path} is broken JSON ({error}); write the file anew.") from error
+        raise DataError(f"{path} is broken JSON ({error}); write the file anew.") from error
     if not isinstance(content, dict):
         return {}, [f"{path} holds a {type(content).__name__}, not COCO's dictionary of images and categories."]
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -123,7 +122,7 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
     names = [with_slashes(one["file_name"]) for one in content["images"]]
     odd = next((name for name in names if refused_name(name)), None)
     if odd is not None:
-        raise DovetailError(f"{path} names an image outside its folder ({odd!r}); write names relative to the folder.")
+        raise DataError(f"{path} names an image outside its folder ({odd!r}); write names relative to the folder.")
     where = folder if folder is not None else images_folder(path, names)
     images = tuple(
         CocoImage(
@@ -172,7 +171,7 @@ def images_folder(path: Path, names: list[str]) -> Path:
     """Return where images of a file are: beside it, or where COCO, or other programs' exports, put them.
 
     Raises:
-        DovetailError: When they are in none of these places.
+        DataError: When they are in none of these places.
     """
     split = path.stem.removeprefix("instances_")
     beside = [path.parent, path.parent / "images", path.parent / split]
@@ -182,7 +181,7 @@ def images_folder(path: Path, names: list[str]) -> Path:
         if any((place / name).is_file() for name in names[:LOOKED_FOR]):
             return place
     tried = ", ".join(str(place) for place in places[:5])
-    raise DovetailError(f"The images of {path}, such as {names[0]}, are not in {tried}; move them there.")
+    raise DataError(f"The images of {path}, such as {names[0]}, are not in {tried}; move them there.")
 
 
 def find_coco(data: Path) -> tuple[Path, Path | None] | None:

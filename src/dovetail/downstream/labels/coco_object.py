@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from dovetail.downstream.labels.labelled import read_image_of_size
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 THINNEST_PX = 0.01  # of the sides of a box that has an area
 
@@ -83,11 +83,11 @@ class CocoImage:
         An image that its EXIF tag turns is turned, unless the annotations' size is that of the file as it lies.
 
         Raises:
-            DovetailError: Where the file cannot be read or has another size.
+            DataError: Where the file cannot be read or has another size.
         """
         found = read_image_of_size(self.path, (self.height, self.width))
         if tuple(found.shape[1:]) != (self.height, self.width):
-            raise DovetailError(
+            raise DataError(
                 f"{self.path} is {found.shape[2]}x{found.shape[1]} pixels, but its annotations say "
                 f"{self.width}x{self.height}; correct the annotations."
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dovetail.downstream.labels.maps import LARGEST
 from dovetail.downstream.progress import progress
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, DovetailError
 
 MOST_PER_MASK = 24  # labels in a mask on average; ADE20K, with 150 classes, has 10
 MOST_LISTED = 12
@@ -58,7 +58,7 @@ class LabelCounts:
         return f"Labels found: {ranges(self.labels) or 'none'}{ignored}."
 
     def check(self, *, classes_given: bool = False) -> None:
-        """Raise `DovetailError` where labels cannot be class numbers: one alone, wide gaps, or too many in a mask.
+        """Raise `DataError` where labels cannot be class numbers: one alone, wide gaps, or too many in a mask.
 
         Args:
             classes_given: Whether the number of classes was given, which allows for gaps and many in a mask.
@@ -66,14 +66,14 @@ class LabelCounts:
         ignored = f", and {self.ignore_index} is ignored" if self.ignored else ""
         if max(self.labels, default=0) == 0:
             held = " and ".join([*map(str, self.labels), *([str(self.ignore_index)] * self.ignored)])
-            raise DovetailError(
+            raise DataError(
                 f"All masks {self.place} hold label {held}{ignored}; number the classes 0, 1, 2 and so on, or say what "
                 f"the labels mean, such as --label-map {self.ignore_index if self.ignored else 255}:1."
             )
         if classes_given:
             return
         if self.per_mask > MOST_PER_MASK:
-            raise DovetailError(
+            raise DataError(
                 f"The masks {self.place} hold {len(self.labels)} labels, {self.per_mask:.0f} in each on average. JPEG "
                 "and smooth resizing mix labels like this: save the masks as PNG from their source, or give "
                 f"--classes {self.classes} if these are class numbers."
@@ -81,7 +81,7 @@ class LabelCounts:
         if len(self.labels) * 2 < self.classes:
             few = len(self.labels) <= MOST_LISTED
             pairs = " ".join(f"{label}:{index}" for index, label in enumerate(self.labels)) if few else "TABLE"
-            raise DovetailError(
+            raise DataError(
                 f"The masks {self.place} hold the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
                 f"{self.classes - 1} never occur. Say what the labels mean with --label-map {pairs}, or give "
                 f"--classes {self.classes} if these are class numbers."

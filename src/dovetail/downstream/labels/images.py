@@ -28,7 +28,7 @@ from dovetail.downstream.labels.class_sets import ClassSet, check_several
 from dovetail.downstream.labels.labelled import what_is_at
 from dovetail.downstream.progress import progress
 from dovetail.downstream.table.results import fingerprint
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 HELD_OUT = ("val", "valid", "validation", "test")
 RESIZE_SHARE = 256 / 224  # the field's protocol: shorter side to 256, central 224
@@ -59,19 +59,17 @@ class ClassFolder(ClassSet):
             names: The classes, where another folder has said what they are; sorted folder names without it.
 
         Raises:
-            DovetailError: For a missing folder, one without class folders or images, and for unknown classes.
+            DataError: For a missing folder, one without class folders or images, and for unknown classes.
         """
         if not folder.is_dir():
-            raise DovetailError(f"There is no folder {folder}; {what_is_at(folder)}.")
+            raise DataError(f"There is no folder {folder}; {what_is_at(folder)}.")
         found = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
         if not found:
-            raise DovetailError(
-                f"{folder} holds no folders of classes; sort its images into one folder for each class."
-            )
+            raise DataError(f"{folder} holds no folders of classes; sort its images into one folder for each class.")
         known = names if names is not None else tuple(found)
         unknown = sorted(set(found) - set(known))
         if unknown:
-            raise DovetailError(
+            raise DataError(
                 f"{folder} holds class {unknown[0]!r}, which the training images lack; give both the same classes."
             )
         paths: list[Path] = []
@@ -86,7 +84,7 @@ class ClassFolder(ClassSet):
                 labels += [known.index(name)] * len(inside)
                 advance(1)
         if not paths:
-            raise DovetailError(f"The class folders of {folder} hold no images; put some in.")
+            raise DataError(f"The class folders of {folder} hold no images; put some in.")
         return cls(tuple(paths), tuple(labels), known, left_out(others))
 
     def open(self, index: int, channels: int) -> Photograph:
@@ -113,13 +111,13 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
     """Return the training and the held-out images of a folder laid out as above, and what to know about the split.
 
     Raises:
-        DovetailError: Where either is missing.
+        DataError: Where either is missing.
     """
     folder = Path(data)
     if is_saved(folder):
         return saved_classes(folder)
     if not (folder / "train").is_dir():
-        raise DovetailError(
+        raise DataError(
             f"There is no folder {folder / 'train'}; {what_is_at(folder / 'train')}, but images with classes lie in "
             "train/CLASS/ and val/CLASS/."
         )
@@ -127,7 +125,7 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
     check_several(train.names, folder / "train")
     held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
     if held_out is None:
-        raise DovetailError(
+        raise DataError(
             f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
         )
     measured = ClassFolder.find(held_out, names=train.names)

@@ -25,21 +25,13 @@ from dovetail.data.reading.decode import SUFFIXES, UnreadableError, open_bytes, 
 from dovetail.data.reading.tiff import grey_pages, unexplained
 from dovetail.downstream.labels.maps import LabelMap
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, DovetailError, counted
 
 IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
 
 
 log = logging.getLogger(__name__)
-
-
-class MissingFilesError(DovetailError):
-    """Files that should be there are not; `faults` has a sentence for each."""
-
-    def __init__(self, sentence: str, faults: tuple[str, ...]) -> None:
-        super().__init__(sentence)
-        self.faults = faults
 
 
 class Labelled(NamedTuple):
@@ -80,13 +72,13 @@ class MaskFolder:
         """Return the images of a folder that have a mask of the same stem in the other.
 
         Raises:
-            DovetailError: For a missing or empty folder, for two files of one stem, and for images without masks.
+            DataError: For a missing or empty folder, for two files of one stem, and for images without masks.
         """
         found = by_stem(Path(images), IMAGE_SUFFIXES, "image")
         labels = by_stem(Path(masks), MASK_SUFFIXES, "mask")
         lonely = sorted(set(found) - set(labels))
         if lonely:
-            raise DovetailError(
+            raise DataError(
                 f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
                 f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away."
             )
@@ -148,19 +140,19 @@ class InMemory:
 def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path]:
     """Return the files of a folder that have one of the `suffixes`, by stem."""
     if not folder.is_dir():
-        raise DovetailError(f"There is no folder {folder} with {kind}s; {what_is_at(folder)}.")
+        raise DataError(f"There is no folder {folder} with {kind}s; {what_is_at(folder)}.")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         if path.stem in files:
-            raise DovetailError(
+            raise DataError(
                 f"{folder} holds both {files[path.stem].name} and {path.name}; {kind}s need different stems."
             )
         files[path.stem] = path
     if not files:
         held = sorted({path.suffix or path.name for path in folder.iterdir()})
-        raise DovetailError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
+        raise DataError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
     return files
 
 
@@ -171,10 +163,10 @@ def others_in(folder: Path, suffixes: frozenset[str]) -> Counter[str]:
 
 
 def existing(data: Path | str) -> Path:
-    """Return the path of a set; raise `DovetailError` where there is neither a file nor a folder."""
+    """Return the path of a set; raise `DataError` where there is neither a file nor a folder."""
     path = Path(data)
     if not path.exists():
-        raise DovetailError(f"There is no file or folder {path}; {what_is_at(path)}.")
+        raise DataError(f"There is no file or folder {path}; {what_is_at(path)}.")
     return path
 
 
@@ -246,20 +238,20 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
         label_map: What the file's values or colours mean; labels as they stand without it.
 
     Raises:
-        DovetailError: For a mask that cannot be read, is a JPEG, or is in colour without a map of colours.
+        DataError: For a mask that cannot be read, is a JPEG, or is in colour without a map of colours.
     """
     by_colour = label_map is not None and label_map.in_colour
     with faults_named(path), opened(read_file(path) if content is None else content) as image:
         mode, kind, bands = image.mode, image.format, max(grey_pages(image), 1 + unexplained(image))
         found = np.array(image.convert("RGB") if by_colour else image)
     if kind == "JPEG":
-        raise DovetailError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
+        raise DataError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
     if bands > 1:
-        raise DovetailError(f"{path} has {bands} bands or pages; a mask holds one label for each pixel.")
+        raise DataError(f"{path} has {bands} bands or pages; a mask holds one label for each pixel.")
     if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
         mode, found = "L", found[..., 0]  # grey, saved as colour
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
-        raise DovetailError(
+        raise DataError(
             f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey, or say "
             "what its colours mean with --label-map."
         )
@@ -270,27 +262,27 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
 
 @contextmanager
 def faults_named(image: Path | str) -> Iterator[None]:
-    """Turn `UnreadableError` into a `DovetailError` that names the image."""
+    """Turn `UnreadableError` into a `DataError` that names the image."""
     try:
         yield
     except UnreadableError as fault:
-        raise DovetailError(f"{image} cannot be read as an image ({fault}); replace it or take it away.") from fault
+        raise DataError(f"{image} cannot be read as an image ({fault}); replace it or take it away.") from fault
 
 
 def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
-    """Raise `DovetailError` where an image [3, H, W] and its mask [H, W] differ in size."""
+    """Raise `DataError` where an image [3, H, W] and its mask [H, W] differ in size."""
     if image.shape[1:] != mask.shape:
-        raise DovetailError(
+        raise DataError(
             f"{mask_name} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} "
             f"{image.shape[2]}x{image.shape[1]}; save both at one size."
         )
 
 
 def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> None:
-    """Raise `DovetailError` for labels that are neither classes nor the ignored one."""
+    """Raise `DataError` for labels that are neither classes nor the ignored one."""
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
-        raise DovetailError(
+        raise DataError(
             f"{where} holds label {int(wrong.max())} on {counted(wrong.numel(), 'pixel')}, but there are "
             f"{classes} classes (0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
         )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, OptionsError, counted
 
 IGNORE = "ignore"
 LARGEST = 2**16 - 1
@@ -50,7 +50,7 @@ class LabelMap:
         """Return the classes [H, W] int64 of a mask's labels [H, W] or colours [H, W, 3].
 
         Raises:
-            DovetailError: For values that the map does not name, where they cannot stay as they are.
+            DataError: For values that the map does not name, where they cannot stay as they are.
         """
         codes = found.astype(np.int64)
         if self.in_colour:
@@ -61,7 +61,7 @@ class LabelMap:
         wrong = ~named if self.whole else ~named & np.isin(codes, targets)
         if wrong.any():
             value, pixels = int(codes[wrong][0]), counted(int(wrong.sum()), "pixel")
-            raise DovetailError(
+            raise DataError(
                 f"{where} holds {self._called(value)}, which the label map does not name, on {pixels}"
                 f"{'' if self.whole else ', but the map gives its number to another label'}; name it in the map."
             )
@@ -79,7 +79,7 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
         ignore_index: The label of pixels that do not count; -1 for none.
 
     Raises:
-        DovetailError: For what is neither, for colours beside labels, and for two targets of one value.
+        OptionsError: For what is neither, for colours beside labels, and for two targets of one value.
     """
     if not given:
         return None
@@ -90,11 +90,11 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
     kinds: set[bool] = set()
     for item, pair in zip(given, pairs, strict=True):
         if pair is None:
-            raise DovetailError(
+            raise OptionsError(
                 f"--label-map {item} is no pair; write LABEL:CLASS such as 255:1, R,G,B:CLASS, or name one table."
             )
         if pair["target"] == IGNORE and ignore_index < 0:
-            raise DovetailError(f"--label-map {item} needs a label that does not count; give one with --ignore-index.")
+            raise OptionsError(f"--label-map {item} needs a label that does not count; give one with --ignore-index.")
         numbers = pair["numbers"].split(",") if pair["numbers"] else [pair["hex"]]
         in_colour = pair["hex"] is not None or len(numbers) == 3
         value = int(pair["hex"], 16) if pair["hex"] else code_of([int(number) for number in numbers], item)
@@ -102,16 +102,16 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
         entries[value] = ignore_index if pair["target"] == IGNORE else int(pair["target"])
     if len(entries) < len(given) or len(kinds) > 1:
         fault = "names one value twice" if len(kinds) == 1 else "holds colours and labels"
-        raise DovetailError(f"--label-map {' '.join(given)} {fault}; give each value once, all of one kind.")
+        raise OptionsError(f"--label-map {' '.join(given)} {fault}; give each value once, all of one kind.")
     values = sorted(entries)
     return LabelMap(tuple(values), tuple(entries[value] for value in values), kinds == {True}, kinds == {True})
 
 
 def code_of(numbers: Sequence[int], where: str) -> int:
-    """Return a label, or a colour as one number; raise `DovetailError` where it is out of range."""
+    """Return a label, or a colour as one number; raise `DataError` where it is out of range."""
     most = LARGEST if len(numbers) == 1 else 255
     if max(numbers) > most:
-        raise DovetailError(f"{where} holds {max(numbers)}; it must be at most {most}.")
+        raise DataError(f"{where} holds {max(numbers)}; it must be at most {most}.")
     return numbers[0] if len(numbers) == 1 else numbers[0] << 16 | numbers[1] << 8 | numbers[2]
 
 
@@ -119,14 +119,14 @@ def read_table(path: Path) -> LabelMap:
     """Return the map in a file with one class on each line.
 
     Raises:
-        DovetailError: For a file that cannot be read, a line without a name or with other numbers than a colour or a
+        DataError: For a file that cannot be read, a line without a name or with other numbers than a colour or a
             label, and two lines with one colour or label.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise DovetailError(
+        raise DataError(
             f"The label map {path} cannot be read ({reason}); name a table of classes, or give pairs such as 255:1."
         ) from error
     rows: list[tuple[list[int], str]] = []
@@ -137,12 +137,12 @@ def read_table(path: Path) -> LabelMap:
             continue
         name = " ".join(token for token in tokens if not token.isdecimal())
         if len(numbers) not in (1, 3) or not name:
-            raise DovetailError(f"{path} has the line {line.strip()!r}; write a name and a colour R,G,B or a label.")
+            raise DataError(f"{path} has the line {line.strip()!r}; write a name and a colour R,G,B or a label.")
         rows.append((numbers, name))
     lengths = {len(numbers) for numbers, _ in rows}
     codes = [code_of(numbers, str(path)) for numbers, _ in rows]
     if len(lengths) != 1 or len(set(codes)) < len(codes) or len(rows) < 2:
-        raise DovetailError(f"{path} is no table of two or more classes, each with a colour or a label of its own.")
+        raise DataError(f"{path} is no table of two or more classes, each with a colour or a label of its own.")
     order = sorted(range(len(codes)), key=codes.__getitem__)
     names = tuple(name for _, name in rows)
     return LabelMap(tuple(codes[index] for index in order), tuple(order), lengths == {3}, True, names)

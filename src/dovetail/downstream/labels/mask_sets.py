@@ -26,7 +26,7 @@ from dovetail.downstream.labels.labelled import (
 )
 from dovetail.downstream.labels.maps import LabelMap
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, DovetailError
 
 
 class SegmentationSet(LabelledSet, Protocol):
@@ -106,7 +106,7 @@ class MaskFiles:
             table[self.ignore_index] = self.ignore_index
         relabelled = table[mask.clamp(min=0)]
         if bool((relabelled == -1).any()):
-            raise DovetailError(
+            raise DataError(
                 f"{self.masks[index]} holds label {int(mask[relabelled == -1].max())}, beyond the {len(self.relabel)} "
                 "that its format has; save the masks anew."
             )
@@ -201,13 +201,13 @@ def faults_of_items(data: LabelledSet, on_item: Callable[[int], None] | None) ->
 
 
 def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:
-    """Raise `DovetailError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
+    """Raise `DataError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
     if not isinstance(read, InMemory):
         return
     seen = sorted({label for item in read.items for label in classes_of(item.mask, data.ignore_index)})
     if len(seen) < least:
         held = f"class {seen[0]} alone" if seen else "nothing that counts"
-        raise DovetailError(
+        raise DataError(
             f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
             "0, 1, 2 and so on."
         )

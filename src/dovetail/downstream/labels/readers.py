@@ -25,20 +25,13 @@ from dovetail.downstream.labels.arrow import SavedMasks, saved_masks
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
 from dovetail.downstream.labels.counts import labels_in
-from dovetail.downstream.labels.labelled import (
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    MissingFilesError,
-    by_stem,
-    existing,
-    others_in,
-)
+from dovetail.downstream.labels.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing, others_in
 from dovetail.downstream.labels.maps import LabelMap, read_label_map
 from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet
 from dovetail.downstream.labels.names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DataError, MissingFilesError, OptionsError, counted
 
 ANY_LABEL = 2**16  # classes to give where labels are not to be looked at: as many as a 16-bit mask can hold
 
@@ -93,11 +86,11 @@ def open_segmentation(
         found = opener(folder)
         if found is not None:
             if classes not in (None, ANY_LABEL, found.classes):
-                raise DovetailError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
+                raise OptionsError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
             if ignore_index != IGNORE_INDEX:
-                raise DovetailError(f"{folder} has its own label for what does not count; leave --ignore-index out.")
+                raise OptionsError(f"{folder} has its own label for what does not count; leave --ignore-index out.")
             if meaning is not None:
-                raise DovetailError(f"{folder} has labels of its own; leave --label-map out.")
+                raise OptionsError(f"{folder} has labels of its own; leave --label-map out.")
             return found
     return open_folders(folder, classes, ignore_index, meaning)
 
@@ -148,11 +141,11 @@ def both(train: Callable[[], MaskFiles], val: Callable[[], MaskFiles]) -> tuple[
 def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
     """Return the images that a list names: one stem a line, or the paths of image and mask."""
     if not names.is_file():
-        raise DovetailError(f"There is no list {names}; VOC's sets have one.")
+        raise DataError(f"There is no list {names}; VOC's sets have one.")
     try:
         lines = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DovetailError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
+        raise DataError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
     entries = [Path(with_slashes(line.split()[0])) for line in lines if line.strip()]
     stems = [entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES else entry.name for entry in entries]
     images = tuple(root / "JPEGImages" / f"{stem}.jpg" for stem in stems)
@@ -160,9 +153,9 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
 
 
 def checked(files: MaskFiles, where: str) -> MaskFiles:
-    """Return `files`; raise `DovetailError` where one of them is missing."""
+    """Return `files`; raise `DataError` where one of them is missing."""
     if not files.images:
-        raise DovetailError(f"{where} names no image; give at least one.")
+        raise DataError(f"{where} names no image; give at least one.")
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
         raise MissingFilesError(
@@ -226,7 +219,7 @@ def open_coco(data: Path) -> SegmentationData | None:
         val = with_masks(CocoSet.open(found[1]))
         check_files(train.coco, val.coco)
         if val.coco.names != train.coco.names:
-            raise DovetailError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+            raise DataError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
         return SegmentationData("coco", train, val, len(names), names, joined(note, undrawn_masks(val.coco)))
     kept, held = held_out(len(train))
     note = joined(split_note(held, kept), note)
@@ -239,14 +232,14 @@ def joined(*sentences: str) -> str:
 
 
 def with_masks(coco: CocoSet) -> CocoMasks:
-    """Return a COCO set as semantic masks; raise `DovetailError` where no object has a mask, or labels do not reach."""
+    """Return a COCO set as semantic masks; raise `DataError` where no object has a mask, or labels do not reach."""
     if len(coco.names) >= IGNORE_INDEX:  # label 0 is background
-        raise DovetailError(
+        raise DataError(
             f"{coco.path} has {len(coco.names)} categories; segmentation tells {IGNORE_INDEX - 1} apart, so leave out "
             "the seldom ones."
         )
     if not any(one.segmentation is not None for image in coco.images for one in image.objects):
-        raise DovetailError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
+        raise DataError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
     return CocoMasks(coco)
 
 
@@ -269,7 +262,7 @@ def open_folders(
             break
     else:
         if not (data / "images").is_dir():
-            raise DovetailError(
+            raise DataError(
                 f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging "
                 "Face dataset nor a folder 'images' beside a folder 'masks'."
             )
@@ -332,7 +325,7 @@ def classes_of_masks(
     )
     if label_map is not None and label_map.names:
         if classes not in (None, ANY_LABEL, named):
-            raise DovetailError(f"classes is {classes}, but the label map names {named}; leave --classes out.")
+            raise OptionsError(f"classes is {classes}, but the label map names {named}; leave --classes out.")
         return named, ""
     if classes:
         return classes, ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 from dovetail.options import SHARE
 
 HELD_OUT_SHARE = 0.2
@@ -79,7 +79,7 @@ def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
 def held_out(count: int) -> tuple[list[int], list[int]]:
     """Return which of `count` images are learned from, and the fifth that is measured on; always the same."""
     if count < 2:
-        raise DovetailError("One image is too few to learn from and measure on; add some.")
+        raise DataError("One image is too few to learn from and measure on; add some.")
     order = np.random.default_rng(0).permutation(count)
     held = max(round(HELD_OUT_SHARE * count), 1)
     return sorted(order[held:].tolist()), sorted(order[:held].tolist())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import central
 from dovetail.downstream.machine import Machine, ahead, normalised
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.files.tensors import write_tensors
 from dovetail.networks.network import Network, deepest_encoder_tap
 from dovetail.networks.vit import ViTNetwork
@@ -44,7 +44,7 @@ class Features(nn.Module):
         if isinstance(network, ViTNetwork):
             depth = len(network.vit.blocks)
             if not 1 <= blocks <= depth:
-                raise DovetailError(f"blocks is {blocks}; the model has {depth}, so give a number from 1 to {depth}.")
+                raise OptionsError(f"blocks is {blocks}; the model has {depth}, so give a number from 1 to {depth}.")
             self.width = blocks * int(network.vit.embed_dim)
         else:
             self.tap = deepest_encoder_tap(network.taps)

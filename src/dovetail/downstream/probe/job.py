@@ -23,7 +23,7 @@ from dovetail.downstream.probe.linear import ProbeOptions, choose_rate, train_pr
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of, weights_mark
 from dovetail.downstream.table.results import Results, Row, Score, fingerprint, over_images
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError, RunError
 
 
 def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
@@ -32,7 +32,7 @@ def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
     source, where, train, held_out, split = ready
     usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
     if not usable:
-        raise DovetailError(
+        raise OptionsError(
             f"Every k in {list(asked.k)} is above the number of training images, {len(train)}; lower --k."
         )
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
@@ -79,7 +79,7 @@ def evaluate_linear(asked: EvaluateLinearOptions) -> Results:
             rate, accuracy = choose_rate(known, labels, options, on_epoch=lambda: advance(1))
         probe = train_probes(known, labels, [rate], options, on_epoch=lambda: advance(1))
     if not bool(probe.weight.isfinite().all()):
-        raise DovetailError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
+        raise RunError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
     logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
     row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked.seed))
     listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 
 QUERY_CHUNK = 256
 BANK_CHUNK = 65_536
@@ -75,12 +75,12 @@ def knn_predictions(
         on_batch: Called with the number of queries done after each chunk.
 
     Raises:
-        DovetailError: For a k beyond N or below 1, or a temperature that is not positive.
+        OptionsError: For a k beyond N or below 1, or a temperature that is not positive.
     """
     if not k or min(k) < 1 or max(k) > len(bank):
-        raise DovetailError(f"k is {list(k)}; give numbers from 1 to {len(bank)}, the number of training images.")
+        raise OptionsError(f"k is {list(k)}; give numbers from 1 to {len(bank)}, the number of training images.")
     if temperature <= 0:
-        raise DovetailError(f"temperature is {temperature:g}; it must be positive.")
+        raise OptionsError(f"temperature is {temperature:g}; it must be positive.")
     queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     found: dict[int, list[Tensor]] = {one: [] for one in k}
     for similarity, index in nearest(queries, bank, max(k), query_chunk=query_chunk, bank_chunk=bank_chunk):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.probe.knn import pieces
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, OptionsError
 
 HELD_OUT_SHARE = 0.1
 
@@ -86,10 +86,10 @@ def train_probes(
         on_epoch: Called after each pass.
 
     Raises:
-        DovetailError: For no rates, or rates that are not positive.
+        OptionsError: For no rates, or rates that are not positive.
     """
     if not rates or min(rates) <= 0:
-        raise DovetailError(f"The learning rates are {list(rates)}; give positive ones.")
+        raise OptionsError(f"The learning rates are {list(rates)}; give positive ones.")
     mean, std = features.float().mean(0), features.float().std(0, correction=0).clamp(min=1e-6)
     device, width = features.device, features.shape[1]
     weight = torch.zeros(len(rates), width, options.classes, device=device)
@@ -140,7 +140,7 @@ def choose_rate(
     order = balanced_order([[int(label)] for label in labels.tolist()], options.seed)
     count = min(max(round(HELD_OUT_SHARE * len(order)), 1), len(order) - 1)
     if count < 1:
-        raise DovetailError("One training image is too few to choose a learning rate; add images.")
+        raise DataError("One training image is too few to choose a learning rate; add images.")
     held, kept = (torch.tensor(part, device=features.device) for part in (order[-count:], order[:-count]))
     probe = train_probes(features[kept], labels[kept], options.rates, options, on_epoch=on_epoch)
     right = (probe.predictions(features[held]) == labels[held]).float().mean(1)

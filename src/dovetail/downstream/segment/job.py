@@ -34,7 +34,7 @@ from dovetail.downstream.start import Source, chosen_starts, source_of, weights_
 from dovetail.downstream.table.ledger import Fitted, mark_of
 from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DovetailError, ModelError, OptionsError, counted
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
@@ -189,7 +189,7 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     """Return the plan, with everything on "auto" filled in by the protocol of the set or the rules of the module."""
     source = source_of(asked.run, asked.model)
     if source.in_channels != 3:
-        raise DovetailError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
+        raise ModelError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
     where = machine(asked.accelerator, asked.precision, asked.workers)
     protocol = PROTOCOLS.get(data.format, Protocol())
     head, tokens = kind_of(source, asked.decoder)
@@ -198,9 +198,9 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     if stride == "auto":
         stride = protocol.output_stride if own_fcn and can_dilate(source, asked.decoder) else 32
     elif stride != 32 and not own_fcn:
-        raise DovetailError(f"{source.constructor} keeps its own stride; leave --output-stride out.")
+        raise OptionsError(f"{source.constructor} keeps its own stride; leave --output-stride out.")
     if weight not in ("auto", 0) and not own_fcn:
-        raise DovetailError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
+        raise OptionsError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
     crop = asked.crop_size or protocol.crop or OTHER_CROP
     training = protocol.training.get(head) or training_of(asked, data, protocol, tokens=tokens)
     options = options_of(asked, data, source, protocol, training, crop=crop)

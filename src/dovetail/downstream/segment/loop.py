@@ -27,7 +27,7 @@ from dovetail.downstream.rates import set_rate
 from dovetail.downstream.segment.augment import augmented, brought_within
 from dovetail.downstream.segment.metrics import ConfusionMatrix, SegmentationScores
 from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser, rate_share
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError, ModelError, OptionsError
 
 
 class WithAuxiliary(NamedTuple):
@@ -62,7 +62,7 @@ def finetune_segmentation(
             rate whose prefixes match no parameter, and where the loss stops being a number.
     """
     if len(train) == 0:
-        raise DovetailError("The training set is empty; give at least one image with its mask.")
+        raise DataError("The training set is empty; give at least one image with its mask.")
     here = machine_of(options, device, threads)
     here.place(model)
     optimiser = build_optimiser(model, options)
@@ -199,7 +199,7 @@ def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tup
     images, masks = torch.stack([item.image for item in items]), torch.stack([item.mask for item in items])
     wrong = masks[(masks != options.ignore_index) & ((masks < 0) | (masks >= options.classes))]
     if wrong.numel():
-        raise DovetailError(
+        raise DataError(
             f"A mask holds label {int(wrong.max())}, but there are {options.classes} classes "
             f"(0 to {options.classes - 1}); give the right number of classes."
         )
@@ -231,9 +231,9 @@ def resized(logits: Tensor, size: Sequence[int], *, align_corners: bool = False)
 
 
 def check_classes(logits: Tensor, classes: int) -> None:
-    """Raise `DovetailError` for a model with another number of classes."""
+    """Raise `ModelError` for a model with another number of classes."""
     if logits.shape[1] != classes:
-        raise DovetailError(
+        raise ModelError(
             f"The model gives {logits.shape[1]} classes, but the data has {classes}; build the model with "
             f"classes={classes}."
         )
@@ -253,7 +253,7 @@ def one_value_told(options: SegmentOptions) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise DovetailError(
+        raise OptionsError(
             f"A BatchNorm of the model sees a single value with --batch-size {options.batch_size}; give 2 or more."
         ) from error
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DataError
 
 IGNORE_INDEX = 255
 
@@ -52,10 +52,10 @@ class ConfusionMatrix:
         `intervals` can draw images.
 
         Raises:
-            DovetailError: For a label outside 0 .. K - 1 that is not the ignored one.
+            DataError: For a label outside 0 .. K - 1 that is not the ignored one.
         """
         if prediction.shape != truth.shape:
-            raise DovetailError(
+            raise DataError(
                 f"Predictions of shape {tuple(prediction.shape)} do not fit truth of shape {tuple(truth.shape)}; "
                 "resize the logits to the mask's size."
             )
@@ -64,7 +64,7 @@ class ConfusionMatrix:
         for name, labels in (("truth", rows), ("prediction", columns)):
             if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= self.classes):
                 wrong = int(labels.max()) if int(labels.max()) >= self.classes else int(labels.min())
-                raise DovetailError(
+                raise DataError(
                     f"The {name} holds label {wrong}, but there are {self.classes} classes (0 to {self.classes - 1}); "
                     "give the right number of classes or ignore index."
                 )
@@ -77,11 +77,11 @@ class ConfusionMatrix:
         """Return the scores of everything counted so far.
 
         Raises:
-            DovetailError: When nothing was counted.
+            DataError: When nothing was counted.
         """
         pixels = int(self.counts.sum())
         if pixels == 0:
-            raise DovetailError("No labelled pixel was counted; check the masks and the ignore index.")
+            raise DataError("No labelled pixel was counted; check the masks and the ignore index.")
         sums = torch.stack([self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)]).double()
         miou, accuracy, mean_accuracy = scores_of(sums).tolist()
         iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class occurs nowhere

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dovetail.downstream.segment.loop import WithAuxiliary
 from dovetail.downstream.start import Source
-from dovetail.errors import DovetailError
+from dovetail.errors import ModelError, OptionsError
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import (
     PYRAMID_STRIDES,
@@ -256,10 +256,10 @@ def build_segmenter(
     """
     call = Construction.parse(source.constructor)
     if call is None:
-        raise DovetailError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+        raise ModelError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
     library = call.path.partition(".")[0]
     if library != "timm" and decoder != "auto" and not call.path.startswith("dovetail."):
-        raise DovetailError(f"{source.constructor} has its own decoder; leave --decoder out, or name another --model.")
+        raise OptionsError(f"{source.constructor} has its own decoder; leave --decoder out, or name another --model.")
     if library == "smp":
         model = construct(str(Construction(call.path, {**call.kwargs, "classes": classes}, call.args)))
         return padded(model), model
@@ -267,7 +267,7 @@ def build_segmenter(
         inner = construct(str(Construction(call.path, {**call.kwargs, "num_classes": classes}, call.args)))
         return Unpacked(inner), inner
     if library == "torchvision":
-        raise DovetailError(
+        raise ModelError(
             f"{source.constructor} is a detector; name a segmentation model with --model, such as timm/resnet50+fpn."
         )
     spec = fcn or FCNSpec()
@@ -301,7 +301,7 @@ def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSp
         sizes = {"channels": fcn.channels, "dilation": fcn.dilation}
         return encoder_fcn(name, in_channels=channels, encoder_options=own, **sizes)
     fits = "fpn or upernet" if tokens else "fcn or fpn"
-    raise DovetailError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
+    raise ModelError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
 
 
 def on_body(body: nn.Module, classes: int, fcn: FCNSpec, *, name: str) -> tuple[nn.Module, nn.Module]:
@@ -314,19 +314,19 @@ def on_body(body: nn.Module, classes: int, fcn: FCNSpec, *, name: str) -> tuple[
     if isinstance(body, (EncoderFPN, ViTFPN)):
         head_on_pyramid = SemanticFPNHead(body.out_channels, classes)
         return Segmenter(body, head_on_pyramid, multiple=32), body
-    raise DovetailError(f"{type(body).__name__} has no decoder that is known; name another model with --model.")
+    raise ModelError(f"{type(body).__name__} has no decoder that is known; name another model with --model.")
 
 
 def dilate(body: nn.Module, output_stride: int) -> None:
     """Give a ResNet's last stages stride 1 and dilation instead, so that its deepest map has `output_stride`.
 
     Raises:
-        DovetailError: For other strides, and for encoders that are no ResNets.
+        OptionsError: For other strides, and for encoders that are no ResNets.
     """
     encoder = body.encoder if isinstance(body, EncoderFCN) else None
     stages = [getattr(encoder, name, None) for name in ("layer3", "layer4")]
     if output_stride not in (8, 16) or not all(isinstance(stage, nn.Sequential) for stage in stages):
-        raise DovetailError(
+        raise OptionsError(
             f"An output stride of {output_stride} is for FCNs on ResNets, 32, 16 or 8; leave --output-stride out."
         )
     chosen = stages[1:] if output_stride == 16 else stages

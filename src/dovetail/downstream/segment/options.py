@@ -13,7 +13,7 @@ from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.rates import parameter_groups
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DovetailError
+from dovetail.errors import OptionsError
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 SMP_PARTS: Mapping[str, tuple[str, ...]] = {
@@ -106,7 +106,7 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
         parameter.requires_grad_(scales[name] > 0)
     missing = sorted(set(options.lr_scale) - seen)
     if missing:
-        raise DovetailError(
+        raise OptionsError(
             f"A learning rate was given for part {missing[0]!r}, but no parameter belongs to it; the model's parts "
             f"are {', '.join(sorted(seen))}."
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.errors import DovetailError, printable
+from dovetail.errors import DataError, RunError, printable
 from dovetail.files.durable import write_whole
 from dovetail.files.schema import checked
 
@@ -150,7 +150,7 @@ def read_results(folder: str | Path) -> Results:
     """Read a results.json, named itself or by its folder.
 
     Raises:
-        DovetailError: Where there is none, or something else.
+        RunError: Where there is none, or something else.
     """
     path = Path(folder)
     path = path / RESULTS if path.is_dir() else path
@@ -168,11 +168,9 @@ def read_results(folder: str | Path) -> Results:
             content["task"], rows, config, data, content["device"], tuple(content["notes"]), content["versions"]
         )
     except OSError as error:
-        raise DovetailError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
-    except DovetailError:
-        raise
+        raise RunError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DovetailError(f"{path} holds no results of this program ({error}); measure again.") from error
+        raise RunError(f"{path} holds no results of this program ({error}); measure again.") from error
 
 
 def score_from(values: Mapping[str, Any]) -> Score:
@@ -318,7 +316,7 @@ def content_mark(path: Path) -> str:
             file.seek(max(size - END_BYTES, 0))
             return f"{size} {hashlib.sha256(first + file.read()).hexdigest()}"
     except OSError as error:
-        raise DovetailError(f"{path} cannot be read ({error.strerror}); replace it or take it away.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); replace it or take it away.") from error
 
 
 def library_versions() -> dict[str, str]:

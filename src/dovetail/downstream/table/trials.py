@@ -16,10 +16,10 @@ from dovetail.downstream.labels.subsets import fraction_of
 from dovetail.downstream.start import MOST_FIRST, Start
 from dovetail.downstream.table.ledger import TRIALS, Fitted, Ledger
 from dovetail.downstream.table.results import Row, over_seeds
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import Interrupted, OptionsError, counted
 from dovetail.files.finite import check_finite
 from dovetail.options import SHARE
-from dovetail.train.interrupts import Interrupted, stopped_at_once
+from dovetail.train.interrupts import stopped_at_once
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def run_trials(
         mark: Of what decides the numbers; see `mark_of`.
 
     Raises:
-        DovetailError: For no trial, or a fraction out of range.
+        OptionsError: For no trial, or a fraction out of range.
     """
     if not grid.fractions or not grid.seeds:
-        raise DovetailError("There is no trial to run; give at least one --fraction and one of --seeds.")
+        raise OptionsError("There is no trial to run; give at least one --fraction and one of --seeds.")
     for fraction in grid.fractions:
         SHARE.check("fraction", fraction)
     ledger = Ledger(out, mark)
