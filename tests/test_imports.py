@@ -71,6 +71,16 @@ def test_every_file_has_a_rank_and_imports_run_one_way_without_circles() -> None
     assert faults_of(graph) == []
 
 
+def calls_at_import(path: Path) -> list[str]:
+    """Return the statements of a file that only call something, which runs when it is imported."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [ast.unparse(one) for one in body if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)]
+
+
+def test_importing_a_file_registers_nothing() -> None:
+    assert {module_of(path, SOURCE): calls for path in SOURCE.rglob("*.py") if (calls := calls_at_import(path))} == {}
+
+
 @pytest.mark.parametrize(
     ("files", "fault"),
     [

@@ -114,7 +114,7 @@ def test_the_order_of_images_changes_nothing(learner: Learner) -> None:
     learner = copy.deepcopy(learner).double()
     for branch in (learner.student, learner.teacher):
         if branch is not None:
-            branch.network.lateral_dropout = None
+            branch.network = branch.network.following(replace(branch.network.rules, lateral_dropout=None))
     views = make_views(learner.recipe.views, dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
     shuffled = [

@@ -14,6 +14,7 @@ from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.table import METHODS, build, options_of, parse
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
+from dovetail.train.reference import build_learner
 from dovetail.views.plan import ViewPlan
 from dovetail.views.points import with_points
 from dovetail.views.view import View
@@ -63,7 +64,7 @@ def tiny_learner(method: str, *, model: str | None = None, seed: int = 0, **opti
     recipe = tiny_recipe(method, network.taps, **options)
     if recipe.query_rule.positions == "sincos":
         fix_positions(network)
-    return Learner(recipe, network)
+    return build_learner(recipe, network)
 
 
 def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[View]:

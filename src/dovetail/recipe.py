@@ -141,6 +141,22 @@ class QueryRule:
 
 
 @dataclass(frozen=True)
+class NetworkRules:
+    """What a recipe asks of a network: it is built with these, see `Network.following`.
+
+    lateral_dropout: On what the decoder takes from the encoder; None for none.
+    query_rule: How query tokens go through a ViT.
+    masks: Whether views come with masks of patches.
+    official_positions: Whether a ViT's positions are resampled to other sizes as in DINO's code, not as in timm.
+    """
+
+    lateral_dropout: LateralDropout | None = None
+    query_rule: QueryRule = QueryRule()
+    masks: bool = False
+    official_positions: bool = False
+
+
+@dataclass(frozen=True)
 class ParameterRule:
     """Named exception for parameters: those whose name matches the regular expression `pattern` on the student.
 
@@ -281,6 +297,12 @@ class Recipe:
         check_names(self)
         for term in self.terms:
             self.check_points(term)
+
+    @property
+    def network_rules(self) -> NetworkRules:
+        """What the recipe asks of its network."""
+        masks = self.views.masks is not None
+        return NetworkRules(self.lateral_dropout, self.query_rule, masks, self.official_positions)
 
     @property
     def one_way(self) -> bool:

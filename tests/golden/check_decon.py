@@ -14,6 +14,7 @@ from dovetail.recipe import Recipe, Tap, Term
 from dovetail.recipes.table import build
 from dovetail.schedules import Moment, value_at
 from dovetail.train.learner import Learner
+from dovetail.train.reference import build_learner
 from dovetail.views.view import View
 from tests.golden.check_slotcon import head_weights
 from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
@@ -88,7 +89,8 @@ def learner_for(golden: Golden, levels: tuple[str, ...]) -> Learner:
     taps = {"c5": Tap(config["C_enc"], 32, "map", "encoder")}
     taps |= {level: Tap(config["C_dec"], 2 ** int(level[1]), "map", "decoder") for level in levels_of(golden.tensors)}
     names = {"encoder": "c5"} | {f"decoder.{level}": level for level in levels}
-    learner = Learner(recipe_for(golden, taps, levels), Stored(taps, stored_features(golden, names, "student", True)))
+    network = Stored(taps, stored_features(golden, names, "student", True))
+    learner = build_learner(recipe_for(golden, taps, levels), network)
     assert learner.teacher is not None
     learner.double()
     use_eps(learner, batch_norm=config["bn_eps"])

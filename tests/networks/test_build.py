@@ -17,7 +17,7 @@ from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap
 from dovetail.networks.probe import trial_view
 from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.vit import ViTNetwork, build_vit
-from dovetail.recipe import LateralDropout
+from dovetail.recipe import LateralDropout, NetworkRules
 
 SCOPE = {"smp": smp, "timm": timm, "torchvision": torchvision, "dovetail": dovetail}
 
@@ -160,9 +160,9 @@ def test_lateral_dropout_reaches_the_decoder_and_not_the_encoder(name: str) -> N
     deepest = deepest_encoder_tap(network.taps)
     with torch.no_grad():
         plain = run(network, [deepest, finest])
-        network.lateral_dropout = LateralDropout(p=0.5)
+        network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=0.5)))
         dropped = run(network, [deepest, finest])
-        network.lateral_dropout = LateralDropout(p=1.0, kind="path")
+        network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=1.0, kind="path")))
         bare = run(network, [deepest, finest])
     assert torch.equal(plain[deepest], dropped[deepest])
     assert not torch.equal(plain[finest], dropped[finest])

@@ -12,7 +12,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
 from dovetail.networks.probe import trial_view
-from dovetail.recipe import LateralDropout
+from dovetail.recipe import LateralDropout, NetworkRules
 
 
 class Encoder(nn.Module):
@@ -88,7 +88,7 @@ def test_taps_are_found_and_answered(form: str) -> None:
 def test_laterals_are_dropped_on_the_way_to_the_decoder(form: str) -> None:
     network = own(form)
     plain = run(network, "c2", "p2")
-    network.lateral_dropout = LateralDropout(p=1.0, kind="path")
+    network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=1.0, kind="path")))
     dropped = run(network, "c2", "p2")
     assert torch.equal(plain["c2"], dropped["c2"])
     deep = run(network, "c3")["c3"]
@@ -222,7 +222,7 @@ def test_laterals_of_a_channels_last_encoder_are_dropped() -> None:
     network = build_network(Swin(), encoder="last", decoder="neck", image_size=32)
     assert {name: tap.channels for name, tap in network.taps.items()} == {"c1": 4, "c2": 6, "c3": 8, "p2": 5}
     plain = run(network, "c2", "p2")
-    network.lateral_dropout = LateralDropout(p=1.0, kind="path")
+    network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=1.0, kind="path")))
     deep = run(network, "c3")["c3"]
     model = network.model
     assert isinstance(model, Swin)

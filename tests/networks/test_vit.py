@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from dovetail.errors import DovetailError
 from dovetail.networks.vit import ViTNetwork, build_vit, is_vit
-from dovetail.recipe import QueryRule
+from dovetail.recipe import NetworkRules, QueryRule
 from tests.networks.vits import MODELS, SIDE, UNKNOWN_BLOCKS, network, tiny_vit, view
 
 NAMED = {
@@ -71,7 +71,7 @@ def test_the_export_is_timms_own_state() -> None:
 @pytest.mark.parametrize("masks", [True, False])
 def test_pruned_networks_train_all_that_is_left(taps: tuple[str, ...], masks: bool) -> None:
     net = network()
-    net.masks = masks
+    net = net.following(NetworkRules(masks=masks))
     net.prune(taps)
     assert net.mask_token.requires_grad is masks
     assert ("norm.weight" in net.unreached) is (taps == ("patches_prenorm",))
@@ -124,11 +124,11 @@ def test_the_teacher_drops_no_path() -> None:
 def test_bidirectional_attention_is_reached_through_the_rule() -> None:
     net, seen = network(), view()
     plain = net(seen, ["cls", "queries"])
-    net.query_rule = QueryRule(attention="query_to_query")
+    net = net.following(NetworkRules(query_rule=QueryRule(attention="query_to_query")))
     mixed = net(seen, ["cls", "queries"])
     assert torch.equal(mixed["cls"], plain["cls"])
     assert not torch.allclose(mixed["queries"], plain["queries"], atol=1e-4)
-    net.query_rule = QueryRule(attention="bidirectional")
+    net = net.following(NetworkRules(query_rule=QueryRule(attention="bidirectional")))
     assert not torch.allclose(net(seen, ["cls", "queries"])["cls"], plain["cls"], atol=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_the_probe_has_what_the_recipe_has() -> None:
     net = network()
     assert isinstance(net, ViTNetwork)
     assert net.probe_view().mask is None
-    net.masks = True
+    net = net.following(NetworkRules(masks=True))
     mask = net.probe_view().mask
     assert mask is not None
     assert 0 < int(mask.sum()) < mask.numel()

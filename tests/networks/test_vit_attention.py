@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import Rotations, attention_weights, takes_queries
-from dovetail.recipe import QueryRule
+from dovetail.recipe import NetworkRules, QueryRule
 from dovetail.views.view import View
 from tests.networks.vits import MODELS, PATCH, UNKNOWN_BLOCKS, network, view
 
@@ -28,7 +28,7 @@ def queries_of(net: ViTNetwork, seen: View) -> Tensor:
 @pytest.mark.parametrize("positions", ["none", "crop"])
 def test_raw_tokens_are_timms_own_to_the_last_bit(name: str, positions: Any) -> None:
     net, seen = network(name), view()
-    net.query_rule = QueryRule(positions=positions)
+    net = net.following(NetworkRules(query_rule=QueryRule(positions=positions)))
     with torch.no_grad():
         with_queries = net.encode(seen, with_queries=True).raw
         without = net.encode(seen, with_queries=False).raw
@@ -135,7 +135,7 @@ def dense_mask(raw: int, queries: int, attention: str) -> Tensor:
 @pytest.mark.parametrize("fused", [True, False])
 def test_equals_timms_blocks_under_the_dense_mask(name: str, attention: Any, fused: bool) -> None:
     net, seen = network(name).double(), view(dtype=torch.float64)
-    net.query_rule = QueryRule(attention=attention)
+    net = net.following(NetworkRules(query_rule=QueryRule(attention=attention)))
     for block in net.vit.blocks:
         block.attn.fused_attn = fused
     vit: VisionTransformer = net.vit
@@ -156,7 +156,7 @@ def test_equals_timms_blocks_under_the_dense_mask(name: str, attention: Any, fus
 def test_bidirectional_attention_with_rope_changes_the_raw_tokens(name: str) -> None:
     net, seen = network(name), view()
     plain = net.encode(seen, with_queries=False).raw
-    net.query_rule = QueryRule(attention="bidirectional", positions="crop")
+    net = net.following(NetworkRules(query_rule=QueryRule(attention="bidirectional", positions="crop")))
     assert not torch.allclose(net.encode(seen, with_queries=True).raw, plain, atol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_unknown_blocks_offer_no_queries() -> None:
 def wide(name: str, side: int = 2, **options: Any) -> tuple[ViTNetwork, View]:
     """Return a ViT whose queries have `side` x `side` tokens, in double precision, and a view for it."""
     net, seen = network(name, **options).double(), view(dtype=torch.float64)
-    net.query_rule = QueryRule(tokens_per_side=side)
+    net = net.following(NetworkRules(query_rule=QueryRule(tokens_per_side=side)))
     generator = torch.Generator().manual_seed(1)
     assert seen.queries is not None
     shape = (*seen.queries.shape[:3], PATCH * side, PATCH * side)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.vit_dpt import DPTNetwork
-from dovetail.recipe import LateralDropout
+from dovetail.recipe import LateralDropout, NetworkRules
 from dovetail.views.view import View
 from tests.networks.vits import view
 
@@ -72,9 +72,8 @@ def test_tokens_are_timms(net: DPTNetwork) -> None:
 def test_laterals_drop_but_the_deepest(net: DPTNetwork) -> None:
     seen = seen_by(net)
     whole = net(seen, ["p4", "p1"])
-    net.lateral_dropout = LateralDropout(p=0.5)
+    net = net.following(NetworkRules(lateral_dropout=LateralDropout(p=0.5)))
     dropped = net(seen, ["p4", "p1"])
-    net.lateral_dropout = None
     assert torch.equal(dropped["p4"], whole["p4"])
     assert not torch.allclose(dropped["p1"], whole["p1"])
 

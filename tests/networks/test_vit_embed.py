@@ -14,7 +14,7 @@ from torch import Tensor
 from dovetail.errors import DovetailError
 from dovetail.networks.vit import build_vit
 from dovetail.networks.vit_embed import embed, query_centres
-from dovetail.recipe import QueryRule
+from dovetail.recipe import NetworkRules, QueryRule
 from dovetail.recipes.table import build
 from dovetail.train.learner import Learner
 from tests.networks.vits import PATCH, SIDE, network, tiny_vit, view
@@ -102,7 +102,7 @@ def test_centres_are_mirrored_where_the_view_is_and_kept_inside() -> None:
 def test_positions_change_queries_and_nothing_else(name: str) -> None:
     net, seen = network(name), view()
     plain = net(seen, ["patches", "queries"])
-    net.query_rule = QueryRule(positions="crop")
+    net = net.following(NetworkRules(query_rule=QueryRule(positions="crop")))
     placed = net(seen, ["patches", "queries"])
     assert torch.equal(placed["patches"], plain["patches"])
     assert not torch.allclose(placed["queries"], plain["queries"], atol=1e-4)
@@ -118,7 +118,7 @@ def test_mistakes_are_told() -> None:
         net(replace(seen, queries=torch.zeros(2, 1, 3, 16, 16)), ["queries"])
     with pytest.raises(DovetailError, match="Pixels of 36 x 36 cannot be cut into patches of 8"):
         net(view(side=36), ["patches"])
-    net.query_rule = QueryRule(positions="crop")
+    net = net.following(NetworkRules(query_rule=QueryRule(positions="crop")))
     with pytest.raises(DovetailError, match="need the queries' boxes"):
         net(replace(seen, query_box=None), ["queries"])
 

@@ -9,7 +9,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.vit_fpn import ViTFPN, ViTFPNNetwork, build_vit_fpn, evenly_spaced, rescale
-from dovetail.recipe import LateralDropout
+from dovetail.recipe import LateralDropout, NetworkRules
 from tests.networks.vits import network, tiny_eva, tiny_vit, view
 
 LEVELS = {"p2": "0", "p3": "1", "p4": "2", "p5": "3"}
@@ -57,7 +57,7 @@ def test_only_what_a_level_needs_is_trained() -> None:
 def test_laterals_drop_but_the_deepest() -> None:
     net, seen = pyramid(), view()
     whole = net(seen, ["p5", "p2"])
-    net.lateral_dropout = LateralDropout(p=0.5)
+    net = net.following(NetworkRules(lateral_dropout=LateralDropout(p=0.5)))
     dropped = net(seen, ["p5", "p2"])
     assert torch.equal(dropped["p5"], whole["p5"])
     assert not torch.allclose(dropped["p2"], whole["p2"])

@@ -162,9 +162,9 @@ def test_the_rule_reaches_both_branches() -> None:
     _, queried = pair("dino", query_attention="query_to_query", query_positions="crop")
     assert queried.teacher is not None
     for branch in (queried.student, queried.teacher):
-        assert branch.network.query_rule == queried.recipe.query_rule
-        assert branch.network.query_rule.attention == "query_to_query"
-        assert branch.network.query_rule.positions == "crop"
+        assert branch.network.rules.query_rule == queried.recipe.query_rule
+        assert branch.network.rules.query_rule.attention == "query_to_query"
+        assert branch.network.rules.query_rule.positions == "crop"
 
 
 def test_queries_are_one_patch_of_this_model() -> None:

@@ -185,6 +185,6 @@ def test_the_decoders_group_weight_is_its_own() -> None:
 @pytest.mark.parametrize("dropped", [True, False])
 def test_the_teacher_sees_all_laterals_where_asked_to(dropped: bool) -> None:
     learner = tiny_learner("decon-ml", teacher_lateral_dropout=dropped)
-    assert learner.student.network.lateral_dropout is not None
+    assert learner.student.network.rules.lateral_dropout is not None
     assert learner.teacher is not None
-    assert (learner.teacher.network.lateral_dropout is not None) == dropped
+    assert (learner.teacher.network.rules.lateral_dropout is not None) == dropped

@@ -55,7 +55,7 @@ def embedded(made: Learner, view: View) -> Tensor:
     """Return the student's query tokens before the first block: [B, S g, C]."""
     network = vit_network(made)
     queries = embed(
-        network.vit, view, mask_token=network.mask_token, with_queries=True, rule=network.query_rule
+        network.vit, view, mask_token=network.mask_token, with_queries=True, rule=network.rules.query_rule
     ).queries
     assert queries is not None
     return queries
@@ -126,7 +126,7 @@ def test_reference_positions_are_corners_that_no_flip_mirrors() -> None:
                 torch.testing.assert_close(found[image, 1, row, column], torch.tensor([x, y]), rtol=1e-4, atol=1e-5)
     other = replace(view, flipped=~view.flipped)
     assert torch.equal(query_cells(other, 3, CELLS, CELLS, reference=True), found.flatten(1, 3))
-    assert learner(reference_query_positions=True).student.network.query_rule.reference_positions
+    assert learner(reference_query_positions=True).student.network.rules.query_rule.reference_positions
 
 
 def test_a_shifted_crop_shifts_the_embedding_and_nothing_else() -> None:
@@ -252,7 +252,7 @@ def test_no_gradient_runs_between_queries_unless_asked_for(attention: Any) -> No
     network = vit_network(made)
     view = make_views(made.recipe.views)[0]
     raw, queries, rotations = embed(
-        network.vit, view, mask_token=network.mask_token, with_queries=True, rule=network.query_rule
+        network.vit, view, mask_token=network.mask_token, with_queries=True, rule=network.rules.query_rule
     )
     queries = queries.detach().requires_grad_()  # type: ignore[union-attr]
     tokens: Tensor = queries

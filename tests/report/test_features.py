@@ -8,7 +8,7 @@ import torch
 
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
-from dovetail.recipe import LateralDropout
+from dovetail.recipe import LateralDropout, NetworkRules
 from dovetail.report.features import coloured, lab_to_rgb, maps_of, principal_components, shown_taps
 from dovetail.report.pixels import as_view
 from tests.tiny import CNN, tiny_recipe
@@ -47,8 +47,7 @@ def test_lab_gives_known_colours() -> None:
 
 
 def test_looking_leaves_a_network_in_training_as_it_was() -> None:
-    network = build_network(CNN, image_size=64).train()
-    network.lateral_dropout = LateralDropout(0.5)
+    network = build_network(CNN, image_size=64).following(NetworkRules(lateral_dropout=LateralDropout(0.5))).train()
     recipe = tiny_recipe("decon-sl", network.taps)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
@@ -58,6 +57,6 @@ def test_looking_leaves_a_network_in_training_as_it_was() -> None:
     first, again = maps_of(network, view, taps), maps_of(network, view, taps)
     assert torch.equal(first["p2"], again["p2"])  # no dropout
     assert network.training
-    assert network.lateral_dropout == LateralDropout(0.5)
+    assert not network.resting
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

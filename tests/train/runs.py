@@ -62,8 +62,9 @@ class Views:
 def learner_with_dropout(method: str = "decon-sl") -> Learner:
     """Return a learner whose forward pass draws random numbers."""
     learner = tiny_learner(method)
-    if learner.student.network.lateral_dropout is None:
-        learner.student.network.lateral_dropout = LateralDropout(0.5)
+    network = learner.student.network
+    if network.rules.lateral_dropout is None:
+        learner.student.network = network.following(replace(network.rules, lateral_dropout=LateralDropout(0.5)))
     return learner
 
 

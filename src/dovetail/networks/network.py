@@ -7,10 +7,11 @@ Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder
 from __future__ import annotations
 
 import ast
+import copy
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from dovetail.heads.base import TeacherAware
 from dovetail.networks.levels import Level
 from dovetail.networks.random_drops import keep_everything
 from dovetail.networks.undisturbed import undisturbed
-from dovetail.recipe import LateralDropout, QueryRule, Tap
+from dovetail.recipe import LateralDropout, NetworkRules, Tap
 from dovetail.views.points import places
 from dovetail.views.view import View
 
@@ -107,13 +108,11 @@ class Network(nn.Module, TeacherAware):
         frozen: Parameters of `model` that came with `requires_grad=False`, which stay as they are.
         between: Parameters of `model` outside the decoder's prefixes that only the decoder's taps reach, such as those
             of a skip path.
-        lateral_dropout: Set by a recipe; applied in `drop_laterals`.
-        query_rule: Set by a recipe; how a ViT's query tokens attend.
-        masks: Set by a recipe; whether views come with masks of patches.
-        official_positions: Set by a recipe; whether a ViT's positions are resampled as in DINO's code, not as in timm.
+        rules: What a recipe asks of the network; see `following`.
         image_size: Side of the square images, in pixels, that the network was built for.
         watched: Set for a while by whoever looks at whole maps: taps at points then come whole as well, without a
             gradient.
+        resting: Set for a while by whoever looks at maps: laterals are not dropped then.
     """
 
     model: nn.Module
@@ -126,12 +125,20 @@ class Network(nn.Module, TeacherAware):
     unreached: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
-    lateral_dropout: LateralDropout | None = None
-    query_rule: QueryRule = QueryRule()
-    masks: bool = False
-    official_positions: bool = False
+    rules: NetworkRules = NetworkRules()
     image_size: int = 224
     watched: bool = False
+    resting: bool = False
+
+    def following(self, rules: NetworkRules) -> Self:
+        """Return a network like this one, around the same model, that follows a recipe's rules.
+
+        A recipe is written for the taps of a network, so the network comes first and is built a second time here. Both
+        share their parameters, buffers and modules.
+        """
+        network = copy.copy(self)
+        network.rules = rules
+        return network
 
     @abstractmethod
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
@@ -208,7 +215,7 @@ class Network(nn.Module, TeacherAware):
     def become_teacher(self) -> None:
         """Switch stochastic depth and dropout off: the targets are those of the whole network (DINO).
 
-        `lateral_dropout` stays.
+        Lateral dropout stays.
         """
         keep_everything(self)
 
@@ -223,12 +230,12 @@ class Network(nn.Module, TeacherAware):
         )
 
     def drop_laterals(self, laterals: list[Tensor]) -> list[Tensor]:
-        """Apply `lateral_dropout` to decoder inputs, finest first; the last one, the deepest, is never dropped.
+        """Apply lateral dropout to decoder inputs, finest first; the last one, the deepest, is never dropped.
 
         Active in the teacher as in the student, as in DeCon's code.
         """
-        rule = self.lateral_dropout
-        if rule is None or rule.p == 0:
+        rule = self.rules.lateral_dropout
+        if rule is None or rule.p == 0 or self.resting:
             return laterals
         return [drop_lateral(lateral, rule) for lateral in laterals[:-1]] + laterals[-1:]
 

@@ -122,7 +122,7 @@ class OwnNetwork(StagedNetwork):
 
     def _dropped(self, output: Any, maps: Stages) -> Any:
         """Return the encoder's output with lateral dropout on all its maps but the deepest."""
-        if self.lateral_dropout is None or len(maps) < 2:
+        if self.rules.lateral_dropout is None or len(maps) < 2:
             return output
         finest_first = sorted(maps, key=lambda key: -maps[key].shape[-1])
         dropped = dict(zip(finest_first, self.drop_laterals([maps[key] for key in finest_first]), strict=True))

@@ -23,7 +23,7 @@ def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device).expand(batch_size, 4)
     queries = None
     if "queries" in network.taps:
-        patch = network.taps["queries"].stride * network.query_rule.tokens_per_side
+        patch = network.taps["queries"].stride * network.rules.query_rule.tokens_per_side
         queries = torch.randn(batch_size, 1, network.in_channels, patch, patch, device=like.device, dtype=like.dtype)
     return View(
         pixels=pixels,

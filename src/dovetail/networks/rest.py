@@ -14,11 +14,10 @@ from dovetail.networks.undisturbed import undisturbed
 @contextmanager
 def at_rest(network: Network) -> Iterator[None]:
     """Put the network in evaluation without dropout or gradients within, and leave it as it was."""
-    dropout = network.lateral_dropout
     with undisturbed(network), torch.no_grad():
         network.eval()
-        network.lateral_dropout = None
+        network.resting = True
         try:
             yield
         finally:
-            network.lateral_dropout = dropout
+            network.resting = False

@@ -100,8 +100,8 @@ class ViTNetwork(Network):
             view,
             mask_token=self.mask_token,
             with_queries=with_queries and not self.encodes_crops,
-            rule=self.query_rule,
-            official_positions=self.official_positions,
+            rule=self.rules.query_rule,
+            official_positions=self.rules.official_positions,
         )
         for index, block in enumerate(vit.blocks):
             raw, queries = self.through_block(block, raw, queries, rotations[index])
@@ -114,7 +114,7 @@ class ViTNetwork(Network):
 
         def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:
             if queries is not None:
-                rule = {"attention": self.query_rule.attention, "group": self.query_rule.tokens_per_side**2}
+                rule = {"attention": self.rules.query_rule.attention, "group": self.rules.query_rule.tokens_per_side**2}
                 return tuple(self.query_pass(block, Streams(raw, queries), rotations, **rule))  # type: ignore[arg-type, return-value]
             return (block(raw) if rotations.raw is None else block(raw, rope=rotations.raw)), None
 
@@ -142,7 +142,7 @@ class ViTNetwork(Network):
     @property
     def encodes_crops(self) -> bool:
         """Whether the queries' crops are encoded by themselves: in the teacher of a recipe with mask tokens (PQCL)."""
-        return self.is_teacher and self.query_rule.content == "mask"
+        return self.is_teacher and self.rules.query_rule.content == "mask"
 
     def become_teacher(self) -> None:
         super().become_teacher()
@@ -150,9 +150,9 @@ class ViTNetwork(Network):
 
     def query_vectors(self, tokens: Tensor) -> Tensor:
         """Return what stands for queries: of their tokens [B, S g, C] each query's mean; mask tokens one by one."""
-        if self.query_rule.content == "mask":
+        if self.rules.query_rule.content == "mask":
             return tokens
-        each = self.query_rule.tokens_per_side**2
+        each = self.rules.query_rule.tokens_per_side**2
         return tokens.reshape(len(tokens), -1, each, tokens.shape[-1]).mean(dim=2)
 
     def patches_of_crops(self, view: View) -> Tensor:
@@ -173,7 +173,7 @@ class ViTNetwork(Network):
     def prune(self, taps: Collection[str]) -> None:
         """Freeze what no tap reaches, and positions that are fixed."""
         super().prune(taps)
-        if self.query_rule.positions == "sincos" and self.vit.pos_embed is not None:
+        if self.rules.query_rule.positions == "sincos" and self.vit.pos_embed is not None:
             self.vit.pos_embed.requires_grad_(False)
 
     def as_map(self, raw: Tensor, view: View) -> Tensor:
@@ -199,7 +199,7 @@ class ViTNetwork(Network):
         """Return one small image with a mask and with queries, where a recipe has them, to find out what is reached."""
         side = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
         view, cells = trial_view(self, size_px=side, batch_size=1), side // self.taps["patches"].stride
-        if not self.masks:
+        if not self.rules.masks:
             return view
         every_second = torch.arange(cells * cells, device=view.pixels.device).reshape(1, cells, cells) % 2 == 1
         return replace(view, mask=every_second)

@@ -61,12 +61,12 @@ def attention_of(network: ViTNetwork, view: View) -> Attention:
             view,
             mask_token=network.mask_token,
             with_queries=with_queries,
-            rule=network.query_rule,
-            official_positions=network.official_positions,
+            rule=network.rules.query_rule,
+            official_positions=network.rules.official_positions,
         )
         for index, block in enumerate(vit.blocks[:-1]):
             raw, queries = network.through_block(block, raw, queries, rotations[index])
-        group = network.query_rule.tokens_per_side**2
+        group = network.rules.query_rule.tokens_per_side**2
         weights = attention_weights(vit.blocks[-1], raw, queries, rotations[-1], group=group)
     prefix = vit.num_prefix_tokens
     cls = None
@@ -104,7 +104,7 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
 def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
     """Return a sheet of the attention of query tokens that stand for five crops of each photograph."""
     network = vit_of(run)
-    side_px = network.taps["patches"].stride * network.query_rule.tokens_per_side
+    side_px = network.taps["patches"].stride * network.rules.query_rule.tokens_per_side
     view = with_queries(as_view(squares, run.recipe.views, network), side_px)
     queries = attention_of(network, view).queries
     assert queries is not None  # the view has queries

@@ -20,6 +20,7 @@ from dovetail.run.network import begin_random, network_for, normalised_recipe, s
 from dovetail.run.options import PretrainOptions
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.learner import Branch, Learner
+from dovetail.train.reference import build_learner
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         recipe = build(options.method, before.taps, chosen)
         recipe = normalised_recipe(recipe, before, options)
         begin_random(before, recipe, options)
-        learner = Learner(recipe, copy.deepcopy(before))
+        before = before.following(recipe.network_rules)
+        learner = build_learner(recipe, copy.deepcopy(before))
     try:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:

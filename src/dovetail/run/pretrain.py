@@ -38,6 +38,7 @@ from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.train.loggers import extra_loggers
+from dovetail.train.reference import build_learner
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
 from dovetail.weights.exported import save_exported
@@ -96,8 +97,9 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     make_ready(options, source, out, begun=begun)
     announce(config, recipe, network, settings, out)
     loggers = extra_loggers(options.loggers, out)
+    network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
-    learner = Learner(recipe, network)
+    learner = build_learner(recipe, network)
     result = train(
         learner,
         batches=lambda start: batches_from(source, recipe, settings, options.in_channels, out, start),

@@ -7,7 +7,6 @@ one strict exponential moving average over all of it, so a head without a moving
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,7 +44,6 @@ class Branch(nn.Module):
         self.recipe = recipe
         self.teaches = False
         self.network = network
-        self.network.lateral_dropout = recipe.lateral_dropout
         self.heads = nn.ModuleDict(
             {
                 term.name: term.head.build(network.taps[term.tap].channels)
@@ -120,8 +118,7 @@ class Learner(nn.Module):
     def __init__(self, recipe: Recipe, network: Network) -> None:
         super().__init__()
         recipe.check(network.taps)
-        network.query_rule, network.masks = recipe.query_rule, recipe.views.masks is not None
-        network.official_positions = recipe.official_positions
+        network = network.following(recipe.network_rules)
         # Targets have no gradient: what they alone reach stays as it is.
         network.prune({term.tap for term in recipe.terms})
         self.recipe = recipe
@@ -134,7 +131,8 @@ class Learner(nn.Module):
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
             self.teacher.teaches = True
             if not recipe.teacher_lateral_dropout:
-                self.teacher.network.lateral_dropout = None
+                undropped = replace(recipe.network_rules, lateral_dropout=None)
+                self.teacher.network = self.teacher.network.following(undropped)
             for module in self.teacher.modules():
                 if isinstance(module, TeacherAware):
                     module.become_teacher()
@@ -214,32 +212,27 @@ class Learner(nn.Module):
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def momentum(self, moment: Moment, *, decoder: bool = False) -> float:
-        """Return the teacher's momentum at `moment`; of its decoder, which differs under one reference flag."""
+    def momentum(self, moment: Moment) -> float:
+        """Return the teacher's momentum at `moment`."""
         schedule = self.recipe.teacher_momentum
-        if schedule is None:
-            return 0.0
-        if self.recipe.reference_double_momentum_counter:
-            moment = replace(moment, step=2 * moment.step + int(decoder))
-        return value_at(schedule, moment)
+        return 0.0 if schedule is None else value_at(schedule, moment)
 
     @torch.no_grad()
     def move_teacher(self, moment: Moment) -> None:
         """Move the whole teacher branch towards the student's, once."""
-        if self.teacher is None:
-            return
-        frozen = self.recipe.reference_frozen_teacher
-        for decoder in (False, True):
-            names = [
-                name
-                for name, _ in self.student.named_parameters()
-                if self.in_decoder(name) is decoder and not (frozen and re.search(frozen, name))
-            ]
-            source = dict(self.student.named_parameters())
-            target = dict(self.teacher.named_parameters())
-            momentum = self.momentum(moment, decoder=decoder)
-            average_into([target[name] for name in names], [source[name] for name in names], momentum)
-        self.move_buffers(self.momentum(moment))
+        if self.teacher is not None:
+            self.move_parameters(moment)
+            self.move_buffers(self.momentum(moment))
+
+    def move_parameters(self, moment: Moment) -> None:
+        """Move every parameter of the teacher towards the student's."""
+        self.average([name for name, _ in self.student.named_parameters()], self.momentum(moment))
+
+    def average(self, names: Sequence[str], momentum: float) -> None:
+        """Move the named parameters of the teacher towards the student's."""
+        assert self.teacher is not None
+        source, target = dict(self.student.named_parameters()), dict(self.teacher.named_parameters())
+        average_into([target[name] for name in names], [source[name] for name in names], momentum)
 
     def in_decoder(self, name: str) -> bool:
         """Whether a branch's parameter belongs to the decoder or to a head on it."""
