@@ -38,11 +38,13 @@ def options_table(method: str) -> str:
     short = {"adclr": SHORT_ADCLR, "decon": SHORT_DECON}.get(method) or short_options(method)
     for name, parameter in known.items():
         presets = (f"`{preset[name]}`" if name in preset else "" for preset in (SMALL, short))
-        cells = (f"`{name}`", kind(parameter.annotation), f"`{parameter.default}`", *presets, helps[name])
+        spelt = f"`{name}`, set by `{RUNS[name]}`" if name in RUNS else f"`{name}`"
+        cells = (spelt, kind(parameter.annotation), f"`{parameter.default}`", *presets, helps[name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
 
+RUNS = {"base_lr": "--lr", "image_size": "--image-size"}
 TRANSFORMERS = {"adclr": "dovetail.recipes.adclr", "decon": "dovetail.recipes.decon"}
 
 

@@ -212,7 +212,7 @@ def is_of_a_run(arguments: list[str]) -> bool:
 
 
 def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options that count, and the names of those that only a config file gave.
+    """Return the options that count, and the names of those that only a config file gave, "recipe.NAME" among them.
 
     Args:
         given: What command line and file say together.
@@ -221,6 +221,7 @@ def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, 
     typed.pop("config", None)
     from_file = sorted(given.keys() - typed.keys())
     recipe = {**(given.get("recipe") or {}), **(typed.get("recipe") or {})}
+    from_file += [f"recipe.{name}" for name in recipe.keys() - (typed.get("recipe") or {}).keys()]
     return given | typed | ({"recipe": recipe} if recipe else {}), from_file
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import itertools
 import re
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -145,6 +146,7 @@ def method_in_file(path: str) -> str | None:
 
 def add_recipe_options(parser: Any, method: str) -> None:
     """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
+    from dovetail.recipes.spelling import RUNS_SPELLING
     from dovetail.recipes.table import options_of, parse, parts_of
 
     helps: dict[str, str] = {}
@@ -152,9 +154,9 @@ def add_recipe_options(parser: Any, method: str) -> None:
         own = docstring_helps(part.function)
         helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
     for option, parameter in options_of(method).items():
-        parser.add_argument(
-            f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=helps.get(option, "")
-        )
+        # Files may hold what is spelled in another way on the command line.
+        text = SUPPRESS if option in RUNS_SPELLING else helps.get(option, "")
+        parser.add_argument(f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=text)
 
 
 def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:

@@ -12,9 +12,10 @@ from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
 from dovetail.run import pretrain as job
-from dovetail.run.resolve import check_freeze, shortened
+from dovetail.run.options import PretrainOptions
+from dovetail.run.resolve import check_freeze, shortened, typed_rate
 from tests.data.photos import folder_of
-from tests.tiny import VIT, tiny_learner
+from tests.tiny import CNN, VIT, tiny_learner
 from tests.train.runs import settings
 
 
@@ -50,3 +51,16 @@ def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:
     assert shortened(recipe, short, {"frozen_epochs"}) == {"frozen_epochs": 0.125}
     assert shortened(recipe, settings(epochs=12, steps_per_epoch=50), free) == {"warmup_epochs": 3.0}
     assert shortened(recipe, settings(epochs=100, steps_per_epoch=50), free) == {}
+
+
+def test_a_typed_rate_leaves_the_rate_of_biases_as_it_is() -> None:
+    chosen = {"base_lr": 24.0, "bias_lr": 0.24}
+    run = settings(lr=0.5, batch_size=64)
+    typed = PretrainOptions.given({"method": "slotcon", "lr": 0.5})
+    taps = build_network(CNN, image_size=64).taps
+    assert typed_rate(typed, run, chosen) == {"base_lr": 2.0}
+    spec = build("slotcon", taps, chosen | typed_rate(typed, run, chosen)).optimiser
+    assert [run.lr * rule.lr_scale for rule in spec.rules] == pytest.approx([0.24 * 64 / 256])
+    assert typed_rate(typed, run, {"bias_lr": None}) == {}
+    assert typed_rate(PretrainOptions.given({"lr": 0.5}, from_file=["lr"]), run, chosen) == {}
+    assert typed_rate(PretrainOptions.given({}), run, chosen) == {}

@@ -7,7 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.options import Options, option, takes
+from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
+from dovetail.recipes.spelling import refuse_other_spellings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,9 @@ class ShowOptions(Options):
         "Model to expand it for, with shapes and numbers of parameters; a ResNet-50 with an FPN (or a ViT, "
         "for methods on tokens) unless given.",
     )
+    image_size: int | None = option(
+        None, "Side of the global views in pixels; the recipe's unless given.", Range(8, most=MOST_SIDE_PX)
+    )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe.")
 
 
@@ -35,8 +39,10 @@ def show(options: ShowOptions) -> None:
     composition = parse(options.method)
     on_tokens = METHODS[composition.base].family == "tokens"
     name = options.model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
-    network = build_network(name)
-    chosen = dict(options.recipe or {})
+    network = build_network(name, image_size=options.image_size or 224)
+    refuse_other_spellings(options, options.recipe)
+    size = {} if options.image_size is None else {"image_size": options.image_size}
+    chosen = size | dict(options.recipe or {})
     if "optimiser" not in chosen:  # as a run on this model takes it
         layer_normed = is_layer_normed(network)
         chosen["optimiser"] = suited_optimiser(options.method, network.taps, chosen, layer_normed=layer_normed)

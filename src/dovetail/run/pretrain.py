@@ -26,6 +26,7 @@ from dovetail.networks.probe import check_image_size
 from dovetail.options import takes
 from dovetail.provenance import refuse_decided_in_file, refuse_network_in_file
 from dovetail.recipe import Recipe
+from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.beside import dense_of, knn_of, report_of
 from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
@@ -57,6 +58,7 @@ def pretrain(options: PretrainOptions) -> Run:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
     refuse_decided_in_file(options)
+    refuse_other_spellings(options, options.recipe)
     again = requeued() and (Path(options.out) / CONFIG).is_file()  # by the first command, --overwrite included
     if again:
         options = options.changed(resume=True, overwrite=False)

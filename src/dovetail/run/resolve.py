@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dovetail.data.sources import ImageSource
@@ -31,7 +31,7 @@ def resolved_run(
     settings = resolve(recipe, options, num_images=source.num_images)
     if not options.resume:  # a saved run names what it was shortened to
         free = options_of(options.method).keys() - dict(options.recipe or {}).keys()
-        chosen |= shortened(recipe, settings, free)
+        chosen |= shortened(recipe, settings, free) | typed_rate(options, settings, chosen)
         recipe = build(options.method, network.taps, chosen)
     return recipe, settings, chosen
 
@@ -52,6 +52,19 @@ def recipe_options(options: PretrainOptions, source: ImageSource, network: Netwo
     found, layer_normed = gathered("published"), is_layer_normed(network)
     suited = suited_optimiser(method, network.taps, found, layer_normed=layer_normed)
     return found if suited == "published" else gathered(suited) | {"optimiser": suited}
+
+
+def typed_rate(options: PretrainOptions, settings: Settings, chosen: Mapping[str, Any]) -> dict[str, float]:
+    """Return the recipe's rate at a batch of 256 that a typed `lr` stands for, where the rate of biases depends on it.
+
+    Args:
+        options: Of the run.
+        settings: Of the run, with its batch.
+        chosen: Options of the recipe.
+    """
+    if options.lr == "auto" or not options.typed("lr") or chosen.get("bias_lr") is None:
+        return {}
+    return {"base_lr": settings.lr * 256 / settings.global_batch}
 
 
 def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
