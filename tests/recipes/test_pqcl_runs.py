@@ -16,7 +16,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.vit import build_vit
 from dovetail.networks.vit_embed import sincos_grid
 from dovetail.report.visualize import attention
-from tests.run.test_pretrain import Stopping
+from tests.run.stopping import Stopping
 
 VIT = "timm/test_vit"
 HEADS = {"hidden": 16, "bottleneck": 8, "prototypes": 16}

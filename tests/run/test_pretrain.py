@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import Dataset
 
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.networks import lite0
 from dovetail.networks.construct import construct
-from dovetail.recipes.table import options_of
 from dovetail.report.restored import restore
-from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 MODELS = [
@@ -48,42 +43,6 @@ MODELS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of twelve small photographs with structure."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(12):
-        coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
-        coarse.resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"{index:02d}.jpg")
-    return folder
-
-
-@pytest.fixture
-def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
-    """`dovetail.pretrain` with small defaults."""
-
-    def call(**options: Any) -> dovetail.Run:
-        given: dict[str, Any] = {
-            "data": photos,
-            "model": "timm/test_resnet+fpn",
-            "method": "decon-sl",
-            "image_size": 64,
-            "batch_size": 4,
-            "max_steps": 2,
-            "workers": 0,
-            "log_every_steps": 1,
-            "precision": "32-true",
-            "report_every_minutes": 0.0,  # drawing would take most of the time
-        }
-        given |= options
-        known = options_of(given["method"]) if given["method"] != "decon-xl" else TINY
-        tiny = {name: value for name, value in TINY.items() if name in known}
-        return dovetail.pretrain(**(given | {"recipe": tiny | options.get("recipe", {})}))
-
-    return call
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_loads_strictly_after_two_steps(
     model: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
@@ -104,37 +63,6 @@ def test_every_model_loads_strictly_after_two_steps(
     target.load_state_dict(weights, strict=True)
     loaded = run.load()
     assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
-
-
-class Stopping(Dataset[Image.Image]):
-    """Photographs that ask the process that made them to stop, as Ctrl-C does, when `after` of them have been read."""
-
-    def __init__(self, photos: Path, after: int | None) -> None:
-        self.paths, self.after, self.reads = sorted(photos.iterdir()), after, 0
-        self.trains = os.getpid()  # another one may read
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        self.reads += 1
-        if self.reads == self.after:
-            os.kill(self.trains, signal.SIGINT)
-        return Image.open(self.paths[index])
-
-
-@pytest.mark.parametrize("recipe", [{}, {"decoder_cells": 64, "border_cells": 1}], ids=["whole", "sampled"])
-def test_a_resumed_run_ends_in_the_same_bits(
-    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, recipe: dict[str, Any]
-) -> None:
-    asked: dict[str, Any] = {"max_steps": 6, "method": "decon-ml", "recipe": recipe}
-    pretrain(out=tmp_path / "whole", data=Stopping(photos, None), **asked)
-    with pytest.raises(dovetail.DovetailError, match="--resume goes on from there"):
-        pretrain(out=tmp_path / "parts", data=Stopping(photos, 10), **asked)
-    assert not (tmp_path / "parts" / "exported").exists()
-    dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
-    whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("method", ["densecl", "slotcon"])  # whose own codes take one each
@@ -287,69 +215,9 @@ def test_a_folder_that_is_not_empty_is_refused(pretrain: Callable[..., dovetail.
         pretrain(out=tmp_path / "precious", resume=True)
 
 
-def test_a_requeued_job_goes_on_with_the_command_it_had(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = pretrain(out=tmp_path, overwrite=True)
-    saved = (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert pretrain(out=tmp_path, overwrite=True) == run
-    assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == saved
-
-
-def test_a_resumed_run_needs_no_starting_weights(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = pretrain(out=tmp_path / "start").folder
-    run = pretrain(out=tmp_path / "run", init=str(start))
-    shutil.rmtree(start)
-    assert dovetail.pretrain(out=tmp_path / "run", resume=True) == run
-    assert "The run goes on with its own weights" in caplog.text
-
-
-def test_options_that_a_resumed_run_may_change_count_as_named(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pretrain(out=tmp_path, skip_nonfinite_steps=5, max_steps=6, profile=1)
-    assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--skip-nonfinite-steps", "0"]) == 0
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["skip_nonfinite_steps"] == 0
-
-
 def test_an_array_of_images_is_data(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     assert pretrain(out=tmp_path, data=images).finished
-
-
-def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
-    pretrain(out=tmp_path)
-    with pytest.raises(dovetail.DovetailError, match="has method 'decon-sl', not 'slotcon'"):
-        dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
-
-
-def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path
-) -> None:
-    """A run saves options that were derived beside those asked for; the same call goes on nevertheless."""
-    asked = {"method": "dino", "model": "timm/test_vit+fpn", "recipe": {"local_scale": (0.1, 0.4), "local_size": 32}}
-    first = pretrain(out=tmp_path, **asked)
-    again = pretrain(out=tmp_path, resume=True, **asked)
-    assert again.folder == first.folder
-    with pytest.raises(dovetail.DovetailError, match=r"has recipe .*'local_scale': .*leave recipe out"):
-        dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})
-
-
-def test_resume_refuses_another_run_that_is_the_default(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pretrain(out=tmp_path, method="densecl", seed=7, recipe={"hidden": 16, "dim": 8})
-    again = ["pretrain", "--out", str(tmp_path), "--resume"]
-    for option, value, had in (("method", "decon-sl", "'densecl'"), ("seed", "0", "7")):
-        assert run_command([*again, f"--{option}", value]) == 2
-        assert f"has {option} {had}, not" in capsys.readouterr().err
-    assert run_command([*again, "--method", "densecl", "--seed", "7", "--recipe.hidden", "16", "--lr", "auto"]) == 0
-    # As it was, though the file does not name it.
-    assert run_command([*again, "--method", "densecl", "--recipe.temperature", "0.2"]) == 0
-    assert run_command(again) == 0
 
 
 def test_config_and_recipe_say_what_ran(
@@ -369,17 +237,6 @@ def test_config_and_recipe_say_what_ran(
     assert pretrain(out=tmp_path / "run", preset="short", epochs=9, max_steps=4, resume=True).finished
     after = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert after == saved
-
-
-@pytest.mark.parametrize("preset", ["small", "short"])
-def test_resume_knows_the_preset_of_the_first_time(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str
-) -> None:
-    first = pretrain(out=tmp_path / preset, preset=preset)
-    assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
-    pretrain(out=tmp_path / "paper", preset="paper")
-    with pytest.raises(dovetail.DovetailError, match="has preset 'paper', not 'small'; leave preset out"):
-        dovetail.pretrain(out=tmp_path / "paper", preset="small", resume=True)
 
 
 def test_lite0_starts_from_its_package_and_keeps_its_normalisation(
@@ -410,21 +267,6 @@ def test_lite0_starts_from_its_package_and_keeps_its_normalisation(
     assert info["normalisation"] == {"mean": [0.1] * 3, "std": [0.2] * 3}
 
 
-def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path
-) -> None:
-    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
-    pretrain(model=model, init="imagenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, max_steps=2, out=tmp_path)
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    del config["mean"], config["std"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    dovetail.pretrain(out=tmp_path, resume=True)
-    info = json.loads((tmp_path / "exported" / "model.json").read_text())
-    assert info["normalisation"] == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    with pytest.raises(dovetail.DovetailError, match="has mean"):
-        dovetail.pretrain(out=tmp_path, resume=True, mean=[0.5] * 3, std=[0.5] * 3)
-
-
 def test_the_encoder_is_frozen_for_some_epochs_or_for_all(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
@@ -445,24 +287,6 @@ def test_the_encoder_is_frozen_for_some_epochs_or_for_all(
     for wrong in (-1.0, "most", float("nan")):
         with pytest.raises(dovetail.DovetailError, match="freeze_encoder_epochs is"):
             pretrain(freeze_encoder_epochs=wrong, out=tmp_path / "wrong")
-
-
-@pytest.mark.parametrize("preset", ["small", "short"])
-def test_a_convnext_is_trained_with_adamw_and_an_older_run_goes_on_with_lars(
-    preset: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
-) -> None:
-    pretrain(model="timm/test_convnext+fpn", preset=preset, out=tmp_path / "new")
-    config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
-    assert config["recipe"]["optimiser"] == "adamw"
-    assert config["lr"] == pytest.approx((2e-4 if preset == "small" else 4e-3) * 4 / 256)
-    assert "adamw" in (tmp_path / "new" / "recipe.txt").read_text()
-    old = tmp_path / "old"
-    pretrain(model="timm/test_convnext+fpn", preset=preset, out=old, recipe={"optimiser": "published"})
-    config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["recipe"]["optimiser"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    assert dovetail.pretrain(out=old, resume=True).finished
-    assert restore(old).recipe.optimiser.name == "lars"
 
 
 def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
@@ -487,49 +311,6 @@ def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
     assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
     pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
     assert "come out nearly black. Say what is white: --value-range 0 4095" in caplog.text
-
-
-def test_a_dino_run_from_before_official_positions_goes_on_as_it_began(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path
-) -> None:
-    sizes = {"local_size": 32, "local_crops": 1, "bottleneck": 8}
-    pretrain(model="timm/test_vit", method="dino", recipe=sizes, out=tmp_path)
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert config["recipe"].pop("reference_timm_positions") is False
-    assert restore(tmp_path).recipe.official_positions
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert not restore(tmp_path).recipe.official_positions
-    assert dovetail.pretrain(out=tmp_path, resume=True).finished
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["recipe"]["reference_timm_positions"] is True
-
-
-def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
-    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(photos, tmp_path / "here" / "photos")
-    (tmp_path / "there").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    pretrain(data="photos", out="run")
-    saved = yaml.safe_load(Path("run/config.yaml").read_text())
-    assert saved["data"] == str(tmp_path / "here" / "photos")
-    assert pretrain(data="photos", out="run", resume=True).finished
-    monkeypatch.chdir(tmp_path / "there")
-    again = ["pretrain", "--out", str(tmp_path / "here" / "run"), "--resume"]
-    assert run_command(again) == 0
-    (tmp_path / "here" / "photos").rename(tmp_path / "there" / "moved")
-    with pytest.raises(dovetail.DovetailError, match=r"are not at .*photos any more; say where with --data"):
-        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True)
-    assert run_command([*again, "--data", "moved"]) == 0
-    saved = yaml.safe_load((tmp_path / "here/run/config.yaml").read_text())
-    assert saved["data"] == str(tmp_path / "there" / "moved")
-    (tmp_path / "there" / "moved" / "03.jpg").rename(tmp_path / "there" / "moved" / "x.jpg")
-    with pytest.raises(
-        dovetail.DovetailError, match=r"not those of the run in .*: their names or their order are others"
-    ):
-        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
-    (tmp_path / "there" / "moved" / "x.jpg").unlink()
-    with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
-        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
 
 
 def test_folders_that_are_no_start_say_what_they_are(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:

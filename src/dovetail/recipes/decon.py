@@ -31,7 +31,7 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Cells, DecoderPadding, LateralDropout, Recipe, SameHead, Tap, Term
 from dovetail.schedules import scaled
-from dovetail.views.plan import PointSpec
+from dovetail.views.plan import PointSpec, ViewPlan
 
 KEPT_CELLS = 14  # on a side; heads on larger maps are recomputed in the backward pass
 
@@ -90,41 +90,58 @@ def decon(
         reference_frozen_prototypes: See the module's text; the teacher's decoder prototypes stay random.
     """
     check_shares(alpha, lateral_dropout)
-    chosen = choose_levels(taps, levels)
-    repeated = [term for term in (decoder or base).terms if on_maps(decoder or base, term)]
-    if not repeated:
-        raise RecipeError(
-            f"Method {(decoder or base).name!r} compares no maps, so nothing can be repeated on the decoder; "
-            f"use '{base.name}+decon-sl'."
-        )
-    # Whose teacher it is: that of the decoder's method where the encoder's has none.
-    led = (decoder or base) if base.teacher_momentum is None else base
-    encoder_terms = [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
-    share = (1 - alpha) / len(chosen)
+    leading, chosen = decoder or base, choose_levels(taps, levels)
     size_px = base.views.views[0].size_px
     choice = Choice(size_px, -(-decoder_cells // len(chosen)), decoder_grid, border_cells)
-    decoder_terms = [
-        on_level(decoder or base, term, tap, share, choice.on(term, taps[tap]), decoder_prototypes, decoder_hidden)
+    changes = Changes(decoder_prototypes, decoder_hidden, decoder_cell_negatives, decoder_group_weight)
+    terms = [
+        changes.made_to(on_level(leading, term, tap, (1 - alpha) / len(chosen), choice.on(term, taps[tap])))
         for tap in chosen
-        for term in repeated
+        for term in terms_on_maps(leading, base)
     ]
-    decoder_terms = [with_cell_negatives(term, decoder_cell_negatives) for term in decoder_terms]
-    decoder_terms = [with_group_weight(term, decoder_group_weight) for term in decoder_terms]
-    overlap = max(base.views.min_overlap, (decoder or base).views.min_overlap)
     return replace(
-        base,
+        with_teacher_of(base, leading),
         name=name,
-        terms=(*encoder_terms, *decoder_terms),
-        views=replace(base.views, min_overlap=overlap, points=choice.points(decoder_terms, taps)),
-        teacher_momentum=led.teacher_momentum,
-        teacher_views=led.teacher_views,
-        teacher_buffers=led.teacher_buffers,
+        terms=(*encoder_terms(base, alpha), *terms),
+        views=joint_views(base, leading, choice.points(terms, taps)),
         lateral_dropout=LateralDropout(lateral_dropout, lateral_dropout_kind) if lateral_dropout else None,
         teacher_lateral_dropout=teacher_lateral_dropout,
         decoder_padding=decoder_padding,
         reference_double_momentum_counter=reference_double_momentum_counter,
         reference_frozen_teacher=r"^heads\.decoder_.*prototypes" if reference_frozen_prototypes else None,
     )
+
+
+def terms_on_maps(leading: Recipe, base: Recipe) -> list[Term]:
+    """Return the terms of `leading` that can be repeated on the decoder; raise `RecipeError` where there are none."""
+    repeated = [term for term in leading.terms if on_maps(leading, term)]
+    if not repeated:
+        raise RecipeError(
+            f"Method {leading.name!r} compares no maps, so nothing can be repeated on the decoder; "
+            f"use '{base.name}+decon-sl'."
+        )
+    return repeated
+
+
+def encoder_terms(base: Recipe, alpha: float) -> list[Term]:
+    """Return the encoder's terms with their share of the loss; none at a share of 0."""
+    return [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
+
+
+def with_teacher_of(base: Recipe, leading: Recipe) -> Recipe:
+    """Return `base` with its own teacher, or where it has none with that of the decoder's method."""
+    led = leading if base.teacher_momentum is None else base
+    return replace(
+        base,
+        teacher_momentum=led.teacher_momentum,
+        teacher_views=led.teacher_views,
+        teacher_buffers=led.teacher_buffers,
+    )
+
+
+def joint_views(base: Recipe, leading: Recipe, points: PointSpec | None) -> ViewPlan:
+    """Return the encoder's views with the larger of both methods' overlaps, and the points that maps are sampled at."""
+    return replace(base.views, min_overlap=max(base.views.min_overlap, leading.views.min_overlap), points=points)
 
 
 def check_shares(alpha: float, lateral_dropout: float) -> None:
@@ -192,20 +209,14 @@ class Choice:
         return PointSpec(self.points_each, region, margin)
 
 
-def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells, prototypes: int, hidden: int) -> Term:
+def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells) -> Term:
     """Return `term` on a decoder tap, with a fresh head and objective."""
     suffix = "" if term.name == "encoder" else f"_{term.name}"
-    head, objective = recipe.head_of(term), term.objective
-    if isinstance(head, SlotHeadSpec):
-        head = replace(head, prototypes=prototypes or head.prototypes)
-    if hidden:
-        head, objective = with_hidden(head, objective, hidden)
     return replace(
         term,
         name=f"decoder_{tap}{suffix}",
         tap=tap,
-        head=head,
-        objective=objective,
+        head=recipe.head_of(term),
         weight=scaled(term.weight, share),
         cells=cells,
         checkpoint_head=(cells.points or (cells.grid or 0) ** 2) > KEPT_CELLS**2,
@@ -213,23 +224,34 @@ def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells, p
     )
 
 
-def with_group_weight(term: Term, weight: float | None) -> Term:
-    """Return a term of SlotCon with another weight of its group loss; any other, or with None, as it is."""
-    if weight is None or not isinstance(term.objective, SlotSpec):
-        return term
-    if weight > 1:
-        raise OptionsError(f"decoder_group_weight is {weight:g}; it is a share of the loss, from 0 to 1.")
-    return replace(term, objective=replace(term.objective, group_weight=weight))
+@dataclass(frozen=True)
+class Changes:
+    """What differs on the decoder from the base's terms; see the arguments of `decon`."""
+
+    prototypes: int = 0
+    hidden: int = 0
+    cell_negatives: float = 0.0
+    group_weight: float | None = None
+
+    def made_to(self, term: Term) -> Term:
+        """Return a term with the changes that its head and its objective have."""
+        head, objective = term.head, term.objective
+        if isinstance(head, SlotHeadSpec) and self.prototypes:
+            head = replace(head, prototypes=self.prototypes)
+        if self.hidden:
+            head, objective = with_hidden(head, objective, self.hidden)
+        if isinstance(objective, DenseContrastSpec) and self.cell_negatives:
+            objective = replace(objective, cell_negatives=self.cell_negatives)
+        if isinstance(objective, SlotSpec) and self.group_weight is not None:
+            if self.group_weight > 1:
+                raise OptionsError(
+                    f"decoder_group_weight is {self.group_weight:g}; it is a share of the loss, from 0 to 1."
+                )
+            objective = replace(objective, group_weight=self.group_weight)
+        return replace(term, head=head, objective=objective)
 
 
-def with_cell_negatives(term: Term, distance: float) -> Term:
-    """Return a term of DenseCL with negatives from its own images; any other, or with a distance of 0, as it is."""
-    if not distance or not isinstance(term.objective, DenseContrastSpec):
-        return term
-    return replace(term, objective=replace(term.objective, cell_negatives=distance))
-
-
-def with_hidden(head: HeadSpec, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
+def with_hidden(head: HeadSpec | SameHead, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
     """Return a head with hidden layers of another width, and its objective with a predictor that was as wide."""
     assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, VectorHeadSpec))  # all that sit on maps
     if isinstance(objective, SlotSpec):

@@ -1,24 +1,16 @@
 from __future__ import annotations
 
-import io
-import multiprocessing
-import os
 import struct
-import sys
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dovetail.data.reading import values
 from dovetail.data.reading.decode import (
     MAX_PIXELS,
     UnreadableError,
@@ -27,10 +19,7 @@ from dovetail.data.reading.decode import (
     looks_like_image,
     open_bytes,
     open_file,
-    opened,
 )
-from dovetail.data.reading.values import told_of_values, values_within
-from dovetail.errors import DovetailError
 from tests.data.photos import encoded, exif, smooth
 
 RGB = smooth()
@@ -259,206 +248,6 @@ def test_arrays_that_carry_code_are_not_run(tmp_path: Path) -> None:
         open_file(tmp_path / "objects.npy", 3)
 
 
-def test_pages_of_a_tiff_are_channels() -> None:
-    bands = [Image.fromarray(RGB[:, :, band % 3]) for band in range(5)]
-    content = encoded(bands[0], "TIFF", save_all=True, append_images=bands[1:])
-    assert read(content, 5).equal(EXPECTED[[0, 1, 2, 0, 1]])
-    with pytest.raises(UnreadableError, match="5 pages of one channel where 6"):
-        open_bytes(content, 6)
-
-
-BANDS = np.random.default_rng(0).integers(0, 256, (9, 7, 5)).astype(np.uint8)
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "rgb and a band": {"photometric": "rgb", "extrasamples": ["unspecified"]},
-    "grey bands": {"photometric": "minisblack", "planarconfig": "contig"},
-    "bands in planes": {"photometric": "minisblack", "planarconfig": "separate"},
-    "rgb in planes": {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unspecified"]},
-    "compressed": {"photometric": "rgb", "extrasamples": ["unspecified"], "compression": "zlib"},
-    "tiles": {"photometric": "rgb", "extrasamples": ["unspecified"], "tile": (16, 16)},
-    "geographic": {
-        "photometric": "rgb",
-        "extrasamples": ["unspecified"],
-        "extratags": [(33550, "d", 3, (0.5, 0.5, 0.0)), (42113, "s", 0, "-9999")],
-    },
-}
-
-
-def tiff_of(array: np.ndarray, **options: Any) -> bytes:
-    """Return bands [H, W, C] as a TIFF."""
-    file = io.BytesIO()
-    planes = options.get("planarconfig") == "separate"
-    tifffile.imwrite(file, np.moveaxis(array, 2, 0) if planes else array, **options)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("channels", [4, 5])
-def test_every_band_of_a_tiff_is_read(channels: int, layout: str) -> None:
-    options = dict(LAYOUTS[layout])
-    if "extrasamples" in options:
-        options["extrasamples"] = ["unspecified"] * (channels - 3)
-    bands = BANDS[:, :, :channels]
-    content = tiff_of(bands, **options)
-    assert read(content, channels).permute(1, 2, 0).numpy().tolist() == bands.tolist()
-    with pytest.raises(UnreadableError, match=f"it has {channels} channels where 6 are needed"):
-        open_bytes(content, 6)
-    if options["photometric"] == "rgb" and "planarconfig" not in options:
-        assert read(content, 3).permute(1, 2, 0).numpy().tolist() == bands[:, :, :3].tolist()
-    elif options["photometric"] == "minisblack":
-        with pytest.raises(UnreadableError, match=f"it has {channels} channels where 3 are needed"):
-            open_bytes(content, 3)
-
-
-def test_bands_of_sixteen_bits_and_compressed_by_lzw() -> None:
-    deep = tiff_of(BANDS.astype(np.uint16) * 257, photometric="minisblack", planarconfig="contig")
-    assert read(deep, 5).equal(torch.from_numpy(BANDS).permute(2, 0, 1))
-    content = encoded(Image.frombytes("RGBX", (7, 9), BANDS[:, :, :4].tobytes()), "TIFF", compression="tiff_lzw")
-    assert read(content, 4).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :4].tolist()
-
-
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_bands_are_turned_as_pillow_turns_colours(turn: int) -> None:
-    tags = [(274, "H", 1, turn)]
-    rgb = tiff_of(BANDS[:, :, :3], photometric="rgb", extratags=tags)
-    banded = tiff_of(BANDS[:, :, :4], photometric="rgb", extrasamples=["unspecified"], extratags=tags)
-    assert read(banded, 4)[:3].equal(read(rgb, 3))
-
-
-@pytest.mark.parametrize("channels", [3, 4])
-def test_grey_pages_are_channels_and_no_page_counts_twice(channels: int) -> None:
-    pages = [Image.fromarray(np.ascontiguousarray(BANDS[:, :, band])) for band in range(channels)]
-    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert read(content, channels).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :channels].tolist()
-    if channels == 4:
-        content = encoded(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], pages[0]])
-        with pytest.raises(UnreadableError, match="it has 5 pages of one channel where 4 are needed"):
-            open_bytes(content, 4)
-
-
-def test_alpha_stays_alpha_and_thumbnails_are_no_channels() -> None:
-    content = tiff_of(BANDS[:, :, :4], photometric="rgb", extrasamples=["unassalpha"])
-    assert read(content, 4).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :4].tolist()
-    page, small = Image.fromarray(BANDS[:, :, 0].copy()), Image.new("L", (3, 3))
-    content = encoded(page, "TIFF", save_all=True, append_images=[small] * 3)
-    assert read(content, 4)[0].numpy().tolist() == BANDS[:, :, 0].tolist()
-
-
-def test_values_of_all_pages_are_scaled_alike() -> None:
-    pages = [Image.fromarray(np.full((4, 4), value, np.int32)) for value in (200, 300)]
-    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert read(content, 2)[:, 0, 0].tolist() == [1, 1]
-
-
-def test_frames_of_a_palette_are_no_channels() -> None:
-    frames = [Image.new("P", (4, 4), index) for index in range(5)]
-    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    with pytest.raises(UnreadableError):
-        open_bytes(content, 5)
-
-
-def test_bands_without_the_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = tiff_of(BANDS, photometric="minisblack", planarconfig="contig")
-    monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(UnreadableError, match=r"need the package tifffile; install it with `pip install"):
-        open_bytes(content, 5)
-    assert read(encoded(IMAGE, "TIFF"), 3).equal(EXPECTED)
-
-
-def test_bombs_of_bands_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dovetail.data.reading.decode.MAX_PIXELS", 60)
-    with pytest.raises(UnreadableError, match="7 x 9 pixels are more than the limit of 60"):
-        open_bytes(tiff_of(BANDS, photometric="minisblack", planarconfig="contig"), 5)
-
-
-def chunk(kind: bytes, data: bytes, *, damaged: bool = False) -> bytes:
-    """Return a PNG's chunk."""
-    checksum = zlib.crc32(kind + data) ^ damaged
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-
-BAD_REMARKS = {
-    "huge profile": chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(3 << 20))),
-    "profile that is none": chunk(b"iCCP", b"icc\0\0" + b"nonsense"),
-    "damaged text": chunk(b"tEXt", b"Comment\0words", damaged=True),
-    "damaged time": chunk(b"tIME", bytes(7), damaged=True),
-    "huge text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20))),
-    "huge international text": chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(3 << 20))),
-}
-
-
-@pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("remark", BAD_REMARKS)
-def test_remarks_in_a_png_cost_no_image(remark: str, place: str) -> None:
-    content = encoded(IMAGE, "PNG")
-    at = 33 if place == "before" else len(content) - 12  # after the header, or after the pixels
-    assert read(content[:at] + BAD_REMARKS[remark] + content[at:]).equal(EXPECTED)
-
-
-def test_good_remarks_and_pixels_of_a_png_are_kept() -> None:
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    content = encoded(IMAGE, "PNG", exif=tags)
-    content = content[:33] + BAD_REMARKS["damaged text"] + content[33:]
-    assert read(content).equal(EXPECTED.rot90(-1, (1, 2)))
-    damaged = bytearray(encoded(IMAGE, "PNG"))
-    damaged[60] ^= 255
-    with pytest.raises(UnreadableError):
-        read(bytes(damaged))
-
-
-TWELVE = RGB.astype(np.uint16) * 16 + RGB // 16  # 12 bits, which 0 to 4095 maps back to RGB
-
-
-@pytest.mark.parametrize("kind", ["grey png", "grey tiff", "colour tiff", "bands", "array", "pillow"])
-def test_a_range_of_values_is_black_to_white(kind: str) -> None:
-    grey = Image.fromarray(np.ascontiguousarray(TWELVE[:, :, 0]))
-    file = io.BytesIO()
-    np.save(file, TWELVE)
-    bands = np.concatenate([TWELVE, TWELVE[:, :, :1]], axis=2)
-    content, channels = {
-        "grey png": (encoded(grey, "PNG"), 1),
-        "grey tiff": (encoded(grey, "TIFF"), 1),
-        "colour tiff": (tiff_of(TWELVE, photometric="rgb"), 3),
-        "bands": (tiff_of(bands, photometric="rgb", extrasamples=["unspecified"]), 4),
-        "array": (file.getvalue(), 3),
-        "pillow": (b"", 1),
-    }[kind]
-    expected = EXPECTED[[0, 1, 2, 0]][:channels]
-    plain = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
-    assert int(plain.max()) <= 16
-    with values_within([0, 4095]):
-        found = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
-        assert found.equal(expected)
-        assert read(encoded(IMAGE, "PNG")).equal(EXPECTED)  # 8 bits are what they are
-    with values_within([0, 255]):
-        clipped = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
-        assert int(clipped.max()) == 255
-    assert values.value_range() is None
-
-
-@pytest.mark.parametrize("given", [[1], [4095, 0], [0, float("nan")], [1, 2, 3]])
-def test_ranges_that_are_none(given: list[float]) -> None:
-    with pytest.raises(DovetailError, match="give two numbers, black and white: 0 4095"), values_within(given):
-        pass
-
-
-def test_deep_images_that_use_little_of_their_range_are_told(tmp_path: Path) -> None:
-    for number in range(3):
-        Image.fromarray(np.ascontiguousarray(TWELVE[:, :, number])).save(tmp_path / f"{number}.png")
-        IMAGE.save(tmp_path / f"{number}.tif")
-    paths = sorted(tmp_path.iterdir())
-    told = told_of_values(paths, None)
-    assert "Of 3 images looked at none holds a value above 3" in told
-    assert "white: --value-range 0 4095" in told
-    assert told_of_values(paths, (0, 4095)) == ""
-    assert "3 of 3 images looked at hold values beyond --value-range 0 99 (up to 3" in told_of_values(paths, (0, 99))
-    (tmp_path / "white.tif").write_bytes(tiff_of(TWELVE * 16, photometric="rgb"))
-    assert told_of_values([*paths, tmp_path / "white.tif"], None) == ""
-    deep = tmp_path / "deep.tif"
-    deep.write_bytes(tiff_of(TWELVE, photometric="rgb"))
-    assert "white: --value-range 0 4095" in told_of_values([deep], None)
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_pillow_images_of_every_colour_mode(mode: str) -> None:
     image = IMAGE.convert(mode)
@@ -479,50 +268,3 @@ def test_pillow_images_of_every_other_mode(mode: str) -> None:
     assert image.mode == mode
     for channels in (1, 3, 4):
         assert from_image(image, channels).decode(1).shape == (channels, 40, 60)
-
-
-def state() -> tuple[object, ...]:
-    """Return what reading must leave as it was: where stderr leads, Pillow's limit, the filters of warnings."""
-    return os.fstat(2).st_ino, os.fstat(2).st_rdev, Image.MAX_IMAGE_PIXELS, list(warnings.filters)
-
-
-def test_readers_that_overlap_leave_everything_as_it_was() -> None:
-    content = encoded(IMAGE, "TIFF", compression="tiff_lzw")
-    before = state()
-    first, second = opened(content), opened(content)
-    for reader in (first, second):
-        reader.__enter__().load()
-    assert Image.MAX_IMAGE_PIXELS is None
-    first.__exit__(None, None, None)
-    assert Image.MAX_IMAGE_PIXELS is None
-    second.__exit__(None, None, None)
-    assert state() == before
-
-
-def test_threads_that_read_leave_everything_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
-    content = bytearray(encoded(IMAGE, "TIFF", compression="tiff_lzw"))
-    content[200:400] = bytes(range(200))
-    before = state()
-    with ThreadPoolExecutor(4) as pool:
-        for reading in [pool.submit(open_bytes, bytes(content), 3) for _ in range(100)]:
-            assert isinstance(reading.exception(), UnreadableError)
-    assert state() == before
-    os.write(2, b"still there\n")
-    assert capfd.readouterr().err == "still there\n"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_a_copy_made_amid_a_reading_has_the_limit_back() -> None:
-    """It has no threads that could put it back."""
-    before, content = state(), encoded(IMAGE, "PNG")
-
-    def check() -> None:
-        assert state() == before
-        assert read(content).equal(EXPECTED)
-        assert state() == before
-
-    copy = multiprocessing.get_context("fork").Process(target=check)
-    with opened(content):
-        copy.start()
-    copy.join()
-    assert copy.exitcode == 0

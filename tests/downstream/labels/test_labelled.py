@@ -16,7 +16,7 @@ from dovetail.downstream.labels.labelled import InMemory, MaskFolder, Subset, re
 from dovetail.errors import DovetailError
 from tests.data.fuzz import png_of
 from tests.data.photos import encoded, exif, smooth
-from tests.data.reading.test_decode import BAD_REMARKS
+from tests.data.reading.test_png import BAD_REMARKS
 
 LABELS = np.array([[0, 1, 2, 255], [2, 1, 0, 0], [1, 1, 1, 1]], dtype=np.uint8)
 

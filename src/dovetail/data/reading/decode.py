@@ -19,17 +19,12 @@ decode them smaller, and is deprecated; Pillow takes longer at every size, and i
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import io
 import math
 import os
-import re
 import stat
-import threading
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +36,7 @@ from torch import Tensor
 
 from dovetail.data.reading import tiff
 from dovetail.data.reading.png import without_bad_remarks
+from dovetail.data.reading.quiet import quiet
 from dovetail.data.reading.values import is_deep_png, scaled, value_range
 
 MAX_PIXELS = 300_000_000
@@ -78,8 +74,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # width and height change places
-# Of `warnings.filters`: what Pillow says on odd files.
-_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class UnreadableError(Exception):
@@ -157,7 +151,7 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photog
 
 def _bands(content: bytes, channels: int) -> np.ndarray | None:
     """Return the bands [H, W, C] of a TIFF that Pillow would not read whole; None for others."""
-    with _reasons(), _quiet():
+    with _reasons(), quiet():
         try:
             return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS)
         except tiff.UnreadableBandsError as error:
@@ -173,7 +167,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     """
     if not content:
         raise UnreadableError("the file is empty")
-    with _reasons(), _quiet():
+    with _reasons(), quiet():
         image = Image.open(io.BytesIO(without_bad_remarks(content)), formats=FORMATS)
         _check_size(*image.size)
         _check_growth(image, len(content))
@@ -182,7 +176,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
 
 def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Photograph:
     """Return the photograph in a Pillow image; raise `UnreadableError` if it cannot be loaded. See `open_bytes`."""
-    with _reasons(), _quiet():
+    with _reasons(), quiet():
         _check_size(*image.size)
         if channels not in (1, 3, 4):
             pixels = _pages(image, channels)
@@ -337,73 +331,3 @@ def _reasons() -> Iterator[None]:
         raise UnreadableError("it is not an image in a supported format") from error
     except Exception as error:  # damaged files make decoders raise almost anything
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow's remarks on odd files, and replace its limit of pixels by `_check_size`."""
-    _quiet_libtiff()
-    _readers.begin()
-    try:
-        yield
-    finally:
-        _readers.end()
-
-
-class _Readers:
-    """Takes Pillow's limit of pixels and its remarks away while any thread reads.
-
-    Both belong to the process. Would each thread put back what it had found, one that begins amid another's reading
-    would put back nothing; so the first to begin takes them away, and the last to end puts them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._limit: int | None = None
-        if hasattr(os, "register_at_fork"):  # not on Windows
-            os.register_at_fork(
-                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._begin_anew
-            )
-
-    def begin(self) -> None:
-        """Note that a thread begins to read."""
-        with self._lock:
-            if self._count == 0:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                # Not by `catch_warnings`, which would also take back what other threads change meanwhile.
-                warnings.filters = [_REMARKS, *warnings.filters]
-            self._count += 1
-
-    def end(self) -> None:
-        """Note that it has ended."""
-        with self._lock:
-            self._count = max(self._count - 1, 0)  # a copy of the process may end what it has not begun
-            if self._count == 0:
-                self._put_back()
-
-    def _put_back(self) -> None:
-        Image.MAX_IMAGE_PIXELS = self._limit
-        warnings.filters = [entry for entry in warnings.filters if entry is not _REMARKS]
-
-    def _begin_anew(self) -> None:
-        """In a copy of this process, which has no other threads that read."""
-        if self._count > 0:
-            self._count = 0
-            self._put_back()
-        self._lock.release()
-
-
-_readers = _Readers()
-
-
-@functools.cache
-def _quiet_libtiff() -> None:
-    """Keep what libtiff itself writes to the terminal on damaged TIFFs from it, for good; Pillow raises the same.
-
-    Pillow does so with its warnings. Where libtiff is a part of Pillow's own library, as on Windows, it still writes.
-    """
-    with suppress(AttributeError, OSError):
-        # A library's names are looked up in those that it was linked with, too.
-        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
-        library.TIFFSetErrorHandler(ctypes.c_void_p(None))

@@ -1,0 +1,131 @@
+"""Bands and pages of TIFFs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from dovetail.data.reading.decode import (
+    UnreadableError,
+    open_bytes,
+)
+from tests.data.photos import encoded
+from tests.data.reading.test_decode import EXPECTED, IMAGE, RGB, read
+
+
+def test_pages_of_a_tiff_are_channels() -> None:
+    bands = [Image.fromarray(RGB[:, :, band % 3]) for band in range(5)]
+    content = encoded(bands[0], "TIFF", save_all=True, append_images=bands[1:])
+    assert read(content, 5).equal(EXPECTED[[0, 1, 2, 0, 1]])
+    with pytest.raises(UnreadableError, match="5 pages of one channel where 6"):
+        open_bytes(content, 6)
+
+
+BANDS = np.random.default_rng(0).integers(0, 256, (9, 7, 5)).astype(np.uint8)
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "rgb and a band": {"photometric": "rgb", "extrasamples": ["unspecified"]},
+    "grey bands": {"photometric": "minisblack", "planarconfig": "contig"},
+    "bands in planes": {"photometric": "minisblack", "planarconfig": "separate"},
+    "rgb in planes": {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unspecified"]},
+    "compressed": {"photometric": "rgb", "extrasamples": ["unspecified"], "compression": "zlib"},
+    "tiles": {"photometric": "rgb", "extrasamples": ["unspecified"], "tile": (16, 16)},
+    "geographic": {
+        "photometric": "rgb",
+        "extrasamples": ["unspecified"],
+        "extratags": [(33550, "d", 3, (0.5, 0.5, 0.0)), (42113, "s", 0, "-9999")],
+    },
+}
+
+
+def tiff_of(array: np.ndarray, **options: Any) -> bytes:
+    """Return bands [H, W, C] as a TIFF."""
+    file = io.BytesIO()
+    planes = options.get("planarconfig") == "separate"
+    tifffile.imwrite(file, np.moveaxis(array, 2, 0) if planes else array, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [4, 5])
+def test_every_band_of_a_tiff_is_read(channels: int, layout: str) -> None:
+    options = dict(LAYOUTS[layout])
+    if "extrasamples" in options:
+        options["extrasamples"] = ["unspecified"] * (channels - 3)
+    bands = BANDS[:, :, :channels]
+    content = tiff_of(bands, **options)
+    assert read(content, channels).permute(1, 2, 0).numpy().tolist() == bands.tolist()
+    with pytest.raises(UnreadableError, match=f"it has {channels} channels where 6 are needed"):
+        open_bytes(content, 6)
+    if options["photometric"] == "rgb" and "planarconfig" not in options:
+        assert read(content, 3).permute(1, 2, 0).numpy().tolist() == bands[:, :, :3].tolist()
+    elif options["photometric"] == "minisblack":
+        with pytest.raises(UnreadableError, match=f"it has {channels} channels where 3 are needed"):
+            open_bytes(content, 3)
+
+
+def test_bands_of_sixteen_bits_and_compressed_by_lzw() -> None:
+    deep = tiff_of(BANDS.astype(np.uint16) * 257, photometric="minisblack", planarconfig="contig")
+    assert read(deep, 5).equal(torch.from_numpy(BANDS).permute(2, 0, 1))
+    content = encoded(Image.frombytes("RGBX", (7, 9), BANDS[:, :, :4].tobytes()), "TIFF", compression="tiff_lzw")
+    assert read(content, 4).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :4].tolist()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_bands_are_turned_as_pillow_turns_colours(turn: int) -> None:
+    tags = [(274, "H", 1, turn)]
+    rgb = tiff_of(BANDS[:, :, :3], photometric="rgb", extratags=tags)
+    banded = tiff_of(BANDS[:, :, :4], photometric="rgb", extrasamples=["unspecified"], extratags=tags)
+    assert read(banded, 4)[:3].equal(read(rgb, 3))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_grey_pages_are_channels_and_no_page_counts_twice(channels: int) -> None:
+    pages = [Image.fromarray(np.ascontiguousarray(BANDS[:, :, band])) for band in range(channels)]
+    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert read(content, channels).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :channels].tolist()
+    if channels == 4:
+        content = encoded(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], pages[0]])
+        with pytest.raises(UnreadableError, match="it has 5 pages of one channel where 4 are needed"):
+            open_bytes(content, 4)
+
+
+def test_alpha_stays_alpha_and_thumbnails_are_no_channels() -> None:
+    content = tiff_of(BANDS[:, :, :4], photometric="rgb", extrasamples=["unassalpha"])
+    assert read(content, 4).permute(1, 2, 0).numpy().tolist() == BANDS[:, :, :4].tolist()
+    page, small = Image.fromarray(BANDS[:, :, 0].copy()), Image.new("L", (3, 3))
+    content = encoded(page, "TIFF", save_all=True, append_images=[small] * 3)
+    assert read(content, 4)[0].numpy().tolist() == BANDS[:, :, 0].tolist()
+
+
+def test_values_of_all_pages_are_scaled_alike() -> None:
+    pages = [Image.fromarray(np.full((4, 4), value, np.int32)) for value in (200, 300)]
+    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert read(content, 2)[:, 0, 0].tolist() == [1, 1]
+
+
+def test_frames_of_a_palette_are_no_channels() -> None:
+    frames = [Image.new("P", (4, 4), index) for index in range(5)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnreadableError):
+        open_bytes(content, 5)
+
+
+def test_bands_without_the_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = tiff_of(BANDS, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UnreadableError, match=r"need the package tifffile; install it with `pip install"):
+        open_bytes(content, 5)
+    assert read(encoded(IMAGE, "TIFF"), 3).equal(EXPECTED)
+
+
+def test_bombs_of_bands_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dovetail.data.reading.decode.MAX_PIXELS", 60)
+    with pytest.raises(UnreadableError, match="7 x 9 pixels are more than the limit of 60"):
+        open_bytes(tiff_of(BANDS, photometric="minisblack", planarconfig="contig"), 5)

@@ -1,0 +1,72 @@
+"""The range of values that is black to white."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dovetail.data.reading import values
+from dovetail.data.reading.decode import (
+    from_image,
+)
+from dovetail.data.reading.values import told_of_values, values_within
+from dovetail.errors import DovetailError
+from tests.data.photos import encoded
+from tests.data.reading.test_decode import EXPECTED, IMAGE, RGB, read
+from tests.data.reading.test_tiff import tiff_of
+
+TWELVE = RGB.astype(np.uint16) * 16 + RGB // 16  # 12 bits, which 0 to 4095 maps back to RGB
+
+
+@pytest.mark.parametrize("kind", ["grey png", "grey tiff", "colour tiff", "bands", "array", "pillow"])
+def test_a_range_of_values_is_black_to_white(kind: str) -> None:
+    grey = Image.fromarray(np.ascontiguousarray(TWELVE[:, :, 0]))
+    file = io.BytesIO()
+    np.save(file, TWELVE)
+    bands = np.concatenate([TWELVE, TWELVE[:, :, :1]], axis=2)
+    content, channels = {
+        "grey png": (encoded(grey, "PNG"), 1),
+        "grey tiff": (encoded(grey, "TIFF"), 1),
+        "colour tiff": (tiff_of(TWELVE, photometric="rgb"), 3),
+        "bands": (tiff_of(bands, photometric="rgb", extrasamples=["unspecified"]), 4),
+        "array": (file.getvalue(), 3),
+        "pillow": (b"", 1),
+    }[kind]
+    expected = EXPECTED[[0, 1, 2, 0]][:channels]
+    plain = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
+    assert int(plain.max()) <= 16
+    with values_within([0, 4095]):
+        found = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
+        assert found.equal(expected)
+        assert read(encoded(IMAGE, "PNG")).equal(EXPECTED)  # 8 bits are what they are
+    with values_within([0, 255]):
+        clipped = from_image(grey, 1).decode(1) if kind == "pillow" else read(content, channels)
+        assert int(clipped.max()) == 255
+    assert values.value_range() is None
+
+
+@pytest.mark.parametrize("given", [[1], [4095, 0], [0, float("nan")], [1, 2, 3]])
+def test_ranges_that_are_none(given: list[float]) -> None:
+    with pytest.raises(DovetailError, match="give two numbers, black and white: 0 4095"), values_within(given):
+        pass
+
+
+def test_deep_images_that_use_little_of_their_range_are_told(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(np.ascontiguousarray(TWELVE[:, :, number])).save(tmp_path / f"{number}.png")
+        IMAGE.save(tmp_path / f"{number}.tif")
+    paths = sorted(tmp_path.iterdir())
+    told = told_of_values(paths, None)
+    assert "Of 3 images looked at none holds a value above 3" in told
+    assert "white: --value-range 0 4095" in told
+    assert told_of_values(paths, (0, 4095)) == ""
+    assert "3 of 3 images looked at hold values beyond --value-range 0 99 (up to 3" in told_of_values(paths, (0, 99))
+    (tmp_path / "white.tif").write_bytes(tiff_of(TWELVE * 16, photometric="rgb"))
+    assert told_of_values([*paths, tmp_path / "white.tif"], None) == ""
+    deep = tmp_path / "deep.tif"
+    deep.write_bytes(tiff_of(TWELVE, photometric="rgb"))
+    assert "white: --value-range 0 4095" in told_of_values([deep], None)

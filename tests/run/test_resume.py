@@ -1,0 +1,181 @@
+"""A run goes on as it began: resumed, requeued, moved, and written by an older version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import dovetail
+from dovetail.cli import run as run_command
+from dovetail.report.restored import restore
+from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
+from tests.run.stopping import Stopping
+
+
+@pytest.mark.parametrize("recipe", [{}, {"decoder_cells": 64, "border_cells": 1}], ids=["whole", "sampled"])
+def test_a_resumed_run_ends_in_the_same_bits(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    asked: dict[str, Any] = {"max_steps": 6, "method": "decon-ml", "recipe": recipe}
+    pretrain(out=tmp_path / "whole", data=Stopping(photos, None), **asked)
+    with pytest.raises(dovetail.DovetailError, match="--resume goes on from there"):
+        pretrain(out=tmp_path / "parts", data=Stopping(photos, 10), **asked)
+    assert not (tmp_path / "parts" / "exported").exists()
+    dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
+    whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_a_requeued_job_goes_on_with_the_command_it_had(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pretrain(out=tmp_path, overwrite=True)
+    saved = (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert pretrain(out=tmp_path, overwrite=True) == run
+    assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == saved
+
+
+def test_a_resumed_run_needs_no_starting_weights(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = pretrain(out=tmp_path / "start").folder
+    run = pretrain(out=tmp_path / "run", init=str(start))
+    shutil.rmtree(start)
+    assert dovetail.pretrain(out=tmp_path / "run", resume=True) == run
+    assert "The run goes on with its own weights" in caplog.text
+
+
+def test_options_that_a_resumed_run_may_change_count_as_named(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path, skip_nonfinite_steps=5, max_steps=6, profile=1)
+    assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--skip-nonfinite-steps", "0"]) == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["skip_nonfinite_steps"] == 0
+
+
+def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    pretrain(out=tmp_path)
+    with pytest.raises(dovetail.DovetailError, match="has method 'decon-sl', not 'slotcon'"):
+        dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
+
+
+def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    """A run saves options that were derived beside those asked for; the same call goes on nevertheless."""
+    asked = {"method": "dino", "model": "timm/test_vit+fpn", "recipe": {"local_scale": (0.1, 0.4), "local_size": 32}}
+    first = pretrain(out=tmp_path, **asked)
+    again = pretrain(out=tmp_path, resume=True, **asked)
+    assert again.folder == first.folder
+    with pytest.raises(dovetail.DovetailError, match=r"has recipe .*'local_scale': .*leave recipe out"):
+        dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})
+
+
+def test_resume_refuses_another_run_that_is_the_default(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path, method="densecl", seed=7, recipe={"hidden": 16, "dim": 8})
+    again = ["pretrain", "--out", str(tmp_path), "--resume"]
+    for option, value, had in (("method", "decon-sl", "'densecl'"), ("seed", "0", "7")):
+        assert run_command([*again, f"--{option}", value]) == 2
+        assert f"has {option} {had}, not" in capsys.readouterr().err
+    assert run_command([*again, "--method", "densecl", "--seed", "7", "--recipe.hidden", "16", "--lr", "auto"]) == 0
+    # As it was, though the file does not name it.
+    assert run_command([*again, "--method", "densecl", "--recipe.temperature", "0.2"]) == 0
+    assert run_command(again) == 0
+
+
+@pytest.mark.parametrize("preset", ["small", "short"])
+def test_resume_knows_the_preset_of_the_first_time(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str
+) -> None:
+    first = pretrain(out=tmp_path / preset, preset=preset)
+    assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
+    pretrain(out=tmp_path / "paper", preset="paper")
+    with pytest.raises(dovetail.DovetailError, match="has preset 'paper', not 'small'; leave preset out"):
+        dovetail.pretrain(out=tmp_path / "paper", preset="small", resume=True)
+
+
+def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
+    pretrain(model=model, init="imagenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, max_steps=2, out=tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del config["mean"], config["std"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    dovetail.pretrain(out=tmp_path, resume=True)
+    info = json.loads((tmp_path / "exported" / "model.json").read_text())
+    assert info["normalisation"] == {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    with pytest.raises(dovetail.DovetailError, match="has mean"):
+        dovetail.pretrain(out=tmp_path, resume=True, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+@pytest.mark.parametrize("preset", ["small", "short"])
+def test_a_convnext_is_trained_with_adamw_and_an_older_run_goes_on_with_lars(
+    preset: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    pretrain(model="timm/test_convnext+fpn", preset=preset, out=tmp_path / "new")
+    config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
+    assert config["recipe"]["optimiser"] == "adamw"
+    assert config["lr"] == pytest.approx((2e-4 if preset == "small" else 4e-3) * 4 / 256)
+    assert "adamw" in (tmp_path / "new" / "recipe.txt").read_text()
+    old = tmp_path / "old"
+    pretrain(model="timm/test_convnext+fpn", preset=preset, out=old, recipe={"optimiser": "published"})
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["recipe"]["optimiser"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    assert dovetail.pretrain(out=old, resume=True).finished
+    assert restore(old).recipe.optimiser.name == "lars"
+
+
+def test_a_dino_run_from_before_official_positions_goes_on_as_it_began(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    sizes = {"local_size": 32, "local_crops": 1, "bottleneck": 8}
+    pretrain(model="timm/test_vit", method="dino", recipe=sizes, out=tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["recipe"].pop("reference_timm_positions") is False
+    assert restore(tmp_path).recipe.official_positions
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert not restore(tmp_path).recipe.official_positions
+    assert dovetail.pretrain(out=tmp_path, resume=True).finished
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["recipe"]["reference_timm_positions"] is True
+
+
+def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos, tmp_path / "here" / "photos")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pretrain(data="photos", out="run")
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert saved["data"] == str(tmp_path / "here" / "photos")
+    assert pretrain(data="photos", out="run", resume=True).finished
+    monkeypatch.chdir(tmp_path / "there")
+    again = ["pretrain", "--out", str(tmp_path / "here" / "run"), "--resume"]
+    assert run_command(again) == 0
+    (tmp_path / "here" / "photos").rename(tmp_path / "there" / "moved")
+    with pytest.raises(dovetail.DovetailError, match=r"are not at .*photos any more; say where with --data"):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True)
+    assert run_command([*again, "--data", "moved"]) == 0
+    saved = yaml.safe_load((tmp_path / "here/run/config.yaml").read_text())
+    assert saved["data"] == str(tmp_path / "there" / "moved")
+    (tmp_path / "there" / "moved" / "03.jpg").rename(tmp_path / "there" / "moved" / "x.jpg")
+    with pytest.raises(
+        dovetail.DovetailError, match=r"not those of the run in .*: their names or their order are others"
+    ):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
+    (tmp_path / "there" / "moved" / "x.jpg").unlink()
+    with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
+        dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
