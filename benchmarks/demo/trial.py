@@ -18,8 +18,9 @@ from torch import nn
 import dovetail
 from benchmarks.demo.settings import CLASSES, ENCODER, MODEL, WIDTHS, DemoSettings, Pretraining
 from dovetail.downstream.labels.labelled import InMemory, LabelledSet, MaskFolder
-from dovetail.downstream.segment.loop import SegmentOptions, evaluate_segmentation, finetune_segmentation
+from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
 from dovetail.downstream.segment.metrics import SegmentationScores
+from dovetail.downstream.segment.options import SegmentOptions
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise
 
@@ -114,6 +115,6 @@ def finetuned(
     for seed in seeds:
         model = row.model(seed)
         finetune_segmentation(model, train, replace(options, seed=seed))
-        scores.append(evaluate_segmentation(model, test, options))
+        scores.append(confusion_matrix(model, test, options).scores())
         models.append(model)
     return tuple(scores), models[0]

@@ -15,14 +15,13 @@ from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.loop import (
     WithAuxiliary,
     confusion_matrix,
-    evaluate_segmentation,
     finetune_segmentation,
     loss_of,
     predict,
     sliding_logits,
     training_batch,
 )
-from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser, rate_share
+from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser
 from dovetail.errors import DovetailError
 
 
@@ -78,17 +77,17 @@ def test_learns_and_repeats_bit_for_bit(optimiser: str) -> None:
     losses = finetune_segmentation(first, squares(), plan)
     assert losses[-1] < 0.3 * losses[0]
     assert finetune_segmentation(second, squares(), plan) == losses
-    assert evaluate_segmentation(first, squares(seed=5), plan).miou > 0.8
+    assert confusion_matrix(first, squares(seed=5), plan).scores().miou > 0.8
 
 
 def test_perfect_predictions_score_one() -> None:
-    scores = evaluate_segmentation(ColourIsClass(), squares(), options(mean=(0.0,) * 3, std=(1.0,) * 3))
+    scores = confusion_matrix(ColourIsClass(), squares(), options(mean=(0.0,) * 3, std=(1.0,) * 3)).scores()
     assert (scores.miou, scores.accuracy, scores.mean_accuracy) == (1.0, 1.0, 1.0)
 
 
 def test_images_of_several_sizes_are_evaluated() -> None:
     mixed = InMemory([*squares(2, 16).items, *squares(3, 24).items, *squares(1, 16).items])
-    scores = evaluate_segmentation(ColourIsClass(), mixed, options())
+    scores = confusion_matrix(ColourIsClass(), mixed, options()).scores()
     assert scores.pixels == 3 * 16 * 16 + 3 * 24 * 24
     assert scores.miou == 1.0
 
@@ -155,7 +154,7 @@ def test_rate_for_a_part_without_parameters_is_refused() -> None:
 
 def test_rate_decays_polynomially_after_warmup() -> None:
     plan = options(steps=10, warmup_steps=3, power=1.0)
-    assert [rate_share(plan, step) for step in (0, 2, 5, 9)] == pytest.approx([0.25, 0.75 * 0.8, 0.5, 0.1])
+    assert [plan.rate_share(step) for step in (0, 2, 5, 9)] == pytest.approx([0.25, 0.75 * 0.8, 0.5, 0.1])
 
 
 def test_batch_norm_statistics() -> None:
@@ -211,13 +210,13 @@ def test_threads_change_nothing() -> None:
     first, second = tiny(), tiny()
     losses = finetune_segmentation(first, squares(), options(steps=6))
     assert finetune_segmentation(second, squares(), options(steps=6), threads=3) == losses
-    scores = evaluate_segmentation(first, squares(), options())
+    scores = confusion_matrix(first, squares(), options()).scores()
     assert confusion_matrix(first, squares(), options(batch_size=1), threads=2).scores() == scores
 
 
 def test_the_rate_ends_at_its_floor() -> None:
     plan = options(steps=10, power=1.0, floor=0.2)
-    assert [rate_share(plan, step) for step in (0, 5)] == pytest.approx([1.0, 0.6])
+    assert [plan.rate_share(step) for step in (0, 5)] == pytest.approx([1.0, 0.6])
 
 
 def test_the_auxiliary_loss_is_added_by_its_weight() -> None:
@@ -268,7 +267,7 @@ def test_logits_are_resized_to_the_pixels_and_then_to_the_image() -> None:
 
 def test_the_rate_drops_by_tenths() -> None:
     plan = options(steps=10, power=0.0, drops=(0.7, 0.9))
-    assert [rate_share(plan, step) for step in (0, 6, 7, 9)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+    assert [plan.rate_share(step) for step in (0, 6, 7, 9)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "reestimate"])

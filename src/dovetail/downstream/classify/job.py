@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from dovetail.downstream.classify.loop import Classifier, ClassifyOptions, finetune_classification
 from dovetail.downstream.finetune_options import FinetuneClassifyOptions
-from dovetail.downstream.finished import Task, save_finished
+from dovetail.downstream.finished import Task
+from dovetail.downstream.fit import OnStep
+from dovetail.downstream.job import FinetunePlan, run_plan
 from dovetail.downstream.labels.class_sets import ClassSet
-from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.machine import Machine
 from dovetail.downstream.probe.features import Features, of_central_crops
-from dovetail.downstream.probe.job import accuracies, prepared, resolved
-from dovetail.downstream.progress import progress
-from dovetail.downstream.start import Source, Start, chosen_starts, weights_mark
-from dovetail.downstream.table.ledger import Fitted, mark_of
-from dovetail.downstream.table.results import Results, Score
-from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
-from dovetail.errors import OptionsError, counted
+from dovetail.downstream.probe.job import Prepared, accuracies, prepared
+from dovetail.downstream.start import Source, Start, chosen_starts
+from dovetail.downstream.table.ledger import Fitted
+from dovetail.downstream.table.results import Results
+from dovetail.downstream.table.trials import Trial
+from dovetail.errors import OptionsError
 
 MIN_STEPS = 100
 
@@ -40,33 +41,52 @@ def build_classifier(source: Source, classes: int) -> Classifier:
     return Classifier(features, classes)
 
 
+@dataclass(frozen=True)
+class Plan(FinetunePlan):
+    """Everything about a fine-tuning but its trial; `options` are those of the whole set."""
+
+    source: Source
+    where: Machine
+    ready: Prepared
+    options: ClassifyOptions
+    fixed_steps: bool
+
+    def model(self) -> tuple[Classifier, nn.Module]:
+        made = build_classifier(self.source, self.options.classes)
+        return made, made.features.network.model
+
+    def options_for(self, trial: Trial) -> ClassifyOptions:
+        steps, images = self.options.steps, len(self.ready.train)
+        if not self.fixed_steps:
+            steps = max(round(steps * len(trial.indices) / images), MIN_STEPS)
+        return replace(self.options, steps=steps, warmup_steps=steps // 20, seed=trial.seed)
+
+    def learn(self, model: nn.Module, trial: Trial, on_step: OnStep) -> None:
+        assert isinstance(model, Classifier)
+        images = self.ready.train.subset(list(trial.indices))
+        finetune_classification(model, images, self.options_for(trial), machine=self.where, on_step=on_step)
+
+    def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
+        held_out = self.ready.held_out
+        logits = of_central_crops(model, held_out, **self.source.pixels(), machine=self.where, on_batch=on_batch)
+        return Fitted(accuracies(logits, torch.tensor(held_out.labels), seed=0))
+
+    def classes(self) -> list[list[int]]:
+        return [[label] for label in self.ready.train.labels]
+
+    def facts(self) -> dict[str, Any]:
+        return self.ready.facts()
+
+    def task(self) -> Task:
+        return Task.of("classify", self.source, self.ready.train.names, {})
+
+
 def finetune_classify(asked: FinetuneClassifyOptions) -> Results:
     """Fine-tune and measure."""
     ready = prepared(asked)
-    source, where, train, held_out, notes = ready
-    options = options_of(asked, source, train)
-    out = Path(asked.out)
-
-    def fit(trial: Trial) -> Fitted:
-        model, scores = fit_classifier(source, options, train, held_out, trial, where, fixed=asked.steps is not None)
-        if trial.keep:
-            save_finished(out, model, Task.of("classify", source, train.names, {}))
-        return Fitted(scores)
-
-    seeds = range(asked.seed, asked.seed + asked.seeds)
-    classes = [[label] for label in train.labels]
-    grid = Grid(
-        starts_of(asked.start, source),
-        asked.fraction,
-        seeds,
-        len(train),
-        lambda seed: balanced_order(classes, seed),
-    )
-    facts = ready.facts()
-    mark = mark_of(asked, source.constructor, weights_mark(source), facts["fingerprint"], where.mark())
-    rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
-    config = resolved(asked, source, where, options)
-    return Results("finetune classify", rows, config, facts, where.device, (*notes, *grid.notes()))
+    options = options_of(asked, ready.source, ready.train)
+    plan = Plan(ready.source, ready.where, ready, options, asked.steps is not None)
+    return run_plan("finetune classify", asked, plan, starts_of(asked.start, ready.source), notes=ready.notes)
 
 
 def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:
@@ -107,35 +127,3 @@ def options_of(asked: FinetuneClassifyOptions, source: Source, train: ClassSet) 
         label_smoothing=asked.label_smoothing,
         seed=asked.seed,
     )
-
-
-def fit_classifier(
-    source: Source,
-    options: ClassifyOptions,
-    train: ClassSet,
-    held_out: ClassSet,
-    trial: Trial,
-    where: Machine,
-    *,
-    fixed: bool,
-) -> tuple[Classifier, dict[str, Score]]:
-    """Return the fine-tuned model of a trial and its scores; the steps are in proportion to the images unless fixed."""
-    torch.manual_seed(trial.seed)
-    model = build_classifier(source, options.classes)
-    source.load(model.features.network.model, trial.start)
-    if not fixed:
-        steps = max(round(options.steps * len(trial.indices) / len(train)), MIN_STEPS)
-        options = replace(options, steps=steps, warmup_steps=steps // 20)
-    options = replace(options, seed=trial.seed)
-    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
-        finetune_classification(
-            model,
-            train.subset(list(trial.indices)),
-            options,
-            machine=where,
-            on_step=lambda step, loss: advance(1),
-        )
-    check_trained(model)
-    with progress("measuring", len(held_out)) as advance:
-        logits = of_central_crops(model, held_out, **source.pixels(), machine=where, on_batch=advance)
-    return model, accuracies(logits, torch.tensor(held_out.labels), seed=0)

@@ -8,8 +8,8 @@ Shapes: B images, C channels, S pixels a side, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,57 +17,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dovetail.downstream.classify.augment import erased, mixed, randaugmented
+from dovetail.downstream.fit import FitOptions, OnStep, fit, optimiser_of
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import random_crop
 from dovetail.downstream.labels.subsets import item_at
 from dovetail.downstream.layer_decay import layer_scales
-from dovetail.downstream.machine import Machine, ahead, checked_loss, normalised
+from dovetail.downstream.machine import Machine, normalised
 from dovetail.downstream.probe.features import Features
-from dovetail.downstream.rates import parameter_groups, set_rate
 from dovetail.errors import DataError
 
 
-@dataclass(frozen=True)
-class ClassifyOptions:
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(FitOptions):
     """How a classifier is fine-tuned.
 
     Attributes:
         classes: K.
-        steps: Optimiser steps.
         size: Side of the crops in pixels.
         mean: Of each channel in [0, 1].
         std: Deviation of each channel.
-        batch_size: Images in a step.
-        lr: Peak learning rate of the classifier.
-        layer_decay: Factor from a layer's rate to that of the layer before it; 1 gives all one rate.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_steps: Steps of linear warm-up.
         mixup: a of mixup's Beta distribution; 0 turns it off.
         cutmix: a of CutMix's Beta distribution; 0 turns it off.
         randaugment: Magnitude of RandAugment; 0 turns it off.
         random_erasing: Share of images that lose a rectangle.
         label_smoothing: e.
         smallest_area: Smallest share of an image that a random crop takes.
-        seed: Of order, crops and mixing.
     """
 
+    batch_size: int = 64
+    layer_decay: float = 0.75
+    weight_decay: float = 0.05
     classes: int
-    steps: int
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    batch_size: int = 64
-    lr: float = 1e-3
-    layer_decay: float = 0.75
-    weight_decay: float = 0.05
-    warmup_steps: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
     randaugment: int = 0
     random_erasing: float = 0.0
     label_smoothing: float = 0.1
     smallest_area: float = 0.08
-    seed: int = 0
 
     def rate_share(self, step: int) -> float:
         """Return the share of its peak that a rate has at `step`."""
@@ -97,14 +86,13 @@ def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.O
     """Return AdamW with one group for each layer and weight decay."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=("features.",), decay=options.layer_decay)
-    groups = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(groups)
+    return optimiser_of(named, scales, options)
 
 
 def training_batch(data: ClassSet, options: ClassifyOptions, step: int) -> tuple[Tensor, Tensor]:
     """Return crops [B, C, S, S] uint8 and labels [B] of a step, a pure function of (seed, step)."""
     images, labels = [], []
-    for place in range(step * options.batch_size, (step + 1) * options.batch_size):
+    for place in options.places(step):
         rng = np.random.default_rng((options.seed, 1, place))
         index = item_at(place, count=len(data), seed=options.seed)
         crop = random_crop(
@@ -144,7 +132,7 @@ def finetune_classification(
     options: ClassifyOptions,
     *,
     machine: Machine,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[float]:
     """Fine-tune `model` in place and return the loss of every step.
 
@@ -154,19 +142,13 @@ def finetune_classification(
     if len(data) == 0:
         raise DataError("The training set is empty; give at least one image.")
     machine.place(model).train()
-    optimiser = build_optimiser(model, options)
-    batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
-    losses: list[float] = []
-    for step, (images, labels) in enumerate(batches):
-        set_rate(optimiser, options.rate_share(step))
-        pixels, targets = training_inputs(images.to(machine.device), labels.to(machine.device), options, step)
+
+    def loss_of(batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        images, labels = (one.to(machine.device) for one in batch)
+        pixels, targets = training_inputs(images, labels, options, step)
         with machine.autocast():
             logits = model(pixels)
-        loss = F.cross_entropy(logits.float(), targets)
-        losses.append(checked_loss(loss, step))
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        if on_step is not None:
-            on_step(step, losses[-1])
-    return losses
+        return F.cross_entropy(logits.float(), targets)
+
+    batch = partial(training_batch, data, options)
+    return fit(build_optimiser(model, options), options, batch, loss_of, threads=machine.threads, on_step=on_step)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,26 +16,26 @@ from dovetail.downstream.detect.average_precision import average_precision
 from dovetail.downstream.detect.loop import DetectOptions, detections_of, finetune_detection
 from dovetail.downstream.detect.model import DetectorSpec, build_detector
 from dovetail.downstream.finetune_options import FinetuneDetectOptions
-from dovetail.downstream.finished import Task, save_finished
+from dovetail.downstream.finished import Task
+from dovetail.downstream.fit import OnStep
+from dovetail.downstream.job import FinetunePlan, run_plan
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.coco_extent import box_within
 from dovetail.downstream.labels.labelled import existing
-from dovetail.downstream.labels.subsets import balanced_order, held_out, split_note
+from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.machine import Machine, machine
-from dovetail.downstream.probe.job import resolved
-from dovetail.downstream.progress import progress
-from dovetail.downstream.start import Source, chosen_starts, source_of, weights_mark
-from dovetail.downstream.table.ledger import Fitted, mark_of
+from dovetail.downstream.start import Source, chosen_starts, source_of
+from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value
-from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
+from dovetail.downstream.table.trials import Trial
 from dovetail.errors import DataError, OptionsError, counted
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(FinetunePlan):
     """Everything about a fine-tuning but its trial."""
 
     source: Source
@@ -45,13 +47,44 @@ class Plan:
     fixed_steps: bool
     where: Machine
 
+    def model(self) -> tuple[nn.Module, nn.Module]:
+        return build_detector(self.source, self.spec)
+
     def options_for(self, trial: Trial) -> DetectOptions:
-        """Return the options of a trial: its seed, and the steps that its images take."""
         steps = self.options.steps
         if not self.fixed_steps:
             steps = max(self.epochs * len(trial.indices) // self.options.batch_size, 1)
         warmup = min(self.options.warmup_steps, steps // 4)
         return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
+
+    def learn(self, model: nn.Module, trial: Trial, on_step: OnStep) -> None:
+        images = self.train.subset(list(trial.indices))
+        finetune_detection(model, images, self.options_for(trial), machine=self.where, on_step=on_step)
+
+    def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
+        found = detections_of(model, self.val, machine=self.where, on_batch=on_batch)
+        scores = {f"box {name}": value for name, value in average_precision(self.val, found, "bbox").items()}
+        if self.spec.task == "masks":
+            scores |= {f"mask {name}": value for name, value in average_precision(self.val, found, "segm").items()}
+        return Fitted({name: one_value(value) for name, value in scores.items()})
+
+    def classes(self) -> list[list[int]]:
+        return [sorted({one.label for one in image.objects}) for image in self.train.images]
+
+    def facts(self) -> dict[str, Any]:
+        parts = (self.train, self.val)
+        files = {*(part.path for part in parts), *(image.path for part in parts for image in part.images)}
+        return {
+            "format": "coco",
+            "fingerprint": fingerprint(files),
+            "train_images": len(self.train),
+            "test_images": len(self.val),
+            "classes": len(self.train.names),
+        }
+
+    def task(self) -> Task:
+        options = {"spec": asdict(self.spec), "ids": list(self.train.ids)}
+        return Task.of("detect", self.source, self.train.names, options)
 
 
 def finetune_detect(asked: FinetuneDetectOptions) -> Results:
@@ -59,70 +92,18 @@ def finetune_detect(asked: FinetuneDetectOptions) -> Results:
     train, val, note = open_detection(asked.data)
     for fault in faults_of_objects(train, val, asked.task):
         raise DataError(fault)
-    with_masks = asked.task == "masks"
     told = told_of_values([image.path for image in train.images], value_range())
     doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
     doubts += [told] * bool(told)
     for doubt in doubts:
         log.warning("%s", doubt)
+    with_masks = asked.task == "masks"
     edges = [objects_at_edges(part, with_masks=with_masks, learned=part is train) for part in (train, val)]
     plan = plan_of(asked, train, val)
     with torch.device("meta"):
-        _, target = build_detector(plan.source, plan.spec)
-    out = Path(asked.out)
-
-    def fit(trial: Trial) -> Fitted:
-        model, scores = fit_detector(plan, trial)
-        if trial.keep:
-            save_finished(out, model, task_of(plan))
-        return Fitted({name: one_value(value) for name, value in scores.items()})
-
-    files = {train.path, val.path, *(image.path for image in (*train.images, *val.images))}
-    prints = fingerprint(files)
-    labels = [sorted({one.label for one in image.objects}) for image in train.images]
-    seeds = range(asked.seed, asked.seed + asked.seeds)
-    grid = Grid(
-        chosen_starts(asked.start, plan.source, target=target),
-        asked.fraction,
-        seeds,
-        len(train),
-        lambda seed: balanced_order(labels, seed),
-    )
-    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark())
-    rows, _ = run_trials(grid, fit=fit, out=out, mark=mark)
-    config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    facts = {
-        "format": "coco",
-        "fingerprint": prints,
-        "train_images": len(train),
-        "test_images": len(val),
-        "classes": len(train.names),
-    }
-    notes = (*(one for one in (note, *doubts, *edges) if one), *grid.notes())
-    return Results("finetune detect", rows, config, facts, plan.where.device, notes)
-
-
-def fit_detector(plan: Plan, trial: Trial) -> tuple[nn.Module, dict[str, float]]:
-    """Return the fine-tuned detector of a trial and its scores."""
-    torch.manual_seed(trial.seed)
-    model, target = build_detector(plan.source, plan.spec)
-    plan.source.load(target, trial.start)
-    options = plan.options_for(trial)
-    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
-        finetune_detection(
-            model,
-            plan.train.subset(list(trial.indices)),
-            options,
-            machine=plan.where,
-            on_step=lambda step, loss: advance(1),
-        )
-    check_trained(model)
-    with progress("measuring", len(plan.val)) as advance:
-        found = detections_of(model, plan.val, machine=plan.where, on_batch=advance)
-    scores = {f"box {name}": value for name, value in average_precision(plan.val, found, "bbox").items()}
-    if plan.spec.task == "masks":
-        scores |= {f"mask {name}": value for name, value in average_precision(plan.val, found, "segm").items()}
-    return model, scores
+        starts = chosen_starts(asked.start, plan.source, target=plan.model()[1])
+    notes = [one for one in (note, *doubts, *edges) if one]
+    return run_plan("finetune detect", asked, plan, starts, notes=notes)
 
 
 def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
@@ -200,8 +181,3 @@ def plan_of(asked: FinetuneDetectOptions, train: CocoSet, val: CocoSet) -> Plan:
         seed=asked.seed,
     )
     return Plan(source, train, val, spec, options, asked.epochs, asked.steps is not None, where)
-
-
-def task_of(plan: Plan) -> Task:
-    """Return what is needed to use the detector later."""
-    return Task.of("detect", plan.source, plan.train.names, {"spec": asdict(plan.spec), "ids": list(plan.train.ids)})

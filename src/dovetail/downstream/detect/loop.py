@@ -17,20 +17,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dovetail.downstream.fit import FitOptions, OnStep, fit, optimiser_of
 from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_doubts import objects_at_edges
 from dovetail.downstream.labels.coco_extent import box_within
 from dovetail.downstream.labels.coco_object import CocoImage, run_length_of
 from dovetail.downstream.labels.subsets import item_at
 from dovetail.downstream.layer_decay import layer_scales
-from dovetail.downstream.machine import Machine, ahead, checked_loss
-from dovetail.downstream.rates import parameter_groups, set_rate
+from dovetail.downstream.machine import Machine, ahead
 from dovetail.downstream.segment.loop import freeze_batch_norm
 from dovetail.errors import DataError, counted
 
@@ -38,40 +39,21 @@ Target = dict[str, Tensor]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DetectOptions:
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions(FitOptions):
     """How a detector is fine-tuned.
 
     Attributes:
-        steps: Optimiser steps.
-        batch_size: Images in a step.
-        optimiser: "sgd" (momentum 0.9) or "adamw".
-        lr: Peak learning rate.
-        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_steps: Steps of linear warm-up.
-        drops: Shares of the steps after which the rate is a tenth of what it was.
         with_masks: Whether masks are learned.
         batch_norm: Of the backbone: "train" or "frozen": running statistics fixed, and used in training too.
-        seed: Of order and flips.
     """
 
-    steps: int
-    batch_size: int = 16
     optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
-    layer_decay: float = 1.0
-    weight_decay: float = 1e-4
     warmup_steps: int = 1000
     drops: tuple[float, ...] = (2 / 3, 8 / 9)
     with_masks: bool = False
     batch_norm: Literal["train", "frozen"] = "train"
-    seed: int = 0
-
-    def rate_share(self, step: int) -> float:
-        """Return the share of its peak that a rate has at `step`."""
-        warmup = min((step + 1) / (self.warmup_steps + 1), 1.0)
-        return float(warmup * 0.1 ** sum(step >= drop * self.steps for drop in self.drops))
 
 
 def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
@@ -104,7 +86,7 @@ def read_pixels(image: CocoImage) -> Tensor:
 def training_batch(data: CocoSet, options: DetectOptions, step: int) -> tuple[list[Tensor], list[Target]]:
     """Return the images and targets of a step, a pure function of (seed, step)."""
     images, targets = [], []
-    for place in range(step * options.batch_size, (step + 1) * options.batch_size):
+    for place in options.places(step):
         flip = bool(np.random.default_rng((options.seed, 1, place)).random() < 0.5)
         chosen = data.images[item_at(place, count=len(data), seed=options.seed)]
         image, target = training_item(chosen, flip=flip, with_masks=options.with_masks)
@@ -119,7 +101,7 @@ def finetune_detection(
     options: DetectOptions,
     *,
     machine: Machine,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[float]:
     """Fine-tune a detector of torchvision's in place and return the loss of every step.
 
@@ -128,7 +110,7 @@ def finetune_detection(
         data: Images with objects, or without.
         options: See `DetectOptions`.
         machine: Where to compute.
-        on_step: Called after every step with its number, from 0, and its loss.
+        on_step: See `OnStep`.
 
     Raises:
         DovetailError: For an empty set, and where the loss stops being a number.
@@ -139,22 +121,16 @@ def finetune_detection(
     machine.place(model).train()
     if options.batch_norm == "frozen":
         freeze_batch_norm(model.get_submodule("backbone"))
-    optimiser = build_optimiser(model, options)
-    batches = ahead(lambda step: training_batch(data, options, step), range(options.steps), threads=machine.threads)
-    losses: list[float] = []
-    for step, (images, targets) in enumerate(batches):
-        set_rate(optimiser, options.rate_share(step))
+
+    def loss_of(batch: tuple[list[Tensor], list[Target]], step: int) -> Tensor:
+        images, targets = batch
         placed = [{name: value.to(machine.device) for name, value in target.items()} for target in targets]
         with backbone_in(model, machine):
             parts: Mapping[str, Tensor] = model([image.to(machine.device) for image in images], placed)
-        loss = torch.stack(list(parts.values())).sum()
-        losses.append(checked_loss(loss, step))
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        if on_step is not None:
-            on_step(step, losses[-1])
-    return losses
+        return torch.stack(list(parts.values())).sum()
+
+    batch = partial(training_batch, data, options)
+    return fit(build_optimiser(model, options), options, batch, loss_of, threads=machine.threads, on_step=on_step)
 
 
 def tell_objects(data: CocoSet, options: DetectOptions) -> None:
@@ -180,10 +156,7 @@ def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Opt
     """Return the optimiser; vectors (norms, biases) are not decayed."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=encoder_of(model), decay=options.layer_decay)
-    described = parameter_groups(named, scales, lr=options.lr, weight_decay=options.weight_decay)
-    if options.optimiser == "sgd":
-        return torch.optim.SGD(described, lr=options.lr, momentum=0.9)
-    return torch.optim.AdamW(described, lr=options.lr)
+    return optimiser_of(named, scales, options)
 
 
 def encoder_of(model: nn.Module) -> tuple[str, ...]:

@@ -8,33 +8,32 @@ for FCNs, and on ADE20K for ViTs. Other models are trained with AdamW, 1e-4 for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from dovetail.downstream.finetune_options import FinetuneSegmentOptions
-from dovetail.downstream.finished import Task, save_finished
+from dovetail.downstream.finished import Task
+from dovetail.downstream.fit import OnStep
+from dovetail.downstream.job import FinetunePlan, run_plan
 from dovetail.downstream.labels.labelled import InMemory, LabelledSet
 from dovetail.downstream.labels.mask_sets import SegmentationSet, check_told_apart
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
-from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.machine import Machine, machine
-from dovetail.downstream.probe.job import resolved
 from dovetail.downstream.progress import progress
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
 from dovetail.downstream.segment.model import PARTS, FCNSpec, HeadName, Segmenter, Unpacked, ViTMaps, build_segmenter
 from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.downstream.segment.protocols import PROTOCOLS, Protocol, Training
-from dovetail.downstream.start import Source, chosen_starts, source_of, weights_mark
-from dovetail.downstream.table.ledger import Fitted, mark_of
+from dovetail.downstream.start import Source, chosen_starts, source_of
+from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value
-from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
-from dovetail.errors import DovetailError, ModelError, OptionsError, counted
+from dovetail.downstream.table.trials import Trial
+from dovetail.errors import DovetailError, ModelError, OptionsError
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
@@ -44,7 +43,7 @@ MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(FinetunePlan):
     """Everything about a fine-tuning but its trial.
 
     Attributes:
@@ -58,6 +57,7 @@ class Plan:
         fixed_warmup: Whether steps of warm-up were given; else they are a quarter of the steps at most.
         window: Of sliding inference; None looks at whole images.
         where: Device, number format, threads.
+        train, val: The parts of the set, which may be kept in memory.
     """
 
     source: Source
@@ -70,9 +70,10 @@ class Plan:
     fixed_warmup: bool
     window: Window | None
     where: Machine
+    train: LabelledSet
+    val: LabelledSet
 
     def model(self) -> tuple[nn.Module, nn.Module]:
-        """Return a new model, and the module in it that weights go into."""
         return build_segmenter(
             self.source,
             classes=self.data.classes,
@@ -90,6 +91,58 @@ class Plan:
             warmup = min(warmup, steps // 4)
         return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
 
+    def learn(self, model: nn.Module, trial: Trial, on_step: OnStep) -> None:
+        images, where = subset(self.train, trial.indices), self.where
+        options = self.options_for(trial)
+        finetune_segmentation(model, images, options, device=where.device, threads=where.threads, on_step=on_step)
+
+    def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
+        """Return the scores of a fine-tuned model, and the IoU of each class."""
+        where = self.where
+        matrix = confusion_matrix(
+            model,
+            self.val,
+            self.options,
+            window=self.window,
+            device=where.device,
+            threads=where.threads,
+            on_batch=on_batch,
+        )
+        scores = matrix.scores()
+        values = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
+        bounds = dict(zip(values, matrix.intervals(), strict=True))
+        iou = {name: share if share == share else None for name, share in zip(self.data.names, scores.iou, strict=True)}
+        found = {name: one_value(value, bounds[name]) for name, value in values.items()}
+        return Fitted(found, {"iou_per_class": iou})
+
+    def classes(self) -> list[list[int]]:
+        data, found = self.data.train, []
+        with progress("reading classes", len(data)) as advance:
+            for index in range(len(data)):
+                found.append(data.classes_in(index))
+                advance(1)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "format": self.data.format,
+            "fingerprint": fingerprint([*self.data.train.files(), *self.data.val.files()]),
+            "train_images": len(self.data.train),
+            "test_images": len(self.data.val),
+            "classes": self.data.classes,
+        }
+
+    def task(self) -> Task:
+        options = {
+            "decoder": self.decoder,
+            "output_stride": self.output_stride,
+            "fcn": asdict(self.fcn),
+            "window": None if self.window is None else [self.window.size_px, self.window.stride_px],
+            "within_px": self.options.augmentation.within_px,
+            "align_corners": self.options.align_corners,
+        }
+        return Task.of("segment", self.source, self.data.names, options)
+
 
 def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     """Fine-tune and measure."""
@@ -99,58 +152,11 @@ def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     plan = plan_of(asked, data)
     with torch.device("meta"):
         starts = chosen_starts(asked.start, plan.source, target=plan.model()[1])
-    train, val = in_memory(data.train), in_memory(data.val)
-    check_told_apart(data.train, train, "learn from", least=2)
-    check_told_apart(data.val, val, "measure on", least=1)
-    out, prints = Path(asked.out), fingerprint([*data.train.files(), *data.val.files()])
-
-    def fit(trial: Trial) -> Fitted:
-        model, found = fit_segmenter(plan, train, val, trial)
-        if trial.keep:
-            save_finished(out, model, task_of(plan))
-        return found
-
-    seeds = range(asked.seed, asked.seed + asked.seeds)
-    classes = cache(lambda: class_lists(data.train))  # once for all seeds
-    grid = Grid(starts, asked.fraction, seeds, len(data.train), lambda seed: balanced_order(classes(), seed))
+    plan = replace(plan, train=in_memory(data.train), val=in_memory(data.val))
+    check_told_apart(data.train, plan.train, "learn from", least=2)
+    check_told_apart(data.val, plan.val, "measure on", least=1)
     meaning = [data.label_map] if data.label_map is not None else []  # a table's content, too
-    mark = mark_of(asked, plan.source.constructor, weights_mark(plan.source), prints, plan.where.mark(), *meaning)
-    rows, details = run_trials(grid, fit=fit, out=out, mark=mark)
-    config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    facts = {
-        "format": data.format,
-        "fingerprint": prints,
-        "train_images": len(data.train),
-        "test_images": len(data.val),
-        "classes": data.classes,
-    }
-    notes = (*((data.note,) if data.note else ()), *grid.notes())
-    return Results("finetune segment", rows, config, facts, plan.where.device, notes, details=details)
-
-
-def fit_segmenter(plan: Plan, train: LabelledSet, val: LabelledSet, trial: Trial) -> tuple[nn.Module, Fitted]:
-    """Return the fine-tuned model of a trial, its scores, and the IoU of each class."""
-    torch.manual_seed(trial.seed)
-    model, target = plan.model()
-    plan.source.load(target, trial.start)
-    options = plan.options_for(trial)
-    chosen, device, threads = subset(train, trial.indices), plan.where.device, plan.where.threads
-    with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", options.steps) as advance:
-        finetune_segmentation(
-            model, chosen, options, device=device, on_step=lambda step, loss: advance(1), threads=threads
-        )
-    check_trained(model)
-    with progress("measuring", len(val)) as advance:
-        matrix = confusion_matrix(
-            model, val, options, window=plan.window, device=device, threads=threads, on_batch=advance
-        )
-    scores = matrix.scores()
-    values = {"mIoU": scores.miou, "aAcc": scores.accuracy, "mAcc": scores.mean_accuracy}
-    bounds = dict(zip(values, matrix.intervals(), strict=True))
-    iou = {name: share if share == share else None for name, share in zip(plan.data.names, scores.iou, strict=True)}
-    return model, Fitted(
-        {name: one_value(value, bounds[name]) for name, value in values.items()}, {"iou_per_class": iou}
-    )
+    return run_plan("finetune segment", asked, plan, starts, notes=[data.note] * bool(data.note), marks=meaning)
 
 
 def subset(data: LabelledSet, indices: tuple[int, ...]) -> LabelledSet:
@@ -173,16 +179,6 @@ def in_memory(data: SegmentationSet) -> LabelledSet:
             items.append(data[index])
             advance(1)
     return InMemory(items)
-
-
-def class_lists(data: SegmentationSet) -> list[list[int]]:
-    """Return the classes that occur in each image."""
-    found = []
-    with progress("reading classes", len(data)) as advance:
-        for index in range(len(data)):
-            found.append(data.classes_in(index))
-            advance(1)
-    return found
 
 
 def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
@@ -216,6 +212,8 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
         asked.warmup_steps != "auto",
         window_of(asked.inference, training.window or protocol.window, crop),
         where,
+        data.train,
+        data.val,
     )
 
 
@@ -307,16 +305,3 @@ def window_of(inference: str, published: Window | None, crop: int) -> Window | N
     if inference == "slide":
         return Window(crop, max(crop * 2 // 3, 1))
     return published
-
-
-def task_of(plan: Plan) -> Task:
-    """Return what is needed to use the model later."""
-    options = {
-        "decoder": plan.decoder,
-        "output_stride": plan.output_stride,
-        "fcn": asdict(plan.fcn),
-        "window": None if plan.window is None else [plan.window.size_px, plan.window.stride_px],
-        "within_px": plan.options.augmentation.within_px,
-        "align_corners": plan.options.align_corners,
-    }
-    return Task.of("segment", plan.source, plan.data.names, options)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dovetail.downstream.fit import OnStep, fit
 from dovetail.downstream.labels.labelled import Labelled, LabelledSet
 from dovetail.downstream.labels.subsets import item_at
-from dovetail.downstream.machine import Machine, ahead, checked_loss, machine
+from dovetail.downstream.machine import Machine, ahead, machine
 from dovetail.downstream.machine import normalised as by_channel
-from dovetail.downstream.rates import set_rate
 from dovetail.downstream.segment.augment import augmented, brought_within
-from dovetail.downstream.segment.metrics import ConfusionMatrix, SegmentationScores
-from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser, rate_share
+from dovetail.downstream.segment.metrics import ConfusionMatrix
+from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser
 from dovetail.errors import DataError, ModelError, OptionsError
 
 
@@ -43,7 +44,7 @@ def finetune_segmentation(
     options: SegmentOptions,
     *,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
     threads: int = 0,
 ) -> list[float]:
     """Fine-tune `model` in place on `train` and return the loss of every step.
@@ -54,7 +55,7 @@ def finetune_segmentation(
         train: Images with masks.
         options: See `SegmentOptions`.
         device: Where to compute.
-        on_step: Called after every step with its number, from 0, and its loss.
+        on_step: See `OnStep`.
         threads: Threads that prepare batches ahead of their use; the result does not depend on them.
 
     Raises:
@@ -71,20 +72,15 @@ def finetune_segmentation(
     model.train()
     if options.batch_norm == "frozen":
         freeze_batch_norm(model)
-    losses: list[float] = []
-    batches = ahead(lambda step: training_batch(train, options, step), range(options.steps), threads=threads)
-    for step, (images, masks) in enumerate(batches):
-        set_rate(optimiser, rate_share(options, step))
+
+    def step_loss(batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        images, masks = batch
         with here.autocast(), one_value_told(options):
             answer = model(normalised(images.to(device), options))
-        loss = loss_of(answer, masks.to(device), options)
-        losses.append(checked_loss(loss, step))
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        if on_step is not None:
-            on_step(step, losses[-1])
-    return losses
+        return loss_of(answer, masks.to(device), options)
+
+    batch = partial(training_batch, train, options)
+    return fit(optimiser, options, batch, step_loss, threads=threads, on_step=on_step)
 
 
 def loss_of(answer: Tensor | WithAuxiliary, masks: Tensor, options: SegmentOptions) -> Tensor:
@@ -99,11 +95,6 @@ def loss_of(answer: Tensor | WithAuxiliary, masks: Tensor, options: SegmentOptio
     if not bool((masks != options.ignore_index).any()):  # the mean over no pixel is not a number
         return logits.sum() * 0
     return F.cross_entropy(logits, masks, ignore_index=options.ignore_index)
-
-
-def evaluate_segmentation(model: nn.Module, data: LabelledSet, options: SegmentOptions) -> SegmentationScores:
-    """Return the scores of `model` on the whole images of `data`, on the CPU; see `confusion_matrix`."""
-    return confusion_matrix(model, data, options).scores()
 
 
 @torch.no_grad()
@@ -190,9 +181,8 @@ def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tup
 
     The set is gone through in a new order in every round; a small set is used several times in one batch.
     """
-    size = options.batch_size
     items = []
-    for place in range(step * size, (step + 1) * size):
+    for place in options.places(step):
         rng = np.random.default_rng((options.seed, 1, place))
         chosen = data[item_at(place, count=len(data), seed=options.seed)]
         items.append(augmented(chosen, options.augmentation, options.ignore_index, rng))

@@ -1,4 +1,4 @@
-"""How a segmenter is fine-tuned: the options, and the optimiser and learning rates that they mean."""
+"""How a segmenter is fine-tuned: the options, and the optimiser that they mean."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dovetail.downstream.fit import FitOptions, optimiser_of
 from dovetail.downstream.layer_decay import layer_scales
-from dovetail.downstream.rates import parameter_groups
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import OptionsError
@@ -23,25 +23,16 @@ SMP_PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class SegmentOptions:
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(FitOptions):
     """How a model is fine-tuned.
 
     Attributes:
         classes: K; labels are 0 .. K - 1.
-        steps: Optimiser steps.
-        batch_size: Images in a step.
-        optimiser: "adamw" or "sgd" (momentum 0.9).
-        lr: Peak learning rate of the parts whose scale is 1.
         lr_scale: Factor on `lr` for a part; parts that are not named have 1, a factor of 0 freezes the part.
         parts: Prefixes of each part's parameters; parameters of no part count as "rest".
-        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
-        weight_decay: Of tensors with more than one dimension.
-        decay_vectors: Whether it holds for biases and norms too.
-        warmup_steps: Steps of linear warm-up.
         power: Of the polynomial decay; 0 keeps the rate.
         floor: Share of its peak that the rate decays to.
-        drops: Shares of the steps after which the rate is a tenth of what it was.
         batch_norm: BatchNorm's running statistics: "train" goes on from those there, "reestimate" first replaces them
             by the mean over the training images (which those of the steps soon replace), "frozen" keeps them
             fixed and normalises by them in training too.
@@ -52,23 +43,13 @@ class SegmentOptions:
         ignore_index: The label of pixels that do not count.
         precision: "bf16" for autocast, "float32", or "auto": bf16 where the hardware multiplies it natively.
         mean, std: Of each channel in [0, 1], for normalisation.
-        seed: Of order and augmentation.
     """
 
     classes: int
-    steps: int = 1000
-    batch_size: int = 16
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(SMP_PARTS))
-    layer_decay: float = 1.0
-    weight_decay: float = 1e-4
-    decay_vectors: bool = False
-    warmup_steps: int = 0
     power: float = 0.9
     floor: float = 0.0
-    drops: tuple[float, ...] = ()
     batch_norm: Literal["train", "reestimate", "frozen"] = "train"
     augmentation: Augmentation = field(default_factory=Augmentation)
     auxiliary_weight: float = 0.4
@@ -77,7 +58,10 @@ class SegmentOptions:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    seed: int = 0
+
+    def decayed(self, step: int) -> float:
+        """Return the polynomial decay at `step`."""
+        return float(self.floor + (1 - self.floor) * (1 - step / self.steps) ** self.power)
 
 
 @dataclass(frozen=True)
@@ -110,21 +94,5 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
             f"A learning rate was given for part {missing[0]!r}, but no parameter belongs to it; the model's parts "
             f"are {', '.join(sorted(seen))}."
         )
-    described = parameter_groups(
-        [(name, parameter) for name, parameter in model.named_parameters() if scales[name] > 0],
-        scales,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        decay_vectors=options.decay_vectors,
-    )
-    if options.optimiser == "sgd":
-        return torch.optim.SGD(described, momentum=0.9)
-    return torch.optim.AdamW(described, fused=True)
-
-
-def rate_share(options: SegmentOptions, step: int) -> float:
-    """Return the share of its peak that a learning rate has at `step`."""
-    warmup = min((step + 1) / (options.warmup_steps + 1), 1.0)
-    dropped = 0.1 ** sum(step >= drop * options.steps for drop in options.drops)
-    decayed = options.floor + (1 - options.floor) * (1 - step / options.steps) ** options.power
-    return float(warmup * dropped * decayed)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if scales[name] > 0]
+    return optimiser_of(named, scales, options, fused=True)

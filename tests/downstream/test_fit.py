@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from dovetail.downstream.rates import parameter_groups, set_rate
+from dovetail.downstream.fit import parameter_groups, set_rate
 
 
 @pytest.mark.parametrize(("decay_vectors", "expected"), [(False, {0.3, 0.0}), (True, {0.3})])
