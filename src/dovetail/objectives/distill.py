@@ -38,19 +38,24 @@ Pairing = Literal["cross", "same"]
 
 
 @dataclass(frozen=True)
-class DistillSpec(ObjectiveSpec):
-    """DINO's objective.
+class CentredSpec(ObjectiveSpec):
+    """An objective on prototypes whose teacher is centred.
 
     Attributes:
         student_temperature: Temperature of the student, above 0.
         teacher_temperature: Temperature of the teacher, above 0.
         centre_momentum: Share of the centre that stays at every update, in [0, 1].
-        pairing: "cross" or "same" views; see the module's docstring.
     """
 
     student_temperature: float = 0.1
     teacher_temperature: Schedule = 0.04
     centre_momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class DistillSpec(CentredSpec):
+    """DINO's objective: `pairing` is "cross" or "same" views; see the module's docstring."""
+
     pairing: Pairing = "cross"
 
     def build(self, head: HeadSpec) -> DistillObjective:
@@ -64,15 +69,32 @@ def prototypes_of(head: HeadSpec, what: str, output: str = "") -> int:
     return head.width(output)
 
 
-class DistillObjective(Objective):
-    """See the module's docstring. Logits of each view are [B, K] or [B, N, K]."""
+class CentredObjective(Objective):
+    """An objective with a centre [K] of the teacher's logits; those of each view are [B, K] or [B, N, K]."""
 
     centre: Tensor
+    spec: CentredSpec
 
-    def __init__(self, spec: DistillSpec, prototypes: int) -> None:
+    def __init__(self, spec: CentredSpec, prototypes: int) -> None:
         super().__init__()
         self.spec = spec
         self.register_buffer("centre", torch.zeros(prototypes))
+
+    @torch.no_grad()
+    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
+        if not teacher:
+            return None
+        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
+
+    @torch.no_grad()
+    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        move_centre(self.centre, teacher, self.spec.centre_momentum)
+
+
+class DistillObjective(CentredObjective):
+    """See the module's docstring. Logits of each view are [B, K] or [B, N, K]."""
+
+    spec: DistillSpec
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
@@ -98,16 +120,6 @@ class DistillObjective(Objective):
             )
         total = torch.stack(losses).sum() / pairs
         return Loss(total, {"cross_entropy": total})
-
-    @torch.no_grad()
-    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
-        if not teacher:
-            return None
-        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
-
-    @torch.no_grad()
-    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-        move_centre(self.centre, teacher, self.spec.centre_momentum)
 
 
 def soften(logits: Tensor, centre: Tensor, temp: float) -> Tensor:

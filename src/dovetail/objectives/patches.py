@@ -27,34 +27,31 @@ from dovetail.errors import RecipeError
 from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
-from dovetail.objectives.distill import DistillObjective, DistillSpec, cross_entropy, move_centre, prototypes_of, soften
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero, sample_rows
-from dovetail.schedules import Moment, Schedule, value_at
+from dovetail.objectives.distill import (
+    CentredObjective,
+    CentredSpec,
+    DistillObjective,
+    DistillSpec,
+    cross_entropy,
+    prototypes_of,
+    soften,
+)
+from dovetail.objectives.objective import Loss, Objective, connected_zero
+from dovetail.schedules import Moment, value_at
 from dovetail.views.view import View
 
 
 @dataclass(frozen=True)
-class MaskedPatchSpec(ObjectiveSpec):
-    """iBOT's objective on masked patches. Fields as in `DistillSpec`."""
-
-    student_temperature: float = 0.1
-    teacher_temperature: Schedule = 0.04
-    centre_momentum: float = 0.9
+class MaskedPatchSpec(CentredSpec):
+    """iBOT's objective on masked patches. Fields as in `CentredSpec`."""
 
     def build(self, head: HeadSpec) -> MaskedPatchObjective:
         separate = isinstance(head, PrototypeHeadSpec) and head.patch_prototypes > 0
         return MaskedPatchObjective(self, prototypes_of(head, "iBOT's objective", PATCH_OUTPUT if separate else ""))
 
 
-class MaskedPatchObjective(Objective):
+class MaskedPatchObjective(CentredObjective):
     """See the module's docstring. Logits of each view are [B, N, K]; views say what was masked."""
-
-    centre: Tensor
-
-    def __init__(self, spec: MaskedPatchSpec, prototypes: int) -> None:
-        super().__init__()
-        self.spec = spec
-        self.register_buffer("centre", torch.zeros(prototypes))
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
@@ -76,16 +73,6 @@ class MaskedPatchObjective(Objective):
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total})
 
-    @torch.no_grad()
-    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
-        if not teacher:
-            return None
-        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
-
-    @torch.no_grad()
-    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-        move_centre(self.centre, teacher, self.spec.centre_momentum)
-
 
 def masked_places(mask: Tensor, count: int | None) -> Tensor:
     """Return [M]: the places of what [B, N] masks among all B N patches, in order.
@@ -97,16 +84,13 @@ def masked_places(mask: Tensor, count: int | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SelfPatchSpec(ObjectiveSpec):
-    """SelfPatch's two losses. Fields as in `DistillSpec`, the same for the image and for patches.
+class SelfPatchSpec(CentredSpec):
+    """SelfPatch's two losses. Fields as in `CentredSpec`, the same for the image and for patches.
 
     Attributes:
         patch_weight: Weight of the patches' loss beside the image's.
     """
 
-    student_temperature: float = 0.1
-    teacher_temperature: Schedule = 0.04
-    centre_momentum: float = 0.9
     patch_weight: float = 0.1
 
     def build(self, head: HeadSpec) -> SelfPatchObjective:
@@ -146,15 +130,8 @@ class SelfPatchObjective(Objective):
         self.patches.update([one.patches for one in student], [one.patches for one in teacher])
 
 
-class SamePatchObjective(Objective):
+class SamePatchObjective(CentredObjective):
     """Every patch of the student against the teacher's target for that patch; logits of each view are [B, N, K]."""
-
-    centre: Tensor
-
-    def __init__(self, spec: DistillSpec, prototypes: int) -> None:
-        super().__init__()
-        self.spec = spec
-        self.register_buffer("centre", torch.zeros(prototypes))
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
@@ -171,13 +148,3 @@ class SamePatchObjective(Objective):
         ]
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total})
-
-    @torch.no_grad()
-    def assignments(self, teacher: Sequence[Tensor], moment: Moment) -> Tensor | None:
-        if not teacher:
-            return None
-        return soften(sample_rows(teacher[0]), self.centre, value_at(self.spec.teacher_temperature, moment))
-
-    @torch.no_grad()
-    def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-        move_centre(self.centre, teacher, self.spec.centre_momentum)

@@ -24,7 +24,33 @@ SGD_OPTIONS = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maxim
 CLIP_EPSILON = 1e-6  # as in `torch.nn.utils.clip_grad_norm_` and in DINO
 
 
-class Lars(Optimizer):
+class ByGroup(Optimizer):
+    """An optimiser whose step is one function of each group's parameters that have a gradient."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Do one step of every group."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        raise NotImplementedError
+
+
+class Lars(ByGroup):
     """Layer-wise adaptive rate scaling with heavy-ball momentum (You et al. 2017, arXiv 1708.03888), as SlotCon has it.
 
     For a parameter p with gradient g: `g <- g + weight_decay p`; where the group adapts and neither norm is 0,
@@ -60,26 +86,8 @@ class Lars(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Do one step; gradients are overwritten with what enters the velocity."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._step_group(group, params)
-        return loss
-
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Do one step; gradients are overwritten with what enters the velocity."""
         for p in params:
             if "velocity" not in self.state[p]:
                 self.state[p]["velocity"] = torch.zeros_like(p)
@@ -97,34 +105,20 @@ class Lars(Optimizer):
         torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
 
-class Sgd(SGD):
+class Sgd(ByGroup, SGD):
     """torch's fused SGD, which takes of cut weights this process's part: torch has no fused form for such tensors."""
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Do one step, to the bit as `torch.optim.SGD` does it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if self.state[p].get("momentum_buffer") is None:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            sgd(
-                [own_part(p) for p in params],
-                [own_part(p.grad) for p in params],
-                [own_part(self.state[p]["momentum_buffer"]) for p in params],
-                **{name: group[name] for name in SGD_OPTIONS},
-            )
-        return loss
+        for p in params:
+            if self.state[p].get("momentum_buffer") is None:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        sgd(
+            [own_part(p) for p in params],
+            [own_part(p.grad) for p in params],
+            [own_part(self.state[p]["momentum_buffer"]) for p in params],
+            **{name: group[name] for name in SGD_OPTIONS},
+        )
 
 
 def trust_ratios(p_norm: Tensor, g_norm: Tensor, coefficient: float, eps: float) -> list[Tensor]:

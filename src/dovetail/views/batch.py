@@ -35,8 +35,8 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One photograph's views as a worker makes them.
+class Views:
+    """The views of one photograph.
 
     Attributes:
         crops: V tensors uint8 [C, size, size].
@@ -49,10 +49,6 @@ class Sample:
         query_box: [S, 4] float32; None without them.
         query_photometrics: [G or 1, S, NUM_PARAMETERS]; None without them.
         points: [G, N, 2] float32 in [0, 1] of the image; None without them.
-        epoch: The epoch that was asked for.
-        index: The photograph that was asked for.
-        used: The photograph that was taken, another one where that was unreadable; -1 if none could be read.
-        skipped: What could not be read on the way.
     """
 
     crops: tuple[Tensor, ...]
@@ -65,6 +61,19 @@ class Sample:
     query_box: Tensor | None
     query_photometrics: Tensor | None
     points: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sample(Views):
+    """One photograph's views as a worker makes them.
+
+    Attributes:
+        epoch: The epoch that was asked for.
+        index: The photograph that was asked for.
+        used: The photograph that was taken, another one where that was unreadable; -1 if none could be read.
+        skipped: What could not be read on the way.
+    """
+
     epoch: int
     index: int
     used: int
@@ -72,7 +81,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class ViewBatch:
+class ViewBatch(Views):
     """A batch of `Sample`, every field stacked along a first dimension B. Made by `collate`, read by `to_views`.
 
     Attributes:
@@ -82,16 +91,6 @@ class ViewBatch:
         skipped: What could not be read.
     """
 
-    crops: tuple[Tensor, ...]
-    box: Tensor
-    flipped: Tensor
-    source_px: Tensor
-    photometrics: Tensor
-    masks: tuple[Tensor, ...]
-    queries: Tensor | None
-    query_box: Tensor | None
-    query_photometrics: Tensor | None
-    points: Tensor | None
     epoch: Tensor
     index: Tensor
     used: Tensor
