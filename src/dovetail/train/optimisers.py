@@ -115,7 +115,7 @@ class Sgd(ByGroup, SGD):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         sgd(
             [own_part(p) for p in params],
-            [own_part(p.grad) for p in params],
+            [own_part(p.grad) for p in params if p.grad is not None],
             [own_part(self.state[p]["momentum_buffer"]) for p in params],
             **{name: group[name] for name in SGD_OPTIONS},
         )
