@@ -44,7 +44,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "dovetail.run.pretrain", "pretrain", "pre-train a model on a folder of unlabelled images", reads_config=True
     ),
-    "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write photographs as WebDataset shards"),
+    "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
     "show": Verb("dovetail.recipes.show", "show", "print a method's expanded recipe", only_prints=True),
     "evaluate knn": Verb(
@@ -54,18 +54,18 @@ VERBS: dict[str, Verb] = {
         "dovetail.downstream.evaluate", "evaluate_linear", "train a linear classifier on frozen features"
     ),
     "evaluate dense": Verb("dovetail.downstream.evaluate", "evaluate_dense", "measure frozen maps on labelled pixels"),
-    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each photograph"),
+    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each image"),
     "visualize pca": Verb("dovetail.report.visualize", "pca", "draw feature maps before and after pre-training"),
-    "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over photographs"),
+    "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over images"),
     "visualize attention": Verb("dovetail.report.visualize", "attention", "draw what a ViT's tokens attend to"),
     "visualize correspondence": Verb(
-        "dovetail.report.visualize", "correspondence", "draw which cells of two pictures match"
+        "dovetail.report.visualize", "correspondence", "draw which cells of two images match"
     ),
-    "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest photographs"),
+    "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest images"),
     "finetune classify": Verb("dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification"),
     "finetune detect": Verb("dovetail.downstream.finetune", "finetune_detect", "fine-tune for detection and instances"),
     "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
-    "predict": Verb("dovetail.downstream.predict", "predict", "write a fine-tuned run's predictions for photographs"),
+    "predict": Verb("dovetail.downstream.predict", "predict", "write a fine-tuned run's predictions for images"),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
     "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True),
     "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True),

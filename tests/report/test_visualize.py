@@ -58,7 +58,7 @@ def test_every_kind_of_picture_is_drawn(
 
 
 def test_photographs_are_matched_two_by_two(slot_run: Path, photos: Path, tmp_path: Path) -> None:
-    found = visualize.correspondence(run=slot_run, images=photos, out=tmp_path, between="photographs", most=1, lines=4)
+    found = visualize.correspondence(run=slot_run, images=photos, out=tmp_path, between="images", most=1, lines=4)
     assert [path.name for path in found] == ["correspondence-01.png"]
 
 

@@ -17,80 +17,82 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
 
     data: str | Path = option(
         "",
-        "Folder of VOC 2012, ADE20K, Cityscapes, COCO, a saved Hugging Face dataset, or of images/ beside "
-        "masks/; or a COCO JSON file.",
+        "Folder of VOC 2012, ADE20K, Cityscapes or COCO, a saved Hugging Face dataset, a folder with images/ and "
+        "masks/, or a COCO JSON file.",
     )
-    out: str | Path = option("", "Folder for results.json and the model; RUN/finetune-segment unless given.")
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-segment.")
     decoder: Literal["auto", "fcn", "fpn", "upernet"] = option(
         "auto",
         "Decoder for an encoder without one: fcn for a CNN, fpn (Semantic FPN) for both, upernet for a ViT.",
     )
     classes: int | None = option(
         None,
-        "Number of classes of images beside masks; counted from the masks unless given.",
+        "Number of classes, for folders of images and masks. Default: counted from the masks.",
         COUNT,
     )
     ignore_index: int = option(
         255,
-        "Label of pixels that do not count, of images beside masks and saved datasets; -1 for none.",
+        "Label of pixels to ignore, for folders of images and masks and saved datasets; -1 for none.",
         Range(-1, 65_535),
     )
     label_map: Sequence[str] = option(
         (),
-        "What the labels or colours of images beside masks mean: pairs such as 255:1, 128:ignore or "
-        "128,0,0:2, or one table of names and colours (labelmap.txt, class_dict.csv).",
+        "Meaning of the values or colours in mask images: pairs such as 255:1, 128:ignore or 128,0,0:2, or one file of "
+        "names and colours (labelmap.txt, class_dict.csv).",
     )
     steps: int | Auto = option(
         "auto",
-        'Optimiser steps; "auto" takes the protocol\'s, in proportion for a fraction of the images.',
+        'Optimiser steps. "auto" uses the protocol\'s, scaled by the fraction of the images.',
         COUNT,
     )
-    batch_size: int = option(16, "Images in a step.", Range(1, most=1 << 20))
-    optimiser: Literal["auto", "adamw", "sgd"] = option("auto", 'Optimiser; "auto" takes the protocol\'s.')
-    lr: float | Auto = option("auto", 'Peak learning rate; "auto" takes the protocol\'s.', RATE)
-    encoder_lr_scale: float = option(1.0, "Factor on the encoder's learning rate; 0 freezes it.", NOT_NEGATIVE)
+    batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
+    optimiser: Literal["auto", "adamw", "sgd"] = option("auto", 'Optimiser. "auto" uses the protocol\'s.')
+    lr: float | Auto = option("auto", 'Peak learning rate. "auto" uses the protocol\'s.', RATE)
+    encoder_lr_scale: float = option(
+        1.0, "Factor on the learning rate of the encoder; 0 freezes the encoder.", NOT_NEGATIVE
+    )
     layer_decay: float | Auto = option(
         "auto",
-        'Factor from the learning rate of the encoder\'s block to that of the block before it; "auto" takes '
-        "the protocol's: 0.9 for UPerNet on ADE20K, else 1.",
+        'Layer-wise learning rate decay: factor from each encoder block to the block before it. "auto" uses the '
+        "protocol's, which is 0.9 for UPerNet on ADE20K and 1 otherwise.",
         SHARE,
     )
     weight_decay: float | Auto = option(
         "auto",
-        'Weight decay of tensors with more than one dimension; "auto" takes the protocol\'s.',
+        'Weight decay of tensors with more than one dimension. "auto" uses the protocol\'s.',
         NOT_NEGATIVE,
     )
     warmup_steps: int | Auto = option(
         "auto",
-        'Steps of linear warm-up; "auto" takes the protocol\'s, at most a quarter of all.',
+        'Steps of linear warm-up. "auto" uses the protocol\'s, and at most a quarter of all steps.',
         NOT_NEGATIVE,
     )
     crop_size: int | None = option(
         None,
-        "Side of training crops in pixels; the protocol's unless given.",
+        "Side of training crops in pixels. Default: the protocol's.",
         Range(32, most=MOST_SIDE_PX),
     )
     output_stride: Literal["auto", 8, 16, 32] = option(
         "auto",
-        'Stride of the deepest map of a ResNet under an FCN; "auto" takes the protocol\'s.',
+        'Stride of the deepest map of a ResNet with an FCN head. "auto" uses the protocol\'s.',
     )
     auxiliary_weight: float | Auto = option(
         "auto",
-        'Weight of the loss of an FCN\'s second head, which is left out after training; 0 has none, "auto" '
-        "takes the protocol's: 0.4 on ADE20K, else none.",
+        "Weight of the auxiliary head's loss for an FCN; 0 turns it off. \"auto\" uses the protocol's, which is 0.4 on "
+        "ADE20K and 0 otherwise.",
         NOT_NEGATIVE,
     )
     distort: Literal["auto", "on", "off"] = option(
         "auto",
-        'Random brightness, contrast, saturation and hue in training; "auto" turns it on for ADE20K.',
+        'Random brightness, contrast, saturation and hue in training. "auto" turns it on for ADE20K.',
     )
     batch_norm: Literal["train", "reestimate", "frozen"] = option(
         "train",
-        '"train" goes on from the run\'s statistics, "reestimate" from new ones, "frozen" keeps them.',
+        'BatchNorm statistics: "train" updates the run\'s, "reestimate" starts with new ones, "frozen" keeps them.',
     )
     inference: Literal["auto", "whole", "slide"] = option(
         "auto",
-        "Whole images, or windows of the crop's size every two thirds of it; \"auto\" takes the protocol's.",
+        'Whole images, or sliding windows of the crop size with a stride of two thirds. "auto" uses the protocol\'s.',
     )
 
 
@@ -100,49 +102,49 @@ class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
 
     data: str | Path = option(
         "",
-        "COCO's folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.",
+        "COCO folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.",
     )
-    out: str | Path = option("", "Folder for results.json and the model; RUN/finetune-detect unless given.")
-    task: Literal["boxes", "masks"] = option("boxes", "Boxes, or masks as well.")
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-detect.")
+    task: Literal["boxes", "masks"] = option("boxes", "Boxes, or boxes and masks.")
     head: Literal["rcnn", "retinanet"] = option("rcnn", "Faster and Mask R-CNN, or RetinaNet (boxes only).")
     box_head: Literal["auto", "2fc", "4conv1fc"] = option(
         "auto",
-        'For R-CNN: two layers, or four convolutions and a layer as in the dense-SSL protocol; "auto" takes '
-        "the model's own, else two layers.",
+        'For R-CNN: two linear layers, or four convolutions and a linear layer as in the dense-SSL protocol. "auto" '
+        "uses the model's own head if it has one, otherwise two layers.",
     )
     head_norm: Literal["none", "sync"] = option(
         "none",
-        '"sync" puts BatchNorm over all boxes of a step after the convolutions of box and mask heads, as in '
-        "the dense-SSL protocol.",
+        '"sync" adds synchronised BatchNorm after the convolutions of box and mask heads, as in the dense-SSL '
+        "protocol.",
     )
     head_width: float = option(
         1.0,
-        "For R-CNN: factor on the 1024 outputs of the box head's layers and the 256 channels of both heads' "
-        "convolutions, from 1/16 to 4. Without a GPU the heads take most of the time.",
+        "For R-CNN: width factor of the heads, from 1/16 to 4. At 1, linear layers have 1024 outputs and convolutions "
+        "256 channels. Without a GPU the heads take most of the time.",
         Range(1 / 16, 4),
     )
-    proposals: int = option(512, "For R-CNN: boxes of an image that the heads learn from.", COUNT)
-    epochs: int = option(12, "Passes over the images; 12 is the 1x schedule.", COUNT)
-    steps: int | None = option(None, "Optimiser steps, instead of epochs.", COUNT)
-    batch_size: int = option(16, "Images in a step.", Range(1, most=1 << 20))
+    proposals: int = option(512, "For R-CNN: proposals per image that the heads are trained on.", COUNT)
+    epochs: int = option(12, "Passes over the images. 12 is the 1x schedule.", COUNT)
+    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
     lr: float | Auto = option(
         "auto",
-        'Peak learning rate; "auto" is 0.02 for 16 images and in proportion for fewer, 1e-4 for ViTs.',
+        'Peak learning rate. "auto" is 0.02 for 16 images per step, in proportion for fewer, and 1e-4 for ViTs.',
         RATE,
     )
     layer_decay: float = option(
         1.0,
-        "Factor from the learning rate of the encoder's block to that of the block before it; iBOT's is 0.75 or 0.8.",
+        "Layer-wise learning rate decay: factor from each encoder block to the block before it. iBOT uses 0.75 or 0.8.",
         SHARE,
     )
     image_size: int = option(
         800,
-        "Largest shorter side in pixels; training draws from 80 to 100 % of it, the longer side has at most 5/3.",
+        "Shorter side in pixels. Training draws 80 to 100 % of it; the longer side is at most 5/3 of it.",
         Range(16, most=MOST_SIDE_PX),
     )
     batch_norm: Literal["train", "frozen"] = option(
         "train",
-        'For the backbone: "train", or "frozen" for steps of very few images.',
+        'BatchNorm of the backbone: "train", or "frozen" for very few images per step.',
     )
 
 
@@ -154,32 +156,32 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
         "",
         "Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.",
     )
-    out: str | Path = option("", "Folder for results.json and the model; RUN/finetune-classify unless given.")
-    epochs: int = option(100, "Passes over the images, of which a fraction takes as many; at least 100 steps.", COUNT)
-    steps: int | None = option(None, "Optimiser steps, instead of epochs.", COUNT)
-    batch_size: int = option(64, "Images in a step.", Range(1, most=1 << 20))
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-classify.")
+    epochs: int = option(100, "Passes over the images, also over a fraction of them; at least 100 steps.", COUNT)
+    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    batch_size: int = option(64, "Images per step.", Range(1, most=1 << 20))
     lr: float = option(0.001, "Peak learning rate of the classifier.", RATE)
     layer_decay: float = option(
         0.75,
-        "Factor from the learning rate of the encoder's block to that of the block before it; 1: off.",
+        "Layer-wise learning rate decay: factor from each encoder block to the block before it; 1 turns it off.",
         SHARE,
     )
     weight_decay: float = option(0.05, "Weight decay of tensors with more than one dimension.", NOT_NEGATIVE)
     mixup: float = option(0.0, "Parameter of mixup's Beta distribution; 0 turns it off, 0.8 is usual.", NOT_NEGATIVE)
     cutmix: float = option(
         0.0,
-        "Parameter of CutMix's Beta distribution; 0 turns it off, 1 is usual; with mixup each batch has either.",
+        "Parameter of CutMix's Beta distribution; 0 turns it off, 1 is usual. With mixup, each batch has one of them.",
         NOT_NEGATIVE,
     )
     randaugment: int = option(0, "Magnitude of RandAugment, 1 to 10; 0 turns it off, 9 is usual.", Range(0, 10))
     random_erasing: float = option(
         0.0,
-        "Share of images in which a rectangle is replaced by noise; 0.25 is usual.",
+        "Probability of replacing a rectangle of an image by noise; 0.25 is usual.",
         Range(0, 1),
     )
-    label_smoothing: float = option(0.1, "Share of the truth that is spread over all classes.", Range(0, 0.999))
+    label_smoothing: float = option(0.1, "Label smoothing.", Range(0, 0.999))
     image_size: int | None = option(
         None,
-        "Side of the images in pixels; the run's unless given.",
+        "Side of the images in pixels. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
     )

@@ -18,7 +18,7 @@ class MachineOptions(Options):
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "Device type.")
     precision: Literal["auto", "bf16", "float32"] = option(
-        "auto", 'Number format; "auto" takes bfloat16 autocast where the device computes it natively.'
+        "auto", 'Number format. "auto" uses bfloat16 autocast where the hardware supports it.'
     )
     workers: int | Auto = option("auto", "Threads that read images.", Range(0, most=4096))
 
@@ -27,15 +27,15 @@ class MachineOptions(Options):
 class MeasureOptions(Options):
     """What every verb takes that measures a run on labelled images."""
 
-    run: str | Path | None = option(None, "Folder of a pre-training run.")
+    run: str | Path | None = option(None, "Run folder of a pre-training.")
     data: str | Path = option("", "Labelled dataset.")
-    out: str | Path = option("", "Folder for results.json; in the run's folder unless given.")
-    model: str | None = option(None, "Name of a model with random weights, instead of a run.")
-    seed: int = option(0, "Seed of everything that is drawn.", NOT_NEGATIVE)
+    out: str | Path = option("", "Folder for results.json. Default: a folder in the run folder.")
+    model: str | None = option(None, "Model by name, with random weights, instead of a run.")
+    seed: int = option(0, "Seed of every random draw.", NOT_NEGATIVE)
     value_range: Sequence[float] = option(
-        (), "Black and white of images with more than 8 bits a channel; the run's unless given."
+        (), "Values of black and white in images with more than 8 bits per channel. Default: the run's."
     )
-    check: bool = option(False, "Read the whole dataset, list all its faults, and stop.")
+    check: bool = option(False, "Read the whole dataset, list all its faults, and exit.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class FinetuneOptions(MeasureOptions):
     """What every kind of fine-tuning takes."""
 
     model: str | None = option(
-        None, "Name of the model to fine-tune, where it is not the run's; without a run, for random weights."
+        None, "Model to fine-tune, if it is not the run's. Without a run it starts from random weights."
     )
     start: Sequence[str] = option(
         ("auto",),
@@ -51,7 +51,7 @@ class FinetuneOptions(MeasureOptions):
         '"auto" loads all that fits, without a run random weights.',
     )
     fraction: Sequence[float] = option(
-        (1.0,), "Shares of the labelled images to learn from, in nested, class-balanced subsets.", SHARE
+        (1.0,), "Shares of the labelled training images to use, as nested, class-balanced subsets.", SHARE
     )
-    seeds: int = option(1, "Trials for each row, with seeds from `seed` on.", COUNT)
-    seed: int = option(0, "Seed of subsets, new weights, order and augmentation.", NOT_NEGATIVE)
+    seeds: int = option(1, "Trials for each row of the table, with the seeds `seed`, `seed` + 1 and so on.", COUNT)
+    seed: int = option(0, "Seed of subsets, new weights, image order and augmentation.", NOT_NEGATIVE)

@@ -13,7 +13,7 @@ from dovetail.options import Range, option
 class PredictOptions(MachineOptions):
     """Options of `dovetail predict`."""
 
-    run: str | Path = option("", "Folder of a fine-tuned run (its `out`).")
-    data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path a line.")
+    run: str | Path = option("", "Folder of a fine-tuned run: its `out`.")
+    data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
     out: str | Path = option("", "Folder for the predictions.")
-    min_score: float = option(0.05, "Detections below this score are left out.", Range(0, 1))
+    min_score: float = option(0.05, "Lowest score of a detection that is written.", Range(0, 1))

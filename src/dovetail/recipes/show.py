@@ -20,8 +20,8 @@ class ShowOptions(Options):
     )
     model: str | None = option(
         None,
-        "Model to expand it for, with shapes and numbers of parameters; a ResNet-50 with an FPN (or a ViT, "
-        "for methods on tokens) unless given.",
+        "Model to show it for, with shapes and numbers of parameters. Default: a ResNet-50 with an FPN, or a ViT for "
+        "methods on tokens.",
     )
     image_size: int | None = option(
         None, "Side of the global views in pixels; the recipe's unless given.", Range(8, most=MOST_SIDE_PX)

@@ -21,13 +21,12 @@ class CompareOptions(Options):
 
     results: Sequence[str] = option(
         (),
-        "Folders with a results.json, or of runs with such folders in them, as in `dovetail compare runs/*`.",
+        "Folders with a results.json, or run folders that contain such folders, as in `dovetail compare runs/*`.",
         positional=True,
     )
     out: str | Path | None = option(
         None,
-        "Page to write, such as comparison.html: the scores with their intervals, and the curves of every run"
-        " named; opens offline.",
+        "Page to write, such as comparison.html, with scores, intervals and the curves of every run. It opens offline.",
     )
 
 

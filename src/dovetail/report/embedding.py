@@ -50,29 +50,28 @@ class Embeddings(NamedTuple):
 class EmbedOptions(Options):
     """Options of `dovetail embed`."""
 
-    run: str | Path = option("", "Folder of the run, with exported weights.", required=True)
+    run: str | Path = option("", "Run folder with exported weights.", required=True)
     data: Any = option(
         None,
-        "Folder of images, .zip or .tar of them, text file with one path a line, or (in Python) a sequence of"
-        " paths or a dataset.",
+        "Images: a folder, a .zip or .tar, a text file with one path per line, or in Python a sequence of paths or a "
+        "dataset.",
     )
     out: str | Path = option(
         "",
-        "File to write: .npy (the paths go beside it, into NAME.paths.json), or .parquet with columns path "
-        "and embedding.",
+        "File to write: .npy, with the paths in NAME.paths.json, or .parquet with the columns path and embedding.",
         required=True,
     )
     side_px: int | None = option(
         None,
-        "Side in pixels of the central squares; that of pre-training unless given.",
+        "Side of the centre crops in pixels. Default: that of pre-training.",
         Range(8, most=MOST_SIDE_PX),
     )
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
     accelerator: Accelerator = option("auto", "Device type.")
     page_map: Literal["none", "pca", "tsne"] = option(
         "none",
-        "Put a map of the embeddings in two dimensions into the run's page report.html, by principal "
-        "components or by t-SNE (which needs scikit-learn).",
+        "Add a two-dimensional map of the embeddings to the run's page report.html, by principal components or by "
+        "t-SNE, which needs scikit-learn.",
     )
 
 

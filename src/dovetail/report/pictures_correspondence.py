@@ -111,7 +111,7 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
         DovetailError: For a recipe with one view, or no readable photograph whose views overlap.
     """
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
-        raise OptionsError(f"The method {run.options.method} has one global view; give --between photographs.")
+        raise OptionsError(f"The method {run.options.method} has one global view; give --between images.")
     dataset = ViewDataset(source, run.recipe.views, seed=int(run.options.seed), in_channels=run.in_channels)
     sheets: list[Sheet] = []
     for stretch in spread_over(source, most):

@@ -65,16 +65,16 @@ def as_module(model: Any) -> nn.Module | None:
 class SheetOptions(Options):
     """What every sheet of pictures takes."""
 
-    run: str | Path = option("", "Folder of the run.", required=True)
+    run: str | Path = option("", "Run folder.", required=True)
     images: Any = option(None, "Folder of images.")
     out: str | Path = option("", "Folder for the pictures.", required=True)
     most: int = option(6, "Images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
     side_px: int | None = option(
         None,
-        "Side in pixels to which images are brought; for CNNs twice the views' unless given, for ViTs the views'.",
+        "Side in pixels that images are resized to. Default: the views' side for ViTs, and twice that for CNNs.",
         Range(8, most=MOST_SIDE_PX),
     )
-    model: Any = option(None, "In Python, for a run of a module of your own: the same module.")
+    model: Any = option(None, "In Python, for a run of your own module: the same module.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class PcaOptions(SheetOptions):
 
     init: str | None = option(
         None,
-        'For a run that began with ImageNet weights: "imagenet" again, which allows their download.',
+        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
     )
 
 
@@ -169,16 +169,15 @@ def attention(options: AttentionOptions) -> list[Path]:
 class CorrespondenceOptions(SheetOptions):
     """Options of `dovetail visualize correspondence`."""
 
-    between: Literal["views", "photographs"] = option(
+    between: Literal["views", "images"] = option(
         "views",
-        "Two views of each image, where the right answer is known and the error is measured; or images two by"
-        " two in their order.",
+        "Match two views of each image, where the error is known and measured, or pairs of images in their order.",
     )
     most: int = option(4, "Pairs to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
-    lines: int = option(24, "Best matches to draw in each.", COUNT)
+    lines: int = option(24, "Best matches to draw in each pair.", COUNT)
     init: str | None = option(
         None,
-        'For a run that began with ImageNet weights: "imagenet" again, which allows their download.',
+        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
     )
 
 
@@ -215,7 +214,7 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
 class NeighboursOptions(SheetOptions):
     """Options of `dovetail visualize neighbours`."""
 
-    count: int = option(5, "Neighbours of each.", Range(1, most=MOST_PICTURES))
+    count: int = option(5, "Neighbours of each image.", Range(1, most=MOST_PICTURES))
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
 
 

@@ -18,52 +18,52 @@ class ModelOptions(Options):
 
     data: Any = option(
         None,
-        "Folder of images (searched recursively), .zip or uncompressed .tar of images, text file with one path a line, "
-        'folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs), Hugging Face dataset (a saved '
-        'folder, or "hf:NAME#SPLIT"), or (in Python) a sequence of paths or a dataset of images.',
+        "Unlabelled images: a folder (searched recursively), a .zip or uncompressed .tar, a text file with one path "
+        'per line, a folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs), a Hugging Face '
+        'dataset (a saved folder, or "hf:NAME#SPLIT"), or in Python a sequence of paths or a dataset.',
     )
     model: Any = option(
         None,
-        "Name of a model (`dovetail models` lists them: timm/NAME, timm/NAME+fpn, timm/NAME+fcn, "
-        "smp/ARCHITECTURE/ENCODER, torchvision/NAME), or a call with options, \"timm.create_model('NAME', "
-        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or (in Python) a module.',
+        "Model by name: timm/NAME, timm/NAME+fpn, timm/NAME+fcn, smp/ARCHITECTURE/ENCODER or torchvision/NAME "
+        "(`dovetail models` lists them). Or a call with options, such as \"timm.create_model('NAME', "
+        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or in Python a module.',
     )
     method: str = option("decon-sl", "Name of a method (`dovetail methods` lists them).")
-    out: str | Path = option("", "Folder of the run; must be empty or new unless `overwrite` or `resume` is given.")
+    out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is given.")
     preset: Literal["auto", "paper", "small", "short"] = option(
         "auto",
-        'Sizes of heads and the like: "paper" as published, "small" for up to 20,000 images or no GPU, "auto" chooses '
-        'between them; "short" has momenta and rates for some hundred steps too. Options of the recipe that are given '
-        "count more.",
+        'Sizes of heads, queues and similar: "paper" as published, "small" for up to 20,000 images or without a GPU. '
+        '"auto" chooses between the two. "short" also has momenta and rates for a few hundred steps. Options in '
+        "`recipe` override the preset.",
     )
-    recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints it).")
+    recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(
-        None, "Side of the global views in pixels; the recipe's unless given.", Range(8, most=MOST_SIDE_PX)
+        None, "Side of the global views in pixels. Default: the recipe's.", Range(8, most=MOST_SIDE_PX)
     )
     in_channels: int = option(3, "Channels of the images.", Range(1, most=4096))
     value_range: Sequence[float] = option(
         (),
-        "Black and white of images with more than 8 bits a channel, such as 0 4095 for 12 bits; what lies beyond is "
-        "clipped. Unless given, 0 and 65535, of floating point 0 and 1.",
+        "Values of black and white in images with more than 8 bits per channel, such as 0 4095 for 12 bits. Values "
+        "outside are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
     )
     init: str | None = option(
         None,
-        'Weights to start from: a .safetensors file, a run\'s folder, or "imagenet" for supervised weights of the '
-        "encoder. Those of EfficientNet-Lite0 come from an installed package, the others from the library's hub.",
+        'Weights to start from: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder. '
+        "Those of EfficientNet-Lite0 come from an installed package, the others from the model library's hub.",
     )
     mean: Sequence[float] = option(
         (),
-        "Mean of each channel, for values in [0, 1], with which images are normalised. By default that of the weights "
-        "to start from where it is known, and else ImageNet's.",
+        "Mean of each channel for normalisation, for values in [0, 1]. Default: the one that the weights in `init` "
+        "were trained with if it is known, otherwise ImageNet's.",
     )
-    std: Sequence[float] = option((), "Standard deviation of each channel, likewise.")
-    encoder: str | None = option(None, "Of a module of your own: name of the sub-module that is the encoder.")
-    decoder: str | None = option(None, "Of a module of your own: name of the sub-module that is the decoder.")
+    std: Sequence[float] = option((), "Standard deviation of each channel for normalisation; default as for `mean`.")
+    encoder: str | None = option(None, "For your own module: name of the submodule that is the encoder.")
+    decoder: str | None = option(None, "For your own module: name of the submodule that is the decoder.")
     drop_path: float = option(
-        0.0, "Of timm's ViTs, given by name: stochastic depth of its last block, in [0, 1); off in the teacher."
+        0.0, "For timm ViTs given by name: stochastic depth rate of the last block, in [0, 1). The teacher has none."
     )
     checkpoint_blocks: bool = option(
-        False, "Of timm's ViTs, given by name: compute blocks again in the backward pass, to save memory."
+        False, "For timm ViTs given by name: recompute blocks in the backward pass to save memory."
     )
 
 
@@ -72,38 +72,38 @@ class PretrainOptions(EngineOptions, ModelOptions):
     """Every option of `dovetail pretrain`."""
 
     report_every_minutes: float = option(
-        5.0, "Minutes between two writings of the page report.html; 0 writes none.", NOT_NEGATIVE, movable=True
+        5.0, "Minutes between two updates of the page report.html; 0 writes no page.", NOT_NEGATIVE, movable=True
     )
     knn_data: str | Path | None = option(
         None,
-        "Folder with train/CLASS/ and val/CLASS/ images, as of `dovetail evaluate knn`: the log says how many of the "
-        "latter the encoder as it stands tells by their 20 nearest of the former. Training never sees them.",
+        "Folder with train/CLASS/ and val/CLASS/ images, as for `dovetail evaluate knn`. The log then has the kNN "
+        "accuracy (k = 20) of the current encoder. These images are never trained on.",
         movable=True,
     )
     dense_data: str | Path | None = option(
         None,
-        "Images with masks, as of `dovetail evaluate dense`: the log has the mIoU of the encoder's and the decoder's "
-        "frozen maps, by a linear classifier and by retrieval. Training never sees them.",
+        "Images with masks, as for `dovetail evaluate dense`. The log then has the mIoU of the frozen encoder and "
+        "decoder maps, by a linear classifier and by retrieval. These images are never trained on.",
         movable=True,
     )
     loggers: Sequence[str] = option(
         (),
-        "Loggers beside TensorBoard: wandb, mlflow, or both; their packages must be installed.",
+        "Loggers in addition to TensorBoard: wandb, mlflow, or both. Their packages must be installed.",
         movable=True,
     )
     compile: bool = option(
-        False, "Let torch.compile run the networks; the first step waits for it, minutes. Not with fsdp."
+        False, "Compile the networks with torch.compile. The first step then takes minutes. Not with fsdp."
     )
     profile: int = option(
         0,
-        "Steps to profile, after the first three: a summary on the screen and a trace in OUT/profile.",
+        "Number of steps to profile, after the first three. Prints a summary and writes a trace to OUT/profile.",
         NOT_NEGATIVE,
         movable=True,
     )
-    overwrite: bool = option(False, "Empty a non-empty `out` first.")
+    overwrite: bool = option(False, "Delete what is in `out` first.")
     resume: bool = option(
         False,
-        "Go on with the run in `out`, exactly where it stopped; on other devices with the same images in a step.",
+        "Resume the run in `out` exactly where it stopped. Other devices may be used with the same global batch size.",
     )
 
     def check_complete(self) -> None:

@@ -16,38 +16,40 @@ class EngineOptions(Options):
     """Options of the training loop: length, batch, devices, log and checkpoints."""
 
     epochs: int | Auto = option(
-        "auto", "Passes over the images; a warm-up that was not given takes a quarter of them at most.", COUNT
+        "auto", "Passes over the images. Unless it is set, the warm-up takes at most a quarter of them.", COUNT
     )
     max_steps: int | None = option(
-        None, "Stop after this many optimiser steps; schedules are those of a run of this length.", COUNT
+        None, "Stop after this many optimiser steps. Schedules are planned for this length.", COUNT
     )
-    batch_size: int | Auto = option("auto", "Images per device and forward pass.", Range(1, most=1 << 20), movable=True)
+    batch_size: int | Auto = option(
+        "auto", "Images per device in one forward pass.", Range(1, most=1 << 20), movable=True
+    )
     accumulate: int = option(1, "Forward passes per optimiser step.", COUNT, movable=True)
     lr: float | Auto = option(
         "auto",
-        'Peak learning rate; "auto" scales the recipe\'s linearly with the global batch.',
+        'Peak learning rate. "auto" scales the recipe\'s rate linearly with the global batch size.',
         Range(0, above=True, most=1e38),  # float32's largest, about
     )
     freeze_encoder_epochs: float | Literal["all"] = option(
         0.0,
-        "Epochs, whole or not, in which the encoder and its BatchNorm statistics stand still while the decoder and the "
-        'heads learn; then all of the network trains. "all" freezes the encoder for the whole run.',
+        "Epochs, not necessarily whole, in which the encoder and its BatchNorm statistics are frozen while the decoder "
+        'and the heads train. "all" freezes the encoder for the whole run.',
         NOT_NEGATIVE,
     )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
     accelerator: Accelerator | Auto = option("auto", "Device type.", movable=True)
     devices: int | Auto = option("auto", "Number of devices on each node.", COUNT, movable=True)
     num_nodes: int = option(
-        1, "Number of nodes; in a resumed run it counts where `devices` is given.", COUNT, movable=True
+        1, "Number of nodes. When resuming, it is used only together with `devices`.", COUNT, movable=True
     )
     strategy: Literal["auto", "ddp", "fsdp"] = option(
         "auto",
-        '"ddp", or "auto" for it where there are several devices: each holds the whole model. "fsdp": each holds its '
-        "part of every weight, for models that are too large for one device.",
+        'With "ddp" every device holds the whole model; "auto" uses it on several devices. With "fsdp" every device '
+        "holds a part of every weight, for models that are too large for one device.",
         movable=True,
     )
     precision: Precision | Auto = option(
-        "auto", 'Number format; "auto" takes bfloat16 autocast where the device computes it natively.'
+        "auto", 'Number format. "auto" uses bfloat16 autocast where the hardware supports it.'
     )
     workers: int | Auto = option(
         "auto",
@@ -56,15 +58,15 @@ class EngineOptions(Options):
         Range(0, most=4096),
         movable=True,
     )
-    log_every_steps: int = option(20, "Steps between two lines of metrics.jsonl.", COUNT, movable=True)
+    log_every_steps: int = option(20, "Steps between two lines of the log (metrics.jsonl).", COUNT, movable=True)
     save_every_minutes: float = option(10.0, "Minutes between two checkpoints.", NOT_NEGATIVE, movable=True)
     keep_every_epochs: int | None = option(
-        None, "Epochs between two checkpoints that are kept beside the last one.", COUNT
+        None, "Epochs between two checkpoints that are kept in addition to the last one.", COUNT
     )
     skip_nonfinite_steps: int = option(
         0,
-        "Steps that may be left out because the loss or a gradient is no finite number, before the run ends for it; "
-        "all are in nonfinite.jsonl with their images.",
+        "How many steps with a non-finite loss or gradient are skipped before the run ends with an error. Each one is "
+        "listed in nonfinite.jsonl with its images.",
         NOT_NEGATIVE,
         movable=True,
     )

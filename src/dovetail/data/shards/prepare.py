@@ -22,11 +22,11 @@ class PrepareOptions(Options):
     data: Any = option(None, "Images, as for `dovetail pretrain`.")
     shards: str | Path = option(
         "",
-        "Folder to write the shards into; must be empty or new unless `overwrite` is given.",
+        "Folder for the shards. It must be new or empty unless `overwrite` is given.",
     )
-    images_per_shard: int = option(5000, "Images in each shard but the last.", COUNT)
-    seed: int = option(0, "Seed of the images' order.", NOT_NEGATIVE)
-    overwrite: bool = option(False, "Remove the shards that are in the folder, once the images are found.")
+    images_per_shard: int = option(5000, "Images in each shard; the last one may have fewer.", COUNT)
+    seed: int = option(0, "Seed of the image order.", NOT_NEGATIVE)
+    overwrite: bool = option(False, "Delete the shards in the folder once the images are found.")
 
 
 @takes(PrepareOptions)
