@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dovetail.downstream.labels.labelled import InMemory, LabelledSet, MaskFolder
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet
+from dovetail.downstream.labels.readers import paired
 from dovetail.networks.network import Network
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.views.view import View
@@ -40,10 +41,7 @@ class ProbeData:
     @classmethod
     def open(cls, train: Path, test: Path, *, classes: int) -> ProbeData:
         """Return the sets in two folders, each with `images` and `masks` in it, read once."""
-        sets = [
-            InMemory.of(MaskFolder.open(folder / "images", folder / "masks", classes=classes))
-            for folder in (train, test)
-        ]
+        sets = [InMemory.of(paired(folder / "images", folder / "masks", classes=classes)) for folder in (train, test)]
         return cls(sets[0], sets[1], classes)
 
 

@@ -17,7 +17,8 @@ from torch import nn
 
 import dovetail
 from benchmarks.demo.settings import CLASSES, ENCODER, MODEL, WIDTHS, DemoSettings, Pretraining
-from dovetail.downstream.labels.labelled import InMemory, LabelledSet, MaskFolder
+from dovetail.downstream.labels.labelled import InMemory, LabelledSet
+from dovetail.downstream.labels.readers import paired
 from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
 from dovetail.downstream.segment.metrics import SegmentationScores
 from dovetail.downstream.segment.options import SegmentOptions
@@ -84,7 +85,7 @@ def mean_text(values: Sequence[float]) -> str:
 def labelled(scenes: Path, split: str) -> InMemory:
     """Return a split's images and masks, read once."""
     folders = scenes / "images" / split, scenes / "masks" / split
-    return InMemory.of(MaskFolder.open(*folders, classes=len(CLASSES)))
+    return InMemory.of(paired(*folders, classes=len(CLASSES)))
 
 
 def frozen(row: Row, out: Path, settings: DemoSettings) -> dict[tuple[str, int], tuple[float, ...]]:

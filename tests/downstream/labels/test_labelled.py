@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from dovetail.data.reading.decode import open_bytes
-from dovetail.downstream.labels.labelled import InMemory, MaskFolder, Subset, read_image, read_mask
+from dovetail.downstream.labels.labelled import InMemory, read_image, read_mask
+from dovetail.downstream.labels.readers import paired
 from dovetail.errors import DovetailError
 from tests.data.fuzz import png_of
 from tests.data.photos import encoded, exif, smooth
@@ -47,7 +48,7 @@ def test_grey_and_palette_masks_hold_the_labels(folders: tuple[Path, Path], pale
     images, masks = folders
     save_image(images / "a.jpg")
     save_mask(masks / "a.png", palette=palette)
-    data = MaskFolder.open(images, masks, classes=3)
+    data = paired(images, masks, classes=3)
     assert len(data) == 1
     item = data[0]
     assert item.image.shape == (3, 3, 4)
@@ -62,7 +63,7 @@ def test_bitmap_and_16_bit_masks_and_grey_16_bit_images(folders: tuple[Path, Pat
     save_image(images / "b.png", mode="RGBA")
     Image.fromarray(LABELS == 1).save(masks / "a.png")
     Image.fromarray(LABELS.astype(np.uint16)).save(masks / "b.png")
-    data = MaskFolder.open(images, masks, classes=3)
+    data = paired(images, masks, classes=3)
     assert data[0].mask.tolist() == (LABELS == 1).astype(int).tolist()
     assert data[0].image.unique().tolist() == [40000 >> 8]
     assert data[1].mask.tolist() == LABELS.tolist()
@@ -75,9 +76,9 @@ def test_pairs_match_by_stem_and_spare_masks_are_left(folders: tuple[Path, Path]
         save_mask(masks / f"{stem}.png", np.full((3, 4), index, dtype=np.uint8))
     save_mask(masks / "spare.png")
     (images / "notes.txt").write_text("not an image")
-    data = MaskFolder.open(images, masks, classes=2)
+    data = paired(images, masks, classes=2)
     assert [int(data[index].mask.max()) for index in range(len(data))] == [1, 0]
-    assert Subset(InMemory.of(data), (1,))[0].mask.max() == 0
+    assert InMemory.of(data).subset([1])[0].mask.max() == 0
 
 
 def test_image_without_mask_is_named(folders: tuple[Path, Path]) -> None:
@@ -86,7 +87,7 @@ def test_image_without_mask_is_named(folders: tuple[Path, Path]) -> None:
         save_image(images / f"{stem}.jpg")
     save_mask(masks / "a.png")
     with pytest.raises(DovetailError, match=r"1 of 2 images .* have no mask .*b\.jpg; add b\.png"):
-        MaskFolder.open(images, masks, classes=3)
+        paired(images, masks, classes=3)
 
 
 def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
@@ -98,7 +99,7 @@ def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
     Image.new("RGB", (4, 3), "navy").save(masks / "colour.png")
     save_image(images / "size.png", size=(5, 3))
     (masks / "torn.png").write_bytes((masks / "good.png").read_bytes()[:40])
-    faults = list(MaskFolder.open(images, masks, classes=3).faults())
+    faults = list(paired(images, masks, classes=3).faults())
     assert len(faults) == 4
     assert "label 9 on 12 pixels" in faults[0]
     assert "mode RGB" in faults[1]
@@ -109,10 +110,10 @@ def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
 def test_missing_and_empty_folders(folders: tuple[Path, Path]) -> None:
     images, masks = folders
     with pytest.raises(DovetailError, match=r"no folder .*other.* holds images, masks"):
-        MaskFolder.open(images.parent / "other", masks, classes=3)
+        paired(images.parent / "other", masks, classes=3)
     (images / "readme.txt").write_text("x")
     with pytest.raises(DovetailError, match=r"holds no images; found there: \.txt"):
-        MaskFolder.open(images, masks, classes=3)
+        paired(images, masks, classes=3)
 
 
 def test_two_files_of_one_stem(folders: tuple[Path, Path]) -> None:
@@ -121,7 +122,7 @@ def test_two_files_of_one_stem(folders: tuple[Path, Path]) -> None:
     save_image(images / "a.jpg")
     save_mask(masks / "a.png")
     with pytest.raises(DovetailError, match=r"both a\.jpg and a\.png"):
-        MaskFolder.open(images, masks, classes=3)
+        paired(images, masks, classes=3)
 
 
 JPEG = {"quality": 90}
@@ -213,7 +214,7 @@ def test_images_that_exif_turns_fit_masks_of_either_orientation(
     labels = np.zeros((16, 24), np.uint8)
     labels[:, :8] = 1
     save_mask(masks / "a.png", labels if stored else np.rot90(labels, -1).copy())
-    image, mask = MaskFolder.open(images, masks, classes=2)[0]
+    image, mask = paired(images, masks, classes=2)[0]
     assert image.shape[1:] == mask.shape == ((16, 24) if stored else (24, 16))
     assert ((image[0] > 125) == (mask == 1)).float().mean() > 0.97
     assert ("read as stored, not as EXIF turns them" in caplog.text) == stored

@@ -61,14 +61,6 @@ def test_resize_keeps_labels_and_aligns() -> None:
     assert torch.equal(image[0] > 120, scaled == 3)
 
 
-def test_jitter_changes_values_within_range_and_nothing_else() -> None:
-    plan = Augmentation(flip_p=0.0, jitter=0.3)
-    image, mask = augmented(item(), plan, IGNORED, np.random.default_rng(1))
-    assert torch.equal(mask, item().mask)
-    assert not torch.equal(image, item().image)
-    assert image.dtype == torch.uint8
-
-
 def test_images_are_brought_within_two_sides() -> None:
     images = torch.zeros(2, 3, 30, 60, dtype=torch.uint8)
     assert brought_within(images, (1000, 20)).shape == (2, 3, 20, 40)

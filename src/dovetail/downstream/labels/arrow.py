@@ -8,7 +8,7 @@ Format: https://huggingface.co/docs/datasets/process#save. The package is option
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dovetail.downstream.labels.class_sets import ClassSet, check_several
 from dovetail.downstream.labels.counts import MOST_LISTED
 from dovetail.downstream.labels.labelled import Labelled, check_labels, check_sizes, read_image_of_size, read_mask
 from dovetail.downstream.labels.maps import LabelMap
-from dovetail.downstream.labels.mask_sets import classes_of, faults_of_items
+from dovetail.downstream.labels.mask_sets import StoredMasks
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import DataError
@@ -137,7 +137,7 @@ def chosen(columns: Sequence[str], preferred: Sequence[str], what: str, split: S
 
 
 @dataclass(frozen=True, eq=False)
-class SavedMasks:
+class SavedMasks(StoredMasks):
     """Images and masks of a split, read when asked for.
 
     Attributes:
@@ -167,28 +167,16 @@ class SavedMasks:
         return Labelled(image, mask)
 
     def raw_labels(self, index: int) -> Tensor:
-        """Return a mask [H, W] as the set, and the label map, have it."""
         content = self.split.content(index, self.mask)
         return read_mask(f"The mask of {self.split.called(index)}", content, self.label_map)
 
-    def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
-        return classes_of(self.raw_labels(index), self.ignore_index)
-
     def files(self) -> list[Path]:
-        """Return all files of the set."""
         return self.split.files()
 
     def place(self) -> str:
-        """Return where the masks are, as "in FOLDER"."""
         return f"in {self.split.name}"
 
-    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
-        yield from faults_of_items(self, on_item)
-
     def subset(self, indices: list[int]) -> SavedMasks:
-        """Return the images at `indices`."""
         return replace(self, split=self.split.subset(indices))
 
 

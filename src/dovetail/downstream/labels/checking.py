@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from dovetail.downstream.labels.arrow import SavedMasks
 from dovetail.downstream.labels.coco import faults_of, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.images import open_splits
-from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles
+from dovetail.downstream.labels.mask_sets import CocoMasks, StoredMasks
 from dovetail.downstream.labels.readers import ANY_LABEL, SegmentationData, open_segmentation
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
@@ -72,7 +71,7 @@ def check_segmentation(data: str | Path, classes: int | None, ignore_index: int,
 
 def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
     """Print which labels the masks hold, and return a sentence where these cannot be class numbers."""
-    masks = [part for part in (sets.train, sets.val) if isinstance(part, MaskFiles | SavedMasks)]
+    masks = [part for part in (sets.train, sets.val) if isinstance(part, StoredMasks)]
     if sets.format not in ("folders", "datasets") or not masks:
         return []
     found = labels_in(masks, skip_faults=True)

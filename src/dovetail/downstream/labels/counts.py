@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dovetail.downstream.labels.maps import LARGEST
+from dovetail.downstream.labels.mask_sets import StoredMasks
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError
 
 MOST_PER_MASK = 24  # labels in a mask on average; ADE20K, with 150 classes, has 10
 MOST_LISTED = 12
-
-
-class RawMasks(Protocol):
-    """Masks as their files have them, by index."""
-
-    @property
-    def ignore_index(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def raw_labels(self, index: int) -> Tensor: ...
-
-    def place(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +87,7 @@ def ranges(labels: Sequence[int]) -> str:
     return ", ".join(words[:MOST_LISTED]) + (f" and {len(labels)} in all" if len(words) > MOST_LISTED else "")
 
 
-def labels_in(sets: Sequence[RawMasks], *, skip_faults: bool = False) -> LabelCounts:
+def labels_in(sets: Sequence[StoredMasks], *, skip_faults: bool = False) -> LabelCounts:
     """Return the labels that the masks of all sets hold.
 
     Args:
@@ -127,7 +114,7 @@ def values_in(mask: Tensor) -> set[int]:
     return set(torch.bincount(mask.flatten()).nonzero().flatten().tolist())  # counting is faster than sorting
 
 
-def masks_of(sets: Sequence[RawMasks], *, skip_faults: bool) -> Iterable[Tensor]:
+def masks_of(sets: Sequence[StoredMasks], *, skip_faults: bool) -> Iterable[Tensor]:
     """Yield the masks of all sets."""
     for masks in sets:
         for index in range(len(masks)):

@@ -1,4 +1,4 @@
-"""Labelled sets for segmentation: a folder of images beside a folder of masks.
+"""Labelled images for segmentation: reading an image and its mask, and what may be wrong with either.
 
 Masks are PNG files, palette ("P") or grey ("L", 16-bit "I;16"), whose values are the labels. An image and its mask have
 the same stem and the same size; names of either folder may differ in the suffix.
@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,8 +23,7 @@ from torch import Tensor
 from dovetail.data.reading.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
 from dovetail.data.reading.tiff import grey_pages, unexplained
 from dovetail.downstream.labels.maps import LabelMap
-from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.errors import DataError, DovetailError, counted
+from dovetail.errors import DataError, counted
 
 IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
@@ -49,76 +47,6 @@ class LabelledSet(Protocol):
     def __getitem__(self, index: int) -> Labelled: ...
 
 
-@dataclass(frozen=True)
-class MaskFolder:
-    """Images and masks matched by stem, read when asked for. Build with `MaskFolder.open`.
-
-    Attributes:
-        images: Paths of the images, sorted by stem.
-        masks: The path of each one's mask.
-        classes: Labels are 0 .. classes - 1.
-        ignore_index: The label of pixels that do not count.
-    """
-
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
-    classes: int
-    ignore_index: int = IGNORE_INDEX
-
-    @classmethod
-    def open(
-        cls, images: Path | str, masks: Path | str, *, classes: int, ignore_index: int = IGNORE_INDEX
-    ) -> MaskFolder:
-        """Return the images of a folder that have a mask of the same stem in the other.
-
-        Raises:
-            DataError: For a missing or empty folder, for two files of one stem, and for images without masks.
-        """
-        found = by_stem(Path(images), IMAGE_SUFFIXES, "image")
-        labels = by_stem(Path(masks), MASK_SUFFIXES, "mask")
-        lonely = sorted(set(found) - set(labels))
-        if lonely:
-            raise DataError(
-                f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
-                f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away."
-            )
-        stems = sorted(found)
-        paths = tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems)
-        return cls(*paths, classes=classes, ignore_index=ignore_index)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Labelled:
-        mask = read_mask(self.masks[index])
-        image = read_image_of_size(self.images[index], mask.shape)
-        check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
-        check_labels(mask, self.classes, self.ignore_index, str(self.masks[index]))
-        return Labelled(image, mask)
-
-    def faults(self) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
-        for index in range(len(self)):
-            try:
-                self[index]
-            except DovetailError as fault:
-                yield str(fault)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """The items of another set at `indices`, in that order."""
-
-    whole: LabelledSet
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Labelled:
-        return self.whole[self.indices[index]]
-
-
 class InMemory:
     """A set read once and kept: for small sets, which are read again and again."""
 
@@ -135,6 +63,10 @@ class InMemory:
 
     def __getitem__(self, index: int) -> Labelled:
         return self.items[index]
+
+    def subset(self, indices: Sequence[int]) -> InMemory:
+        """Return the items at `indices`, in that order."""
+        return InMemory([self.items[index] for index in indices])
 
 
 def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path]:

@@ -5,10 +5,11 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Self
 
 import numpy as np
 import torch
@@ -29,40 +30,67 @@ from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import DataError, DovetailError
 
 
-class SegmentationSet(LabelledSet, Protocol):
-    """A labelled set as fine-tuning needs it."""
+class SegmentationSet(ABC):
+    """A labelled set as fine-tuning needs it.
 
-    @property
-    def classes(self) -> int: ...
+    Attributes:
+        classes: Labels are 0 .. classes - 1.
+        ignore_index: The label of pixels that do not count.
+    """
 
-    @property
-    def ignore_index(self) -> int:
-        """The label of pixels that do not count."""
-        ...
+    classes: int
+    ignore_index: int
 
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Labelled: ...
+
+    @abstractmethod
     def classes_in(self, index: int) -> list[int]:
         """Return the classes that occur in an image."""
-        ...
 
+    @abstractmethod
     def files(self) -> list[Path]:
         """Return all files of the set that there are."""
-        ...
 
-    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be used."""
-        ...
-
+    @abstractmethod
     def place(self) -> str:
         """Return where the masks are, as "in FOLDER"."""
-        ...
 
-    def subset(self, indices: list[int]) -> SegmentationSet:
+    @abstractmethod
+    def subset(self, indices: list[int]) -> Self:
         """Return the images at `indices`."""
-        ...
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        for index in range(len(self)):
+            try:
+                self[index]
+            except DovetailError as fault:
+                yield str(fault)
+            if on_item is not None:
+                on_item(1)
+
+
+class StoredMasks(SegmentationSet):
+    """A labelled set whose masks are stored as images."""
+
+    @abstractmethod
+    def raw_labels(self, index: int) -> Tensor:
+        """Return a mask [H, W] as the set, and the label map, have it."""
+
+    def labels(self, index: int) -> Tensor:
+        """Return a mask [H, W] of classes."""
+        return self.raw_labels(index)
+
+    def classes_in(self, index: int) -> list[int]:
+        return classes_of(self.labels(index), self.ignore_index)
 
 
 @dataclass(frozen=True)
-class MaskFiles:
+class MaskFiles(StoredMasks):
     """Images and masks by path, read when asked for.
 
     Attributes:
@@ -91,7 +119,6 @@ class MaskFiles:
         return Labelled(image, mask)
 
     def raw_labels(self, index: int) -> Tensor:
-        """Return a mask [H, W] as the file, and the label map, have it."""
         return read_mask(self.masks[index], label_map=self.label_map)
 
     def labels(self, index: int) -> Tensor:
@@ -112,30 +139,19 @@ class MaskFiles:
             )
         return relabelled
 
-    def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
-        return classes_of(self.labels(index), self.ignore_index)
-
     def files(self) -> list[Path]:
-        """Return all files of the set."""
         return [*self.images, *self.masks]
 
     def place(self) -> str:
-        """Return where the masks are, as "in FOLDER"."""
         return f"in {self.masks[0].parent}"
 
-    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
-        yield from faults_of_items(self, on_item)
-
     def subset(self, indices: list[int]) -> MaskFiles:
-        """Return the images at `indices`."""
         images, masks = (tuple(files[index] for index in indices) for files in (self.images, self.masks))
         return replace(self, images=images, masks=masks)
 
 
 @dataclass(frozen=True)
-class CocoMasks:
+class CocoMasks(SegmentationSet):
     """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1.
 
     The box of an object without a mask does not count, but for what lies in other objects' masks.
@@ -145,7 +161,7 @@ class CocoMasks:
     ignore_index: int = IGNORE_INDEX
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int:  # type: ignore[override]
         """The categories and background."""
         return len(self.coco.names) + 1
 
@@ -173,31 +189,13 @@ class CocoMasks:
         return sorted({one.label + 1 for one in objects if one.segmentation is not None})
 
     def files(self) -> list[Path]:
-        """Return all files of the set that there are."""
         return [self.coco.path, *(image.path for image in self.coco.images if image.path.is_file())]
 
     def place(self) -> str:
-        """Return where the objects are, as "in FILE"."""
         return f"in {self.coco.path}"
 
-    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be used."""
-        yield from faults_of_items(self, on_item)
-
     def subset(self, indices: list[int]) -> CocoMasks:
-        """Return the images at `indices`."""
         return replace(self, coco=self.coco.subset(indices))
-
-
-def faults_of_items(data: LabelledSet, on_item: Callable[[int], None] | None) -> Iterator[str]:
-    """Read every item and yield one sentence for each that cannot be used."""
-    for index in range(len(data)):
-        try:
-            data[index]
-        except DovetailError as fault:
-            yield str(fault)
-        if on_item is not None:
-            on_item(1)
 
 
 def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:

@@ -21,13 +21,13 @@ from pathlib import Path
 from dovetail.data.folders import left_out, with_slashes
 from dovetail.data.hugging_face import is_saved
 from dovetail.data.reading.values import told_of_values, value_range
-from dovetail.downstream.labels.arrow import SavedMasks, saved_masks
+from dovetail.downstream.labels.arrow import saved_masks
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing, others_in
 from dovetail.downstream.labels.maps import LabelMap, read_label_map
-from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet
+from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet, StoredMasks
 from dovetail.downstream.labels.names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
@@ -310,9 +310,7 @@ def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_I
     )
 
 
-def classes_of_masks(
-    sets: Sequence[MaskFiles | SavedMasks], classes: int | None, label_map: LabelMap | None
-) -> tuple[int, str]:
+def classes_of_masks(sets: Sequence[StoredMasks], classes: int | None, label_map: LabelMap | None) -> tuple[int, str]:
     """Return the number of classes, and a sentence on the labels where all masks had to be read for it.
 
     Raises:

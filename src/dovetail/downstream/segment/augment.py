@@ -27,7 +27,6 @@ class Augmentation:
         scale: Smallest and largest factor of a random resize before the crop; (1, 1) turns it off.
         flip_p: Probability of mirroring left to right.
         flip_vertical_p: Probability of mirroring top to bottom, for pictures without an up.
-        jitter: Largest relative change of brightness and of contrast; 0 turns it off.
         within_px: Longest and shorter side that images are first brought to, as large as fits, their shape kept.
         most_of_one_class: A crop is drawn anew, up to ten times, where one class has this share of its pixels or more.
         distort: Whether brightness, contrast, saturation and hue are changed, as SSD does; see `distorted`.
@@ -37,7 +36,6 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     flip_p: float = 0.5
     flip_vertical_p: float = 0.0
-    jitter: float = 0.0
     within_px: tuple[int, int] | None = None
     most_of_one_class: float = 1.0
     distort: bool = False
@@ -58,11 +56,6 @@ def augmented(item: Labelled, plan: Augmentation, ignore_index: int, rng: np.ran
         image, mask = image.flip(2), mask.flip(1)
     if rng.random() < plan.flip_vertical_p:
         image, mask = image.flip(1), mask.flip(0)
-    if plan.jitter:
-        brightness, contrast = rng.uniform(1 - plan.jitter, 1 + plan.jitter, size=2)
-        values = image.float() * brightness
-        values = (values - values.mean()) * contrast + values.mean()
-        image = values.round().clamp(0, 255).to(torch.uint8)
     if plan.distort:
         image = distorted(image, rng)
     return Labelled(image, mask)

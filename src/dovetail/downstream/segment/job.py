@@ -19,7 +19,7 @@ from dovetail.downstream.finetune_options import FinetuneSegmentOptions
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, run_plan
-from dovetail.downstream.labels.labelled import InMemory, LabelledSet
+from dovetail.downstream.labels.labelled import InMemory
 from dovetail.downstream.labels.mask_sets import SegmentationSet, check_told_apart
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
 from dovetail.downstream.machine import Machine, machine
@@ -70,8 +70,8 @@ class Plan(FinetunePlan):
     fixed_warmup: bool
     window: Window | None
     where: Machine
-    train: LabelledSet
-    val: LabelledSet
+    train: SegmentationSet | InMemory
+    val: SegmentationSet | InMemory
 
     def model(self) -> tuple[nn.Module, nn.Module]:
         return build_segmenter(
@@ -92,7 +92,7 @@ class Plan(FinetunePlan):
         return replace(self.options, steps=steps, warmup_steps=warmup, seed=trial.seed)
 
     def learn(self, model: nn.Module, trial: Trial, on_step: OnStep) -> None:
-        images, where = subset(self.train, trial.indices), self.where
+        images, where = self.train.subset(list(trial.indices)), self.where
         options = self.options_for(trial)
         finetune_segmentation(model, images, options, device=where.device, threads=where.threads, on_step=on_step)
 
@@ -159,15 +159,7 @@ def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     return run_plan("finetune segment", asked, plan, starts, notes=[data.note] * bool(data.note), marks=meaning)
 
 
-def subset(data: LabelledSet, indices: tuple[int, ...]) -> LabelledSet:
-    """Return some items of a set."""
-    if isinstance(data, InMemory):
-        return InMemory([data[index] for index in indices])
-    whole: SegmentationSet = data  # type: ignore[assignment]
-    return whole.subset(list(indices))
-
-
-def in_memory(data: SegmentationSet) -> LabelledSet:
+def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
     """Return a small set read once, a large one as it is."""
     first = data[0]
     size = first.image.nbytes + first.mask.nbytes
