@@ -30,7 +30,7 @@ from benchmarks.evidence.tables import Section, update_page
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.write import SceneSet
 
-from dovetail.downstream.finetune_options import FinetuneSegmentOptions
+from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.errors import DovetailError
 from dovetail.recipes.table import options_of
 

@@ -10,9 +10,15 @@ import pytest
 
 from dovetail.cli import VERBS
 from dovetail.cli import run as run_command
-from dovetail.downstream.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
-from dovetail.downstream.finetune_options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
-from dovetail.downstream.predict_options import PredictOptions
+from dovetail.downstream.options import (
+    EvaluateDenseOptions,
+    EvaluateKnnOptions,
+    EvaluateLinearOptions,
+    FinetuneClassifyOptions,
+    FinetuneDetectOptions,
+    FinetuneSegmentOptions,
+    PredictOptions,
+)
 from dovetail.errors import DovetailError
 from dovetail.files.writable import check_writable
 from dovetail.options import Options, kinds_of, option_infos, options_class

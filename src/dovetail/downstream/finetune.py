@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dovetail.downstream.evaluate import measured
-from dovetail.downstream.finetune_options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
+from dovetail.downstream.options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
 from dovetail.options import takes
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Options that several verbs on labelled data share."""
+"""Options of `dovetail evaluate`, `finetune` and `predict`, and what several of them share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dovetail.options import COUNT, NOT_NEGATIVE, SHARE, Auto, Options, Range, option
+from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, SHARE, Auto, Options, Range, option
 
 RATE = Range(0, above=True, most=1e6)
 
@@ -55,3 +55,305 @@ class FinetuneOptions(MeasureOptions):
     )
     seeds: int = option(1, "Trials for each row of the table, with the seeds `seed`, `seed` + 1 and so on.", COUNT)
     seed: int = option(0, "Seed of subsets, new weights, image order and augmentation.", NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateKnnOptions(MachineOptions, MeasureOptions):
+    """Options of `dovetail evaluate knn`."""
+
+    data: str | Path = option(
+        "",
+        "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
+    )
+    out: str | Path = option("", "Folder for results.json and the features. Default: RUN/evaluate-knn.")
+    k: Sequence[int] = option(
+        (10, 20, 100, 200),
+        "Numbers of neighbours. Those above the number of training images are skipped.",
+        COUNT,
+    )
+    temperature: float = option(0.07, "Temperature of the votes, weighted by exp(similarity / temperature).", RATE)
+    image_size: int | None = option(
+        None,
+        "Side of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the run's.",
+        Range(16, most=MOST_SIDE_PX),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateLinearOptions(MachineOptions, MeasureOptions):
+    """Options of `dovetail evaluate linear`."""
+
+    data: str | Path = option(
+        "",
+        "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
+    )
+    out: str | Path = option("", "Folder for results.json and the features. Default: RUN/evaluate-linear.")
+    lr: Sequence[float] = option(
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        "Learning rates to try. The best one on a held-out tenth of the training images is used and printed.",
+        RATE,
+    )
+    epochs: int = option(100, "Passes over the features.", COUNT)
+    batch_size: int = option(1024, "Features per step.", Range(1, most=1 << 20))
+    weight_decay: float = option(0.0, "Weight decay of the classifier's weights.", NOT_NEGATIVE)
+    blocks: int = option(4, "For a ViT: number of last blocks whose class tokens are concatenated.", COUNT)
+    image_size: int | None = option(
+        None,
+        "Side of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the run's.",
+        Range(16, most=MOST_SIDE_PX),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateDenseOptions(MachineOptions, MeasureOptions):
+    """Options of `dovetail evaluate dense`."""
+
+    data: str | Path = option(
+        "",
+        "Images with masks, as for `finetune segment`, or folders of video frames as in DAVIS.",
+    )
+    out: str | Path = option("", "Folder for results.json. Default: RUN/evaluate-dense.")
+    model: str | None = option(None, "Model by name, instead of a run.")
+    init: str | None = option(
+        None,
+        'Weights of `model`: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder '
+        "under a random decoder. Default: random weights.",
+    )
+    at: Sequence[str] = option(
+        ("auto",),
+        "Maps to measure: encoder (the deepest), decoder (the finest), one by name such as c4 or p2, or several "
+        'concatenated, such as c4+c5. "auto" measures the encoder, and the decoder if there is one.',
+    )
+    protocols: Sequence[str] = option(
+        ("auto",),
+        "Protocols: linear (a linear classifier on cells), retrieval (labels of the nearest labelled cells), clusters "
+        '(k-means, matched to classes), propagation (labels carried from frame to frame). "auto" uses propagation for '
+        "video frames and the others for images.",
+    )
+    labels: Sequence[float] = option(
+        (1.0,),
+        "Labelled training images: a share up to 1, a number above 1. Subsets are nested and class-balanced.",
+        RATE,
+    )
+    seeds: int = option(1, "Number of repetitions, with other labelled images and initial centres.", COUNT)
+    image_size: int | None = option(
+        None,
+        "Side in pixels that whole images are resized to. Default: the run's.",
+        Range(16, most=MOST_SIDE_PX),
+    )
+    classes: int | None = option(
+        None,
+        "Number of classes, for folders of images and masks. Default: counted from the masks.",
+        COUNT,
+    )
+    ignore_index: int = option(
+        255,
+        "Label of pixels to ignore, for folders of images and masks and for frames; -1 for none.",
+        Range(-1, 65_535),
+    )
+    lr: Sequence[float] = option(
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        "For linear: learning rates to try. The best one on a held-out tenth of the labelled images is used.",
+        RATE,
+    )
+    weight_decay: Sequence[float] = option(
+        (0.0001, 0.01),
+        "For linear: weight decays to try with each learning rate.",
+        NOT_NEGATIVE,
+    )
+    steps: int = option(400, "For linear: optimiser steps.", COUNT)
+    k: int = option(30, "For retrieval: number of nearest cells.", COUNT)
+    temperature: float = option(0.02, "For retrieval: temperature of the softmax over their similarities.", RATE)
+    memory: int = option(20000, "For retrieval: most labelled cells in the memory bank.", COUNT)
+    clusters: Sequence[int] = option(
+        (0, 500),
+        "For clusters: numbers of clusters; 0 stands for the number of classes.",
+        NOT_NEGATIVE,
+    )
+    radius: int = option(12, "For propagation: distance in cells, to each side, from which labels are taken.", COUNT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
+    """Options of `dovetail finetune segment`."""
+
+    data: str | Path = option(
+        "",
+        "Folder of VOC 2012, ADE20K, Cityscapes or COCO, a saved Hugging Face dataset, a folder with images/ and "
+        "masks/, or a COCO JSON file.",
+    )
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-segment.")
+    decoder: Literal["auto", "fcn", "fpn", "upernet"] = option(
+        "auto",
+        "Decoder for an encoder without one: fcn for a CNN, fpn (Semantic FPN) for both, upernet for a ViT.",
+    )
+    classes: int | None = option(
+        None,
+        "Number of classes, for folders of images and masks. Default: counted from the masks.",
+        COUNT,
+    )
+    ignore_index: int = option(
+        255,
+        "Label of pixels to ignore, for folders of images and masks and saved datasets; -1 for none.",
+        Range(-1, 65_535),
+    )
+    label_map: Sequence[str] = option(
+        (),
+        "Meaning of the values or colours in mask images: pairs such as 255:1, 128:ignore or 128,0,0:2, or one file of "
+        "names and colours (labelmap.txt, class_dict.csv).",
+    )
+    steps: int | Auto = option(
+        "auto",
+        'Optimiser steps. "auto" uses the protocol\'s, scaled by the fraction of the images.',
+        COUNT,
+    )
+    batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
+    optimiser: Literal["auto", "adamw", "sgd"] = option("auto", 'Optimiser. "auto" uses the protocol\'s.')
+    lr: float | Auto = option("auto", 'Peak learning rate. "auto" uses the protocol\'s.', RATE)
+    encoder_lr_scale: float = option(
+        1.0, "Factor on the learning rate of the encoder; 0 freezes the encoder.", NOT_NEGATIVE
+    )
+    layer_decay: float | Auto = option(
+        "auto",
+        'Layer-wise learning rate decay: factor from each encoder block to the block before it. "auto" uses the '
+        "protocol's, which is 0.9 for UPerNet on ADE20K and 1 otherwise.",
+        SHARE,
+    )
+    weight_decay: float | Auto = option(
+        "auto",
+        'Weight decay of tensors with more than one dimension. "auto" uses the protocol\'s.',
+        NOT_NEGATIVE,
+    )
+    warmup_steps: int | Auto = option(
+        "auto",
+        'Steps of linear warm-up. "auto" uses the protocol\'s, and at most a quarter of all steps.',
+        NOT_NEGATIVE,
+    )
+    crop_size: int | None = option(
+        None,
+        "Side of training crops in pixels. Default: the protocol's.",
+        Range(32, most=MOST_SIDE_PX),
+    )
+    output_stride: Literal["auto", 8, 16, 32] = option(
+        "auto",
+        'Stride of the deepest map of a ResNet with an FCN head. "auto" uses the protocol\'s.',
+    )
+    auxiliary_weight: float | Auto = option(
+        "auto",
+        "Weight of the auxiliary head's loss for an FCN; 0 turns it off. \"auto\" uses the protocol's, which is 0.4 on "
+        "ADE20K and 0 otherwise.",
+        NOT_NEGATIVE,
+    )
+    distort: Literal["auto", "on", "off"] = option(
+        "auto",
+        'Random brightness, contrast, saturation and hue in training. "auto" turns it on for ADE20K.',
+    )
+    batch_norm: Literal["train", "reestimate", "frozen"] = option(
+        "train",
+        'BatchNorm statistics: "train" updates the run\'s, "reestimate" starts with new ones, "frozen" keeps them.',
+    )
+    inference: Literal["auto", "whole", "slide"] = option(
+        "auto",
+        'Whole images, or sliding windows of the crop size with a stride of two thirds. "auto" uses the protocol\'s.',
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
+    """Options of `dovetail finetune detect`."""
+
+    data: str | Path = option(
+        "",
+        "COCO folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.",
+    )
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-detect.")
+    task: Literal["boxes", "masks"] = option("boxes", "Boxes, or boxes and masks.")
+    head: Literal["rcnn", "retinanet"] = option("rcnn", "Faster and Mask R-CNN, or RetinaNet (boxes only).")
+    box_head: Literal["auto", "2fc", "4conv1fc"] = option(
+        "auto",
+        'For R-CNN: two linear layers, or four convolutions and a linear layer as in the dense-SSL protocol. "auto" '
+        "uses the model's own head if it has one, otherwise two layers.",
+    )
+    head_norm: Literal["none", "sync"] = option(
+        "none",
+        '"sync" adds synchronised BatchNorm after the convolutions of box and mask heads, as in the dense-SSL '
+        "protocol.",
+    )
+    head_width: float = option(
+        1.0,
+        "For R-CNN: width factor of the heads, from 1/16 to 4. At 1, linear layers have 1024 outputs and convolutions "
+        "256 channels. Without a GPU the heads take most of the time.",
+        Range(1 / 16, 4),
+    )
+    proposals: int = option(512, "For R-CNN: proposals per image that the heads are trained on.", COUNT)
+    epochs: int = option(12, "Passes over the images. 12 is the 1x schedule.", COUNT)
+    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
+    lr: float | Auto = option(
+        "auto",
+        'Peak learning rate. "auto" is 0.02 for 16 images per step, in proportion for fewer, and 1e-4 for ViTs.',
+        RATE,
+    )
+    layer_decay: float = option(
+        1.0,
+        "Layer-wise learning rate decay: factor from each encoder block to the block before it. iBOT uses 0.75 or 0.8.",
+        SHARE,
+    )
+    image_size: int = option(
+        800,
+        "Shorter side in pixels. Training draws 80 to 100 % of it; the longer side is at most 5/3 of it.",
+        Range(16, most=MOST_SIDE_PX),
+    )
+    batch_norm: Literal["train", "frozen"] = option(
+        "train",
+        'BatchNorm of the backbone: "train", or "frozen" for very few images per step.',
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
+    """Options of `dovetail finetune classify`."""
+
+    data: str | Path = option(
+        "",
+        "Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.",
+    )
+    out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-classify.")
+    epochs: int = option(100, "Passes over the images, also over a fraction of them; at least 100 steps.", COUNT)
+    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    batch_size: int = option(64, "Images per step.", Range(1, most=1 << 20))
+    lr: float = option(0.001, "Peak learning rate of the classifier.", RATE)
+    layer_decay: float = option(
+        0.75,
+        "Layer-wise learning rate decay: factor from each encoder block to the block before it; 1 turns it off.",
+        SHARE,
+    )
+    weight_decay: float = option(0.05, "Weight decay of tensors with more than one dimension.", NOT_NEGATIVE)
+    mixup: float = option(0.0, "Parameter of mixup's Beta distribution; 0 turns it off, 0.8 is usual.", NOT_NEGATIVE)
+    cutmix: float = option(
+        0.0,
+        "Parameter of CutMix's Beta distribution; 0 turns it off, 1 is usual. With mixup, each batch has one of them.",
+        NOT_NEGATIVE,
+    )
+    randaugment: int = option(0, "Magnitude of RandAugment, 1 to 10; 0 turns it off, 9 is usual.", Range(0, 10))
+    random_erasing: float = option(
+        0.0,
+        "Probability of replacing a rectangle of an image by noise; 0.25 is usual.",
+        Range(0, 1),
+    )
+    label_smoothing: float = option(0.1, "Label smoothing.", Range(0, 0.999))
+    image_size: int | None = option(
+        None,
+        "Side of the images in pixels. Default: the run's.",
+        Range(16, most=MOST_SIDE_PX),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(MachineOptions):
+    """Options of `dovetail predict`."""
+
+    run: str | Path = option("", "Folder of a fine-tuned run: its `out`.")
+    data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
+    out: str | Path = option("", "Folder for the predictions.")
+    min_score: float = option(0.05, "Lowest score of a detection that is written.", Range(0, 1))

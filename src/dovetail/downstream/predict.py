@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dovetail.downstream.predict_options import PredictOptions
+from dovetail.downstream.options import PredictOptions
 from dovetail.options import takes
 
 

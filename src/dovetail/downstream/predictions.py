@@ -23,7 +23,7 @@ from dovetail.downstream.finished import Task, load_weights, read_task
 from dovetail.downstream.labels.images import ClassFolder
 from dovetail.downstream.labels.labelled import read_image
 from dovetail.downstream.machine import Machine, ahead, machine
-from dovetail.downstream.predict_options import PredictOptions
+from dovetail.downstream.options import PredictOptions
 from dovetail.downstream.probe.features import of_central_crops
 from dovetail.downstream.progress import progress
 from dovetail.downstream.rebuilt import build_finished

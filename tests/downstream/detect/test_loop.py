@@ -22,10 +22,10 @@ from dovetail.downstream.detect.loop import (
     training_item,
 )
 from dovetail.downstream.detect.model import BoxHead, DetectorSpec, build_detector
-from dovetail.downstream.finetune_options import FinetuneDetectOptions
 from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_doubts import objects_at_edges, undrawn_masks
 from dovetail.downstream.machine import Machine
+from dovetail.downstream.options import FinetuneDetectOptions
 from dovetail.downstream.start import source_of
 from dovetail.errors import DovetailError
 from dovetail.train.batch_norm import JointBatchNorm

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import dovetail
-from dovetail.downstream.finetune_options import FinetuneSegmentOptions
 from dovetail.downstream.finished import read_task
 from dovetail.downstream.labels.readers import open_segmentation
+from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.downstream.segment.job import Plan, plan_of
 from dovetail.downstream.segment.loop import WithAuxiliary
 from dovetail.downstream.segment.model import FCNSegmenter, FCNSpec, build_segmenter, upernet_blocks

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.downstream.finetune_options import FinetuneClassifyOptions
 from dovetail.downstream.finished import TASK, WEIGHTS
+from dovetail.downstream.options import FinetuneClassifyOptions
 from dovetail.downstream.start import Start
 from dovetail.downstream.table.ledger import KEPT, TRIALS, Fitted, mark_of
 from dovetail.downstream.table.results import Row, one_value

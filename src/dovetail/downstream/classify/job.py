@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from dovetail.downstream.classify.loop import Classifier, ClassifyOptions, finetune_classification
-from dovetail.downstream.finetune_options import FinetuneClassifyOptions
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, run_plan
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.machine import Machine
+from dovetail.downstream.options import FinetuneClassifyOptions
 from dovetail.downstream.probe.features import Features, of_central_crops
 from dovetail.downstream.probe.job import Prepared, accuracies, prepared
 from dovetail.downstream.start import Source, Start, chosen_starts

@@ -15,16 +15,16 @@ from dovetail.data.reading.values import told_of_values, value_range
 from dovetail.downstream.detect.average_precision import average_precision
 from dovetail.downstream.detect.loop import DetectOptions, detections_of, finetune_detection
 from dovetail.downstream.detect.model import DetectorSpec, build_detector
-from dovetail.downstream.finetune_options import FinetuneDetectOptions
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, run_plan
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
-from dovetail.downstream.labels.coco_extent import box_within
+from dovetail.downstream.labels.coco_object import box_within
 from dovetail.downstream.labels.labelled import existing
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.machine import Machine, machine
+from dovetail.downstream.options import FinetuneDetectOptions
 from dovetail.downstream.start import Source, chosen_starts, source_of
 from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value

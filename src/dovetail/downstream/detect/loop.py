@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from dovetail.downstream.fit import FitOptions, OnStep, fit, optimiser_of
 from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_doubts import objects_at_edges
-from dovetail.downstream.labels.coco_extent import box_within
-from dovetail.downstream.labels.coco_object import CocoImage, run_length_of
+from dovetail.downstream.labels.coco_object import CocoImage, box_within, run_length_of
 from dovetail.downstream.labels.subsets import item_at
 from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.machine import Machine, ahead

@@ -19,8 +19,7 @@ import faster_coco_eval.core.mask as coco_mask
 
 from dovetail.data.folders import with_slashes
 from dovetail.data.reading.archives import refused_name
-from dovetail.downstream.labels.coco_boxes import faults_of_objects_in
-from dovetail.downstream.labels.coco_faults import faults_of_lists, make_whole
+from dovetail.downstream.labels.coco_faults import faults_of_lists, faults_of_objects_in, make_whole
 from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run_length
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, MissingFilesError, counted

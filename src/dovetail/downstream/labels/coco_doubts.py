@@ -1,11 +1,22 @@
-"""What to tell of a whole set of boxes and masks: objects at edges, masks that draw nothing, odd corners."""
+"""What to tell of a whole set of boxes and masks: objects at edges, masks that draw nothing, boxes meant otherwise than
+as left, top, width and height."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from dovetail.downstream.labels.coco import CocoSet
-from dovetail.downstream.labels.coco_boxes import FEWEST_BOXES, LEAST_SHARE, READINGS, fits
-from dovetail.downstream.labels.coco_extent import box_within, mask_is_empty, reaches_out
+from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty, reaches_out
 from dovetail.errors import counted
+
+FEWEST_BOXES = 4  # fewer say nothing about how they are meant
+LEAST_SHARE = 0.05  # of boxes that do not fit before another meaning is looked for
+SLACK_PX = 1.5  # by which a box may miss its image or its mask
+READINGS: Mapping[str, Callable[[Box], Box]] = {
+    "left, top, right, bottom": lambda box: (box[0], box[1], box[2] - box[0], box[3] - box[1]),
+    "centre x, centre y, width, height": lambda box: (box[0] - box[2] / 2, box[1] - box[3] / 2, box[2], box[3]),
+    "top, left, height, width": lambda box: (box[1], box[0], box[3], box[2]),
+}
 
 
 def doubts_about_boxes(data: CocoSet) -> list[str]:
@@ -62,3 +73,24 @@ def undrawn_masks(data: CocoSet) -> str:
     """Return a sentence on the objects of which no pixel can be drawn; nothing where there is none."""
     count = sum(mask_is_empty(one, image) for image in data.images for one in image.objects)
     return f"{data.path}: {counted(count, 'mask')} without a pixel inside the image left out." if count else ""
+
+
+def fits(box: Box, one: CocoObject, image: CocoImage) -> bool:
+    """Whether a box lies inside its image and, where the object has polygons, around them."""
+    left, top, width, height = box
+    if width <= 0 or height <= 0 or min(left, top) < -SLACK_PX:
+        return False
+    if left + width > image.width + SLACK_PX or top + height > image.height + SLACK_PX:
+        return False
+    if not isinstance(one.segmentation, list):
+        return True
+    across, down, far_across, far_down = extent_of_polygons(one.segmentation)
+    sides = (across - left, down - top, far_across - left - width, far_down - top - height)
+    return max(map(abs, sides)) <= max(SLACK_PX, 0.2 * max(width, height))
+
+
+def extent_of_polygons(parts: list[list[float]]) -> Box:
+    """Return the left, top, right and bottom of polygons."""
+    across = [value for part in parts for value in part[::2]]
+    down = [value for part in parts for value in part[1::2]]
+    return min(across), min(down), max(across), max(down)

@@ -1,4 +1,4 @@
-"""What can be wrong with the structure of a COCO JSON file, in sentences."""
+"""What can be wrong with the structure of a COCO JSON file and with its objects, in sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import faster_coco_eval.core.mask as coco_mask
 
 from dovetail.data.reading.decode import MAX_PIXELS
+from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty
 
 FARTHEST_PX = 1e6  # what lies farther out makes the rasteriser ask for gigabytes
 
@@ -131,3 +132,36 @@ def are_places(values: list[Any]) -> bool:
         return bool(sane and max(values, default=0) < FARTHEST_PX)
     except TypeError:
         return False
+
+
+def faults_of_objects_in(image: CocoImage) -> Iterator[str]:
+    """Yield what is wrong with the objects of an image, one sentence for each fault."""
+    seen: dict[tuple[int, Box], int] = {}
+    for one in image.objects:
+        called = f"{image.path}: annotation {one.id}"
+        width, height = one.box[2:]
+        if not one.has_area:
+            yield f"{called} has a box of no area, {list(one.box)}; it is not learned from."
+            continue
+        if box_within(one, image) is None:
+            out = one.box[0] >= image.width or one.box[1] >= image.height or one.box[0] + width <= 0
+            out = out or one.box[1] + height <= 0
+            where = "that lies outside of the image" if out else "of less than a pixel in the image"
+            yield f"{called} has a box {where}, {list(one.box)}; it is not learned from."
+            continue
+        if mask_is_empty(one, image):
+            yield f"{called} has a mask without a pixel inside the image; it is not learned from."
+        elif one.segmentation is not None and (share := share_of_mask_in_box(one, image)) < 0.5:
+            yield f"{called} has a mask of which {1 - share:.0%} lies outside its box, {list(one.box)}; correct either."
+        if one.area < 1 or one.area > width * height * 1.1 + 4:
+            yield f"{called} has area {one.area:g} in a box of {width * height:g} pixels; APs, APm and APl go by area."
+        twin = seen.setdefault((one.label, one.box), one.id)
+        if twin != one.id and not one.crowd:
+            yield f"{called} repeats annotation {twin}, class and box; remove one."
+
+
+def share_of_mask_in_box(one: CocoObject, image: CocoImage) -> float:
+    """Return how much of an object's mask lies inside its box, by the pixels that the box touches."""
+    mask = one.mask(image.height, image.width)
+    total = int(mask.sum())
+    return float(mask[one.touched].sum()) / total if total else 1.0

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dovetail.downstream.evaluate_options import EvaluateKnnOptions, EvaluateLinearOptions
-from dovetail.downstream.finetune_options import FinetuneClassifyOptions
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import open_splits
 from dovetail.downstream.machine import Machine, machine
-from dovetail.downstream.options import MeasureOptions
+from dovetail.downstream.options import (
+    EvaluateKnnOptions,
+    EvaluateLinearOptions,
+    FinetuneClassifyOptions,
+    MeasureOptions,
+)
 from dovetail.downstream.probe.features import Features, kept_features, of_central_crops
 from dovetail.downstream.probe.knn import knn_predictions, pieces
 from dovetail.downstream.probe.linear import ProbeOptions, choose_rate, train_probes

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dovetail.downstream.finetune_options import FinetuneSegmentOptions
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, run_plan
@@ -23,6 +22,7 @@ from dovetail.downstream.labels.labelled import InMemory
 from dovetail.downstream.labels.mask_sets import SegmentationSet, check_told_apart
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
 from dovetail.downstream.machine import Machine, machine
+from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.downstream.progress import progress
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
