@@ -6,6 +6,7 @@ Nothing here waits for the device: norms and trust ratios stay tensors.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, overload
@@ -46,8 +47,9 @@ class ByGroup(Optimizer):
                 self._step_group(group, params)
         return loss
 
+    @abstractmethod
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        raise NotImplementedError
+        """Do one step of the parameters of a group."""
 
 
 class Lars(ByGroup):
