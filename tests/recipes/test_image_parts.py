@@ -7,7 +7,7 @@ import torch
 
 from dovetail.errors import DovetailError
 from dovetail.recipe import Tap
-from dovetail.recipes.image_parts import byol_views, given, image_tap, moco_views, one_dimensional_rate
+from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, given, image_tap, one_dimensional_rate, pair_views
 from dovetail.recipes.table import build
 from dovetail.train.optimisers import group_key
 
@@ -30,13 +30,13 @@ def test_tokens_alone_are_refused() -> None:
 
 
 def test_byol_s_views_differ_in_blur_and_solarisation() -> None:
-    first, second = (view.photometric for view in byol_views(96, 0.3).views)
+    first, second = (view.photometric for view in pair_views(*BYOL_PAIR, image_size=96, min_scale=0.3).views)
     assert (first.blur_p, first.solarise_p) == (1.0, 0.0)
     assert (second.blur_p, second.solarise_p) == (0.1, 0.2)
 
 
 def test_moco_s_views_are_alike() -> None:
-    first, second = moco_views(96, 0.3).views
+    first, second = pair_views(MOCO_VIEW, image_size=96, min_scale=0.3).views
     assert first == second
     assert (first.size_px, first.scale) == (96, (0.3, 1.0))
 

@@ -6,16 +6,18 @@ Each has its paper's settings for ImageNet. The head is 8192 wide; at less memor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.whiten import ZeroCLSpec
 from dovetail.recipe import EncoderInit, Recipe, Tap, Term
-from dovetail.recipes.image_parts import blurred, byol_views, image_tap, lars, one_dimensional_rate
-from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
+from dovetail.recipes.image_parts import BYOL_PAIR, image_tap, lars, one_dimensional_rate, pair_views
+from dovetail.recipes.shared import with_options_of
+from dovetail.views.plan import Photometric
 
 
+@with_options_of(pair_views)
 def barlow(
     taps: Mapping[str, Tap],
     *,
@@ -27,9 +29,7 @@ def barlow(
     bias_lr: float = 0.0048,
     weight_decay: float = 1.5e-6,
     warmup_epochs: float = 10.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return Barlow Twins (arXiv 2103.03230).
 
@@ -43,15 +43,12 @@ def barlow(
         bias_lr: The same of biases and normalisation layers.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     return Recipe(
         name="barlow",
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
-        views=byol_views(image_size, min_scale, blur_px),
+        views=pair_views(*BYOL_PAIR, **views),
         optimiser=lars(
             base_lr,
             weight_decay,
@@ -66,6 +63,7 @@ def barlow(
     )
 
 
+@with_options_of(pair_views)
 def zerocl(
     taps: Mapping[str, Tap],
     *,
@@ -76,9 +74,7 @@ def zerocl(
     bias_lr: float = 0.0048,
     weight_decay: float = 1e-6,
     warmup_epochs: float = 10.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return ZeroCL (ICLR 2022), with the optimiser of the authors' code and the views of Barlow Twins.
 
@@ -91,14 +87,11 @@ def zerocl(
         bias_lr: The same of biases and normalisation layers.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     return Recipe(
         name="zerocl",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), ZeroCLSpec(mode)),),
-        views=byol_views(image_size, min_scale, blur_px),
+        views=pair_views(*BYOL_PAIR, **views),
         optimiser=lars(
             base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
         ),
@@ -109,6 +102,7 @@ def zerocl(
     )
 
 
+@with_options_of(pair_views)
 def vicreg(
     taps: Mapping[str, Tap],
     *,
@@ -122,9 +116,7 @@ def vicreg(
     bias_lr: float | None = None,
     weight_decay: float = 1e-6,
     warmup_epochs: float = 10.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return VICReg (arXiv 2105.04906), with the paper's symmetric views.
 
@@ -140,16 +132,12 @@ def vicreg(
         bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     objective = VICRegSpec(invariance_weight, variance_weight, covariance_weight, variance_scale)
-    view = ViewSpec(image_size, (min_scale, 1.0), photometric=blurred(Photometric(blur_p=0.5, solarise_p=0.1), blur_px))
     return Recipe(
         name="vicreg",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), objective),),
-        views=ViewPlan((view, view)),
+        views=pair_views(Photometric(blur_p=0.5, solarise_p=0.1), **views),
         optimiser=lars(
             base_lr,
             weight_decay,

@@ -12,18 +12,19 @@ Cost at 224 pixels: c5 has 49 cells. A finer map costs as many times more, and i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from typing import Any
 
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
 from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import blurred, one_dimensional_rate
+from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, one_dimensional_rate, pair_views
+from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
-from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
+@with_options_of(pair_views, min_scale=0.2)
 def densecl(
     taps: Mapping[str, Tap],
     *,
@@ -36,10 +37,8 @@ def densecl(
     momentum: float = 0.999,
     base_lr: float = 0.3,
     weight_decay: float = 1e-4,
-    image_size: int = 224,
-    min_scale: float = 0.2,
-    blur_px: float = 2.0,
     grid: int | None = None,
+    **views: Any,
 ) -> Recipe:
     """Return DenseCL on the encoder's deepest map, with the settings for COCO; base_lr is 0.03 for ImageNet.
 
@@ -57,22 +56,17 @@ def densecl(
         momentum: The teacher's, constant.
         base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
         weight_decay: Of all parameters.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
     """
     objective = DenseContrastSpec(
         temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
     )
-    photometric = blurred(Photometric(saturation=0.4, blur_p=0.5), blur_px)
-    view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear", photometric=photometric)
     head, cells = DenseHeadSpec(hidden, dim), Cells(grid=grid)
     return Recipe(
         name="densecl",
         encoder_init=EncoderInit(fan="in", zero_gamma=False),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=cells),),
-        views=ViewPlan((view, view)),
+        views=pair_views(MOCO_VIEW, interpolation="bilinear", **views),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
         teacher_momentum=momentum,
         export="student",
@@ -82,6 +76,7 @@ def densecl(
     )
 
 
+@with_options_of(pair_views)
 def pixpro(
     taps: Mapping[str, Tap],
     *,
@@ -96,10 +91,8 @@ def pixpro(
     bias_lr: float | None = None,
     weight_decay: float = 1e-5,
     warmup_epochs: float = 5.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
     grid: int | None = None,
+    **views: Any,
 ) -> Recipe:
     """Return PixPro on the encoder's deepest map, with the settings for 100 epochs of ImageNet.
 
@@ -119,23 +112,17 @@ def pixpro(
         bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from a hundredth of the peak.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
     """
     objective = PixelConsistencySpec(
         distance=distance, gamma=gamma, transform_layers=transform_layers, instance_weight=instance_weight
     )
     head = PixelHeadSpec(hidden=hidden, dim=dim, instance=instance_weight > 0)
-    view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0), interpolation="bilinear")
-    first = replace(view, photometric=blurred(Photometric(blur_p=1.0, solarise_p=0.0), blur_px))
-    second = replace(view, photometric=blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px))
     return Recipe(
         name="pixpro",
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
-        views=ViewPlan((first, second)),
+        views=pair_views(*BYOL_PAIR, "bilinear", **views),
         optimiser=OptimiserSpec(
             "lars",
             base_lr=base_lr,

@@ -12,7 +12,7 @@ the same term fits any map of a decoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.contrast import KeyContrastSpec, NTXentSpec, QueueContrastSpec
@@ -20,11 +20,13 @@ from dovetail.objectives.regress import RegressSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
-from dovetail.recipes.image_parts import blurred, byol_views, given, image_tap, lars, moco_views, one_dimensional_rate
+from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, given, image_tap, lars, one_dimensional_rate, pair_views
+from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
-from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
+from dovetail.views.plan import Photometric
 
 
+@with_options_of(pair_views)
 def simclr(
     taps: Mapping[str, Tap],
     *,
@@ -37,9 +39,7 @@ def simclr(
     warmup_epochs: float = 10.0,
     jitter: float = 1.0,
     rows_per_block: int | None = 1024,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return SimCLR (arXiv 2002.05709). BatchNorm sees both views together, and follows the head's last layer too, as
     in the authors' code.
@@ -55,17 +55,13 @@ def simclr(
         warmup_epochs: Linear warm-up from 0.
         jitter: Strength of the colour jitter.
         rows_per_block: Anchors whose similarities are in memory at a time; None for all.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, bias=False, last_norm="affine")
-    photometric = blurred(Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter), blur_px)
-    view = ViewSpec(image_size, (min_scale, 1.0), photometric=photometric)
+    view = Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter)
     return Recipe(
         name="simclr",
         terms=(Term("encoder", image_tap(taps), head, NTXentSpec(temperature, rows_per_block=rows_per_block)),),
-        views=ViewPlan((view, view)),
+        views=pair_views(view, **views),
         optimiser=lars(
             base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
         ),
@@ -77,6 +73,7 @@ def simclr(
     )
 
 
+@with_options_of(pair_views, min_scale=0.2)
 def moco_v2(
     taps: Mapping[str, Tap],
     *,
@@ -88,9 +85,7 @@ def moco_v2(
     momentum: float = 0.999,
     base_lr: float = 0.03,
     weight_decay: float = 1e-4,
-    image_size: int = 224,
-    min_scale: float = 0.2,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return MoCo v2 (arXiv 2003.04297): no BatchNorm in the head, shuffled BatchNorm in the teacher.
 
@@ -104,9 +99,6 @@ def moco_v2(
         momentum: The teacher's, constant.
         base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
         weight_decay: Of all parameters.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, norm=False)
     objective = QueueContrastSpec(temperature, queue, symmetric)
@@ -114,7 +106,7 @@ def moco_v2(
         name="moco-v2",
         encoder_init=EncoderInit(zero_gamma=False),
         terms=(Term("encoder", image_tap(taps), head, objective),),
-        views=moco_views(image_size, min_scale, blur_px),
+        views=pair_views(MOCO_VIEW, interpolation="bilinear", **views),
         optimiser=OptimiserSpec("sgd", base_lr=base_lr, weight_decay=weight_decay),
         teacher_momentum=momentum,
         export="student",
@@ -176,7 +168,9 @@ def moco_v3(
         name="moco-v3",
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", tap, head, objective),),
-        views=byol_views(image_size, given(min_scale, crop), blur_px, interpolation="bilinear"),
+        views=pair_views(
+            *BYOL_PAIR, "bilinear", image_size=image_size, min_scale=given(min_scale, crop), blur_px=blur_px
+        ),
         optimiser=OptimiserSpec(
             "adamw" if vit else "lars",
             base_lr=given(base_lr, lr),
@@ -192,6 +186,7 @@ def moco_v3(
     )
 
 
+@with_options_of(pair_views)
 def byol(
     taps: Mapping[str, Tap],
     *,
@@ -203,9 +198,7 @@ def byol(
     bias_lr: float | None = None,
     weight_decay: float = 1.5e-6,
     warmup_epochs: float = 10.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return BYOL (arXiv 2006.07733) for 1000 epochs; for 300 the paper takes base_lr 0.3 and momentum 0.99, for 100
     base_lr 0.45, weight_decay 1e-6 and momentum 0.99.
@@ -220,15 +213,12 @@ def byol(
         bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from 0.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     objective = RegressSpec(convention=convention, predictor=PredictorSpec(hidden))
     return Recipe(
         name="byol",
         terms=(Term("encoder", image_tap(taps), VectorHeadSpec(hidden, dim), objective),),
-        views=byol_views(image_size, min_scale, blur_px),
+        views=pair_views(*BYOL_PAIR, **views),
         optimiser=lars(
             base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
         ),
@@ -239,6 +229,7 @@ def byol(
     )
 
 
+@with_options_of(pair_views, min_scale=0.2)
 def simsiam(
     taps: Mapping[str, Tap],
     *,
@@ -247,9 +238,7 @@ def simsiam(
     predictor_hidden: int = 512,
     base_lr: float = 0.05,
     weight_decay: float = 1e-4,
-    image_size: int = 224,
-    min_scale: float = 0.2,
-    blur_px: float = 2.0,
+    **views: Any,
 ) -> Recipe:
     """Return SimSiam (arXiv 2011.10566): no teacher; the predictor's learning rate stays at its peak.
 
@@ -260,9 +249,6 @@ def simsiam(
         predictor_hidden: Width of the predictor's hidden layer, a bottleneck.
         base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
         weight_decay: Of all parameters.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     head = VectorHeadSpec(hidden, dim, layers=3, bias=False, last_norm="plain")
     predictor = PredictorSpec(predictor_hidden, bias=False, last_bias=True)
@@ -271,7 +257,7 @@ def simsiam(
         name="simsiam",
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", image_tap(taps), head, objective),),
-        views=moco_views(image_size, min_scale, blur_px),
+        views=pair_views(MOCO_VIEW, interpolation="bilinear", **views),
         optimiser=OptimiserSpec(
             "sgd",
             base_lr=base_lr,

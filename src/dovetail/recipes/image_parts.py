@@ -27,25 +27,37 @@ def image_tap(taps: Mapping[str, Tap]) -> str:
     return vectors[0] if vectors else deepest_encoder_tap(taps)
 
 
-def byol_views(
-    image_size: int,
-    min_scale: float,
-    blur_px: float = 2.0,
-    *,
+BYOL_PAIR = (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2))
+"""BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times. SlotCon and PixPro share it."""
+
+MOCO_VIEW = Photometric(saturation=0.4)
+"""Both views of MoCo v2, which SimSiam and DenseCL share."""
+
+
+def pair_views(
+    first: Photometric,
+    second: Photometric | None = None,
     interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+    min_overlap: float = 0.0,
+    *,
+    image_size: int = 224,
+    min_scale: float = 0.08,
+    blur_px: float = 2.0,
 ) -> ViewPlan:
-    """Return BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times."""
+    """Return two global views, which most methods have.
+
+    Args:
+        first: Of the first view, but for the width of its blur.
+        second: Of the second view; the first's unless given.
+        interpolation: Of both.
+        min_overlap: See `ViewPlan`.
+        image_size: Side of the views in pixels.
+        min_scale: Smallest share of the photograph's area in a view.
+        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
+    """
     view = ViewSpec(image_size, (min_scale, 1.0), interpolation=interpolation)
-    first = blurred(Photometric(blur_p=1.0), blur_px)
-    second = blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px)
-    return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)))
-
-
-def moco_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
-    """Return the equal pair of MoCo v2, which SimSiam shares."""
-    photometric = blurred(Photometric(saturation=0.4), blur_px)
-    view = ViewSpec(image_size, (min_scale, 1.0), interpolation="bilinear", photometric=photometric)
-    return ViewPlan((view, view))
+    pair = tuple(replace(view, photometric=blurred(one, blur_px)) for one in (first, second or first))
+    return ViewPlan(pair, min_overlap=min_overlap)
 
 
 def lars(

@@ -12,7 +12,7 @@ from dovetail.recipe import Recipe
 RecipeFunction = Callable[..., Recipe]
 
 
-def with_options_of(shared: RecipeFunction, **defaults: Any) -> Callable[[RecipeFunction], RecipeFunction]:
+def with_options_of(shared: Callable[..., Any], **defaults: Any) -> Callable[[RecipeFunction], RecipeFunction]:
     """Let a recipe's function have another function's keyword options beside its own.
 
     Signature, types and docstring become those of a function that names all of them, as the command line, the tables of
@@ -43,7 +43,7 @@ def with_options_of(shared: RecipeFunction, **defaults: Any) -> Callable[[Recipe
     return decorate
 
 
-def arguments_text(function: RecipeFunction, names: set[str]) -> str:
+def arguments_text(function: Callable[..., Any], names: set[str]) -> str:
     """Return the lines of a docstring's section "Args" on some parameters."""
     section = (inspect.getdoc(function) or "").partition("Args:\n")[2]
     lines, kept = [], False

@@ -8,17 +8,18 @@ Departures from the official code: see `dovetail.objectives.slots`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import blurred, one_dimensional_rate
+from dovetail.recipes.image_parts import BYOL_PAIR, one_dimensional_rate, pair_views
+from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
-from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
+@with_options_of(pair_views)
 def slotcon(
     taps: Mapping[str, Tap],
     *,
@@ -34,11 +35,9 @@ def slotcon(
     bias_lr: float | None = None,
     weight_decay: float = 1e-5,
     warmup_epochs: float = 5.0,
-    image_size: int = 224,
-    min_scale: float = 0.08,
-    blur_px: float = 2.0,
     grid: int | None = None,
     reference_disjoint_crops: bool = False,
+    **views: Any,
 ) -> Recipe:
     """Return SlotCon on the encoder's deepest map.
 
@@ -56,9 +55,6 @@ def slotcon(
         bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
         weight_decay: Of tensors with more than one dimension.
         warmup_epochs: Linear warm-up from a hundredth of the peak.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         grid: Pool maps with more cells on a side to it; None keeps them.
         reference_disjoint_crops: See `dovetail.objectives.slots`.
     """
@@ -76,7 +72,7 @@ def slotcon(
         name="slotcon",
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
-        views=slotcon_views(image_size, min_scale, blur_px),
+        views=pair_views(*BYOL_PAIR, min_overlap=0.01, **views),
         optimiser=OptimiserSpec(
             "lars",
             base_lr=base_lr,
@@ -91,14 +87,6 @@ def slotcon(
         epochs=800,
         batch_size=512,
     )
-
-
-def slotcon_views(image_size: int, min_scale: float, blur_px: float = 2.0) -> ViewPlan:
-    """Return BYOL's asymmetric pair on crops that overlap."""
-    view = ViewSpec(size_px=image_size, scale=(min_scale, 1.0))
-    first = blurred(Photometric(blur_p=1.0, solarise_p=0.0), blur_px)
-    second = blurred(Photometric(blur_p=0.1, solarise_p=0.2), blur_px)
-    return ViewPlan((replace(view, photometric=first), replace(view, photometric=second)), min_overlap=0.01)
 
 
 METHODS = {"slotcon": slotcon}
