@@ -12,7 +12,7 @@ from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.whiten import ZeroCLSpec
 from dovetail.recipe import EncoderInit, Recipe, Tap, Term
-from dovetail.recipes.image_parts import BYOL_PAIR, image_tap, lars, one_dimensional_rate, pair_views
+from dovetail.recipes.image_parts import BYOL_PAIR, image_tap, lars, pair_views
 from dovetail.recipes.shared import with_options_of
 from dovetail.views.plan import Photometric
 
@@ -49,13 +49,7 @@ def barlow(
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), BarlowSpec(off_diagonal_weight, loss_scale)),),
         views=pair_views(*BYOL_PAIR, **views),
-        optimiser=lars(
-            base_lr,
-            weight_decay,
-            warmup_epochs=warmup_epochs,
-            final_share=0.001,
-            rules=one_dimensional_rate(bias_lr, base_lr),
-        ),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr, final_share=0.001),
         teacher_momentum=None,
         export="student",
         epochs=1000,
@@ -92,9 +86,7 @@ def zerocl(
         name="zerocl",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), ZeroCLSpec(mode)),),
         views=pair_views(*BYOL_PAIR, **views),
-        optimiser=lars(
-            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
-        ),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr),
         teacher_momentum=None,
         export="student",
         epochs=400,
@@ -138,13 +130,8 @@ def vicreg(
         name="vicreg",
         terms=(Term("encoder", image_tap(taps), wide_head(hidden, dim), objective),),
         views=pair_views(Photometric(blur_p=0.5, solarise_p=0.1), **views),
-        optimiser=lars(
-            base_lr,
-            weight_decay,
-            warmup_epochs=warmup_epochs,
-            final_share=0.00125,  # 0.002 at the paper's batch of 2048
-            rules=one_dimensional_rate(bias_lr, base_lr),
-        ),
+        # The final share is 0.002 at the paper's batch of 2048.
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr, final_share=0.00125),
         teacher_momentum=None,
         export="student",
         epochs=1000,

@@ -19,7 +19,7 @@ from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
 from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, one_dimensional_rate, pair_views
+from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, lars, pair_views
 from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
 
@@ -123,15 +123,8 @@ def pixpro(
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
         views=pair_views(*BYOL_PAIR, "bilinear", **views),
-        optimiser=OptimiserSpec(
-            "lars",
-            base_lr=base_lr,
-            weight_decay=weight_decay,
-            warmup_epochs=warmup_epochs,
-            warmup_start=0.01,
-            final_lr=1e-6,
-            decay_one_dimensional=False,
-            rules=one_dimensional_rate(bias_lr, base_lr),
+        optimiser=lars(
+            base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr, warmup_start=0.01, final_lr=1e-6
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         export="student",

@@ -62,9 +62,7 @@ def simclr(
         name="simclr",
         terms=(Term("encoder", image_tap(taps), head, NTXentSpec(temperature, rows_per_block=rows_per_block)),),
         views=pair_views(view, **views),
-        optimiser=lars(
-            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
-        ),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr),
         teacher_momentum=None,
         forward_views="per_size",
         export="student",
@@ -219,9 +217,7 @@ def byol(
         name="byol",
         terms=(Term("encoder", image_tap(taps), VectorHeadSpec(hidden, dim), objective),),
         views=pair_views(*BYOL_PAIR, **views),
-        optimiser=lars(
-            base_lr, weight_decay, warmup_epochs=warmup_epochs, rules=one_dimensional_rate(bias_lr, base_lr)
-        ),
+        optimiser=lars(base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr),
         teacher_momentum=Cosine(momentum, 1.0),
         export="student",
         epochs=1000,

@@ -65,18 +65,22 @@ def lars(
     weight_decay: float,
     *,
     warmup_epochs: float,
+    bias_lr: float | None = None,
+    warmup_start: float = 0.0,
+    final_lr: float = 0.0,
     final_share: float = 0.0,
-    rules: tuple[ParameterRule, ...] = (),
 ) -> OptimiserSpec:
-    """Return LARS that neither decays nor adapts one-dimensional parameters."""
+    """Return LARS that neither decays nor adapts one-dimensional parameters, whose rate `bias_lr` may be their own."""
     return OptimiserSpec(
         "lars",
         base_lr=base_lr,
         weight_decay=weight_decay,
         warmup_epochs=warmup_epochs,
+        warmup_start=warmup_start,
+        final_lr=final_lr,
         final_share=final_share,
         decay_one_dimensional=False,
-        rules=rules,
+        rules=one_dimensional_rate(bias_lr, base_lr),
     )
 
 

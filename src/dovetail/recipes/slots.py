@@ -13,8 +13,8 @@ from typing import Any
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.objectives.slots import SlotSpec
-from dovetail.recipe import Cells, EncoderInit, OptimiserSpec, Recipe, Tap, Term
-from dovetail.recipes.image_parts import BYOL_PAIR, one_dimensional_rate, pair_views
+from dovetail.recipe import Cells, EncoderInit, Recipe, Tap, Term
+from dovetail.recipes.image_parts import BYOL_PAIR, lars, pair_views
 from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
 
@@ -73,15 +73,8 @@ def slotcon(
         encoder_init=EncoderInit(zero_gamma=True),
         terms=(Term("encoder", deepest_encoder_tap(taps), head, objective, cells=Cells(grid=grid)),),
         views=pair_views(*BYOL_PAIR, min_overlap=0.01, **views),
-        optimiser=OptimiserSpec(
-            "lars",
-            base_lr=base_lr,
-            weight_decay=weight_decay,
-            warmup_epochs=warmup_epochs,
-            warmup_start=0.01,
-            final_lr=1e-6,
-            decay_one_dimensional=False,
-            rules=one_dimensional_rate(bias_lr, base_lr),
+        optimiser=lars(
+            base_lr, weight_decay, warmup_epochs=warmup_epochs, bias_lr=bias_lr, warmup_start=0.01, final_lr=1e-6
         ),
         teacher_momentum=Cosine(momentum, 1.0),
         epochs=800,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from dovetail.data.open import open_source
 from dovetail.data.reading.decode import Photograph, UnreadableError
 from dovetail.data.sources import ImageSource
+from dovetail.downstream.probe.features import whole_view
 from dovetail.errors import OptionsError
 from dovetail.networks.network import Network
 from dovetail.views.batch import statistics
@@ -127,11 +129,5 @@ def as_view(squares: Sequence[Tensor], plan: ViewPlan, network: Network) -> View
     like = next(network.parameters())
     mean, std = (torch.tensor(one)[:, None, None] for one in statistics(plan, squares[0].shape[0]))
     pixels = (torch.stack(list(squares)).float() / 255 - mean) / std
-    count, _, height, width = pixels.shape
-    view = View(
-        pixels=pixels,
-        box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1),
-        flipped=torch.zeros(count, dtype=torch.bool),
-        source_px=torch.tensor([[float(width), float(height)]]).repeat(count, 1),
-    ).to(like.device)
-    return View(view.pixels.to(like.dtype), view.box, view.flipped, view.source_px)
+    view = whole_view(pixels.to(like.device))
+    return replace(view, pixels=view.pixels.to(like.dtype))

@@ -75,7 +75,7 @@ def whole_view(pixels: Tensor) -> View:
         pixels=pixels,
         box=pixels.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4),
         flipped=torch.zeros(count, dtype=torch.bool, device=pixels.device),
-        source_px=pixels.new_tensor([[float(height), float(width)]]).expand(count, 2),
+        source_px=pixels.new_tensor([[float(width), float(height)]]).expand(count, 2),
     )
 
 
