@@ -44,8 +44,8 @@ from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.machine import machine, normalised
 from dovetail.downstream.probe.features import whole_view
 from dovetail.downstream.probe.job import seeded_start
-from dovetail.downstream.table.ledger import lines_of
 from dovetail.downstream.table.results import library_versions
+from dovetail.files.schema import read_lines
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import initialise, starting_statistics
 from dovetail.networks.network import Network, deepest_encoder_tap, finest_decoder_tap
@@ -178,7 +178,7 @@ class Bench:
     def found(self, setting: Setting) -> dict[int, dict[str, Any]]:
         """Return the lines that count of a setting, by seed."""
         mark = self.mark(setting)
-        return {line["seed"]: line for line in lines_of(self.lines) if line.get("mark") == mark}
+        return {line["seed"]: line for line in read_lines(self.lines, dict[str, Any]) if line.get("mark") == mark}
 
     def add(self, setting: Setting, seed: int, facts: Mapping[str, Any]) -> None:
         """Append a line."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.evidence.rows import Measure, Row, Scale
-from dovetail.downstream.table.ledger import lines_of
 from dovetail.downstream.table.results import library_versions
+from dovetail.files.schema import read_lines
 
 EDITION = 3
 """Raise this number when a change that the settings do not show changes the scores."""
@@ -90,7 +90,7 @@ class Records:
             file.write("\n" * torn + json.dumps(line) + "\n")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        yield from (line for line in lines_of(self.path) if "mark" in line and "measure" in line)
+        yield from (line for line in read_lines(self.path, dict[str, Any]) if "mark" in line and "measure" in line)
 
 
 def cell_of(line: Mapping[str, Any]) -> Cell:

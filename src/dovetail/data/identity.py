@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from dovetail.data.sources import ArchiveSource, ImageSource, PathSource
+from dovetail.files.schema import parsed
 
 FILE = "data.json"
 
@@ -45,10 +46,10 @@ def hashed(names: Iterable[str]) -> str:
 
 def read_identity(folder: Path) -> Identity | None:
     """Return what a run's folder says of its images; None where it says nothing, as of older versions."""
+    path = folder / FILE
     try:
-        found: Identity = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {"images": int(found["images"]), "names": found["names"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        return parsed(path.read_bytes(), Identity) if path.is_file() else None
+    except OSError:
         return None
 
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -18,25 +19,23 @@ from dovetail.downstream.start import TASK_FILE, Source
 from dovetail.errors import RunError, WeightsError
 from dovetail.files.durable import write_whole
 from dovetail.files.finite import check_finite
-from dovetail.files.schema import checked
+from dovetail.files.schema import converted, read_json
 from dovetail.files.tensors import write_tensors
-from dovetail.options import MOST_SIDE_PX, Range
+from dovetail.options import MOST_SIDE_PX
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
 TaskName = Literal["classify", "segment", "detect"]
+ADVICE = "fine-tune anew"
+
+Pair = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=2, max_length=2)]
 
 
-KINDS: dict[str, Any] = {
-    "task": TaskName,
-    "constructor": str,
-    "names": tuple[str, ...],
-    "mean": tuple[float, ...],
-    "std": tuple[float, ...],
-    "image_size": int,
-    "in_channels": int,
-    "options": dict[str, Any],
-    "value_range": tuple[float, ...],
-}
+class TaskOptions(TypedDict, total=False):
+    """Options of a task whose kinds matter before a model is built; others may be there."""
+
+    window: Pair | None
+    within_px: Pair | None
+    ids: list[int | str]
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ class Task:
 
     task: TaskName
     constructor: str
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
-    in_channels: int
+    image_size: Annotated[int, Meta(ge=1, le=MOST_SIDE_PX)]
+    in_channels: Annotated[int, Meta(ge=1, le=4096)]
     options: Mapping[str, Any] = field(default_factory=dict)
     value_range: tuple[float, ...] = ()
 
@@ -92,37 +91,23 @@ def read_task(folder: Path) -> Task:
     """
     path = folder / TASK
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        task = Task(**checked(content, KINDS, path, "fine-tune anew"))
+        task = converted(read_json(path, ADVICE), Task, path, ADVICE, closed=True)
     except OSError as error:
         raise RunError(f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run.") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({error}); fine-tune anew.") from error
     check_task(task, path)
     return task
 
 
 def check_task(task: Task, path: Path) -> None:
-    """Raise `RunError` where a task's numbers fit no model, before memory is taken for one."""
-    Range(1, most=MOST_SIDE_PX).check("image_size", task.image_size)
-    Range(1, most=4096).check("in_channels", task.in_channels)
+    """Raise `RunError` where a task's numbers fit no model or one another, before memory is taken for one."""
     whole = all(math.isfinite(value) for value in (*task.mean, *task.std, *task.value_range))
     if not whole or len(task.mean) != task.in_channels or len(task.std) != task.in_channels or min(task.std) <= 0:
-        raise RunError(
-            f"{path} does not say one finite mean and one deviation above 0 for each channel; fine-tune anew."
-        )
-    options = task.options
-    pairs = [options[name] for name in ("window", "within_px") if options.get(name)]
-    ids = options.get("ids", list(task.names))
-    if not all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int) and one > 0 for one in pair)
-        for pair in pairs
-    ):
-        raise RunError(f"{path} has a window or within_px that is no pair of sides; fine-tune anew.")
-    if not isinstance(ids, list) or len(ids) != len(task.names) or not all(isinstance(one, int | str) for one in ids):
-        raise RunError(f"{path} has no id for each class; fine-tune anew.")
-    if not task.names or len(task.value_range) not in (0, 2):
-        raise RunError(f"{path} names no classes, or a value_range that is no pair of numbers; fine-tune anew.")
+        raise RunError(f"{path} does not say one finite mean and one deviation above 0 for each channel; {ADVICE}.")
+    if len(task.value_range) not in (0, 2):
+        raise RunError(f"{path} has a value_range that is no pair of numbers; {ADVICE}.")
+    options = converted(dict(task.options), TaskOptions, f"{path}, in its options,", ADVICE)
+    if len(options.get("ids", task.names)) != len(task.names):
+        raise RunError(f"{path} has no id for each class; {ADVICE}.")
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -130,8 +115,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS
     try:
         weights = load_file(path)
-        check_finite(weights, str(path), "fine-tune anew")
+        check_finite(weights, str(path), ADVICE)
         model.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise WeightsError(f"{path} cannot be loaded ({first}); fine-tune anew.") from error
+        raise WeightsError(f"{path} cannot be loaded ({first}); {ADVICE}.") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+from msgspec import UNSET, UnsetType, defstruct, to_builtins
+
+from dovetail.files.schema import read_lines
 from dovetail.train.logs import METRICS, Reading
 from dovetail.train.monitors import (
     MAX_POSITION,
@@ -136,27 +138,22 @@ def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> 
     return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_USED:g} and {MAX_ENTROPY:g})")
 
 
-def is_reading(reading: Any) -> bool:
-    """Whether a line of the log holds a step and a loss, and nothing but numbers and numbers by name beside them."""
-    if not isinstance(reading, dict) or not isinstance(reading.get("step"), int) or "loss" not in reading:
-        return False
-    maps = {name for name, one in Reading.__dataclass_fields__.items() if str(one.type).startswith("dict")}
-    if any(isinstance(value, dict) is not (name in maps) for name, value in reading.items()) or reading["loss"] is None:
-        return False
+def line_of_log() -> Any:
+    """Return the schema of a line: the fields of `Reading`, of which older versions wrote some alone."""
+    kinds = get_type_hints(Reading)
+    needed = {"step": kinds.pop("step"), "loss": kinds.pop("loss")}
+    others = [(name, (int | float if kind is int else kind) | UnsetType, UNSET) for name, kind in kinds.items()]
+    return defstruct("Line", [*needed.items(), *others])
+
+
+def plottable(reading: dict[str, Any]) -> bool:
+    """Whether every number of a reading can be drawn; NaN can."""
     numbers = [one for value in reading.values() for one in (value.values() if isinstance(value, dict) else [value])]
-    return all(one is None or (isinstance(one, int | float) and not abs(one) >= MOST) for one in numbers)  # NaN passes
+    return all(one is None or not abs(one) >= MOST for one in numbers)
 
 
 def read_history(folder: Path) -> History:
-    """Return the readings in a run's folder; a last line that is being written is left out."""
-    path = folder / METRICS
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    readings: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            reading = json.loads(line)
-            if is_reading(reading):
-                readings[reading["step"]] = reading
-        except (ValueError, RecursionError):
-            continue
+    """Return the readings in a run's folder; lines that are none, such as one that is being written, are left out."""
+    found = map(to_builtins, read_lines(folder / METRICS, line_of_log()))
+    readings = {reading["step"]: reading for reading in found if plottable(reading)}
     return History(tuple(readings[step] for step in sorted(readings)))

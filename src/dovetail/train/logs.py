@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dovetail.errors import printable
+from dovetail.files.schema import parsed
 from dovetail.output import lost_outputs
 
 METRICS = "metrics.jsonl"
@@ -253,17 +254,17 @@ def drop_readings_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8", errors="replace")  # a disk that damages a byte costs no run
-    kept = [line for line in text.splitlines() if _step_of(line) <= step]
+    found = ((line, parsed(line, Stepped)) for line in text.splitlines())
+    kept = [line for line, content in found if content is not None and content["step"] <= step]
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     aside.replace(path)
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return float("inf")
+class Stepped(TypedDict):
+    """What every line of a metrics file says."""
+
+    step: int
 
 
 class PrintableFormatter(logging.Formatter):

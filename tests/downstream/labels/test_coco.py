@@ -73,13 +73,13 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     [
         (lambda c: c["annotations"][0].update(category_id=99), "annotation 11 has category 99"),
         (lambda c: c["annotations"][1].update(image_id=77), "annotation 12 belongs to image 77"),
-        (lambda c: c.pop("categories"), "no list of categories"),
+        (lambda c: c.pop("categories"), "has no categories; COCO's instance files hold lists"),
         (lambda c: c["images"][0].pop("width"), "an entry of images has no width"),
         (lambda c: c["images"][1].update(id=1), "several images of one id"),
         (lambda c: c["annotations"][4].pop("segmentation"), "annotation 15 has neither a box nor a mask"),
         (lambda c: c.update(categories=[]), "names no category"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 11 has the box [1, 2, 3]"),
-        (lambda c: c["annotations"][2]["segmentation"].pop("size"), "annotation 13 lack counts or size"),
+        (lambda c: c["annotations"][2]["segmentation"].pop("size"), "the mask of annotation 13 has no size"),
         (lambda c: c["annotations"][0].update(segmentation=[3, 4, 5, 6]), "a polygon of annotation 11"),
         (lambda c: c["annotations"][0].update(segmentation="mask.png"), "the mask of annotation 11 is a str"),
         (lambda c: c["annotations"][0]["segmentation"][0].append(float("nan")), "a polygon of annotation 11"),
@@ -89,7 +89,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][2]["segmentation"]["counts"].append(7), "annotation 13 cannot be decoded"),
         (lambda c: c["annotations"][4]["segmentation"].update(counts="nonsense!"), "annotation 15 cannot be decoded"),
         (lambda c: c["annotations"][4]["segmentation"].update(size=[41, 40]), "annotation 15 are for [41, 40]"),
-        (lambda c: c["images"][0].update(id="one"), "images has id 'one', which is no whole number"),
+        (lambda c: c["images"][0].update(id="one"), "images has id 'one', which is not a whole number"),
         (lambda c: c["images"][0].update(width=0), "images has width 0"),
         (lambda c: c["annotations"][0].update(id=None), "has no id that is a whole number"),
         (lambda c: c["annotations"][0].update(category_id=[17]), "annotation 11 has category [17]"),
@@ -97,7 +97,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][0].update(area="big"), "annotation 11 has area 'big'"),
         (lambda c: c["annotations"][0].update(area=-3), "annotation 11 has area -3"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 11 has iscrowd 'no'"),
-        (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is no text"),
+        (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is not text"),
         (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories of one id"),
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "names no image"),
     ],
@@ -118,7 +118,7 @@ def test_a_crowd_or_an_area_that_is_null_is_as_one_left_out(file: Path) -> None:
 
 def test_broken_json_names_the_file_and_the_place(file: Path) -> None:
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(DovetailError, match=r"instances_train2017\.json is broken JSON .*column"):
+    with pytest.raises(DovetailError, match=r"instances_train2017\.json cannot be read .*column"):
         CocoSet.open(file)
 
 

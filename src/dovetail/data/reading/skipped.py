@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypedDict
 
 from dovetail.errors import DataError, counted
+from dovetail.files.schema import parsed
 from dovetail.views.batch import ViewBatch
 
 _FEWEST_TRIED = 32  # fewer tell nothing about the rest of the source
+
+
+class Line(TypedDict):
+    """A line of the file."""
+
+    path: str
+    reason: str
 
 
 class SkippedLog:
@@ -75,8 +84,7 @@ class SkippedLog:
             *whole, rest = file.read().split(b"\n")
         self._offset += sum(len(line) + 1 for line in whole)
         for line in (*whole, rest):
-            try:
-                self._known.add(str(json.loads(line)["path"]))
-            except (ValueError, KeyError, TypeError):  # a line cut short when the run was killed
-                continue
+            found = parsed(line, Line)
+            if found is not None:
+                self._known.add(found["path"])
         return bool(rest)

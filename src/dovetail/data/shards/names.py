@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from dovetail.errors import DataError
+from dovetail.files.schema import fits, quoted, read_json
 
 SIZES = "sizes.json"
 SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "file")
@@ -142,19 +145,18 @@ def read_sizes(path: Path) -> dict[str, int]:
     Raises:
         DataError: It is damaged, or names something else.
     """
+    advice = "remove it to have the shards counted"
     try:
-        if path.stat().st_size > MAX_SIZES_BYTES:
-            raise DataError(f"{path} has more than {MAX_SIZES_BYTES:,} bytes; is it the right file?")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error}); remove it to have the shards counted.") from None
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} is not {{shard: number of photographs}}; remove it to have the shards counted.")
+        content: dict[str, int] = read_json(path, advice, most_bytes=MAX_SIZES_BYTES, raises=DataError)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from None
+    if not content or not fits(content, dict[str, Any]):
+        raise DataError(f"{path} is not {{shard: number of photographs}}; {advice}.")
     for name, count in content.items():
         plain = Path(name).name == name and not is_remote(name)
-        if not plain or isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        if not plain or not fits(count, Annotated[int, Meta(ge=0)]):
             raise DataError(
-                f"{path} says {name!r}: {count!r}, which is no file beside it and its number of photographs; remove it "
-                "to have the shards counted."
+                f"{path} says {quoted(name)}: {quoted(count)}, which is no file beside it and its number of "
+                f"photographs; {advice}."
             )
     return content

@@ -9,7 +9,6 @@ Format: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ import faster_coco_eval.core.mask as coco_mask
 
 from dovetail.data.folders import with_slashes
 from dovetail.data.reading.archives import refused_name
-from dovetail.downstream.labels.coco_faults import faults_of_lists, faults_of_objects_in, make_whole
+from dovetail.downstream.labels.coco_faults import Lists, faults_of_lists, faults_of_objects_in, make_whole
 from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run_length
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
+from dovetail.files.schema import misfits, read_json
 
+MAX_BYTES = 1 << 32
 LOOKED_FOR = 1000  # images, of which one tells where they are
 
 
@@ -93,18 +94,12 @@ def faults_of(path: Path) -> list[str]:
 def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return a file's content, and one sentence for each of its faults."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
+        content = read_json(path, "write the file anew", most_bytes=MAX_BYTES, raises=DataError)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is broken JSON ({error}); write the file anew.") from error
-    if not isinstance(content, dict):
-        return {}, [f"{path} holds a {type(content).__name__}, not COCO's dictionary of images and categories."]
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
-    if missing:
-        return content, [
-            f"{path} has no list of {missing[0]}; COCO's instance files hold images, annotations, categories."
-        ]
+    odd = next(misfits(content, Lists), None)
+    if odd is not None:
+        return {}, [f"{path} {odd}; COCO's instance files hold lists of images, annotations and categories."]
     make_whole(content)
     return content, [*faults_of_lists(path, content)]
 

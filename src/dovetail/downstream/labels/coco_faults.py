@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import faster_coco_eval.core.mask as coco_mask
+from msgspec import Meta
 
 from dovetail.data.reading.decode import MAX_PIXELS
 from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty
+from dovetail.files.schema import fits, misfits, quoted
 
 FARTHEST_PX = 1e6  # what lies farther out makes the rasteriser ask for gigabytes
+
+Side = Annotated[int, Meta(ge=1)]
+Place = Annotated[float, Meta(gt=-FARTHEST_PX, lt=FARTHEST_PX)]
+FourPlaces = Annotated[list[Place], Meta(min_length=4, max_length=4)]
+Polygons = list[list[Place]]
+Amount = Annotated[float, Meta(ge=0, le=1e30)] | bool | None
+
+
+class Lists(TypedDict):
+    """What a file has to hold; other fields may be there."""
+
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+
+
+class Image(TypedDict):
+    """An entry of images."""
+
+    id: int
+    file_name: str
+    width: Side
+    height: Side
+
+
+class Category(TypedDict):
+    """An entry of categories; a name that is a number is taken as text."""
+
+    id: int
+    name: Any
+
+
+class RunLengths(TypedDict):
+    """A mask as run-lengths, compressed or not."""
+
+    counts: str | list[int]
+    size: list[int]
 
 
 def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     """Yield the faults among images, categories and annotations."""
-    for key, needed in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name"))):
+    for key, kind in (("images", Image), ("categories", Category)):
         for one in content[key]:
-            yield from faults_of_entry(path, key, one, needed)
+            for odd in misfits(one, kind):
+                yield f"{path}: an entry of {key} {odd} ({quoted(one)})."
     for key, what in (("categories", "category"), ("images", "image")):
         if not content[key]:
             yield f"{path} names no {what}; add the list of {key}."
@@ -35,7 +74,7 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path} has several categories of one id; give each its own."
     for one in content["annotations"]:
         if not isinstance(one, dict) or not is_whole(one.get("id")):
-            yield f"{path}: an annotation has no id that is a whole number ({str(one)[:80]})."
+            yield f"{path}: an annotation has no id that is a whole number ({quoted(one)})."
             continue
         category, image = one.get("category_id"), one.get("image_id")
         if not (is_whole(category) and category in categories) and repr(category) not in wrong:
@@ -65,41 +104,29 @@ def make_whole(content: Mapping[str, Any]) -> None:
                         one[field] = int(value)
 
 
-def faults_of_entry(path: Path, key: str, one: Any, needed: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is wrong with an entry of images or categories."""
-    lacking = [field for field in needed if not isinstance(one, dict) or field not in one]
-    if lacking:
-        yield f"{path}: an entry of {key} has no {lacking[0]} ({str(one)[:80]})."
-        return
-    if key == "images" and not isinstance(one["file_name"], str):
-        yield f"{path}: an entry of {key} has file_name {one['file_name']!r}, which is no text ({str(one)[:80]})."
-    for field in ("id", "width", "height"):
-        if field in needed and not (is_whole(one[field]) and (field == "id" or one[field] > 0)):
-            yield f"{path}: an entry of {key} has {field} {one[field]!r}, which is no whole number ({str(one)[:80]})."
-
-
 def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
     """Yield what is wrong with an annotation's box and mask; `size` is its image's height and width."""
     box, mask = one.get("bbox"), one.get("segmentation")
     if not box and not mask:
         yield f"{path}: annotation {one['id']} has neither a box nor a mask."
-    for field, default in (("area", None), ("iscrowd", 0)):
-        if not is_amount(one.get(field, default)):
-            yield f"{path}: annotation {one['id']} has {field} {one[field]!r}, which is no number of at least 0."
-    if box and not (isinstance(box, list) and len(box) == 4 and are_places(box)):
-        yield f"{path}: annotation {one['id']} has the box {str(box)[:60]}; a box is left, top, width, height."
+    for field in ("area", "iscrowd"):
+        if not fits(one.get(field), Amount):
+            yield f"{path}: annotation {one['id']} has {field} {quoted(one[field])}, which is no number of at least 0."
+    if box and not fits(box, FourPlaces):
+        yield f"{path}: annotation {one['id']} has the box {quoted(box)}; a box is left, top, width, height."
     if isinstance(mask, dict):
         yield from faults_of_run_lengths(path, one["id"], mask, size)
     elif mask and not isinstance(mask, list):
         yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; give polygons or run-lengths."
-    elif mask and not all(isinstance(part, list) and len(part) % 2 == 0 and are_places(part) for part in mask):
+    elif mask and not (fits(mask, Polygons) and all(len(part) % 2 == 0 for part in mask)):
         yield f"{path}: a polygon of annotation {one['id']} is no list of x, y in turn."
 
 
 def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
     """Yield what is wrong with the run-lengths of annotation `name`."""
-    if not ({"counts", "size"} <= set(mask)):
-        yield f"{path}: the run-lengths of annotation {name} lack counts or size."
+    odd = next(misfits(mask, RunLengths), None)
+    if odd is not None:
+        yield f"{path}: the mask of annotation {name} {odd}; run-lengths have counts and size."
     elif mask["size"] != list(size):
         yield (
             f"{path}: the run-lengths of annotation {name} are for {mask['size']} (height, width), but its image is "
@@ -117,21 +144,7 @@ def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: 
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_amount(value: Any) -> bool:
-    """Whether a value is a number of at least 0, or left out."""
-    return value is None or (isinstance(value, int | float) and 0 <= value < math.inf)
-
-
-def are_places(values: list[Any]) -> bool:
-    """Whether values are numbers that an image can have, in pixels; quick, for there are millions of them."""
-    try:
-        sane = math.isfinite(sum(values)) and -FARTHEST_PX < min(values, default=0) <= max(values, default=0)
-        return bool(sane and max(values, default=0) < FARTHEST_PX)
-    except TypeError:
-        return False
+    return fits(value, int)
 
 
 def faults_of_objects_in(image: CocoImage) -> Iterator[str]:

@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dovetail.downstream.finished import TASK, WEIGHTS
-from dovetail.downstream.table.results import Score, library_versions, score_from
+from dovetail.downstream.table.results import Score, library_versions, without_interval_of_two
 from dovetail.files.durable import write_whole
+from dovetail.files.schema import parsed, read_lines
 from dovetail.options import Options
 
 TRIALS, KEPT = "trials.jsonl", "kept.json"
@@ -48,9 +49,9 @@ class Ledger:
         self.out = out
         self.mark = mark
         self.known: dict[Cell, Fitted] = {}
-        for line in lines_of(out / TRIALS):
-            if line.get("mark") == mark:
-                scores = {name: score_from(values) for name, values in line["scores"].items()}
+        for line in read_lines(out / TRIALS, Line):
+            if line["mark"] == mark:
+                scores = {name: without_interval_of_two(score) for name, score in line["scores"].items()}
                 self.known[line["start"], line["fraction"], line["seed"]] = Fitted(scores, line["details"])
 
     def finished(self, cell: Cell, *, keep: bool) -> Fitted | None:
@@ -88,25 +89,18 @@ class Ledger:
         """Whether the weights in the folder are those of a cell's trial."""
         if not all((self.out / name).is_file() for name in (WEIGHTS, TASK, KEPT)):
             return False
-        try:
-            return bool(json.loads((self.out / KEPT).read_text(encoding="utf-8")) == [self.mark, *cell])
-        except ValueError:
-            return False
+        return parsed((self.out / KEPT).read_bytes(), list[Any]) == [self.mark, *cell]
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file of trials; none where there is no file."""
-    if not path.is_file():
-        return []
-    found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            found.append(line)
-    return found
+class Line(TypedDict):
+    """A line of a file of trials."""
+
+    mark: str
+    start: str
+    fraction: float
+    seed: int
+    scores: dict[str, Score]
+    details: dict[str, Any]
 
 
 def mark_of(asked: Options, *decisive: object) -> str:

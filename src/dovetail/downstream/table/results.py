@@ -15,16 +15,16 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from dovetail.errors import DataError, RunError, printable
 from dovetail.files.durable import write_whole
-from dovetail.files.schema import checked
+from dovetail.files.schema import converted, read_json
 
 RESULTS = "results.json"
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
@@ -33,28 +33,6 @@ END_BYTES = 4096
 FEWEST_DRAWN = 3  # values that an interval is drawn from
 STATE = "state.json"  # beside the tables of a saved Hugging Face dataset, with the library's fingerprint of their rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
-
-
-Number = int | float
-SCORE: dict[str, Any] = {
-    "mean": Number,
-    "values": list[Number],
-    "deviation": Number | None,
-    "low": Number | None,
-    "high": Number | None,
-}
-KINDS: dict[str, Any] = {
-    "format": int,
-    "task": str,
-    "rows": list[dict[str, dict[str, Any]]],
-    "config": dict[str, Any],
-    "seed": Any,
-    "versions": dict[str, str],
-    "device": str,
-    "data": dict[str, Any],
-    "notes": list[str],
-    "details": dict[str, Any],
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +94,7 @@ class Results:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values, as `Saved`."""
         rows = [
             {"setting": dict(row.setting), "scores": {name: vars(score) for name, score in row.scores.items()}}
             for row in self.rows
@@ -146,6 +124,21 @@ class Results:
         return path
 
 
+class Saved(TypedDict):
+    """The fields of a results.json."""
+
+    format: NotRequired[int]
+    task: str
+    rows: list[Row]
+    config: dict[str, Any]
+    seed: NotRequired[Any]
+    versions: dict[str, str]
+    device: str
+    data: dict[str, Any]
+    notes: list[str]
+    details: NotRequired[dict[str, Any]]
+
+
 def read_results(folder: str | Path) -> Results:
     """Read a results.json, named itself or by its folder.
 
@@ -155,31 +148,21 @@ def read_results(folder: str | Path) -> Results:
     path = Path(folder)
     path = path / RESULTS if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__}")
-        content = checked(content, KINDS, path, "measure again")
-        rows = tuple(
-            Row(row["setting"], {name: score_from(values) for name, values in row["scores"].items()})
-            for row in content["rows"]
-        )
-        config, data = content["config"], content["data"]
-        return Results(
-            content["task"], rows, config, data, content["device"], tuple(content["notes"]), content["versions"]
-        )
+        content = read_json(path, "measure again")
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} holds no results of this program ({error}); measure again.") from error
+    found = converted(content, Saved, f"{path} holds no results of this program: it", "measure again", closed=True)
+    rows = tuple(
+        Row(row.setting, {name: without_interval_of_two(score) for name, score in row.scores.items()})
+        for row in found["rows"]
+    )
+    notes = tuple(found["notes"])
+    return Results(found["task"], rows, found["config"], found["data"], found["device"], notes, found["versions"])
 
 
-def score_from(values: Mapping[str, Any]) -> Score:
-    """Return a score from its plain values; intervals of two values, which older files have, are left out."""
-    values = checked(values, SCORE, "A score", "measure again")
-    low, high = values["low"], values["high"]
-    if 1 < len(values["values"]) < FEWEST_DRAWN:
-        low, high = None, None
-    return Score(values["mean"], tuple(values["values"]), values["deviation"], low, high)
+def without_interval_of_two(score: Score) -> Score:
+    """Return a score that was read; intervals of two values, which older files have, are left out."""
+    return replace(score, low=None, high=None) if 1 < len(score.values) < FEWEST_DRAWN else score
 
 
 def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
@@ -295,7 +278,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     knows of every change.
 
     Raises:
-        DovetailError: For a file that cannot be read.
+        RunError: For a file that cannot be read.
     """
     every = set(paths)
     every |= {path.with_name(STATE) for path in every if path.suffix == ".arrow" and path.with_name(STATE).is_file()}
