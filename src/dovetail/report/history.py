@@ -82,19 +82,27 @@ class History:
         """Return what the monitors say of the cells of each map, in a run of `total_steps`."""
         watch = ContentWatch()
         for reading in self.readings:
-            within, position = reading.get("within_image_share", {}), reading.get("position_share", {})
+            within, position = _both(reading, "within_image_share", "position_share")
             watch.warnings(within, position, share_done=reading["step"] / total_steps)
         positions = {one.name: one for one in self.group("position_share")}
-        return [_content_verdict(one, positions[one.name], watch) for one in self.group("within_image_share")]
+        named = [one for one in self.group("within_image_share") if one.name in positions]
+        return [_content_verdict(one, positions[one.name], watch) for one in named]
 
     def prototype_verdicts(self, total_steps: int) -> list[Verdict]:
         """Return what the monitors say of the prototypes of each term that has any, in a run of `total_steps`."""
         watch = PrototypeWatch()
         for reading in self.readings:
-            used, entropy = reading.get("prototypes_used", {}), reading.get("teacher_entropy", {})
+            used, entropy = _both(reading, "prototypes_used", "teacher_entropy")
             watch.warnings(used, entropy, share_done=reading["step"] / total_steps)
-        used, entropies = self.group("prototypes_used"), {one.name: one for one in self.group("teacher_entropy")}
-        return [_prototype_verdict(one, entropies[one.name], watch) for one in used]
+        entropies = {one.name: one for one in self.group("teacher_entropy")}
+        named = [one for one in self.group("prototypes_used") if one.name in entropies]
+        return [_prototype_verdict(one, entropies[one.name], watch) for one in named]
+
+
+def _both(reading: dict[str, Any], first: str, second: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Return two fields of a reading, less the names that only one of them has."""
+    one, other = reading.get(first, {}), reading.get(second, {})
+    return {name: one[name] for name in one if name in other}, {name: other[name] for name in other if name in one}
 
 
 def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> Verdict:
