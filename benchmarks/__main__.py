@@ -20,7 +20,7 @@ SPEED = (
     "speed.compiling",
     "speed.gpu",
 )
-STUDIES = (*SPEED, "contrast_memory", "dense_memory", "adclr_cost", "faults", "toy")
+STUDIES = (*SPEED, "contrast_memory", "dense_memory", "adclr_cost", "faults", "attacks", "toy")
 
 
 def main(names: list[str]) -> int:

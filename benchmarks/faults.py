@@ -21,12 +21,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from PIL import Image
 
 import dovetail.run.pretrain  # noqa: F401 - imported before the forks
 from dovetail.cli import main as run_command
+
+if TYPE_CHECKING:
+    from benchmarks.loader_faults import LoaderCase
 
 Moment = Literal["any time", "training", "checkpoint write"]
 MOMENTS: tuple[Moment, ...] = ("checkpoint write", "training", "any time")
@@ -89,10 +92,10 @@ def photographs(folder: Path, count: int = 18) -> Path:
     return folder
 
 
-def start(data: Path, out: Path, workers: int) -> BaseProcess:
-    """Start or resume the run in `out`, whichever it needs."""
+def start(data: Path, out: Path, workers: int, *more: str) -> BaseProcess:
+    """Start or resume the run in `out`, whichever it needs; `more` are options of its start."""
     resumable = (out / "config.yaml").is_file()
-    options = ("--resume",) if resumable else ("--data", str(data), *OPTIONS)
+    options = ("--resume",) if resumable else ("--data", str(data), *OPTIONS, *more)
     command = ["pretrain", "--out", str(out), "--workers", str(workers), *options]
     process = multiprocessing.get_context("fork").Process(target=run_logged, args=(command, log_of(out)))
     process.start()
@@ -236,8 +239,8 @@ def table(cases: list[Case]) -> list[str]:
     return lines
 
 
-def report(cases: list[Case], command: str) -> str:
-    """Return the whole page."""
+def report(cases: list[Case], command: str, loading: Sequence[str] = ()) -> str:
+    """Return the whole page, with the lines on faults of loading."""
     kills = sum(len(case.kills) for case in cases)
     torn = sum(case.torn_writes for case in cases)
     same, killed = sum(case.equal for case in cases), sum(bool(case.kills) for case in cases)
@@ -254,6 +257,7 @@ def report(cases: list[Case], command: str) -> str:
             "",
             *table(cases),
             "",
+            *loading,
             f"Command: `{command}`  ",
             f"Machine: {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, 1 thread  ",
             f"Versions: Python {platform.python_version()}, torch {torch.__version__}  ",
@@ -263,8 +267,10 @@ def report(cases: list[Case], command: str) -> str:
     )
 
 
-def run(runs: int, seed: int, folder: Path) -> list[Case]:
-    """Do the uninterrupted run and `runs` faulted ones in `folder`."""
+def run(runs: int, seed: int, folder: Path) -> tuple[list[Case], list[LoaderCase]]:
+    """Do the uninterrupted run, `runs` faulted ones, and those with faults of loading in `folder`."""
+    from benchmarks.loader_faults import loader_cases  # which uses this module
+
     data = photographs(folder / "photographs")
     whole = uninterrupted(data, folder / "whole")
     print(f"uninterrupted: {whole.ended:.1f} s, training from {whole.training_began:.1f} s", flush=True)
@@ -276,24 +282,30 @@ def run(runs: int, seed: int, folder: Path) -> list[Case]:
         print(table([case])[-1], flush=True)
         if case.equal:
             shutil.rmtree(out)
-    return cases
+    loading = loader_cases(data, folder, whole.digests)
+    return cases, loading
 
 
 def main(arguments: list[str]) -> int:
+    from benchmarks.loader_faults import lines_of  # which uses this module
+
     parser = argparse.ArgumentParser(description="Kill runs at random moments and compare their ends bit for bit.")
     parser.add_argument("--runs", type=int, default=20, help="runs that are killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "faults.md")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="dovetail-faults-"))
-    cases = run(options.runs, options.seed, folder)
-    if all(case.equal for case in cases):
+    cases, loading = run(options.runs, options.seed, folder)
+    held = all(case.equal for case in cases) and all(case.held for case in loading)
+    if held:
         shutil.rmtree(folder)
     else:
         print(f"Runs that differ are kept in {folder}.", file=sys.stderr)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(report(cases, " ".join(["python -m benchmarks.faults", *arguments])), encoding="utf-8")
-    return 0 if cases and all(case.equal and case.kills for case in cases) else 1
+    command, loading_lines = " ".join(["python -m benchmarks.faults", *arguments]), lines_of(loading)
+    print("\n".join(loading_lines))
+    options.output.write_text(report(cases, command, loading_lines), encoding="utf-8")
+    return 0 if cases and held and all(case.kills for case in cases) else 1
 
 
 if __name__ == "__main__":

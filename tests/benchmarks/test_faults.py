@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.faults import Case, digests_of, report
+from benchmarks.loader_faults import LoaderCase, lines_of
 
 
 @pytest.mark.slow
@@ -20,6 +21,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
     text = page.read_text()
     assert "**2 of 2 runs end in the same bits**" in text
     assert "checkpoint write, step" in text
+    assert "**9 of 9 held**" in text
 
 
 def test_a_difference_stands_in_the_report() -> None:
@@ -27,6 +29,17 @@ def test_a_difference_stands_in_the_report() -> None:
     text = report([same, other], "python -m benchmarks.faults")
     assert "**1 of 2 runs end in the same bits**, after 1 kills in 1 of them;" in text
     assert "| 2 | ended before | 2 | NO |" in text
+
+
+def test_faults_of_loading_stand_in_the_report() -> None:
+    cases = [
+        LoaderCase("SIGTERM while reading hangs", 143, 1.25, 0, True, True),
+        LoaderCase("the data are deleted", 2, 3.0, 1, None, False),
+    ]
+    text = report([Case(0)], "python -m benchmarks.faults", lines_of(cases))
+    assert "**1 of 2 held**; SIGTERM while reading hangs was answered within\n1.2 s." in text
+    assert "| SIGTERM while reading hangs | 143 | 1.2 s | 0 | yes |" in text
+    assert "| the data are deleted | 2 | 3.0 s | 1 | images were left out |" in text
 
 
 def test_digests_tell_files_apart(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     knows of every change.
 
     Raises:
-        RunError: For a file that cannot be read.
+        DataError: For a file that cannot be read.
     """
     every = set(paths)
     every |= {path.with_name(STATE) for path in every if path.suffix == ".arrow" and path.with_name(STATE).is_file()}
