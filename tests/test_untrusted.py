@@ -30,7 +30,8 @@ from dovetail.errors import DovetailError
 from dovetail.files.sidecar import read_sidecar
 from dovetail.networks.construct import construct
 from dovetail.train.sealed import seal
-from dovetail.weights.exported import load, load_into, read_exported
+from dovetail.weights.exported import load, read_exported
+from dovetail.weights.matching import load_into
 from tests.data.fuzz import png_of
 
 

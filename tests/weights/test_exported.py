@@ -17,7 +17,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.network import Network
-from dovetail.weights.exported import export_weights, load, load_into, read_exported, save_exported
+from dovetail.weights.exported import load, read_exported, save_exported
+from dovetail.weights.formats import export_weights
+from dovetail.weights.matching import load_into
 from tests.networks.test_own import Ushaped
 
 PARAMETERS = {"weight", "bias", "running_mean", "running_var"}
@@ -340,7 +342,10 @@ def test_detectron2_and_mm_names(tmp_path: Path) -> None:
         ("timm/resnet18", "timm", "a.bin", "must end in"),
         ("timm/resnet18", "decoder", "a.pt", "has no decoder"),
         ("timm/resnet18", "smp", "a.pt", "is no model of smp"),
-        ("timm/convnext_atto", "detectron2", "a.pt", "is not a ResNet"),
+        ("timm/test_efficientnet", "detectron2", "a.pt", r"no names for the encoder of .*ConvNeXt, Swin, ViT, ResNet"),
+        ("timm/convnext_atto", "ultralytics", "a.pt", "ultralytics has no names for the encoder"),
+        ("timm/convnext_atto", "torchvision", "a.pt", "neither torchvision's own nor a ResNet"),
+        ("timm/resnet18", "nnunet", "a.pt", "is no network of nnU-Net"),
         ("smp/unet/resnet18", "detectron2", "a.pt", "no counterpart of this decoder"),
     ],
 )

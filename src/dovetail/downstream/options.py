@@ -27,7 +27,9 @@ class MachineOptions(Options):
 class MeasureOptions(Options):
     """What every verb takes that measures a run on labelled images."""
 
-    run: str | Path | None = option(None, "Run folder of a pre-training.")
+    run: str | Path | None = option(
+        None, "Run folder of a pre-training, or, with `model`, a weights file of another program, for its encoder."
+    )
     data: str | Path = option("", "Labelled dataset.")
     out: str | Path = option("", "Folder for results.json. Default: a folder in the run folder.")
     model: str | None = option(None, "Model by name, with random weights, instead of a run.")
@@ -43,7 +45,7 @@ class FinetuneOptions(MeasureOptions):
     """What every kind of fine-tuning takes."""
 
     model: str | None = option(
-        None, "Model to fine-tune, if it is not the run's. Without a run it starts from random weights."
+        None, "Model to fine-tune, if it is not the run's. Without a run or file it starts from random weights."
     )
     start: Sequence[str] = option(
         ("auto",),

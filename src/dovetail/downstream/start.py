@@ -13,10 +13,12 @@ from torch import nn
 from dovetail.errors import DovetailError, OptionsError, RunError, WeightsError, unknown_name
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
-from dovetail.networks.initialise import initialise, starting_statistics
+from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from dovetail.weights.exported import Exported, MatchReport, load_into, match, read_exported
+from dovetail.weights.exported import Exported, MatchReport, read_exported
+from dovetail.weights.matching import load_into, match
+from dovetail.weights.start import begin_from
 
 Start = Literal["random", "encoder", "decoder", "all"]
 STARTS: tuple[Start, ...] = ("random", "encoder", "decoder", "all")
@@ -74,7 +76,7 @@ class Source:
                 f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
             )
         if self.run is None:
-            initialise(network, starting(self.init))
+            begin_from(network, starting(self.init))
         self.load(network.model, start)
         return network
 
@@ -92,7 +94,7 @@ class Source:
             if start == "decoder":
                 raise OptionsError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
             start = "encoder"
-        return load_into(model, self.run, part=start)
+        return load_into(model, read_exported(self.run), part=start)
 
     def fits_decoder(self, model: nn.Module) -> bool:
         """Whether the run's decoder goes into `model`, tensor by tensor; its values are not looked at."""
@@ -120,6 +122,9 @@ def source_of(
 ) -> Source:
     """Return the source that a run's folder, or a model's name with the weights that `init` names, means.
 
+    A file of another program's weights may stand in the place of the run, beside the name of its model: its encoder is
+    taken.
+
     Raises:
         DovetailError: For neither or an unknown one, for a run of a module of the user's own, and for a run together
             with `init`.
@@ -134,6 +139,11 @@ def source_of(
         mean, std = starting_statistics(network, starting(init)) or (IMAGENET_MEAN, IMAGENET_STD)
         return Source(network.constructor, None, mean, std, size, channels, model, init)
     exported = read_exported(run)
+    if model is not None and not exported.info and not (exported.path.parent / TASK_FILE).is_file():
+        # A file of another program, which says nothing of its model: the name does.
+        network = build_network(model, image_size=image_size or 224)
+        size, channels = network.image_size, network.in_channels
+        return Source(network.constructor, Path(run), IMAGENET_MEAN, IMAGENET_STD, size, channels)
     info = described(exported)
     constructor = info["constructor"]
     if model is not None:
@@ -160,7 +170,10 @@ def described(exported: Exported) -> dict[str, Any]:
     if not exported.info and (exported.path.parent / TASK_FILE).is_file():
         raise RunError(f"{exported.path.parent} holds a fine-tuned model; name its pre-training run.")
     if not exported.info:
-        raise WeightsError(f"{exported.path} does not say how its model is built; give the run's folder.")
+        raise WeightsError(
+            f"{exported.path} does not say how its model is built; name the model with --model, or give the folder of "
+            "a run."
+        )
     return exported.info
 
 

@@ -1,47 +1,38 @@
-"""Where the weights of a network start: at random, at the library's ImageNet weights, or at a file's."""
+"""The libraries' supervised ImageNet weights for a network, and what each part of it starts from in words."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.error import URLError
 
 import segmentation_models_pytorch as smp
 import timm
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from dovetail.errors import WeightsError, counted
-from dovetail.files.finite import check_finite
+from dovetail.errors import WeightsError
 from dovetail.files.sidecar import SIDECAR, normalisation_in, read_sidecar
 from dovetail.networks import lite0
 from dovetail.networks.network import Construction, Network
+from dovetail.networks.published import Published, published
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
-# How the names of classifiers begin in the libraries' files; an encoder has no place for them.
-_CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "aux_classifier.")
 Statistics: TypeAlias = tuple[float, ...]  # one number a channel
-_COUNTER = "num_batches_tracked"  # frozen BatchNorm has none, and nothing reads it
-
-log = logging.getLogger(__name__)
 
 
-def initialise(network: Network, init: str | Path | None) -> int:
+def initialise(network: Network, init: Literal["imagenet"] | None) -> int:
     """Give a network its starting weights.
 
     Args:
         network: The network; its parameters are written in place.
         init: None leaves it as it is; "imagenet" takes supervised weights for the encoder, from an installed package
-            for EfficientNet-Lite0 (`dovetail.networks.lite0`) and else from the library's hub; a path of a
-            .safetensors file is loaded by the names of the whole model, which must all be there, and no others but
-            those of a classifier; these are left out and named.
+            for EfficientNet-Lite0 (`dovetail.networks.lite0`) and else from the library's hub. Files are read in
+            `dovetail.weights.start`.
 
     Returns:
         How many tensors were written.
@@ -49,14 +40,7 @@ def initialise(network: Network, init: str | Path | None) -> int:
     Raises:
         WeightsError: When weights cannot be fetched, or do not fit.
     """
-    if init is None:
-        return 0
-    if init == "imagenet":
-        return _write(network, network.encoder_prefix, imagenet_weights(network), "its ImageNet weights")
-    path = Path(init)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise WeightsError(f"There are no weights at {path}; give 'imagenet' or a .safetensors file.")
-    return _write(network, "", _read(path), str(path), strict=True)
+    return 0 if init is None else _write(network, network.encoder_prefix, imagenet_weights(network))
 
 
 def is_downloaded(network: Network, init: str | Path | None) -> bool:
@@ -87,11 +71,26 @@ def describe_init(network: Network, init: str | Path | None) -> str:
     if init is None:
         return "random weights"
     if init != "imagenet":
-        return f"all weights from {init}"
+        return f"weights from {init}"
     decoder = "; decoder: random weights" if network.decoder_prefixes else ""
     version = lite0.installed_version() if lite0.is_lite0(_encoder_name(network)) else None
-    origin = f"{lite0.PACKAGE} {version}, license {lite0.LICENCE}" if version else "downloaded by the model's library"
+    origin = f"{lite0.PACKAGE} {version}, license {lite0.LICENCE}" if version else "downloaded by the model library"
+    if not version and (weights := published_weights(network)):
+        origin = f"{weights}, {origin}"
     return f"encoder: ImageNet weights ({origin}){decoder}"
+
+
+def published_weights(network: Network) -> Published | None:
+    """Return which ImageNet weights the library has for a network's encoder; None where that is not known."""
+    construction = Construction.parse(network.constructor)
+    if construction is None:
+        return None
+    library = construction.path.partition(".")[0]
+    if library == "torchvision":
+        name = construction.path.rpartition(".")[2]
+        backbone = next((known for known in _BACKBONES if known in name), None)
+        return published(library, backbone) if backbone else None
+    return published("smp" if library == "smp" else "timm", _encoder_name(network))
 
 
 def _encoder_name(network: Network) -> str:
@@ -104,42 +103,15 @@ def _encoder_name(network: Network) -> str:
     return str(construction.args[0] if construction.args else construction.kwargs.get("name", ""))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be loaded ({error}); export the weights again.") from error
-    check_finite(weights, str(path), "give other weights")
-    return weights
-
-
-def _refuse_surplus(network: Network, names: Iterable[str], where: str) -> None:
-    """Name the classifier's tensors among a file's `names`; raise `WeightsError` for others that the model lacks."""
-    known = network.model.state_dict().keys()
-    surplus = [name for name in names if name not in known and not name.endswith(_COUNTER)]
-    heads = [name for name in surplus if name.removeprefix(network.encoder_prefix).startswith(_CLASSIFIERS)]
-    others = [name for name in surplus if name not in heads]
-    if others:
-        raise WeightsError(
-            f"The weights of {where} have {counted(len(others), 'tensor')} that the model lacks, such as {others[0]}; "
-            "name the model that they are of, or take them out of the file."
-        )
-    if heads:
-        log.warning("%s: left out the classifier, for which the model has no place: %s.", where, ", ".join(heads))
-
-
-def _write(network: Network, prefix: str, weights: Mapping[str, Tensor], where: str, *, strict: bool = False) -> int:
-    """Copy weights into the part of the model under `prefix`, all of which they must cover; a `strict` file holds no
-    others."""
+def _write(network: Network, prefix: str, weights: Mapping[str, Tensor]) -> int:
+    """Copy weights into the part of the model under `prefix`, all of which they must cover."""
     target = network.model.state_dict()
     part = {name.removeprefix(prefix): value for name, value in target.items() if name.startswith(prefix)}
     missing = [name for name in part if name not in weights]
     unfit = [name for name, value in part.items() if name in weights and weights[name].shape != value.shape]
     for names, fault in ((missing, "lack"), (unfit, "have another shape of")):
         if names:
-            raise WeightsError(f"The weights of {where} {fault} {len(names)} tensors of the model, such as {names[0]}.")
-    if strict:
-        _refuse_surplus(network, weights, where)
+            raise WeightsError(f"The ImageNet weights {fault} {len(names)} tensors of the model, such as {names[0]}.")
     for name, value in part.items():
         value.copy_(weights[name])
     return len(part)
@@ -163,8 +135,10 @@ def imagenet_weights(network: Network) -> dict[str, Tensor]:
             if lite0.is_lite0(_encoder_name(network))
             else f"choose the encoder {lite0.NAME}, whose weights come as a package"
         )
+        weights = published_weights(network)
+        file = f"fetch {weights.url} elsewhere and give it with --init FILE, " if weights else ""
         raise WeightsError(
-            f"ImageNet weights for {network.constructor} are not available ({reason}); connect once so that the "
+            f"ImageNet weights for {network.constructor} are not available ({reason}); {file}connect once so that the "
             f"library keeps them in its cache, {offline}, or start from random weights or from a file."
         ) from error
 

@@ -52,6 +52,11 @@ class Parts:
         shared = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
         return "".join(f"{column[0]}." for column in shared)
 
+    def below(self, prefix: str) -> Parts:
+        """Return the same parts in a module that holds this one under a prefix, such as "model."."""
+        moved = (tuple(prefix + one for one in several) for several in (self.decoder_prefixes, self.head_prefixes))
+        return Parts(prefix + self.encoder_prefix, *moved)
+
     def split(self, name: str) -> tuple[Part, str]:
         """Return the part that a tensor belongs to, and its name within the part."""
         if name.startswith(self.decoder_prefixes) and self.decoder_prefixes:
@@ -93,7 +98,7 @@ def is_layer_normed(network: Network) -> bool:
 
 def local_name(name: str) -> str:
     """Return a local name as timm's plain models spell it: "stages_0" of a feature extractor becomes "stages.0"."""
-    return re.sub(r"\b(stages|layers|blocks|features)_(\d+)", r"\1.\2", name)
+    return re.sub(r"\b(stem|stages|layers|blocks|features)_(\d+)", r"\1.\2", name)
 
 
 def untrained_names(

@@ -1,4 +1,4 @@
-"""`export`: a run's weights in the names of a library."""
+"""`export`: a run's weights in the names of a library, or its model as a program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dovetail.options import Options, option, takes
+from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
 
-Format = Literal["model", "encoder", "decoder", "timm", "torchvision", "smp", "detectron2", "mmseg"]
+Format = Literal[
+    "model", "encoder", "decoder", "timm", "torchvision", "smp",
+    "detectron2", "mmseg", "ultralytics", "nnunet", "hugging-face", "onnx", "torch-export",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,29 +19,53 @@ class ExportOptions(Options):
     """Options of `dovetail export`."""
 
     run: str | Path = option("", "Folder of the run, pre-trained or fine-tuned, or an exported folder.", required=True)
-    to: str | Path = option("", "File to write: .safetensors, or .pt or .pth for `torch.load`.", required=True)
+    to: str | Path = option(
+        "",
+        "File to write: .safetensors, .pt or .pth for weights, .onnx or .pt2 for programs. For hugging-face a folder.",
+        required=True,
+    )
     format: Format = option(
         "model",
         '"model" for the whole model, names unchanged ("smp" and "torchvision" likewise, for models of these '
-        'libraries, without a head that was not trained), "encoder" or "decoder" for one part, "timm" or '
-        '"torchvision" for a ResNet encoder alone, "detectron2" or "mmseg" for a ResNet and its FPN or FCN '
-        "decoder under their names.",
+        'libraries, without a head that was not trained), "encoder" or "decoder" for one part, "timm" or "torchvision" '
+        'for the encoder, "detectron2" or "mmseg" for a ResNet, ConvNeXt, Swin or ViT and its FPN or FCN decoder, '
+        '"ultralytics" for a ResNet backbone, "nnunet" for a network of nnU-Net\'s, "hugging-face" for a folder of the '
+        'hub with a timm encoder, "onnx" and "torch-export" for programs that run without Dovetail.',
     )
+    part: Literal["all", "encoder"] = option("all", "Of onnx and torch-export: the whole model or its encoder alone.")
+    image_size: int | None = option(
+        None, "Of onnx and torch-export: side of the images in pixels. Default: the run's.", Range(8, most=MOST_SIDE_PX)
+    )
+    dynamic: bool = option(True, "Of onnx and torch-export: take images of other sizes, too.")
 
 
 @takes(ExportOptions)
 def export(options: ExportOptions) -> Path:
-    """Write a run's weights in the names of a library.
+    """Write a run's weights in the names of a library, or its model as a program.
 
     Returns:
-        The file.
+        The file, or the folder.
 
     Raises:
         DovetailError: For a run without weights, or a format that does not fit the model.
     """
-    from dovetail.run.load import exported
-    from dovetail.weights.exported import export_weights
+    from dovetail.run.load import exported, load
+    from dovetail.weights.formats import export_weights
+    from dovetail.weights.graphs import GRAPHS, export_graph
 
-    written = export_weights(exported(options.run), format=options.format, to=options.to)
+    source = exported(options.run)
+    graph = next((one for one in GRAPHS if one == options.format), None)
+    if graph is None:
+        written = export_weights(source, format=options.format, to=options.to)
+    else:
+        written = export_graph(
+            load(options.run),
+            format=graph,
+            to=options.to,
+            part=options.part,
+            channels=int(source.info.get("in_channels", 3)),
+            image_size=options.image_size or int(source.info.get("image_size", 224)),
+            dynamic=options.dynamic,
+        )
     print(written)
     return written.path

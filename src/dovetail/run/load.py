@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dovetail.weights import exported as weights
+from dovetail.weights import matching
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart
 
 
@@ -26,23 +27,34 @@ def load(source: str | Path) -> nn.Module:
     return weights.load(source) if folder is None else load_finished(folder)
 
 
-def load_into(model: nn.Module, source: str | Path, *, part: SelectedPart = "all", strict: bool = True) -> MatchReport:
-    """Load a run's weights into `model` in place and report what fitted.
+def load_into(
+    model: nn.Module,
+    source: str | Path,
+    *,
+    part: SelectedPart = "all",
+    prefix: str | None = None,
+    strict: bool = True,
+) -> MatchReport:
+    """Load weights into `model` in place and report what fitted.
 
     Names are matched within the encoder and within the decoder, so the target may be of another library than the
-    source, as long as the parts are of one architecture. Task heads are left as they are, but for those of a fine-tuned
-    run that fit.
+    source, as long as the parts are of one architecture; `docs/load.md` lists the libraries. Task heads are left as
+    they are, but for those of a fine-tuned run that fit. Positions of a ViT are resampled to the model's grid, and the
+    first convolution is made for the model's channels. The report says so.
 
     Args:
         model: The module to fine-tune.
-        source: Folder of a run, pre-trained or fine-tuned, exported folder or .safetensors file.
-        part: Load everything, or only one part.
+        source: Folder of a run, pre-trained or fine-tuned, exported folder, or file of weights, of another program too:
+            .safetensors, .pth, .pt, .ckpt, .bin or .pth.tar.
+        part: Load everything, or only one part. A decoder that the file does not have is left as it is.
+        prefix: Of the part's names in the model, the encoder's for "all", such as "model.backbone."; found by itself
+            unless given.
         strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
 
     Raises:
-        DovetailError: As `strict` says, and always when nothing fits.
+        WeightsError: As `strict` says, and always when nothing fits.
     """
-    return weights.load_into(model, exported(source), part=part, strict=strict)
+    return matching.load_into(model, exported(source), part=part, prefix=prefix, strict=strict)
 
 
 def exported(source: str | Path) -> Exported:

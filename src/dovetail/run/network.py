@@ -12,14 +12,15 @@ from torch import nn
 
 from dovetail.errors import DovetailError, ModelError, WeightsError
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import initialise, is_downloaded, starting_statistics
+from dovetail.networks.initialise import is_downloaded, starting_statistics
 from dovetail.networks.network import Network
 from dovetail.networks.random_start import begin_as, check_positions, fix_positions
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.run.folder import CONFIG
 from dovetail.run.options import PretrainOptions
-from dovetail.weights.exported import MODEL_FILE
+from dovetail.weights.exported import MODEL_FILE, MatchReport
+from dovetail.weights.start import begin_from
 
 EXPORTED = "exported"
 
@@ -60,24 +61,29 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, needed: bool) -> None:
+def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, needed: bool) -> MatchReport | None:
     """Give a network the weights that `init` names; a run that goes on has others, and is only told what is missing.
 
     Weights are downloaded only where the command line or Python named them.
+
+    Returns:
+        What was loaded from a file; None without one.
     """
+    report = None
     init = options.init
     if is_downloaded(network, init) and not options.typed("init"):
         if needed:
             refuse_network_in_file("init", init, typed=False)
-        return
+        return None
     try:
-        initialise(network, starting_weights(init))
+        report = begin_from(network, starting_weights(init))
     except DovetailError as error:
         if needed:
             raise
         log.warning("%s The run goes on with its own weights.", error)
     if needed and recipe.query_rule.positions == "sincos":
         check_positions(network)
+    return report
 
 
 def begin_random(network: Network, recipe: Recipe, options: PretrainOptions) -> None:
@@ -103,7 +109,7 @@ def starting_weights(init: str | None) -> str | Path | None:
     if found is None and (folder / CONFIG).is_file():
         raise WeightsError(f"The run {init} has exported no weights yet; finish it with --resume first.")
     if found is None:
-        raise WeightsError(f"{init} holds no pre-training run; name the folder of one, or a .safetensors file.")
+        raise WeightsError(f"{init} holds no pre-training run; name the folder of one, or a file of weights.")
     return found
 
 

@@ -48,8 +48,10 @@ class ModelOptions(Options):
     )
     init: str | None = option(
         None,
-        'Weights to start from: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder. '
-        "Those of EfficientNet-Lite0 come from an installed package, the others from the model library's hub.",
+        "Weights to start from: a run folder, a weights file, also of another program (.safetensors, .pth, .pt, .ckpt, "
+        '.bin, .pth.tar), or "imagenet" for ImageNet weights of the encoder. A decoder that the file does not have '
+        "starts at random. ImageNet weights of EfficientNet-Lite0 come from an installed package, the others from the "
+        "model library's hub.",
     )
     mean: Sequence[float] = option(
         (),

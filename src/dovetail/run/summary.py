@@ -21,13 +21,21 @@ from dovetail.run.folder import RECIPE, write_config
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
 from dovetail.train.defaults import Settings
+from dovetail.weights.exported import MatchReport
 
 log = logging.getLogger(__name__)
 
 
 @rank_zero_only
-def announce(config: PretrainOptions, recipe: Recipe, network: Network, settings: Settings, out: Path) -> None:
-    """Save and print what was resolved, before the first step."""
+def announce(
+    config: PretrainOptions,
+    recipe: Recipe,
+    network: Network,
+    settings: Settings,
+    out: Path,
+    loaded: MatchReport | None = None,
+) -> None:
+    """Save and print what was resolved, before the first step, with what was `loaded` from a file of weights."""
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
@@ -36,6 +44,8 @@ def announce(config: PretrainOptions, recipe: Recipe, network: Network, settings
     print(settings.table())
     if config.init is not None:
         print(f"init              {describe_init(network, config.init)}")
+        for line in str(loaded).splitlines() if loaded else ():
+            print(f"                  {line}")
     if network.frozen:
         print(f"frozen            {frozen_line(network)}")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))

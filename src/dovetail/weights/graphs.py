@@ -1,0 +1,175 @@
+"""Models as programs that need no Dovetail: ONNX, torch.export, and folders in the layout of the Hugging Face hub.
+
+Shapes: B images, C channels, H x W pixels. Graphs take pixels [B, C, H, W] as the model takes them, normalised.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from timm.models import save_for_hf
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dovetail.errors import OptionsError
+from dovetail.files.writing import aside, writing
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, intermediates, pyramid_stages
+from dovetail.weights.formats import Written
+
+GraphFormat = Literal["onnx", "torch-export", "hugging-face"]
+GRAPHS: tuple[GraphFormat, ...] = ("onnx", "torch-export", "hugging-face")
+ENDINGS: Mapping[str, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+OPSET = 18
+LEAST_SIDE_PX = 256
+CLOSE = 1e-3  # of the largest value: float32 in another order of operations
+
+
+class EncoderMaps(nn.Module):
+    """An encoder by itself, from pixels [B, C, H, W] to its maps, finest first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder = timm_encoder(model) or smp_encoder(model)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return maps of strides 4 to 32 of a timm encoder, and all that smp's encoder gives but the pixels."""
+        if hasattr(self.encoder, "forward_intermediates"):
+            return tuple(intermediates(self.encoder, pixels, [place for place, _ in pyramid_stages(self.encoder)]))
+        return tuple(self.encoder(pixels)[1:])
+
+
+def timm_encoder(model: nn.Module) -> nn.Module | None:
+    """Return the timm model that a module is or has as its encoder; None where it has none."""
+    inner = model.encoder if isinstance(model, EncoderFPN | EncoderFCN) or hasattr(model, "encoder") else model
+    return inner if type(inner).__module__.startswith("timm.") else None
+
+
+def smp_encoder(model: nn.Module) -> nn.Module:
+    """Return the encoder of segmentation_models_pytorch's model; raise `OptionsError` for others."""
+    if not isinstance(model, SegmentationModel):
+        raise OptionsError(f"{type(model).__name__} has no encoder that runs by itself; export the whole model.")
+    return model.get_submodule("encoder")
+
+
+def export_graph(
+    model: nn.Module,
+    *,
+    format: GraphFormat,
+    to: str | Path,
+    part: Literal["all", "encoder"] = "all",
+    channels: int = 3,
+    image_size: int = 224,
+    dynamic: bool = True,
+) -> Written:
+    """Write a model so that programs without Dovetail run it.
+
+    Args:
+        model: With its weights.
+        format: "onnx" (opset 18, compared with PyTorch's answer before it is written), "torch-export" (for
+            `torch.export.load`), or "hugging-face" (a folder with config.json and model.safetensors of a timm encoder,
+            for `timm.create_model("local-dir:FOLDER")` and for transformers' timm wrapper).
+        to: The file, .onnx or .pt2; for "hugging-face" a folder.
+        part: The whole model, or its encoder alone, which answers with its maps.
+        channels: Of the pixels.
+        image_size: Side of the pixels in pixels; other sizes work too where `dynamic`.
+        dynamic: Leave the number of images and their sides open; else only the number of images.
+
+    Raises:
+        OptionsError: For a model that the format does not take, and where a package is missing.
+    """
+    path = Path(to)
+    if format == "hugging-face":
+        return _hugging_face(model, path)
+    if path.suffix != ENDINGS[format]:
+        raise OptionsError(f"{path} must end in {ENDINGS[format]} for {format}; rename it.")
+    module = (EncoderMaps(model) if part == "encoder" else model).eval()
+    # A side that leaves the deepest map with a single cell would be taken for a fixed one.
+    side = image_size * -(-LEAST_SIDE_PX // image_size) if dynamic else image_size
+    pixels = torch.rand(2, channels, side, side)
+    sides = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
+    write = _onnx if format == "onnx" else _torch_export
+    with writing(path, option="to"), aside(path) as fresh:
+        said = write(module, pixels, sides, fresh)
+    what = f"{'the encoder' if part == 'encoder' else 'the whole model'} for pixels [B, {channels}, "
+    return Written(
+        path, len(module.state_dict()), f"{what}{'H, W' if dynamic else f'{image_size}, {image_size}'}]{said}"
+    )
+
+
+def _torch_export(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:
+    """Write a program of `torch.export`, and return what to say of it."""
+    with torch.no_grad():
+        program = _built(lambda: torch.export.export(module, (pixels,), dynamic_shapes=(sides,)), module)
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    return ""
+
+
+def _onnx(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:
+    """Write an ONNX model that answers as PyTorch does, and return how nearly."""
+    absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise OptionsError(
+            f"ONNX needs the package {absent[0]}, which is not installed; install it with "
+            '`pip install "dovetail-ssl[onnx]"`.'
+        )
+    import onnxruntime
+
+    with torch.no_grad():
+        program = _built(
+            lambda: torch.onnx.export(
+                module, (pixels,), dynamo=True, dynamic_shapes=(sides,), opset_version=OPSET, input_names=["pixels"],
+                verbose=False,
+            ),
+            module,
+        )  # fmt: skip
+        program.save(str(path), external_data=False)
+        expected = _flat(module(pixels))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    pairs = zip(found, expected, strict=True)
+    apart = max(float(np.abs(ours - theirs.numpy()).max() / max(theirs.abs().max(), 1e-6)) for ours, theirs in pairs)
+    if apart > CLOSE:
+        raise OptionsError(
+            f"The ONNX model answers up to {apart:.1g} of the largest value apart from PyTorch; export 'torch-export'."
+        )
+    return f", opset {OPSET}, within {apart:.1g} of PyTorch's answer"
+
+
+def _built(make: Callable[[], Any], module: nn.Module) -> Any:
+    """Return what `make` gives; raise `OptionsError` where PyTorch cannot put the module into a graph."""
+    try:
+        return make()
+    except Exception as error:  # the exporter raises almost anything for code that it cannot follow
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise OptionsError(
+            f"PyTorch cannot put {type(module).__name__} into a graph ({reason}); leave the sides of the images fixed "
+            "with --dynamic false, or export the encoder with --part encoder."
+        ) from error
+
+
+def _flat(answer: Any) -> list[Tensor]:
+    """Return the tensors of a module's answer in order."""
+    if isinstance(answer, Tensor):
+        return [answer]
+    values = answer.values() if isinstance(answer, Mapping) else answer
+    return [tensor for value in values for tensor in _flat(value)]
+
+
+def _hugging_face(model: nn.Module, folder: Path) -> Written:
+    """Write a timm encoder as timm's own tools put it on the hub."""
+    encoder = timm_encoder(model)
+    if encoder is None:
+        raise OptionsError(
+            f"The encoder of {type(model).__name__} is none of timm's; load the run into a model of transformers with "
+            "dovetail.load_into, and save that with its save_pretrained."
+        )
+    with writing(folder / "model.safetensors", option="to"):
+        save_for_hf(encoder, str(folder), safe_serialization=True)
+    return Written(folder, len(encoder.state_dict()), "the encoder as timm puts it on the Hugging Face hub")

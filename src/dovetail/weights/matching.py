@@ -1,0 +1,426 @@
+"""Which tensor of a file goes where in a model: by names of libraries, prefixes, parts and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import OptionsError, WeightsError
+from dovetail.networks.parts import Parts, locate_parts
+from dovetail.weights.alignment import Alignment, best_alignment, nearest
+from dovetail.weights.checkpoint import COMPUTED
+from dovetail.weights.exported import Exported, MatchReport, Mismatch, SelectedPart, read_exported, some
+from dovetail.weights.fitting import POSITIONS, fitted, moved_class_position
+from dovetail.weights.spellings import PLAIN, Spelling, plain_merging, spellings_of
+
+Shape = tuple[int, ...]
+Key = tuple[str, str]  # part, and name within it in the common spelling
+_ALL = "all"  # the part of modules whose parts are not known
+# What an encoder may have and a file of the same encoder lacks: each is left as it is, and said.
+_OPTIONAL = re.compile(r"^(norm\d*|fc_norm|norm_pre|mask_token|dist_token|reg_token)(\.|$)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A tensor of a file, or one of the pieces that it stands for."""
+
+    name: str
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What is written into one tensor of the model: pieces, one below the other along the rows."""
+
+    pieces: tuple[Tensor, ...]
+    finish: Callable[[Tensor], Tensor] | None = None
+
+    def into(self, target: Tensor) -> None:
+        """Write it."""
+        value = self.pieces[0] if len(self.pieces) == 1 else torch.cat([one.to(target.dtype) for one in self.pieces])
+        target.copy_(value if self.finish is None else self.finish(value))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be loaded: weights, which part of them, and whether task heads."""
+
+    exported: Exported
+    part: SelectedPart
+    heads: bool
+
+
+@dataclass
+class _Found:
+    """What a match has found so far, by names of the model."""
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[Mismatch] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    resampled: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
+    fillings: dict[str, Filling] = field(default_factory=dict)
+
+
+def load_into(
+    model: nn.Module,
+    source: str | Path | Exported,
+    *,
+    part: SelectedPart = "all",
+    prefix: str | None = None,
+    parts: Parts | None = None,
+    heads: bool = False,
+    strict: bool = True,
+) -> MatchReport:
+    """Load weights into `model` in place and report what fitted.
+
+    Names are matched within the encoder and within the decoder, so the target may be of another library than the
+    source, as long as the parts are of one architecture. Task heads are left as they are.
+
+    Args:
+        model: The module to write into.
+        source: Run folder, exported folder or file of weights; or one of them, read.
+        part: Load everything, or only one part.
+        prefix: Of that part's names in the model, the encoder's for "all", such as "model.backbone."; found by itself
+            where it is not given.
+        parts: Where the parts of the model are, where that is known.
+        heads: Load task heads too, where the file has them in the same shapes; those of fine-tuned runs always are.
+        strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
+
+    Raises:
+        WeightsError: As `strict` says, and always when nothing fits.
+    """
+    exported = source if isinstance(source, Exported) else read_exported(source)
+    report, fillings = match(model, exported, part=part, prefix=prefix, parts=parts, heads=heads)
+    if not report.matched:
+        why = faults(report) if report.mismatched else _nearest_in_words(exported.weights, model.state_dict())
+        raise WeightsError(
+            f"None of the tensors in {exported.path} fits {type(model).__name__} ({why}); build the model that was "
+            "pre-trained."
+        )
+    if strict and (report.missing or report.unexpected or report.mismatched):
+        raise WeightsError(
+            f"{exported.path} does not fit {type(model).__name__}: {faults(report)}; build the model that was "
+            "pre-trained, or load with strict=False."
+        )
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, filling in fillings.items():
+            filling.into(state[name])
+    return report
+
+
+def match(
+    model: nn.Module,
+    exported: Exported,
+    *,
+    part: SelectedPart,
+    prefix: str | None = None,
+    parts: Parts | None = None,
+    heads: bool = False,
+) -> tuple[MatchReport, dict[str, Filling]]:
+    """Return the report, and what goes into which tensor of the model; changes nothing. See `load_into`."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    located = _given_parts(prefix, part) or parts or locate_parts(model)
+    asked = _Asked(exported, part, heads or "task" in exported.info)
+    if exported.info:
+        return _described(asked, shapes, located)
+    if part != "all" and located is None:
+        raise OptionsError(
+            f"It is not known which part of {type(model).__name__} is the {part}; load part='all', name its prefix, or "
+            "load into that part itself."
+        )
+    return _bare(asked, shapes, located)
+
+
+def _given_parts(prefix: str | None, part: SelectedPart) -> Parts | None:
+    """Return the parts that a prefix says."""
+    if prefix is None:
+        return None
+    prefix = f"{prefix.rstrip('.')}." if prefix else ""
+    return Parts("\0", (prefix,)) if part == "decoder" else Parts(prefix)
+
+
+def _described(
+    asked: _Asked, shapes: Mapping[str, Shape], located: Parts | None
+) -> tuple[MatchReport, dict[str, Filling]]:
+    """Match weights whose parts are known: under the model's own parts, or under a prefix that is found."""
+    exported = asked.exported
+    source = _origins(exported, PLAIN, exported.parts)
+    found = _match(asked, source, _keys(shapes, PLAIN, located or exported.parts), shapes, PLAIN)
+    encoder = {key[1]: tuple(one.value.shape) for key, one in source.items() if key[0] == "encoder"}
+    if asked.part == "decoder" or not encoder or 2 * len(found[0].matched) > len(encoder):
+        return found
+    # The parts lie deeper than thought, or are of a library that is not known here.
+    most, whole = len(found[0].matched), _flat(exported.weights, PLAIN)
+    for spelling in spellings_of(shapes):
+        target = _flat(shapes, spelling)
+        for names, moved in ((encoder, Parts), (whole, exported.parts.below if exported.parts else Parts)):
+            where = best_alignment(names, target)
+            if where is not None and where.source == "" and where.shapes > most:
+                keys = _keys(shapes, spelling, moved(where.target))
+                most, found = where.shapes, _match(asked, source, keys, shapes, spelling)
+    return found
+
+
+def _bare(asked: _Asked, shapes: Mapping[str, Shape], located: Parts | None) -> tuple[MatchReport, dict[str, Filling]]:
+    """Match a file that says nothing of itself: under the spellings and the prefixes that fit best."""
+    exported, part = asked.exported, asked.part
+    wanted = {
+        name: shape
+        for name, shape in shapes.items()
+        if part == "all" or located is None or located.split(name)[0] == part
+    }
+    best: tuple[int, int, Spelling, Spelling, Alignment] | None = None
+    for ours in spellings_of(wanted):
+        target = _flat(wanted, ours)
+        for theirs in spellings_of(exported.weights):
+            where = best_alignment(_flat(exported.weights, theirs), target)
+            if where is not None and (best is None or (where.shapes, where.names) > best[:2]):
+                best = (where.shapes, where.names, theirs, ours, where)
+    if best is None:
+        keys = _keys(shapes, PLAIN, located)
+        return _match(asked, _origins(exported, PLAIN, located), keys, shapes, PLAIN)
+    _, _, theirs, ours, where = best
+    source: dict[Key, Origin] = {}
+    for (_, name), origin in _origins(exported, theirs, None).items():
+        if name.startswith(where.source):
+            source[_key(where.target + name.removeprefix(where.source), located)] = origin
+    report, fillings = _match(asked, source, _keys(shapes, ours, located), shapes, ours)
+    return _as_foreign(report, exported, theirs, where), fillings
+
+
+def _as_foreign(report: MatchReport, exported: Exported, spelling: Spelling, where: Alignment) -> MatchReport:
+    """Return the report on a file of another program: what a model may lack is left fresh, and where it was found."""
+    told = [] if spelling is PLAIN else [f"names of {spelling.name}"]
+    told += [f"those under {where.source!r}"] if where.source else []
+    return replace(report, source=", ".join([exported.path.name, *told]))
+
+
+def _origins(exported: Exported, spelling: Spelling, parts: Parts | None) -> dict[Key, Origin]:
+    """Return the tensors of a file by their keys, fused ones in pieces."""
+    found: dict[Key, Origin] = {}
+    for name, value in exported.weights.items():
+        pieces = spelling.pieces(name)
+        if len(pieces) > 1 and (value.dim() == 0 or len(value) % len(pieces)):
+            pieces = (spelling.common(name),)
+        for piece, part in zip(pieces, value.chunk(len(pieces)) if len(pieces) > 1 else (value,), strict=True):
+            found[_key(piece, parts)] = Origin(name, plain_merging(piece, part) if spelling.unfold else part)
+    return found
+
+
+def _keys(shapes: Mapping[str, Shape], spelling: Spelling, parts: Parts | None) -> dict[str, tuple[Key, ...]]:
+    """Return the keys of each tensor of a model."""
+    found = {}
+    for name, shape in shapes.items():
+        if parts is not None and parts.split(name)[0] == "head":
+            found[name] = (("head", name),)
+            continue
+        pieces = spelling.pieces(name)
+        if len(pieces) > 1 and (not shape or shape[0] % len(pieces)):
+            pieces = (spelling.common(name),)
+        found[name] = tuple(_key(piece, parts) for piece in pieces)
+    return found
+
+
+def _flat(tensors: Mapping[str, Any], spelling: Spelling) -> dict[str, Shape]:
+    """Return shapes by name in the common spelling, fused tensors in pieces."""
+    found = {}
+    for name, value in tensors.items():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
+        pieces = spelling.pieces(name)
+        for piece in pieces:
+            found[piece] = (shape[0] // len(pieces), *shape[1:]) if len(pieces) > 1 and shape else shape
+    return {name: shape for name, shape in found.items() if not COMPUTED.search(name)}
+
+
+def _key(name: str, parts: Parts | None) -> Key:
+    """Return what names of one tensor in two models have in common."""
+    return (_ALL, name) if parts is None else parts.split(name)
+
+
+def _match(
+    asked: _Asked,
+    source: Mapping[Key, Origin],
+    keys: Mapping[str, tuple[Key, ...]],
+    shapes: Mapping[str, Shape],
+    spelling: Spelling,
+) -> tuple[MatchReport, dict[str, Filling]]:
+    """Return what fits where, given the keys of both sides."""
+    exported, part = asked.exported, asked.part
+    never = {key for name in exported.info.get("untrained", ()) for key in _pieces_of(name, exported.parts)}
+    source = _with_class_positions(source, keys, shapes)
+    first = next((name for name, each in keys.items() if each[0][0] != "head" and len(shapes[name]) == 4), None)
+    found = _Found()
+    for name, each in keys.items():
+        where = each[0][0]
+        if part != "all" and where not in (part, _ALL):
+            continue
+        origins = [source[key] for key in each if key in source]
+        # Of a head, what the file trained fits or is another task's; a bare file does not say what was trained.
+        learned = (bool(exported.info) or asked.heads) and len(origins) == len(each)
+        if asked.heads:
+            learned = learned and tuple(origins[0].value.shape) == shapes[name]
+        if (where == "head" and not learned) or any(key in never for key in each):
+            found.fresh.append(name)
+        elif len(origins) < len(each):
+            (found.fresh if COMPUTED.search(name) else found.missing).append(name)
+        else:
+            _fill(found, name, each, origins, shapes[name], spelling, first_convolution=name == first)
+    foreign = not exported.info or spelling is not PLAIN
+    return _reported(found, asked, source, keys, never, foreign=foreign), found.fillings
+
+
+def _pieces_of(name: str, parts: Parts | None) -> list[Key]:
+    return [_key(piece, parts) for piece in PLAIN.pieces(name)]
+
+
+def _fill(
+    found: _Found,
+    name: str,
+    keys: Sequence[Key],
+    origins: Sequence[Origin],
+    shape: Shape,
+    spelling: Spelling,
+    *,
+    first_convolution: bool,
+) -> None:
+    """Note what goes into one tensor of the model, or that it does not fit."""
+    wanted = (shape[0] // len(keys), *shape[1:]) if len(keys) > 1 else shape
+    made = [
+        fitted(key[1], origin.value, wanted, first_convolution=first_convolution)
+        for key, origin in zip(keys, origins, strict=True)
+    ]
+    pieces = [one for one in made if one is not None]
+    if len(pieces) < len(made):
+        found.mismatched.append(Mismatch(name, tuple(origins[0].value.shape), wanted))
+        return
+    found.matched.append(name)
+    found.resampled += [name] if pieces[0].how == "resampled" else []
+    found.channels += [name] if pieces[0].how == "channels" else []
+    common = keys[0][1]
+    finish = (lambda value: plain_merging(common, value, back=True)) if spelling.unfold else None
+    found.fillings[name] = Filling(tuple(one.value for one in pieces), finish)
+
+
+def _with_class_positions(
+    source: Mapping[Key, Origin], keys: Mapping[str, tuple[Key, ...]], shapes: Mapping[str, Shape]
+) -> dict[Key, Origin]:
+    """Return a file's tensors with the class token's position in the token, where the model has no place for it."""
+    changed = dict(source)
+    for name, (key, *_) in keys.items():
+        if not key[1].endswith(POSITIONS) or key not in source or len(shapes[name]) != 3:
+            continue
+        token = (key[0], key[1].removesuffix(POSITIONS) + "cls_token")
+        if token in source and source[key].value.dim() == source[token].value.dim() == 3:
+            moved = moved_class_position(source[token].value, source[key].value, shapes[name][1])
+            if moved is not None:
+                changed[token] = Origin(source[token].name, moved)
+    return changed
+
+
+def _reported(
+    found: _Found,
+    asked: _Asked,
+    source: Mapping[Key, Origin],
+    keys: Mapping[str, tuple[Key, ...]],
+    never: set[Key],
+    *,
+    foreign: bool,
+) -> MatchReport:
+    """Return the report: of what is left of the file, what the model should have had, and what it need not have."""
+    taken = {key for each in keys.values() for key in each}
+    exported, part, described = asked.exported, asked.part, bool(asked.exported.info)
+    rest: dict[str, Key] = {}
+    for key, origin in source.items():
+        chosen = part == "all" or key[0] in (part, _ALL)
+        if key not in taken and key not in never and chosen and not (asked.heads and key[0] == "head"):
+            rest.setdefault(origin.name, key)
+    rest = {name: key for name, key in rest.items() if not COMPUTED.search(name)}
+    kinds = {(key[0], _kind(key[1])) for key in taken if key[0] != "head"}
+    unexpected = [name for name, key in rest.items() if described or _belongs(key, source[key].value, kinds)]
+    used = {origin.name for key, origin in source.items() if key in taken and (asked.heads or key[0] != "head")}
+    left = [name for name in rest if name not in unexpected]
+    if not described:
+        left += [name for name in exported.weights if name not in used and name not in rest]
+    missing, fresh = _missing(found, keys, source, described=described, foreign=foreign)
+    return MatchReport(
+        matched=tuple(found.matched),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        mismatched=tuple(found.mismatched),
+        fresh=tuple(fresh),
+        resampled=tuple(found.resampled),
+        channels=tuple(found.channels),
+        left_over=tuple(name for name in left if not COMPUTED.search(name)),
+        precision=_precisions(source, found, keys),
+    )
+
+
+def _kind(name: str) -> str:
+    """Return the first part of a name without its number: "layer" of "layer1.0.conv1.weight"."""
+    return re.sub(r"\d+$", "", name.partition(".")[0])
+
+
+def _belongs(key: Key, value: Tensor, kinds: set[tuple[str, str]]) -> bool:
+    """Whether a tensor that has no place is of the network itself, as blocks beyond the model's depth are.
+
+    Biases of zeros are nothing; DINOv3 has them where its own code masks them. Norms of single stages belong to
+    detectors.
+    """
+    kind = _kind(key[1])
+    silent = key[1].endswith("bias") and not bool(value.any())
+    return (key[0], kind) in kinds and kind not in ("norm", "") and not silent
+
+
+def _missing(
+    found: _Found, keys: Mapping[str, tuple[Key, ...]], source: Mapping[Key, Origin], *, described: bool, foreign: bool
+) -> tuple[list[str], list[str]]:
+    """Return what is missing, and what is left fresh: a decoder that the file does not have at all, too."""
+    missing, fresh = list(found.missing), list(found.fresh)
+    has_decoder = any(key[0] == "decoder" for key in source) and (
+        described or any(keys[name][0][0] == "decoder" for name in found.matched)
+    )
+    encoder = any(keys[name][0][0] == "encoder" for name in found.matched)
+    free = [
+        name
+        for name in missing
+        if (keys[name][0][0] == "decoder" and encoder and not has_decoder)
+        or (foreign and _OPTIONAL.search(keys[name][0][1]))
+    ]
+    order = list(keys)
+    return [name for name in missing if name not in free], sorted(fresh + free, key=order.index)
+
+
+def _precisions(source: Mapping[Key, Origin], found: _Found, keys: Mapping[str, tuple[Key, ...]]) -> str:
+    """Return the number format of a file's weights where it is not float32."""
+    kinds = {
+        str(source[key].value.dtype).removeprefix("torch.")
+        for name in found.matched
+        for key in keys[name]
+        if source[key].value.is_floating_point()
+    }
+    return ", ".join(sorted(kinds - {"float32"}))
+
+
+def _nearest_in_words(source: Iterable[str], target: Iterable[str]) -> str:
+    """Return the names that are nearest to each other, in one clause."""
+    pairs = nearest(source, target)
+    if not pairs:
+        return "one of them has no tensors"
+    told = ", ".join(f"{theirs} in the file and {ours} in the model" for theirs, ours in pairs)
+    return f"the nearest names are {told}"
+
+
+def faults(report: MatchReport) -> str:
+    """Return what does not fit as one clause."""
+    shapes = [f"{one.name} ({list(one.found)}, not {list(one.wanted)})" for one in report.mismatched]
+    every = (("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", shapes))
+    return "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in every if names)

@@ -1,0 +1,84 @@
+"""Models as programs: each answers as the model does, for images of other sizes too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+
+from dovetail.errors import OptionsError
+from dovetail.networks.build import build_network
+from dovetail.weights.graphs import EncoderMaps, export_graph
+
+
+def unet() -> nn.Module:
+    return smp.Unet("resnet18", encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8)).eval()
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_torch_export_of_a_whole_model(tmp_path: Path) -> None:
+    model = unet()
+    written = export_graph(model, format="torch-export", to=tmp_path / "unet.pt2", image_size=64)
+    program = torch.export.load(tmp_path / "unet.pt2").module()
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+    assert "the whole model for pixels [B, 3, H, W]" in str(written)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_onnx_of_an_encoder(tmp_path: Path, dynamic: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = build_network("timm/test_resnet+fpn(channels=16)", image_size=64).model.eval()
+    path = tmp_path / "encoder.onnx"
+    written = export_graph(model, format="onnx", to=path, part="encoder", image_size=64, dynamic=dynamic)
+    pixels = torch.rand(3, 3, 96, 160) if dynamic else torch.rand(3, 3, 64, 64)
+    session = onnxruntime.InferenceSession(str(path))
+    found = session.run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        expected = EncoderMaps(model)(pixels)
+    assert len(found) == len(expected) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-4)
+    assert "opset 18, within" in str(written)
+
+
+def test_onnx_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionsError, match=r"needs the package onnx, .* `pip install \"dovetail-ssl\[onnx\]\"`"):
+        export_graph(unet(), format="onnx", to=tmp_path / "a.onnx", image_size=64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_encoder_of_smp_answers_with_its_maps() -> None:
+    model = unet()
+    with torch.no_grad():
+        maps = EncoderMaps(model)(torch.rand(1, 3, 64, 64))
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit+fpn"])
+def test_the_layout_of_the_hub(tmp_path: Path, name: str) -> None:
+    model = build_network(name, image_size=96).model
+    export_graph(model, format="hugging-face", to=tmp_path / "hub")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "hub").iterdir()}
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True)
+    encoder = getattr(model, "encoder", model).state_dict()
+    assert all(torch.equal(value, encoder[key]) for key, value in loaded.state_dict().items())
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match=r"must end in \.onnx for onnx"):
+        export_graph(unet(), format="onnx", to=tmp_path / "a.pt")
+    with pytest.raises(OptionsError, match="none of timm's; load the run into a model of transformers"):
+        export_graph(unet(), format="hugging-face", to=tmp_path / "hub")
+    with pytest.raises(OptionsError, match="no encoder that runs by itself"):
+        export_graph(nn.Conv2d(3, 3, 1), format="torch-export", to=tmp_path / "a.pt2", part="encoder")
