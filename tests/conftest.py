@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,3 +24,14 @@ if os.name == "posix":
 def same_random_numbers() -> None:
     """Every test draws the same numbers whatever ran before it, so that a failure can be seen again."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_methods() -> Iterator[None]:
+    """The table of methods is as it was before; tests put methods from outside into it."""
+    from dovetail.recipes import registry
+
+    before = dict(registry.METHODS)
+    yield
+    registry.METHODS.clear()
+    registry.METHODS.update(before)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dovetail.errors import DovetailError
+from dovetail.recipes import registry
 from dovetail.recipes.table import examples
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
@@ -19,14 +22,26 @@ from dovetail.views.view import View
 from tests.tiny import START, make_views, tiny_learner
 
 METHODS = [*examples(), "simclr+decon-sl"]  # the last one: a teacher for the decoder's method alone
+OUTSIDE = ["own_method:lejepa", "decon-sl-own_method:lejepa", "own_method:lejepa+decon-sl"]  # as a user brings one
 SAMPLED = ["decon-sl", "decon-ml-densecl", "decon-sl-pixpro"]  # one of each kind of points
 FEW_CELLS = {"decoder_cells": 40}
 
 
-@pytest.fixture(params=[*METHODS, *(f"{name} sampled" for name in SAMPLED)], scope="module")
-def learner(request: pytest.FixtureRequest) -> Learner:
+@pytest.fixture(params=[*METHODS, *(f"{name} sampled" for name in SAMPLED), *OUTSIDE], scope="module")
+def learner(request: pytest.FixtureRequest) -> Iterator[Learner]:
     """A learner after one step, so that queues, centres and the teacher are away from their start."""
-    method, _, sampled = request.param.partition(" ")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1] / "examples")
+        before = dict(registry.METHODS)
+        registry.name_of(request.param.partition(" ")[0])
+        yield after_a_step(request.param)
+        registry.METHODS.clear()
+        registry.METHODS.update(before)
+
+
+def after_a_step(asked: str) -> Learner:
+    """Return a learner of a method, " sampled" behind its name for sampled cells, after one step."""
+    method, _, sampled = asked.partition(" ")
     learner = tiny_learner(method, **(FEW_CELLS if sampled else {}))
     optimiser = torch.optim.SGD((p for p in learner.parameters() if p.requires_grad), lr=0.05)
     learner(make_views(learner.recipe.views, seed=7), START).total.backward()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RunError,
         WeightsError,
     )
+    from dovetail.recipes.registry import register_method
     from dovetail.report.compare import compare
     from dovetail.report.embedding import embed
     from dovetail.run.export import export
@@ -64,6 +65,7 @@ _PUBLIC = {
     "load_into": "dovetail.run.load",
     "predict": "dovetail.downstream.predict",
     "pretrain": "dovetail.run.pretrain",
+    "register_method": "dovetail.recipes.registry",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "load_into",
     "predict",
     "pretrain",
+    "register_method",
 ]
 
 

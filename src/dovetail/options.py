@@ -82,12 +82,14 @@ class OptionInfo:
         range: Numbers that it may be, and each of its numbers where it takes several; None for any.
         movable: Whether a resumed run may have another value than it began with.
         required: Whether a call must give it; its default stands for nothing.
+        python: Whether only Python can give it, as it is an object; no command line, file or run has it.
     """
 
     help: str
     range: Range | None = None
     movable: bool = False
     required: bool = False
+    python: bool = False
 
 
 def option(
@@ -98,9 +100,10 @@ def option(
     movable: bool = False,
     positional: bool = False,
     required: bool = False,
+    python: bool = False,
 ) -> Any:
     """Return a field of an `Options` class; see `OptionInfo`. A `positional` one may be given without its name."""
-    info = OptionInfo(help, range, movable, required)
+    info = OptionInfo(help, range, movable, required, python)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 
@@ -161,6 +164,11 @@ class Options:
     def movable(cls) -> frozenset[str]:
         """Return the options that a resumed run may change."""
         return frozenset(name for name, info in option_infos(cls).items() if info.movable)
+
+    @classmethod
+    def given_in_python(cls) -> frozenset[str]:
+        """Return the options that only Python can give."""
+        return frozenset(name for name, info in option_infos(cls).items() if info.python)
 
     @classmethod
     def default_of(cls, name: str) -> Any:

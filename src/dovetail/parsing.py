@@ -51,12 +51,15 @@ def make_parser(
         parser.add_argument("--config", action=action, help="YAML file with any of these options")
     kinds, positional = kinds_of(options), positional_in(options)
     for option, info in option_infos(options).items():
-        if option != "recipe":
+        if option != "recipe" and not info.python:
             how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)
             parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
     if "recipe" in kinds:
+        from dovetail.recipes.registry import name_of
+
         first = positional_values(positional, arguments)
-        add_recipe_options(parser, first.get("method") or method_in(arguments, options.default_of("method")))
+        typed = name_of(first["method"]) if "method" in first else None
+        add_recipe_options(parser, typed or method_in(arguments, options.default_of("method")))
     return parser
 
 
@@ -64,10 +67,10 @@ def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
     """Return the parser's arguments for an option of a type."""
     if kind is bool:
         return {"action": "store_true"}
-    if kind is Any:  # modules and datasets have names here
-        return {"type": str, "default": None}
+    kind = str if kind is Any else kind  # modules, datasets and functions have names here
     if get_origin(kind) is Sequence:
-        return {"type": get_args(kind)[0], "nargs": "*" if positional else "+", "default": list(default)}
+        one = str if get_args(kind)[0] is Any else get_args(kind)[0]
+        return {"type": one, "nargs": "*" if positional else "+", "default": list(default)}
     return {"type": str, "nargs": "?", "default": default} if positional else {"type": kind, "default": default}
 
 
@@ -79,9 +82,12 @@ def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -
         values: Options by name.
         where: What the file is called.
     """
+    from dovetail.recipes.registry import refuse_unnamed
+
     method = values.get("method", options.default_of("method"))
     if not isinstance(method, str):
         raise OptionsError(f"{where}: method is {method!r}; it must be text.")
+    refuse_unnamed(method)
     if not isinstance(values.get("recipe") or {}, dict):
         raise OptionsError(
             f"{where}: recipe is {str(values['recipe'])[:200]!r}; it must be NAME: VALUE for each option."
@@ -124,6 +130,8 @@ def positional_values(names: Sequence[str], arguments: list[str]) -> dict[str, s
 
 def method_in(arguments: list[str], default: Any) -> str:
     """Return the method that the command line or its YAML file names."""
+    from dovetail.recipes.registry import name_of
+
     method = default if isinstance(default, str) else "decon-sl"
     for index, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
@@ -131,7 +139,7 @@ def method_in(arguments: list[str], default: Any) -> str:
         if key == "--config":
             method = method_in_file(following) or method
         if key == "--method":
-            return following
+            return name_of(following)
     return method
 
 

@@ -192,6 +192,7 @@ class OptimiserSpec:
         rules: Exceptions, first match counts.
         encoder_lr_scale: Factor of the learning rate of the encoder's weights, beside that of a rule.
         decoder_lr_scale: The same of the decoder's weights; heads have neither.
+        layer_decay: Factor from the rate of a layer of the encoder to that of the layer before it.
     """
 
     name: Literal["lars", "lamb", "sgd", "adamw"]
@@ -209,6 +210,7 @@ class OptimiserSpec:
     rules: tuple[ParameterRule, ...] = ()
     encoder_lr_scale: float = 1.0
     decoder_lr_scale: float = 1.0
+    layer_decay: float = 1.0
 
     def peak_lr(self, global_batch: int) -> float:
         """Return the peak learning rate by linear scaling."""

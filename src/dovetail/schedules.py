@@ -7,6 +7,7 @@ lost on resume.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -89,7 +90,19 @@ class LinearByEpoch:
         return self.start + (self.end - self.start) * epoch / (self.epochs - 1)
 
 
-Schedule = float | Cosine | WarmupCosine | LinearByEpoch
+@dataclass(frozen=True)
+class Scaled:
+    """Another schedule's values, multiplied by `factor`."""
+
+    schedule: Callable[[Moment], float]
+    factor: float
+
+    def __call__(self, moment: Moment) -> float:
+        return self.factor * self.schedule(moment)
+
+
+Schedule = float | Callable[[Moment], float]
+"""A number, or a function of where a run stands: one of this file's, or any other."""
 
 
 def value_at(schedule: Schedule, moment: Moment) -> float:
@@ -105,4 +118,6 @@ def scaled(schedule: Schedule, factor: float) -> Schedule:
         return schedule * factor
     if isinstance(schedule, WarmupCosine):
         return replace(schedule, start=schedule.start * factor, peak=schedule.peak * factor, end=schedule.end * factor)
-    return replace(schedule, start=schedule.start * factor, end=schedule.end * factor)
+    if isinstance(schedule, (Cosine, LinearByEpoch)):
+        return replace(schedule, start=schedule.start * factor, end=schedule.end * factor)
+    return Scaled(schedule, factor)

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from dovetail.recipe import Tap
 from dovetail.recipes.image_parts import image_tap
-from dovetail.recipes.table import METHODS, options_of, parse
+from dovetail.recipes.registry import BUILT_IN
+from dovetail.recipes.table import options_of, parse
 
 Preset = Literal["paper", "small", "short"]
 
@@ -60,7 +61,7 @@ _TOKENS: Mapping[str, Any] = {
 _PATCHES: Mapping[str, Any] = {**_TOKENS, "teacher_patch_temperature": 0.01, "patch_centre_momentum": 0.6}
 _QUERIES: Mapping[str, Any] = {"query_centre_momentum": 0.6}
 SHORT: Mapping[str, Mapping[str, Any]] = {
-    **dict.fromkeys(METHODS, _LARS),
+    **dict.fromkeys(BUILT_IN, _LARS),
     "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
     "densecl": _SGD,
     "moco-v2": {**_SGD, "temperature": 0.1},
@@ -72,7 +73,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "selfpatch": {**_TOKENS, "patch_prototypes": 128},
     "pqcl": {**_PATCHES, **_QUERIES, "teacher_query_temperature": 0.01, "query_size": 32, "query_blur_px": 0.0},
 }
-"""The preset "short" of each base method."""
+"""The preset "short" of each base method of this package; one from outside keeps its own rates (`_HEADS`)."""
 
 ADAMW_RATES: Mapping[str, Any] = {"base_lr": _TOKENS["base_lr"], "bias_lr": None}
 """What takes the place of LARS's rates for a ViT."""
@@ -138,13 +139,13 @@ def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
 def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
     """Return what "short" says for a method, its options and others."""
     parts = parse(method)
-    found = dict(SHORT[parts.base])
+    found = dict(SHORT.get(parts.base, _HEADS))
     if parts.base == "moco-v3" and taps and taps[image_tap(taps)].kind == "vector":
         found |= ADAMW_RATES  # MoCo v3 trains CNNs with LARS and ViTs with AdamW
     if parts.adclr:
         found |= SHORT_ADCLR
     if parts.decon:
-        leading = SHORT[parts.decoder or parts.base]
+        leading = SHORT.get(parts.decoder or parts.base, _HEADS)
         found |= SHORT_DECON
         if parts.decoder not in (None, parts.base):
             found |= {**SHORT_JOINT, "decoder_predictor_hidden": 8}

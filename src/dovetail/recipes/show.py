@@ -15,8 +15,10 @@ from dovetail.recipes.spelling import refuse_other_spellings
 class ShowOptions(Options):
     """Options of `dovetail show`."""
 
-    method: str = option(
-        "decon-sl", "Name of the method, such as decon-sl, decon-ml-densecl, slotcon.", positional=True
+    method: Any = option(
+        "decon-sl",
+        "Name of the method, such as decon-sl, decon-ml-densecl, slotcon, or package.module:function.",
+        positional=True,
     )
     model: str | None = option(
         None,
@@ -34,8 +36,11 @@ def show(options: ShowOptions) -> None:
     """Print a method's expanded recipe: terms, taps, heads, weights, views, schedules, optimiser."""
     from dovetail.networks.build import build_network
     from dovetail.networks.parts import is_layer_normed
-    from dovetail.recipes.table import METHODS, build, parse, suited_optimiser
+    from dovetail.recipes.registry import METHODS
+    from dovetail.recipes.registry import name_of as method_named
+    from dovetail.recipes.table import build, parse, suited_optimiser
 
+    options = options.changed(method=method_named(options.method))
     composition = parse(options.method)
     on_tokens = METHODS[composition.base].family == "tokens"
     name = options.model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
@@ -159,12 +164,15 @@ def methods(options: MethodsOptions) -> None:
     """Print the table of methods: family, paper, year, what it needs, and whether golden numbers cover it."""
     from rich.table import Table
 
-    from dovetail.recipes.table import METHODS, examples
+    from dovetail.recipes.registry import METHODS, find, installed
+    from dovetail.recipes.table import examples
 
+    for name in installed():
+        find(name)
     table = Table("method", "title", "family", "paper", "year", "needs", "official numbers")
     for name, method in METHODS.items():
         covered = "matched" if method.golden else "none"
-        table.add_row(name, method.title, method.family, method.paper, str(method.year), method.needs, covered)
+        table.add_row(name, method.title, method.family, method.paper, str(method.year or ""), method.needs, covered)
     console = wide_console()
     console.print(table)
     composed = ", ".join(name for name in examples() if name not in METHODS)

@@ -1,4 +1,4 @@
-"""The one table of methods, and the rule by which names are composed.
+"""The rule by which names of methods are composed.
 
     BASE                         slotcon, densecl, simclr, dino ...
     adclr-BASE                   query patches over dino or ibot
@@ -6,12 +6,12 @@
     decon-ml[-BASE]              all levels, with dropout on the laterals
     METHOD+decon-sl[-BASE]       METHOD on the encoder, BASE (else slotcon) on the decoder; `+decon` is `+decon-sl`
 
-Options are keyword arguments of the functions that a name is composed of, in one namespace.
+The bases are in `dovetail.recipes.registry`. Options are keyword arguments of the functions that a name is composed of,
+in one namespace.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -21,52 +21,9 @@ from dovetail.errors import OptionsError, unknown_name
 from dovetail.recipe import Recipe, Tap
 from dovetail.recipes.adclr import adclr
 from dovetail.recipes.decon import decon
+from dovetail.recipes.registry import ALONE, METHODS, find, refuse_unnamed
 from dovetail.recipes.training import training
 from dovetail.recipes.values import check_value
-
-
-@dataclass(frozen=True)
-class Method:
-    """A base method: the function that makes its recipe, and what there is to know about it."""
-
-    module: str
-    family: Literal["dense", "image", "tokens"]
-    title: str
-    paper: str
-    year: int
-    needs: str = "any encoder"
-    golden: bool = True  # whether numbers of the official code cover it
-    teacher: bool = True  # whether a moving average of the student is kept beside it
-
-    def function(self, name: str) -> Callable[..., Recipe]:
-        """Return the recipe function, importing its module."""
-        functions: dict[str, Callable[..., Recipe]] = importlib.import_module(self.module).METHODS
-        return functions[name]
-
-
-METHODS: dict[str, Method] = {
-    "slotcon": Method("dovetail.recipes.slots", "dense", "SlotCon", "arXiv 2205.15288", 2022),
-    "densecl": Method("dovetail.recipes.dense", "dense", "DenseCL", "arXiv 2011.09157", 2021),
-    "pixpro": Method("dovetail.recipes.dense", "dense", "PixPro", "arXiv 2011.10043", 2021),
-    "simclr": Method("dovetail.recipes.image", "image", "SimCLR", "arXiv 2002.05709", 2020, teacher=False),
-    "moco-v2": Method("dovetail.recipes.image", "image", "MoCo v2", "arXiv 2003.04297", 2020),
-    "moco-v3": Method("dovetail.recipes.image", "image", "MoCo v3", "arXiv 2104.02057", 2021),
-    "byol": Method("dovetail.recipes.image", "image", "BYOL", "arXiv 2006.07733", 2020),
-    "simsiam": Method("dovetail.recipes.image", "image", "SimSiam", "arXiv 2011.10566", 2021, teacher=False),
-    "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021, teacher=False),
-    "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022, teacher=False),
-    "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022, teacher=False),
-    "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021, "a ViT"),
-    "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
-    "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
-    "pqcl": Method("dovetail.recipes.pqcl", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),
-    "encoder-targets": Method(
-        "dovetail.recipes.targets", "dense", "Encoder targets", "this project", 2026, "a decoder", golden=False
-    ),
-}
-
-ALONE = ("encoder-targets",)
-"""Methods that are not composed with others."""
 
 ADCLR_BASES = ("dino", "ibot")
 
@@ -106,6 +63,8 @@ class Composition:
 
 def parse(name: str) -> Composition:
     """Return what a method's name is composed of; raise `OptionsError` with the nearest name for a wrong one."""
+    if name in METHODS:
+        return Composition(name)
     encoder, plus, decoder = name.partition("+")
     if plus:
         for one in ALONE:
@@ -125,7 +84,8 @@ def parse(name: str) -> Composition:
 
 def known_base(name: str, base: str) -> str:
     """Return `base` if the table has it."""
-    if base not in METHODS:
+    refuse_unnamed(base)
+    if find(base) is None:
         raise unknown_name("method", name, examples())
     if base in ALONE and name != base:
         raise OptionsError(f"{base!r} trains the decoder by itself and is not composed; use --method {base}.")
@@ -157,9 +117,14 @@ class Part:
 
 def part(function: Callable[..., Recipe], *, prefix: str = "", without: Collection[str] = ()) -> Part:
     """Return a function as a part, with its options' types resolved and their names behind `prefix`."""
-    types = get_type_hints(function)
+    try:
+        types = get_type_hints(function)
+    except NameError as error:
+        raise OptionsError(
+            f"The types of {function.__qualname__} cannot be read ({error}); import what they name."
+        ) from error
     options = {
-        prefix + name: parameter.replace(annotation=types[name])
+        prefix + name: parameter.replace(annotation=types.get(name, Any))
         for name, parameter in inspect.signature(function).parameters.items()
         if name not in INTERNAL and name not in without
     }
@@ -203,9 +168,15 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     options: dict[str, inspect.Parameter] = {}
     for one in parts_of(composition).values():
         options = {**one.options, **options}
-    for option, default in DECON_DEFAULTS.get(composition.decon or "", {}).items():
+    for option, default in defaults_of(composition).items():
         options[option] = options[option].replace(default=default)
     return options
+
+
+def defaults_of(composition: Composition) -> dict[str, Any]:
+    """Return the defaults of a composition where they differ from those of its functions."""
+    kept = {"encoder_init": "published"} if METHODS[composition.base].finished else {}
+    return kept | DECON_DEFAULTS.get(composition.decon or "", {})
 
 
 def methods_with(option: str) -> str:
@@ -229,7 +200,7 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
             raise unknown_name(f"option of {name}", option, known)
     for option, value in (options or {}).items():
         check_value(option, known[option], value)
-    given = DECON_DEFAULTS.get(composition.decon or "", {}) | dict(options or {})
+    given = defaults_of(composition) | dict(options or {})
     recipe = parts["base"](taps, given=given)
     if "export" in parts:
         recipe = parts["export"](recipe, given=given)

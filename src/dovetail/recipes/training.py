@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dovetail.errors import OptionsError
 from dovetail.recipe import OptimiserSpec, ParameterRule, Recipe
 
 OptimiserName = Literal["lars", "lamb", "sgd", "adamw"]
@@ -41,6 +42,7 @@ def training(
     optimiser: Literal["published", "lars", "lamb", "sgd", "adamw"] = "published",
     encoder_lr_scale: float = 1.0,
     decoder_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
     encoder_init: Literal["library", "published"] = "library",
 ) -> Recipe:
     """Return the recipe with the optimiser that was asked for.
@@ -54,6 +56,8 @@ def training(
             no BatchNorm (ViT, ConvNeXt).
         encoder_lr_scale: Factor of the learning rate of the encoder's weights.
         decoder_lr_scale: Factor of the learning rate of the decoder's weights; the heads have neither.
+        layer_decay: Factor from the learning rate of a layer of the encoder (a ViT's block, a CNN's stage) to that of
+            the layer before it, in (0, 1]; what comes after the encoder has the full rate.
         encoder_init: How an encoder with random weights begins: as its library has it, or as the method's published
             code. A ResNet's convolutions and last norms, and a ViT's class token, differ.
     """
@@ -62,7 +66,9 @@ def training(
     spec = recipe.optimiser
     if optimiser != "published" and optimiser != spec.name:
         spec = exchanged(spec, optimiser, named)
-    spec = replace(spec, encoder_lr_scale=encoder_lr_scale, decoder_lr_scale=decoder_lr_scale)
+    if not 0 < layer_decay <= 1:
+        raise OptionsError(f"layer_decay is {layer_decay:g}; it must be above 0 and at most 1.")
+    spec = replace(spec, encoder_lr_scale=encoder_lr_scale, decoder_lr_scale=decoder_lr_scale, layer_decay=layer_decay)
     return replace(recipe, optimiser=spec)
 
 

@@ -17,6 +17,8 @@ from dovetail.networks.network import Network
 from dovetail.networks.random_start import begin_as, check_positions, fix_positions
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
+from dovetail.recipes.registry import METHODS
+from dovetail.recipes.table import parse
 from dovetail.run.folder import CONFIG
 from dovetail.run.options import PretrainOptions
 from dovetail.weights.exported import MODEL_FILE, MatchReport
@@ -37,7 +39,7 @@ def network_for(options: PretrainOptions) -> Network:
         in_channels=options.in_channels,
         encoder=options.encoder,
         decoder=options.decoder,
-        image_size=options.image_size or 224,
+        image_size=options.image_size or METHODS[parse(options.method).base].image_size or 224,
         drop_path=options.drop_path,
         checkpoint_blocks=options.checkpoint_blocks,
     )

@@ -28,7 +28,11 @@ class ModelOptions(Options):
         "(`dovetail models` lists them). Or a call with options, such as \"timm.create_model('NAME', "
         'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or in Python a module.',
     )
-    method: str = option("decon-sl", "Name of a method (`dovetail methods` lists them).")
+    method: Any = option(
+        "decon-sl",
+        "Name of a method (`dovetail methods` lists them), package.module:function for one of your own, or (in Python) "
+        "a function (taps, **options) -> Recipe or a Recipe.",
+    )
     out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is given.")
     preset: Literal["auto", "paper", "small", "short"] = option(
         "auto",
@@ -88,10 +92,34 @@ class PretrainOptions(EngineOptions, ModelOptions):
         "decoder maps, by a linear classifier and by retrieval. These images are never trained on.",
         movable=True,
     )
-    loggers: Sequence[str] = option(
+    loggers: Sequence[Any] = option(
         (),
-        "Loggers in addition to TensorBoard: wandb, mlflow, or both. Their packages must be installed.",
+        "Loggers beside TensorBoard: wandb, mlflow, or both (their packages must be installed), or (in Python) "
+        "Lightning loggers.",
         movable=True,
+    )
+    callbacks: Sequence[Any] = option((), "Lightning callbacks, called after the run's own.", movable=True, python=True)
+    trainer_args: dict[str, Any] | None = option(
+        None,
+        "Further arguments of Lightning's Trainer, such as profiler or detect_anomaly; those that an option of this "
+        "function stands for are refused.",
+        movable=True,
+        python=True,
+    )
+    optimiser: Any = option(
+        None,
+        "Function from torch's parameter groups to a torch optimiser, such as torch.optim.NAdam or a functools.partial "
+        "of it, in place of the recipe's. Its lr and weight_decay count unless lr is given; the built-in optimisers "
+        "are chosen with the recipe's option optimiser.",
+        movable=True,
+        python=True,
+    )
+    schedule: Any = option(
+        None,
+        "Function from a dovetail.schedules.Moment to the learning rate as a share of its peak, such as "
+        "WarmupCosine(0.0, 1.0, 0.0, warmup_epochs=10), in place of the recipe's.",
+        movable=True,
+        python=True,
     )
     compile: bool = option(
         False, "Compile the networks with torch.compile. The first step then takes minutes. Not with fsdp."

@@ -26,6 +26,7 @@ from dovetail.networks.probe import check_image_size
 from dovetail.options import takes
 from dovetail.provenance import refuse_decided_in_file, refuse_network_in_file
 from dovetail.recipe import Recipe
+from dovetail.recipes.registry import name_of
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.beside import dense_of, knn_of, report_of
 from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
@@ -39,6 +40,7 @@ from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.train.loggers import extra_loggers
+from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.reference import build_learner
 from dovetail.views.batch import ViewBatch, statistics, to_views
 from dovetail.views.view import View
@@ -58,6 +60,8 @@ def pretrain(options: PretrainOptions) -> Run:
         DovetailError: For anything that was asked for and cannot be done, in one sentence.
     """
     refuse_decided_in_file(options)
+    if options.typed("method"):
+        options = options.changed(method=name_of(options.method))
     refuse_other_spellings(options, options.recipe)
     again = requeued() and (Path(options.out) / CONFIG).is_file()  # by the first command, --overwrite included
     if again:
@@ -82,11 +86,15 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     """Run the pre-training in `out`, which is emptied, where it is to be, once all that can be refused has been."""
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
+    own = Own(options.optimiser, options.schedule)
+    trainer_arguments(options.trainer_args)
+    if options.lr == "auto":
+        options = options.changed(lr=own.defaults().get("lr", "auto"))
     source = open_source(options.data, fetch=options.typed("data"))
     torch.manual_seed(options.seed)
     network = network_for(options)
     recipe, settings, chosen = resolved_run(options, source, network)
-    recipe = normalised_recipe(recipe, network, options)
+    recipe = own.in_recipe(normalised_recipe(recipe, network, options))
     check_views(recipe, network, settings)
     check_freeze(settings, network)
     if not options.resume:
@@ -110,11 +118,13 @@ def execute(options: PretrainOptions, out: Path) -> Run:
         out=out,
         resume=options.resume,
         loggers=loggers,
-        callbacks=[report] if report is not None else [],
+        callbacks=[*([report] if report is not None else []), *options.callbacks],
         compile_networks=options.compile,
         profile=options.profile,
         knn=knn,
         dense=dense,
+        own=own,
+        trainer_args=options.trainer_args,
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
     export_run(learner, config, settings, out)

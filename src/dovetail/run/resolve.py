@@ -140,4 +140,7 @@ def config_of(options: PretrainOptions, settings: Settings, chosen: dict[str, An
 
 def kept_options(config: PretrainOptions) -> dict[str, Any]:
     """Return the options that a run keeps, by name."""
-    return {name: value for name, value in config.as_dict().items() if name not in COMMANDED}
+    left_out = {*COMMANDED, *config.given_in_python()}
+    kept = {name: value for name, value in config.as_dict().items() if name not in left_out}
+    kept["loggers"] = [one for one in config.loggers if isinstance(one, str)]
+    return kept

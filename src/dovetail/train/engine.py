@@ -12,7 +12,7 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Dense, Knn, Overseer
+from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
@@ -94,6 +95,8 @@ def train(
     profile: int = 0,
     knn: Knn | None = None,
     dense: Dense | None = None,
+    own: Own | None = None,
+    trainer_args: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train `learner` to the end of `settings` and return how it went.
 
@@ -114,6 +117,8 @@ def train(
         profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
         knn: Measures the network that is exported, before the first step and as `settings` say.
         dense: Measures its maps, likewise.
+        own: An optimiser and a schedule in place of the recipe's.
+        trainer_args: Further arguments of Lightning's Trainer.
 
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
@@ -135,13 +140,18 @@ def train(
         tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
+        module.own = own or Own()
         # Several processes stop at one step where they can: one that leaves alone lets the others down.
         module.stop_asked = partial(stops.waited, PATIENCE_SECONDS if settings.world_size > 1 else 0.0)
         take_up(module, state)
         overseer = Overseer(settings, checkpoints, stops, knn, dense)
         others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
         trainer = build_trainer(
-            settings, out, callbacks=[overseer, *profiling, *others], loggers=[tensorboard, *loggers]
+            settings,
+            out,
+            callbacks=[overseer, *profiling, *others],
+            loggers=[tensorboard, *loggers],
+            further=trainer_arguments(trainer_args),
         )
         run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
         with run_log.opened(start):
@@ -265,11 +275,24 @@ def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings,
     )
 
 
-def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+def build_trainer(
+    settings: Settings,
+    out: Path,
+    *,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    further: Mapping[str, Any] | None = None,
+) -> Trainer:
     """Return Lightning's Trainer for the run: one pass, no validation, no checkpoints or bars of its own."""
     on_gpu = settings.accelerator == "cuda"
     if on_gpu and not settings.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+    usual: dict[str, Any] = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "deterministic": settings.deterministic,
+        "benchmark": on_gpu and not settings.deterministic,
+    }
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -283,12 +306,9 @@ def build_trainer(settings: Settings, out: Path, *, callbacks: list[Callback], l
         logger=loggers,
         callbacks=callbacks,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         use_distributed_sampler=False,
-        deterministic=settings.deterministic,
-        benchmark=on_gpu and not settings.deterministic,
         default_root_dir=out,
+        **{**usual, **(further or {})},
     )
 
 

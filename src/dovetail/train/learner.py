@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from dovetail.heads.base import TeacherAware
 from dovetail.networks.decoder_padding import decoder_padded
+from dovetail.networks.layer_decay import layer_scales
 from dovetail.networks.network import Network, at_points
 from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
@@ -247,7 +248,16 @@ class Learner(nn.Module):
         spec = self.recipe.optimiser
         if not name.startswith("network."):
             return 1.0
-        return spec.decoder_lr_scale if self.in_decoder(name) else spec.encoder_lr_scale
+        if self.in_decoder(name):
+            return spec.decoder_lr_scale
+        return spec.encoder_lr_scale * (1.0 if spec.layer_decay == 1 else self.layer_scales[name])
+
+    @cached_property
+    def layer_scales(self) -> dict[str, float]:
+        """The factor of `layer_decay` for each parameter of the student, by its name without the branch."""
+        names = [name for name, _ in self.student.named_parameters()]
+        inside = tuple(name for name in names if name.startswith("network.") and not self.in_decoder(name))
+        return layer_scales([*names, "after"], encoder=inside, decay=self.recipe.optimiser.layer_decay)
 
     def move_buffers(self, momentum: float) -> None:
         """Move the teacher's BatchNorm statistics by the recipe's rule."""

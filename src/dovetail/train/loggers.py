@@ -33,14 +33,19 @@ def mlflow_logger(out: Path) -> Logger:
 MAKERS: Mapping[str, Callable[[Path], Logger]] = {"wandb": wandb_logger, "mlflow": mlflow_logger}
 
 
-def extra_loggers(names: Sequence[str], out: Path) -> list[Logger]:
-    """Return the loggers of these names for the run in `out`.
+def extra_loggers(asked: Sequence[str | Logger], out: Path) -> list[Logger]:
+    """Return the loggers of these names for the run in `out`, and those that are loggers already.
 
     Raises:
         DovetailError: For an unknown name, or a package that is not installed.
     """
     found = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(asked):
+        if isinstance(name, Logger):
+            found.append(name)
+            continue
+        if not isinstance(name, str):
+            raise OptionsError(f"A logger is a {type(name).__name__}; give a name or a logger of Lightning.")
         if name not in MAKERS:
             raise unknown_name("logger", name, MAKERS)
         try:

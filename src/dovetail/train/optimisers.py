@@ -207,13 +207,24 @@ def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scal
             raise unknown_name("optimiser", spec.name, ("lars", "sgd", "adamw", "lamb"))
 
 
-def set_hyperparameters(optimiser: Optimizer, spec: OptimiserSpec, peak_lr: float, moment: Moment) -> None:
-    """Give every group its learning rate and weight decay at `moment`: a pure function, so nothing can drift."""
-    lr = spec.lr_schedule(peak_lr)(moment)
+def set_hyperparameters(
+    optimiser: Optimizer, spec: OptimiserSpec, peak_lr: float, moment: Moment, lr: float | None = None
+) -> None:
+    """Give every group its learning rate and weight decay at `moment`: a pure function, so nothing can drift.
+
+    Args:
+        optimiser: Whose groups have the fields of `GroupKey`.
+        spec: The recipe's.
+        peak_lr: Peak learning rate.
+        moment: Where the run stands.
+        lr: The learning rate at `moment`; None for that of the recipe's schedule.
+    """
+    lr = spec.lr_schedule(peak_lr)(moment) if lr is None else lr
     weight_decay = value_at(spec.weight_decay, moment)
     for group in optimiser.param_groups:
         group["lr"] = (peak_lr if group["constant_lr"] else lr) * group["lr_scale"]
-        group["weight_decay"] = weight_decay if group["decay"] else 0.0
+        if "weight_decay" in group:  # some optimisers from outside have none
+            group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 
 def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:

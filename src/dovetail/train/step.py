@@ -24,13 +24,8 @@ from dovetail.train.freezing import EncoderFreeze
 from dovetail.train.learner import Learner
 from dovetail.train.logs import Reading
 from dovetail.train.monitors import FiniteGuard, Health, TapWatch
-from dovetail.train.optimisers import (
-    build_optimiser,
-    clip_gradients,
-    drop_frozen_gradients,
-    rule_names,
-    set_hyperparameters,
-)
+from dovetail.train.optimisers import clip_gradients, drop_frozen_gradients, rule_names, set_hyperparameters
+from dovetail.train.own import Own
 from dovetail.train.parts import average_whole_gradients
 from dovetail.train.phases import phase
 from dovetail.train.pieces import FOLDER, fill, placed_optimiser_state
@@ -123,6 +118,7 @@ class LearnerModule(LightningModule):
             settings.freeze_encoder_epochs, distributed=settings.world_size > 1, sharded=settings.sharded
         )
         self.names: ImageNames | None = None
+        self.own = Own()
         self._images: list[str] = []
         self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
         self._skipping = False
@@ -171,7 +167,7 @@ class LearnerModule(LightningModule):
             self.learner = learner
 
     def configure_optimizers(self) -> Optimizer:
-        optimiser = build_optimiser(rule_names(self.learner), self.learner.recipe.optimiser, self.learner.lr_scale)
+        optimiser = self.own.build(rule_names(self.learner), self.learner.recipe.optimiser, self.learner.lr_scale)
         state, self.saved = self.saved, None
         if state is not None and FOLDER in state:
             fill(self.learner, optimiser, state)
@@ -218,14 +214,14 @@ class LearnerModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._enter_phase("clipping and optimiser")
         spec = self.learner.recipe.optimiser
-        set_hyperparameters(optimizer, spec, self.settings.lr, self.moment)
+        lr = self.own.rate(spec, self.settings.lr, self.moment)
+        set_hyperparameters(optimizer, spec, self.settings.lr, self.moment, lr)
         drop_frozen_gradients(optimizer, self.moment)
         self.encoder_freeze.drop_gradients(self.learner.student.network, self.moment)
         if self.settings.sharded:
             average_whole_gradients([p for group in optimizer.param_groups for p in group["params"]])
         norm = clip_gradients(optimizer, spec)
         loss = mean_loss(self.losses[-self.settings.accumulate :])
-        lr = spec.lr_schedule(self.settings.lr)(self.moment)
         images, self._images = self._images, []
         self._skipping = not self.guard.lets_pass(loss, norm, step=self.steps_done + 1, lr=lr, images=images)
         if not self._skipping:
@@ -281,7 +277,7 @@ class LearnerModule(LightningModule):
             loss=numbers[0],
             parts=dict(zip(loss.parts, numbers[1:], strict=True)),
             weights={term.name: value_at(term.weight, step_taken) for term in recipe.terms},
-            lr=recipe.optimiser.lr_schedule(self.settings.lr)(step_taken),
+            lr=self.own.rate(recipe.optimiser, self.settings.lr, step_taken),
             weight_decay=value_at(recipe.optimiser.weight_decay, step_taken),
             teacher_momentum=None if self.learner.teacher is None else self.learner.momentum(self.moment),
             grad_norm=grad_norm,

@@ -21,10 +21,10 @@ from dovetail.downstream.fit import FitOptions, OnStep, fit, optimiser_of
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import random_crop
 from dovetail.downstream.labels.subsets import item_at
-from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.machine import Machine, normalised
 from dovetail.downstream.probe.features import Features
 from dovetail.errors import DataError
+from dovetail.networks.layer_decay import layer_scales
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,10 @@ from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_doubts import objects_at_edges
 from dovetail.downstream.labels.coco_object import CocoImage, box_within, run_length_of
 from dovetail.downstream.labels.subsets import item_at
-from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.machine import Machine, ahead
 from dovetail.downstream.segment.loop import freeze_batch_norm
 from dovetail.errors import DataError, counted
+from dovetail.networks.layer_decay import layer_scales
 
 Target = dict[str, Tensor]
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from dovetail.downstream.fit import FitOptions, optimiser_of
-from dovetail.downstream.layer_decay import layer_scales
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import OptionsError
+from dovetail.networks.layer_decay import layer_scales
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 SMP_PARTS: Mapping[str, tuple[str, ...]] = {

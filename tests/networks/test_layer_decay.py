@@ -8,10 +8,10 @@ import torch
 from dovetail.downstream.detect.loop import DetectOptions
 from dovetail.downstream.detect.loop import build_optimiser as detection_optimiser
 from dovetail.downstream.detect.model import DetectorSpec, build_detector
-from dovetail.downstream.layer_decay import layer_depths, layer_scales
 from dovetail.downstream.segment.model import PARTS, build_segmenter
 from dovetail.downstream.segment.options import SegmentOptions, build_optimiser
 from dovetail.downstream.start import source_of
+from dovetail.networks.layer_decay import layer_depths, layer_scales
 
 
 def depths(*names: str) -> list[int]:

@@ -1,0 +1,112 @@
+"""What a user brings to training in Python: an optimiser, a schedule, arguments of Lightning's Trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.optim import Optimizer
+
+from dovetail.errors import OptionsError, unknown_name
+from dovetail.recipe import OptimiserSpec, Recipe
+from dovetail.schedules import Moment
+from dovetail.train.optimisers import LrScale, build_optimiser, parameter_groups
+
+# Of Lightning's Trainer: what a run decides itself, and the option that decides it where there is one.
+OWNED: Mapping[str, str] = {
+    "accelerator": "accelerator",
+    "devices": "devices",
+    "num_nodes": "num_nodes",
+    "strategy": "strategy",
+    "precision": "precision",
+    "plugins": "precision",
+    "accumulate_grad_batches": "accumulate",
+    "max_epochs": "epochs",
+    "min_epochs": "epochs",
+    "max_steps": "max_steps",
+    "min_steps": "max_steps",
+    "logger": "loggers",
+    "callbacks": "callbacks",
+    "log_every_n_steps": "log_every_steps",
+    "enable_checkpointing": "save_every_minutes",
+    "default_root_dir": "out",
+    "gradient_clip_val": "recipe",
+    "gradient_clip_algorithm": "recipe",
+    "limit_val_batches": "knn_data",
+    "num_sanity_val_steps": "knn_data",
+    "use_distributed_sampler": "data",
+    "reload_dataloaders_every_n_epochs": "data",
+}
+
+
+@dataclass(frozen=True)
+class Own:
+    """An optimiser and a schedule given in Python; None for the recipe's.
+
+    Attributes:
+        optimiser: From torch's parameter groups to an optimiser.
+        schedule: From where a run stands to the learning rate as a share of its peak.
+    """
+
+    optimiser: Callable[[list[dict[str, Any]]], Optimizer] | None = None
+    schedule: Callable[[Moment], float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("optimiser", "schedule"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise OptionsError(f"{name} is {value!r}; give a function. Names are chosen with the recipe's options.")
+
+    def build(self, named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None) -> Optimizer:
+        """Return the optimiser for `named` parameters, in the groups that the recipe's rules make."""
+        if self.optimiser is None:
+            return build_optimiser(named, spec, lr_scale)
+        return made(self.optimiser, parameter_groups(named, spec, lr_scale))
+
+    def defaults(self) -> dict[str, float]:
+        """Return the rates with which the optimiser that was given is made: lr, and weight_decay where it has one."""
+        if self.optimiser is None:
+            return {}
+        probe = made(self.optimiser, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
+        return {name: float(probe.param_groups[0][name]) for name in ("lr", "weight_decay") if name in probe.defaults}
+
+    def rate(self, spec: OptimiserSpec, peak: float, moment: Moment) -> float:
+        """Return the learning rate at `moment`."""
+        return spec.lr_schedule(peak)(moment) if self.schedule is None else peak * self.schedule(moment)
+
+    def in_recipe(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the weight decay of the optimiser that was given."""
+        if self.optimiser is None:
+            return recipe
+        decay = self.defaults().get("weight_decay", 0.0)
+        return replace(recipe, optimiser=replace(recipe.optimiser, weight_decay=decay))
+
+
+def made(make: Callable[[list[dict[str, Any]]], Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
+    """Return what a user's function makes of parameter groups; raise `OptionsError` where that is no optimiser."""
+    optimiser = make(groups)
+    if not isinstance(optimiser, Optimizer):
+        raise OptionsError(
+            f"optimiser returns a {type(optimiser).__name__}; give a function that returns a torch.optim.Optimizer."
+        )
+    return optimiser
+
+
+def trainer_arguments(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return further arguments of Lightning's Trainer.
+
+    Raises:
+        OptionsError: For one that it does not have, or that the run decides itself.
+    """
+    known = inspect.signature(Trainer.__init__).parameters
+    for name in given or {}:
+        if name in OWNED:
+            raise OptionsError(f"trainer_args has {name}, which the run decides; use the option {OWNED[name]}.")
+        if name not in known or name == "self":
+            raise unknown_name("argument of Lightning's Trainer", name, [one for one in known if one != "self"])
+    return dict(given or {})
