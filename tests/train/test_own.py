@@ -88,8 +88,10 @@ def test_layer_decay_gives_early_layers_smaller_rates() -> None:
     scales = {name: learner.lr_scale(name) for name in rule_names(learner)}
     stem = [value for name, value in scales.items() if ".encoder." in name and ".layer" not in name]
     last = [value for name, value in scales.items() if ".encoder.layer4" in name or ".encoder.layers_3" in name]
-    assert set(stem) == {pytest.approx(0.1 * 0.5**5)}
-    assert set(last) == {pytest.approx(0.1 * 0.5)}
+    assert stem
+    assert last
+    assert stem == pytest.approx([0.1 * 0.5**5] * len(stem))
+    assert last == pytest.approx([0.1 * 0.5] * len(last))
     assert {value for name, value in scales.items() if not name.startswith("network.model.encoder.")} == {1.0}
     with pytest.raises(DovetailError, match="layer_decay is 2; it must be above 0 and at most 1"):
         build("decon-sl", network.taps, {"layer_decay": 2.0})
@@ -145,4 +147,4 @@ def test_a_run_takes_them_all(tmp_path: Path) -> None:
     assert config["loggers"] == []
     assert not {"callbacks", "trainer_args", "optimiser", "schedule"} & config.keys()
     options.pop("loggers")
-    assert dovetail.pretrain(resume=True, **options).steps == 4
+    assert dovetail.pretrain(resume=True, **options).step == 4

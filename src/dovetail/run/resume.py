@@ -69,8 +69,9 @@ def stands_for(
 
 
 def defaults() -> dict[str, Any]:
-    """Return the defaults of all options."""
-    return {name: value for name, value in PretrainOptions().as_dict().items() if name not in COMMANDED}
+    """Return the defaults of all options that a run keeps."""
+    left_out = {*COMMANDED, *PretrainOptions.given_in_python()}
+    return {name: value for name, value in PretrainOptions().as_dict().items() if name not in left_out}
 
 
 def check_still_there(folder: Path, data: Any) -> None:
