@@ -1,5 +1,4 @@
-"""A method of your own: LeJEPA's loss (arXiv 2511.08544) on the encoder, here and on the command line as
---method own_method:lejepa."""
+"""A method of your own: LeJEPA's loss (arXiv 2511.08544). On the command line: --method own_method:lejepa."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ import torch
 from dovetail.heads.dense import DenseHead, DenseHeadSpec, DenseOutput
 from dovetail.objectives.dense import DenseContrast, DenseContrastSpec, correspondences, take_cells
 from dovetail.schedules import Moment
-from dovetail.train.learner import average_into
+from dovetail.train.teacher import average_into
 from tests.golden.vectors import Comparison, Golden, gradients, load
 
 

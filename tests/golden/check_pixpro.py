@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dovetail.heads.dense import PixelHead, PixelHeadSpec, PixelOutput
 from dovetail.objectives.pixels import PixelConsistency, PixelConsistencySpec, cell_centres, near
 from dovetail.schedules import Cosine, Moment
-from dovetail.train.learner import average_into
+from dovetail.train.teacher import average_into
 from dovetail.views.view import View
 from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 

@@ -11,7 +11,7 @@ from dovetail.heads.slots import SlotHead, SlotHeadSpec, SlotOutput
 from dovetail.objectives.objective import Loss
 from dovetail.objectives.slots import SlotObjective, SlotSpec, active
 from dovetail.schedules import Cosine, Moment
-from dovetail.train.learner import average_into
+from dovetail.train.teacher import average_into
 from dovetail.views.view import align, overlaps
 from tests.golden.vectors import Comparison, Golden, gradients, load, use_eps
 

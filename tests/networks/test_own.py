@@ -248,3 +248,89 @@ def test_frozen_parameters_stay_frozen() -> None:
         assert network.unreached == ("classifier.weight", "classifier.bias")
     with pytest.raises(DovetailError, match="have requires_grad=False"):
         network.prune(["c3"])
+
+
+class Detector(nn.Module):
+    """A pyramid in a flat list of modules, with a head that is the last to run, as in YOLO."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = [nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1)]
+        self.model = nn.ModuleList([*stages, nn.Conv2d(14, 6, 3, 1, 1), nn.Conv2d(10, 4, 3, 1, 1), nn.Conv2d(4, 2, 1)])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        first = self.model[0](pixels)
+        second = self.model[1](first)
+        third = nn.functional.interpolate(self.model[2](second), scale_factor=2)
+        middle = self.model[3](torch.cat([second, third], dim=1))
+        fine = self.model[4](torch.cat([first, nn.functional.interpolate(middle, scale_factor=2)], dim=1))
+        head: Tensor = self.model[5](fine)
+        return head
+
+
+@pytest.mark.parametrize("decoder", ["model.3, model.4", ["model.3", "model.4"]])
+def test_a_part_of_several_paths(decoder: str | list[str]) -> None:
+    network = build_network(Detector(), encoder=["model.1", "model.2"], decoder=decoder, image_size=32)
+    assert {name: (tap.channels, tap.stride) for name, tap in network.taps.items()} == {
+        "c2": (6, 4),
+        "c3": (8, 8),
+        "p1": (4, 2),
+        "p2": (6, 4),
+    }
+    assert (network.encoder_prefix, network.decoder_prefixes) == ("model.", ("model.3.", "model.4."))
+    network.prune(["c3", "p1"])
+    assert network.unreached == ("model.5.weight", "model.5.bias")
+    network.lateral_dropout = LateralDropout(p=0.5)
+    run(network, "c3")
+    with pytest.raises(DovetailError, match="this one has several paths"):
+        run(network, "p1")
+
+
+def test_taps_of_ones_own() -> None:
+    taps = {"c5": "model.2", "cfine": "model.0", "p_out": "model.4"}
+    network = build_network(Detector(), taps=taps, image_size=32)
+    assert {name: (tap.channels, tap.stride, tap.part) for name, tap in network.taps.items()} == {
+        "c5": (8, 8, "encoder"),
+        "cfine": (4, 2, "encoder"),
+        "p_out": (4, 2, "decoder"),
+    }
+    assert {name: tuple(value.shape) for name, value in run(network, "c5", "p_out").items()} == {
+        "c5": (2, 8, 4, 4),
+        "p_out": (2, 4, 16, 16),
+    }
+    both = build_network(
+        Model(), encoder="body", decoder="neck", taps={"p2": "neck.fuse", "c3": "body.encoder.stages.2"}
+    )
+    assert (both.encoder_prefix, both.decoder_prefixes) == ("body.", ("neck.",))
+    assert set(both.taps) == {"c3", "p2"}
+    for wrong, sentence in (
+        ({"x": "model.0"}, "begin its name with 'c'"),
+        ({"p2": "model.4"}, "The encoder is not named"),
+        ({"c2": "model.9"}, "no part of Detector 'model.9'"),
+    ):
+        with pytest.raises(DovetailError, match=sentence):
+            build_network(Detector(), taps=wrong, image_size=32)
+    with pytest.raises(DovetailError, match=r"'c3' is 'body.encoder', which returns 3 maps"):
+        build_network(Model(), taps={"c3": "body.encoder"}, image_size=32)
+
+
+def test_logits_are_not_taken_for_the_decoders_map() -> None:
+    class Whole(nn.Module):
+        """A decoder that ends in the classifier, as those of SegFormer and nnU-Net."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Conv2d(3, 8, 4, 4)
+            self.decoder = nn.Sequential(nn.Conv2d(8, 6, 3, 1, 1), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            logits: Tensor = self.decoder(self.encoder(pixels))
+            return nn.functional.interpolate(logits, scale_factor=4)
+
+    network = build_network(Whole(), encoder="encoder", decoder="decoder", image_size=32)
+    assert network.taps["p2"].channels == 6
+    assert (run(network, "p2")["p2"] >= 0).all()
+    network.prune(["c2", "p2"])
+    assert network.unreached == ("decoder.2.weight", "decoder.2.bias")
+    # The last 1x1 convolution of a decoder that a classifier follows is part of it.
+    assert own().taps["p2"].channels == 5

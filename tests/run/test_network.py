@@ -129,3 +129,17 @@ def test_frozen_weights_and_adapters_train_as_the_caller_set_them(
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     parameters = {name for name, value in module.named_parameters() if value.requires_grad}
     assert moved & dict(module.named_parameters()).keys() == parameters
+
+
+def test_the_path_of_a_module_is_imported_when_it_is_typed() -> None:
+    parts = {"encoder": "encoder", "decoder": "decoder", "model": "tests.run.test_network:Own"}
+    assert type(network_for(PretrainOptions.given(parts)).model).__name__ == "Own"
+    with pytest.raises(dovetail.DovetailError, match="Python code, which a file may not choose; name it with --model"):
+        network_for(PretrainOptions.given(parts, from_file=["model"]))
+    for path, sentence in (
+        ("tests.run.test_network:Owm", "did you mean 'Own'"),
+        ("tests.run.nowhere:Own", "no module 'tests.run.nowhere' for the model"),
+        ("tests.run.test_network:TINY", "gives a dict; name a module"),
+    ):
+        with pytest.raises(dovetail.DovetailError, match=sentence):
+            network_for(PretrainOptions.given(parts | {"model": path}))

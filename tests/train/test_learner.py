@@ -14,9 +14,10 @@ from dovetail.networks.build import build_network
 from dovetail.recipe import SameHead
 from dovetail.schedules import Moment
 from dovetail.train.cells import pool_to_grid
-from dovetail.train.learner import Learner, average_into
+from dovetail.train.learner import Learner
 from dovetail.train.recompute import recomputed
 from dovetail.train.reference import ReferenceLearner
+from dovetail.train.teacher import average_into
 from tests.tiny import CNN, START, make_views, tiny_learner, tiny_recipe
 
 

@@ -19,7 +19,7 @@ from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_options
 from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
-from dovetail.networks.own import OwnNetwork
+from dovetail.networks.own import OwnNetwork, Paths
 from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm, is_timm_name, parse_model
@@ -42,8 +42,9 @@ def build_network(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
-    encoder: str | None = None,
-    decoder: str | None = None,
+    encoder: Paths = None,
+    decoder: Paths = None,
+    taps: Mapping[str, str] | None = None,
     image_size: int = 224,
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
@@ -58,7 +59,8 @@ def build_network(
         in_channels: Channels of the pixels.
         pretrained: Start from the library's ImageNet weights, which are downloaded.
         encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
-        decoder: Dotted path of its decoder.
+        decoder: Dotted path of its decoder. Either may be several paths.
+        taps: Path of the module behind each tap of the user's own module, in place of all maps of its parts.
         image_size: Side of the pixels in pixels; the network is probed with it.
         drop_path: Stochastic depth of a timm ViT's last block, in [0, 1); off in the teacher.
         checkpoint_blocks: Compute a timm ViT's blocks again in the backward pass instead of keeping activations.
@@ -74,11 +76,14 @@ def build_network(
     if drop_path or checkpoint_blocks:
         raise OptionsError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
     if isinstance(model, str):
-        if encoder is not None or decoder is not None:
-            raise OptionsError(f"{model!r} already has an encoder and a decoder; leave out `encoder` and `decoder`.")
+        if encoder is not None or decoder is not None or taps:
+            raise OptionsError(
+                f"{model!r} already has an encoder and a decoder; leave out `encoder`, `decoder` and `taps`."
+            )
         network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
-        network = _wrap(model, encoder, decoder, in_channels=in_channels, image_size=image_size)
+        size: dict[str, int] = {"in_channels": in_channels, "image_size": image_size}
+        network = _wrap(model, encoder=encoder, decoder=decoder, taps=taps, **size)
         network.frozen = tuple(name for name, value in network.model.named_parameters() if not value.requires_grad)
     if pretrained:
         initialise(network, "imagenet")
@@ -160,9 +165,18 @@ def _build_timm(named: TimmName, *, in_channels: int, image_size: int) -> Networ
     return TimmNetwork(model, construction=construction, in_channels=channels, image_size=image_size)
 
 
-def _wrap(model: nn.Module, encoder: str | None, decoder: str | None, *, in_channels: int, image_size: int) -> Network:
-    if encoder is not None:
-        return OwnNetwork(model, encoder=encoder, decoder=decoder, in_channels=in_channels, image_size=image_size)
+def _wrap(
+    model: nn.Module,
+    *,
+    encoder: Paths,
+    decoder: Paths,
+    taps: Mapping[str, str] | None,
+    in_channels: int,
+    image_size: int,
+) -> Network:
+    if encoder is not None or taps:
+        size: dict[str, int] = {"in_channels": in_channels, "image_size": image_size}
+        return OwnNetwork(model, encoder=encoder, decoder=decoder, taps=taps, **size)
     if decoder is not None:
         raise OptionsError("A module with a decoder needs its encoder named too; give `encoder`.")
     if isinstance(model, SegmentationModel):

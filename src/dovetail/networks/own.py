@@ -3,52 +3,82 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
-from typing import Any
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DovetailError, ModelError, unknown_name
+from dovetail.errors import DovetailError, ModelError, counted, unknown_name
 from dovetail.networks.nested import LAST, Shape, channel_dimension, tensors_in, with_tensors
-from dovetail.networks.staged import StagedNetwork, Stages, is_map, record
+from dovetail.networks.staged import StagedNetwork, Stages, is_map, record, stride_of
 from dovetail.networks.undisturbed import undisturbed
+from dovetail.recipe import Tap
+
+log = logging.getLogger(__name__)
+
+
+Paths = str | Sequence[str] | None
 
 
 class OwnNetwork(StagedNetwork):
-    """Any module that takes pixels [B, C, H, W]. Its parts answer with maps in any nesting of containers.
+    """Any module that takes pixels [B, C, H, W]. Its parts return maps in any nesting of containers.
 
-    Maps are [B, C, H, W] or [B, H, W, C]; which it is, is read off their shapes for images of two sizes.
+    Maps are [B, C, H, W] or [B, H, W, C]; which it is, is read off their shapes for images of two sizes. Where the last
+    layer of all is a 1x1 convolution inside the decoder, it is taken for a classifier, and its input for the map.
 
-    Lateral dropout changes what the encoder hands on, so it needs an encoder that answers with several maps.
+    Lateral dropout changes what the encoder hands on, so it needs an encoder that returns several maps.
+
+    Attributes:
+        encoders: Paths of the modules whose maps are the encoder's.
+        decoders: Paths of those whose maps are the decoder's.
+        named: Paths of taps that have names of their own.
+        classifier: Path of the decoder's last layer where it is a classifier; "" where it is none.
     """
 
     def __init__(
-        self, model: nn.Module, *, encoder: str, decoder: str | None, in_channels: int, image_size: int
+        self,
+        model: nn.Module,
+        *,
+        encoder: Paths,
+        decoder: Paths,
+        in_channels: int,
+        image_size: int,
+        taps: Mapping[str, str] | None = None,
     ) -> None:
         """Wrap `model`.
 
         Args:
             model: The module, whose `forward` runs both parts.
-            encoder: Dotted path of the encoder, such as "backbone.body"; "" when the module is its own encoder.
-            decoder: Dotted path of the decoder; None for an encoder alone.
+            encoder: Dotted path of the encoder, such as "backbone.body"; "" when the module is its own encoder. Several
+                paths, in a list or with commas between them, where its maps come from several modules.
+            decoder: Dotted path or paths of the decoder; None for an encoder alone.
             in_channels: Channels of the pixels.
             image_size: Side of the pixels that the module is probed with.
+            taps: Path of the module behind each tap, instead of all maps of the parts. Names of the encoder's taps
+                begin with "c", of the decoder's with "p".
         """
-        self.paths = [path for path in (encoder, decoder) if path is not None]
-        for path in self.paths:
-            if path not in dict(model.named_modules()):
-                raise unknown_name(
-                    f"part of {type(model).__name__}",
-                    path,
-                    [n for n, _ in model.named_modules() if n],
-                    error=ModelError,
-                )
+        self.named = dict(taps or {})
+        odd = [name for name in self.named if name[:1] not in ("c", "p")]
+        if odd:
+            raise ModelError(f"The tap {odd[0]!r} is of no part; begin its name with 'c' (encoder) or 'p' (decoder).")
+        of_encoder, of_decoder = ([path for name, path in self.named.items() if name[0] == sign] for sign in "cp")
+        parts = paths_in(encoder) or of_encoder, paths_in(decoder) or of_decoder
+        self.encoders, self.decoders = (of_encoder, of_decoder) if self.named else parts
+        if not self.encoders:
+            raise ModelError("The encoder is not named; give its path with `encoder`, or taps that begin with 'c'.")
+        known = dict(model.named_modules())
+        for path in [*self.encoders, *self.decoders, *parts[0], *parts[1]]:
+            if path not in known:
+                raise unknown_name(f"part of {type(model).__name__}", path, filter(None, known), error=ModelError)
+        self.classifier = ""
+        root = shared_root(parts[0])
         super().__init__(
             model,
             construction=None,
-            encoder_prefix=f"{encoder}." if encoder else "",
-            decoder_prefixes=(f"{decoder}.",) if decoder else (),
+            encoder_prefix=f"{root}." if root else "",
+            decoder_prefixes=tuple(f"{path}." for path in parts[1]),
             in_channels=in_channels,
             image_size=image_size,
         )
@@ -56,36 +86,51 @@ class OwnNetwork(StagedNetwork):
     def run(
         self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
     ) -> tuple[Stages, Stages]:
-        """Run the module until the parts needed have answered; return their maps as "0", "1", … in their own order."""
-        paths = self.paths if decoder is None or decoder else self.paths[:1]
-        parts = {path: self.model.get_submodule(path) for path in paths}
-        kept: list[Stages] = []
+        """Run the module until the parts needed have answered; return their maps by "PATH:PLACE"."""
+        deep = self.decoders if decoder is None or decoder else []
+        parts = {path: self.model.get_submodule(path) for path in dict.fromkeys([*self.encoders, *deep])}
+        if self.lateral_dropout is not None and self.lateral_dropout.p and deep and len(self.encoders) > 1:
+            raise ModelError(
+                "Dropout on laterals needs an encoder that returns several maps, and this one has several paths; name "
+                "one module that returns them all, or set the recipe's lateral_dropout to 0."
+            )
+        inputs: dict[str, nn.Module] = {}
+        if deep and self.classifier:
+            around = max((path for path in deep if self.classifier.startswith(f"{path}.")), key=len)
+            inputs[around] = self.model.get_submodule(self.classifier)
+            parts.pop(around)
+        kept: Stages = {}
 
         def hand_on(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            kept.append(self._maps(output, paths[0]))
-            return self._dropped(output, kept[0])
+            kept.update(self._maps(output, self.encoders[0]))
+            return self._dropped(output, kept)
 
-        handle = parts[paths[0]].register_forward_hook(hand_on)
+        handle = parts[self.encoders[0]].register_forward_hook(hand_on)
         try:
-            outputs, _ = record(parts, lambda: self.model(pixels))
+            outputs, _ = record(parts, lambda: self.model(pixels), inputs=inputs)
         finally:
             handle.remove()
-        silent = [path for path in paths if path not in outputs]
+        silent = [path for path in (*parts, *inputs) if path not in outputs]
         if silent:
             raise ModelError(f"The part {silent[0]!r} does not run in the model's forward; name one that does.")
-        return kept[0], self._maps(outputs[paths[1]], paths[1]) if len(paths) > 1 else {}
+        for path in self.encoders[1:]:
+            kept.update(self._maps(outputs[path], path))
+        return kept, {key: value for path in deep for key, value in self._maps(outputs[path], path).items()}
 
     def _discover(self) -> None:
         """Find out where the maps have their channels, what the taps are, and which parameters are the decoder's."""
-        self.channels_last: frozenset[tuple[str, str]] = frozenset()
+        self.channels_last: frozenset[str] = frozenset()
+        self.classifier = self._classifier()
         shapes = self._shapes(self.image_size)
         others = next(filter(None, map(self._shapes, (self.image_size + 64, 2 * self.image_size))), {})
         found = {key: channel_dimension(shape, others.get(key)) for key, shape in shapes.items()}
-        unclear = [(*key, shapes[key], others.get(key)) for key, dimension in found.items() if dimension is None]
+        unclear = [(key, shapes[key], others.get(key)) for key, dimension in found.items() if dimension is None]
         if unclear:
             raise ModelError(_unclear(*unclear[0], image_size=self.image_size))
         self.channels_last = frozenset(key for key, dimension in found.items() if dimension == LAST)
         super()._discover()
+        if self.named:
+            self._name_taps()
         both = {part: [name for name, tap in self.taps.items() if tap.part == part] for part in ("encoder", "decoder")}
         if both["encoder"] and both["decoder"]:
             of_encoder, of_decoder = self.reached(both["encoder"]), self.reached(both["decoder"])
@@ -95,30 +140,70 @@ class OwnNetwork(StagedNetwork):
                 if id(value) in of_decoder - of_encoder and not name.startswith(self.decoder_prefixes)
             )
 
-    def _shapes(self, side: int) -> dict[tuple[str, str], Shape]:
+    def _name_taps(self) -> None:
+        """Give taps the names that were asked for, in the place of those by stride."""
+        shapes = self._shapes(self.image_size)
+        found = {name: [key for key in shapes if key.startswith(f"{path}:")] for name, path in self.named.items()}
+        several = next((name for name, keys in found.items() if len(keys) != 1), None)
+        if several is not None:
+            raise ModelError(
+                f"The tap {several!r} is {self.named[several]!r}, which returns {counted(len(found[several]), 'map')}; "
+                "name a module that returns one."
+            )
+        self.stages = {name: keys[0] for name, keys in found.items()}
+        self.taps = {}
+        for name, key in self.stages.items():
+            last = key in self.channels_last
+            _, first, second, third = shapes[key]
+            channels, width = (third, second) if last else (first, third)
+            part: Literal["encoder", "decoder"] = "encoder" if name[0] == "c" else "decoder"
+            self.taps[name] = Tap(channels, stride_of(width, self.image_size), "map", part)
+
+    def _shapes(self, side: int) -> dict[str, Shape]:
         """Return the shapes of all maps for an image of `side` x `side` pixels; none for one that does not fit."""
-        pixels = next(self.model.parameters()).new_zeros(1, self.in_channels, side, side)
         try:
             with undisturbed(self.model), torch.no_grad():
                 self.model.eval()
-                answers = self.run(pixels, None, None)
+                answers = self.run(self._black(side), None, None)
         except DovetailError:
             raise
         except Exception:  # whatever a module raises for pixels that it does not take; the base class tells of it
             return {}
-        return {
-            (path, place): tuple(value.shape)
-            for path, maps in zip(self.paths, answers, strict=False)
-            for place, value in maps.items()
-        }
+        return {key: tuple(value.shape) for maps in answers for key, value in maps.items()}
+
+    def _black(self, side: int) -> Tensor:
+        return next(self.model.parameters()).new_zeros(1, self.in_channels, side, side)
+
+    def _classifier(self) -> str:
+        """Return the path of the last layer with weights that runs, if it is a 1x1 convolution in a decoder; or ""."""
+        weighted = {path: module for path, module in self.model.named_modules() if len([*module.parameters(False)])}
+        ran: list[str] = []
+        handles = [
+            module.register_forward_hook(lambda _module, _inputs, _output, path=path: ran.append(path))
+            for path, module in weighted.items()
+        ]
+        try:
+            with undisturbed(self.model), torch.no_grad():
+                self.model.eval()
+                self.model(self._black(self.image_size))
+        except Exception:  # a model may need more than pixels behind its decoder, and then no classifier is found
+            return ""
+        finally:
+            for handle in handles:
+                handle.remove()
+        last = ran[-1] if ran else ""
+        layer = weighted.get(last)
+        inside = any(last.startswith(f"{path}.") for path in self.decoders)
+        flat = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.bias is not None
+        if not inside or not flat or self.named:
+            return ""
+        log.info("The decoder's last layer, %s, is taken for a classifier, and its input for the decoder's map.", last)
+        return last
 
     def _maps(self, output: Any, path: str) -> Stages:
-        """Return the maps [B, C, H, W] in a part's answer, by their place in it."""
-        return {
-            str(place): value.permute(0, 3, 1, 2) if (path, str(place)) in self.channels_last else value
-            for place, value in enumerate(tensors_in(output))
-            if is_map(value)
-        }
+        """Return the maps [B, C, H, W] in a module's answer, by the module's path and their place in the answer."""
+        found = {f"{path}:{place}": value for place, value in enumerate(tensors_in(output)) if is_map(value)}
+        return {key: value.permute(0, 3, 1, 2) if key in self.channels_last else value for key, value in found.items()}
 
     def _dropped(self, output: Any, maps: Stages) -> Any:
         """Return the encoder's output with lateral dropout on all its maps but the deepest."""
@@ -129,18 +214,32 @@ class OwnNetwork(StagedNetwork):
         places = itertools.count()
 
         def change(value: Tensor) -> Tensor:
-            place = str(next(places))
-            if place not in dropped:
+            key = f"{self.encoders[0]}:{next(places)}"
+            if key not in dropped:
                 return value
-            last = (self.paths[0], place) in self.channels_last
-            changed: Tensor = dropped[place]
-            return changed.permute(0, 2, 3, 1) if last else changed
+            changed: Tensor = dropped[key]
+            return changed.permute(0, 2, 3, 1) if key in self.channels_last else changed
 
         return with_tensors(output, change)
 
 
-def _unclear(path: str, place: str, shape: Shape, other: Shape | None, *, image_size: int) -> str:
+def paths_in(given: Paths) -> list[str]:
+    """Return the paths of a part: one, several with commas between them, or a sequence; [] for none."""
+    if given is None:
+        return []
+    return [path.strip() for path in given.split(",")] if isinstance(given, str) else list(given)
+
+
+def shared_root(paths: Sequence[str]) -> str:
+    """Return the longest dotted path that all paths begin with; that of a single one is itself."""
+    columns = zip(*(path.split(".") for path in paths), strict=False)
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    return ".".join(column[0] for column in same)
+
+
+def _unclear(key: str, shape: Shape, other: Shape | None, *, image_size: int) -> str:
     """Return the sentence for a map of whose dimensions it is not known which has the channels."""
+    path = key.rpartition(":")[0]
     also = f", and {list(other)} for larger ones" if other is not None else ""
     return (
         f"The part {path or 'itself'!r} answers with a tensor of shape {list(shape)} for images of {image_size} "

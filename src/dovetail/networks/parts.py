@@ -17,10 +17,12 @@ from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.segmentation import LRASPP
 
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN
 from dovetail.networks.network import Network
-from dovetail.networks.torchvision_models import head_layers, is_segmentation
+from dovetail.networks.torchvision_models import LRASPP_DECODER, head_layers, is_segmentation
 from dovetail.networks.vit_fpn import ViTFPN
 
 Part = Literal["encoder", "decoder", "head"]
@@ -75,6 +77,10 @@ def locate_parts(model: nn.Module) -> Parts | None:
         return Parts("encoder.", ("decoder.",))
     if is_segmentation(model):
         return Parts("backbone.", tuple(f"classifier.{name}." for name, _ in head_layers(model)))
+    if isinstance(model, LRASPP):
+        return Parts("backbone.", LRASPP_DECODER)
+    if isinstance(model, SSD):
+        return Parts("backbone.")
     if isinstance(model, BackboneWithFPN):
         return Parts("body.", ("fpn.",))
     children = dict(model.named_children())

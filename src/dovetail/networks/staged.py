@@ -152,8 +152,12 @@ def is_map(value: object) -> bool:
 
 def tap_of(value: Tensor, part: Literal["encoder", "decoder"], image_size: int) -> Tap:
     """Return the tap that a map [B, C, H, W] of an image of `image_size` px is; strides are powers of two."""
-    stride = 2 ** max(round(math.log2(image_size / max(value.shape[-1], 1))), 0)
-    return Tap(channels=value.shape[1], stride=stride, kind="map", part=part)
+    return Tap(channels=value.shape[1], stride=stride_of(value.shape[-1], image_size), kind="map", part=part)
+
+
+def stride_of(cells: int, image_size: int) -> int:
+    """Return the power of two that is nearest to the pixels of a cell."""
+    return int(2 ** max(round(math.log2(image_size / max(cells, 1))), 0))
 
 
 def tap_name(tap: Tap) -> str:
@@ -180,8 +184,10 @@ class _EnoughError(Exception):
     """Everything wanted was recorded; what follows need not run."""
 
 
-def record(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """Run `run` until every module has answered.
+def record(
+    modules: Mapping[str, nn.Module], run: Callable[[], Any], *, inputs: Mapping[str, nn.Module] | None = None
+) -> tuple[dict[str, Any], Any]:
+    """Run `run` until every module has answered, and those in `inputs` have been given something, which counts.
 
     Returns the modules' outputs by name, in the order they were computed, and what `run` returned (None when it was
     stopped early).
@@ -190,13 +196,20 @@ def record(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> tuple[di
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs[name] = output
-            if len(outputs) == len(modules):
-                raise _EnoughError
+            keep(name, output)
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in modules.items()]
+    def note_input(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _module, given: keep(name, given)
+
+    def keep(name: str, value: Any) -> None:
+        outputs[name] = value
+        if len(outputs) == len(modules) + len(inputs or {}):
+            raise _EnoughError
+
+    handles = [module.register_forward_pre_hook(note_input(name)) for name, module in (inputs or {}).items()]
+    handles += [module.register_forward_hook(note(name)) for name, module in modules.items()]
     try:
         return outputs, run()
     except _EnoughError:

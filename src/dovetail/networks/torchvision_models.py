@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.segmentation import FCN, DeepLabV3
+from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
+from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 
 from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
+
+LRASPP_DECODER = ("classifier.cbr.", "classifier.scale.")
 
 # Name -> its home in torchvision.models.
 MODELS: Mapping[str, str] = {
@@ -30,6 +34,13 @@ MODELS: Mapping[str, str] = {
     "fasterrcnn_resnet50_fpn_v2": "detection",
     "maskrcnn_resnet50_fpn": "detection",
     "maskrcnn_resnet50_fpn_v2": "detection",
+    "lraspp_mobilenet_v3_large": "segmentation",
+    "fasterrcnn_mobilenet_v3_large_fpn": "detection",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "detection",
+    "fcos_resnet50_fpn": "detection",
+    "keypointrcnn_resnet50_fpn": "detection",
+    "ssd300_vgg16": "detection",
+    "ssdlite320_mobilenet_v3_large": "detection",
     "retinanet_resnet50_fpn": "detection",
     "retinanet_resnet50_fpn_v2": "detection",
 }
@@ -70,13 +81,18 @@ def head_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class TorchvisionDetector(TwoPartNetwork):
-    """Faster R-CNN, Mask R-CNN or RetinaNet on a backbone with a feature pyramid.
+    """Faster, Mask or Keypoint R-CNN, RetinaNet or FCOS on a backbone with a feature pyramid.
 
     Encoder stages are the body's children, decoder stages the names of the body's layers that feed the pyramid.
     """
 
     def __init__(
-        self, model: FasterRCNN | RetinaNet, *, construction: Construction | None, in_channels: int, image_size: int
+        self,
+        model: FasterRCNN | RetinaNet | FCOS,
+        *,
+        construction: Construction | None,
+        in_channels: int,
+        image_size: int,
     ) -> None:
         backbone = model.get_submodule("backbone")
         if not isinstance(backbone, BackboneWithFPN):
@@ -108,6 +124,62 @@ class TorchvisionDetector(TwoPartNetwork):
         return {layers[level]: value for level, value in outputs.items()}
 
 
+class TorchvisionLRASPP(TwoPartNetwork):
+    """LR-ASPP. Encoder stages are the backbone's children; the decoder's map is the one before the classifiers."""
+
+    def __init__(self, model: LRASPP, *, construction: Construction | None, in_channels: int, image_size: int) -> None:
+        super().__init__(
+            model,
+            construction=construction,
+            encoder_prefix="backbone.",
+            decoder_prefixes=LRASPP_DECODER,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the outputs of the backbone's children by name."""
+        return run_children(self.model.get_submodule("backbone").named_children(), pixels, wanted)
+
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return the head's map, at the size of the backbone's finer output."""
+        assert isinstance(self.model, LRASPP)
+        names = {name: layer for layer, name in self.model.backbone.return_layers.items()}
+        low, high = stages[names["low"]], stages[names["high"]]
+        head = self.model.classifier
+        weighted = head.cbr(high) * head.scale(high)
+        return {"head": F.interpolate(weighted, size=low.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+class TorchvisionSSD(TwoPartNetwork):
+    """SSD or SSDlite, which has no decoder. Stages are the extractor's first two maps; smaller ones do not train."""
+
+    def __init__(self, model: SSD, *, construction: Construction | None, in_channels: int, image_size: int) -> None:
+        super().__init__(
+            model,
+            construction=construction,
+            encoder_prefix="backbone.",
+            decoder_prefixes=(),
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+
+    def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
+        """Return the maps that the detector's first two heads read, as "0" and "1"."""
+        extractor = self.model.get_submodule("backbone")
+        if isinstance(extractor, SSDFeatureExtractorVGG):
+            fine = extractor.features(pixels)
+            scaled = extractor.scale_weight.view(1, -1, 1, 1) * F.normalize(fine)
+            return {"0": scaled, "1": extractor.extra[0](fine)}
+        first, second = extractor.get_submodule("features").children()
+        fine = first(pixels)
+        return {"0": fine, "1": second(fine)}
+
+    def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
+        """Return nothing: there is no decoder."""
+        return {}
+
+
 def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPartNetwork:
     """Build torchvision's model `name` without weights; every parameter trains.
 
@@ -133,6 +205,10 @@ def wrap_torchvision(
     """Wrap a segmentation or detection model of torchvision."""
     if isinstance(model, (FCN, DeepLabV3)):
         return TorchvisionSegmentation(model, construction=construction, in_channels=in_channels, image_size=image_size)
+    if isinstance(model, LRASPP):
+        return TorchvisionLRASPP(model, construction=construction, in_channels=in_channels, image_size=image_size)
+    if isinstance(model, SSD):
+        return TorchvisionSSD(model, construction=construction, in_channels=in_channels, image_size=image_size)
     return TorchvisionDetector(model, construction=construction, in_channels=in_channels, image_size=image_size)
 
 
@@ -143,4 +219,4 @@ def is_segmentation(model: nn.Module) -> bool:
 
 def is_torchvision(model: nn.Module) -> bool:
     """Tell whether `wrap_torchvision` takes the model."""
-    return isinstance(model, (FCN, DeepLabV3, FasterRCNN, RetinaNet))
+    return isinstance(model, (FCN, DeepLabV3, FasterRCNN, RetinaNet, FCOS, LRASPP, SSD))

@@ -50,6 +50,14 @@ class NTXentSpec(ObjectiveSpec):
         positives: With more than two views: an anchor's positives summed "inside" the logarithm (solo-learn), or the
             mean of the losses of each by itself, "outside" (SupCon's L_out). Equal for two views.
         rows_per_block: Anchors at a time, recomputed in the backward pass; None keeps the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = NTXentSpec().build(VectorHeadSpec(dim=8))
+        >>> same, other = torch.eye(4, 8), torch.eye(4, 8).roll(1, dims=0)
+        >>> bool(loss([same, same]).total < loss([same, other]).total)  # two views of four images
+        True
     """
 
     temperature: float = 0.1
@@ -108,6 +116,14 @@ class KeyContrastSpec(ObjectiveSpec):
         temperature: T, above 0.
         predictor: On the student only; None compares the heads' outputs directly.
         rows_per_block: Queries at a time, recomputed in the backward pass; None keeps the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = KeyContrastSpec(predictor=None).build(VectorHeadSpec(dim=8))
+        >>> same, other = torch.eye(4, 8), torch.eye(4, 8).roll(1, dims=0)
+        >>> bool(loss([same, same], [same, same]).total < loss([same, same], [other, other]).total)
+        True
     """
 
     temperature: float = 0.2
@@ -173,6 +189,14 @@ class QueueContrastSpec(ObjectiveSpec):
             the second as key only (the paper).
         rows_per_block: Queries at a time, recomputed in the backward pass; None keeps the whole matrix.
         reference_dropped_surplus: A batch that reaches the end of the queue loses the keys beyond it (lightly).
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = QueueContrastSpec(queue=16).build(VectorHeadSpec(dim=8))
+        >>> student, teacher = [torch.randn(4, 8), None], [None, torch.randn(4, 8)]
+        >>> total = loss(student, teacher).total
+        >>> loss.update(student, teacher)  # after the backward pass: the keys go into the queue
     """
 
     temperature: float = 0.2

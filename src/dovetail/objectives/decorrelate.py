@@ -32,6 +32,14 @@ class BarlowSpec(ObjectiveSpec):
         off_diagonal_weight: lambda; 0.0051 in the paper, 0.005 in lightly and solo-learn.
         loss_scale: Factor of the whole; 1 in the paper and lightly, 0.024 or 0.1 in solo-learn.
         eps: Added to the variance of a channel.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = BarlowSpec().build(VectorHeadSpec(dim=8))
+        >>> one = torch.randn(16, 8)
+        >>> bool(loss([one, one]).total < loss([one, torch.randn(16, 8)]).total)
+        True
     """
 
     off_diagonal_weight: float = 0.0051
@@ -78,6 +86,14 @@ class VICRegSpec(ObjectiveSpec):
         variance_scale: The variance term is this times the sum over both views: 1 in the paper and solo-learn, 0.5
             (the mean) in the official code and lightly. The covariance term is the sum over both in all of them.
         eps: Added to the variance inside the root.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = VICRegSpec().build(VectorHeadSpec(dim=8))
+        >>> one = torch.randn(16, 8)
+        >>> bool(loss([one, one]).total < loss([one, torch.randn(16, 8)]).total)
+        True
     """
 
     invariance_weight: float = 25.0

@@ -60,6 +60,15 @@ class DenseContrastSpec(ObjectiveSpec):
             piece, and those to the negatives again in the backward pass; the result is the same.
         cell_negatives: Least distance of cells of the same image that are negatives too, in the source image's [0, 1]
             frame; 0 for none.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.dense import DenseHeadSpec
+        >>> from dovetail.views.view import View
+        >>> spec = DenseHeadSpec(hidden=16, dim=8)
+        >>> loss, head = DenseContrastSpec(queue=16).build(spec), spec.build(12)
+        >>> one, two = (head(torch.randn(4, 12, 7, 7)) for _ in range(2))  # of the encoder's maps of two views
+        >>> total = loss([one, None], [None, two], 2 * [View.of(torch.zeros(4, 3, 56, 56))]).total
     """
 
     temperature: float = 0.2

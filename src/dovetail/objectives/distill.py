@@ -54,7 +54,16 @@ class CentredSpec(ObjectiveSpec):
 
 @dataclass(frozen=True)
 class DistillSpec(CentredSpec):
-    """DINO's objective: `pairing` is "cross" or "same" views; see the module's docstring."""
+    """DINO's objective: `pairing` is "cross" or "same" views; see the module's docstring.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.prototypes import PrototypeHeadSpec
+        >>> loss = DistillSpec().build(PrototypeHeadSpec(prototypes=6))
+        >>> student, teacher = [torch.randn(4, 6) for _ in range(2)], [torch.randn(4, 6) for _ in range(2)]
+        >>> total = loss(student, teacher).total
+        >>> loss.update(student, teacher)  # after the backward pass: moves the centre
+    """
 
     pairing: Pairing = "cross"
 
@@ -103,7 +112,7 @@ class DistillObjective(CentredObjective):
         targets = {
             index: soften(logits, self.centre, temp)
             for index, logits in enumerate(teacher)
-            if views[index].role == "global"
+            if not views or views[index].role == "global"
         }
         losses: list[Tensor] = []
         pairs = 0

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec
 from dovetail.schedules import Moment
 from dovetail.views.view import View
@@ -25,6 +26,10 @@ def sample_rows(logits: Tensor) -> Tensor:
     return rows[:: -(-len(rows) // most)]
 
 
+BEGINNING = Moment(0, 1, 1)
+"""Where a loss is taken to be when it is called without a moment."""
+
+
 class Loss(NamedTuple):
     """`total` is what is minimised; `parts` are the raw, unweighted terms that the log shows."""
 
@@ -38,6 +43,24 @@ class Objective(nn.Module, ABC):
     `forward` changes no state. `update` moves what has no twin in the teacher (queues, centres), once per
     micro-batch, after the loss. All state is parameters and buffers: saved and loaded, the next loss is bit-equal.
     """
+
+    def __call__(
+        self,
+        student: Sequence[Any],
+        teacher: Sequence[Any] = (),
+        views: Sequence[View] = (),
+        moment: Moment = BEGINNING,
+    ) -> Loss:
+        """Return the loss, as `forward` does; views and moment are needed only by losses that look at them.
+
+        Raises:
+            RecipeError: For a tensor in the place of a list with one output for each view.
+        """
+        for name, outputs in (("student", student), ("teacher", teacher)):
+            if isinstance(outputs, Tensor):
+                raise RecipeError(f"{name} is a tensor; give a list with one tensor for each view.")
+        loss: Loss = super().__call__(student, teacher, views, moment)
+        return loss
 
     @abstractmethod
     def forward(self, student: Sequence[Any], teacher: Sequence[Any], views: Sequence[View], moment: Moment) -> Loss:

@@ -43,7 +43,17 @@ from dovetail.views.view import View
 
 @dataclass(frozen=True)
 class MaskedPatchSpec(CentredSpec):
-    """iBOT's objective on masked patches. Fields as in `CentredSpec`."""
+    """iBOT's objective on masked patches. Fields as in `CentredSpec`.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> from dovetail.heads.prototypes import PrototypeHeadSpec
+        >>> from dovetail.views.view import View
+        >>> loss = MaskedPatchSpec().build(PrototypeHeadSpec(prototypes=6))
+        >>> view = replace(View.of(torch.zeros(2, 3, 32, 32)), mask=torch.rand(2, 4, 4) < 0.4)
+        >>> total = loss([torch.randn(2, 16, 6)], [torch.randn(2, 16, 6)], [view]).total
+    """
 
     def build(self, head: HeadSpec) -> MaskedPatchObjective:
         separate = isinstance(head, PrototypeHeadSpec) and head.patch_prototypes > 0

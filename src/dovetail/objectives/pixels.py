@@ -52,6 +52,15 @@ class PixelConsistencySpec(ObjectiveSpec):
         instance_weight: Weight of the image-level term; above 0 the head needs `instance=True`.
         pairs_at_once: More pairs of cells than these are computed piece by piece, and those of the propagation again
             in the backward pass; the result is the same.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.dense import PixelHeadSpec
+        >>> from dovetail.views.view import View
+        >>> spec = PixelHeadSpec(hidden=16, dim=8)
+        >>> loss, head = PixelConsistencySpec().build(spec), spec.build(12)
+        >>> student, teacher = ([head(torch.randn(4, 12, 7, 7)) for _ in range(2)] for _ in range(2))
+        >>> total = loss(student, teacher, 2 * [View.of(torch.zeros(4, 3, 56, 56))]).total
     """
 
     distance: float = 0.7

@@ -48,6 +48,14 @@ class FeaturePredictionSpec(ObjectiveSpec):
         target_channels: Of the teacher's features.
         hidden: Width of the predictor's hidden layer, with BatchNorm and ReLU; 0 for a single 1x1 convolution.
         statistics_momentum: Share of the running mean and variance that stays at every update, in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.raw import RawHeadSpec
+        >>> from dovetail.views.view import View
+        >>> loss = FeaturePredictionSpec(channels=6, target_channels=12).build(RawHeadSpec())
+        >>> student, teacher = [torch.randn(2, 6, 8, 8)], [torch.randn(2, 12, 4, 4)]
+        >>> total = loss(student, teacher, 2 * [View.of(torch.zeros(2, 3, 32, 32))]).total
     """
 
     channels: int

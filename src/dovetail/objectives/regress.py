@@ -44,6 +44,14 @@ class RegressSpec(ObjectiveSpec):
             (SimSiam's paper; lightly for both): the mean over pairs of -cos. With two views the first is 4 plus 4
             times the second, so its gradients are 4 times as large.
         predictor: On the student; None compares the projections directly, which collapses.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = RegressSpec(predictor=None).build(VectorHeadSpec(dim=8))
+        >>> one, two = torch.eye(4, 8), -torch.eye(4, 8)
+        >>> float(loss([one, one], [one, one]).total), float(loss([one, one], [two, two]).total)
+        (0.0, 8.0)
     """
 
     targets: Literal["teacher", "student"] = "teacher"

@@ -64,6 +64,15 @@ class SlotSpec(ObjectiveSpec):
         centre_momentum: Of the running mean of the teacher's scores.
         predictor_hidden: Width of the slot predictor's hidden layers.
         reference_disjoint_crops: See above; changes the loss of batches with crops that do not overlap.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.slots import SlotHeadSpec
+        >>> from dovetail.views.view import View
+        >>> spec = SlotHeadSpec(hidden=16, dim=8, prototypes=6)
+        >>> loss, head = SlotSpec(predictor_hidden=16).build(spec), spec.build(12)
+        >>> student, teacher = ([head(torch.randn(4, 12, 7, 7)) for _ in range(2)] for _ in range(2))
+        >>> total = loss(student, teacher, 2 * [View.of(torch.zeros(4, 3, 56, 56))]).total
     """
 
     student_temperature: float = 0.1

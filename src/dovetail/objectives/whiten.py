@@ -40,6 +40,14 @@ class ZeroCLSpec(ObjectiveSpec):
         mode: "feature", "instance", or "both": their sum.
         whitening_eps: Added to the eigenvalues of the covariance, above 0: one of the modes is rank-deficient.
         std_eps: Added to standard deviations, outside the root.
+
+    Example:
+        >>> import torch
+        >>> from dovetail.heads.vector import VectorHeadSpec
+        >>> loss = ZeroCLSpec().build(VectorHeadSpec(dim=4))
+        >>> one = torch.randn(16, 4)
+        >>> bool(loss([one, one]).total < loss([one, torch.randn(16, 4)]).total)
+        True
     """
 
     mode: Literal["both", "feature", "instance"] = "both"

@@ -15,18 +15,16 @@ import functools
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, Literal
 
-from dovetail.errors import OptionsError, unknown_name
+from dovetail.errors import OptionsError
+from dovetail.importing import PATH, import_path
 from dovetail.recipe import Recipe
 
 GROUP = "dovetail.methods"
-PATH = r"[\w.]+:\w+"
 OWN = "own:"
 """Stands before the name of what was given in Python and is called like a method of this package."""
 
@@ -203,29 +201,9 @@ def name_of(method: Any) -> str:
 
 
 def import_method(path: str) -> None:
-    """Put the function at "package.module:function" into the table under its path; the working folder is searched too.
-
-    Raises:
-        OptionsError: There is no such module or function.
-    """
-    module, _, function = path.partition(":")
-    if path in METHODS or path.startswith(OWN):
-        return
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise OptionsError(
-            f"There is no module {error.name!r} for the method {path}; install it, or start where it is."
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if function not in vars(found):
-        raise unknown_name(
-            f"function in {module}", function, [name for name in vars(found) if not name.startswith("_")]
-        )
-    add(path, as_method(vars(found)[function], path))
+    """Put the function at "package.module:function" into the table under its path."""
+    if path not in METHODS and not path.startswith(OWN):
+        add(path, as_method(import_path(path, "method"), path))
 
 
 def refuse_unnamed(name: str) -> None:

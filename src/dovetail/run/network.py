@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from dovetail.errors import DovetailError, ModelError, WeightsError
+from dovetail.errors import DovetailError, ModelError, OptionsError, WeightsError
+from dovetail.importing import import_path, is_path
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import is_downloaded, starting_statistics
 from dovetail.networks.network import Network
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def network_for(options: PretrainOptions) -> Network:
     """Return the network of the model that was asked for; a module given in Python is copied, not changed."""
-    model = options.model
+    model = own_model(options)
     if not isinstance(model, (str, nn.Module)):
         raise ModelError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
     network = build_network(
@@ -39,6 +40,7 @@ def network_for(options: PretrainOptions) -> Network:
         in_channels=options.in_channels,
         encoder=options.encoder,
         decoder=options.decoder,
+        taps=options.taps,
         image_size=options.image_size or METHODS[parse(options.method).base].image_size or 224,
         drop_path=options.drop_path,
         checkpoint_blocks=options.checkpoint_blocks,
@@ -49,6 +51,28 @@ def network_for(options: PretrainOptions) -> Network:
             f"--in-channels {network.in_channels}."
         )
     return network
+
+
+def own_model(options: PretrainOptions) -> Any:
+    """Return the model that was asked for, made where it is the path of a class, a function or a module.
+
+    Raises:
+        DovetailError: The path is that of something else, or a file names it, which may not choose code to run.
+    """
+    model = options.model
+    if not isinstance(model, str) or not is_path(model):
+        return model
+    if not options.typed("model"):
+        raise OptionsError(f"The model {model} is Python code, which a file may not choose; name it with --model.")
+    found = import_path(model, "model")
+    if isinstance(found, nn.Module):
+        return found
+    made = found() if callable(found) else found
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"{model} gives a {type(made).__name__}; name a module, or what returns one without arguments."
+        )
+    return made
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -90,7 +114,7 @@ def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, ne
 
 def begin_random(network: Network, recipe: Recipe, options: PretrainOptions) -> None:
     """Give an encoder that starts from random weights those of the recipe; a module given in Python keeps its own."""
-    if options.init is not None or not isinstance(options.model, str):
+    if options.init is not None or not isinstance(options.model, str) or is_path(options.model):
         return
     if recipe.encoder_init is not None:
         begin_as(network, recipe.encoder_init, seed=options.seed)

@@ -26,7 +26,8 @@ class ModelOptions(Options):
         None,
         "Model by name: timm/NAME, timm/NAME+fpn, timm/NAME+fcn, smp/ARCHITECTURE/ENCODER or torchvision/NAME "
         "(`dovetail models` lists them). Or a call with options, such as \"timm.create_model('NAME', "
-        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or in Python a module.',
+        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or package.module:Class for your own, or in Python a '
+        "module.",
     )
     method: Any = option(
         "decon-sl",
@@ -63,8 +64,17 @@ class ModelOptions(Options):
         "were trained with if it is known, otherwise ImageNet's.",
     )
     std: Sequence[float] = option((), "Standard deviation of each channel for normalisation; default as for `mean`.")
-    encoder: str | None = option(None, "For your own module: name of the submodule that is the encoder.")
-    decoder: str | None = option(None, "For your own module: name of the submodule that is the decoder.")
+    encoder: str | None = option(
+        None, "For your own module: path of the submodule that is the encoder, or several paths with commas in between."
+    )
+    decoder: str | None = option(
+        None, "For your own module: path of the submodule that is the decoder, or several paths with commas in between."
+    )
+    taps: dict[str, str] | None = option(
+        None,
+        "For your own module: path of the submodule that returns each tap's map, such as --taps.c5 backbone.layer4. "
+        "Default: all maps of encoder and decoder.",
+    )
     drop_path: float = option(
         0.0, "For timm ViTs given by name: stochastic depth rate of the last block, in [0, 1). The teacher has none."
     )

@@ -24,10 +24,10 @@ from dovetail.objectives.objective import Loss, Objective
 from dovetail.recipe import Recipe, SameHead, Term
 from dovetail.schedules import Moment, value_at
 from dovetail.train.cells import chosen_cells, view_of_cells
-from dovetail.train.parts import own_part
 from dovetail.train.phases import phase
 from dovetail.train.recompute import recomputed
 from dovetail.train.shuffle import shuffled_across_ranks
+from dovetail.train.teacher import average_into
 from dovetail.views.view import Role, View
 
 Outputs = dict[str, list[Any]]
@@ -277,12 +277,6 @@ class Learner(nn.Module):
         if self.recipe.export == "teacher" and self.teacher is not None:
             return self.teacher.network
         return self.student.network
-
-
-def average_into(target: list[Tensor], source: list[Tensor], momentum: float) -> None:
-    """Set `target = momentum * target + (1 - momentum) * source` for all tensors in one pass."""
-    if target:
-        torch._foreach_lerp_([own_part(value) for value in target], [own_part(value) for value in source], 1 - momentum)
 
 
 def apply_together(run: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
-from dovetail.errors import ResourceError, unknown_name
+from dovetail.errors import OptionsError, ResourceError, unknown_name
 
 PROJECT = "dovetail"
 

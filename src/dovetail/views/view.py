@@ -47,6 +47,29 @@ class View:
     points: Tensor | None = None
     map_size: tuple[int, int] | None = None
 
+    @classmethod
+    def of(
+        cls, pixels: Tensor, *, box: Tensor | None = None, flipped: Tensor | None = None, role: Role = "global"
+    ) -> View:
+        """Return a view of pixels [B, C, H, W].
+
+        Args:
+            pixels: Normalised.
+            box: [B, 4], the crops in their images' [0, 1] frames; the whole images unless given.
+            flipped: [B] bool, whether the pixels were mirrored; they were not unless given.
+            role: "global" or "local".
+        """
+        batch, height, width = len(pixels), *pixels.shape[-2:]
+        whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=pixels.device).expand(batch, 4)
+        size = torch.tensor([[float(width), float(height)]], device=pixels.device).expand(batch, 2)
+        return cls(
+            pixels=pixels,
+            box=whole if box is None else box,
+            flipped=torch.zeros(batch, dtype=torch.bool, device=pixels.device) if flipped is None else flipped,
+            source_px=size,
+            role=role,
+        )
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """Return the view with every tensor on `device`."""
         moved: dict[str, Any] = {

@@ -1,0 +1,57 @@
+"""Losses by themselves: the examples of their docstrings, and the numbers of a run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import dovetail.objectives
+from dovetail.errors import DovetailError
+from dovetail.heads.vector import VectorHeadSpec
+from dovetail.objectives import ObjectiveSpec, RegressSpec
+from tests.tiny import START, make_views, tiny_learner
+
+MODULES = sorted(one.name for one in pkgutil.iter_modules(dovetail.objectives.__path__))
+WITHOUT = {"ObjectiveSpec", "SelfPatchSpec"}  # the contract, and DistillSpec's and MaskedPatchSpec's losses together
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name: str) -> None:
+    module = importlib.import_module(f"dovetail.objectives.{name}")
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    specs = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, ObjectiveSpec)]
+    own = [one for one in specs if one.__module__ == module.__name__ and one.__name__ not in WITHOUT]
+    assert [one.__name__ for one in own if ">>>" not in (one.__doc__ or "")] == []
+    assert {one.__name__ for one in own} <= set(dovetail.objectives.__all__)
+
+
+@pytest.mark.parametrize("name", dovetail.objectives.__all__)
+def test_names_are_there(name: str) -> None:
+    assert getattr(dovetail.objectives, name).__name__ == name
+    assert name in dir(dovetail.objectives)
+
+
+@pytest.mark.parametrize("method", ["byol", "simclr", "dino", "barlow", "slotcon", "ibot"])
+def test_the_numbers_are_those_of_a_run(method: str) -> None:
+    learner = tiny_learner(method)
+    views = make_views(learner.recipe.views, seed=1)
+    whole = learner(views, START)
+    student, teacher = learner.answers(views), learner.targets(views)
+    for term in learner.recipe.terms:
+        alone = term.objective.build(learner.recipe.head_of(term))
+        alone.load_state_dict(learner.objectives[term.name].state_dict())
+        seen = [view for view in views if view.role in term.roles]
+        needs_views = method in ("slotcon", "ibot") or len({view.role for view in views}) > 1
+        loss = alone(student[term.name], teacher.get(term.name, []), seen if needs_views else (), START)
+        torch.testing.assert_close(loss.total, whole.parts[f"{term.name}/loss"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_tensor_in_the_place_of_a_list_is_refused() -> None:
+    loss = RegressSpec(predictor=None).build(VectorHeadSpec(dim=8))
+    with pytest.raises(DovetailError, match="teacher is a tensor; give a list"):
+        loss([torch.zeros(2, 8)], torch.zeros(2, 8))

@@ -1,0 +1,97 @@
+"""The scripts in examples/ are short and run, on tiny inputs and for two steps."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import runpy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dovetail
+from tests.data.photos import folder_of
+from tests.test_docs import quick_pretrain
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with images, with two steps instead of a whole run."""
+    folder_of(tmp_path / "photos", 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dovetail, "pretrain", functools.partial(quick_pretrain, dovetail.pretrain), raising=False)
+
+
+def module_of(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_are_short(script: Path) -> None:
+    assert len(script.read_text().splitlines()) < 40
+
+
+def test_own_module(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "own_module.py"), run_name="__main__")
+    assert "2 left fresh: classifier.weight, classifier.bias" in capsys.readouterr().out
+
+
+def test_own_method(tiny: None) -> None:
+    module = module_of("own_method")
+    dovetail.pretrain(data="photos", model="timm/test_resnet", method=module.lejepa, out="runs/lejepa")
+    assert Path("runs/lejepa/exported/model.safetensors").is_file()
+
+
+def test_the_page_on_methods_has_the_script() -> None:
+    assert (EXAMPLES / "own_method.py").read_text() in (EXAMPLES.parent / "docs" / "add-method.md").read_text()
+
+
+def test_own_loop() -> None:
+    images = torch.rand(12, 3, 96, 96)
+    losses = module_of("own_loop").train(images, steps=3, batch=4, side=32)
+    assert len(losses) == 3
+    assert all(np.isfinite(losses))
+
+
+def test_twelve_bands(tiny: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "bands").mkdir()
+    for index in range(4):
+        np.save(tmp_path / "bands" / f"{index}.npy", rng.integers(0, 3000, (12, 80, 80), dtype=np.uint16))
+    text = (EXAMPLES / "twelve_bands.py").read_text().replace("resnet50", "resnet18")
+    (tmp_path / "bands.py").write_text(text)
+    runpy.run_path(str(tmp_path / "bands.py"), run_name="__main__")
+    assert Path("runs/bands/exported/model.safetensors").is_file()
+
+
+def test_lora(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+    module = module_of("lora")
+    model = module.build()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    dovetail.pretrain(data="photos", model=model, method="decon-sl", out="runs/lora")
+    assert "have requires_grad=False" in capsys.readouterr().out
+    dovetail.load_into(model, "runs/lora")
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    assert frozen
+    assert all(torch.equal(before[name], model.get_parameter(name)) for name in frozen)
+    moved: list[Any] = [name for name in before if not torch.equal(before[name], model.get_parameter(name))]
+    assert any(".up." in name for name in moved)
+    assert any(name.startswith("classifier.") for name in moved)
+
+
+def test_yolo(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ultralytics")
+    runpy.run_path(str(EXAMPLES / "yolo.py"), run_name="__main__")
+    assert "left fresh: model.22." in capsys.readouterr().out
