@@ -56,7 +56,8 @@ class Objective(nn.Module, ABC):
         Raises:
             RecipeError: For a tensor in the place of a list with one output for each view.
         """
-        for name, outputs in (("student", student), ("teacher", teacher)):
+        given: tuple[tuple[str, Any], ...] = (("student", student), ("teacher", teacher))
+        for name, outputs in given:
             if isinstance(outputs, Tensor):
                 raise RecipeError(f"{name} is a tensor; give a list with one tensor for each view.")
         loss: Loss = super().__call__(student, teacher, views, moment)
