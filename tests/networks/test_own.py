@@ -280,10 +280,15 @@ def test_a_part_of_several_paths(decoder: str | list[str]) -> None:
     assert (network.encoder_prefix, network.decoder_prefixes) == ("model.", ("model.3.", "model.4."))
     network.prune(["c3", "p1"])
     assert network.unreached == ("model.5.weight", "model.5.bias")
-    network.lateral_dropout = LateralDropout(p=0.5)
+    network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=0.5)))
     run(network, "c3")
     with pytest.raises(DovetailError, match="this one has several paths"):
         run(network, "p1")
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.permute(0, 2, 3, 1)
 
 
 def test_taps_of_ones_own() -> None:
@@ -310,6 +315,10 @@ def test_taps_of_ones_own() -> None:
     ):
         with pytest.raises(DovetailError, match=sentence):
             build_network(Detector(), taps=wrong, image_size=32)
+    last = nn.Sequential(OrderedDict(one=nn.Conv2d(3, 8, 4, 4), other=ChannelsLast()))
+    flipped = build_network(last, taps={"c2": "other"}, image_size=32)
+    assert flipped.taps["c2"].channels == 8
+    assert run(flipped, "c2")["c2"].shape == (2, 8, 8, 8)
     with pytest.raises(DovetailError, match=r"'c3' is 'body.encoder', which returns 3 maps"):
         build_network(Model(), taps={"c3": "body.encoder"}, image_size=32)
 

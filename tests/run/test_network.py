@@ -108,7 +108,7 @@ def test_frozen_weights_and_adapters_train_as_the_caller_set_them(
 ) -> None:
     module = Own()
     module.encoder[0].requires_grad_(False)
-    module.decoder = nn.Sequential(Adapter(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 4, 1))
+    module.decoder = nn.Sequential(Adapter(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 4, 3, 1, 1))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     dovetail.pretrain(
         data=folder_of(tmp_path / "photos", 8),

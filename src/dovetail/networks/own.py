@@ -89,7 +89,8 @@ class OwnNetwork(StagedNetwork):
         """Run the module until the parts needed have answered; return their maps by "PATH:PLACE"."""
         deep = self.decoders if decoder is None or decoder else []
         parts = {path: self.model.get_submodule(path) for path in dict.fromkeys([*self.encoders, *deep])}
-        if self.lateral_dropout is not None and self.lateral_dropout.p and deep and len(self.encoders) > 1:
+        dropout = self.rules.lateral_dropout
+        if dropout is not None and dropout.p and deep and len(self.encoders) > 1:
             raise ModelError(
                 "Dropout on laterals needs an encoder that returns several maps, and this one has several paths; name "
                 "one module that returns them all, or set the recipe's lateral_dropout to 0."
@@ -153,11 +154,8 @@ class OwnNetwork(StagedNetwork):
         self.stages = {name: keys[0] for name, keys in found.items()}
         self.taps = {}
         for name, key in self.stages.items():
-            last = key in self.channels_last
-            _, first, second, third = shapes[key]
-            channels, width = (third, second) if last else (first, third)
             part: Literal["encoder", "decoder"] = "encoder" if name[0] == "c" else "decoder"
-            self.taps[name] = Tap(channels, stride_of(width, self.image_size), "map", part)
+            self.taps[name] = Tap(shapes[key][1], stride_of(shapes[key][3], self.image_size), "map", part)
 
     def _shapes(self, side: int) -> dict[str, Shape]:
         """Return the shapes of all maps for an image of `side` x `side` pixels; none for one that does not fit."""
