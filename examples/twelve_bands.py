@@ -1,4 +1,4 @@
-"""Images of 12 bands with values from 0 to 3000, as of Sentinel-2, saved as .npy [12, H, W] of uint16.
+"""Images of 12 bands with values from 0 to 3000, as of Sentinel-2, saved as .npy [H, W, 12] of uint16.
 
 The first convolution of a model from timm or segmentation_models_pytorch takes any number of bands.
 """
@@ -11,9 +11,8 @@ from dovetail.networks.build import build_network
 
 def statistics(paths: list[str], high: float) -> tuple[list[float], list[float]]:
     """Return the mean and the deviation of each band of values in [0, 1], over the images."""
-    pixels = [np.load(path).reshape(12, -1).clip(0, high) / high for path in paths]
-    joined = np.concatenate(pixels, axis=1)
-    return joined.mean(axis=1).tolist(), joined.std(axis=1).tolist()
+    pixels = np.concatenate([np.load(path).reshape(-1, 12).clip(0, high) / high for path in paths])
+    return pixels.mean(axis=0).tolist(), pixels.std(axis=0).tolist()
 
 
 def pretrain(paths: list[str]) -> dovetail.Run:

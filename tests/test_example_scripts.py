@@ -69,7 +69,7 @@ def test_twelve_bands(tiny: None, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "bands").mkdir()
     for index in range(4):
-        np.save(tmp_path / "bands" / f"{index}.npy", rng.integers(0, 3000, (12, 80, 80), dtype=np.uint16))
+        np.save(tmp_path / "bands" / f"{index}.npy", rng.integers(0, 3000, (80, 80, 12), dtype=np.uint16))
     text = (EXAMPLES / "twelve_bands.py").read_text().replace("resnet50", "resnet18")
     (tmp_path / "bands.py").write_text(text)
     runpy.run_path(str(tmp_path / "bands.py"), run_name="__main__")

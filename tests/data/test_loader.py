@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
 from dovetail.data.open import open_source
 from dovetail.data.reading.skipped import SkippedLog
+from dovetail.data.reading.values import values_within
 from dovetail.errors import DovetailError
 from dovetail.views.batch import ViewBatch, collate, to_views
 from dovetail.views.plan import MaskSpec, Photometric, PointSpec, QuerySpec, ViewPlan, ViewSpec
@@ -241,3 +243,26 @@ def test_odd_sizes_of_photographs(tmp_path: Path) -> None:
             assert (view.box[:, 2:] > view.box[:, :2]).all()
             assert view.box.min() >= 0
             assert view.box.max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_bands_of_more_than_8_bits_keep_their_levels(interpolation: Any) -> None:
+    """Twelve bands of 0 to 3000, which are 13 levels of 16 bits' 256, beside an image of 8 bits."""
+    nothing = Photometric(jitter_p=0, grey_p=0, blur_p=0)
+    view = ViewSpec(
+        40, scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation=interpolation, photometric=nothing, flip_p=0.0
+    )
+    plan = ViewPlan((view,), mean=(0.0,) * 12, std=(1.0,) * 12)
+    deep = np.random.default_rng(0).integers(0, 3001, (40, 40, 12), dtype=np.uint16)
+    plain = np.full((40, 40, 12), 51, dtype=np.uint8)
+    with values_within([0, 3000]):
+        batches = make_loader(open_source([deep, plain]), plan, global_batch=2, total_steps=1, seed=0, in_channels=12)
+        batch = next(iter(batches))
+        pixels = to_views(batch, plan)[0].pixels
+    order = batch.used.tolist()
+    found = pixels[order.index(0)]
+    assert len(found.unique()) > 2500
+    assert found.min() >= 0
+    assert found.max() <= 1
+    torch.testing.assert_close(found, torch.from_numpy(deep / 3000).float().permute(2, 0, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pixels[order.index(1)], torch.full((12, 40, 40), 0.2))

@@ -22,7 +22,7 @@ from dovetail.data.reading.deadline import deadline
 from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.reading.room import batches_ahead, check_open_files
 from dovetail.data.reading.skipped import SkippedLog
-from dovetail.data.reading.values import use_values, value_range
+from dovetail.data.reading.values import all_levels, use_values, value_range
 from dovetail.data.reading.watch import (
     ReadingWatch,
     asked_to_stop,
@@ -119,19 +119,21 @@ class ViewDataset(Dataset[Sample]):
             raise UnreadableError(self._unreadable[candidate].reason)
         self._source.fetch(candidate)
         watched = nullcontext() if self._watch is None else self._watch.reading(candidate)
-        with watched, deadline(self.image_seconds):
+        with watched, deadline(self.image_seconds), all_levels():
             photograph = self._source.open(candidate, self._in_channels)
             width, height = photograph.width_px, photograph.height_px
             rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
             draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
             pixels = photograph.decode(needed_shrink(draw, self._plan))
+        if value_range() is not None:  # those of 8 bits, too, as a batch has one type
+            pixels = pixels.float()
         return render(pixels, draw, self._plan, source_px=(width, height), epoch=epoch, index=index, used=candidate)
 
     def _blank(self, epoch: int, index: int) -> Sample:
         """Return black views, which only say that nothing could be read."""
         rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
         draw = draw_views(rng, self._plan, height=1, width=1, epoch=epoch)
-        black = torch.zeros(self._in_channels, 1, 1, dtype=torch.uint8)
+        black = torch.zeros(self._in_channels, 1, 1, dtype=torch.uint8 if value_range() is None else torch.float32)
         return render(black, draw, self._plan, source_px=(1, 1), epoch=epoch, index=index, used=-1)
 
 

@@ -218,7 +218,9 @@ def resized_crop(
     flipped: bool = False,
     shrink: int = 1,
 ) -> Tensor:
-    """Return the crop `box` of uint8 `pixels` [C, H, W], resized with antialiasing to [C, size, size], then mirrored.
+    """Return the crop `box` of `pixels` [C, H, W], resized with antialiasing to [C, size, size], then mirrored.
+
+    Pixels are uint8, or float32 in [0, 255].
 
     Args:
         pixels: The photograph, or a smaller version of it.
@@ -232,4 +234,6 @@ def resized_crop(
     bottom, right = top + box.height // shrink, left + box.width // shrink
     crop = pixels[None, :, top:bottom, left:right]
     resized = torch.nn.functional.interpolate(crop, size=(size_px, size_px), mode=interpolation, antialias=True)[0]
+    if resized.is_floating_point():  # of bytes, what a bicubic filter adds beyond black and white is cut already
+        resized = resized.clamp(0, 255)
     return resized.flip(2) if flipped else resized

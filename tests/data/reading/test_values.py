@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dovetail.data.reading import values
-from dovetail.data.reading.decode import (
-    from_image,
-)
-from dovetail.data.reading.values import told_of_values, values_within
+from dovetail.data.reading.decode import from_array, from_image, open_bytes
+from dovetail.data.reading.values import all_levels, told_of_values, values_within
 from dovetail.errors import DovetailError
 from tests.data.photos import encoded
 from tests.data.reading.test_decode import EXPECTED, IMAGE, RGB, read
@@ -70,3 +69,38 @@ def test_deep_images_that_use_little_of_their_range_are_told(tmp_path: Path) -> 
     deep = tmp_path / "deep.tif"
     deep.write_bytes(tiff_of(TWELVE, photometric="rgb"))
     assert "white: --value-range 0 4095" in told_of_values([deep], None)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_views_keep_all_levels_within_a_range(dtype: type) -> None:
+    bands = np.arange(3000, dtype=dtype).reshape(10, 25, 12)
+    with values_within([0, 3000]):
+        with all_levels():
+            kept = from_array(bands, 12).decode(1)
+        assert from_array(bands, 12).decode(1).dtype == torch.uint8
+    assert kept.dtype == torch.float32
+    assert len(kept.unique()) == 3000
+    torch.testing.assert_close(kept, torch.from_numpy(bands.astype(np.float32)).permute(2, 0, 1) * 255 / 3000)
+    with all_levels():  # without a range 8 bits come out, as ever
+        assert from_array(bands.astype(np.uint16), 12).decode(1).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("given", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_all_levels_have_the_channels_that_bytes_have(given: int, channels: int) -> None:
+    bands = np.random.default_rng(0).integers(0, 4096, (6, 7, given), dtype=np.uint16)
+    with values_within([0, 4095]):
+        plain = from_array(bands, channels).decode(1)
+        with all_levels():
+            kept = from_array(bands, channels).decode(1)
+    assert kept.dtype == torch.float32
+    torch.testing.assert_close(kept, plain.float(), atol=2, rtol=0)
+
+
+def test_grey_files_of_16_bits_keep_all_levels() -> None:
+    grey = Image.fromarray(np.arange(0, 4000, 8, dtype=np.uint16).reshape(20, 25))
+    with values_within([0, 4095]), all_levels():
+        for name in ("PNG", "TIFF"):
+            kept = open_bytes(encoded(grey, name), 3).decode(1)
+            assert kept.shape == (3, 20, 25)
+            assert len(kept.unique()) == 500

@@ -10,7 +10,8 @@ always 8 bits a channel, upright (EXIF), and has the channels asked for:
   pages (`dovetail.data.reading.tiff`).
 * Transparency is laid over white unless it is itself a channel. CMYK becomes RGB. Palettes are looked up.
 * Of animations the first frame counts. 16-bit values are divided by 257; 32-bit integers likewise where they exceed
-  255; floating point is taken as [0, 1]. A range that is given counts instead (`dovetail.data.reading.values`).
+  255; floating point is taken as [0, 1]. A range that is given counts instead (`dovetail.data.reading.values`);
+  views then keep all levels, as float32 in 0 to 255.
 
 JPEGs go through simplejpeg. Measured (`benchmarks/results/speed_decoding.md`), it is the fastest at every size or as
 fast as PyTurboJPEG, which needs a libturbojpeg of the system where simplejpeg brings its own; torchvision.io cannot
@@ -37,7 +38,7 @@ from torch import Tensor
 from dovetail.data.reading import tiff
 from dovetail.data.reading.png import without_bad_remarks
 from dovetail.data.reading.quiet import quiet
-from dovetail.data.reading.values import is_deep_png, scaled, value_range
+from dovetail.data.reading.values import is_deep_png, levels_are_kept, scaled, value_range
 
 MAX_PIXELS = 300_000_000
 MAX_FILE_BYTES = 1 << 30
@@ -63,6 +64,8 @@ FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)} or .npy
 _NPY_MAGIC = b"\x93NUMPY"
 _JPEG2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51") if "JPEG2000" in FORMATS else ()
 _MAGIC = (_NPY_MAGIC, *_JPEG2000_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -184,6 +187,8 @@ def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Ph
             image.load()  # PNGs have their tags where the pixels end
             turn = _turn(image, upright)
             turned = image if turn is None else image.transpose(turn)
+            if levels_are_kept() and turned.mode in DEEP_MODES:
+                return from_array(np.asarray(turned), channels)
             pixels = np.asarray(_with_channels(turned, channels)).reshape(*turned.size[::-1], channels)
     return _decoded(pixels)
 
@@ -198,12 +203,30 @@ def from_array(array: np.ndarray, channels: int) -> Photograph:
     with _reasons():
         pixels = _eight_bits(array)
         given = pixels.shape[2]
-        if given != channels and given in (1, 3, 4) and channels in (1, 3, 4):
+        if pixels.dtype != np.uint8:
+            pixels = _in_channels(pixels, channels)
+        elif given != channels and given in (1, 3, 4) and channels in (1, 3, 4):
             image = Image.fromarray(pixels[:, :, 0] if given == 1 else pixels)
             pixels = np.asarray(_with_channels(image, channels)).reshape(*pixels.shape[:2], channels)
     if pixels.shape[2] != channels:
         raise UnreadableError(f"it has {pixels.shape[2]} channels where {channels} are needed")
     return _decoded(pixels)
+
+
+def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Return float pixels [H, W, 1, 3 or 4] in 0 to 255 with as many channels as `_with_channels` makes; others stay."""
+    given = pixels.shape[2]
+    if given == channels or given not in (1, 3, 4) or channels not in (1, 3, 4):
+        return pixels
+    if given == 4:  # over white
+        share = pixels[:, :, 3:] / 255
+        pixels = pixels[:, :, :3] * share + 255 * (1 - share)
+    if channels == 1:
+        return np.asarray(pixels @ np.array(LUMA, dtype=np.float32))[:, :, None]
+    colours = np.repeat(pixels, 3, axis=2) if given == 1 else pixels
+    if channels == 3:
+        return colours
+    return np.concatenate([colours, np.full_like(colours[:, :, :1], 255)], axis=2)
 
 
 def _decoded(pixels: np.ndarray) -> Photograph:
@@ -252,7 +275,7 @@ def _jpeg(content: bytes, image: Image.Image, channels: int, upright: bool) -> P
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Return `image` as L, RGB or RGBA."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+    if image.mode in DEEP_MODES:
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.mode == "La":  # Pillow knows no direct way from it
         image = image.convert("LA")

@@ -8,6 +8,7 @@ is clipped.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,30 @@ class _Values:
     """The range of this process; a class so that nothing outside this module assigns it."""
 
     given: Range | None = None
+
+
+class _Levels(threading.local):
+    """Whether this thread keeps all levels of images with a given range."""
+
+    kept = False
+
+
+_levels = _Levels()
+
+
+def levels_are_kept() -> bool:
+    """Whether values within a given range come out as float32 in [0, 255] with all their levels, and not as uint8."""
+    return _levels.kept and _Values.given is not None
+
+
+@contextmanager
+def all_levels() -> Iterator[None]:
+    """Keep all levels of images that this thread reads within, where a range is given."""
+    before, _levels.kept = _levels.kept, True
+    try:
+        yield
+    finally:
+        _levels.kept = before
 
 
 def value_range() -> Range | None:
@@ -62,10 +87,14 @@ def as_range(given: Sequence[float] | None) -> Range | None:
 
 
 def scaled(array: np.ndarray, given: Range) -> np.ndarray:
-    """Return values as uint8, black and white as given; NaN stays an error of the caller's."""
+    """Return values in 0 to 255, black and white as given, as uint8, or as float32 where `levels_are_kept`.
+
+    NaN stays an error of the caller's.
+    """
     low, high = given
     shares = (array.astype(np.float32) - low) / (high - low)
-    return (shares.clip(0, 1) * 255).round().astype(np.uint8)
+    spread: np.ndarray = shares.clip(0, 1) * np.float32(255)
+    return spread if levels_are_kept() else spread.round().astype(np.uint8)
 
 
 def told_of_values(paths: Iterable[str | Path], given: Range | None) -> str:
