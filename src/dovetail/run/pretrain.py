@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from dovetail.data.identity import identity_of, write_identity
 from dovetail.data.loader import make_loader
+from dovetail.data.measuring import measured, needs_measuring
 from dovetail.data.open import open_source
 from dovetail.data.reading.values import values_within
 from dovetail.data.sources import ImageSource
@@ -94,7 +96,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     torch.manual_seed(options.seed)
     network = network_for(options)
     recipe, settings, chosen = resolved_run(options, source, network)
-    recipe = own.in_recipe(normalised_recipe(recipe, network, options))
+    recipe = with_statistics(own.in_recipe(normalised_recipe(recipe, network, options)), source, options)
     check_views(recipe, network, settings)
     check_freeze(settings, network)
     if not options.resume:
@@ -129,6 +131,16 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     )
     export_run(learner, config, settings, out)
     return Run(out, result.steps, settings.total_steps)
+
+
+def with_statistics(recipe: Recipe, source: ImageSource, options: PretrainOptions) -> Recipe:
+    """Return the recipe with a mean and a deviation measured over some images, where it has none for their channels."""
+    if options.resume or not needs_measuring(recipe.views, options.in_channels):
+        return recipe
+    found = measured(source, options.in_channels, seed=options.seed)
+    if found is None:
+        return recipe
+    return replace(recipe, views=replace(recipe.views, mean=found[0], std=found[1]))
 
 
 def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:

@@ -214,7 +214,7 @@ def from_array(array: np.ndarray, channels: int) -> Photograph:
 
 
 def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return float pixels [H, W, 1, 3 or 4] in 0 to 255 with as many channels as `_with_channels` makes; others stay."""
+    """Return float pixels [H, W, C] in 0 to 255 with the channels that `_with_channels` makes of 1, 3 or 4."""
     given = pixels.shape[2]
     if given == channels or given not in (1, 3, 4) or channels not in (1, 3, 4):
         return pixels
