@@ -33,5 +33,5 @@ def train(images: torch.Tensor, steps: int = 100, batch: int = 8, side: int = 64
         optimiser.step()
         loss.update([], targets)  # the centre
         teacher.follow(student, Moment(step + 1, steps, steps_per_epoch=steps))
-        losses.append(float(total))
+        losses.append(total.item())
     return losses

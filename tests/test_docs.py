@@ -28,6 +28,7 @@ from dovetail.cli import command_in, parser_of, run
 from dovetail.networks.build import build_network
 from dovetail.networks.network import deepest_encoder_tap, finest_decoder_tap
 from dovetail.parsing import underscored
+from dovetail.recipes import registry
 from dovetail.recipes.table import METHODS, options_of
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights.exported import save_exported
@@ -96,7 +97,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quick_pretrain(pretrain: Callable[..., Any], **asked: Any) -> Any:
     """Call `pretrain` for two steps with small heads, over whatever the folder holds."""
-    known = options_of(asked.get("method", "decon-sl"))
+    known = options_of(registry.name_of(asked.get("method", "decon-sl")))
     recipe = {name: value for name, value in SMALL.items() if name in known} | asked.pop("recipe", {})
     return pretrain(**asked, **{name: QUICK[name] for name in QUICK if name not in asked}, recipe=recipe)
 

@@ -213,11 +213,12 @@ def test_laterals_of_a_channels_last_encoder_are_dropped() -> None:
             self.encoder = Encoder("tuple")
             self.last = Last()
             self.neck = Decoder()
+            self.classifier = nn.Conv2d(5, 2, 1)
 
         def forward(self, pixels: Tensor) -> Tensor:
             maps = self.last(self.encoder(pixels))
-            fused: Tensor = self.neck([value.permute(0, 3, 1, 2) for value in maps])
-            return fused
+            logits: Tensor = self.classifier(self.neck([value.permute(0, 3, 1, 2) for value in maps]))
+            return logits
 
     network = build_network(Swin(), encoder="last", decoder="neck", image_size=32)
     assert {name: tap.channels for name, tap in network.taps.items()} == {"c1": 4, "c2": 6, "c3": 8, "p2": 5}

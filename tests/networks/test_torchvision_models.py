@@ -12,7 +12,7 @@ TAPS = {
     "lraspp_mobilenet_v3_large": {"c1", "c2", "c3", "c4", "p3"},
     "fcos_resnet50_fpn": {"c1", "c2", "c3", "c4", "c5", "p3", "p4", "p5"},
     "keypointrcnn_resnet50_fpn": {"c1", "c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5"},
-    "fasterrcnn_mobilenet_v3_large_fpn": {"c1", "c2", "c3", "c4", "c5", "p4", "p5"},
+    "fasterrcnn_mobilenet_v3_large_fpn": {"c1", "c2", "c3", "c4", "c5", "p5"},
     "ssd300_vgg16": {"c3", "c4"},
     "ssdlite320_mobilenet_v3_large": {"c4", "c5"},
 }

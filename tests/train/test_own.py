@@ -86,7 +86,8 @@ def test_layer_decay_gives_early_layers_smaller_rates() -> None:
     recipe = build("decon-sl", network.taps, {"layer_decay": 0.5, "encoder_lr_scale": 0.1, "hidden": 16})
     learner = Learner(recipe, network)
     scales = {name: learner.lr_scale(name) for name in rule_names(learner)}
-    stem = [value for name, value in scales.items() if ".encoder." in name and ".layer" not in name]
+    inside = "network.model.encoder."
+    stem = [value for name, value in scales.items() if name.startswith(inside) and ".layer" not in name]
     last = [value for name, value in scales.items() if ".encoder.layer4" in name or ".encoder.layers_3" in name]
     assert stem
     assert last
