@@ -9,7 +9,7 @@ import dovetail
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.recipe import OptimiserSpec, Recipe, Term
-from dovetail.recipes.image_parts import image_tap, moco_views
+from dovetail.recipes.image_parts import MOCO_VIEW, image_tap, pair_views
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class SIGRegLoss(Objective):
 
 def lejepa(taps, *, hidden: int = 2048, dim: int = 64, image_size: int = 224, base_lr: float = 5e-4):
     term = Term("image", image_tap(taps), VectorHeadSpec(hidden, dim), SIGReg())
-    adamw = OptimiserSpec("adamw", base_lr=base_lr, weight_decay=0.05, warmup_epochs=1.0)
-    return Recipe("lejepa", (term,), moco_views(image_size, 0.3), adamw, teacher_momentum=None, export="student")
+    adamw, views = OptimiserSpec("adamw", base_lr, weight_decay=0.05), pair_views(MOCO_VIEW, image_size=image_size)
+    return Recipe("lejepa", (term,), views, adamw, teacher_momentum=None, export="student")
 
 
 if __name__ == "__main__":

@@ -70,13 +70,7 @@ class Features(nn.Module):
 
 def whole_view(pixels: Tensor) -> View:
     """Return pixels [B, C, H, W] as views of whole images."""
-    count, _, height, width = pixels.shape
-    return View(
-        pixels=pixels,
-        box=pixels.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4),
-        flipped=torch.zeros(count, dtype=torch.bool, device=pixels.device),
-        source_px=pixels.new_tensor([[float(width), float(height)]]).expand(count, 2),
-    )
+    return View.of(pixels)
 
 
 @torch.no_grad()
