@@ -209,6 +209,8 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None 
     if "decon" in parts:
         decoder = parts["decoder"](taps, given=given) if "decoder" in parts else None
         recipe = parts["decon"](recipe, taps, given=given, name=name, decoder=decoder)
+    if given.get("export") == "teacher" and recipe.teacher_momentum is None:  # of a method from outside
+        raise OptionsError(f"There is no option of {name} 'export', as it keeps no teacher; leave it out.")
     # A file at paper scale names the published values too, which suit the published optimiser alone.
     named = {option for option, value in given.items() if value != known[option].default}
     recipe = parts["training"](recipe, given=given, named=named)
