@@ -165,7 +165,7 @@ def test_more_than_half_unreadable_ends_the_run(tmp_path: Path, workers: int) ->
     folder_of(tmp_path, 3)
     for number in range(5):
         (tmp_path / f"bad{number}.jpg").write_text("text")
-    with pytest.raises(DovetailError, match=r"^5 of 8 images .* read, such as '.*bad\d.jpg' \(it is no im"):
+    with pytest.raises(DovetailError, match=r"^5 of 8 images .* read, such as '.*bad\d.jpg' \(it is not an im"):
         list(loader(tmp_path, workers=workers, steps=20))
 
 
