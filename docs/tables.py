@@ -5,7 +5,8 @@
 
 A page holds `<!-- options METHOD -->` or `<!-- expected PREFIX -->`, the table, and `<!-- end -->`. Options come from
 `dovetail.recipes.table.options_of`, their text from the docstrings of the recipes' functions, expected scores from the
-heads of recipes/paper/PREFIX-*.yaml. `tests/test_docs.py` checks that nothing has drifted.
+heads of recipes/paper/PREFIX-*.yaml. It also writes src/dovetail/recipes/options.json, which the command line reads.
+`tests/test_docs.py` checks that nothing has drifted.
 """
 
 from __future__ import annotations
@@ -23,17 +24,16 @@ BLOCK = re.compile(r"<!-- (options|expected) ([\w.+-]+) -->\n(.*?)<!-- end -->",
 
 def options_table(method: str) -> str:
     """Return the table of a method's options; of a transformer ("adclr", "decon"), its own ones only."""
-    from dovetail.parsing import docstring_helps
     from dovetail.recipes.presets import SHORT_ADCLR, SHORT_DECON, SMALL, short_options
     from dovetail.recipes.table import options_of, parse, part, parts_of
 
     own = TRANSFORMERS.get(method)
-    parts = {method: part(transformer(own))} if own else parts_of(parse(method))
+    parts = {method: part(own)} if own else parts_of(parse(method))
     known = parts[method].options if own else options_of(method)
     helps: dict[str, str] = {}
     for one in parts.values():
-        texts = docstring_helps(one.function)
-        helps = {name: texts.get(name.removeprefix(one.prefix), "") for name in one.options} | helps
+        said = one.texts
+        helps = {name: said.get(name.removeprefix(one.prefix), "") for name in one.options} | helps
     rows = ["| option | type | published | small preset | short preset | meaning |", "|---|---|---|---|---|---|"]
     short = {"adclr": SHORT_ADCLR, "decon": SHORT_DECON}.get(method) or short_options(method)
     for name, parameter in known.items():
@@ -45,14 +45,21 @@ def options_table(method: str) -> str:
 
 
 RUNS = {"base_lr": "--lr", "image_size": "--image-size"}
-TRANSFORMERS = {"adclr": "dovetail.recipes.adclr", "decon": "dovetail.recipes.decon"}
+TRANSFORMERS = {"adclr": "dovetail.recipes.adclr:adclr", "decon": "dovetail.recipes.decon:decon"}
 
 
-def transformer(module: str) -> Any:
-    """Return the function of a recipe transformer, which has its module's name."""
-    import importlib
+def list_options(*, check: bool) -> bool:
+    """Write the list of all recipes' options that the command line reads, or only look; return whether it was stale."""
+    from dovetail.recipes.listed import FILE, content, listed, listing
+    from dovetail.recipes.table import places
 
-    return getattr(importlib.import_module(module), module.rpartition(".")[2])
+    fresh = listing(places())
+    stale = not FILE.is_file() or FILE.read_text(encoding="utf-8") != fresh
+    if stale and not check:
+        FILE.write_text(fresh, encoding="utf-8")
+        content.cache_clear()
+        listed.cache_clear()
+    return stale
 
 
 def kind(annotation: Any) -> str:
@@ -101,6 +108,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is out of date")
     check = parser.parse_args().check
     stale = []
+    listed_stale = list_options(check=check)
+    if listed_stale:
+        print(f"options.json of the recipes: {'out of date' if check else 'written'}")
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         fresh = filled(text)
@@ -110,7 +120,7 @@ def main() -> int:
                 page.write_text(fresh, encoding="utf-8")
     for page in stale:
         print(f"{page.relative_to(DOCS)}: {'out of date' if check else 'written'}")
-    return int(check and bool(stale))
+    return int(check and (listed_stale or bool(stale)))
 
 
 if __name__ == "__main__":

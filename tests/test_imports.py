@@ -129,6 +129,29 @@ def test_the_two_bans(room: str, banned: str) -> None:
     assert [path.name for path in files if any(one.split(".")[0] == banned for one in imports_of(path, known))] == []
 
 
+def test_help_and_refusals_of_every_command_import_nothing_that_computes() -> None:
+    """By what is imported: so each comes within a second, which no test should ask a clock."""
+    code = """
+import contextlib, io, sys
+from dovetail.cli import VERBS, run
+for name in VERBS:
+    for more in (["--help"], ["--no-such-option", "1"], ["--seed", "much"]):
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+            with contextlib.redirect_stderr(io.StringIO()) as err:
+                code = run([*name.split(), *more])
+        assert more == ["--help"] and "usage: " in out.getvalue() or err.getvalue().startswith("dovetail: "), name
+for words in ("pretrain --method dino+decon-sl-byol --help", "pretrain --method slotkon", "pretrain --lr -1",
+              "pretrain --recipe.momentum x", "pretrain --recipe.queue 3", "show slotkon", "methods"):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()):
+            run(words.split())
+print([name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_import_and_help_load_nothing_heavy() -> None:
     code = (
         "import sys, dovetail, dovetail.cli; dovetail.cli.run(['--help']); "

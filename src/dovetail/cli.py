@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 
 from dovetail import __version__
 from dovetail.errors import DovetailError, OptionsError, printable, unknown_name
-from dovetail.options import body, options_class
+from dovetail.options import Options, body, options_class
 from dovetail.output import drop_standard_output, outliving_readers
 from dovetail.parsing import make_parser, underscored
 
@@ -26,11 +26,21 @@ ENDED_BY_PIPE = 141  # 128 + SIGPIPE, as shells report of `cat` and `grep`
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: where its function is, and what it does in one line; whether it reads --config, and only prints."""
+    """A command.
+
+    Attributes:
+        module: Of the function.
+        function: Its name.
+        summary: What it does.
+        options_at: Module and name of its options' class, where the function's module imports what computes.
+        reads_config: Whether it has --config.
+        only_prints: Whether all it does is printing.
+    """
 
     module: str
     function: str
     summary: str
+    options_at: str = ""
     reads_config: bool = False
     only_prints: bool = False
 
@@ -39,10 +49,24 @@ class Verb:
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return found
 
+    def options(self) -> type[Options]:
+        """Return the class of its options, importing nothing that computes."""
+        if not self.options_at:
+            return options_class(self.load())
+        module, _, name = self.options_at.partition(":")
+        found: type[Options] = getattr(importlib.import_module(module), name)
+        return found
+
+
+OF_REPORT = "dovetail.report.options:"
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(
-        "dovetail.run.pretrain", "pretrain", "pre-train a model on a folder of unlabelled images", reads_config=True
+        "dovetail.run.pretrain",
+        "pretrain",
+        "pre-train a model on a folder of unlabelled images",
+        "dovetail.run.options:PretrainOptions",
+        reads_config=True,
     ),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
@@ -54,14 +78,34 @@ VERBS: dict[str, Verb] = {
         "dovetail.downstream.evaluate", "evaluate_linear", "train a linear classifier on frozen features"
     ),
     "evaluate dense": Verb("dovetail.downstream.evaluate", "evaluate_dense", "measure frozen maps on labelled pixels"),
-    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each image"),
-    "visualize pca": Verb("dovetail.report.visualize", "pca", "draw feature maps before and after pre-training"),
-    "visualize slots": Verb("dovetail.report.visualize", "slots", "draw SlotCon's slots over images"),
-    "visualize attention": Verb("dovetail.report.visualize", "attention", "draw what a ViT's tokens attend to"),
-    "visualize correspondence": Verb(
-        "dovetail.report.visualize", "correspondence", "draw which cells of two images match"
+    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each image", OF_REPORT + "EmbedOptions"),
+    "visualize pca": Verb(
+        "dovetail.report.visualize",
+        "pca",
+        "draw feature maps before and after pre-training",
+        OF_REPORT + "PcaOptions",
     ),
-    "visualize neighbours": Verb("dovetail.report.visualize", "neighbours", "draw the nearest images"),
+    "visualize slots": Verb(
+        "dovetail.report.visualize", "slots", "draw SlotCon's slots over images", OF_REPORT + "SlotsOptions"
+    ),
+    "visualize attention": Verb(
+        "dovetail.report.visualize",
+        "attention",
+        "draw what a ViT's tokens attend to",
+        OF_REPORT + "AttentionOptions",
+    ),
+    "visualize correspondence": Verb(
+        "dovetail.report.visualize",
+        "correspondence",
+        "draw which cells of two images match",
+        OF_REPORT + "CorrespondenceOptions",
+    ),
+    "visualize neighbours": Verb(
+        "dovetail.report.visualize",
+        "neighbours",
+        "draw the nearest images",
+        OF_REPORT + "NeighboursOptions",
+    ),
     "finetune classify": Verb("dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification"),
     "finetune detect": Verb("dovetail.downstream.finetune", "finetune_detect", "fine-tune for detection and instances"),
     "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
@@ -171,8 +215,7 @@ def overview(group: str = "") -> str:
 
 def call(name: str, arguments: list[str]) -> int:
     """Parse a command's options and call its function with those that were named."""
-    function = VERBS[name].load()
-    options = options_class(function)
+    options = VERBS[name].options()
     arguments = [underscored(argument) for argument in arguments]
     parser = parser_of(name, arguments)
     parser.parse_args(arguments)  # with every default, as --print-config writes them
@@ -185,7 +228,8 @@ def call(name: str, arguments: list[str]) -> int:
         given, from_file = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
-    result = body(function)(options.given(given, from_file=from_file))
+    asked = options.given(given, from_file=from_file)
+    result = body(VERBS[name].load())(asked)
     if isinstance(result, str):
         print(result)
     return 0
@@ -196,7 +240,7 @@ def parser_of(name: str, arguments: list[str]) -> Any:
     verb = VERBS[name]
     description = verb.summary[0].upper() + verb.summary[1:] + "."
     config: Literal["read", "none"] = "read" if verb.reads_config else "none"
-    return make_parser(name, options_class(verb.load()), arguments, description=description, config=config)
+    return make_parser(name, verb.options(), arguments, description=description, config=config)
 
 
 def is_of_a_run(arguments: list[str]) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import itertools
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -159,19 +158,12 @@ def add_recipe_options(parser: Any, method: str) -> None:
 
     helps: dict[str, str] = {}
     for part in parts_of(parse(method)).values():
-        own = docstring_helps(part.function)
+        own = part.texts
         helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
     for option, parameter in options_of(method).items():
         # Files may hold what is spelled in another way on the command line.
         text = SUPPRESS if option in RUNS_SPELLING else helps.get(option, "")
         parser.add_argument(f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=text)
-
-
-def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the text on each parameter in a function's docstring."""
-    text = inspect.getdoc(function) or ""
-    found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
-    return {name: " ".join(words.split()) for name, words in found}
 
 
 def known_options(parser: Any) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from dovetail.parsing import docstring_helps
 from dovetail.recipe import Recipe
+from dovetail.recipes.listed import docstring_helps
 from dovetail.recipes.shared import with_options_of
 
 

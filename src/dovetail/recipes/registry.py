@@ -12,17 +12,18 @@ Whichever it is, its name is composed as those of this package are: `decon-sl-mi
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dovetail.errors import OptionsError
 from dovetail.importing import PATH, import_path
-from dovetail.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dovetail.recipe import Recipe
 
 GROUP = "dovetail.methods"
 OWN = "own:"
@@ -61,12 +62,9 @@ class Method:
     finished: bool = False
     image_size: int | None = None
 
-    def function(self, name: str) -> Callable[..., Recipe]:
-        """Return the recipe function, importing its module."""
-        if self.make is not None:
-            return self.make
-        functions: dict[str, Callable[..., Recipe]] = importlib.import_module(self.module).METHODS
-        return functions[name]
+    def source(self, name: str) -> str | Callable[..., Recipe]:
+        """Return where the recipe function is, as "dovetail.recipes.slots:slotcon"; from outside, the function."""
+        return f"{self.module}:{name}" if self.make is None else self.make
 
 
 METHODS: dict[str, Method] = {
@@ -169,6 +167,8 @@ def as_method(thing: Any, name: str) -> Method:
     Raises:
         OptionsError: For anything else.
     """
+    from dovetail.recipe import Recipe  # here, so that help and refusals need no torch
+
     if isinstance(thing, Method):
         return thing
     if isinstance(thing, Recipe):
@@ -193,6 +193,8 @@ def name_of(method: Any) -> str:
         for path in re.findall(PATH, method):
             import_method(path)
         return method
+    from dovetail.recipe import Recipe  # as above
+
     called = method.name if isinstance(method, Recipe) else getattr(method, "__name__", type(method).__name__)
     if called in BUILT_IN or not re.fullmatch(r"[\w.]+", called):
         called = OWN + re.sub(r"\W", "_", called)

@@ -15,15 +15,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 from dovetail.errors import OptionsError, unknown_name
-from dovetail.recipe import Recipe, Tap
-from dovetail.recipes.adclr import adclr
-from dovetail.recipes.decon import decon
-from dovetail.recipes.registry import ALONE, METHODS, find, refuse_unnamed
-from dovetail.recipes.training import training
+from dovetail.recipes.listed import docstring_helps, function_at, listed, parameters_of, texts
+from dovetail.recipes.registry import ALONE, BUILT_IN, METHODS, find, refuse_unnamed
 from dovetail.recipes.values import check_value
+
+if TYPE_CHECKING:
+    from dovetail.recipe import Recipe, Tap
 
 ADCLR_BASES = ("dino", "ibot")
 
@@ -32,8 +32,10 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
     "ml": {"levels": "all", "lateral_dropout": 0.5},
 }
 
-# Parameters of the transformers that are not options, and options of a base that mean the whole run.
-INTERNAL = {"base", "taps", "name", "decoder", "recipe", "named"}
+ADCLR, DECON = "dovetail.recipes.adclr:adclr", "dovetail.recipes.decon:decon"
+TRAINING, EXPORTING = "dovetail.recipes.training:training", "dovetail.recipes.training:exporting"
+
+# Options of a base that mean the whole run.
 RUN_WIDE = {
     *("base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum"),
     *("image_size", "min_scale", "blur_px", "jitter"),
@@ -103,11 +105,21 @@ def examples() -> list[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A function that a composition calls: its options by their names in the composition."""
+    """A function that a composition calls: itself or where it is, and its options by their names in the composition."""
 
-    function: Callable[..., Recipe]
+    source: str | Callable[..., Recipe]
     options: Mapping[str, inspect.Parameter]
     prefix: str = ""
+
+    @property
+    def function(self) -> Callable[..., Recipe]:
+        """The function; one of this package is imported."""
+        return function_at(self.source) if isinstance(self.source, str) else self.source
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The text on each of the function's options, by the function's own names."""
+        return texts(self.source) if isinstance(self.source, str) else docstring_helps(self.source)
 
     def __call__(self, *arguments: Any, given: Mapping[str, Any], **extra: Any) -> Recipe:
         """Call the function with those of the `given` options that are its own."""
@@ -115,50 +127,35 @@ class Part:
         return self.function(*arguments, **extra, **own)
 
 
-def part(function: Callable[..., Recipe], *, prefix: str = "", without: Collection[str] = ()) -> Part:
-    """Return a function as a part, with its options' types resolved and their names behind `prefix`."""
-    try:
-        types = get_type_hints(function)
-    except NameError as error:
-        raise OptionsError(
-            f"The types of {function.__qualname__} cannot be read ({error}); import what they name."
-        ) from error
-    options = {
-        prefix + name: parameter.replace(annotation=types.get(name, Any))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in INTERNAL and name not in without
-    }
-    return Part(function, options, prefix)
+def part(source: str | Callable[..., Recipe], *, prefix: str = "", without: Collection[str] = ()) -> Part:
+    """Return a function as a part, with its options' names behind `prefix`; one of this package is not imported."""
+    own = listed(source) if isinstance(source, str) else parameters_of(source)
+    return Part(source, {prefix + name: one for name, one in own.items() if name not in without}, prefix)
 
 
-def exporting(recipe: Recipe, *, export: Literal["published", "student", "teacher"] = "published") -> Recipe:
-    """Return the recipe with the branch that was asked for exported.
-
-    Args:
-        recipe: Of a method with a teacher.
-        export: Branch whose weights are handed back: the student, the teacher (its moving average), or the one that the
-            method's published code takes.
-    """
-    return recipe if export == "published" else replace(recipe, export=export)
+def places() -> list[str]:
+    """Return where all functions of this package are that compositions call."""
+    bases = [METHODS[name].source(name) for name in BUILT_IN]
+    return [*(one for one in bases if isinstance(one, str)), ADCLR, DECON, TRAINING, EXPORTING]
 
 
 def parts_of(composition: Composition) -> dict[str, Part]:
     """Return what a composition calls: "base" and "training", and "export", "adclr", "decon", "decoder" where there."""
     method, other = METHODS[composition.base], METHODS.get(composition.decoder or "")
-    parts = {"export": part(exporting)} if method.teacher or (other and other.teacher) else {}
-    parts["base"] = part(method.function(composition.base))
-    parts["training"] = part(training)
+    parts = {"export": part(EXPORTING)} if method.teacher or (other and other.teacher) else {}
+    parts["base"] = part(method.source(composition.base))
+    parts["training"] = part(TRAINING)
     if composition.adclr:
-        parts["adclr"] = part(adclr)
+        parts["adclr"] = part(ADCLR)
     separate = composition.decoder is not None and composition.decoder != composition.base
     if composition.decon:
         # A method of the decoder's own brings the width of its heads itself.
-        parts["decon"] = part(decon, without={"decoder_hidden"} if separate else ())
+        parts["decon"] = part(DECON, without={"decoder_hidden"} if separate else ())
     if composition.decoder and other and separate:
         # Both bases may have an option of one name; the decoder's stands behind a prefix.
         taken = {name.removeprefix("decoder_") for name in parts["decon"].options}
         common = RUN_WIDE if method.teacher else RUN_WIDE - {"momentum"}
-        parts["decoder"] = part(other.function(composition.decoder), prefix="decoder_", without=common | taken)
+        parts["decoder"] = part(other.source(composition.decoder), prefix="decoder_", without=common | taken)
     return parts
 
 

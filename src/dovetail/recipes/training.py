@@ -95,3 +95,14 @@ def own_rate(rule: ParameterRule, named: Collection[str]) -> bool:
 def kept(rule: ParameterRule, before: float, base_lr: float) -> ParameterRule:
     """Return a rule for another base rate: a rate of biases stays what it is."""
     return replace(rule, lr_scale=rule.lr_scale * before / base_lr) if rule.one_dimensional and base_lr else rule
+
+
+def exporting(recipe: Recipe, *, export: Literal["published", "student", "teacher"] = "published") -> Recipe:
+    """Return the recipe with the branch that was asked for exported.
+
+    Args:
+        recipe: Of a method with a teacher.
+        export: Branch whose weights are handed back: the student, the teacher (its moving average), or the one that the
+            method's published code takes.
+    """
+    return recipe if export == "published" else replace(recipe, export=export)

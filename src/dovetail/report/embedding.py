@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +29,10 @@ from dovetail.files.durable import write_whole
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 from dovetail.files.writing import aside, writing
-from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
+from dovetail.options import takes
 from dovetail.report.embedding_map import add_map, page_for_map
+from dovetail.report.options import EmbedOptions
 from dovetail.report.pixels import square
-
-Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Embeddings(NamedTuple):
@@ -44,35 +42,6 @@ class Embeddings(NamedTuple):
     indices: list[int]
     skipped: list[tuple[str, str]]
     in_channels: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedOptions(Options):
-    """Options of `dovetail embed`."""
-
-    run: str | Path = option("", "Run folder with exported weights.", required=True)
-    data: Any = option(
-        None,
-        "Images: a folder, a .zip or .tar, a text file with one path per line, or in Python a sequence of paths or a "
-        "dataset.",
-    )
-    out: str | Path = option(
-        "",
-        "File to write: .npy, with the paths in NAME.paths.json, or .parquet with the columns path and embedding.",
-        required=True,
-    )
-    side_px: int | None = option(
-        None,
-        "Side of the centre crops in pixels. Default: that of pre-training.",
-        Range(8, most=MOST_SIDE_PX),
-    )
-    batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
-    accelerator: Accelerator = option("auto", "Device type.")
-    page_map: Literal["none", "pca", "tsne"] = option(
-        "none",
-        "Add a two-dimensional map of the embeddings to the run's page report.html, by principal components or by "
-        "t-SNE, which needs scikit-learn.",
-    )
 
 
 @takes(EmbedOptions)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,8 +11,9 @@ from dovetail.data.reading.values import values_within
 from dovetail.errors import OptionsError, tell
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
-from dovetail.options import COUNT, MOST_PICTURES, MOST_SIDE_PX, Options, Range, option, takes
+from dovetail.options import takes
 from dovetail.report.features import coloured, maps_of, shown_taps
+from dovetail.report.options import AttentionOptions, CorrespondenceOptions, NeighboursOptions, PcaOptions, SlotsOptions
 from dovetail.report.page import picture_side
 from dovetail.report.pictures_attention import attention_sheet, query_sheet
 from dovetail.report.pictures_correspondence import photograph_pair, view_pair
@@ -61,32 +61,6 @@ def as_module(model: Any) -> nn.Module | None:
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class SheetOptions(Options):
-    """What every sheet of pictures takes."""
-
-    run: str | Path = option("", "Run folder.", required=True)
-    images: Any = option(None, "Folder of images.")
-    out: str | Path = option("", "Folder for the pictures.", required=True)
-    most: int = option(6, "Images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
-    side_px: int | None = option(
-        None,
-        "Side in pixels that images are resized to. Default: the views' side for ViTs, and twice that for CNNs.",
-        Range(8, most=MOST_SIDE_PX),
-    )
-    model: Any = option(None, "In Python, for a run of your own module: the same module.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PcaOptions(SheetOptions):
-    """Options of `dovetail visualize pca`."""
-
-    init: str | None = option(
-        None,
-        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
-    )
-
-
 @takes(PcaOptions)
 def pca(options: PcaOptions) -> list[Path]:
     """Draw the encoder's and the decoder's maps before and after pre-training, by their principal components.
@@ -119,11 +93,6 @@ def _coloured(network: Network, view: Any, taps: list[str]) -> dict[str, Any]:
     return {tap: coloured(maps) for tap, maps in maps_of(network, view, taps).items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlotsOptions(SheetOptions):
-    """Options of `dovetail visualize slots`."""
-
-
 @takes(SlotsOptions)
 def slots(options: SlotsOptions) -> list[Path]:
     """Draw which slot of SlotCon each cell belongs to, as coloured overlays.
@@ -139,11 +108,6 @@ def slots(options: SlotsOptions) -> list[Path]:
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         sheets = slot_sheet(restored, photos.names, photos.squares)
         return written(*(sheet.write(Path(options.out) / f"slots-{term}.png") for term, sheet in sheets.items()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionOptions(SheetOptions):
-    """Options of `dovetail visualize attention`."""
 
 
 @takes(AttentionOptions)
@@ -163,22 +127,6 @@ def attention(options: AttentionOptions) -> list[Path]:
         if "queries" in restored.after.taps:
             paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(options.out) / "queries.png"))
         return written(*paths)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorrespondenceOptions(SheetOptions):
-    """Options of `dovetail visualize correspondence`."""
-
-    between: Literal["views", "images"] = option(
-        "views",
-        "Match two views of each image, where the error is known and measured, or pairs of images in their order.",
-    )
-    most: int = option(4, "Pairs to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
-    lines: int = option(24, "Best matches to draw in each pair.", COUNT)
-    init: str | None = option(
-        None,
-        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
-    )
 
 
 @takes(CorrespondenceOptions)
@@ -208,14 +156,6 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
                 for number, sheet in enumerate(sheets, start=1)
             )
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeighboursOptions(SheetOptions):
-    """Options of `dovetail visualize neighbours`."""
-
-    count: int = option(5, "Neighbours of each image.", Range(1, most=MOST_PICTURES))
-    batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
 
 
 @takes(NeighboursOptions)
