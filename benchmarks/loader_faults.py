@@ -99,7 +99,7 @@ def killed(data: Path, folder: Path, whole: dict[str, str], *, times: int) -> Lo
             rounds += 1
             time.sleep(0.02)
     code, lost = ended(process), steps_lost(out)
-    equal = resumed(data, out, whole)
+    equal = resumed(data, out) == whole
     name = "a loading process is killed (SIGKILL)" if times == 1 else "every loading process is killed, again and again"
     return LoaderCase(name, code, None, lost, equal, lost == 0 and equal)
 
@@ -114,8 +114,7 @@ def deleted(data: Path, folder: Path) -> LoaderCase:
         pass
     seconds, code, lost = time.monotonic() - since, ended(process), steps_lost(out)
     away.rename(data)
-    resumed(data, out, {})
-    finished = bool(digests_of(out))
+    finished = bool(resumed(data, out))
     return LoaderCase("the data are deleted", code, seconds, lost, None, lost == 0 and code == 2 and finished)
 
 
@@ -148,7 +147,7 @@ def hanging(data: Path, folder: Path, whole: dict[str, str], number: int) -> Loa
         pass
     seconds, code, lost = time.monotonic() - asked, ended(process), steps_lost(out)
     (folder / ASKED).unlink()
-    equal = resumed(data, out, whole)
+    equal = resumed(data, out) == whole
     held = seconds <= ANSWERED_SECONDS and code == 128 + signal.SIGTERM and lost == 0 and equal
     return LoaderCase("SIGTERM while reading hangs", code, seconds, lost, equal, held)
 
@@ -174,8 +173,8 @@ def steps_lost(out: Path) -> int:
     return newest_step(out) - (int(read(last)["step"]) if last.exists() else 0)
 
 
-def resumed(data: Path, out: Path, whole: dict[str, str]) -> bool:
-    """Go on with a run until its end, and return whether its weights are those of the uninterrupted one."""
+def resumed(data: Path, out: Path) -> dict[str, str]:
+    """Go on with a run until its end, and return the digests of its weights; empty where it did not end."""
     for _ in range(3):
         if digests_of(out):
             break
@@ -183,9 +182,9 @@ def resumed(data: Path, out: Path, whole: dict[str, str]) -> bool:
         for _ in watch(process, time.monotonic()):
             pass
         process.join()
-    same = digests_of(out) == whole
+    found = digests_of(out)
     shutil.rmtree(out)
-    return same
+    return found
 
 
 def lines_of(cases: list[LoaderCase]) -> list[str]:

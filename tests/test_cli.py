@@ -57,6 +57,7 @@ PRETRAIN = [
     "skip-nonfinite-steps",
     "std",
     "strategy",
+    "taps",
     "workers",
 ]
 
@@ -73,7 +74,7 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
     assert ended.value.code == 0
     text = capsys.readouterr().out
     listed = {word.strip("[],").removeprefix("--") for word in text.split() if word.startswith(("--", "[--"))}
-    assert {word for word in listed if not word.startswith("recipe.")} == set(PRETRAIN)
+    assert {word for word in listed if not word.startswith(("recipe.", "taps."))} == set(PRETRAIN)
     assert "recipe.alpha" in listed
 
 
