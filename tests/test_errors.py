@@ -62,9 +62,7 @@ NOT_FOR_USERS = {
     ("objectives", "AttributeError"),  # likewise
     ("data.reading.watch", "RuntimeError"),  # data.loader says it in a sentence
     ("downstream.labels.coco_faults", "ValueError"),  # becomes one of the listed faults
-    ("downstream.table.results", "TypeError"),  # becomes a RunError
     ("files.options_file", "ValueError"),  # becomes an OptionsError
-    ("files.schema", "ValueError"),  # becomes a RunError
     ("report.live", "TypeError"),  # a callback of another module than ours
     ("train.engine", "KeyboardInterrupt"),
     ("train.interrupts", "KeyboardInterrupt"),
