@@ -37,5 +37,6 @@ def exported_run(folder: Path, model: str = "timm/test_resnet", *, image_size: i
     """Write what a pre-training run exports, with random weights; return the run's folder."""
     torch.manual_seed(seed)
     network = build_network(model, image_size=image_size)
+    network.prune([*network.taps])  # a head that no tap reaches is not trained, as in a run
     save_exported(network, folder / "exported", method="test", extra={}, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     return folder
