@@ -48,5 +48,5 @@ def published(library: str, encoder: str) -> Published | None:
     config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
     if config is None or not (config.hf_hub_id or config.url):
         return None
-    url = HUB.format(config.hf_hub_id, "main") if config.hf_hub_id else config.url
+    url = HUB.format(config.hf_hub_id, "main") if config.hf_hub_id else str(config.url)
     return Published(config.hf_hub_id or f"timm's {encoder}", config.license or "", url)

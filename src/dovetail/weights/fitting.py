@@ -9,7 +9,8 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor
 
 POSITIONS = "pos_embed"

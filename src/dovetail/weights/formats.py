@@ -33,7 +33,7 @@ class Written:
         return f"{self.path}: {self.tensors} tensors, {self.what}"
 
 
-FORMATS = ("model", "encoder", "decoder", "timm", "torchvision", "smp")
+FORMATS: tuple[str, ...] = ("model", "encoder", "decoder", "timm", "torchvision", "smp")
 FORMATS += ("detectron2", "mmseg", "ultralytics", "nnunet")  # of programs with names of their own
 _BELOW = {"detectron2": "model", "nnunet": "network_weights"}  # the key that a program looks under
 

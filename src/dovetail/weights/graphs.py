@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from dovetail.errors import OptionsError
 from dovetail.files.writing import aside, writing
-from dovetail.networks.decoders import EncoderFCN, EncoderFPN, intermediates, pyramid_stages
+from dovetail.networks.decoders import intermediates, pyramid_stages
 from dovetail.weights.formats import Written
 
 GraphFormat = Literal["onnx", "torch-export", "hugging-face"]
@@ -46,7 +46,7 @@ class EncoderMaps(nn.Module):
 
 def timm_encoder(model: nn.Module) -> nn.Module | None:
     """Return the timm model that a module is or has as its encoder; None where it has none."""
-    inner = model.encoder if isinstance(model, EncoderFPN | EncoderFCN) or hasattr(model, "encoder") else model
+    inner = dict(model.named_children()).get("encoder", model)
     return inner if type(inner).__module__.startswith("timm.") else None
 
 
@@ -54,7 +54,8 @@ def smp_encoder(model: nn.Module) -> nn.Module:
     """Return the encoder of segmentation_models_pytorch's model; raise `OptionsError` for others."""
     if not isinstance(model, SegmentationModel):
         raise OptionsError(f"{type(model).__name__} has no encoder that runs by itself; export the whole model.")
-    return model.get_submodule("encoder")
+    encoder: nn.Module = model.get_submodule("encoder")
+    return encoder
 
 
 def export_graph(

@@ -218,7 +218,7 @@ def _origins(exported: Exported, spelling: Spelling, parts: Parts | None) -> dic
 
 def _keys(shapes: Mapping[str, Shape], spelling: Spelling, parts: Parts | None) -> dict[str, tuple[Key, ...]]:
     """Return the keys of each tensor of a model."""
-    found = {}
+    found: dict[str, tuple[Key, ...]] = {}
     for name, shape in shapes.items():
         if parts is not None and parts.split(name)[0] == "head":
             found[name] = (("head", name),)

@@ -316,7 +316,7 @@ def plain_merging(name: str, value: Tensor, *, back: bool = False) -> Tensor:
     rows = value.reshape(-1, value.shape[-1])
     order = [0, 2, 1, 3]
     if back:
-        moved = rows.unflatten(1, (4, -1))[:, order].transpose(1, 2)
+        moved = rows.reshape(len(rows), 4, -1)[:, order].transpose(1, 2)
     else:
-        moved = rows.unflatten(1, (-1, 4)).transpose(1, 2)[:, order]
+        moved = rows.reshape(len(rows), -1, 4).transpose(1, 2)[:, order]
     return moved.reshape(value.shape)

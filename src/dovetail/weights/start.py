@@ -28,7 +28,7 @@ def begin_from(network: Network, init: str | Path | Exported | None) -> MatchRep
         WeightsError: When weights cannot be fetched or read, or do not fit.
     """
     if init is None or init == "imagenet":
-        initialise(network, init)
+        initialise(network, "imagenet" if init else None)
         return None
     exported = init if isinstance(init, Exported) else read_exported(init)
     # What an earlier run did not train may have been trained before it.
