@@ -47,11 +47,12 @@ from dovetail.downstream.probe.job import seeded_start
 from dovetail.downstream.table.results import library_versions
 from dovetail.files.schema import read_lines
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import initialise, starting_statistics
+from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.rest import at_rest
 from dovetail.train.content import map_content
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
+from dovetail.weights.start import begin_from
 
 RESULTS = Path(__file__).parent / "results"
 LINES, PAGE = "decoder_content.jsonl", "decoder_content.md"
@@ -240,7 +241,7 @@ def trained(bench: Bench, setting: Setting, seed: int) -> Network:
     if setting.method is None:
         with seeded_start(seed):
             network = build_network(budget.model, image_size=budget.view_px)
-            initialise(network, budget.init)
+            begin_from(network, budget.init)
         return network
     with tempfile.TemporaryDirectory() as folder:
         run = dovetail.pretrain(

@@ -29,12 +29,13 @@ from dovetail.downstream.machine import normalised
 from dovetail.downstream.probe.features import whole_view
 from dovetail.downstream.probe.job import seeded_start
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import initialise, starting_statistics
+from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.train.content import map_content
 from dovetail.train.monitors import MAX_POSITION, MIN_WITHIN
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
+from dovetail.weights.start import begin_from
 
 LITE0 = "timm/tf_efficientnet_lite0+fpn(channels=128)"
 STARTS: tuple[tuple[str, str | None], ...] = (
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         for model, init in STARTS:
             with seeded_start(0):
                 network = build_network(model, image_size=side)
-                initialise(network, init)
+                begin_from(network, init)
             for tap, cells, within, position in readings(network, init, crops):
                 found.append((within, position))
                 size = f"{cells} x {cells}"

@@ -25,9 +25,10 @@ from benchmarks.scenes.write import SceneSet
 from dovetail.downstream.table.results import Results
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
-from dovetail.networks.initialise import initialise, starting_statistics
+from dovetail.networks.initialise import starting_statistics
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights.exported import MODEL_FILE, save_exported
+from dovetail.weights.start import begin_from
 
 FACTS = "facts.json"
 
@@ -121,7 +122,7 @@ def export_untrained(bench: Bench, row: Row, seed: int, folder: Path) -> None:
     """Write a model with its starting weights, the random ones drawn from `seed`, as a run would export it."""
     torch.manual_seed(seed)
     network = build_network(bench.scale.networks[row.network], image_size=bench.scale.view_px)
-    initialise(network, row.init)
+    begin_from(network, row.init)
     mean, std = starting_statistics(network, row.init) or (IMAGENET_MEAN, IMAGENET_STD)
     save_exported(network, folder / "exported", method="none", extra={}, mean=mean, std=std)
 

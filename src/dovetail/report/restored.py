@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dovetail.errors import OptionsError, RunError
-from dovetail.networks.initialise import initialise, is_downloaded
+from dovetail.networks.initialise import is_downloaded
 from dovetail.networks.network import Network
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
@@ -21,6 +21,7 @@ from dovetail.run.options import PretrainOptions
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.learner import Branch, Learner
 from dovetail.train.reference import build_learner
+from dovetail.weights.start import begin_from
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         before = network_for(options)
         known = options.init in (None, init) or not is_downloaded(before, options.init)
         if known:
-            initialise(before, starting_weights(options.init))
+            begin_from(before, starting_weights(options.init))
         chosen = with_later_options(options.method, options.recipe or {}, resume=True)
         recipe = build(options.method, before.taps, chosen)
         recipe = normalised_recipe(recipe, before, options)
