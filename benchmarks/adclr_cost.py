@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from dovetail.networks.vit import ViTNetwork, build_vit
 from dovetail.networks.vit_attention import Rotations
-from dovetail.recipes.adclr import adclr
+from dovetail.recipes.query_terms import adclr
 from dovetail.recipes.tokens import dino
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner

@@ -45,7 +45,7 @@ def options_table(method: str) -> str:
 
 
 RUNS = {"base_lr": "--lr", "image_size": "--image-size"}
-TRANSFORMERS = {"adclr": "dovetail.recipes.adclr:adclr", "decon": "dovetail.recipes.decon:decon"}
+TRANSFORMERS = {"adclr": "dovetail.recipes.query_terms:adclr", "decon": "dovetail.recipes.decoder_terms:decon"}
 
 
 def list_options(*, check: bool) -> bool:

@@ -5,11 +5,11 @@ from torch import nn
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
-from dovetail.heads.slots import SlotHeadSpec
+from dovetail.heads import SlotHeadSpec
 from dovetail.objectives import SlotSpec
 from dovetail.schedules import Cosine, Moment
 from dovetail.train.teacher import Teacher
-from dovetail.views.view import View
+from dovetail.views import View
 
 
 def train(images: torch.Tensor, steps: int = 100, batch: int = 8, side: int = 64) -> list[float]:

@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import normalize
 
 import dovetail
-from dovetail.heads.vector import VectorHeadSpec
-from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
+from dovetail.heads import VectorHeadSpec
+from dovetail.objectives import Loss, Objective, ObjectiveSpec
 from dovetail.recipe import OptimiserSpec, Recipe, Term
-from dovetail.recipes.image_parts import MOCO_VIEW, image_tap, pair_views
+from dovetail.recipes import MOCO_VIEW, image_tap, pair_views
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The first convolution of a model from timm or segmentation_models_pytorch takes 
 import numpy as np
 
 import dovetail
-from dovetail.networks.build import build_network
+from dovetail.networks import build_network
 
 
 def statistics(paths: list[str], high: float) -> tuple[list[float], list[float]]:

@@ -14,21 +14,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 
 # Imports run one way: a module may import those of its own rank and of ranks before it. A file may have its own rank.
-RANKS = [
-    "errors",
-    "importing",
-    "output",
-    "names",
-    "options",
-    "provenance",
-    "distributed",
-    "schedules",
-    "files",
-    "views",
-    "heads",
-]
-RANKS += ["objectives", "recipe", "networks", "weights", "recipes", "parsing", "data", "train", "downstream", "run"]
-RANKS += ["report", "run.beside", "run.pretrain", "cli", "__init__"]
+RANKS = ["errors", "public", "importing", "output", "names", "options", "provenance", "distributed", "schedules"]
+RANKS += ["files", "views", "heads", "objectives", "recipe", "networks", "weights", "recipes", "parsing", "data"]
+RANKS += ["train", "downstream", "run", "report", "run.beside", "run.pretrain", "cli", "__init__"]
 
 
 def module_of(path: Path, source: Path) -> str:

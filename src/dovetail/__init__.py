@@ -9,8 +9,9 @@ The functions are imported when they are first used, so that `import dovetail` i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dovetail.public import on_first_use
 
 if TYPE_CHECKING:
     from dovetail.downstream.evaluate import evaluate_dense, evaluate_knn, evaluate_linear
@@ -97,14 +98,4 @@ __all__ = [
     "register_method",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'dovetail' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__ = on_first_use(__name__, _PUBLIC)

@@ -8,7 +8,7 @@ import pytest
 
 from dovetail.errors import DovetailError
 from dovetail.recipes.table import METHODS, Composition, build, examples, options_of, parse, with_later_options
-from tests.recipes.test_decon import TAPS
+from tests.recipes.test_decoder_terms import TAPS
 
 
 @pytest.mark.parametrize(

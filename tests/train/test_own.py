@@ -19,7 +19,7 @@ from torch import nn
 import dovetail
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
-from dovetail.recipes.decon import decon
+from dovetail.recipes.decoder_terms import decon
 from dovetail.recipes.table import build
 from dovetail.schedules import Moment, WarmupCosine, scaled, value_at
 from dovetail.train.learner import Learner

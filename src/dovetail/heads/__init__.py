@@ -1,1 +1,30 @@
-"""Heads: mirrored modules between a tap and an objective. One file for each kind of output."""
+"""Heads: mirrored modules between a tap and an objective. One file for each kind of output.
+
+Names in `__all__` are public.
+"""
+
+from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
+from dovetail.heads.base import HeadSpec, Kind, TeacherAware, mlp
+from dovetail.heads.dense import DenseHeadSpec, DenseOutput, PixelHeadSpec, PixelOutput
+from dovetail.heads.prototypes import PrototypeHeadSpec
+from dovetail.heads.raw import RawHeadSpec
+from dovetail.heads.slots import SlotHeadSpec, SlotOutput
+from dovetail.heads.vector import VectorHeadSpec
+
+__all__ = [
+    "DenseHeadSpec",
+    "DenseOutput",
+    "HeadSpec",
+    "Kind",
+    "PixelHeadSpec",
+    "PixelOutput",
+    "PrototypeHeadSpec",
+    "RawHeadSpec",
+    "SelfPatchHeadSpec",
+    "SelfPatchOutput",
+    "SlotHeadSpec",
+    "SlotOutput",
+    "TeacherAware",
+    "VectorHeadSpec",
+    "mlp",
+]

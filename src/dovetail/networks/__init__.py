@@ -1,1 +1,36 @@
-"""Networks that answer a view with named taps: timm, segmentation_models_pytorch, torchvision, own modules."""
+"""Networks that answer a view with named taps: timm, segmentation_models_pytorch, torchvision, own modules.
+
+Names in `__all__` are public. They are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dovetail.public import on_first_use
+
+if TYPE_CHECKING:
+    from dovetail.networks.build import build_network, list_models
+    from dovetail.networks.network import Network, at_points, decoder_taps, deepest_encoder_tap, finest_decoder_tap
+
+_PUBLIC = {
+    "Network": "dovetail.networks.network",
+    "at_points": "dovetail.networks.network",
+    "build_network": "dovetail.networks.build",
+    "decoder_taps": "dovetail.networks.network",
+    "deepest_encoder_tap": "dovetail.networks.network",
+    "finest_decoder_tap": "dovetail.networks.network",
+    "list_models": "dovetail.networks.build",
+}
+
+__all__ = [
+    "Network",
+    "at_points",
+    "build_network",
+    "decoder_taps",
+    "deepest_encoder_tap",
+    "finest_decoder_tap",
+    "list_models",
+]
+
+__getattr__, __dir__ = on_first_use(__name__, _PUBLIC)

@@ -3,37 +3,55 @@
 Every loss can be used by itself. Its spec builds a module for the head that made its inputs, and the module takes lists
 with one output for each view:
 
-    from dovetail.heads.vector import VectorHeadSpec
+    from dovetail.heads import VectorHeadSpec
     from dovetail.objectives import RegressSpec
 
     loss = RegressSpec().build(VectorHeadSpec(dim=128))
     total = loss([student_1, student_2], [teacher_1, teacher_2]).total
+
+Names in `__all__` are public. They are imported when they are first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from dovetail.public import on_first_use
+
+if TYPE_CHECKING:
+    from dovetail.objectives.contrast import KeyContrastSpec, NTXentSpec, QueueContrastSpec
+    from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
+    from dovetail.objectives.dense import DenseContrastSpec
+    from dovetail.objectives.distill import DistillSpec
+    from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, connected_zero
+    from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
+    from dovetail.objectives.pixels import PixelConsistencySpec
+    from dovetail.objectives.prediction import FeaturePredictionSpec
+    from dovetail.objectives.regress import RegressSpec
+    from dovetail.objectives.slots import SlotSpec
+    from dovetail.objectives.vector import PredictorSpec
+    from dovetail.objectives.whiten import ZeroCLSpec
 
 _PUBLIC = {
-    "BarlowSpec": "decorrelate",
-    "DenseContrastSpec": "dense",
-    "DistillSpec": "distill",
-    "FeaturePredictionSpec": "prediction",
-    "KeyContrastSpec": "contrast",
-    "Loss": "objective",
-    "MaskedPatchSpec": "patches",
-    "NTXentSpec": "contrast",
-    "Objective": "objective",
-    "ObjectiveSpec": "objective",
-    "PixelConsistencySpec": "pixels",
-    "PredictorSpec": "vector",
-    "QueueContrastSpec": "contrast",
-    "RegressSpec": "regress",
-    "SelfPatchSpec": "patches",
-    "SlotSpec": "slots",
-    "VICRegSpec": "decorrelate",
-    "ZeroCLSpec": "whiten",
+    "BarlowSpec": "dovetail.objectives.decorrelate",
+    "DenseContrastSpec": "dovetail.objectives.dense",
+    "DistillSpec": "dovetail.objectives.distill",
+    "FeaturePredictionSpec": "dovetail.objectives.prediction",
+    "KeyContrastSpec": "dovetail.objectives.contrast",
+    "Loss": "dovetail.objectives.objective",
+    "MaskedPatchSpec": "dovetail.objectives.patches",
+    "NTXentSpec": "dovetail.objectives.contrast",
+    "Objective": "dovetail.objectives.objective",
+    "ObjectiveSpec": "dovetail.objectives.objective",
+    "PixelConsistencySpec": "dovetail.objectives.pixels",
+    "PredictorSpec": "dovetail.objectives.vector",
+    "QueueContrastSpec": "dovetail.objectives.contrast",
+    "RegressSpec": "dovetail.objectives.regress",
+    "SelfPatchSpec": "dovetail.objectives.patches",
+    "SlotSpec": "dovetail.objectives.slots",
+    "VICRegSpec": "dovetail.objectives.decorrelate",
+    "ZeroCLSpec": "dovetail.objectives.whiten",
+    "connected_zero": "dovetail.objectives.objective",
 }
 
 __all__ = [
@@ -55,14 +73,7 @@ __all__ = [
     "SlotSpec",
     "VICRegSpec",
     "ZeroCLSpec",
+    "connected_zero",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'dovetail.objectives' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dovetail.objectives.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__ = on_first_use(__name__, _PUBLIC)

@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
     "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021, "a ViT"),
     "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
     "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
-    "pqcl": Method("dovetail.recipes.pqcl", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),
+    "pqcl": Method("dovetail.recipes.query_context", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),
     "encoder-targets": Method(
         "dovetail.recipes.targets", "dense", "Encoder targets", "this project", 2026, "a decoder", golden=False
     ),

@@ -32,7 +32,7 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
     "ml": {"levels": "all", "lateral_dropout": 0.5},
 }
 
-ADCLR, DECON = "dovetail.recipes.adclr:adclr", "dovetail.recipes.decon:decon"
+ADCLR, DECON = "dovetail.recipes.query_terms:adclr", "dovetail.recipes.decoder_terms:decon"
 TRAINING, EXPORTING = "dovetail.recipes.training:training", "dovetail.recipes.training:exporting"
 
 # Options of a base that mean the whole run.

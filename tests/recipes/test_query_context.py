@@ -16,8 +16,8 @@ from dovetail.networks.random_start import check_positions, fix_positions
 from dovetail.networks.vit import ViTNetwork, build_vit
 from dovetail.networks.vit_embed import embed, query_cells, sincos_grid, sincos_positions
 from dovetail.recipe import QueryRule
-from dovetail.recipes.adclr import adclr
-from dovetail.recipes.pqcl import pqcl
+from dovetail.recipes.query_context import pqcl
+from dovetail.recipes.query_terms import adclr
 from dovetail.recipes.table import build
 from dovetail.recipes.tokens import ibot
 from dovetail.train.learner import Learner

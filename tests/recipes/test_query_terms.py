@@ -14,7 +14,7 @@ from dovetail.errors import DovetailError
 from dovetail.networks.vit import build_vit
 from dovetail.objectives.distill import DistillObjective
 from dovetail.recipe import Recipe, Tap
-from dovetail.recipes.adclr import adclr
+from dovetail.recipes.query_terms import adclr
 from dovetail.recipes.tokens import dino, ibot, selfpatch
 from dovetail.train.learner import Learner
 from dovetail.views.view import View
