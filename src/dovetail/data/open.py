@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,40 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
         raise DataError(
             f"{data!r} is a command, and commands are not run any more; copy the shards to a disk, or give a URL."
         )
-    if isinstance(data, ImageSource):
-        source = data
-    elif isinstance(data, str | Path) and names_shards(str(data)):
-        from dovetail.data.shards.source import open_shards  # it has sources of its own kind, and builds on these
-
-        source = open_shards(str(data), fetch=fetch)
-    elif is_hugging_face(data):
-        from dovetail.data.hugging_face import open_table  # likewise
-
-        source = open_table(data, fetch=fetch)
-    elif isinstance(data, str | Path):
-        source = _from_path(Path(data))
-    elif isinstance(data, Sequence) and all(isinstance(item, str | Path) for item in data):
-        source = PathSource(data)
-    else:
-        source = DatasetSource(data)
+    source = next(kind.open(data, fetch) for kind in SOURCES.values() if kind.takes(data))
     if source.num_images == 0:
         raise DataError(f"The {type(data).__name__} of images is empty; give at least one.")
     return source
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of data.
+
+    Attributes:
+        takes: Whether data is of this kind.
+        open: Returns its source; the second argument is `fetch` of `open_source`.
+    """
+
+    takes: Callable[[Any], bool]
+    open: Callable[[Any, bool], ImageSource]
+
+
+def is_path(data: Any) -> bool:
+    """Whether `data` is a path, or the text of one."""
+    return isinstance(data, str | Path)
+
+
+def _from_shards(data: Any, fetch: bool) -> ImageSource:
+    from dovetail.data.shards.source import open_shards  # it builds on the sources that are opened here
+
+    return open_shards(str(data), fetch=fetch)
+
+
+def _from_table(data: Any, fetch: bool) -> ImageSource:
+    from dovetail.data.hugging_face import open_table  # likewise
+
+    return open_table(data, fetch=fetch)
 
 
 def is_hugging_face(data: Any) -> bool:
@@ -81,3 +97,16 @@ def _from_path(path: Path) -> ImageSource:
         else f"{parent} is {'empty' if parent.is_dir() else 'missing too'}"
     )
     raise DataError(f"There is no folder, archive or list of images at {str(path)!r}; {there}.")
+
+
+SOURCES: Mapping[str, SourceKind] = {
+    "source": SourceKind(lambda data: isinstance(data, ImageSource), lambda data, fetch: data),
+    "shards": SourceKind(lambda data: is_path(data) and names_shards(str(data)), _from_shards),
+    "datasets": SourceKind(is_hugging_face, _from_table),
+    "path": SourceKind(is_path, lambda data, fetch: _from_path(Path(data))),
+    "paths": SourceKind(
+        lambda data: isinstance(data, Sequence) and all(map(is_path, data)), lambda data, fetch: PathSource(data)
+    ),
+    "dataset": SourceKind(lambda data: True, lambda data, fetch: DatasetSource(data)),
+}
+"""Every kind of data that `open_source` takes; the first that takes it opens it."""

@@ -182,7 +182,7 @@ def methods_with(option: str) -> str:
     return ", ".join(taking[:3]) + (", …" if len(taking) > 3 else "")
 
 
-def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None = None) -> Recipe:
+def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, object] | None = None) -> Recipe:
     """Return the recipe of a method for a model with `taps`.
 
     Raises:

@@ -13,7 +13,7 @@ Shapes: H x W pixels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -82,8 +82,8 @@ def open_segmentation(
     meaning = read_label_map(label_map, ignore_index)
     if is_saved(folder):
         return open_saved_masks(folder, classes, ignore_index, meaning)
-    for opener in (open_voc, open_ade20k, open_cityscapes, open_coco):
-        found = opener(folder)
+    for opened in FORMATS.values():
+        found = opened(folder)
         if found is not None:
             if classes not in (None, ANY_LABEL, found.classes):
                 raise OptionsError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
@@ -241,6 +241,15 @@ def with_masks(coco: CocoSet) -> CocoMasks:
     if not any(one.segmentation is not None for image in coco.images for one in image.objects):
         raise DataError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
     return CocoMasks(coco)
+
+
+FORMATS: Mapping[str, Callable[[Path], SegmentationData | None]] = {
+    "voc": open_voc,
+    "ade20k": open_ade20k,
+    "cityscapes": open_cityscapes,
+    "coco": open_coco,
+}
+"""Formats with labels of their own, in the order in which they are tried; each returns None for others."""
 
 
 def open_folders(
