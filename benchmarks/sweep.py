@@ -30,7 +30,7 @@ import dovetail
 from benchmarks.probe import ProbeData, probe, probe_groups
 from dovetail.errors import DovetailError, unknown_name
 from dovetail.networks.build import build_network
-from dovetail.options import option_infos
+from dovetail.options import body, option_infos
 from dovetail.recipes.table import options_of
 from dovetail.run.options import PretrainOptions
 
@@ -158,7 +158,9 @@ def run_arm(sweep: Sweep, arm: Values, seed: int, data: ProbeData | None) -> dic
     options = with_values(sweep.base, arm) | {"seed": seed, "out": folder}
     if not (folder / "exported" / "model.safetensors").is_file():
         started = (folder / "config.yaml").is_file()
-        dovetail.pretrain(**options, resume=started)
+        # A file may hold what has another name on the command line, such as recipe.base_lr.
+        from_file = {f"recipe.{name}" for name in sweep.base.get("recipe") or {}} - arm.keys()
+        body(dovetail.pretrain)(PretrainOptions.given(options | {"resume": started}, from_file=from_file))
     numbers = {"loss": last_loss(folder)}
     return numbers if data is None else numbers | scores_of(folder, seed, data)
 

@@ -113,7 +113,7 @@ def write_config(folder: Path, **options: object) -> Path:
         "max_steps": 2,
         "accelerator": "cpu",
         "workers": 0,
-        "recipe": {"hidden": 16, "dim": 8, "prototypes": 4, "decoder_grid": 8},
+        "recipe": {"hidden": 16, "dim": 8, "prototypes": 4, "decoder_grid": 8, "base_lr": 0.5},
         **options,
     }
     path = folder / "base.yaml"
