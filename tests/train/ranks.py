@@ -74,7 +74,7 @@ def learner_of(method: str) -> Learner:
     learner = learner.double()
     for branch in (learner.student, learner.teacher):
         if branch is not None:
-            branch.network.lateral_dropout = None
+            branch.network = branch.network.following(replace(branch.network.rules, lateral_dropout=None))
     return learner
 
 

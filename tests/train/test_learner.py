@@ -16,7 +16,6 @@ from dovetail.schedules import Moment
 from dovetail.train.cells import pool_to_grid
 from dovetail.train.learner import Learner
 from dovetail.train.recompute import recomputed
-from dovetail.train.reference import ReferenceLearner
 from dovetail.train.teacher import average_into
 from tests.tiny import CNN, START, make_views, tiny_learner, tiny_recipe
 
@@ -85,29 +84,6 @@ def test_batch_statistics_see_both_views_together_per_size() -> None:
     together.recipe = replace(learner.recipe, forward_views="per_size")
     joint, single = together(views)["encoder"], learner.student(views)["encoder"]
     assert not torch.allclose(joint[0].scores, single[0].scores, atol=1e-4)
-
-
-def test_the_double_counter_is_at_one_in_the_middle_and_falls_back() -> None:
-    plain = tiny_learner("decon-sl")
-    quirk = tiny_learner("decon-sl", reference_double_momentum_counter=True)
-    at = [Moment(step, 100, 10) for step in (0, 25, 50, 100)]
-    assert [quirk.momentum(moment) for moment in at] == pytest.approx([0.99, 0.995, 1.0, 0.99])
-    assert [plain.momentum(moment) for moment in at] == pytest.approx([0.99, 0.99 + 0.01 * 0.146446609, 0.995, 1.0])
-    assert isinstance(quirk, ReferenceLearner)
-    assert not isinstance(plain, ReferenceLearner)
-    assert quirk.momentum_of_part(at[1], decoder=True) > quirk.momentum(at[1])
-
-
-def test_frozen_prototypes_are_the_decoders_alone() -> None:
-    learner = tiny_learner("decon-sl", reference_frozen_prototypes=True)
-    assert learner.teacher is not None
-    before = {name: value.clone() for name, value in learner.teacher.named_parameters()}
-    with torch.no_grad():
-        for parameter in learner.student.parameters():
-            parameter.add_(1.0)
-    learner.move_teacher(Moment(10, 100, 10))
-    still = {name for name, value in learner.teacher.named_parameters() if torch.equal(value, before[name])}
-    assert still == {"heads.decoder_p2.prototypes.weight"}
 
 
 @pytest.mark.parametrize("rule", ["own", "copied", "averaged"])
