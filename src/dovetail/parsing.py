@@ -167,8 +167,9 @@ def add_recipe_options(parser: Any, method: str) -> None:
 
 
 def known_options(parser: Any) -> list[str]:
-    """Return a parser's option names, with their dashes."""
-    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    """Return the names of a parser's options that its help lists, with their dashes."""
+    listed = [action for action in parser._actions if action.help != SUPPRESS]
+    return [option for action in listed for option in action.option_strings if option.startswith("--")]
 
 
 def explain(message: str, known: list[str]) -> str:

@@ -51,6 +51,11 @@ def test_help_lists_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--recipe.image-size" not in text
 
 
+def test_no_hint_leads_to_the_other_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "--recipe.image-sise", "64", "--out", "runs/x"]) == 2
+    assert "did you mean '--image-size'?" in capsys.readouterr().err
+
+
 def test_every_method_has_what_the_run_spells() -> None:
     for method in METHODS:
         assert RUNS_SPELLING.keys() <= options_of(method).keys()
