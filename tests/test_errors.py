@@ -58,8 +58,7 @@ def raised_in(path: Path) -> Iterator[str]:
 
 # What code around them catches, or what says that a caller within Dovetail is wrong: no user meets these.
 NOT_FOR_USERS = {
-    ("__init__", "AttributeError"),  # a module's attribute that is not there
-    ("objectives", "AttributeError"),  # likewise
+    ("public", "AttributeError"),  # a name that a package does not have
     ("data.reading.watch", "RuntimeError"),  # data.loader says it in a sentence
     ("downstream.labels.coco_faults", "ValueError"),  # becomes one of the listed faults
     ("files.options_file", "ValueError"),  # becomes an OptionsError
