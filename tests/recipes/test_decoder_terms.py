@@ -91,7 +91,7 @@ def test_every_option_of_the_decoders_method_reaches_it(base: str) -> None:
     """Those that mean the whole run, and those that the transformer has itself, are the other ones."""
     known = options_of(f"densecl+decon-sl-{base}")
     missing = {name for name in options_of(base) if f"decoder_{name}" not in known}
-    whole = {"export", "optimiser", "encoder_lr_scale", "decoder_lr_scale", "encoder_init"}
+    whole = {"export", "optimiser", "encoder_lr_scale", "decoder_lr_scale", "encoder_init", "layer_decay"}
     assert missing == (set(options_of(base)) & RUN_WIDE) | whole
     plain = build(f"densecl+decon-sl-{base}", TAPS).terms[1]
     for name, parameter in options_of(base).items():
