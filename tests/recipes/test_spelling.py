@@ -53,7 +53,7 @@ def test_help_lists_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_hint_leads_to_the_other_spelling(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrain", "--recipe.image-sise", "64", "--out", "runs/x"]) == 2
-    assert "did you mean '--image-size'?" in capsys.readouterr().err
+    assert "'--recipe.image-size'" not in capsys.readouterr().err
 
 
 def test_every_method_has_what_the_run_spells() -> None:
