@@ -16,6 +16,7 @@ PRETRAIN = [
     "accelerator",
     "accumulate",
     "batch-size",
+    "budget",
     "checkpoint-blocks",
     "compile",
     "config",
@@ -170,6 +171,31 @@ def test_methods_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> No
     assert "slotcon" in text
     assert "smp/unet/resnet50\n" in text
     assert "smp/fpn" not in text
+    assert "Default (--method auto): encoder-targets" in text
+    assert "decon-ml-densecl" in text
+
+
+def test_models_are_summed_up_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) < 10
+    assert run(["models", "--library", "torchvision"]) == run(["models", "resnet50", "--decoder"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "torchvision/fcn_resnet50" in lines
+    assert "smp/unet/resnet50" in lines
+    assert "timm/resnet50" not in lines
+    assert run(["models", "smp/unet/resnett50"]) == 2
+    assert "No model fits 'smp/unet/resnett50'; did you mean 'smp/unet/resnet50'?" in capsys.readouterr().err
+
+
+def test_show_prints_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["show", "--model", "timm/test_resnet+fpn", "--accelerator", "cpu", "--init", "imagenet"]
+    assert run(command) == 0
+    text = capsys.readouterr().out
+    assert "Method encoder-targets, because" in text
+    assert "128 px" in text
+    assert "max_steps              480" in text
+    assert run(["show", "decon-sl", "--model", "timm/test_resnet+fpn", "--preset", "small"]) == 0
+    assert "prototypes=64" in capsys.readouterr().out
 
 
 def test_printed_config_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:

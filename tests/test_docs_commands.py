@@ -45,6 +45,8 @@ REPLACED = {
     "vit_large_patch16_224": "test_vit",
     "/scratch/photos": "photos",
     " --init imagenet": "",
+    " --budget 30min": "",
+    " --budget 2h": " --budget 8s --model timm/test_resnet+fpn --init random --image-size 32 --seeds 1",
     " --loggers mlflow": "",
     "--images-per-shard 5000": "--images-per-shard 4",
     "shard-{000000..000147}": "shard-{000000..000001}",

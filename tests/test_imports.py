@@ -14,9 +14,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 
 # Imports run one way: a module may import those of its own rank and of ranks before it. A file may have its own rank.
-RANKS = ["errors", "public", "importing", "output", "names", "options", "provenance", "distributed", "schedules"]
-RANKS += ["files", "views", "heads", "objectives", "recipe", "networks", "weights", "recipes", "parsing", "data"]
-RANKS += ["train", "downstream", "run", "report", "run.beside", "run.pretrain", "cli", "__init__"]
+RANKS = ["errors", "durations", "public", "importing", "output", "names", "options", "provenance", "distributed"]
+RANKS += ["schedules", "files", "views", "heads", "objectives", "recipe", "networks", "weights", "recipes", "parsing"]
+RANKS += ["data", "train", "downstream", "run", "report", "run.beside", "run.pretrain", "tryout", "cli", "__init__"]
 
 
 def module_of(path: Path, source: Path) -> str:
@@ -129,7 +129,7 @@ for name in VERBS:
                 code = run([*name.split(), *more])
         assert more == ["--help"] and "usage: " in out.getvalue() or err.getvalue().startswith("dovetail: "), name
 for words in ("pretrain --method dino+decon-sl-byol --help", "pretrain --method slotkon", "pretrain --lr -1",
-              "pretrain --recipe.momentum x", "pretrain --recipe.queue 3", "show slotkon", "methods"):
+              "pretrain --recipe.momentum x", "pretrain --recipe.queries 3", "show slotkon", "methods"):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         with contextlib.redirect_stderr(io.StringIO()):
             run(words.split())

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from dovetail.run.folder import Run
     from dovetail.run.load import load, load_into
     from dovetail.run.pretrain import pretrain
+    from dovetail.run.show import show
+    from dovetail.tryout.job import try_out
     from dovetail.weights.exported import MatchReport
 
 __version__ = "0.1.0"
@@ -67,6 +69,8 @@ _PUBLIC = {
     "predict": "dovetail.downstream.predict",
     "pretrain": "dovetail.run.pretrain",
     "register_method": "dovetail.recipes.registry",
+    "show": "dovetail.run.show",
+    "try_out": "dovetail.tryout.job",
 }
 
 __all__ = [
@@ -96,6 +100,8 @@ __all__ = [
     "predict",
     "pretrain",
     "register_method",
+    "show",
+    "try_out",
 ]
 
 __getattr__, __dir__ = on_first_use(__name__, _PUBLIC)

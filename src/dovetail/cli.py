@@ -68,9 +68,10 @@ VERBS: dict[str, Verb] = {
         "dovetail.run.options:PretrainOptions",
         reads_config=True,
     ),
+    "try": Verb("dovetail.tryout.job", "try_out", "measure what pre-training gains on your images, within a wall time"),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
-    "show": Verb("dovetail.recipes.show", "show", "print a method's expanded recipe", only_prints=True),
+    "show": Verb("dovetail.run.show", "show", "print a method's recipe, or what a run takes", only_prints=True),
     "evaluate knn": Verb(
         "dovetail.downstream.evaluate", "evaluate_knn", "classify by the nearest neighbours among features"
     ),

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from dovetail.errors import DovetailError, OptionsError
 from dovetail.files.options_file import read_options_file
-from dovetail.options import Options, kinds_of, option_infos, positional_in
+from dovetail.options import AUTO, Options, kinds_of, option_infos, positional_in
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -131,7 +131,7 @@ def method_in(arguments: list[str], default: Any) -> str:
     """Return the method that the command line or its YAML file names."""
     from dovetail.recipes.registry import name_of
 
-    method = default if isinstance(default, str) else "decon-sl"
+    method = default if isinstance(default, str) else AUTO
     for index, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
         following = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
@@ -152,15 +152,21 @@ def method_in_file(path: str) -> str | None:
 
 
 def add_recipe_options(parser: Any, method: str) -> None:
-    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings."""
+    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings.
+
+    For "auto" these are the options of all methods that it chooses from.
+    """
     from dovetail.recipes.spelling import RUNS_SPELLING
-    from dovetail.recipes.table import options_of, parse, parts_of
+    from dovetail.recipes.table import CHOSEN, options_of, parse, parts_of
 
     helps: dict[str, str] = {}
-    for part in parts_of(parse(method)).values():
-        own = part.texts
-        helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
-    for option, parameter in options_of(method).items():
+    known: dict[str, Any] = {}
+    for name in CHOSEN if method == AUTO else (method,):
+        known = {**options_of(name), **known}
+        for part in parts_of(parse(name)).values():
+            own = part.texts
+            helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
+    for option, parameter in known.items():
         # Files may hold what is spelled in another way on the command line.
         text = SUPPRESS if option in RUNS_SPELLING else helps.get(option, "")
         parser.add_argument(f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=text)

@@ -15,8 +15,9 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.downstream.labels.mask_sets import MaskFiles
 from dovetail.downstream.segment.model import build_segmenter
-from dovetail.downstream.start import chosen_starts, source_of
-from dovetail.errors import DovetailError
+from dovetail.downstream.start import chosen_starts, marked, source_of
+from dovetail.errors import DovetailError, WeightsError
+from dovetail.networks import lite0
 from tests.downstream.coco_files import write_coco
 from tests.downstream.labels.test_readers import voc
 from tests.downstream.pictures import COLOURS, class_folder, exported_run, noisy
@@ -119,12 +120,47 @@ def test_what_is_loaded_is_what_was_asked_for(run: Path) -> None:
     for start, loaded in (("random", set()), ("encoder", {"encoder"}), ("decoder", {"decoder"}), ("all", None)):
         torch.manual_seed(1)
         _, body = build_segmenter(source, classes=3)
-        source.load(body, start)  # type: ignore[arg-type]
+        source.load(body, start)
         for name, value in body.state_dict().items():
             if value.dim() < 2:
                 continue
             expected = loaded is None or name.partition(".")[0] in loaded
             assert torch.equal(value, weights[name]) == expected, (start, name)
+
+
+def test_imagenet_weights_are_a_start_with_the_same_random_numbers_after_it(tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", "timm/tf_efficientnet_lite0+fpn(channels=16)", image_size=64)
+    source, packaged = source_of(run, None), lite0.packaged_weights()
+    torch.manual_seed(1)
+    _, body = build_segmenter(source, classes=3)
+    drawn = {name: value.clone() for name, value in body.state_dict().items()}
+    state = torch.get_rng_state()
+    source.load(body, "imagenet")
+    assert torch.equal(torch.get_rng_state(), state)
+    loaded = body.state_dict()
+    for name, value in drawn.items():
+        if value.dim() > 1:
+            assert torch.equal(loaded[name], value) == (not name.startswith("encoder.")), name
+    (stem,) = (value for name, value in loaded.items() if name.endswith("conv_stem.weight"))
+    assert packaged is not None
+    assert torch.equal(stem, packaged["conv_stem.weight"])
+
+
+def test_a_file_and_another_run_are_starts_that_change_with_their_content(run: Path, tmp_path: Path) -> None:
+    other = exported_run(tmp_path / "other", "timm/test_resnet+fpn", seed=7)
+    source, weights = source_of(run, None), dovetail.load(other).state_dict()
+    for start in (str(other), str(other / "exported" / "model.safetensors")):
+        _, body = build_segmenter(source, classes=3)
+        assert chosen_starts([start], source, target=body) == (start,)
+        source.load(body, start)
+        assert all(torch.equal(value, weights[name]) for name, value in body.state_dict().items())
+    before = marked(str(other))
+    exported_run(other, "timm/test_resnet+fpn", seed=8)
+    assert marked(str(other)) != before
+    assert marked("all") == "all"
+    wrong = exported_run(tmp_path / "wrong", "timm/test_vit", image_size=64)
+    with pytest.raises(WeightsError, match="fits"):
+        chosen_starts([str(wrong)], source, target=body)
 
 
 @pytest.mark.parametrize(

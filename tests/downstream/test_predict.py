@@ -66,6 +66,14 @@ def test_segmentation_masks_have_the_photographs_sizes(
     assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
 
 
+def test_overlays_show_classes_over_the_images(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", overlays=True, **FAST)
+    with Image.open(out / "overlays/a.jpg.png") as over, Image.open(out / "a.jpg.png") as mask:
+        image = np.asarray(Image.open(photos / "a.jpg")).astype(int)
+        assert over.size == (37, 64)
+        assert np.abs(np.asarray(over) - (image + np.asarray(mask.convert("RGB"))) / 2).max() <= 1
+
+
 def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in photos.rglob("*.*")}
     (tmp_path / "link").symlink_to(photos)

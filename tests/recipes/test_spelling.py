@@ -6,10 +6,10 @@ import pytest
 
 import dovetail
 from dovetail.cli import run, told_apart
-from dovetail.recipes.show import ShowOptions
 from dovetail.recipes.spelling import RUNS_SPELLING, refuse_other_spellings
 from dovetail.recipes.table import METHODS, options_of
 from dovetail.run.options import PretrainOptions
+from dovetail.run.show import ShowOptions
 
 
 @pytest.mark.parametrize("verb", ["pretrain --out runs/x", "show"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -104,6 +105,8 @@ def measured(
         with in_use(out):
             results = job(options.changed(out=out))
             results.write(out)
+            if kind.startswith("finetune"):
+                print(f"To use the model: dovetail predict --run {shlex.quote(str(out))} --data IMAGES --out PREDICTED")
         return results
 
 

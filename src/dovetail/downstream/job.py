@@ -20,8 +20,10 @@ from dovetail.downstream.probe.job import resolved
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, Start, weights_mark
 from dovetail.downstream.table.ledger import Fitted, mark_of
+from dovetail.downstream.table.pace import Pace
 from dovetail.downstream.table.results import Results
 from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
+from dovetail.downstream.table.verdict import verdict
 from dovetail.errors import counted
 
 
@@ -91,8 +93,9 @@ def run_plan(
         model, target = plan.model()
         plan.source.load(target, trial.start)
         steps = plan.options_for(trial).steps
-        with progress(f"{trial.start}, {counted(len(trial.indices), 'image')}", steps) as advance:
-            plan.learn(model, trial, lambda step, loss: advance(1))
+        title = f"{pace.begin(trial.number)}: {trial.start}, {counted(len(trial.indices), 'image')}"
+        with progress(title, steps) as advance:
+            plan.learn(model, trial, lambda step, loss: advance(1, pace.stepped(loss)))
         check_trained(model)
         with progress("measuring", facts["test_images"]) as advance:
             found = plan.measure(model, advance)
@@ -103,7 +106,11 @@ def run_plan(
     classes = cache(plan.classes)  # once for all seeds
     seeds = range(asked.seed, asked.seed + asked.seeds)
     grid = Grid(starts, asked.fraction, seeds, facts["train_images"], lambda seed: balanced_order(classes(), seed))
+    grid.check()
+    pace = Pace([plan.options_for(trial).steps for trial in grid.trials()])
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
     rows, details = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    return Results(name, rows, config, facts, plan.where.device, (*notes, *grid.notes()), details=details)
+    return Results(
+        name, rows, config, facts, plan.where.device, (*notes, *grid.notes(), *verdict(rows)), details=details
+    )

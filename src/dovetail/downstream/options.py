@@ -49,8 +49,9 @@ class FinetuneOptions(MeasureOptions):
     )
     start: Sequence[str] = option(
         ("auto",),
-        "What to load of the run: random, encoder, decoder, all; several make several rows of the table. "
-        '"auto" loads all that fits, without a run random weights.',
+        "What to start from: random weights, imagenet for the library's weights of the encoder, the run's encoder, "
+        "decoder or all, or a .safetensors file or the folder of another run; several make several rows of the table. "
+        '"auto" loads all of the run that fits, without a run random weights.',
     )
     fraction: Sequence[float] = option(
         (1.0,), "Shares of the labelled training images to use, as nested, class-balanced subsets.", SHARE
@@ -358,4 +359,7 @@ class PredictOptions(MachineOptions):
     run: str | Path = option("", "Folder of a fine-tuned run: its `out`.")
     data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
     out: str | Path = option("", "Folder for the predictions.")
+    overlays: bool = option(
+        False, "For segmentation: also write every image with its classes in colour over it, into OUT/overlays."
+    )
     min_score: float = option(0.05, "Lowest score of a detection that is written.", Range(0, 1))

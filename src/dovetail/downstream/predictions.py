@@ -35,6 +35,7 @@ from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 
 UNREAD = "unread.jsonl"
+OVERLAYS = Path("overlays")
 
 
 def predict(asked: PredictOptions) -> Path:
@@ -48,10 +49,10 @@ def predict(asked: PredictOptions) -> Path:
         task = read_task(folder)
         where = machine(asked.accelerator, asked.precision, asked.workers)
         photos = photographs(Path(asked.data))
-        check_apart(out, targets(task, photos), [Path(asked.data), *photos.paths])
+        check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
         with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
             if task.task == "segment":
-                segment(task, folder, photos, out, where, advance)
+                segment(task, folder, photos, out, where, advance, overlays=asked.overlays)
             elif task.task == "detect":
                 detections(task, folder, photos, out, where, advance, asked.min_score)
             else:
@@ -133,11 +134,11 @@ def below(path: Path, base: Path) -> Path:
     return Path(name.name) if ".." in name.parts else name
 
 
-def targets(task: Task, photos: Photographs) -> list[Path]:
+def targets(task: Task, photos: Photographs, *, overlays: bool = False) -> list[Path]:
     """Return the names of all files that predictions are written to."""
     single = {"segment": "classes.json", "detect": "predictions.json", "classify": "predictions.csv"}[task.task]
-    masks = written_names(photos.paths, photos.base).values() if task.task == "segment" else ()
-    return [*masks, Path(single), Path(UNREAD)]
+    masks = list(written_names(photos.paths, photos.base).values()) if task.task == "segment" else []
+    return [*masks, *(OVERLAYS / name for name in masks if overlays), Path(single), Path(UNREAD)]
 
 
 def check_apart(out: Path, names: list[Path], inputs: list[Path]) -> None:
@@ -172,8 +173,10 @@ def write_unread(photos: Photographs, out: Path) -> str:
     return f"; {len(named)} could not be read: {listed} (see {file})"
 
 
-def segment(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
-    """Write a palette PNG of classes for each photograph, and classes.json."""
+def segment(
+    task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any, *, overlays: bool
+) -> None:
+    """Write a palette PNG of classes for each photograph, and classes.json; with `overlays` both over each other."""
     options = task.options
     model, _ = build_finished(task)
     load_weights(model, folder)
@@ -195,9 +198,13 @@ def segment(task: Task, folder: Path, photos: Photographs, out: Path, where: Mac
         classes = predict_classes(model, pixels[None], how, window=window, device=where.device)[0]
         mask = Image.fromarray(classes.numpy().astype(np.uint8))
         mask.putpalette(colours)
-        target = out / names[path]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        mask.save(target)
+        written = {names[path]: mask}
+        if overlays:
+            image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            written[OVERLAYS / names[path]] = Image.blend(image, mask.convert("RGB"), 0.5)
+        for name, picture in written.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(out / name)
     photos.check_any()
     (out / "classes.json").write_text(json.dumps(dict(enumerate(task.names)), indent=2) + "\n", encoding="utf-8")
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Counts items that are done, with a note behind the title."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
 
 
 @contextmanager
-def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int | None) -> Iterator[Advance]:
     """Show a bar while the block runs; what it gives is called with the number of items done since the last call.
 
     Args:
@@ -31,4 +38,4 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         *columns, *times, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
     ) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
+        yield lambda done, note="": bar.update(task, advance=done, description=f"{title}{note}")

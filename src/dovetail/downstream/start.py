@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
+import torch
 from torch import nn
 
 from dovetail.errors import DovetailError, OptionsError, RunError, WeightsError, unknown_name
@@ -15,15 +16,19 @@ from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network
+from dovetail.networks.parts import locate_parts
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from dovetail.weights.exported import Exported, MatchReport, read_exported
+from dovetail.weights.exported import Exported, MatchReport, SelectedPart, read_exported
 from dovetail.weights.matching import load_into, match
 from dovetail.weights.start import begin_from
 
-Start = Literal["random", "encoder", "decoder", "all"]
-STARTS: tuple[Start, ...] = ("random", "encoder", "decoder", "all")
+Start = str
+"""One of `STARTS`, or the path of a .safetensors file or of another run's folder."""
+STARTS = ("random", "imagenet", "encoder", "decoder", "all")
+OF_A_RUN: Mapping[str, SelectedPart] = {"all": "all", "encoder": "encoder", "decoder": "decoder"}
+OF_A_FILE: tuple[SelectedPart, ...] = ("all", "encoder")
 TASK_FILE = "task.json"  # which every fine-tuned run has
-MOST_FIRST: tuple[Start, ...] = ("all", "encoder", "decoder", "random")  # by how much of the run they load
+MOST_FIRST = ("all", "encoder", "decoder", "imagenet", "random")  # by how much of the run they load
 
 
 class Pixels(TypedDict):
@@ -88,13 +93,29 @@ class Source:
         """
         if start == "random":
             return None
+        if start == "imagenet":
+            return load_into(model, self.imagenet(), part="encoder")
+        if start not in OF_A_RUN:
+            exported = read_exported(start)
+            return load_into(model, exported, part=part_that_fits(model, exported))
         if self.run is None:
             raise OptionsError(f"Starting from {start!r} needs a pre-training run; give its folder with --run.")
         if not self.has_decoder:
             if start == "decoder":
                 raise OptionsError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
             start = "encoder"
-        return load_into(model, read_exported(self.run), part=start)
+        return load_into(model, read_exported(self.run), part=OF_A_RUN[start])
+
+    def imagenet(self) -> Exported:
+        """Return the encoder's ImageNet weights, as its library has them, under the names of the bare model."""
+        with torch.random.fork_rng(devices=[]):  # every start is to go on with the same random numbers
+            network = replace(self, init=None).network("random")
+            network.constructor = self.constructor  # by which its library knows the weights
+            begin_from(network, "imagenet")
+        info = {"encoder_prefix": network.encoder_prefix, "decoder_prefixes": list(network.decoder_prefixes)}
+        if parts := locate_parts(network.model):
+            info = {"encoder_prefix": parts.encoder_prefix, "decoder_prefixes": list(parts.decoder_prefixes)}
+        return Exported(network.model.state_dict(), {**info, "untrained": []}, Path("the ImageNet weights"))
 
     def fits_decoder(self, model: nn.Module) -> bool:
         """Whether the run's decoder goes into `model`, tensor by tensor; its values are not looked at."""
@@ -198,6 +219,29 @@ def file_mark(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+def part_that_fits(model: nn.Module, exported: Exported) -> SelectedPart:
+    """Return the part of weights from elsewhere that a model takes whole: all, or the encoder.
+
+    Raises:
+        WeightsError: Where neither fits.
+    """
+    for part in OF_A_FILE:
+        report, _ = match(model, exported, part=part)
+        if report.matched and not (report.missing or report.unexpected or report.mismatched):
+            return part
+    raise WeightsError(f"{exported.path} fits neither the whole model nor its encoder; name weights of this model.")
+
+
+def marked(start: Start) -> str:
+    """Return a start's name among finished trials; that of a file changes with its content."""
+    return start if start in STARTS or not Path(start).exists() else f"{start}#{file_mark(read_exported(start).path)}"
+
+
+def most_first(start: Start) -> float:
+    """Return a start's place by how much of the run it loads; a file comes before what loads nothing of it."""
+    return MOST_FIRST.index(start) if start in MOST_FIRST else MOST_FIRST.index("imagenet") - 0.5
+
+
 def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -> tuple[Start, ...]:
     """Return the starting points asked for; "auto" is all of the run that fits, "random" without a run.
 
@@ -214,11 +258,14 @@ def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -
     best: Start = "random" if source.run is None else "all" if fits else "encoder"
     known: dict[str, Start] = {"auto": best, **{name: name for name in STARTS}}
     if not starts:
-        raise OptionsError("No starting point was named; give --start random, encoder, decoder or all.")
+        raise OptionsError("No starting point was named; give --start random, imagenet, encoder, decoder or all.")
     for name in starts:
+        if name not in known and Path(name).exists():
+            part_that_fits(target, read_exported(name))
+            known[name] = name
         if name not in known:
             raise unknown_name("starting point", name, known)
-        if name not in ("auto", "random") and source.run is None:
+        if name in OF_A_RUN and source.run is None:
             raise OptionsError(
                 f"Starting from {name!r} needs a pre-training run; give its folder with --run, or --start random."
             )

@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
-from dovetail.recipes.spelling import refuse_other_spellings
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowOptions(Options):
-    """Options of `dovetail show`."""
-
-    method: Any = option(
-        "decon-sl",
-        "Name of the method, such as decon-sl, decon-ml-densecl, slotcon, or package.module:function.",
-        positional=True,
-    )
-    model: str | None = option(
-        None,
-        "Model to show it for, with shapes and numbers of parameters. Default: a ResNet-50 with an FPN, or a ViT for "
-        "methods on tokens.",
-    )
-    image_size: int | None = option(
-        None, "Side of the global views in pixels; the recipe's unless given.", Range(8, most=MOST_SIDE_PX)
-    )
-    recipe: dict[str, Any] | None = option(None, "Options of the method's recipe.")
+from dovetail.errors import OptionsError
+from dovetail.options import AUTO, Options, option, takes
 
 
-@takes(ShowOptions)
-def show(options: ShowOptions) -> None:
-    """Print a method's expanded recipe: terms, taps, heads, weights, views, schedules, optimiser."""
+class ShownRecipe(Protocol):
+    """What of a run's options says which recipe is shown."""
+
+    @property
+    def method(self) -> Any: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def recipe(self) -> dict[str, Any] | None: ...
+
+
+def standing_model(method: str) -> str:
+    """Return the model that a recipe is shown on where none is named: a ResNet-50, or a ViT for methods on tokens."""
+    from dovetail.recipes.registry import METHODS
+    from dovetail.recipes.table import parse
+
+    on_tokens = method != AUTO and METHODS[parse(method).base].family == "tokens"
+    return "timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn"
+
+
+def show_published(options: ShownRecipe) -> None:
+    """Print a method's recipe as it was published, for a model."""
     from dovetail.networks.build import build_network
     from dovetail.networks.parts import is_layer_normed
-    from dovetail.recipes.registry import METHODS
     from dovetail.recipes.registry import name_of as method_named
-    from dovetail.recipes.table import build, parse, suited_optimiser
+    from dovetail.recipes.table import build, suited_optimiser
 
-    options = options.changed(method=method_named(options.method))
-    composition = parse(options.method)
-    on_tokens = METHODS[composition.base].family == "tokens"
-    name = options.model or ("timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn")
+    method = method_named(options.method)
+    name = options.model or standing_model(method)
     network = build_network(name, image_size=options.image_size or 224)
-    refuse_other_spellings(options, options.recipe)
     size = {} if options.image_size is None else {"image_size": options.image_size}
     chosen = size | dict(options.recipe or {})
     if "optimiser" not in chosen:  # as a run on this model takes it
         layer_normed = is_layer_normed(network)
-        chosen["optimiser"] = suited_optimiser(options.method, network.taps, chosen, layer_normed=layer_normed)
-    expanded = build(options.method, network.taps, chosen)
+        chosen["optimiser"] = suited_optimiser(method, network.taps, chosen, layer_normed=layer_normed)
+    expanded = build(method, network.taps, chosen)
     console = wide_console()
-    console.print(f"{options.method} on {name}", style="bold")
+    console.print(f"{method} on {name}", style="bold")
     for table in recipe_tables(expanded, network):
         console.print(table)
 
@@ -177,18 +176,66 @@ def methods(options: MethodsOptions) -> None:
     console.print(table)
     composed = ", ".join(name for name in examples() if name not in METHODS)
     console.print(f"Composed by rule: {composed}; METHOD+decon-sl[-BASE] puts BASE on the decoder.")
+    console.print(
+        "Default (--method auto): encoder-targets for a decoder on a trained encoder, decon-sl for a decoder on a "
+        "random one, densecl for a CNN without a decoder, dino for a ViT without one."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsOptions(Options):
     """Options of `dovetail models`."""
 
-    pattern: str = option("*", 'Shell pattern that names must match, such as "smp/*/resnet50".', positional=True)
+    pattern: str = option(
+        "", 'Shell pattern that names must match, such as "smp/*/resnet50", or a part of them.', positional=True
+    )
+    library: Literal["any", "timm", "smp", "torchvision"] = option("any", "Library that the models are of.")
+    decoder: bool = option(False, "List models with a decoder only.")
+    all: bool = option(False, "List every name that is known, without a filter too.")
 
 
 @takes(ModelsOptions)
 def models(options: ModelsOptions) -> None:
-    """Print the names of models that can be pre-trained."""
+    """Print the names of models that can be pre-trained: those that a filter leaves, else a summary.
+
+    Raises:
+        OptionsError: Where no name fits.
+    """
     from dovetail.networks.build import list_models
 
-    print("\n".join(list_models(options.pattern)))
+    found = [
+        name
+        for name in list_models(options.pattern or "*")
+        if options.library in ("any", name.partition("/")[0]) and (has_decoder(name) or not options.decoder)
+    ]
+    if not found:
+        close = difflib.get_close_matches(options.pattern, list_models("*"), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else "see `dovetail models` for the libraries."
+        raise OptionsError(f"No model fits {options.pattern or 'these filters'!r}; {hint}")
+    filtered = options.pattern or options.decoder or options.library != "any"
+    print("\n".join(found) if filtered or options.all else summary_of(found))
+
+
+def has_decoder(name: str) -> bool:
+    """Whether a model's name is that of one with a decoder."""
+    return "+" in name or not name.startswith("timm/")
+
+
+def summary_of(names: Sequence[str]) -> str:
+    """Return how models are named and how many there are."""
+    encoders = sorted({name.split("/")[2] for name in names if name.startswith("smp/") and "/dpt/" not in name})
+    architectures = sorted({name.split("/")[1] for name in names if name.startswith("smp/")})
+    timm = [name for name in names if name.startswith("timm/") and "+" not in name]
+    torchvision = [name for name in names if name.startswith("torchvision/")]
+    return "\n".join(
+        [
+            f"timm/NAME                  {len(timm):,} encoders, such as timm/resnet50, timm/vit_small_patch16_224",
+            "timm/NAME+fpn, +fcn        any of them with a decoder of this project's",
+            f"smp/ARCHITECTURE/ENCODER   {', '.join(architectures)} over {len(encoders)} encoders, such as "
+            "smp/unet/resnet50",
+            f"torchvision/NAME           {', '.join(name.partition('/')[2] for name in torchvision)}",
+            "",
+            "`dovetail models PATTERN` lists names, such as `dovetail models 'smp/unet/*'`; --library, --decoder and "
+            "--all do too.",
+        ]
+    )

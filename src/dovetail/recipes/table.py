@@ -25,6 +25,9 @@ from dovetail.recipes.values import check_value
 if TYPE_CHECKING:
     from dovetail.recipe import Recipe, Tap
 
+CHOSEN = ("decon-sl", "encoder-targets", "densecl", "dino")
+"""Methods that a run which names none is given; `dovetail.run.choose` says which and when."""
+
 ADCLR_BASES = ("dino", "ibot")
 
 DECON_DEFAULTS: dict[str, dict[str, Any]] = {

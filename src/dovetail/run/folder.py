@@ -28,7 +28,7 @@ OF_A_RUN = "# What ran. The recipe's options are complete: those that the preset
 PATHS = ("data", "init", "knn_data", "dense_data")
 PATTERN = re.compile(r"\{")  # of the names of shards
 LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # what a run killed before it had a config leaves
-COMMANDED = ("overwrite", "resume")  # said for one call, and not kept with a run
+COMMANDED = ("overwrite", "resume", "budget")  # said for one call, and not kept with a run
 
 
 @dataclass(frozen=True)

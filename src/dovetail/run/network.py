@@ -16,6 +16,7 @@ from dovetail.networks.build import build_network
 from dovetail.networks.initialise import is_downloaded, starting_statistics
 from dovetail.networks.network import Network
 from dovetail.networks.random_start import begin_as, check_positions, fix_positions
+from dovetail.options import AUTO
 from dovetail.provenance import refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes.registry import METHODS
@@ -41,7 +42,7 @@ def network_for(options: PretrainOptions) -> Network:
         encoder=options.encoder,
         decoder=options.decoder,
         taps=options.taps,
-        image_size=options.image_size or METHODS[parse(options.method).base].image_size or 224,
+        image_size=options.image_size or own_size(options.method) or 224,
         drop_path=options.drop_path,
         checkpoint_blocks=options.checkpoint_blocks,
     )
@@ -51,6 +52,11 @@ def network_for(options: PretrainOptions) -> Network:
             f"--in-channels {network.in_channels}."
         )
     return network
+
+
+def own_size(method: str) -> int | None:
+    """Return the side of a finished recipe's views in pixels; None of a method with options, and of one not chosen."""
+    return None if method == AUTO else METHODS[parse(method).base].image_size
 
 
 def own_model(options: PretrainOptions) -> Any:

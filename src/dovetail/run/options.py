@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dovetail.durations import seconds_in
 from dovetail.errors import OptionsError
 from dovetail.options import MOST_SIDE_PX, NOT_NEGATIVE, Options, Range, option
 from dovetail.train.options import EngineOptions
@@ -30,16 +31,17 @@ class ModelOptions(Options):
         "module.",
     )
     method: Any = option(
-        "decon-sl",
-        "Name of a method (`dovetail methods` lists them), package.module:function for one of your own, or (in Python) "
+        "auto",
+        "Name of a method (`dovetail methods` lists them), auto to choose by the model and the weights to start from, "
+        "package.module:function for one of your own, or (in Python) "
         "a function (taps, **options) -> Recipe or a Recipe.",
     )
     out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is given.")
     preset: Literal["auto", "paper", "small", "short"] = option(
         "auto",
         'Sizes of heads, queues and similar: "paper" as published, "small" for up to 20,000 images or without a GPU. '
-        '"auto" chooses between the two. "short" also has momenta and rates for a few hundred steps. Options in '
-        "`recipe` override the preset.",
+        '"short" also has momenta and rates for a few hundred steps. "auto" takes "short" for a run without a GPU '
+        'whose length is not given, and else "small" or "paper". Options in `recipe` override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(
@@ -140,6 +142,11 @@ class PretrainOptions(EngineOptions, ModelOptions):
         NOT_NEGATIVE,
         movable=True,
     )
+    budget: str | None = option(
+        None,
+        'Wall time for the run, such as "30min", "2h" or "90s". Sets the number of steps, and smaller views where few '
+        "steps fit, from a few steps that are timed first. For runs of one process.",
+    )
     overwrite: bool = option(False, "Delete what is in `out` first.")
     resume: bool = option(
         False,
@@ -152,6 +159,7 @@ class PretrainOptions(EngineOptions, ModelOptions):
             raise OptionsError("No data was named; give a folder of images with --data.")
         if self.model is None:
             raise OptionsError("No model was named; give one such as --model smp/unet/resnet50.")
+        self.check_budget()
         mean, std = self.mean, self.std
         if any(len(one) not in (0, self.in_channels) for one in (mean, std)) or len(mean) != len(std):
             raise OptionsError(
@@ -160,3 +168,14 @@ class PretrainOptions(EngineOptions, ModelOptions):
             )
         if any(value <= 0 for value in std):
             raise OptionsError(f"std is {list(std)}; each number must be above 0.")
+
+    def check_budget(self) -> None:
+        """Raise `OptionsError` for a budget that is no duration, or beside what it would plan."""
+        if self.budget is None:
+            return
+        seconds_in(self.budget)
+        if self.resume:
+            raise OptionsError("budget plans a new run, and a run that goes on has its length; leave --budget out.")
+        for name in ("epochs", "max_steps"):
+            if name in self.named and getattr(self, name) != self.default_of(name):
+                raise OptionsError(f"budget and {name} both set the length of the run; give one of them.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from dovetail.data.open import open_source
 from dovetail.data.reading.values import values_within
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
-from dovetail.errors import ResourceError
+from dovetail.durations import seconds_in
+from dovetail.errors import OptionsError, ResourceError
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -31,12 +35,15 @@ from dovetail.recipe import Recipe
 from dovetail.recipes.registry import name_of
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.beside import dense_of, knn_of, report_of
+from dovetail.run.budget import Cost, planned
+from dovetail.run.choose import chosen
 from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
-from dovetail.run.summary import announce, check_same_images, example, tell_of_source
+from dovetail.run.summary import announce, check_same_images, example, next_steps, tell_of_source
+from dovetail.run.timing import tell_time, time_steps
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
@@ -95,7 +102,9 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     source = open_source(options.data, fetch=options.typed("data"))
     torch.manual_seed(options.seed)
     network = network_for(options)
-    recipe, settings, chosen = resolved_run(options, source, network)
+    if not options.resume:
+        options = planned_run(options, source, network)
+    recipe, settings, recipe_options = resolved_run(options, source, network)
     recipe = with_statistics(own.in_recipe(normalised_recipe(recipe, network, options)), source, options)
     check_views(recipe, network, settings)
     check_freeze(settings, network)
@@ -105,17 +114,21 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     knn, dense = knn_of(options, recipe, settings), dense_of(options, recipe, settings, network)
     begun = options.resume and Checkpoints(out / "checkpoints").last.exists()
     loaded = begin_with(network, recipe, options, needed=not begun)
-    config = config_of(options, settings, chosen, recipe)
+    config = config_of(options, settings, recipe_options, recipe)
     make_ready(options, source, out, begun=begun)
     announce(config, recipe, network, settings, out, loaded)
     loggers = extra_loggers(options.loggers, out)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
+    to_views = partial(views_of, recipe=recipe)
+    if not options.resume:
+        unlogged = partial(batches_from, source, recipe, settings, options.in_channels, None)
+        tell_time(learner, batches=unlogged, to_views=to_views, settings=settings)
     result = train(
         learner,
-        batches=lambda start: batches_from(source, recipe, settings, options.in_channels, out, start),
-        to_views=lambda batch, device: views_of(batch, recipe, device),
+        batches=partial(batches_from, source, recipe, settings, options.in_channels, out),
+        to_views=to_views,
         settings=settings,
         out=out,
         resume=options.resume,
@@ -143,6 +156,34 @@ def with_statistics(recipe: Recipe, source: ImageSource, options: PretrainOption
     return replace(recipe, views=replace(recipe.views, mean=found[0], std=found[1]))
 
 
+def planned_run(options: PretrainOptions, source: ImageSource, network: Network) -> PretrainOptions:
+    """Return the options with what was left open chosen, and planned into the budget; say what and why."""
+    began = time.monotonic()
+    options, why = chosen(options, network)
+    if options.budget is not None:
+        seconds, measure = seconds_in(options.budget), partial(cost_of, source=source, network=network)
+        options, told = planned(options, network, lambda: seconds - (time.monotonic() - began), measure)
+        why = f"{why} {told}".strip()
+    network.image_size = options.image_size or network.image_size  # which the exported model is used with
+    if why and is_first_process():
+        print(why, flush=True)
+    return options
+
+
+def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> Cost:
+    """Return what a run of some options takes, timed on copies."""
+    torch_state = torch.get_rng_state()
+    recipe, settings, _ = resolved_run(options, source, network)
+    if settings.world_size > 1:
+        raise OptionsError("budget plans runs of one process; give --max-steps instead, or --devices 1.")
+    check_views(recipe, network, settings)
+    learner = build_learner(recipe, copy.deepcopy(network).following(recipe.network_rules))
+    torch.set_rng_state(torch_state)
+    batches = partial(batches_from, source, recipe, settings, options.in_channels, None)
+    found = time_steps(learner, batches=batches, to_views=partial(views_of, recipe=recipe), settings=settings)
+    return Cost(found.seconds, settings.total_steps)
+
+
 def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
     """Raise `DovetailError` where the network does not take views of their size."""
     for view in recipe.views.views:
@@ -166,9 +207,9 @@ def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begu
 
 
 def batches_from(
-    source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path, start: int
+    source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path | None, start: int
 ) -> Iterable[ViewBatch]:
-    """Return this process's batches from step `start` on."""
+    """Return this process's batches from step `start` on; unreadable images are named in the run's folder `out`."""
     return make_loader(
         source,
         recipe.views,
@@ -181,11 +222,11 @@ def batches_from(
         micro_batches=settings.accumulate,
         in_channels=in_channels,
         num_workers=settings.workers,
-        skipped_file=out / SKIPPED,
+        skipped_file=None if out is None else out / SKIPPED,
     )
 
 
-def views_of(batch: ViewBatch, recipe: Recipe, device: torch.device) -> list[View]:
+def views_of(batch: ViewBatch, device: torch.device, *, recipe: Recipe) -> list[View]:
     """Return a batch's views on the device."""
     return to_views(batch, recipe.views, device)
 
@@ -215,6 +256,7 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         ) from error
     print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
     print(example(network, out))
+    print(next_steps(out))
 
 
 def requeued() -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from dovetail.data.sources import ImageSource
 from dovetail.errors import OptionsError
 from dovetail.networks.network import Network
 from dovetail.networks.parts import is_layer_normed
@@ -22,8 +21,15 @@ from dovetail.views.batch import statistics
 log = logging.getLogger(__name__)
 
 
+class HasImages(Protocol):
+    """What of a source decides a run's numbers."""
+
+    @property
+    def num_images(self) -> int: ...
+
+
 def resolved_run(
-    options: PretrainOptions, source: ImageSource, network: Network
+    options: PretrainOptions, source: HasImages, network: Network
 ) -> tuple[Recipe, Settings, dict[str, Any]]:
     """Return a run's recipe, its settings, and the recipe's options."""
     chosen = recipe_options(options, source, network)
@@ -36,7 +42,7 @@ def resolved_run(
     return recipe, settings, chosen
 
 
-def recipe_options(options: PretrainOptions, source: ImageSource, network: Network) -> dict[str, Any]:
+def recipe_options(options: PretrainOptions, source: HasImages, network: Network) -> dict[str, Any]:
     """Return the options of the recipe: the preset's, then those that were given."""
     given, method, resume = dict(options.recipe or {}), options.method, options.resume
     # A run saves what its preset stood for among the recipe's options, and which it was; these count when it goes on.

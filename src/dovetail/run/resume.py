@@ -14,6 +14,7 @@ from dovetail.run.elastic import shared_anew
 from dovetail.run.folder import COMMANDED, PATTERN, anchored, normal, saved_options
 from dovetail.run.options import PretrainOptions
 
+FORMER = {"method": "decon-sl", "freeze_encoder_epochs": 0.0}  # defaults of runs from before these were chosen
 SEQUENCES = ("mean", "std", "value_range")
 
 
@@ -69,9 +70,10 @@ def stands_for(
 
 
 def defaults() -> dict[str, Any]:
-    """Return the defaults of all options that a run keeps."""
+    """Return the defaults of all options that a run keeps, as runs have them whose file does not name one."""
     left_out = {*COMMANDED, *PretrainOptions.given_in_python()}
-    return {name: value for name, value in PretrainOptions().as_dict().items() if name not in left_out}
+    found = {name: value for name, value in PretrainOptions().as_dict().items() if name not in left_out}
+    return found | FORMER
 
 
 def check_still_there(folder: Path, data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,14 @@ def example(network: Network, out: Path) -> str:
         ]
     lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
     return "\n".join(lines)
+
+
+def next_steps(out: Path) -> str:
+    """Return the command that measures what a finished run gained, and where its page is."""
+    command = f"    dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start random all"
+    page = out / "report.html"
+    shown = [f"\nThe run's page is {page}."] if page.is_file() else []
+    return "\n".join(["\nTo measure what it gained on labelled images:\n", command, *shown])
 
 
 IMPORTED_AS = {"smp": "segmentation_models_pytorch as smp"}

@@ -192,7 +192,7 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
         "lr": recipe.optimiser.peak_lr(global_batch) if options.lr == "auto" else options.lr,
         "precision": best_precision(accelerator) if options.precision == "auto" else options.precision,
         "workers": auto_workers(accelerator, devices) if options.workers == "auto" else options.workers,
-        "freeze_encoder_epochs": math.inf if frozen == "all" else float(frozen),
+        "freeze_encoder_epochs": math.inf if frozen == "all" else 0.0 if frozen == "auto" else float(frozen),
     }
     return Settings(
         **{name: getattr(options, name) for name in option_infos(EngineOptions)} | filled,

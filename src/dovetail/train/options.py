@@ -30,10 +30,11 @@ class EngineOptions(Options):
         'Peak learning rate. "auto" scales the recipe\'s rate linearly with the global batch size.',
         Range(0, above=True, most=1e38),  # float32's largest, about
     )
-    freeze_encoder_epochs: float | Literal["all"] = option(
-        0.0,
+    freeze_encoder_epochs: float | Literal["all", "auto"] = option(
+        "auto",
         "Epochs, not necessarily whole, in which the encoder and its BatchNorm statistics are frozen while the decoder "
-        'and the heads train. "all" freezes the encoder for the whole run.',
+        'and the heads train. "all" freezes the encoder for the whole run. "auto" is "all" for encoder-targets on a '
+        "trained encoder, and else 0.",
         NOT_NEGATIVE,
     )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)

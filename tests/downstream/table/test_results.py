@@ -16,8 +16,10 @@ from dovetail.downstream.table.results import (
     Row,
     Score,
     bootstrap,
+    by_start,
     fingerprint,
     legend,
+    one_value,
     over_images,
     over_seeds,
     print_table,
@@ -192,3 +194,17 @@ def test_two_values_have_no_interval_and_three_have() -> None:
     )
     assert "of one trial over test images" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
     assert legend([Score(0.5, (0.5,))]) == ""
+
+
+def test_a_table_of_starts_has_one_row_for_each() -> None:
+    table = [
+        Row({"start": start, "fraction": share, "images": images}, {"mIoU": one_value(value), "aAcc": one_value(0.5)})
+        for start, share, images, value in (("random", 0.1, 5, 0.1), ("random", 1.0, 50, 0.2), ("all", 0.1, 5, 0.3))
+    ]
+    assert by_start(table) == [
+        Row({"start": "random"}, {"mIoU, 5 images": one_value(0.1), "mIoU, 50 images": one_value(0.2)}),
+        Row({"start": "all"}, {"mIoU, 5 images": one_value(0.3)}),
+    ]
+    assert by_start(table[:2]) == table[:2]  # of one start all scores are shown
+    others = [Row({"at": "encoder"}, {"mIoU": one_value(0.1)})]
+    assert by_start(others) == others

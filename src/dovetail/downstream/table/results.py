@@ -22,7 +22,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from dovetail.errors import DataError, RunError, printable
+from dovetail.errors import DataError, RunError, counted, printable
 from dovetail.files.durable import write_whole
 from dovetail.files.schema import converted, read_json
 
@@ -117,7 +117,7 @@ class Results:
         out.mkdir(parents=True, exist_ok=True)
         path = out / RESULTS
         write_whole(path, json.dumps(self.as_dict(), indent=2, default=str) + "\n")
-        print_table(self.task, self.rows)
+        print_table(self.task, by_start(self.rows))
         for note in self.notes:
             print(note)
         print(path)
@@ -203,6 +203,22 @@ def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000)
         means = np.array([values[rng.integers(count, size=count)].mean() for _ in range(draws)])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def by_start(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return one row for each start, its first score at each number of images side by side; other tables as they are.
+
+    All scores are in results.json.
+    """
+    starts = dict.fromkeys(str(row.setting.get("start")) for row in rows)
+    if len(starts) < 2 or any(not {"start", "images"} <= row.setting.keys() or not row.scores for row in rows):
+        return rows
+    main = next(iter(rows[0].scores))
+    found: dict[str, dict[str, Score]] = {start: {} for start in starts}
+    for row in rows:
+        images = f"{main}, {counted(int(row.setting['images']), 'image')}"
+        found[str(row.setting["start"])] |= {images: row.scores[main]} if main in row.scores else {}
+    return [Row({"start": start}, scores) for start, scores in found.items()]
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from dovetail.downstream.labels.subsets import fraction_of
-from dovetail.downstream.start import MOST_FIRST, Start
-from dovetail.downstream.table.ledger import TRIALS, Fitted, Ledger
+from dovetail.downstream.start import Start, marked, most_first
+from dovetail.downstream.table.ledger import TRIALS, Cell, Fitted, Ledger
 from dovetail.downstream.table.results import Row, over_seeds
 from dovetail.errors import Interrupted, OptionsError, counted
 from dovetail.files.finite import check_finite
@@ -32,6 +33,7 @@ class Trial:
         seed: Of subset, new weights, order and augmentation.
         indices: The labelled images.
         keep: Whether its weights are those that are kept.
+        number: Of the trial in its table, from 0.
     """
 
     start: Start
@@ -39,6 +41,12 @@ class Trial:
     seed: int
     indices: tuple[int, ...]
     keep: bool
+    number: int = 0
+
+    @property
+    def cell(self) -> Cell:
+        """What the trial is known by among those that are finished."""
+        return marked(self.start), self.fraction, self.seed
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,14 @@ class Grid:
     @property
     def kept(self) -> tuple[Start, float, int]:
         """The trial whose weights are kept: of the start that loads most, the largest fraction and the first seed."""
-        return min(self.starts, key=MOST_FIRST.index), max(self.fractions), self.seeds[0]
+        return min(self.starts, key=most_first), max(self.fractions), self.seeds[0]
+
+    def check(self) -> None:
+        """Raise `OptionsError` for no trial, or a fraction out of range."""
+        if not self.fractions or not self.seeds:
+            raise OptionsError("There is no trial to run; give at least one --fraction and one of --seeds.")
+        for fraction in self.fractions:
+            SHARE.check("fraction", fraction)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to know about the weights where there are several trials."""
@@ -77,13 +92,13 @@ class Grid:
 
     def trials(self) -> Iterator[Trial]:
         """Yield the trials, row by row."""
-        whole = range(self.total)
+        whole, count = range(self.total), itertools.count()
         orders = {seed: self.order(seed) if min(self.fractions) < 1 else whole for seed in self.seeds}
         for start in self.starts:
             for fraction in dict.fromkeys(self.fractions):
                 for seed in self.seeds:
                     indices = tuple(fraction_of(orders[seed], fraction))
-                    yield Trial(start, fraction, seed, indices, (start, fraction, seed) == self.kept)
+                    yield Trial(start, fraction, seed, indices, (start, fraction, seed) == self.kept, next(count))
 
 
 def run_trials(
@@ -100,16 +115,13 @@ def run_trials(
     Raises:
         OptionsError: For no trial, or a fraction out of range.
     """
-    if not grid.fractions or not grid.seeds:
-        raise OptionsError("There is no trial to run; give at least one --fraction and one of --seeds.")
-    for fraction in grid.fractions:
-        SHARE.check("fraction", fraction)
+    grid.check()
     ledger = Ledger(out, mark)
     found: dict[tuple[str, float], list[Fitted]] = {}
     details: dict[str, Any] = {}
     reused = 0
     for trial in grid.trials():
-        known = ledger.finished((trial.start, trial.fraction, trial.seed), keep=trial.keep)
+        known = ledger.finished(trial.cell, keep=trial.keep)
         reused += known is not None
         with keeping_finished(ledger):
             one = known or run_trial(trial, ledger, fit)
@@ -156,8 +168,7 @@ def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> F
     ledger.begin(keep=trial.keep)
     found = fit(trial)
     seconds = time.monotonic() - began
-    cell = (trial.start, trial.fraction, trial.seed)
-    ledger.add(cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
+    ledger.add(trial.cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
     print(f"{described(trial, found)} ({seconds:.0f} s)", flush=True)
     return found
 

@@ -1,0 +1,107 @@
+"""Fine-tuning of the best few starts, one seed after the other, until the budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dovetail.downstream.finetune import finetune_segment
+from dovetail.downstream.table.results import FEWEST_DRAWN, Results
+from dovetail.durations import in_words
+from dovetail.train.defaults import best_accelerator
+from dovetail.tryout.options import TryOptions
+from dovetail.tryout.plan import Clock, Start
+from dovetail.weights.exported import read_exported
+
+CPU_BATCH, SMALLEST_CROP_PX = 8, 32
+FEWEST_STEPS, USUAL_STEPS, PASSES = 40, 500, 40
+PROBES = (3, 9)  # steps of two short trials, whose difference is the time of a step
+KEPT_SHARE = 0.9  # of what is left, for what a machine varies
+SCORE = "mIoU"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How long a trial takes, and how many images it learns from."""
+
+    step_seconds: float
+    other_seconds: float
+    train_images: int
+
+
+class FineTuning:
+    """Fine-tunes starts of one model with the same seeds."""
+
+    def __init__(self, options: TryOptions, runs: Mapping[str, Path], out: Path) -> None:
+        """`runs` are the folders of the pre-trainings by name, `out` is where trials are written."""
+        self.options = options
+        self.runs = runs
+        self.out = out
+        self.last: Results | None = None
+
+    def call(self, start: Start, *, out: Path, seeds: int, steps: int) -> Results:
+        """Fine-tune from a start with the seeds that are not done yet; every start's pixels are the runs' own."""
+        run = self.runs[start.run] if start.run else next(iter(self.runs.values()))
+        asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
+        if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
+            side = int(read_exported(run).info["image_size"])
+            asked |= {"crop_size": max(side, SMALLEST_CROP_PX), "batch_size": CPU_BATCH}
+        found = finetune_segment(
+            run=run,
+            data=self.options.labels,
+            start=[start.part],
+            seeds=seeds,
+            seed=self.options.seed,
+            steps=steps,
+            out=out,
+            **asked,
+        )
+        assert found is not None  # only a check returns nothing
+        self.last = found
+        return found
+
+    def timed(self, start: Start) -> Trial:
+        """Return what a trial takes, from two short ones that are thrown away."""
+        seconds, images = [], 1
+        for steps in PROBES:
+            with TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                with redirect_stdout(StringIO()):
+                    found = self.call(start, out=Path(folder), seeds=1, steps=steps)
+                seconds.append(time.perf_counter() - began)
+                images = int(found.data["train_images"])
+        step = max((seconds[1] - seconds[0]) / (PROBES[1] - PROBES[0]), 1e-3)
+        return Trial(step, max(seconds[0] - PROBES[0] * step, 0.0), images)
+
+    def rounds(self, starts: Sequence[Start], steps: int, clock: Clock) -> dict[Start, tuple[float, ...]]:
+        """Return the scores of each start, one a seed: of as many seeds as the budget allows, one at least."""
+        scores: dict[Start, tuple[float, ...]] = {}
+        slowest = 0.0
+        for seeds in range(1, self.options.seeds + 1):
+            if scores and slowest > clock.left():
+                print(f"{in_words(max(clock.left(), 1))} are left, too little for another seed.", flush=True)
+                break
+            began = time.monotonic()
+            with clock.stage("fine-tuning"):
+                scores |= {start: self.scores(start, seeds, steps) for start in starts}
+            slowest = max(slowest, time.monotonic() - began)
+        return scores
+
+    def scores(self, start: Start, seeds: int, steps: int) -> tuple[float, ...]:
+        """Return a start's scores, one a seed."""
+        name = f"{start.run or 'none'}-{Path(start.part).stem}"
+        found = self.call(start, out=self.out / name, seeds=seeds, steps=steps)
+        return found.rows[0].scores[SCORE].values
+
+
+def steps_for(trial: Trial, *, starts: int, seconds: float) -> int:
+    """Return the steps of a trial such that three seeds of every start fit, within what is usual for the images."""
+    each = KEPT_SHARE * seconds / (starts * FEWEST_DRAWN)
+    usual = max(USUAL_STEPS, PASSES * trial.train_images // 16)
+    return min(max(int((each - trial.other_seconds) / trial.step_seconds), FEWEST_STEPS), usual)

@@ -1,0 +1,73 @@
+"""Sentences over paired differences, with answers that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from dovetail.downstream.table.results import Row, over_seeds
+from dovetail.downstream.table.verdict import half_width, paired, verdict
+from dovetail.errors import RunError
+
+
+def rows(values: Mapping[str, Sequence[float]], *, images: int = 5) -> list[Row]:
+    """Return a table of one number of images: starts with their scores in per cent."""
+    return [
+        Row(
+            {"start": start, "fraction": 0.1, "images": images},
+            {"mIoU": over_seeds([one / 100 for one in some]), "aAcc": over_seeds([0.5] * len(some))},
+        )
+        for start, some in values.items()
+    ]
+
+
+def test_students_interval_is_that_of_the_tables() -> None:
+    assert half_width(2.0, 4) == pytest.approx(3.1824, abs=1e-3)  # 3.1824 * 2 / sqrt(4)
+    found = paired([0.12, 0.14, 0.16], [0.10, 0.11, 0.12])  # differences of 2, 3 and 4 points
+    assert (found.mean, found.half_width, found.seeds) == (pytest.approx(3.0), pytest.approx(2.4841, abs=1e-3), 3)
+    assert found.shown
+    with pytest.raises(RunError, match="no pairs"):
+        paired([0.1], [0.1, 0.2])
+
+
+def test_seeds_that_are_needed_are_the_fewest_that_would_show_it() -> None:
+    found = paired([0.10, 0.16, 0.14, 0.12], [0.12, 0.12, 0.12, 0.12])  # -2, 4, 2, 0: mean 1, deviation 2.58
+    assert not found.shown
+    assert found.needed is not None
+    deviation = 2.5820
+    assert half_width(deviation, found.needed) < 1.0 <= half_width(deviation, found.needed - 1)
+    assert paired([0.2] * 3, [0.2] * 3).needed is None
+
+
+def test_pairs_show_what_separate_spreads_hide() -> None:
+    random, everything = [10.0, 20.0, 30.0], [12.0, 22.1, 32.2]
+    (told, signs) = verdict(rows({"random": random, "all": everything}))
+    assert told == (
+        "With 5 labelled images pre-training gained +2.1 ± 0.2 mIoU over random weights (3 seeds, paired): it helped."
+    )
+    assert "95 % interval" in signs
+
+
+def test_imagenet_is_the_alternative_where_it_was_measured() -> None:
+    table = {"random": [5.0] * 3, "imagenet": [20.0, 21.0, 22.0], "all": [17.0, 18.0, 19.1]}
+    assert "-3.0 ± 0.1 mIoU against ImageNet weights (3 seeds, paired): it harmed." in verdict(rows(table))[0]
+
+
+def test_what_cannot_be_shown_is_not_claimed() -> None:
+    table = {"imagenet": [10.0, 12.0, 14.0], "all": [12.0, 11.0, 14.5]}
+    told = verdict(rows(table))[0]
+    assert "no difference between pre-training and ImageNet weights can be shown: +0.5 ± 3.7 mIoU" in told
+    assert "would take about" in told
+    few = verdict(rows({"random": [10.0, 12.0], "all": [30.0, 31.0]}))
+    assert few == (
+        "With 5 labelled images pre-training is +19.5 mIoU from random weights with 2 seeds, which is too few to tell; "
+        "give --seeds 5.",
+    )
+
+
+def test_the_decoder_is_judged_by_itself_and_a_lone_start_by_nobody() -> None:
+    told = verdict(rows({"random": [1.0, 1, 1], "encoder": [10.0, 11, 12], "all": [13.0, 14, 15.1]}))
+    assert "the pre-trained decoder gained +3.0 ± 0.1 mIoU over the pre-trained encoder" in told[1]
+    assert verdict(rows({"all": [1.0, 2, 3]})) == ()
+    assert verdict(rows({"random": [1.0, 2, 3]})) == ()

@@ -1,0 +1,71 @@
+"""The one rule for method, preset, size and length."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dovetail.networks.build import build_network
+from dovetail.recipes.table import CHOSEN, build
+from dovetail.run.choose import QUICK_SIDE_PX, QUICK_STEPS, chosen, looks_trained, with_method
+from dovetail.run.options import PretrainOptions
+
+CNN, VIT = "timm/test_resnet", "timm/test_vit"
+
+
+def asked(model: Any = CNN, **values: Any) -> PretrainOptions:
+    return PretrainOptions.given({"data": "photos", "model": model, "accelerator": "cpu", **values})
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "frozen"),
+    [
+        ({"model": f"{CNN}+fpn", "init": "imagenet"}, "encoder-targets", "all"),
+        ({"model": f"{CNN}+fpn", "init": "imagenet", "freeze_encoder_epochs": 0.0}, "decon-sl", 0.0),
+        ({"model": f"{CNN}+fpn"}, "decon-sl", 0.0),
+        ({"model": f"{VIT}+fpn", "init": "imagenet"}, "encoder-targets", "all"),
+        ({"model": f"{VIT}+fpn"}, "decon-sl", 0.0),
+        ({"model": CNN, "init": "imagenet"}, "densecl", 0.0),
+        ({"model": CNN}, "densecl", 0.0),
+        ({"model": VIT}, "dino", 0.0),
+        ({"model": f"{CNN}+fpn", "init": "imagenet", "method": "slotcon"}, "slotcon", 0.0),
+        ({"model": f"{CNN}+fpn", "init": "imagenet", "method": "encoder-targets"}, "encoder-targets", "all"),
+        ({"model": f"{CNN}+fpn", "method": "encoder-targets"}, "encoder-targets", 0.0),
+    ],
+)
+def test_method_by_model_and_weights(given: Mapping[str, Any], method: str, frozen: float | str) -> None:
+    network = build_network(given["model"])
+    found, why = with_method(asked(**given), network)
+    assert (found.method, found.freeze_encoder_epochs) == (method, frozen)
+    assert why.startswith("Method") is ("method" not in given)
+    assert build(method, network.taps).terms  # the method fits the model
+    assert "method" in given or method in CHOSEN
+
+
+def test_a_module_that_is_trained_is_told_from_a_random_one() -> None:
+    module = nn.Sequential(OrderedDict(encoder=timm.create_model("test_resnet", features_only=True)))
+    network = build_network(module, encoder="encoder")
+    assert not looks_trained(network)
+    with torch.no_grad():
+        next(part for part in network.model.modules() if isinstance(part, nn.BatchNorm2d)).weight[0] = 0.5
+    assert looks_trained(network)
+
+
+def test_a_run_on_a_processor_is_short_unless_its_length_is_given() -> None:
+    network = build_network(f"{CNN}+fpn")
+    quick, why = chosen(asked(f"{CNN}+fpn"), network)
+    assert (quick.preset, quick.max_steps, quick.image_size) == ("short", QUICK_STEPS, QUICK_SIDE_PX)
+    assert "no GPU" in why
+    for name, value in {"max_steps": 7, "epochs": 3, "preset": "small", "accelerator": "cuda"}.items():
+        given = asked(f"{CNN}+fpn", **{name: value})
+        found, _ = chosen(given, network)
+        kept = ("preset", "max_steps", "epochs", "image_size")
+        assert [getattr(found, one) for one in kept] == [getattr(given, one) for one in kept]
+    assert chosen(asked(f"{CNN}+fpn", image_size=64), network)[0].image_size == 64
+    assert chosen(asked(VIT), build_network(VIT))[0].image_size is None  # its positions are those of one size

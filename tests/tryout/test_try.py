@@ -1,0 +1,115 @@
+"""`dovetail try`: its plan, its verdict, and all of it on a tiny set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dovetail
+from dovetail.downstream.table.verdict import Difference
+from dovetail.errors import OptionsError, RunError
+from dovetail.tryout.finetuning import Trial, steps_for
+from dovetail.tryout.job import best_starts
+from dovetail.tryout.options import TryOptions
+from dovetail.tryout.plan import STATE, Clock, plan_of
+from dovetail.tryout.verdict import conclusion
+from tests.downstream.pictures import COLOURS, noisy
+from tests.downstream.test_finetune import mask_folder
+
+MODEL = "timm/test_resnet+fpn"
+
+
+def options(**given: object) -> TryOptions:
+    return TryOptions.given({"data": "photos", "labels": "labelled", "out": "runs/try", "model": MODEL, **given})
+
+
+def test_encoder_targets_are_tried_from_trained_weights_alone() -> None:
+    random, trained = plan_of(options(init="random")), plan_of(options(init="imagenet"))
+    assert [one.method for one in random.pretrainings] == ["densecl", "decon-sl-densecl"]
+    assert [one.method for one in trained.pretrainings] == ["densecl", "decon-sl-densecl", "encoder-targets"]
+    assert (random.starts[0].title, random.starts[0].part) == ("random weights", "random")
+    assert (trained.starts[0].title, trained.starts[0].part) == ("ImageNet weights", "imagenet")
+    assert [one.tap for one in trained.starts] == ["encoder", "encoder", "encoder", "decoder", "decoder"]
+    assert plan_of(options(model="timm/test_vit+fpn", init="random")).pretrainings[1].method == "dino+decon-sl"
+
+
+def test_the_best_are_those_whose_own_map_gained_most() -> None:
+    plan = plan_of(options(init="imagenet"))
+    frozen = {
+        None: {"encoder": 0.10, "decoder": 0.20},
+        "base": {"encoder": 0.11, "decoder": 0.20},  # +1 with its encoder
+        "decon": {"encoder": 0.05, "decoder": 0.23},  # -5, +3
+        "targets": {"encoder": 0.10, "decoder": 0.28},  # +8
+    }
+    picked = [start.title for start in best_starts(plan, frozen)]
+    assert picked == ["ImageNet weights", "encoder-targets, whole", "decon-sl-densecl, whole"]
+
+
+def test_steps_fit_three_seeds_of_every_start_within_what_is_usual() -> None:
+    trial = Trial(step_seconds=0.5, other_seconds=10.0, train_images=48)
+    assert steps_for(trial, starts=3, seconds=1000.0) == 180  # 0.9 * 1000 / 9 - 10 = 90 s
+    assert steps_for(trial, starts=3, seconds=1e6) == 500
+    assert steps_for(trial, starts=3, seconds=1.0) == 40
+
+
+def test_seconds_count_over_several_calls(tmp_path: Path) -> None:
+    for _ in range(2):
+        clock = Clock(tmp_path, 100.0)
+        with pytest.raises(KeyboardInterrupt), clock.stage("base"):
+            raise KeyboardInterrupt
+    written = json.loads((tmp_path / STATE).read_text())
+    assert 0 < written["seconds"]["base"] < 100
+    assert Clock(tmp_path, 100.0).left() == 100 - written["seconds"]["base"]
+    (tmp_path / STATE).write_text("[]")
+    with pytest.raises(RunError, match="cannot be read"):
+        Clock(tmp_path, 100.0)
+
+
+def test_the_conclusion_claims_what_was_shown() -> None:
+    alone, encoder, *_, whole = plan_of(options(init="imagenet")).starts
+    runs = {"base": Path("a"), "targets": Path("b")}
+    better, worse = Difference(3.0, 1.0, 5), Difference(0.2, 2.0, 5, 400)
+    assert "encoder-targets, whole helped most" in conclusion({encoder: worse, whole: better}, alone, runs)
+    assert "no gain of pre-training over ImageNet weights can be shown" in conclusion({encoder: worse}, alone, runs)
+    assert "too few seeds" in conclusion({encoder: Difference(9.0, None, 2)}, alone, runs)
+
+
+@pytest.mark.parametrize(("given", "sentence"), [({"labels": ""}, "labels is missing"), ({"budget": "2"}, "duration")])
+def test_what_is_missing_is_named(given: dict[str, str], sentence: str) -> None:
+    with pytest.raises(OptionsError, match=sentence):
+        options(**given).check_complete()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for index in range(32):
+        noisy(COLOURS[index % 3], (40, 40), rng).save(tmp_path / "photos" / f"{index}.png")
+    asked = {
+        "data": tmp_path / "photos",
+        "labels": mask_folder(tmp_path / "labelled"),
+        "model": MODEL,
+        "image_size": 32,
+        "budget": "12s",
+        "seeds": 1,
+        "out": tmp_path / "try",
+    }
+    results = dovetail.try_out(**asked)
+    assert [row.setting["start"] for row in results.rows] == [
+        "random weights",
+        "densecl, encoder",
+        "decon-sl-densecl, encoder",
+        "decon-sl-densecl, whole",
+    ]
+    assert sum("fine-tuned mIoU" in row.scores for row in results.rows) == 3
+    assert "too few" in " ".join(results.notes)
+    assert (tmp_path / "try" / "report.html").is_file()
+    capsys.readouterr()
+    again = dovetail.try_out(**asked)
+    assert "(finished before)" in capsys.readouterr().out
+    assert [row.scores for row in again.rows] == [row.scores for row in results.rows]
