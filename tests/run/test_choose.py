@@ -28,6 +28,7 @@ def asked(model: Any = CNN, **values: Any) -> PretrainOptions:
     [
         ({"model": f"{CNN}+fpn", "init": "imagenet"}, "encoder-targets", "all"),
         ({"model": f"{CNN}+fpn", "init": "imagenet", "freeze_encoder_epochs": 0.0}, "decon-sl", 0.0),
+        ({"model": f"{CNN}+fpn", "init": "imagenet", "recipe": {"alpha": 0.5}}, "decon-sl", 0.0),
         ({"model": f"{CNN}+fpn"}, "decon-sl", 0.0),
         ({"model": f"{VIT}+fpn", "init": "imagenet"}, "encoder-targets", "all"),
         ({"model": f"{VIT}+fpn"}, "decon-sl", 0.0),

@@ -57,7 +57,8 @@ def with_method(options: PretrainOptions, network: Network) -> tuple[PretrainOpt
     trained, freeze = is_trained(options, network), options.freeze_encoder_epochs
     why = ""
     if options.method == AUTO:
-        method, reason = method_for(network, trained=trained, may_freeze=freeze in (AUTO, "all"))
+        fits = freeze in (AUTO, "all") and options_of(TARGETS).keys() >= (options.recipe or {}).keys()
+        method, reason = method_for(network, trained=trained, may_freeze=fits)
         options, why = options.changed(method=method), f"Method {method}, because {reason}."
     if freeze == AUTO:
         frozen = options.method == TARGETS and trained and bool(network.decoder_prefixes)
@@ -72,7 +73,7 @@ def method_for(network: Network, *, trained: bool, may_freeze: bool = True) -> t
     Args:
         network: The model.
         trained: Whether its encoder starts from trained weights.
-        may_freeze: Whether the encoder may be frozen for the whole run.
+        may_freeze: Whether the encoder may be frozen for the whole run, and no option of another recipe was given.
     """
     if network.decoder_prefixes and trained and may_freeze:
         return TARGETS, "a decoder with random weights learns most, and most cheaply, from an encoder that is trained"
