@@ -82,7 +82,7 @@ def tables() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs and with runs as the pages name them, exported without training."""
+    """A folder with images and with runs as the pages name them, exported without training."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def quick_pretrain(pretrain: Callable[..., Any], **asked: Any) -> Any:
 
 @pytest.fixture
 def stand_ins(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Work in a folder with photographs and runs, with two steps instead of a whole run; runs made there are new."""
+    """Work in a folder with images and runs, with two steps instead of a whole run; runs made there are new."""
     (tmp_path / "photos").symlink_to(workplace / "photos")
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)

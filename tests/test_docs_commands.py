@@ -125,7 +125,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     moving_square(folder / "sequences", frames=3)
     (folder / "imagenet").mkdir()
     (folder / "imagenet/train").symlink_to(folder / "photos")
-    (folder / "photographs.txt").write_text("\n".join(map(str, sorted((folder / "photos").iterdir()))))
+    (folder / "images.txt").write_text("\n".join(map(str, sorted((folder / "photos").iterdir()))))
     (folder / "recipes").symlink_to(ROOT / "recipes")
     base = {"data": "photos", "model": "timm/test_resnet+fpn", "method": "decon-sl", "recipe": SMALL} | QUICK
     (folder / "base.yaml").write_text(yaml.safe_dump(base))

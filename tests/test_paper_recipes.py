@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four small photographs of noise."""
+    """Four small images of noise."""
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     for index in range(4):

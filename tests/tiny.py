@@ -1,4 +1,4 @@
-"""Small things that tests share: photographs' views without files, a tiny recipe and learner of any method."""
+"""Small things that tests share: images' views without files, a tiny recipe and learner of any method."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def random_queries(plan: ViewPlan, batch: int, seed: int, dtype: torch.dtype) ->
 
 
 def query_boxes(plan: ViewPlan, batch: int, seed: int) -> torch.Tensor | None:
-    """Return [B, S, 4] boxes of the queries in the photograph; None if the plan has no queries."""
+    """Return [B, S, 4] boxes of the queries in the image; None if the plan has no queries."""
     if plan.queries is None:
         return None
     corner = torch.rand(batch, plan.queries.count, 2, generator=torch.Generator().manual_seed(seed + 2)) * 0.5

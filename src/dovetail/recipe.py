@@ -244,7 +244,7 @@ class Recipe:
     Attributes:
         name: The method's name.
         terms: At least one; weights need not sum to one.
-        views: The views of one photograph in one step.
+        views: The views of one image in one step.
         optimiser: Optimiser and learning rate.
         teacher_momentum: Of the moving teacher; None for methods whose second branch is the student itself without
             gradient (SimSiam) or that have none (SimCLR, Barlow Twins, VICReg).

@@ -1,4 +1,4 @@
-"""A corpus of malformed files, made by a seeded fuzzer, among photographs that are whole."""
+"""A corpus of malformed files, made by a seeded fuzzer, among images that are whole."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Corpus:
 
 
 def make_corpus(folder: Path, *, seed: int = 0, whole: int = 480) -> Corpus:
-    """Return a folder with at least 400 malformed files and `whole` small photographs."""
+    """Return a folder with at least 400 malformed files and `whole` small images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for number in range(whole):

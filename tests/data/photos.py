@@ -1,4 +1,4 @@
-"""Small photographs in every format, made on the spot."""
+"""Small images in every format, made on the spot."""
 
 from __future__ import annotations
 

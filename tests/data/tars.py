@@ -29,7 +29,7 @@ def tar_of(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def shards_of(folder: Path, counts: list[int]) -> Path:
-    """Return a folder of shards with so many photographs, each with a caption beside it; no two are alike."""
+    """Return a folder of shards with so many images, each with a caption beside it; no two are alike."""
     number = 0
     for shard, count in enumerate(counts):
         members: dict[str, bytes] = {}

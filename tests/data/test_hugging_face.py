@@ -1,4 +1,4 @@
-"""Tables of Hugging Face's `datasets` as a source of photographs."""
+"""Tables of Hugging Face's `datasets` as a source of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 
 def table(count: int, **more: Any) -> Any:
-    """Return a table of photographs with captions."""
+    """Return a table of images with captions."""
     columns = {"image": [{"bytes": jpeg(number), "path": None} for number in range(count)], "text": ["a"] * count}
     features = {"image": datasets.Image(), "text": datasets.Value("string")}
     for name, (values, feature) in more.items():

@@ -186,7 +186,7 @@ def test_exactly_half_goes_on(tmp_path: Path) -> None:
 
 
 def test_every_process_names_what_it_skips(tmp_path: Path) -> None:
-    """Into one file, each photograph once, whichever process came upon it."""
+    """Into one file, each image once, whichever process came upon it."""
     folder_of(tmp_path, 12)
     for number in range(4):
         (tmp_path / f"bad{number}.jpg").write_text("text")

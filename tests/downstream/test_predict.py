@@ -24,7 +24,7 @@ FAST: dict[str, Any] = {"accelerator": "cpu", "precision": "float32", "workers":
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Photographs of odd sizes, two of one stem, one deeper down, one grey; and one that is none."""
+    """Images of odd sizes, two of one stem, one deeper down, one grey; and one that is none."""
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def unread_in(out: Path) -> list[str]:
-    """Return the names of the photographs that were left out."""
+    """Return the names of the images that were left out."""
     return [Path(json.loads(line)["path"]).name for line in (out / "unread.jsonl").read_text().splitlines()]
 
 
@@ -54,9 +54,7 @@ def test_segmentation_masks_have_the_photographs_sizes(
     segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", **FAST)
-    assert capsys.readouterr().out.startswith(
-        f"3 photographs, predictions in {out}; 1 could not be read: broken.jpg (see "
-    )
+    assert capsys.readouterr().out.startswith(f"3 images, predictions in {out}; 1 could not be read: broken.jpg (see ")
     assert unread_in(out) == ["broken.jpg"]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
     with Image.open(out / "a.jpg.png") as mask:
@@ -91,7 +89,7 @@ def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_pat
 
 def test_a_list_of_unreadable_photographs_alone_is_a_mistake(segmenter: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "few.txt").write_text("broken.jpg\nmissing.jpg\n")
-    with pytest.raises(dovetail.DovetailError, match=r"None of the 2 photographs can be read \(.*\); check the data"):
+    with pytest.raises(dovetail.DovetailError, match=r"None of the 2 images can be read \(.*\); check the data"):
         dovetail.predict(run=segmenter, data=photos / "few.txt", out=tmp_path / "out", **FAST)
     assert not (tmp_path / "out").exists()
 

@@ -70,7 +70,7 @@ def test_a_query_that_is_a_patch_embeds_as_that_patch() -> None:
 @pytest.mark.parametrize("name", ["plain", "registers"])
 def test_positions_of_queries_are_those_of_the_patches_under_them(name: str) -> None:
     net = network(name)
-    # A view of the whole photograph, and a query whose crop is centred on its patch in row 1, column 2.
+    # A view of the whole image, and a query whose crop is centred on its patch in row 1, column 2.
     seen = replace(
         view(batch=1, queries=1),
         box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),

@@ -82,7 +82,7 @@ def network(name: str = "plain", *, seed: int = 0, **options: Any) -> ViTNetwork
 def view(
     *, batch: int = 2, queries: int = 3, side: int = SIDE, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> View:
-    """Return a view with query patches whose crops lie anywhere in the photograph."""
+    """Return a view with query patches whose crops lie anywhere in the image."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(batch, queries, 2, generator=generator) * 0.7
     return View(

@@ -34,7 +34,7 @@ HEAD = VectorHeadSpec(dim=8)
 
 
 def views(batch: int = 5) -> list[torch.Tensor]:
-    """Two views' outputs that are alike, as those of one photograph are."""
+    """Two views' outputs that are alike, as those of one image are."""
     base = torch.randn(batch, 8, dtype=torch.float64)
     return [base + 0.5 * torch.randn_like(base) for _ in range(2)]
 

@@ -17,7 +17,7 @@ HOSTILE = ("<script>alert(1)<b>.jpg", "\"quoted' & $math$.jpg", "plain.jpg")
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of nine small photographs with structure."""
+    """A folder of nine small images with structure."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name in (*HOSTILE, *(f"{number}.png" for number in range(6))):

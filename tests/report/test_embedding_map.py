@@ -1,4 +1,4 @@
-"""The map of embeddings in a run's page: every photograph with its path, whatever its name."""
+"""The map of embeddings in a run's page: every image with its path, whatever its name."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_map_that_cannot_be_is_refused_in_a_sentence(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "e.npy"
-    with pytest.raises(DovetailError, match="at least 4 readable photographs and found 3"):
+    with pytest.raises(DovetailError, match="at least 4 readable images and found 3"):
         embed(run=run, data=sorted(photos.iterdir())[:3], out=out, page_map="pca")
     with pytest.raises(DovetailError, match="written by another version"):
         put_between("<html>", "map", "", Path("report.html"))

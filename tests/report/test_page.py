@@ -170,8 +170,8 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     source = Hanging([photos / "plain.jpg", photos / "plain.jpg"])
     subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load")
     page = Page.prepare(subject, restored.before)
-    assert "without photographs: reading took more than 0.5 seconds" in caplog.text
-    assert page.examples == page.photographs == []
+    assert "without images: reading took more than 0.5 seconds" in caplog.text
+    assert page.examples == page.images == []
     assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
 
 

@@ -19,7 +19,7 @@ from dovetail.report.embedding import embed
 from dovetail.report.pictures_attention import attention_of, vit_of, with_queries
 from dovetail.report.pictures_correspondence import (
     cell_places,
-    in_photograph,
+    in_image,
     match,
     median_error,
     spread_out,
@@ -146,7 +146,7 @@ def test_maps_that_know_their_place_match_without_error() -> None:
     views = (view_of((0.0, 0.0, 1.0, 1.0), flipped=False), view_of((0.0, 0.0, 1.0, 1.0), flipped=True))
     maps = []
     for view in views:
-        places = in_photograph(cell_places(8, 8), view) / torch.tensor([200.0, 100.0]) * 3
+        places = in_image(cell_places(8, 8), view) / torch.tensor([200.0, 100.0]) * 3
         waves = [torch.stack([(k * places).sin(), (k * places).cos()]) for k in (1, 2)]
         maps.append(torch.cat(waves).permute(0, 2, 1).reshape(8, 8, 8))
     assert median_error(maps[0], maps[1], views) == pytest.approx(0, abs=1e-3)

@@ -18,7 +18,7 @@ TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of twelve small photographs with structure."""
+    """A folder of twelve small images with structure."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for index in range(12):

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 
 class Stopping(Dataset[Image.Image]):
-    """Photographs that ask the process that made them to stop, as Ctrl-C does, when `after` of them have been read."""
+    """Images that ask the process that made them to stop, as Ctrl-C does, when `after` of them have been read."""
 
     def __init__(self, photos: Path, after: int | None) -> None:
         self.paths, self.after, self.reads = sorted(photos.iterdir()), after, 0

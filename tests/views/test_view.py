@@ -17,7 +17,7 @@ CELLS = 16
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[View, View]:
-    """Two views of one photograph of any size, flipped or not."""
+    """Two views of one image of any size, flipped or not."""
     width, height = draw(st.integers(2, 300)), draw(st.integers(2, 300))
 
     def view() -> View:
@@ -38,7 +38,7 @@ def area(box: Tensor) -> Tensor:
 
 
 def ramp(view: View) -> Tensor:
-    """Return [1, 2, CELLS, CELLS]: the place in the photograph that each cell of the view shows, x and y."""
+    """Return [1, 2, CELLS, CELLS]: the place in the image that each cell of the view shows, x and y."""
     share = (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS
     x1, y1, x2, y2 = view.box[0].double()
     x = x1 + (x2 - x1) * (1 - share if view.flipped[0] else share)

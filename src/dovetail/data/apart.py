@@ -1,4 +1,4 @@
-"""Reading a few photographs outside the loader, in a process of its own that can be ended."""
+"""Reading a few images outside the loader, in a process of its own that can be ended."""
 
 from __future__ import annotations
 

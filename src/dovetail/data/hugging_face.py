@@ -1,4 +1,4 @@
-"""Tables of Hugging Face's `datasets`: photographs as the bytes in a column, decoded here as every other file.
+"""Tables of Hugging Face's `datasets`: images as the bytes in a column, decoded here as every other file.
 
     a folder that `save_to_disk` wrote      the split "train", or the only one
     hf:NAME or hf:NAME#SPLIT                what `load_dataset` finds: a folder of Parquet files, or a set of the hub
@@ -29,14 +29,14 @@ WINDOW_IMAGES = 20_000
 
 
 class TableSource(ImageSource):
-    """Photographs in one column of a table, its rows in the order of shards: runs of rows that are read together."""
+    """Images in one column of a table, its rows in the order of shards: runs of rows that are read together."""
 
     def __init__(self, table: Any, column: str, *, called: str = "table") -> None:
         """Take a `datasets.Dataset` whose images are not decoded, see `undecoded`.
 
         Args:
             table: Rows with {"bytes": ..., "path": ...} in `column`.
-            column: Of the photographs.
+            column: Of the images.
             called: What to call the table in errors.
         """
         self._table = table.select_columns(column)

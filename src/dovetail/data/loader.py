@@ -1,4 +1,4 @@
-"""From a source of photographs to batches of views, in loading processes."""
+"""From a source of images to batches of views, in loading processes."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _REPLACEMENT_TRIES = 64
 
 
 class ViewDataset(Dataset[Sample]):
-    """The views of every photograph of a source, as a pure function of (seed, epoch, index).
+    """The views of every image of a source, as a pure function of (seed, epoch, index).
 
-    In the place of an unreadable photograph comes another one, drawn from the same three numbers.
+    In the place of an unreadable image comes another one, drawn from the same three numbers.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ViewDataset(Dataset[Sample]):
         """Keep what is needed; nothing is read.
 
         Args:
-            source: Of photographs.
+            source: Of images.
             plan: The views wanted.
             seed: Of the run.
             in_channels: Of the pixels.
@@ -89,11 +89,11 @@ class ViewDataset(Dataset[Sample]):
         return self._watch
 
     def give_up(self, index: int, reason: str) -> None:
-        """Count photograph `index` as unreadable."""
+        """Count image `index` as unreadable."""
         self._unreadable[index] = Skipped(index, self._source.name(index), reason)
 
     def __getitem__(self, key: Key) -> Sample:
-        """Return the views of photograph `index` in `epoch`, with `key` = (epoch, index)."""
+        """Return the views of image `index` in `epoch`, with `key` = (epoch, index)."""
         epoch, index = key
         skipped: list[Skipped] = []
         for candidate in self._candidates(epoch, index):
@@ -108,7 +108,7 @@ class ViewDataset(Dataset[Sample]):
         return replace(self._blank(epoch, index), skipped=tuple(skipped))
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """Yield `index`, then the photographs to take instead."""
+        """Yield `index`, then the images to take instead."""
         yield index
         rng = stream(Purpose.REPLACEMENT, seed=self._seed, epoch=epoch, index=index)
         for _ in range(_REPLACEMENT_TRIES):
@@ -185,7 +185,7 @@ class ViewLoader:
         self._stop_asked = asked
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches, and start again after the last one where a process ended with its photograph, or was asked to.
+        """Yield batches, and start again after the last one where a process ended with its image, or was asked to.
 
         Raises:
             DovetailError: Most images cannot be read, or a worker hangs or is killed.
@@ -318,9 +318,9 @@ def make_loader(
     """Return the loader of this rank's batches; the number of workers changes nothing but the speed.
 
     Args:
-        source: Of photographs; see `open_source`.
+        source: Of images; see `open_source`.
         plan: The views wanted; `to_views` needs the same one.
-        global_batch: Photographs in one optimiser step, over all ranks and micro-batches.
+        global_batch: Images in one optimiser step, over all ranks and micro-batches.
         total_steps: Optimiser steps of the whole run.
         seed: Of the run.
         start_step: Where a resumed run goes on.

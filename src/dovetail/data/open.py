@@ -16,7 +16,7 @@ from dovetail.errors import DataError
 
 
 def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:
-    """Return the photographs that `data` means.
+    """Return the images that `data` means.
 
     Args:
         data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one

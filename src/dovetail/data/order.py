@@ -1,4 +1,4 @@
-"""Which photographs a rank sees at which step: a pure function of the seed, so that resuming is a number."""
+"""Which images a rank sees at which step: a pure function of the seed, so that resuming is a number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class Order(Protocol):
-    """One epoch's photographs: `order[first:last]` are the numbers of those at these places."""
+    """One epoch's images: `order[first:last]` are the numbers of those at these places."""
 
     def __getitem__(self, places: slice, /) -> np.ndarray:
         """Return int64 numbers."""
@@ -29,7 +29,7 @@ class Order(Protocol):
 
 
 class OrderOf(Protocol):
-    """How a source puts its photographs in order."""
+    """How a source puts its images in order."""
 
     def __call__(self, *, seed: int, epoch: int) -> Order:
         """Return the order of one epoch, a pure function of the two."""
@@ -37,26 +37,26 @@ class OrderOf(Protocol):
 
 
 class ShardOrder:
-    """One epoch over shards: all of them in a new order, and within every window of shards all photographs shuffled.
+    """One epoch over shards: all of them in a new order, and within every window of shards all images shuffled.
 
-    So that shards are read one after the other, a window at a time, and each photograph once. Any place of the epoch
-    is found by arithmetic on the shards' sizes: nothing is kept for each photograph but for those of one window.
+    So that shards are read one after the other, a window at a time, and each image once. Any place of the epoch
+    is found by arithmetic on the shards' sizes: nothing is kept for each image but for those of one window.
     """
 
     def __init__(self, counts: np.ndarray, *, seed: int, epoch: int, window_images: int) -> None:
         """Put the shards in order.
 
         Args:
-            counts: [shards] int64, photographs in each.
+            counts: [shards] int64, images in each.
             seed: Of the run.
             epoch: Of the run.
-            window_images: Photographs that are shuffled together, about: a window ends with a shard.
+            window_images: Images that are shuffled together, about: a window ends with a shard.
         """
         self._seed, self._epoch = seed, epoch
         shards = stream(Purpose.ORDER, seed=seed, epoch=epoch).permutation(len(counts))
         begins = np.cumsum(counts[shards]) - counts[shards]  # places in the epoch
         self._begins = begins
-        # From a place to a photograph's number: what has to be added in each shard.
+        # From a place to an image's number: what has to be added in each shard.
         self._moves = (np.cumsum(counts) - counts)[shards] - begins
         window = begins // max(window_images, 1)
         first = np.flatnonzero(np.diff(window, prepend=-1))
@@ -65,7 +65,7 @@ class ShardOrder:
         self._known: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __getitem__(self, places: slice, /) -> np.ndarray:
-        """Return the numbers of the photographs at `places`, a slice without a step."""
+        """Return the numbers of the images at `places`, a slice without a step."""
         first, last, _ = places.indices(self._num_images)
         parts = [np.empty(0, dtype=np.int64)]
         while first < last:
@@ -77,7 +77,7 @@ class ShardOrder:
         return np.concatenate(parts)
 
     def _window(self, window: int) -> np.ndarray:
-        """Return the numbers of a window's photographs in their order; the last window asked for is remembered."""
+        """Return the numbers of a window's images in their order; the last window asked for is remembered."""
         if self._known[0] != window:
             begin = int(self._windows[window])
             end = int(self._windows[window + 1]) if window + 1 < len(self._windows) else self._num_images
@@ -91,7 +91,7 @@ class ShardOrder:
 class StepSampler(Sampler[list[Key]]):
     """Yields, step by step, the (epoch, index) pairs of this rank.
 
-    Every epoch is a new order of all photographs, cut into global batches; what does not fill a batch at its end is
+    Every epoch is a new order of all images, cut into global batches; what does not fill a batch at its end is
     left out. The global batch of a step does not depend on the number of ranks: rank r takes the r-th of `world_size`
     equal runs of it. With `micro_batches` a rank's part comes in that many equal lists, one after another.
     """
@@ -113,14 +113,14 @@ class StepSampler(Sampler[list[Key]]):
 
         Args:
             num_images: Of the source.
-            global_batch: Photographs in one optimiser step, over all ranks and micro-batches.
+            global_batch: Images in one optimiser step, over all ranks and micro-batches.
             seed: Of the run.
             total_steps: Of the whole run.
             start_step: Where to go on; steps before it are not yielded.
             rank: This process.
             world_size: Number of processes.
             micro_batches: Lists that one step's part is split into (gradient accumulation).
-            order_of: How the photographs of an epoch are put in order; `epoch_order` unless given.
+            order_of: How the images of an epoch are put in order; `epoch_order` unless given.
 
         Raises:
             OptionsError: There are fewer images than a batch takes, or the batch does not divide evenly.

@@ -1,4 +1,4 @@
-"""Where photographs come from: a folder, an archive, a list of paths, or a dataset. All are numbered from 0 in a stable
+"""Where images come from: a folder, an archive, a list of paths, or a dataset. All are numbered from 0 in a stable
 order.
 """
 
@@ -35,10 +35,10 @@ from dovetail.errors import DataError
 
 
 class ImageSource(ABC):
-    """Numbered photographs. Instances are small and can be pickled, so that workers take a copy each.
+    """Numbered images. Instances are small and can be pickled, so that workers take a copy each.
 
     Attributes:
-        left_out: A sentence on what is beside the photographs and not read; nothing where there is nothing.
+        left_out: A sentence on what is beside the images and not read; nothing where there is nothing.
     """
 
     left_out: str = ""
@@ -46,25 +46,25 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def num_images(self) -> int:
-        """The number of photographs, unreadable ones included."""
+        """The number of images, unreadable ones included."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return the name of photograph `index` for people: its path where it has one."""
+        """Return the name of image `index` for people: its path where it has one."""
 
     @abstractmethod
     def open(self, index: int, channels: int) -> Photograph:
-        """Return photograph `index` with that many channels; raise `UnreadableError` if it cannot be read."""
+        """Return image `index` with that many channels; raise `UnreadableError` if it cannot be read."""
 
     def order(self, *, seed: int, epoch: int) -> Order:
         """Return the order of an epoch, a pure function of the two: any permutation that suits how they are stored."""
         return epoch_order(self.num_images, seed=seed, epoch=epoch)
 
-    def fetch(self, index: int) -> None:  # noqa: B027 - most photographs are near
-        """Bring photograph `index` near where it is far; this may take longer than reading a photograph may."""
+    def fetch(self, index: int) -> None:  # noqa: B027 - most images are near
+        """Bring image `index` near where it is far; this may take longer than reading an image may."""
 
     def encoded(self, index: int) -> bytes:
-        """Return photograph `index` as the bytes of a file; raise `UnreadableError` if it cannot be read."""
+        """Return image `index` as the bytes of a file; raise `UnreadableError` if it cannot be read."""
         pixels = self.open(index, 3).decode(1).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -72,7 +72,7 @@ class ImageSource(ABC):
 
 
 class PathSource(ImageSource):
-    """Photographs in files, in the order of `paths`."""
+    """Images in files, in the order of `paths`."""
 
     def __init__(self, paths: Iterable[str | Path], *, left_out: str = "") -> None:
         self.left_out = left_out
@@ -93,7 +93,7 @@ class PathSource(ImageSource):
 
 
 class ArchiveSource(ImageSource):
-    """Photographs in an archive, in its order; what the archive says of them is trusted in nothing."""
+    """Images in an archive, in its order; what the archive says of them is trusted in nothing."""
 
     def __init__(self, archive: Archive) -> None:
         """List the archive.
@@ -142,7 +142,7 @@ class ArchiveSource(ImageSource):
 
 
 class DatasetSource(ImageSource):
-    """Photographs of a map-style dataset whose items are images, or tuples that begin with one.
+    """Images of a map-style dataset whose items are images, or tuples that begin with one.
 
     An image is a Pillow image, an array [H, W] or [H, W, C], or a tensor [C, H, W]; uint8, or floating in [0, 1].
     """

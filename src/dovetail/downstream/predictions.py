@@ -40,7 +40,7 @@ OVERLAYS = Path("overlays")
 
 def predict(asked: PredictOptions) -> Path:
     """Write predictions."""
-    for name, words in (("run", "fine-tuned run"), ("data", "folder of photographs"), ("out", "folder to write")):
+    for name, words in (("run", "fine-tuned run"), ("data", "folder of images"), ("out", "folder to write")):
         if not str(getattr(asked, name)):
             raise OptionsError(f"No {words} was named; give one with --{name}.")
     folder, out = Path(asked.run), Path(asked.out)
@@ -58,7 +58,7 @@ def predict(asked: PredictOptions) -> Path:
             else:
                 classify(task, folder, photos, out, where, advance)
         left_out = write_unread(photos, out)
-    tell(f"{counted(len(photos.read), 'photograph')}, predictions in {out}{left_out}")
+    tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{left_out}")
     return out
 
 
@@ -76,7 +76,7 @@ class Photographs:
         return [path for path in self.paths if path not in self.unread]
 
     def pixels(self, where: Machine, advance: Callable[[int], None]) -> Iterator[tuple[Path, Tensor]]:
-        """Yield each photograph with its pixels [3, H, W] uint8; those that cannot be read are noted."""
+        """Yield each image with its pixels [3, H, W] uint8; those that cannot be read are noted."""
 
         def pixels_of(path: Path) -> Tensor | str:
             try:
@@ -95,16 +95,16 @@ class Photographs:
         """Raise `DataError` where none could be read."""
         if not self.read:
             why = self.unread[self.paths[0]]
-            raise DataError(f"None of the {len(self.paths)} photographs can be read ({why}); check the data.")
+            raise DataError(f"None of the {len(self.paths)} images can be read ({why}); check the data.")
 
 
 def reason(fault: DovetailError) -> str:
-    """Return why a photograph cannot be read, without what to do about it."""
+    """Return why an image cannot be read, without what to do about it."""
     return str(fault.__cause__ or fault)
 
 
 def photographs(data: Path) -> Photographs:
-    """Return the photographs in a folder, or in a list of paths; names are relative to the folder, or to the list's.
+    """Return the images in a folder, or in a list of paths; names are relative to the folder, or to the list's.
 
     Raises:
         DataError: Where there are none.
@@ -117,14 +117,14 @@ def photographs(data: Path) -> Photographs:
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:
-        raise DataError(f"There is no folder or list of photographs at {data}; name one with --data.")
+        raise DataError(f"There is no folder or list of images at {data}; name one with --data.")
     if not found:
-        raise DataError(f"{data} holds no photographs; name another folder with --data.")
+        raise DataError(f"{data} holds no images; name another folder with --data.")
     return Photographs(base, [Path(one) for one in found])
 
 
 def relative(path: Path, base: Path) -> Path:
-    """Return a photograph's path below `base`, or its bare name where it is elsewhere."""
+    """Return an image's path below `base`, or its bare name where it is elsewhere."""
     return path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
 
 
@@ -161,7 +161,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def write_unread(photos: Photographs, out: Path) -> str:
-    """Write unread.jsonl, {"path", "reason"} a line, where photographs could not be read; return a clause on them."""
+    """Write unread.jsonl, {"path", "reason"} a line, where images could not be read; return a clause on them."""
     file = out / UNREAD
     file.unlink(missing_ok=True)  # of an earlier time
     if not photos.unread:
@@ -176,7 +176,7 @@ def write_unread(photos: Photographs, out: Path) -> str:
 def segment(
     task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any, *, overlays: bool
 ) -> None:
-    """Write a palette PNG of classes for each photograph, and classes.json; with `overlays` both over each other."""
+    """Write a palette PNG of classes for each image, and classes.json; with `overlays` both over each other."""
     options = task.options
     model, _ = build_finished(task)
     load_weights(model, folder)
@@ -210,7 +210,7 @@ def segment(
 
 
 def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
-    """Return the PNG's name for each photograph: that below `base`, the suffix replaced; where several would have one
+    """Return the PNG's name for each image: that below `base`, the suffix replaced; where several would have one
     name, the suffix is kept within it, and followed by a number where that is not enough.
     """
     plain = {path: below(path, base).with_suffix(".png") for path in paths}
@@ -266,7 +266,7 @@ def detections(
 
 @dataclass(frozen=True)
 class Unlabelled(ClassFolder):
-    """Photographs that are black where they cannot be read; `unread` says why."""
+    """Images that are black where they cannot be read; `unread` says why."""
 
     unread: dict[Path, str] = field(default_factory=dict)
 

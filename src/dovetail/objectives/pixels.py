@@ -2,12 +2,12 @@
 
     y_i  = unit( sum_j max(cos(x_i, x_j), 0)^gamma  unit(g(x_j)) )          propagation, student only    (equation 3)
     loss = - mean_b mean_{(i,j) near} cos(y_i, x'_j), both ways, summed, times 2                          (equation 4)
-    near: |centre_i - centre_j| / max(cell diagonals) < distance            in the photograph's frame    (equation 1)
+    near: |centre_i - centre_j| / max(cell diagonals) < distance            in the image's frame    (equation 1)
 
 The propagation g and the instance predictor have no twin in the teacher, so they live here.
 
 The weights of the propagation are not normalised over j, and g's output is normalised before the sum, as in the
-official code. Distances are in the photograph's [0, 1] frame, where x and y have different units unless it is square.
+official code. Distances are in the image's [0, 1] frame, where x and y have different units unless it is square.
 Images without a pair of near cells add a zero but count in the mean. The mean over near pairs divides by their number
 plus 1e-6; the official code adds this in float32, where it is lost from 32 pairs on: below 1e-7 of the loss.
 
@@ -184,14 +184,14 @@ class PixelConsistency(Objective):
 
 @dataclass(frozen=True)
 class CellCentres:
-    """Where the cells of a map lie in the photograph: `xy` [B, N, 2] of their centres, `diagonal` [B] of a cell."""
+    """Where the cells of a map lie in the image: `xy` [B, N, 2] of their centres, `diagonal` [B] of a cell."""
 
     xy: Tensor
     diagonal: Tensor
 
 
 def cell_centres(view: View, cells: Tensor) -> CellCentres:
-    """Return where the cells of a map [B, D, H, W] of `view` lie, x and y in [0, 1] of the photograph.
+    """Return where the cells of a map [B, D, H, W] of `view` lie, x and y in [0, 1] of the image.
 
     Flipped views have their x1 and x2 swapped, so that their cells count from the right. Sampled cells [B, D, N, 1] lie
     at the view's points.

@@ -152,7 +152,7 @@ def moco_v3(
         frozen_patches: Keep a ViT's patch embedding at its random start, which steadies the training.
         rows_per_block: Queries whose similarities are in memory at a time; None for all.
         image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
+        min_scale: Smallest share of the image's area in a view.
         blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     tap = image_tap(taps)

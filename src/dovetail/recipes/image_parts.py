@@ -52,7 +52,7 @@ def pair_views(
         interpolation: Of both.
         min_overlap: See `ViewPlan`.
         image_size: Side of the views in pixels.
-        min_scale: Smallest share of the photograph's area in a view.
+        min_scale: Smallest share of the image's area in a view.
         blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
     """
     view = ViewSpec(image_size, (min_scale, 1.0), interpolation=interpolation)

@@ -4,7 +4,7 @@ Paper: Zhang et al., "Patch-Level Contrasting without Patch Correspondence for A
 Representation Learning", ICLR 2023, https://arxiv.org/abs/2306.13337. The authors released no code; this is the first
 open implementation.
 
-Of the paper: S crops of the photograph, each resized to one patch, enter both branches as query tokens next to either
+Of the paper: S crops of the image, each resized to one patch, enter both branches as query tokens next to either
 global view. In every block a query attends to the raw tokens and to itself; raw tokens never see queries, so that the
 base's own outputs stay as they are. Query i of one view is contrasted with query i of the other through the head of the
 class token. There is no new parameter, no negative pair and no correspondence between patches:
@@ -12,7 +12,7 @@ class token. There is no new parameter, no negative pair and no correspondence b
     L = L_base + query_weight / (2S) sum_i [H(P_t(q_i|A), P_s(q_i|B)) + H(P_t(q_i|B), P_s(q_i|A))]
 
 Not readable in the paper's public parts, so chosen here and open to ablation: ten queries of 5 to 25 percent of the
-photograph's area with the colours of DINO's local views, the same pixels in both views and both branches, no position,
+image's area with the colours of DINO's local views, the same pixels in both views and both branches, no position,
 a centre of their own with momentum 0.9, the class token's temperatures, weight 1.
 
 Expected by the paper on ImageNet-1k with multi-crop: linear probe ViT-S/16 77.5, ViT-B/16 79.8; COCO Mask R-CNN 1x with
@@ -53,9 +53,9 @@ def adclr(
     Args:
         base: A recipe with a prototype head on the class token, such as DINO's or iBOT's.
         taps: The model's taps.
-        queries: Query patches of a photograph, S, at least 1.
+        queries: Query patches of an image, S, at least 1.
         query_weight: Weight of the query term.
-        query_scale: Share of the photograph's area in a query's crop.
+        query_scale: Share of the image's area in a query's crop.
         query_attention: "unidirectional" as in the paper; the others are ablations: "query_to_query" lets queries see
             each other, "bidirectional" lets raw tokens see queries too, which the paper finds to collapse.
         query_pairing: "cross" contrasts a query beside one view with itself beside the other, "same" beside the same.

@@ -130,10 +130,10 @@ def self_distilled(
         clip_norm: Largest gradient norm of every single tensor.
         frozen_epochs: Epochs in which the prototypes stay as they are.
         image_size: Side of the two global views in pixels.
-        global_scale: Their share of the photograph's area.
+        global_scale: Their share of the image's area.
         local_crops: How many local views.
         local_size: Their side in pixels.
-        local_scale: Their share of the photograph's area.
+        local_scale: Their share of the image's area.
         blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
         reference_timm_positions: Resample positions to local views as timm does, with antialiasing; the official codes
             have none.

@@ -1,6 +1,6 @@
-"""`dovetail embed`: one vector for each photograph.
+"""`dovetail embed`: one vector for each image.
 
-A ViT's class token, or the mean over the encoder's deepest map. Shapes: N photographs, C channels, S x S pixels, D
+A ViT's class token, or the mean over the encoder's deepest map. Shapes: N images, C channels, S x S pixels, D
 dimensions.
 """
 
@@ -36,7 +36,7 @@ from dovetail.report.pixels import square
 
 
 class Embeddings(NamedTuple):
-    """`vectors` [N, D] float32 of the photographs `indices` of a source; `skipped` are (name, reason)."""
+    """`vectors` [N, D] float32 of the images `indices` of a source; `skipped` are (name, reason)."""
 
     vectors: NDArray[np.float32]
     indices: list[int]
@@ -46,13 +46,13 @@ class Embeddings(NamedTuple):
 
 @takes(EmbedOptions)
 def embed(options: EmbedOptions) -> Path:
-    """Write one vector for each photograph: a ViT's class token, or the mean over the encoder's deepest map.
+    """Write one vector for each image: a ViT's class token, or the mean over the encoder's deepest map.
 
     Returns:
         The file.
 
     Raises:
-        DovetailError: For another ending, a file that cannot be written, a run without weights, no readable photograph,
+        DovetailError: For another ending, a file that cannot be written, a run without weights, no readable image,
             or a map without a page.
     """
     path = Path(options.out)
@@ -86,7 +86,7 @@ def embed(options: EmbedOptions) -> Path:
                 shown = add_map(
                     page, options.page_map, source, found.indices, found.vectors, in_channels=found.in_channels
                 )
-            tell(f"{page}: a map of {shown} photographs")
+            tell(f"{page}: a map of {shown} images")
     return path
 
 
@@ -96,7 +96,7 @@ def pages_in_use(page: Path | None) -> AbstractContextManager[None]:
 
 
 def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32]) -> None:
-    """Write embeddings [N, D] and the names of their photographs into a .parquet file, or a .npy and a .json file."""
+    """Write embeddings [N, D] and the names of their images into a .parquet file, or a .npy and a .json file."""
     with writing(path, option="out"):
         if path.suffix == ".parquet":
             with aside(path) as fresh:
@@ -110,10 +110,10 @@ def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32])
 def embeddings_of(
     run: str | Path, source: ImageSource, *, side_px: int | None, batch_size: int, where: Machine | None = None
 ) -> Embeddings:
-    """Return the embeddings of all readable photographs of a source, in its order.
+    """Return the embeddings of all readable images of a source, in its order.
 
     Raises:
-        DovetailError: For a run without weights, a batch of none, or no readable photograph.
+        DovetailError: For a run without weights, a batch of none, or no readable image.
     """
     weights = source_of(run, None, image_size=side_px)
     where = where or machine()

@@ -1,6 +1,6 @@
-"""A map of embeddings in a run's page: every photograph at its place in two dimensions, its path on hover or by keys.
+"""A map of embeddings in a run's page: every image at its place in two dimensions, its path on hover or by keys.
 
-Shapes: N photographs, D dimensions.
+Shapes: N images, D dimensions.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def add_map(
     *,
     in_channels: int,
 ) -> int:
-    """Put the map of embeddings [N, D] of a source's photographs into a page, in place of one that is there.
+    """Put the map of embeddings [N, D] of a source's images into a page, in place of one that is there.
 
     Returns:
-        How many photographs are on it: at most `MOST_POINTS`, evenly spaced over the source.
+        How many images are on it: at most `MOST_POINTS`, evenly spaced over the source.
 
     Raises:
-        DovetailError: For fewer than four photographs, or a page of another version.
+        DovetailError: For fewer than four images, or a page of another version.
     """
     if len(indices) < LEAST:
-        raise DataError(f"A map needs at least {LEAST} readable photographs and found {len(indices)}; add some.")
+        raise DataError(f"A map needs at least {LEAST} readable images and found {len(indices)}; add some.")
     chosen = np.unique(np.linspace(0, len(indices) - 1, MOST_POINTS).round().astype(int))
     flat = flattened(vectors[chosen], projection)
     svg = draw_map(flat, source, [indices[item] for item in chosen], in_channels=in_channels)
@@ -126,9 +126,9 @@ def flattened(vectors: NDArray[np.float32], projection: Projection) -> Flat:
 
 
 def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int], *, in_channels: int) -> Markup:
-    """Return the map as inline SVG, each point with its path and, where there is room, its photograph.
+    """Return the map as inline SVG, each point with its path and, where there is room, its image.
 
-    A photograph that can be read no more is a point.
+    An image that can be read no more is a point.
     """
     with mpl.rc_context(STYLE | {"svg.hashsalt": "map"}):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")

@@ -27,7 +27,7 @@ class Extra:
 
 
 def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> list[Extra]:
-    """Return the sections that this run can have; none of them without photographs."""
+    """Return the sections that this run can have; none of them without images."""
     if not squares:
         return []
     found: list[Extra] = []

@@ -1,6 +1,6 @@
-"""What a network answers to a few photographs, and maps of features as colours.
+"""What a network answers to a few images, and maps of features as colours.
 
-Shapes: N photographs, C channels, h x w cells, M = N h w cells in all.
+Shapes: N images, C channels, h x w cells, M = N h w cells in all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIGHTNESS, CHROMA = (22.0, 92.0), 55.0
 
 
 class ColouredMaps(NamedTuple):
-    """Maps [h, w, 3] uint8 of every photograph, and the share of variance that the three colours show."""
+    """Maps [h, w, 3] uint8 of every image, and the share of variance that the three colours show."""
 
     pictures: list[Rgb]
     share: float

@@ -80,7 +80,7 @@ class ReportWriter(Callback):
         subject, network = self.page.subject, module.learner.exported
         run = Restored(subject.folder, subject.options, subject.recipe, network, module.learner, module.steps_done)
         try:
-            return extras_of(run, self.page.names, self.page.photographs)
+            return extras_of(run, self.page.names, self.page.images)
         except Exception as error:
             log.warning("The page lacks its last pictures (%s: %s).", type(error).__name__, error)
             return []

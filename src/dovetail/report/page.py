@@ -57,7 +57,7 @@ class Subject:
         options: Resolved parameters of `pretrain`.
         recipe: Of the run.
         recipe_text: The same as tables of plain text.
-        source: The photographs.
+        source: The images.
         total_steps: Optimiser steps of the whole run.
         loading: Python that loads the weights.
     """
@@ -80,7 +80,7 @@ class Page:
 
     subject: Subject
     examples: list[Example]
-    photographs: list[Tensor]
+    images: list[Tensor]
     names: list[str]
     taps: list[str]
     before: dict[str, ColouredMaps]
@@ -91,17 +91,17 @@ class Page:
         """Return the page of a run that is about to start, with the pictures of its untrained network."""
         in_channels = network.in_channels
         side_px = picture_side(network, subject.recipe.views.views[0].size_px)
-        examples, names, photographs = sampled(subject, in_channels=in_channels, side_px=side_px)
-        taps = shown_taps(network.taps, subject.recipe) if photographs else []
-        page = cls(subject, examples, photographs, names, taps, {})
+        examples, names, images = sampled(subject, in_channels=in_channels, side_px=side_px)
+        taps = shown_taps(network.taps, subject.recipe) if images else []
+        page = cls(subject, examples, images, names, taps, {})
         page.before = page.coloured_maps(network)
         return page
 
     def coloured_maps(self, network: Network) -> dict[str, ColouredMaps]:
-        """Return the coloured maps of the sample's photographs, by tap."""
+        """Return the coloured maps of the sample's images, by tap."""
         if not self.taps:
             return {}
-        view = as_view(self.photographs, self.subject.recipe.views, network)
+        view = as_view(self.images, self.subject.recipe.views, network)
         return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
 
     def write(self, network: Network, *, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
@@ -137,7 +137,7 @@ class Page:
             examples=self.examples,
             overlap_words=overlap_in_words(subject.recipe),
             maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
-            photographs=[jpeg_uri(shown(one)) for one in self.photographs],
+            images=[jpeg_uri(shown(one)) for one in self.images],
             extras=[section(extra) for extra in extras],
             loading=subject.loading,
             options={name: words_of(value) for name, value in kept_options(subject.options).items()},
@@ -146,13 +146,13 @@ class Page:
 
 
 def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[Example], list[str], list[Tensor]]:
-    """Return the sample's views, and names and squares of photographs; none where one of them hangs or crashes."""
+    """Return the sample's views, and names and squares of images; none where one of them hangs or crashes."""
     seed = int(subject.options.seed)
     read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, side_px)
     try:
         return apart(read, seconds=SAMPLE_SECONDS)
     except UnreadableError as error:
-        log.warning("The run's page does without photographs: %s.", error)
+        log.warning("The run's page does without images: %s.", error)
         return [], [], []
 
 
@@ -164,7 +164,7 @@ def _read_sample(
 
 
 def picture_side(network: Network, size_px: int) -> int:
-    """Return the side of photographs for maps: twice the views' where the network takes it, for maps twice as fine.
+    """Return the side of images for maps: twice the views' where the network takes it, for maps twice as fine.
 
     ViTs stay with the size whose positions they have learned.
     """
@@ -210,7 +210,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
 
 
 def unreadable(folder: Path) -> str:
-    """Return how many photographs could not be read."""
+    """Return how many images could not be read."""
     path = folder / "skipped.jsonl"
     count = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else 0
     return f"{count} of them unreadable (skipped.jsonl)" if count else "all readable so far"

@@ -1,6 +1,6 @@
 """What a ViT's class token and query tokens attend to in its last block.
 
-Shapes: N photographs, C channels, h x w patches, T raw tokens, S queries, H heads, P pixels of a patch.
+Shapes: N images, C channels, h x w patches, T raw tokens, S queries, H heads, P pixels of a patch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dovetail.report.sheets import Sheet, heat, put_label, short
 from dovetail.views.view import View
 
 MOST_HEADS = 6
-# Query patches are cut here: (x1, y1, x2, y2) of the photograph, the four quarters' middles and the centre.
+# Query patches are cut here: (x1, y1, x2, y2) of the image, the four quarters' middles and the centre.
 QUERY_BOXES = (
     *((0.1, 0.1, 0.4, 0.4), (0.6, 0.1, 0.9, 0.4), (0.35, 0.35, 0.65, 0.65)),
     *((0.1, 0.6, 0.4, 0.9), (0.6, 0.6, 0.9, 0.9)),
@@ -102,7 +102,7 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
 
 
 def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
-    """Return a sheet of the attention of query tokens that stand for five crops of each photograph."""
+    """Return a sheet of the attention of query tokens that stand for five crops of each image."""
     network = vit_of(run)
     side_px = network.taps["patches"].stride * network.rules.query_rule.tokens_per_side
     view = with_queries(as_view(squares, run.recipe.views, network), side_px)
@@ -136,7 +136,7 @@ def words_of(number: int, row: int) -> str:
 
 
 def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
-    """Return a box in [0, 1] as an outline on a photograph of `side` pixels."""
+    """Return a box in [0, 1] as an outline on an image of `side` pixels."""
     left, top, right, bottom = box
     place = (left * side - 0.5, top * side - 0.5)
     size = ((right - left) * side, (bottom - top) * side)
@@ -145,7 +145,7 @@ def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
 
 
 def with_queries(view: View, side_px: int) -> View:
-    """Return a view of whole photographs with the crops of `QUERY_BOXES`: [N, S, C, P, P]."""
+    """Return a view of whole images with the crops of `QUERY_BOXES`: [N, S, C, P, P]."""
     side = view.pixels.shape[-1]
     patches = []
     for left, top, right, bottom in QUERY_BOXES:

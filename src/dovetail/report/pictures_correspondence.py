@@ -82,33 +82,33 @@ def cell_places(height: int, width: int) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
-def in_photograph(places: Tensor, view: View) -> Tensor:
-    """Return places [M, 2] of a view's pixels as (x, y) in pixels of its one photograph."""
+def in_image(places: Tensor, view: View) -> Tensor:
+    """Return places [M, 2] of a view's pixels as (x, y) in pixels of its one image."""
     x = 1 - places[:, 0] if bool(view.flipped[0]) else places[:, 0]
     corner, size = view.box[0, :2], view.box[0, 2:] - view.box[0, :2]
     return (corner + torch.stack([x, places[:, 1]], dim=1) * size) * view.source_px[0]
 
 
 def median_error(first: Tensor, second: Tensor, views: tuple[View, View]) -> float | None:
-    """Return the median distance in the photograph, in pixels, between a cell and its match.
+    """Return the median distance in the image, in pixels, between a cell and its match.
 
     Over the cells of the first view that lie in the second; None where there are none.
     """
     places = cell_places(first.shape[1], first.shape[2])
-    true = in_photograph(places, views[0])
+    true = in_image(places, views[0])
     low, high = (views[1].box[0].view(2, 2) * views[1].source_px[0]).unbind(0)
     inside = ((true >= low) & (true <= high)).all(dim=1)
     if not bool(inside.any()):
         return None
-    found = in_photograph(cell_places(second.shape[1], second.shape[2]), views[1])[match(first, second).nearest]
+    found = in_image(cell_places(second.shape[1], second.shape[2]), views[1])[match(first, second).nearest]
     return float((found - true).norm(dim=1)[inside].median())
 
 
 def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> list[Sheet]:
-    """Return a sheet of each of some photographs: its first two views' matches, before and after, with the error.
+    """Return a sheet of each of some images: its first two views' matches, before and after, with the error.
 
     Raises:
-        DovetailError: For a recipe with one view, or no readable photograph whose views overlap.
+        DovetailError: For a recipe with one view, or no readable image whose views overlap.
     """
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
         raise OptionsError(f"The method {run.options.method} has one global view; give --between images.")
@@ -122,25 +122,25 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
                 sheets.append(_views_sheet(run, source.name(index), (first, second), lines))
                 break
     if not sheets:
-        raise DataError("None of the photographs could be read; give others with --images.")
+        raise DataError("None of the images could be read; give others with --images.")
     return sheets
 
 
 def _views_sheet(run: Restored, name: str, views: tuple[View, View], lines: int) -> Sheet:
-    """Return the matches between two views of one photograph, before and after."""
+    """Return the matches between two views of one image, before and after."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     rows = []
     for when, network in (("before", run.before), (f"after {run.steps}", run.after)):
         maps = [_map(network, view, tap) for view in views]
         error = median_error(maps[0], maps[1], views)
-        known = "views do not overlap" if error is None else f"median error {error:.0f} px of the photograph"
+        known = "views do not overlap" if error is None else f"median error {error:.0f} px of the image"
         rows.append((f"{when}: {known}", maps))
     pictures = tuple(shown(unnormalised(view.pixels[0], run.recipe.views)) for view in views)
     return _sheet(f"Two views of {short(name)}, tap {tap}", pictures, rows, lines)
 
 
-def photograph_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
-    """Return a sheet of each two photographs: their matches, before and after."""
+def image_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
+    """Return a sheet of each two images: their matches, before and after."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     sheets = []
     for start in range(0, len(names) - 1, 2):
@@ -155,7 +155,7 @@ def photograph_pair(run: Restored, names: Sequence[str], squares: Sequence[Tenso
 
 
 def _map(network: Network, view: View, tap: str) -> Tensor:
-    """Return one map [C, h, w] of a view of one photograph, without its mask."""
+    """Return one map [C, h, w] of a view of one image, without its mask."""
     plain = View(view.pixels, view.box, view.flipped, view.source_px)
     like = next(network.parameters())
     return maps_of(network, plain.to(like.device), [tap])[tap][0]

@@ -1,4 +1,4 @@
-"""Nearest neighbours among a folder's photographs, as a contact sheet."""
+"""Nearest neighbours among a folder's images, as a contact sheet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.report.embedding import embeddings_of
-from dovetail.report.pixels import photographs_in, thumbnail
+from dovetail.report.pixels import images_in, thumbnail
 from dovetail.report.sheets import Sheet, rows_of, short
 
 THUMBNAIL_PX = 240
@@ -18,12 +18,12 @@ THUMBNAIL_PX = 240
 def neighbours_sheet(
     run: str | Path, images: Any, *, most: int, count: int, side_px: int | None, batch_size: int
 ) -> Sheet:
-    """Return the contact sheet: a photograph in each row, then its nearest neighbours with their cosine.
+    """Return the contact sheet: an image in each row, then its nearest neighbours with their cosine.
 
     Raises:
-        DovetailError: For fewer than two readable photographs.
+        DovetailError: For fewer than two readable images.
     """
-    source = photographs_in(images)
+    source = images_in(images)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size)
     rows_of(found.indices, 2, "A sheet of neighbours")
     queries = np.linspace(0, len(found.indices) - 1, min(most, len(found.indices))).round().astype(int)
@@ -31,7 +31,7 @@ def neighbours_sheet(
     sheet = Sheet(
         len(queries),
         1 + order.shape[1],
-        title=f"A photograph, then its nearest among {len(found.indices):,}, with their cosine similarity (no unit)",
+        title=f"An image, then its nearest among {len(found.indices):,}, with their cosine similarity (no unit)",
     )
     for row, query in enumerate(queries):
         for column, item in enumerate([query, *order[row]]):

@@ -1,6 +1,6 @@
-"""SlotCon's slots over photographs: the prototype that wins each cell.
+"""SlotCon's slots over images: the prototype that wins each cell.
 
-Shapes: C channels, K prototypes, h x w cells, S the photographs' side.
+Shapes: C channels, K prototypes, h x w cells, S the images' side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dovetail.report.sheets import Sheet, blended, put_label, short
 # Okabe and Ito's; slots beyond these are grey, since more colours could not be told apart.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 REST = (128, 128, 128)
-LEAST_LABELLED = 0.05  # of a photograph's cells
+LEAST_LABELLED = 0.05  # of an image's cells
 
 
 def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> dict[str, Sheet]:
@@ -78,7 +78,7 @@ def counted(slots: int) -> str:
 
 
 def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:
-    """Return [h, w]: the prototype with the highest score in each cell of one photograph [C, S, S]."""
+    """Return [h, w]: the prototype with the highest score in each cell of one image [C, S, S]."""
     owner = term.head.term if isinstance(term.head, SameHead) else term.name
     maps = maps_of(run.after, as_view([pixels], run.recipe.views, run.after), [term.tap])[term.tap]
     head = run.branch.heads[owner]

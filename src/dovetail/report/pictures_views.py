@@ -1,4 +1,4 @@
-"""A sample of views with their boxes on the source photograph, as a sheet for loggers; the page draws its own."""
+"""A sample of views with their boxes on the source image, as a sheet for loggers; the page draws its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_COLUMNS = 13
 
 
 def views_sheet(examples: Sequence[Example]) -> Sheet:
-    """Return a row for each photograph and its views, and one for its query patches where it has any."""
+    """Return a row for each image and its views, and one for its query patches where it has any."""
     rows: list[tuple[str, Picture, tuple[Picture, ...]]] = []
     for example in examples:
         rows.append((example.name, example.source, example.views))

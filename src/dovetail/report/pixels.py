@@ -1,6 +1,6 @@
-"""Photographs in and out of pictures: displayable arrays, data URIs, batches that a network takes.
+"""Images in and out of pictures: displayable arrays, data URIs, batches that a network takes.
 
-Shapes: C channels, H x W pixels, N photographs, S the side of a square.
+Shapes: C channels, H x W pixels, N images, S the side of a square.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rgb = NDArray[np.uint8]
 
 JPEG_QUALITY = 82
 MOST_TRIES = 16
-SPARE = 2  # a photograph is decoded with at least this many pixels for one that is shown
+SPARE = 2  # an image is decoded with at least this many pixels for one that is shown
 
 
 def shown(pixels: Tensor) -> Rgb:
@@ -48,7 +48,7 @@ def unnormalised(pixels: Tensor, plan: ViewPlan) -> Tensor:
 
 
 def jpeg_uri(pixels: Rgb) -> str:
-    """Return a photograph as a data URI."""
+    """Return an image as a data URI."""
     return _uri(pixels, "JPEG")
 
 
@@ -64,13 +64,13 @@ def _uri(pixels: Rgb, format: str) -> str:
 
 
 def shrink_for(photograph: Photograph, longest_px: int) -> int:
-    """Return the divisor (1, 2, 4 or 8) by which a photograph may be decoded smaller to be shown at that size."""
+    """Return the divisor (1, 2, 4 or 8) by which an image may be decoded smaller to be shown at that size."""
     spare = max(photograph.width_px, photograph.height_px) / (SPARE * longest_px)
     return next(shrink for shrink in (8, 4, 2, 1) if spare >= shrink or shrink == 1)
 
 
 def thumbnail(photograph: Photograph, longest_px: int) -> Rgb:
-    """Return a photograph as RGB with its longer side at most `longest_px`."""
+    """Return an image as RGB with its longer side at most `longest_px`."""
     image = Image.fromarray(shown(photograph.decode(shrink_for(photograph, longest_px))))
     image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
     return np.asarray(image)
@@ -88,10 +88,10 @@ def square(photograph: Photograph, side_px: int) -> Tensor:
     return torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
 
 
-def photographs_in(images: Any) -> ImageSource:
-    """Return the photographs to draw; raise `OptionsError` where none were named, or none are there."""
+def images_in(images: Any) -> ImageSource:
+    """Return the images to draw; raise `OptionsError` where none were named, or none are there."""
     if images is None:
-        raise OptionsError("No photographs were named; give a folder of images with --images.")
+        raise OptionsError("No images were named; give a folder of images with --images.")
     source = open_source(images)
     if source.left_out:
         print(source.left_out)
@@ -99,7 +99,7 @@ def photographs_in(images: Any) -> ImageSource:
 
 
 def spread_over(source: ImageSource, count: int) -> list[range]:
-    """Return up to `count` stretches of indices, evenly spaced over a source, to take a readable photograph of each."""
+    """Return up to `count` stretches of indices, evenly spaced over a source, to take a readable image of each."""
     starts = [place * source.num_images // count for place in range(count)]
     ends = [*starts[1:], source.num_images]
     stretches = [range(start, min(end, start + MOST_TRIES)) for start, end in zip(starts, ends, strict=True)]
@@ -107,7 +107,7 @@ def spread_over(source: ImageSource, count: int) -> list[range]:
 
 
 def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
-    """Return the names of up to `count` photographs, evenly spaced over a source, and uint8 squares [C, S, S] of them.
+    """Return the names of up to `count` images, evenly spaced over a source, and uint8 squares [C, S, S] of them.
 
     In place of one that cannot be read the next that can be is taken.
     """

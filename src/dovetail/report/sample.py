@@ -21,7 +21,7 @@ from dovetail.views.view import View, overlap_box, overlaps
 
 PHOTOGRAPHS = 3
 LONGEST_PX = 420
-# Of views in turn, the same by day and night, since they lie on photographs.
+# Of views in turn, the same by day and night, since they lie on images.
 BOX_COLOURS = ("#56b4e9", "#e69f00", "#2fc799", "#e79cc6", "#f0e442", "#ff8a3d")
 
 Kind = Literal["global", "local", "overlap", "query"]
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One photograph with its views in order, and with the query patches of the first view where there are any.
+    """One image with its views in order, and with the query patches of the first view where there are any.
 
     `overlap` is the share of view 1 that view 2 overlaps, where the recipe aligns it and the two meet.
     """
@@ -68,7 +68,7 @@ class Example:
 def draw_sample(
     source: ImageSource, recipe: Recipe, *, seed: int, in_channels: int, count: int = PHOTOGRAPHS
 ) -> list[Example]:
-    """Return the views that the first `count` readable photographs of the first epoch give, as the run sees them."""
+    """Return the views that the first `count` readable images of the first epoch give, as the run sees them."""
     dataset = ViewDataset(source, recipe.views, seed=seed, in_channels=in_channels)
     examples: list[Example] = []
     for index in source.order(seed=seed, epoch=0)[: 8 * count]:
@@ -82,9 +82,9 @@ def draw_sample(
             continue
         views = to_views(collate([sample]), recipe.views)
         name = source.name(sample.used)
-        enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers are as large on small photographs
+        enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers are as large on small images
         height, width = (round(side * enlarged) for side in picture.shape[:2])
-        plain = Picture(jpeg_uri(picture), width, height, f"Photograph {name}")
+        plain = Picture(jpeg_uri(picture), width, height, f"Image {name}")
         pair = _first_pair(views) if slot_terms(recipe) else None
         on_source = replace(plain, boxes=tuple(_view_boxes(views, pair)), alt=f"{plain.alt} with the views' boxes")
         queries = _query_boxes(views[0])

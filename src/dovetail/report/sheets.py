@@ -159,7 +159,7 @@ def enlarged_to(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def blended(photograph: Rgb, colours: Rgb, *, share: float = 0.55) -> Rgb:
-    """Return colours [h, w, 3] laid over a greyed photograph [H, W, 3]."""
+    """Return colours [h, w, 3] laid over a greyed image [H, W, 3]."""
     height, width = photograph.shape[:2]
     grey = photograph.mean(axis=2, keepdims=True)
     mixed: Rgb = np.round((1 - share) * grey + share * enlarged_to(colours, height, width)).astype(np.uint8)
@@ -167,6 +167,6 @@ def blended(photograph: Rgb, colours: Rgb, *, share: float = 0.55) -> Rgb:
 
 
 def rows_of(items: Sequence[Any], least: int, what: str) -> None:
-    """Raise `DataError` where there are too few photographs for a picture."""
+    """Raise `DataError` where there are too few images for a picture."""
     if len(items) < least:
-        raise DataError(f"{what} needs at least {least} readable photographs and found {len(items)}; add some.")
+        raise DataError(f"{what} needs at least {least} readable images and found {len(items)}; add some.")

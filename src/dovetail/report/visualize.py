@@ -16,31 +16,31 @@ from dovetail.report.features import coloured, maps_of, shown_taps
 from dovetail.report.options import AttentionOptions, CorrespondenceOptions, NeighboursOptions, PcaOptions, SlotsOptions
 from dovetail.report.page import picture_side
 from dovetail.report.pictures_attention import attention_sheet, query_sheet
-from dovetail.report.pictures_correspondence import photograph_pair, view_pair
+from dovetail.report.pictures_correspondence import image_pair, view_pair
 from dovetail.report.pictures_neighbours import neighbours_sheet
 from dovetail.report.pictures_slots import slot_sheet
-from dovetail.report.pixels import as_view, photographs_in, sample_squares, shown
+from dovetail.report.pixels import as_view, images_in, sample_squares, shown
 from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
 
 
 class Photos(NamedTuple):
-    """Readable photographs of a source: their names, and uint8 squares [C, S, S]."""
+    """Readable images of a source: their names, and uint8 squares [C, S, S]."""
 
     names: list[str]
     squares: list[Tensor]
 
 
 def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, finer: bool = False) -> Photos:
-    """Return up to `most` photographs, evenly spaced; `finer` takes twice the run's size where the network can.
+    """Return up to `most` images, evenly spaced; `finer` takes twice the run's size where the network can.
 
     Raises:
-        DovetailError: For no readable photograph, or a size that does not fit.
+        DovetailError: For no readable image, or a size that does not fit.
     """
-    source = photographs_in(images)
+    source = images_in(images)
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
-        raise OptionsError(f"Photographs of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
+        raise OptionsError(f"Images of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
     with values_within(run.options.value_range):
         photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
     rows_of(photos.names, 1, "A picture")
@@ -69,7 +69,7 @@ def pca(options: PcaOptions) -> list[Path]:
         The file, pca.png.
 
     Raises:
-        DovetailError: For a folder without a run or photographs.
+        DovetailError: For a folder without a run or images.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
@@ -137,19 +137,17 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
         One file for each pair, correspondence-01.png and so on.
 
     Raises:
-        DovetailError: For too few photographs.
+        DovetailError: For too few images.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
         if options.between == "views":
             with values_within(restored.options.value_range):
-                sheets = list(
-                    view_pair(restored, photographs_in(options.images), most=options.most, lines=options.lines)
-                )
+                sheets = list(view_pair(restored, images_in(options.images), most=options.most, lines=options.lines))
         else:
             photos = photos_of(options.images, restored, most=2 * options.most, side_px=options.side_px, finer=True)
             rows_of(photos.names, 2, "A pair")
-            sheets = photograph_pair(restored, photos.names, photos.squares, lines=options.lines)
+            sheets = image_pair(restored, photos.names, photos.squares, lines=options.lines)
         return written(
             *(
                 sheet.write(Path(options.out) / f"correspondence-{number:02d}.png")
@@ -160,13 +158,13 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
 
 @takes(NeighboursOptions)
 def neighbours(options: NeighboursOptions) -> list[Path]:
-    """Draw the photographs that are nearest to some of them among all, as a contact sheet.
+    """Draw the images that are nearest to some of them among all, as a contact sheet.
 
     Returns:
         The file, neighbours.png.
 
     Raises:
-        DovetailError: For too few photographs.
+        DovetailError: For too few images.
     """
     with in_use(Path(options.out), keep=False):
         sheet = neighbours_sheet(

@@ -1,6 +1,6 @@
 """From workers to the device: uint8 crops and drawn parameters become a list of `View`.
 
-Shapes: B photographs, V views of which G global, C channels, S query patches of P x P pixels, h x w patches.
+Shapes: B images, V views of which G global, C channels, S query patches of P x P pixels, h x w patches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dovetail.views.points import place_points
 from dovetail.views.sampling import Box, Draw, Queries, on_grid, resized_crop, shrink_of
 from dovetail.views.view import View
 
-# Photographs whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
+# Images whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
 OTHER_MEAN, OTHER_STD = 0.5, 0.25
 # Values augmented at a time, so that intermediate copies stay in the processor's cache or in the device's memory.
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 20, 1 << 27
@@ -27,7 +27,7 @@ _CHUNK_CPU, _CHUNK_DEVICE = 1 << 20, 1 << 27
 
 @dataclass(frozen=True)
 class Skipped:
-    """A photograph that could not be read: its index and name in the source, and why."""
+    """An image that could not be read: its index and name in the source, and why."""
 
     index: int
     path: str
@@ -36,11 +36,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of one photograph.
+    """The views of one image.
 
     Attributes:
         crops: V tensors uint8 [C, size, size].
-        box: [V, 4] float32 in [0, 1] of the photograph, as in `View`.
+        box: [V, 4] float32 in [0, 1] of the image, as in `View`.
         flipped: [V] bool.
         source_px: [2] float32 (width, height).
         photometrics: [V, NUM_PARAMETERS] float32.
@@ -65,12 +65,12 @@ class Views:
 
 @dataclass(frozen=True)
 class Sample(Views):
-    """One photograph's views as a worker makes them.
+    """One image's views as a worker makes them.
 
     Attributes:
         epoch: The epoch that was asked for.
-        index: The photograph that was asked for.
-        used: The photograph that was taken, another one where that was unreadable; -1 if none could be read.
+        index: The image that was asked for.
+        used: The image that was taken, another one where that was unreadable; -1 if none could be read.
         skipped: What could not be read on the way.
     """
 
@@ -85,8 +85,8 @@ class ViewBatch(Views):
     """A batch of `Sample`, every field stacked along a first dimension B. Made by `collate`, read by `to_views`.
 
     Attributes:
-        index: [B] int64, the photographs asked for.
-        used: [B] int64, the photographs taken; -1 where none could be read.
+        index: [B] int64, the images asked for.
+        used: [B] int64, the images taken; -1 where none could be read.
         epoch: [B] int64.
         skipped: What could not be read.
     """
@@ -114,13 +114,13 @@ class ViewBatch(Views):
 def render(
     pixels: Tensor, draw: Draw, plan: ViewPlan, *, source_px: tuple[int, int], epoch: int, index: int, used: int
 ) -> Sample:
-    """Return the views of one decoded photograph; boxes lie on the grid of its pixels (`on_grid`).
+    """Return the views of one decoded image; boxes lie on the grid of its pixels (`on_grid`).
 
     Args:
-        pixels: uint8 [C, H, W], the photograph or a decoder's smaller version of it.
+        pixels: uint8 [C, H, W], the image or a decoder's smaller version of it.
         draw: Where the views lie.
         plan: What `draw` was drawn for.
-        source_px: (width, height) of the photograph, the frame of the boxes.
+        source_px: (width, height) of the image, the frame of the boxes.
         epoch: Passed on.
         index: Passed on.
         used: Passed on.
@@ -177,7 +177,7 @@ def _render_queries(pixels: Tensor, queries: Queries, *, size_px: int, shrink: i
 
 
 def unit_boxes(boxes: Sequence[Box], source_px: tuple[int, int]) -> Tensor:
-    """Return [N, 4] float32 (x1, y1, x2, y2) in [0, 1] of a photograph of (width, height) pixels."""
+    """Return [N, 4] float32 (x1, y1, x2, y2) in [0, 1] of an image of (width, height) pixels."""
     width, height = source_px
     return torch.tensor(
         [

@@ -32,7 +32,7 @@ class Photometric:
 class ViewSpec:
     """One view: a random resized crop, a flip, photometrics.
 
-    `scale` is the crop's share of the photograph's area, `ratio` its width over height.
+    `scale` is the crop's share of the image's area, `ratio` its width over height.
     """
 
     size_px: int = 224
@@ -96,7 +96,7 @@ class PointSpec:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """All the views of one photograph in one step; global views first.
+    """All the views of one image in one step; global views first.
 
     `min_overlap`: the second view is drawn again, up to `overlap_tries` times, until it shares at least this part of
     its own target area with the first; then it is taken as it comes (SlotCon: 0.01 and 10 tries). 0 turns it off.

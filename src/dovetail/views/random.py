@@ -21,7 +21,7 @@ class Purpose(IntEnum):
 
 
 def stream(purpose: Purpose, *, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """Return the generator of one photograph (`index`) in one `epoch` of the run with `seed`.
+    """Return the generator of one image (`index`) in one `epoch` of the run with `seed`.
 
     Philox 4x64 with the key (seed, epoch) and the counter's high words (purpose, index): a stream would have to
     draw 2^128 blocks to reach its neighbour.

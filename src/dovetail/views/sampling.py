@@ -1,6 +1,6 @@
 """Where views come from: crops, flips, query patches and masks, drawn before any pixel is decoded.
 
-Boxes are integers `(top, left, height, width)` in pixels of the photograph. Random resized crops follow torchvision;
+Boxes are integers `(top, left, height, width)` in pixels of the image. Random resized crops follow torchvision;
 the second view's overlap with the first follows SlotCon (https://arxiv.org/abs/2205.15288, official code).
 """
 
@@ -20,14 +20,14 @@ from dovetail.views.masks import draw_mask
 from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
 
 _TRIES = 10
-# A shrunk photograph still has this many pixels for one of the view. Views of 224 px then differ from those of the
-# whole photograph by half a grey level; with 1 by a whole one, by up to 19 in sharp places (speed_decoding.md).
+# A shrunk image still has this many pixels for one of the view. Views of 224 px then differ from those of the
+# whole image by half a grey level; with 1 by a whole one, by up to 19 in sharp places (speed_decoding.md).
 _SHRINK_MARGIN = 1.5
 _SHRINKS = (1, 2, 4, 8)  # of a JPEG decoder
 
 
 class Box(NamedTuple):
-    """A crop in pixels of the photograph."""
+    """A crop in pixels of the image."""
 
     top: int
     left: int
@@ -49,9 +49,9 @@ def random_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[Box, float]:
-    """Return a random resized crop of a height x width photograph, and the area in pixels that it aimed at.
+    """Return a random resized crop of a height x width image, and the area in pixels that it aimed at.
 
-    Area uniform in `scale` of the photograph, log of the width-to-height ratio uniform; after ten tries that do not
+    Area uniform in `scale` of the image, log of the width-to-height ratio uniform; after ten tries that do not
     fit, the largest central crop with an allowed ratio (torchvision's RandomResizedCrop).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -94,7 +94,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Draw:
-    """Everything random about one photograph's V views, G of them global.
+    """Everything random about one image's V views, G of them global.
 
     Attributes:
         boxes: V crops.
@@ -114,7 +114,7 @@ class Draw:
 
 
 def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: int, epoch: int = 0) -> Draw:
-    """Return what `plan` asks for in `epoch`, drawn for one photograph of height x width pixels."""
+    """Return what `plan` asks for in `epoch`, drawn for one image of height x width pixels."""
     boxes = _draw_boxes(rng, plan, height, width)
     flipped = [bool(rng.random() < spec.flip_p) for spec in plan.views]
     photometrics = np.stack([photometric.draw(rng, spec.photometric) for spec in plan.views])
@@ -162,9 +162,9 @@ def _draw_points(rng: np.random.Generator, spec: PointSpec, *, num_global: int) 
 
 
 def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
-    """Return the divisor 1, 2, 4 or 8 by which the photograph may be decoded smaller without hurting any view.
+    """Return the divisor 1, 2, 4 or 8 by which the image may be decoded smaller without hurting any view.
 
-    Every crop keeps at least half as many pixels again as its view in both directions, so a photograph of a megapixel
+    Every crop keeps at least half as many pixels again as its view in both directions, so an image of a megapixel
     or two is decoded as it is, and one of a hundred is not.
     """
     pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
@@ -175,7 +175,7 @@ def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
 
 
 def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
-    """Return by which divisor `pixels` [C, H, W] are smaller than their photograph of (width, height) `source_px`."""
+    """Return by which divisor `pixels` [C, H, W] are smaller than their image of (width, height) `source_px`."""
     for shrink in _SHRINKS:
         if tuple(pixels.shape[1:]) == tuple(-(-side // shrink) for side in source_px[::-1]):
             return shrink
@@ -187,9 +187,9 @@ def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
 
 
 def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:
-    """Return `draw` with all boxes rounded to whole pixels of the photograph that is smaller by `shrink`.
+    """Return `draw` with all boxes rounded to whole pixels of the image that is smaller by `shrink`.
 
-    So views show exactly what their boxes say: half a pixel of a photograph an eighth as wide is four of its own.
+    So views show exactly what their boxes say: half a pixel of an image an eighth as wide is four of its own.
     """
     if shrink == 1:
         return draw
@@ -205,7 +205,7 @@ def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:
 
 
 def _rounded(edge: int, shrink: int, side: int) -> int:
-    # The last pixel of the smaller photograph may lie partly outside, and is left out then.
+    # The last pixel of the smaller image may lie partly outside, and is left out then.
     return min(round(edge / shrink), side // shrink) * shrink
 
 
@@ -223,12 +223,12 @@ def resized_crop(
     Pixels are uint8, or float32 in [0, 255].
 
     Args:
-        pixels: The photograph, or a smaller version of it.
-        box: In pixels of the photograph.
+        pixels: The image, or a smaller version of it.
+        box: In pixels of the image.
         size_px: Side of the result.
         interpolation: Within one or two grey levels of Pillow's filter of that name.
         flipped: Mirror left to right.
-        shrink: By which divisor `pixels` are smaller than the photograph; the box lies on their grid (`on_grid`).
+        shrink: By which divisor `pixels` are smaller than the image; the box lies on their grid (`on_grid`).
     """
     top, left = box.top // shrink, box.left // shrink
     bottom, right = top + box.height // shrink, left + box.width // shrink

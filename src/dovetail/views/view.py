@@ -1,7 +1,7 @@
-"""A view: pixels and where they came from, and the geometry between views of one photograph.
+"""A view: pixels and where they came from, and the geometry between views of one image.
 
 Shapes: B images, C channels, H x W pixels, S query patches, h x w patches of a ViT.
-Boxes are `(x1, y1, x2, y2)` in [0, 1] of the source photograph, x to the right, y down.
+Boxes are `(x1, y1, x2, y2)` in [0, 1] of the source image, x to the right, y down.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Role = Literal["global", "local"]
 
 @dataclass(frozen=True)
 class View:
-    """A batch of crops, one of each photograph, all of one size and role.
+    """A batch of crops, one of each image, all of one size and role.
 
     Attributes:
         pixels: [B, C, H, W] float, normalised.
-        box: [B, 4] float32, the crop in the photograph's [0, 1] frame, before flipping.
+        box: [B, 4] float32, the crop in the image's [0, 1] frame, before flipping.
         flipped: [B] bool, whether the pixels were mirrored left to right after cropping.
-        source_px: [B, 2] float32, the photograph's (width, height) in pixels.
+        source_px: [B, 2] float32, the image's (width, height) in pixels.
         role: "global" or "local". Global views come first in a list of views.
         mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
         masked: How many patches of the batch `mask` masks, so that nobody has to wait for the device to count them;
             None: not counted yet.
         queries: [B, S, C, P, P] float, query crops (ADCLR, PQCL); None without them.
-        query_box: [B, S, 4] float32, the queries' crops in the photograph's [0, 1] frame; None without them.
+        query_box: [B, S, 4] float32, the queries' crops in the image's [0, 1] frame; None without them.
         points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, where terms sample their maps; None without them.
             An objective gets them only where its maps were sampled: row i of its maps [B, D, N, 1] is then at point i.
         map_size: (height, width) in cells of the map that was sampled; None where none was.
@@ -110,7 +110,7 @@ def corners_px(view: View) -> Tensor:
 
     x1 and x2 change places where the view is flipped, so the width is negative there (PixPro's convention).
     """
-    extent = (view.source_px - 1).clamp(min=1)  # a photograph of one pixel has its only centre at 0
+    extent = (view.source_px - 1).clamp(min=1)  # an image of one pixel has its only centre at 0
     x1, y1 = (view.box[:, :2] * view.source_px / extent).unbind(1)
     x2, y2 = ((view.box[:, 2:] * view.source_px - 1) / extent).unbind(1)
     x1, x2 = torch.where(view.flipped, x2, x1), torch.where(view.flipped, x1, x2)

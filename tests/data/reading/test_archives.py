@@ -265,7 +265,7 @@ def test_damaged_archives_get_a_sentence(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_flipped_bytes_change_or_end_nothing_but_their_member(tmp_path: Path, kind: str) -> None:
-    """Whatever byte is changed, there is a sentence, a reason, or a photograph."""
+    """Whatever byte is changed, there is a sentence, a reason, or an image."""
     whole = MAKERS[kind](tmp_path / f"whole.{kind}", {"a.jpg": PHOTO[:700], "b.npy": bytes(300)}).read_bytes()
     path = tmp_path / f"flipped.{kind}"
     said = 0

@@ -15,7 +15,7 @@ from dovetail.views.batch import Skipped
 
 
 def batch_without(name: str) -> Any:
-    """Return a batch that took another photograph instead of an unreadable one."""
+    """Return a batch that took another image instead of an unreadable one."""
     return SimpleNamespace(used=torch.arange(32), skipped=(Skipped(ord(name[0]), name, "r"),))
 
 

@@ -1,4 +1,4 @@
-"""Decoders that hang or crash, runs that stop in the middle of a photograph: nothing hangs, nothing else is lost."""
+"""Decoders that hang or crash, runs that stop in the middle of an image: nothing hangs, nothing else is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLAN = ViewPlan(views=(ViewSpec(size_px=16),))
 
 
 class Stuck(ImageSource):
-    """One photograph whose decoder never comes back to Python's signals."""
+    """One image whose decoder never comes back to Python's signals."""
 
     @property
     def num_images(self) -> int:
@@ -52,7 +52,7 @@ class Stuck(ImageSource):
 
 
 class Dying(Stuck):
-    """A photograph whose decoder takes the process with it."""
+    """An image whose decoder takes the process with it."""
 
     def open(self, index: int, channels: int) -> Photograph:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -60,7 +60,7 @@ class Dying(Stuck):
 
 
 class Hopeless(ImageSource):
-    """Twelve photographs; what decodes some never comes back, or takes the process with it."""
+    """Twelve images; what decodes some never comes back, or takes the process with it."""
 
     def __init__(self, *, hang: int, crash: int) -> None:
         self.hang, self.crash = hang, crash
@@ -183,7 +183,7 @@ def test_a_loader_that_is_asked_to_stop_does_not_wait_on() -> None:
 
 
 class Asked(Hopeless):
-    """Twelve photographs; while number 3 is read for the first times, its process is asked to end, as all of a job."""
+    """Twelve images; while number 3 is read for the first times, its process is asked to end, as all of a job."""
 
     def __init__(self, notes: Path, number: int, times: int) -> None:
         super().__init__(hang=-1, crash=-1)
@@ -252,7 +252,7 @@ def test_a_process_that_ends_takes_its_batches_with_it() -> None:
 
 
 class Slow(Hopeless):
-    """Photographs of which one tells that it is read, and takes a while."""
+    """Images of which one tells that it is read, and takes a while."""
 
     def __init__(self, told: Connection, *, hang: int, seconds: float) -> None:
         super().__init__(hang=hang, crash=-1)
@@ -266,7 +266,7 @@ class Slow(Hopeless):
 
 
 def load_all(told: Connection, workers: int, hang: int) -> None:
-    """In a process that leads its group: load one epoch, then tell how many photographs were lost."""
+    """In a process that leads its group: load one epoch, then tell how many images were lost."""
     os.setsid()
     told.send(os.getpid())
     loader = ViewLoader(
@@ -309,7 +309,7 @@ def test_without_workers_one_process_loads_where_one_may_start(daemon: bool) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_was_suspended_loses_nothing(workers: int) -> None:
-    """All its processes stop for longer than a photograph may take, as a scheduler or Ctrl-Z stops them."""
+    """All its processes stop for longer than an image may take, as a scheduler or Ctrl-Z stops them."""
     with loading(workers) as (process, heard):
         assert process.pid is not None
         assert heard.recv() != process.pid

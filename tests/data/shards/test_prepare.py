@@ -1,4 +1,4 @@
-"""`prepare`: photographs become shards, whole and always the same."""
+"""`prepare`: images become shards, whole and always the same."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_folder_is_not_emptied_of_anything_else(photos: Path, tmp_path: Path) 
         prepare(data=photos, shards=out)
     prepare(data=photos, shards=out, images_per_shard=4, overwrite=True)
     assert len(list(out.glob("*.tar"))) == 2
-    with pytest.raises(DovetailError, match="is where the photographs are"):
+    with pytest.raises(DovetailError, match="is where the images are"):
         prepare(data=out, shards=out, overwrite=True)
     (out / "mine.txt").touch()
     with pytest.raises(DovetailError, match=r"other files, such as 'mine.txt'"):
@@ -82,7 +82,7 @@ def test_old_shards_stay_until_the_photographs_are_found(
     Path("one.tar").symlink_to("shards/shard-000000.tar")
     inside = tmp_path / "shards" / "shard-000001.tar"
     for data in ("shards/shard-{000000..000001}.tar", inside, f"file://{inside}", "one.tar", open_source("shards")):
-        with pytest.raises(DovetailError, match=r"shard-00000\d\.tar is to be removed, and the photographs are read"):
+        with pytest.raises(DovetailError, match=r"shard-00000\d\.tar is to be removed, and the images are read"):
             prepare(data=data, shards=tmp_path / "shards", overwrite=True)
     assert before == {path: path.read_bytes() for path in Path("shards").iterdir()}
 
@@ -106,7 +106,7 @@ def test_mistakes_get_a_sentence(
 
 def test_nothing_readable_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"words")
-    with pytest.raises(DovetailError, match="None of 1 photographs can be read"):
+    with pytest.raises(DovetailError, match="None of 1 images can be read"):
         prepare(data=[tmp_path / "a.jpg"], shards=tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 

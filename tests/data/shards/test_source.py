@@ -1,4 +1,4 @@
-"""Shards: which photographs there are, each once an epoch, from here or fetched, in memory that does not grow."""
+"""Shards: which images there are, each once an epoch, from here or fetched, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAN = ViewPlan((ViewSpec(16), ViewSpec(16)))
 
 
 def batches(source: ImageSource, *, start: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1) -> list[ViewBatch]:
-    """Return this rank's batches of two epochs of four-photograph steps."""
+    """Return this rank's batches of two epochs of four-image steps."""
     steps = source.num_images // 4
     return list(
         make_loader(
@@ -73,7 +73,7 @@ def test_sizes_save_the_counting(tmp_path: Path) -> None:
     (tmp_path / "sizes.json").write_text(json.dumps({"photos-000.tar": 2, "photos-001.tar": 3}))
     source = open_source(tmp_path)
     assert source.num_images == 5
-    with pytest.raises(UnreadableError, match="its shard has 2 photographs and not 3"):
+    with pytest.raises(UnreadableError, match="its shard has 2 images and not 3"):
         source.open(4, 3)
 
 
@@ -102,7 +102,7 @@ def test_names_with_dots_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_shards_without_photographs_are_a_mistake(tmp_path: Path) -> None:
     tar_of(tmp_path / "s.tar", {"a.txt": b"words"})
-    with pytest.raises(DovetailError, match="no photograph in the 1 shard of"):
+    with pytest.raises(DovetailError, match="no image in the 1 shard of"):
         open_source(tmp_path)
     (tmp_path / "s.tar").write_bytes(b"this is no tar")
     with pytest.raises(DovetailError, match=r"s.tar' cannot be counted"):
@@ -206,7 +206,7 @@ def test_shards_are_read_a_window_at_a_time() -> None:
 
 
 def memory_of(images: int) -> int:
-    """Return the most bytes that the order of so many photographs, and 2,000 steps in mid-epoch, take."""
+    """Return the most bytes that the order of so many images, and 2,000 steps in mid-epoch, take."""
     per_shard = 1000
     tracemalloc.start()
     source = ShardSource(

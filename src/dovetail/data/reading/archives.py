@@ -1,4 +1,4 @@
-"""Photographs inside tar and zip archives, read where they lie: nothing is unpacked to disk, no name is followed.
+"""Images inside tar and zip archives, read where they lie: nothing is unpacked to disk, no name is followed.
 
 An archive that somebody else made may lie. So each member is checked when the archive is listed, and again when it is
 read; what is refused is listed with the reason, and reading it raises `UnreadableError` with the same words:
@@ -8,7 +8,7 @@ read; what is refused is listed with the reason, and reading it raises `Unreadab
   members that give more bytes than they promised, or others than their checksum says;
 * archives of more than `MAX_MEMBERS` members, or with huge headers: these get a sentence, for the archive as a whole.
 
-How many pixels a photograph may have is looked at when it is decoded, as for a file (`dovetail.data.reading.decode`).
+How many pixels an image may have is looked at when it is decoded, as for a file (`dovetail.data.reading.decode`).
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def open_archive(path: Path) -> Archive | None:
     named = path.name.lower().endswith(_TAR_SUFFIXES)
     if named and head.startswith(_COMPRESSED):
         raise DataError(
-            f"{str(path)!r} is compressed as a whole, so that no photograph in it can be reached by itself; "
-            "decompress it to a plain .tar (photographs hardly grow by that)."
+            f"{str(path)!r} is compressed as a whole, so that no image in it can be reached by itself; "
+            "decompress it to a plain .tar (images hardly grow by that)."
         )
     return TarArchive(path) if head[257:262] == b"ustar" or (named and len(head) == tarfile.BLOCKSIZE) else None
 

@@ -1,4 +1,4 @@
-"""A limit to the time that one photograph may take."""
+"""A limit to the time that one image may take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def deadline(seconds: float) -> Iterator[None]:
     thread and on systems without such timers. A timer that was running before goes on afterwards.
 
     Time is counted in ticks of a timer, of which a process that is suspended gets one however long that lasts: a good
-    photograph is not given up because the run was stopped in the middle of it.
+    image is not given up because the run was stopped in the middle of it.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -42,7 +42,7 @@ from dovetail.data.reading.values import is_deep_png, levels_are_kept, scaled, v
 
 MAX_PIXELS = 300_000_000
 MAX_FILE_BYTES = 1 << 30
-MAX_GROWTH = 200  # from the file to the pixels in memory; JPEGs and PNGs of photographs grow less than 50 times
+MAX_GROWTH = 200  # from the file to the pixels in memory; JPEGs and PNGs of images grow less than 50 times
 SMALL_BYTES = 128 << 20  # pixels that take no more than this may grow by any factor
 # Formats that every Pillow reads, and those that only some builds of it do; no others, as some of them run programs.
 _SUFFIXES_OF = {
@@ -80,12 +80,12 @@ _SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # 
 
 
 class UnreadableError(Exception):
-    """A photograph that cannot be read; the message is the reason that `skipped.jsonl` gives."""
+    """An image that cannot be read; the message is the reason that `skipped.jsonl` gives."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph whose size is known and whose pixels are decoded on demand.
+    """An image whose size is known and whose pixels are decoded on demand.
 
     Attributes:
         width_px: Upright width.
@@ -107,7 +107,7 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def open_file(path: str | Path, channels: int) -> Photograph:
-    """Return the photograph in the file at `path` with that many channels; raise `UnreadableError` otherwise."""
+    """Return the image in the file at `path` with that many channels; raise `UnreadableError` otherwise."""
     return open_bytes(read_file(path), channels)
 
 
@@ -132,7 +132,7 @@ def read_file(path: str | Path) -> bytes:
 
 
 def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photograph:
-    """Return the photograph encoded in `content`; raise `UnreadableError` where there is none.
+    """Return the image encoded in `content`; raise `UnreadableError` where there is none.
 
     Args:
         content: All bytes of the file.
@@ -178,7 +178,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
 
 
 def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Photograph:
-    """Return the photograph in a Pillow image; raise `UnreadableError` if it cannot be loaded. See `open_bytes`."""
+    """Return the image in a Pillow image; raise `UnreadableError` if it cannot be loaded. See `open_bytes`."""
     with _reasons(), quiet():
         _check_size(*image.size)
         if channels not in (1, 3, 4):
@@ -194,7 +194,7 @@ def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Ph
 
 
 def from_array(array: np.ndarray, channels: int) -> Photograph:
-    """Return the photograph in an array [H, W] or [H, W, C]; raise `UnreadableError` if it is something else."""
+    """Return the image in an array [H, W] or [H, W, C]; raise `UnreadableError` if it is something else."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.size == 0:
@@ -336,7 +336,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_growth(image: Image.Image, num_bytes: int) -> None:
-    """Raise `UnreadableError` for an image whose pixels take far more memory than any photograph's of its file size."""
+    """Raise `UnreadableError` for an image whose pixels take far more memory than any image's of its file size."""
     width, height = image.size
     decoded = width * height * (1 if image.mode in ("1", "L") else 4)  # as Pillow keeps them
     if decoded > max(SMALL_BYTES, MAX_GROWTH * num_bytes):

@@ -3,7 +3,7 @@
 An image that waits or is decoded piece by piece is ended within its process (`dovetail.data.reading.deadline`). One
 long call into a library can only be ended with its process. So each process notes what it begins to read in memory that
 all share; the main process, while it waits for a batch, ends the process of what takes too long, and starts anew
-without that photograph. Noting costs some microseconds, and nothing waits for it.
+without that image. Noting costs some microseconds, and nothing waits for it.
 
 A thread of the main process looks, as the main one may itself wait for a process that is stuck: a batch that is taken
 from a process is handed over by it, and one long call holds that up too.
@@ -40,7 +40,7 @@ def _signals(*names: str) -> tuple[signal.Signals, ...]:
     return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
 
 
-# How a process ends by what it computes; other signals come from outside, and no photograph is to blame for them.
+# How a process ends by what it computes; other signals come from outside, and no image is to blame for them.
 _CRASHES = _signals("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 # Clusters and terminals ask all processes of a job to stop: the training one answers, and may need some batches more.
 _REQUESTS = _signals("SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT")
@@ -50,7 +50,7 @@ _KILLED = [-number for number in _signals("SIGKILL")]  # as systems do that run 
 
 
 class ReadingWatch:
-    """One line for each loading process: the photograph that it reads, and when it began."""
+    """One line for each loading process: the image that it reads, and when it began."""
 
     def __init__(self, num_workers: int) -> None:
         """Take shared memory; give this to the processes before they start."""
@@ -61,7 +61,7 @@ class ReadingWatch:
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:
-        """Note in a loading process that photograph `index` is read within; does nothing in the main process."""
+        """Note in a loading process that image `index` is read within; does nothing in the main process."""
         worker = get_worker_info()
         if worker is None:
             yield
@@ -76,11 +76,11 @@ class ReadingWatch:
 
     @contextmanager
     def looking(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> Iterator[None]:
-        """End the processes that are stuck with a photograph, while a batch of theirs is waited for within.
+        """End the processes that are stuck with an image, while a batch of theirs is waited for within.
 
         Args:
             workers: The processes, in the order of their numbers.
-            seconds: What a photograph may take.
+            seconds: What an image may take.
             poll: Seconds from one look to the next.
         """
         if not workers:
@@ -112,7 +112,7 @@ class ReadingWatch:
                 worker.terminate()
 
     def lost(self, workers: Sequence[BaseProcess]) -> dict[int, str]:
-        """Return why photographs have to be given up, by number: processes are stuck with them, or died of them."""
+        """Return why images have to be given up, by number: processes are stuck with them, or died of them."""
         found = dict(self._stuck)
         for worker, line in zip(workers, self._lines.tolist(), strict=True):
             if line[0] != _NOTHING and worker.exitcode is not None and -worker.exitcode in _CRASHES:

@@ -1,4 +1,4 @@
-"""Which shards there are and how many photographs each holds, before any is opened.
+"""Which shards there are and how many images each holds, before any is opened.
 
 Shards are named by a folder of `.tar` files, or by a pattern with braces as shells and WebDataset have them:
 
@@ -6,7 +6,7 @@ Shards are named by a folder of `.tar` files, or by a pattern with braces as she
     shards/photos-{000000..000147}.tar         files
     https://host/photos-{000..147}.tar         what a tool can fetch: http, https, ftp, s3, gs, hdfs
 
-`sizes.json` is {"name of the shard": number of photographs, ...} beside the shards, as `dovetail prepare` writes it.
+`sizes.json` is {"name of the shard": number of images, ...} beside the shards, as `dovetail prepare` writes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9]*)://")
 
 
 def names_shards(data: str) -> bool:
-    """Return whether `data` names shards, not a folder of photographs or a single archive."""
+    """Return whether `data` names shards, not a folder of images or a single archive."""
     if is_pattern(data):
         return True
     folder = Path(data)
@@ -140,7 +140,7 @@ def _split(inner: str) -> list[str]:
 
 
 def read_sizes(path: Path) -> dict[str, int]:
-    """Return what a `sizes.json` says: photographs by the name of the shard, of files beside it alone.
+    """Return what a `sizes.json` says: images by the name of the shard, of files beside it alone.
 
     Raises:
         DataError: It is damaged, or names something else.
@@ -151,12 +151,12 @@ def read_sizes(path: Path) -> dict[str, int]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from None
     if not content or not fits(content, dict[str, Any]):
-        raise DataError(f"{path} is not {{shard: number of photographs}}; {advice}.")
+        raise DataError(f"{path} is not {{shard: number of images}}; {advice}.")
     for name, count in content.items():
         plain = Path(name).name == name and not is_remote(name)
         if not plain or not fits(count, Annotated[int, Meta(ge=0)]):
             raise DataError(
                 f"{path} says {quoted(name)}: {quoted(count)}, which is no file beside it and its number of "
-                f"photographs; {advice}."
+                f"images; {advice}."
             )
     return content

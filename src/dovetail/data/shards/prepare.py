@@ -1,4 +1,4 @@
-"""`prepare`: photographs become shards that can be read in order, from any disk or network."""
+"""`prepare`: images become shards that can be read in order, from any disk or network."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class PrepareOptions(Options):
 
 @takes(PrepareOptions)
 def prepare(options: PrepareOptions) -> Written:
-    """Write photographs as WebDataset shards: tars in a random order, and how many photographs each holds.
+    """Write images as WebDataset shards: tars in a random order, and how many images each holds.
 
     Returns:
         What was written.
 
     Raises:
-        DovetailError: For photographs that cannot be read, or a folder that cannot be written to.
+        DovetailError: For images that cannot be read, or a folder that cannot be written to.
     """
     from dovetail.data.open import open_source
     from dovetail.data.shards.write import write_shards
@@ -45,20 +45,20 @@ def prepare(options: PrepareOptions) -> Written:
     if options.data is None:
         raise OptionsError("No data was named; give a folder of images with --data.")
     if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
-        raise OptionsError(f"{options.shards} is where the photographs are; name another folder for the shards.")
+        raise OptionsError(f"{options.shards} is where the images are; name another folder for the shards.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
     source = open_source(options.data)
     if source.left_out:
         print(source.left_out)
 
     def tell(done: int) -> None:
-        print(f"{done:,} of {source.num_images:,} photographs", flush=True)
+        print(f"{done:,} of {source.num_images:,} images", flush=True)
 
     with in_use(folder, option="shards", keep=False):
         # What another process has written meanwhile counts.
         _, old = checked_folder(options.shards, overwrite=options.overwrite)
         check_apart(options.data, source, old)
-        for path in old:  # not before the photographs are there
+        for path in old:  # not before the images are there
             path.unlink()
         written = write_shards(
             source, folder, images_per_shard=options.images_per_shard, seed=options.seed, progress=tell
@@ -86,7 +86,7 @@ def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[P
 
 
 def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
-    """Raise `OptionsError` where the photographs are in one of the files that are to go."""
+    """Raise `OptionsError` where the images are in one of the files that are to go."""
     from dovetail.data.shards.fetch import local_path
     from dovetail.data.shards.source import ShardSource
 
@@ -98,5 +98,5 @@ def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
     for path in old:
         if path.resolve() in read:
             raise OptionsError(
-                f"{path} is to be removed, and the photographs are read from it; name another folder for the shards."
+                f"{path} is to be removed, and the images are read from it; name another folder for the shards."
             )

@@ -1,9 +1,9 @@
-"""Photographs in WebDataset shards: tar files of some thousand photographs each, here or fetched from elsewhere.
+"""Images in WebDataset shards: tar files of some thousand images each, here or fetched from elsewhere.
 
 What is in memory is a number for each shard, and a table of places for each of the few shards that are being read:
-10^8 photographs in 10^4 shards take no more than 10^3 photographs in one.
+10^8 images in 10^4 shards take no more than 10^3 images in one.
 
-A photograph is one member of a shard whose name ends, after its first dot, in an image's suffix ("0001.jpg", and not
+An image is one member of a shard whose name ends, after its first dot, in an image's suffix ("0001.jpg", and not
 "0001.mask.png" or "0001.json"); of several for one key the first counts. All else in a shard is passed over.
 """
 
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """Where the photographs of one shard lie.
+    """Where the images of one shard lie.
 
     Attributes:
         archive: The file.
-        members: Those that are photographs.
+        members: Those that are images.
         stamp: Which file it was.
-        dotted: Names of images that belong to no photograph, as WebDataset takes the first dot for a key's end.
+        dotted: Names of images that belong to no image, as WebDataset takes the first dot for a key's end.
     """
 
     archive: TarArchive
@@ -53,9 +53,9 @@ class Table:
 
 
 class ShardSource(ImageSource):
-    """Photographs of many shards, numbered shard after shard.
+    """Images of many shards, numbered shard after shard.
 
-    Photograph `index` is found by arithmetic; its shard is listed when it is first needed, by each process for itself.
+    Image `index` is found by arithmetic; its shard is listed when it is first needed, by each process for itself.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class ShardSource(ImageSource):
 
         Args:
             names: Paths or URLs.
-            counts: Photographs in each.
+            counts: Images in each.
             cache: Folder for shards that have to be fetched; one for this user and these shards unless given.
-            window_images: Photographs that are shuffled together, about.
+            window_images: Images that are shuffled together, about.
             left_out: A sentence on what is not read.
         """
         self.left_out = left_out
@@ -96,11 +96,11 @@ class ShardSource(ImageSource):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Photographs by the name of the shard."""
+        """Images by the name of the shard."""
         return dict(zip(self._names, self._counts.tolist(), strict=True))
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return the number of a photograph's shard, and its own within the shard."""
+        """Return the number of an image's shard, and its own within the shard."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - int(self._ends[shard] - self._counts[shard])
 
@@ -121,7 +121,7 @@ class ShardSource(ImageSource):
         shard, within = self.place(index)
         table = self._table(shard)
         if within >= len(table.members):
-            raise UnreadableError(f"its shard has {len(table.members):,} photographs and not {self._counts[shard]:,}")
+            raise UnreadableError(f"its shard has {len(table.members):,} images and not {self._counts[shard]:,}")
         member = table.members[within]
         try:
             return table.archive.read(member)
@@ -168,7 +168,7 @@ def list_shard(path: Path) -> Table:
 
 
 def table_of(archive: TarArchive, stamp: tuple[int, int]) -> Table:
-    """Return the members of a shard that are photographs, one for each key, and the images that are left out."""
+    """Return the members of a shard that are images, one for each key, and the images that are left out."""
     members: list[Member] = []
     dotted: list[tuple[tuple[str, str], str]] = []
     taken: set[tuple[str, str]] = set()
@@ -206,7 +206,7 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
     missing = [name for name in names if name not in sizes]
     dotted: list[str] = []
     if missing:
-        log.info("Counting the photographs in %s shards; a %s beside them saves this.", f"{len(missing):,}", SIZES)
+        log.info("Counting the images in %s shards; a %s beside them saves this.", f"{len(missing):,}", SIZES)
         tables = counted(missing)
         sizes |= {name: len(table.members) for name, table in tables.items()}
         dotted = [member for table in tables.values() for member in table.dotted]
@@ -219,7 +219,7 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
     if not sum(sizes[name] for name in names):
         raise DataError(
             told
-            or f"There is no photograph in the {words(len(names), 'shard')} of {data!r}; their members' names must "
+            or f"There is no image in the {words(len(names), 'shard')} of {data!r}; their members' names must "
             "end in an image's suffix, such as 0001.jpg."
         )
     return ShardSource(names, [sizes[name] for name in names], left_out=told)
@@ -239,7 +239,7 @@ def counted(names: Sequence[str]) -> dict[str, Table]:
 
 
 def known_sizes(names: Sequence[str]) -> dict[str, int]:
-    """Return how many photographs there are in those shards whose folders have a `sizes.json`."""
+    """Return how many images there are in those shards whose folders have a `sizes.json`."""
     found: dict[str, int] = {}
     folders: dict[Path, dict[str, int]] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Writing photographs as WebDataset shards: plain tars and a `sizes.json`, the same bytes for the same photographs."""
+"""Writing images as WebDataset shards: plain tars and a `sizes.json`, the same bytes for the same images."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Written:
 
     Attributes:
         folder: Where the shards are.
-        sizes: Photographs by the name of the shard.
-        left_out: Names and reasons of photographs that could not be read.
+        sizes: Images by the name of the shard.
+        left_out: Names and reasons of images that could not be read.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Written:
     left_out: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        images, shards = counted(sum(self.sizes.values()), "photograph"), counted(len(self.sizes), "shard")
+        images, shards = counted(sum(self.sizes.values()), "image"), counted(len(self.sizes), "shard")
         told = f"{images} in {shards}: {self.folder}."
         if self.left_out:
             name, reason = self.left_out[0]
@@ -60,20 +60,20 @@ def write_shards(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Written:
-    """Write the photographs of a source into shards, in a random order, their bytes as they are.
+    """Write the images of a source into shards, in a random order, their bytes as they are.
 
-    Photographs that lie together (a class, a film) are spread over all shards, as those of a few shards are shuffled
+    Images that lie together (a class, a film) are spread over all shards, as those of a few shards are shuffled
     when they are read. A shard is whole or absent; `sizes.json` comes last.
 
     Args:
-        source: Of photographs.
+        source: Of images.
         folder: Where to; made if it is missing.
         images_per_shard: Of all shards but the last.
         seed: Of the order.
-        progress: Told how many photographs are done, after each shard.
+        progress: Told how many images are done, after each shard.
 
     Raises:
-        DovetailError: No photograph can be read, or the disk does not take them.
+        DovetailError: No image can be read, or the disk does not take them.
     """
     left_out: list[tuple[str, str]] = []
     order = source.order(seed=seed, epoch=0)
@@ -89,7 +89,7 @@ def write_shards(
             sizes[name] = count
             progress(sum(sizes.values()))
         if not sizes:
-            raise DataError(f"None of {source.num_images:,} photographs can be read, such as {left_out[0]}.")
+            raise DataError(f"None of {source.num_images:,} images can be read, such as {left_out[0]}.")
         fresh = folder / f"{SIZES}.tmp"
         fresh.write_text(json.dumps(sizes, indent=0), encoding="utf-8")
         fresh.replace(folder / SIZES)
@@ -103,7 +103,7 @@ def write_shards(
 def contents(
     source: ImageSource, indices: Iterator[int], left_out: list[tuple[str, str]]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the names that photographs get in a shard, and their bytes; note those that cannot be read."""
+    """Yield the names that images get in a shard, and their bytes; note those that cannot be read."""
     for index in indices:
         try:
             source.fetch(index)
@@ -114,12 +114,12 @@ def contents(
 
 
 def write_shard(path: Path, photographs: Iterator[tuple[str, bytes]]) -> int:
-    """Write one shard and return how many photographs it has; none is written where there are none."""
+    """Write one shard and return how many images it has; none is written where there are none."""
     fresh, count = path.with_suffix(".tmp"), 0
     try:
         with tarfile.open(fresh, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, content in photographs:
-                info = tarfile.TarInfo(name)  # its time and owner are zero: equal photographs give equal shards
+                info = tarfile.TarInfo(name)  # its time and owner are zero: equal images give equal shards
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
                 count += 1
@@ -131,7 +131,7 @@ def write_shard(path: Path, photographs: Iterator[tuple[str, bytes]]) -> int:
 
 
 def suffix(content: bytes) -> str:
-    """Return the suffix that fits a photograph's content; raise `UnreadableError` where it is none."""
+    """Return the suffix that fits an image's content; raise `UnreadableError` where it is none."""
     if re.match(rb"P[1-6]\s", content):  # too short a beginning to tell a file without a name by
         return "ppm"
     if not looks_like_image(content[:16]):
@@ -142,6 +142,6 @@ def suffix(content: bytes) -> str:
 
 
 def stem(name: str) -> str:
-    """Return a photograph's own name in letters that every tar and WebDataset take: a dot would end its key."""
+    """Return an image's own name in letters that every tar and WebDataset take: a dot would end its key."""
     own = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)
     return own[:_STEM_LETTERS].strip("_") or "photograph"

@@ -289,7 +289,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     """Return a hash over the names (folder and file), sizes and content of files, whatever folder the set lies in.
 
     Of what may hold labels (JSON files, TIFF and BMP masks) all the content counts, of PNG files the first and last
-    4 KiB, for a change that leaves both and the size as they were is hardly possible, of photographs that cannot be
+    4 KiB, for a change that leaves both and the size as they were is hardly possible, of images that cannot be
     masks (JPEG, WebP) none; of the tables of a saved Hugging Face dataset their ends and the file beside them that
     knows of every change.
 
