@@ -39,7 +39,11 @@ PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in ("README.md", "CO
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 HEADINGS = ["Idea", "Equation", "Run it", "Options", "Expected score", "Departures from the official code", "Cost"]
-STAND_INS = {"resnet50": "resnet18", "vit_small_patch16_224": "test_vit"}
+STAND_INS = {
+    "resnet50": "resnet18",
+    "vit_small_patch16_224": "test_vit",
+    'smp.FPN("tu-tf_efficientnet_lite0"': 'smp.Unet("resnet18"',
+}
 QUICK = {
     "max_steps": 2,
     "batch_size": 2,
