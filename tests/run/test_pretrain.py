@@ -299,15 +299,15 @@ def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
             Image.fromarray(values).save(tmp_path / name / f"{path.stem}.png")
     pretrain(data=tmp_path / "eight", out=tmp_path / "a", max_steps=1)
     pretrain(data=tmp_path / "twelve", out=tmp_path / "b", max_steps=1, value_range=[0, 4095])
-    files = [tmp_path / name / "exported" / "model.safetensors" for name in ("a", "b")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    eight, twelve = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("a", "b"))
+    torch.testing.assert_close(twelve, eight, rtol=1e-2, atol=1e-2)  # views of 12 bits are not rounded to 8
     vectors = [
         np.load(
             dovetail.embed(run=tmp_path / name, data=tmp_path / kind, out=tmp_path / f"{kind}.npy", accelerator="cpu")
         )
         for name, kind in (("a", "eight"), ("b", "twelve"))
     ]
-    assert np.array_equal(*vectors)
+    assert np.allclose(*vectors, rtol=1e-2, atol=1e-2 * float(np.abs(vectors[0]).max()))
     assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
     pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
     assert "come out nearly black. Say what is white: --value-range 0 4095" in caplog.text
