@@ -70,7 +70,7 @@ def test_where_nobody_answers_there_is_a_sentence(
     assert capsys.readouterr().out == f"audit: known vulnerabilities were not looked up, as {reason}\n"
 
 
-def test_every_dependency_has_bounds_and_an_exact_version_for_continuous_integration() -> None:
+def test_every_dependency_has_a_lower_bound_and_an_exact_version_for_continuous_integration() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
@@ -80,4 +80,3 @@ def test_every_dependency_has_bounds_and_an_exact_version_for_continuous_integra
             assert name in pinned, dependency
             if not name.startswith("types-"):  # only what mypy reads
                 assert ">=" in dependency, dependency
-                assert "<" in dependency, dependency

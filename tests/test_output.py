@@ -39,7 +39,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(photos: Path, tmp_path: Path
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
-        assert first.startswith(b"decon-sl on ")
+        assert first.startswith(b"Method decon-sl, because ")
         assert not (out / "exported").exists()
         process.stdout.close()
         code = process.wait(timeout=1000)

@@ -73,7 +73,7 @@ def test_rows_without_a_photograph_have_a_reason() -> None:
     rows = [None, {"bytes": None, "path": "/nowhere/a.jpg"}, {"bytes": b"words", "path": None}]
     made = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))
     source = open_source(made)
-    for index, reason in enumerate(("nothing in column 'image'", "No such file", "no image in a format")):
+    for index, reason in enumerate(("nothing in column 'image'", "No such file", "not an image in a supported format")):
         with pytest.raises(UnreadableError, match=reason):
             source.open(index, 3)
 
@@ -107,7 +107,7 @@ def test_which_column_and_which_split(tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match="read as a stream"):
         open_source(table(2).to_iterable_dataset())
     (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(DovetailError, match="cannot be read as one of Hugging Face's"):
+    with pytest.raises(DovetailError, match="cannot be read as a Hugging Face dataset"):
         open_source(tmp_path)
 
 

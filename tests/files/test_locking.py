@@ -99,6 +99,7 @@ WRITES: dict[str, list[list[str]]] = {
         ["--out", RUN, "--resume"],
         ["--model", "timm/test_resnet+fpn", "--data", DATA, "--out", RUN, "--overwrite"],
     ],
+    "try": [["--data", DATA, "--labels", DATA, "--budget", "60s", "--out", HELD]],
     "prepare": [["--data", DATA, "--shards", HELD]],
     "export": [["--run", RUN, "--to", f"{HELD}/model.pt"], ["--run", RUN, "--to", f"{HELD}/model.safetensors"]],
     **{f"evaluate {kind}": [MEASURED, ["--run", RUN, "--data", DATA]] for kind in ("knn", "linear", "dense")},

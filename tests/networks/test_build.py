@@ -257,9 +257,13 @@ def test_instances_are_recognised() -> None:
     assert "p4" in build_network(segmenter, image_size=64).taps
 
 
-def test_frozen_parameters_of_an_instance_train_again() -> None:
-    unet = smp.Unet("resnet18", encoder_weights=None).requires_grad_(False)
-    assert all(parameter.requires_grad for parameter in build_network(unet, image_size=64).parameters())
+def test_frozen_parameters_of_an_instance_stay_frozen() -> None:
+    unet = smp.Unet("resnet18", encoder_weights=None)
+    unet.encoder.requires_grad_(False)
+    network = build_network(unet, image_size=64)
+    assert not any(parameter.requires_grad for parameter in network.model.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in network.model.decoder.parameters())
+    assert len(network.frozen) == len(list(unet.encoder.parameters()))
 
 
 def test_own_modules_need_their_parts_named() -> None:

@@ -62,7 +62,7 @@ def test_formats_are_told_by_content(file_format: str, options: dict[str, object
 
 def test_text_is_no_image() -> None:
     assert not looks_like_image(b"once upon a time")
-    with pytest.raises(UnreadableError, match="no image"):
+    with pytest.raises(UnreadableError, match="not an image"):
         open_bytes(b"once upon a time", 3)
 
 
