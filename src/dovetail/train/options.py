@@ -28,7 +28,7 @@ class EngineOptions(Options):
     lr: float | Auto = option(
         "auto",
         'Peak learning rate. "auto" scales the recipe\'s rate linearly with the global batch size.',
-        Range(0, above=True, most=1e38),  # float32's largest, about
+        Range(0, above=True, most=1e6),
     )
     freeze_encoder_epochs: float | Literal["all", "auto"] = option(
         "auto",
