@@ -204,6 +204,7 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["compare"], "No results were named"),
         (["compare", "nowhere"], "There is no file or folder nowhere"),
+        (["compare", "new\nline"], "There is no file or folder new\\nline; name"),
         (["compare", "."], "None of the 1 folders"),
         (["predict", "--data", "x", "--out", "y"], "No fine-tuned run was named"),
         (["predict", "--run", ".", "--data", ".", "--out", "y"], "holds no fine-tuned model"),

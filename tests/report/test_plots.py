@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dovetail.report import compare_page as comparison
 from dovetail.report import page
 from dovetail.report.history import History, Series
-from dovetail.report.plots import MOST_POINTS, STYLE, Plot, draw, figure_of, thinned
+from dovetail.report.plots import MOST_POINTS, STYLE, Plot, draw, figure_of, svg_of, thinned
 
 
 def line(name: str, count: int = 4) -> Series:
@@ -106,3 +106,10 @@ def test_a_level_line_does_not_lie_on_the_edge() -> None:
     below = drawn(Plot("Rank", "rank", [level], from_zero=True, lower=1.5)).axes[0]
     assert below.get_ylim()[1] > 1.5
     assert drawn(Plot("Share", "share", [level], from_zero=True, upper=0.5)).axes[0].get_ylim()[1] > 0.5
+
+
+def test_names_that_no_font_can_draw_are_spelled_out() -> None:
+    figure = Figure()
+    figure.suptitle("\udcff\udcfe")
+    assert "<svg" in svg_of(figure)
+    assert figure.get_suptitle() == r"\udcff\udcfe"

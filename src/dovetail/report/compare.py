@@ -105,7 +105,8 @@ def named_files(folders: list[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     for folder in folders:
         if not folder.exists():
-            raise RunError(f"There is no file or folder {folder}; name folders with a {RESULTS}.")
+            named = str(folder).replace("\n", "\\n")  # a sentence has one line
+            raise RunError(f"There is no file or folder {named}; name folders with a {RESULTS}.")
         if folder.is_file() and folder.suffix != ".json":
             continue  # `runs/*` names whatever lies there, such as the page of an earlier comparison
         files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})

@@ -17,8 +17,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, LogFormatter, MaxNLocator
 
+from dovetail.errors import printable
 from dovetail.report.history import Series
 
 # Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
@@ -151,6 +153,8 @@ def thinned(line: Series) -> tuple[list[int], list[float]]:
 
 def svg_of(figure: Figure) -> str:
     """Return a figure as the text of an SVG file."""
+    for label in figure.findobj(Text):  # Matplotlib draws no lone surrogates, as names in a file may hold
+        label.set_text(printable(label.get_text()))
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     return text.getvalue()
