@@ -126,6 +126,13 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     assert "Traceback" not in shown.err
 
 
+def test_a_mapping_in_place_of_a_list_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("loggers: {wandb: 1}\n")
+    assert run(["pretrain", "--config", str(config)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
 def test_show_prints_terms_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "decon-sl", "--model", "timm/test_resnet+fpn", "--recipe.alpha", "0.25"]) == 0
     text = capsys.readouterr().out

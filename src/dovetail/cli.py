@@ -219,14 +219,14 @@ def call(name: str, arguments: list[str]) -> int:
     options = VERBS[name].options()
     arguments = [underscored(argument) for argument in arguments]
     parser = parser_of(name, arguments)
-    parser.parse_args(arguments)  # with every default, as --print-config writes them
+    parsed(parser, arguments)  # with every default, as --print-config writes them
     # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
-    given = parser.parse_args(arguments, defaults=False).as_dict()
+    given = parsed(parser, arguments, defaults=False).as_dict()
     whole = given.get("preset") == "paper" or is_of_a_run(arguments)
     from_file: list[str] = []
     if given.pop("config", None):
         typed = make_parser(name, options, arguments, config="named")
-        given, from_file = told_apart(given, typed.parse_args(arguments, defaults=False).as_dict())
+        given, from_file = told_apart(given, parsed(typed, arguments, defaults=False).as_dict())
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
     asked = options.given(given, from_file=from_file)
@@ -234,6 +234,24 @@ def call(name: str, arguments: list[str]) -> int:
     if isinstance(result, str):
         print(result)
     return 0
+
+
+def parsed(parser: Any, arguments: list[str], *, defaults: bool = True) -> Any:
+    """Return the options on the command line and in the file of --config.
+
+    Raises:
+        OptionsError: For a value that its option does not take, such as a mapping in place of a list.
+    """
+    try:
+        return parser.parse_args(arguments, defaults=defaults)
+    except DovetailError:
+        raise
+    except Exception as error:  # for nested values in a file the parser raises almost any class
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OptionsError(
+            f"The options cannot be read ({reason[:200]}); check that lists and mappings in the config file "
+            "are where `--print-config` writes them."
+        ) from error
 
 
 def parser_of(name: str, arguments: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dovetail.errors import DovetailError, ModelError, OptionsError, WeightsError
+from dovetail.errors import DovetailError, ModelError, OptionsError, WeightsError, printable
 from dovetail.importing import import_path, is_path
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import is_downloaded, starting_statistics
@@ -112,7 +112,7 @@ def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, ne
     except DovetailError as error:
         if needed:
             raise
-        log.warning("%s The run goes on with its own weights.", error)
+        log.warning("%s The run goes on with its own weights.", printable(str(error)))
     if needed and recipe.query_rule.positions == "sincos":
         check_positions(network)
     return report

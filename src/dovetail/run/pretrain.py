@@ -24,7 +24,7 @@ from dovetail.data.reading.values import values_within
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
 from dovetail.durations import seconds_in
-from dovetail.errors import OptionsError, ResourceError
+from dovetail.errors import OptionsError, ResourceError, tell
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -166,7 +166,7 @@ def planned_run(options: PretrainOptions, source: ImageSource, network: Network)
         why = f"{why} {told}".strip()
     network.image_size = options.image_size or network.image_size  # which the exported model is used with
     if why and is_first_process():
-        print(why, flush=True)
+        tell(why)
     return options
 
 
@@ -254,9 +254,9 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         raise ResourceError(
             f"The weights could not be written to {out / EXPORTED} ({error}); make room there and add --resume."
         ) from error
-    print(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
-    print(example(network, out))
-    print(next_steps(out))
+    tell(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
+    tell(example(network, out))
+    tell(next_steps(out))
 
 
 def requeued() -> bool:

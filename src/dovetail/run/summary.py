@@ -13,7 +13,7 @@ from dovetail.data.identity import Identity, difference, read_identity
 from dovetail.data.reading.values import told_of_values, value_range
 from dovetail.data.sources import ImageSource, PathSource
 from dovetail.distributed import rank
-from dovetail.errors import DataError, counted
+from dovetail.errors import DataError, counted, tell
 from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
@@ -41,20 +41,20 @@ def announce(
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
     model = config.model if isinstance(config.model, str) else type(config.model).__name__
-    print(f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}")
-    print(settings.table())
+    tell(f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}")
+    tell(settings.table())
     if config.init is not None:
-        print(f"init              {describe_init(network, config.init)}")
+        tell(f"init              {describe_init(network, config.init)}")
         for line in str(loaded).splitlines() if loaded else ():
-            print(f"                  {line}")
+            tell(f"                  {line}")
     if network.frozen:
-        print(f"frozen            {frozen_line(network)}")
+        tell(f"frozen            {frozen_line(network)}")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
-    print(f"normalisation     mean {mean}; std {std}")
+    tell(f"normalisation     mean {mean}; std {std}")
     given = ", ".join(f"{name}={value}" for name, value in (config.recipe or {}).items())
-    print(f"recipe options    {given or 'as published'}")
+    tell(f"recipe options    {given or 'as published'}")
     for term in recipe.terms:
-        print(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+        tell(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
 
 
 def frozen_line(network: Network) -> str:
@@ -105,7 +105,7 @@ def term_line(recipe: Recipe, network: Network, name: str) -> str:
 def tell_of_source(source: ImageSource) -> None:
     """Say what is left out of a source, and where its values use little of their range."""
     if source.left_out:
-        print(source.left_out)
+        tell(source.left_out)
     if isinstance(source, PathSource):
         names = [source.name(index) for index in range(0, source.num_images, max(source.num_images // 64, 1))]
         if told := told_of_values(names, value_range()):
@@ -154,7 +154,7 @@ def example(network: Network, out: Path) -> str:
             "",
             f"    model = {call}  # with your number of classes",
         ]
-    lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
+    lines.append(f"    tell(dovetail.load_into(model, {str(out)!r}))")
     return "\n".join(lines)
 
 
