@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.downstream.finished import load_weights
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, WeightsError
+from dovetail.files.finite import check_finite
 from tests.downstream.pictures import class_folder
 
 TINY = "--model timm/test_resnet+fpn --image-size 64 --batch-size 4 --workers 0 --precision 32-true --accelerator cpu"
@@ -129,3 +130,11 @@ def test_a_fine_tuned_model_with_nan_is_not_used(run: Path, tmp_path: Path) -> N
         load_weights(model, path.parent)
     assert repr(name) in str(caught.value)
     assert json.loads((path.parent / "model.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(2, 2).to_sparse(), torch.zeros(1).expand(1 << 38)], ids=["sparse", "expanded to a terabyte"]
+)
+def test_tensors_that_are_not_dense_are_refused(odd: torch.Tensor) -> None:
+    with pytest.raises(WeightsError, match="'odd'"):
+        check_finite({"fine": torch.zeros(1).expand(8), "odd": odd}, "A file", "give another")

@@ -115,6 +115,9 @@ def test_settings_survive_plain_data(recipe: Recipe) -> None:
     assert Settings.from_dict(settings.as_dict()) == settings
     with pytest.raises(DovetailError, match="odd"):
         Settings.from_dict(settings.as_dict() | {"odd": 1})
+    for value in (None, 0, "4"):
+        with pytest.raises(DovetailError, match="batch_size"):
+            Settings.from_dict(settings.as_dict() | {"batch_size": value})
 
 
 def test_the_table_names_every_number(recipe: Recipe) -> None:

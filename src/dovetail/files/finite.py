@@ -40,14 +40,36 @@ def is_mask(value: Tensor) -> bool:
     return value.ndim > 1 and bool(((value == 0) | (value == -torch.inf)).all())
 
 
+LARGEST_EXPANDED = 1 << 28
+"""Elements of a tensor that repeats its storage. A file of some bytes can claim a terabyte this way."""
+
+
+def not_dense(tensors: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor that is sparse, or expanded to more than `LARGEST_EXPANDED` elements."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            continue
+        part = local(value)
+        if part.layout != torch.strided:
+            return name
+        if part.numel() > LARGEST_EXPANDED and part.untyped_storage().nbytes() < part.numel() * part.element_size():
+            return name
+    return None
+
+
 def check_finite(tensors: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raise `WeightsError` for values that are not finite, naming their first tensor.
+    """Raise `WeightsError` for values that are not finite, or no dense tensors, naming the first tensor.
 
     Args:
         tensors: By name.
         what: That holds them, as the sentence begins.
         advice: What to do, as the sentence ends.
     """
+    odd = not_dense(tensors)
+    if odd is not None:
+        raise WeightsError(
+            f"{what} holds a sparse or expanded tensor where a dense one is expected, {odd!r}; {advice}."
+        )
     name = first_not_finite(tensors)
     if name is not None:
         raise WeightsError(f"{what} holds values that are not finite numbers, first in {name!r}; {advice}.")

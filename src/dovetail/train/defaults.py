@@ -10,11 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import torch
 
 from dovetail.errors import OptionsError, RunError, counted
+from dovetail.files.schema import converted
 from dovetail.options import option_infos
 from dovetail.recipe import Recipe
 from dovetail.schedules import Moment
@@ -26,6 +28,18 @@ REFERENCE_PIXELS = 2 * 224 * 224
 MIN_STEPS = 2000  # where images are so few that the paper's epochs would give fewer
 MAX_GPU_WORKERS = 16
 MAX_CPU_WORKERS = 4
+
+
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Sizes(TypedDict, total=False):
+    """What `Settings` computes with."""
+
+    batch_size: AtLeastOne
+    accumulate: AtLeastOne
+    devices: AtLeastOne
+    num_nodes: AtLeastOne
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +132,14 @@ class Settings(EngineOptions):
         """Return the settings that `as_dict` gave, now or in an earlier version.
 
         Raises:
-            RunError: For missing or unknown names.
+            RunError: For missing or unknown names, or sizes that are no whole numbers above 0.
         """
         values = {("lr" if name == "peak_lr" else name): value for name, value in values.items()}
         known = {field.name: field.default for field in fields(cls)}
         odd = sorted({*values} - {*known} | {name for name, default in known.items() if default is MISSING} - {*values})
         if odd:
             raise RunError(f"The settings' fields do not fit this version ({', '.join(odd)}); start the run anew.")
+        converted(dict(values), _Sizes, "A checkpoint's settings", "use another checkpoint")
         return cls(**values)
 
     def table(self) -> str:
