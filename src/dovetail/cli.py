@@ -171,7 +171,8 @@ def answer(arguments: list[str]) -> int:
             return 0
         return call(name, arguments[len(name.split()) :])
     except DovetailError as error:
-        print(f"dovetail: {printable(str(error)[:1500])}", file=sys.stderr)  # a file may quote anything
+        text = str(error)[:1500].replace("\n", "\\n")  # a name may have a line break, and a sentence is one line
+        print(f"dovetail: {printable(text)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more has nothing left to stop

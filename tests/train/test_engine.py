@@ -24,7 +24,9 @@ from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment
 from dovetail.train import overseer
 from dovetail.train.defaults import Settings
+from dovetail.train.engine import restore
 from dovetail.train.learner import Learner
+from dovetail.train.overseer import CHECKPOINT_FORMAT
 from dovetail.train.step import is_convolutional, seed_step
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
@@ -352,3 +354,11 @@ def test_settings_of_a_run_can_change_in_what_does_not_matter(tmp_path: Path) ->
 @pytest.mark.parametrize(("seconds", "steps"), [(0.0, 10), (0.01, 10), (0.3, 6), (1.5, 1), (60.0, 1)])
 def test_processes_ask_each_other_within_seconds(seconds: float, steps: int) -> None:
     assert overseer.steps_between(seconds) == steps
+
+
+@pytest.mark.parametrize("name", ["settings", "learner"])
+def test_checkpoints_without_a_part_are_refused(name: str) -> None:
+    state = {"format": CHECKPOINT_FORMAT, "step": 1, "settings": {}, "learner": {}}
+    del state[name]
+    with pytest.raises(DovetailError, match=f"has no {name}"):
+        restore(None, state, None)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         learner = build_learner(recipe, copy.deepcopy(before))
     try:
         learner.load_state_dict(state["learner"])
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise RunError(
             f"The checkpoint in {folder} does not fit its config.yaml; was it written by another version?"
         ) from error

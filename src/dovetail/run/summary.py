@@ -10,7 +10,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from dovetail.data.identity import Identity, difference, read_identity
-from dovetail.data.reading.values import told_of_values, value_range
+from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.values import value_range
 from dovetail.data.sources import ImageSource, PathSource
 from dovetail.distributed import rank
 from dovetail.errors import DataError, counted, tell

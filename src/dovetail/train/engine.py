@@ -229,6 +229,9 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
     """
     if state.get("format") != CHECKPOINT_FORMAT:
         raise RunError("The checkpoint was written by another version of this program; start with --overwrite.")
+    lacking = [name for name in ("settings", "learner") if name not in state]
+    if lacking:
+        raise RunError(f"The checkpoint has no {lacking[0]}; put back a copy of it, or start with --overwrite.")
     then = Settings.from_dict(state["settings"])
     for name in SAME_RUN:
         before, now = getattr(then, name), getattr(settings, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from dovetail.data.reading import values
 from dovetail.data.reading.decode import from_array, from_image, open_bytes
-from dovetail.data.reading.values import all_levels, told_of_values, values_within
+from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.values import all_levels, values_within
 from dovetail.errors import DovetailError
 from tests.data.photos import encoded
 from tests.data.reading.test_decode import EXPECTED, IMAGE, RGB, read
@@ -104,3 +106,8 @@ def test_grey_files_of_16_bits_keep_all_levels() -> None:
             kept = open_bytes(encoded(grey, name), 3).decode(1)
             assert kept.shape == (3, 20, 25)
             assert len(kept.unique()) == 500
+
+
+def test_no_pipe_is_waited_for_to_look_at_its_values(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    assert told_of_values([tmp_path / "x.png"], None) == ""

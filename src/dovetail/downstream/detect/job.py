@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dovetail.data.reading.values import told_of_values, value_range
+from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.values import value_range
 from dovetail.downstream.detect.average_precision import average_precision
 from dovetail.downstream.detect.loop import DetectOptions, detections_of, finetune_detection
 from dovetail.downstream.detect.model import DetectorSpec, build_detector

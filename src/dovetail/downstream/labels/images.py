@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import functional as tv
 from dovetail.data.folders import left_out, list_images
 from dovetail.data.hugging_face import is_saved
 from dovetail.data.reading.decode import Photograph, open_file
-from dovetail.data.reading.values import told_of_values, value_range
+from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.arrow import saved_classes
 from dovetail.downstream.labels.class_sets import ClassSet, check_several
 from dovetail.downstream.labels.labelled import what_is_at

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from dovetail.data.folders import left_out, with_slashes
 from dovetail.data.hugging_face import is_saved
-from dovetail.data.reading.values import told_of_values, value_range
+from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.arrow import saved_masks
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
