@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from dovetail.errors import OptionsError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import CHOSEN, build
 from dovetail.run.choose import QUICK_SIDE_PX, QUICK_STEPS, chosen, looks_trained, with_method
@@ -47,6 +48,14 @@ def test_method_by_model_and_weights(given: Mapping[str, Any], method: str, froz
     assert why.startswith("Method") is ("method" not in given)
     assert build(method, network.taps).terms  # the method fits the model
     assert "method" in given or method in CHOSEN
+
+
+def test_continuing_needs_trained_weights() -> None:
+    network = build_network(f"{CNN}+fpn")
+    with pytest.raises(OptionsError, match="--init"):
+        with_method(asked(f"{CNN}+fpn", preset="continue"), network)
+    given = asked(f"{CNN}+fpn", preset="continue", init="imagenet", method="decon-sl")
+    assert with_method(given, network)[0].freeze_encoder_epochs == "auto"  # half of a length that is not known yet
 
 
 def test_a_module_that_is_trained_is_told_from_a_random_one() -> None:

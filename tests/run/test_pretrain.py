@@ -335,3 +335,16 @@ def test_a_run_begins_as_published_where_asked_to(pretrain: Callable[..., doveta
     assert float(state["layer4.1.bn2.weight"].min()) == 1.0
     after = load_file(tmp_path / "exported" / "model.safetensors")
     torch.testing.assert_close(after["layer4.1.conv1.weight"], state["layer4.1.conv1.weight"], rtol=0, atol=2e-2)
+
+
+def test_continuing_freezes_the_encoder_for_half_of_the_run(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    start = pretrain(out=tmp_path / "start", max_steps=1).folder
+    run = pretrain(out=tmp_path / "run", preset="continue", init=str(start), max_steps=4)
+    saved = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert saved["preset"] == "continue"
+    assert saved["freeze_encoder_epochs"] == pytest.approx(4 / 3 / 2, abs=1e-3)  # twelve images in steps of four
+    assert saved["recipe"]["encoder_lr_scale"] == 0.1
+    assert saved["recipe"]["momentum"] == 0.99
+    assert pretrain(out=tmp_path / "run", resume=True, preset="continue", init=str(start), max_steps=4).finished

@@ -6,6 +6,9 @@ A preset is a set of options; those that a method does not have are left out, an
 64 px, where the published momenta, rates and augmentations leave a network near where it began: a teacher that moves a
 thousandth a step has not left its random start by then, and a blur of 2 px leaves little of such a view.
 `docs/results-64px.md` was measured with it. It is never chosen by itself.
+
+"continue" is "short" for an encoder that starts from trained weights: the encoder is frozen for the first half of the
+run and has a tenth of the rate in the second half, and teachers move more slowly (`benchmarks/results/continue.md`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dovetail.recipes.image_parts import image_tap
 from dovetail.recipes.registry import BUILT_IN
 from dovetail.recipes.table import options_of, parse
 
-Preset = Literal["paper", "small", "short"]
+Preset = Literal["paper", "small", "short", "continue"]
 
 SMALL_IMAGES = 20_000
 
@@ -96,7 +99,14 @@ SHORT_JOINT: Mapping[str, Any] = {
 """What "short" adds for query patches, for a decoder's branch, and for one with a method of its own."""
 
 
-def choose(preset: Literal["auto", "paper", "small", "short"], *, num_images: int, accelerator: str) -> Preset:
+CONTINUE: Mapping[str, Any] = {"encoder_lr_scale": 0.1, "momentum": 0.99}
+"""What "continue" has in place of "short" for every method."""
+
+FROZEN_SHARE = 0.5
+"""Part of a run for which "continue" freezes the encoder under a decoder."""
+
+
+def choose(preset: Preset | Literal["auto"], *, num_images: int, accelerator: str) -> Preset:
     """Return the preset: "small" for up to 20,000 images or on a processor, unless one is named."""
     if preset != "auto":
         return preset
@@ -111,6 +121,8 @@ def options(
         return {}
     known = options_of(method)
     found = SMALL if preset == "small" else short_options(method, taps)
+    if preset == "continue":
+        found = found | continued(method)
     if "base_lr" in found and optimiser != "published":
         found = {**found, **SHORT_RATES[optimiser]}
     return {name: value for name, value in found.items() if name in known}
@@ -134,6 +146,11 @@ def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
     """Return the preset's options that suit every model and every length of a run: all but rates and epochs."""
     suited = ("warmup_epochs", "frozen_epochs", "base_lr", "bias_lr")
     return {name: value for name, value in options(preset, method).items() if name not in suited}
+
+
+def continued(method: str) -> dict[str, Any]:
+    """Return what "continue" changes of "short" for a method; teachers of both parts move alike."""
+    return {**CONTINUE, **({"decoder_momentum": CONTINUE["momentum"]} if parse(method).decon else {})}
 
 
 def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:

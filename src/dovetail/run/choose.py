@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.network import Network
 from dovetail.networks.probe import check_image_size
 from dovetail.options import AUTO
@@ -56,13 +56,19 @@ def with_method(options: PretrainOptions, network: Network) -> tuple[PretrainOpt
     """Return the options with a method, and with the encoder frozen where the method is made for that."""
     trained, freeze = is_trained(options, network), options.freeze_encoder_epochs
     why = ""
+    if options.preset == "continue" and not trained:
+        raise OptionsError(
+            "preset is continue, which is for trained weights, and the encoder starts from random ones; "
+            "add --init, or take the preset short."
+        )
     if options.method == AUTO:
         fits = freeze in (AUTO, "all") and options_of(TARGETS).keys() >= (options.recipe or {}).keys()
         method, reason = method_for(network, trained=trained, may_freeze=fits)
         options, why = options.changed(method=method), f"Method {method}, because {reason}."
     if freeze == AUTO:
         frozen = options.method == TARGETS and trained and bool(network.decoder_prefixes)
-        options = options.changed(freeze_encoder_epochs="all" if frozen else 0.0)
+        if frozen or options.preset != "continue":  # which freezes for a part of a run's length, not known yet
+            options = options.changed(freeze_encoder_epochs="all" if frozen else 0.0)
         why += " The encoder is frozen for the whole run." if frozen else ""
     return options, why.strip()
 

@@ -37,11 +37,13 @@ class ModelOptions(Options):
         "a function (taps, **options) -> Recipe or a Recipe.",
     )
     out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is given.")
-    preset: Literal["auto", "paper", "small", "short"] = option(
+    preset: Literal["auto", "paper", "small", "short", "continue"] = option(
         "auto",
         'Sizes of heads, queues and similar: "paper" as published, "small" for up to 20,000 images or without a GPU. '
-        '"short" also has momenta and rates for a few hundred steps. "auto" takes "short" for a run without a GPU '
-        'whose length is not given, and else "small" or "paper". Options in `recipe` override the preset.',
+        '"short" also has momenta and rates for a few hundred steps; "continue" has these for an encoder with trained '
+        "weights, which it freezes for half of the run and then trains at a tenth of the rate. "
+        '"auto" takes "short" for a run without a GPU whose length is not given, and else "small" or "paper". '
+        "Options in `recipe` override the preset.",
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(

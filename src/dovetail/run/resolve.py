@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from dovetail.errors import OptionsError
@@ -35,6 +36,9 @@ def resolved_run(
     chosen = recipe_options(options, source, network)
     recipe = build(options.method, network.taps, chosen)
     settings = resolve(recipe, options, num_images=source.num_images)
+    if options.preset == "continue" and options.freeze_encoder_epochs == "auto" and network.decoder_prefixes:
+        frozen = presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch
+        settings = replace(settings, freeze_encoder_epochs=float(f"{frozen:.4g}"))
     if not options.resume:  # a saved run names what it was shortened to
         free = options_of(options.method).keys() - dict(options.recipe or {}).keys()
         chosen |= shortened(recipe, settings, free) | typed_rate(options, settings, chosen)
@@ -138,7 +142,8 @@ def config_of(options: PretrainOptions, settings: Settings, chosen: dict[str, An
     """Return the options with everything on "auto" filled in, the preset's among the recipe's, as they are saved."""
     mean, std = statistics(recipe.views, options.in_channels)
     resolved = settings.engine_options()
-    resolved["freeze_encoder_epochs"] = options.freeze_encoder_epochs  # "all" is infinite there
+    if options.freeze_encoder_epochs == "all":  # infinite there
+        resolved["freeze_encoder_epochs"] = "all"
     return options.changed(
         **resolved, mean=list(mean), std=list(std), preset=preset_of(options, settings.num_images), recipe=dict(chosen)
     )

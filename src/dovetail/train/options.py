@@ -34,7 +34,7 @@ class EngineOptions(Options):
         "auto",
         "Epochs, not necessarily whole, in which the encoder and its BatchNorm statistics are frozen while the decoder "
         'and the heads train. "all" freezes the encoder for the whole run. "auto" is "all" for encoder-targets on a '
-        "trained encoder, and else 0.",
+        "trained encoder, half of the run for the preset continue, and else 0.",
         NOT_NEGATIVE,
     )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
