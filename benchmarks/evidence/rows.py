@@ -152,6 +152,9 @@ RANDOM = Row(
 )
 SLOTCON = Row("SlotCon", Pretraining("slotcon"))
 DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
+CONTINUED = Row(
+    "DeCon-SL over SlotCon, preset continue", Pretraining("decon-sl", {}, {"preset": "continue"}), starts=BOTH
+)
 TARGETS = targets("encoder targets")
 TARGETS_LONGER = targets("encoder targets, for the time of DeCon-SL", longer=2.5)
 
@@ -162,7 +165,7 @@ JOINT: tuple[Row, ...] = (
     Row("DenseCL", Pretraining("densecl")),
     decon("DeCon-SL over SlotCon, joint", "decon-sl"),
     decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
-    decon("DeCon-SL over SlotCon, frozen then joint", "decon-sl", freeze=1.0),
+    CONTINUED,
     DECON_DECODER,
     decon("DeCon-ML over SlotCon, decoder alone", "decon-ml", freeze="all", alpha=0.0),
     TARGETS,
