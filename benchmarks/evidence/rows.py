@@ -152,6 +152,7 @@ RANDOM = Row(
 )
 SLOTCON = Row("SlotCon", Pretraining("slotcon"))
 DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
+DECON_JOINT = decon("DeCon-SL over SlotCon, joint", "decon-sl")
 CONTINUED = Row(
     "DeCon-SL over SlotCon, preset continue", Pretraining("decon-sl", {}, {"preset": "continue"}), starts=BOTH
 )
@@ -163,7 +164,7 @@ JOINT: tuple[Row, ...] = (
     IMAGENET,
     SLOTCON,
     Row("DenseCL", Pretraining("densecl")),
-    decon("DeCon-SL over SlotCon, joint", "decon-sl"),
+    DECON_JOINT,
     decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
     CONTINUED,
     DECON_DECODER,
@@ -187,12 +188,29 @@ def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
+def between(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
+    """Return the differences of frozen maps: every row over ImageNet weights, and two between rows."""
+    sides = [(row, IMAGENET) for row in rows if row is not IMAGENET] + [
+        (CONTINUED, DECON_JOINT),
+        (DECON_JOINT, SLOTCON),
+    ]
+    return tuple(Pair(row.name, row.starts[0], other.name, other.starts[0]) for row, other in sides)
+
+
+CONTINUED_OR_NOT: tuple[Row, ...] = (IMAGENET, DECON_JOINT, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
-    Question("frozen", "Frozen maps", "frozen", JOINT),
+    Question("frozen", "Frozen maps", "frozen", JOINT, between(JOINT)),
     Question(
         "decoder", "Segmentation after fine-tuning with a frozen encoder", "decoder", DECODERS, against_starts(DECODERS)
     ),
     Question("segment", "Segmentation after fine-tuning", "segment", FINETUNED, against_starts(FINETUNED)),
+    Question(
+        "continued",
+        "Segmentation after fine-tuning, by preset",
+        "segment",
+        CONTINUED_OR_NOT,
+        (*against_starts(CONTINUED_OR_NOT), *(Pair(CONTINUED.name, at, DECON_JOINT.name, at) for at in BOTH)),
+    ),
 )
 
 

@@ -22,6 +22,8 @@ TAKEN = {"random": "nothing", "encoder": "encoder", "all": "encoder + decoder"}
 LEAST_SEEDS = 3  # for an interval
 BLOCK = re.compile(r"<!-- study (\w+) (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
+DIFFERENCES = "Differences in points, paired by seed; **bold** where the interval excludes zero:\n\n"
+
 Key = tuple[str, str, float]
 """Row, tap and protocol or start, labels."""
 
@@ -67,6 +69,16 @@ class Section:
                 for row in self.question.rows
             }
             tables.append(f"mIoU in %, {protocol}:\n\n" + self.table(["start"], heads, body, cell))
+            differences = {
+                (pair.row, pair.other): [
+                    paired(scores.get((pair.row, at, labels), {}), scores.get((pair.other, at, labels), {}))
+                    for at, labels in columns
+                ]
+                for pair in self.question.pairs
+            }
+            known = {sides: found for sides, found in differences.items() if any(found)}
+            if known:
+                tables.append(DIFFERENCES + self.table(["start", "minus"], heads, known, difference))
         return tables
 
     def start_table(self) -> str:
@@ -101,9 +113,7 @@ class Section:
         if not any(any(found) for found in body.values()):
             return ""
         heads = [f"{100 * part:g} %" for part in fractions]
-        return "Differences in points, paired by seed; **bold** where the interval excludes zero:\n\n" + self.table(
-            ["start", "minus"], heads, body, difference
-        )
+        return DIFFERENCES + self.table(["start", "minus"], heads, body, difference)
 
     def table(
         self,
