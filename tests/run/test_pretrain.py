@@ -346,5 +346,4 @@ def test_continuing_freezes_the_encoder_for_half_of_the_run(
     assert saved["preset"] == "continue"
     assert saved["freeze_encoder_epochs"] == pytest.approx(4 / 3 / 2, abs=1e-3)  # twelve images in steps of four
     assert saved["recipe"]["encoder_lr_scale"] == 0.1
-    assert saved["recipe"]["momentum"] == 0.99
     assert pretrain(out=tmp_path / "run", resume=True, preset="continue", init=str(start), max_steps=4).finished

@@ -8,7 +8,7 @@ thousandth a step has not left its random start by then, and a blur of 2 px leav
 `docs/results-64px.md` was measured with it. It is never chosen by itself.
 
 "continue" is "short" for an encoder that starts from trained weights: the encoder is frozen for the first half of the
-run and has a tenth of the rate in the second half, and teachers move more slowly (`benchmarks/results/continue.md`).
+run, and trained at a tenth of the rate in the second half (`docs/results.md`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ SHORT_JOINT: Mapping[str, Any] = {
 """What "short" adds for query patches, for a decoder's branch, and for one with a method of its own."""
 
 
-CONTINUE: Mapping[str, Any] = {"encoder_lr_scale": 0.1, "momentum": 0.99}
+CONTINUE: Mapping[str, Any] = {"encoder_lr_scale": 0.1}
 """What "continue" has in place of "short" for every method."""
 
 FROZEN_SHARE = 0.5
@@ -122,7 +122,7 @@ def options(
     known = options_of(method)
     found = SMALL if preset == "small" else short_options(method, taps)
     if preset == "continue":
-        found = found | continued(method)
+        found = found | CONTINUE
     if "base_lr" in found and optimiser != "published":
         found = {**found, **SHORT_RATES[optimiser]}
     return {name: value for name, value in found.items() if name in known}
@@ -146,11 +146,6 @@ def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
     """Return the preset's options that suit every model and every length of a run: all but rates and epochs."""
     suited = ("warmup_epochs", "frozen_epochs", "base_lr", "bias_lr")
     return {name: value for name, value in options(preset, method).items() if name not in suited}
-
-
-def continued(method: str) -> dict[str, Any]:
-    """Return what "continue" changes of "short" for a method; teachers of both parts move alike."""
-    return {**CONTINUE, **({"decoder_momentum": CONTINUE["momentum"]} if parse(method).decon else {})}
 
 
 def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
