@@ -299,8 +299,9 @@ def page(bench: Bench) -> str:
         f"`python -m benchmarks.decoder_content`: {budget.model}, encoder from ImageNet weights, {budget.steps} steps "
         f"of {budget.batch_size} images of `{budget.scenes}` ({budget.side_px} px, fingerprint "
         f"{bench.scenes.fingerprint}), views of {budget.view_px} px. The encoder has DenseCL's loss in every row but "
-        "the first and the last, where it stays as it was. Rows name the decoder's loss, which compares 196 sampled cells unless pooled to 8 x 8, and what "
-        f"was changed. {tried} settings were tried, on images to choose with; the test images were not read.\n",
+        "the first and the last, where it stays as it was. Rows name the decoder's loss, which compares 196 sampled "
+        f"cells unless pooled to 8 x 8, and what was changed. {tried} settings were tried, on images to choose with; "
+        "the test images were not read.\n",
         "Shares are on crops as in training, with the exported model's own padding. mIoU is in per cent, of frozen "
         f"maps (cells of 8 and 32 px), from {budget.probes.labels[0]:g} labelled images. With several seeds: the "
         "mean ± the standard deviation. Seconds are a processor core's, for the pre-training.\n",

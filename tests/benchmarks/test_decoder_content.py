@@ -56,7 +56,9 @@ def facts(value: float) -> dict[str, Any]:
     return {"scores": dict.fromkeys(COLUMNS, value), "seconds": 10.0}
 
 
-@pytest.mark.parametrize("setting", [one for one in SETTINGS if one.method not in (None, "encoder-targets")], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "setting", [one for one in SETTINGS if one.method not in (None, "encoder-targets")], ids=lambda one: one.name
+)
 def test_settings_are_recipes_and_differ_in_the_decoder_alone(setting: Setting) -> None:
     taps = build_network(CNN, image_size=64).taps
     assert setting.method is not None
