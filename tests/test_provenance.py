@@ -179,6 +179,7 @@ def test_no_file_sends_readings_elsewhere(
     attacked: Any, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
+    monkeypatch.setattr("dovetail.run.pretrain.check_loggers", lambda names: None)  # installed or not
     monkeypatch.setattr("dovetail.run.pretrain.extra_loggers", lambda names, out: asked.append(names) or [])
     assert attacked({"data": str(shards), "loggers": ["wandb", "mlflow"]}) == 2
     assert "add --loggers wandb mlflow." in capsys.readouterr().err

@@ -21,6 +21,7 @@ from dovetail.cli import run as run_command
 from dovetail.networks import lite0
 from dovetail.networks.construct import construct
 from dovetail.report.restored import restore
+from tests.train.test_loggers import Unreachable
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 MODELS = [
@@ -347,3 +348,15 @@ def test_continuing_freezes_the_encoder_for_half_of_the_run(
     assert saved["freeze_encoder_epochs"] == pytest.approx(4 / 3 / 2, abs=1e-3)  # twelve images in steps of four
     assert saved["recipe"]["encoder_lr_scale"] == 0.1
     assert pretrain(out=tmp_path / "run", resume=True, preset="continue", init=str(start), max_steps=4).finished
+
+
+def test_a_logger_that_fails_leaves_its_folder_free(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pretrain(out=tmp_path / "earlier").folder
+    with pytest.raises(dovetail.OptionsError, match="did you mean 'wandb'"):
+        pretrain(out=run, overwrite=True, loggers=["wandbb"])
+    assert (run / "checkpoints" / "last.ckpt").is_file()  # refused before anything was deleted
+    with pytest.raises(dovetail.ResourceError, match="Unreachable cannot be started"):
+        pretrain(out=tmp_path / "new", loggers=[Unreachable()])
+    assert pretrain(out=tmp_path / "new").finished

@@ -192,3 +192,69 @@ def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
     (tmp_path / "there" / "moved" / "x.jpg").unlink()
     with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
+
+
+def test_a_finished_run_is_lengthened_and_still_resumes_exactly(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    def metrics(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        return load_file(tmp_path / name / "exported" / "model.safetensors")
+
+    pretrain(out=tmp_path / "whole", max_steps=4)  # 3 steps an epoch
+    short = weights("whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    run = dovetail.pretrain(out=tmp_path / "whole", resume=True, max_steps=8, save_every_minutes=0.0)
+    assert (run.step, run.total_steps) == (8, 8)
+    assert [line["step"] for line in metrics("whole")] == list(range(1, 9))
+    assert not all(torch.equal(value, short[name]) for name, value in weights("whole").items())
+    saved = (tmp_path / "whole" / "config.yaml").read_text()
+    assert "# Lengthened from epochs 2, max_steps 4 to epochs 3, max_steps 8." in saved
+    assert {name: yaml.safe_load(saved)[name] for name in ("epochs", "max_steps")} == {"epochs": 3, "max_steps": 8}
+    # The rate follows the cosine of 8 steps from step 4 on, whatever it had fallen to.
+    rates = [line["lr"] for line in metrics("whole")]
+    assert rates[4] > rates[3]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    warmup = yaml.safe_load(saved)["recipe"]["warmup_epochs"]  # of the shorter run, and over long ago
+    pretrain(out=tmp_path / "long", max_steps=8, recipe={"warmup_epochs": warmup})
+    long = {line["step"]: line["lr"] for line in metrics("long")}
+    assert rates[4:] == [long[step] for step in range(5, 9)]
+    told = (tmp_path / "whole" / "train.log").read_text()
+    assert "had finished its 4 steps and is lengthened to 8" in told
+    # Stopped amid what was added, and resumed without being told the length again.
+    with pytest.raises(dovetail.Interrupted, match="of 8, with a checkpoint"):
+        dovetail.pretrain(out=tmp_path / "parts", resume=True, max_steps=8, data=Stopping(photos, 10))
+    stopped = metrics("parts")[-1]["step"]
+    assert 4 < stopped < 8
+    dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
+    assert [line["loss"] for line in metrics("parts")] == [line["loss"] for line in metrics("whole")]
+    assert all(torch.equal(value, weights("parts")[name]) for name, value in weights("whole").items())
+
+
+def test_a_length_that_a_run_cannot_take_is_refused(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
+) -> None:
+    pretrain(out=tmp_path / "run", epochs=2, max_steps=None)
+    with pytest.raises(dovetail.OptionsError, match="has finished its 6 steps, more than the 3 asked for"):
+        dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=1)
+    with pytest.raises(dovetail.OptionsError, match=r"has seed 0, not 1; leave seed out to resume it\."):
+        dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=4, seed=1)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 2
+    assert dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=3).step == 9
+    with pytest.raises(dovetail.Interrupted):
+        pretrain(out=tmp_path / "stopped", data=Stopping(photos, 8), max_steps=6)
+    with pytest.raises(dovetail.OptionsError, match=r"has max_steps 6, not 9; .* lengthen it when it is finished"):
+        dovetail.pretrain(out=tmp_path / "stopped", resume=True, max_steps=9, data=Stopping(photos, None))
+
+
+def test_a_finished_run_keeps_one_checkpoint_and_says_why(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path, max_steps=6, save_every_minutes=0.0, keep_every_epochs=1)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"config.yaml", "last.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt"}
+    told = capsys.readouterr().out
+    assert "last.ckpt (" in told
+    assert "is kept to lengthen the run with --resume --epochs" in told

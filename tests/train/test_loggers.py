@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from dovetail.errors import DovetailError
 from dovetail.train.loggers import MAKERS, extra_loggers, log_picture
@@ -55,3 +55,30 @@ def test_tensorboard_takes_pictures(tmp_path: Path) -> None:
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     assert [event.step for event in events.Images("slots/encoder")] == [3]
+
+
+class Unreachable(Logger):
+    """A logger whose server does not answer."""
+
+    @property
+    def name(self) -> str:
+        return "unreachable"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    @property
+    def experiment(self) -> object:
+        raise ConnectionError("no answer from\n127.0.0.1")
+
+    def log_metrics(self, metrics: object, step: int | None = None) -> None:
+        """Take none."""
+
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
+        """Take none."""
+
+
+def test_a_logger_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=r"Unreachable cannot be started \(ConnectionError: no answer from 127"):
+        extra_loggers([Unreachable()], tmp_path)

@@ -25,6 +25,7 @@ RECIPE = "recipe.txt"
 COPY = f"checkpoints/{CONFIG}"
 PROBE = ".writable"
 OF_A_RUN = "# What ran. The recipe's options are complete: those that the preset stands for are among them.\n"
+LENGTHENED = "# Lengthened "
 PATHS = ("data", "init", "knn_data", "dense_data")
 PATTERN = re.compile(r"\{")  # of the names of shards
 LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # what a run killed before it had a config leaves
@@ -158,14 +159,31 @@ def saved_options(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, options: Mapping[str, Any]) -> None:
-    """Save a run's options, resolved, so that `dovetail pretrain --config` runs the same again."""
+    """Save a run's options, resolved, so that `dovetail pretrain --config` runs the same again.
+
+    A comment says where a run was lengthened: its schedules were those of the shorter run up to there.
+    """
     import yaml
 
+    remarks = remarks_on_length(folder, options)
     plain = {name: anchored(name, normal(value)) for name, value in options.items()}
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
             plain[name] = None  # given in Python; must be given again
-    text = OF_A_RUN + yaml.safe_dump(plain, sort_keys=False)
+    text = OF_A_RUN + remarks + yaml.safe_dump(plain, sort_keys=False)
     write_whole(folder / CONFIG, text)
     (folder / COPY).parent.mkdir(exist_ok=True)
     write_whole(folder / COPY, text)  # whoever empties or loses the first can still go on from the checkpoints
+
+
+def remarks_on_length(folder: Path, options: Mapping[str, Any]) -> str:
+    """Return the comments of the config in `folder` on how its run was lengthened, and one more where `options` do."""
+    if not (folder / CONFIG).is_file() or not (folder / CONFIG).stat().st_size:
+        return ""
+    before = read_config(folder)
+    lines = (folder / CONFIG).read_text(encoding="utf-8", errors="replace").splitlines()
+    remarks = [line for line in lines if line.startswith(LENGTHENED)]
+    had, has = (", ".join(f"{name} {of.get(name)}" for name in ("epochs", "max_steps")) for of in (before, options))
+    if had != has:
+        remarks.append(f"{LENGTHENED}from {had} to {has}.")
+    return "".join(f"{line}\n" for line in remarks)

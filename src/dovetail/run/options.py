@@ -152,7 +152,8 @@ class PretrainOptions(EngineOptions, ModelOptions):
     overwrite: bool = option(False, "Delete what is in `out` first.")
     resume: bool = option(
         False,
-        "Resume the run in `out` exactly where it stopped. Other devices may be used with the same global batch size.",
+        "Resume the run in `out` exactly where it stopped. Other devices may be used with the same global batch size. "
+        "A finished run is lengthened with a larger `epochs` or `max_steps`.",
     )
 
     def check_complete(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
@@ -24,7 +25,7 @@ from dovetail.data.reading.values import values_within
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
 from dovetail.durations import seconds_in
-from dovetail.errors import OptionsError, ResourceError, tell
+from dovetail.errors import DovetailError, OptionsError, ResourceError, tell
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -42,13 +43,13 @@ from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
-from dovetail.run.summary import announce, check_same_images, example, next_steps, tell_of_source
+from dovetail.run.summary import announce, check_same_images, example, next_steps, tell_of_source, told_of_checkpoint
 from dovetail.run.timing import tell_time, time_steps
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
-from dovetail.train.loggers import extra_loggers
+from dovetail.train.loggers import check_loggers, extra_loggers
 from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.reference import build_learner
 from dovetail.views.batch import ViewBatch, statistics, to_views
@@ -95,6 +96,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     """Run the pre-training in `out`, which is emptied, where it is to be, once all that can be refused has been."""
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
+        check_loggers(options.loggers)
     own = Own(options.optimiser, options.schedule)
     trainer_arguments(options.trainer_args)
     if options.lr == "auto":
@@ -116,8 +118,8 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     loaded = begin_with(network, recipe, options, needed=not begun)
     config = config_of(options, settings, recipe_options, recipe)
     make_ready(options, source, out, begun=begun)
+    loggers = started_loggers(options, out)
     announce(config, recipe, network, settings, out, loaded)
-    loggers = extra_loggers(options.loggers, out)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
@@ -206,6 +208,16 @@ def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begu
         write_identity(out, identity)
 
 
+def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
+    """Return the loggers that were asked for; a new run whose logger cannot be started leaves its folder empty."""
+    try:
+        return extra_loggers(options.loggers, out)
+    except DovetailError:
+        if not options.resume and is_first_process():
+            empty(out)
+        raise
+
+
 def batches_from(
     source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path | None, start: int
 ) -> Iterable[ViewBatch]:
@@ -256,6 +268,9 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         ) from error
     tell(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
     tell(example(network, out))
+    checkpoints = Checkpoints(out / "checkpoints")
+    checkpoints.prune()
+    tell(told_of_checkpoint(checkpoints.last))
     tell(next_steps(out))
 
 

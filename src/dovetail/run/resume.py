@@ -7,30 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.errors import DataError, OptionsError
+from dovetail.errors import DataError, OptionsError, counted
 from dovetail.recipes import presets
 from dovetail.recipes.table import LATER, options_of
 from dovetail.run.elastic import shared_anew
 from dovetail.run.folder import COMMANDED, PATTERN, anchored, normal, saved_options
 from dovetail.run.options import PretrainOptions
+from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.defaults import Settings
 
 FORMER = {"method": "decon-sl", "freeze_encoder_epochs": 0.0}  # defaults of runs from before these were chosen
 SEQUENCES = ("mean", "std", "value_range")
+LENGTH = ("epochs", "max_steps")
 
 
 def resumed(asked: PretrainOptions, folder: Path) -> PretrainOptions:
     """Return the saved run's options; those of `PretrainOptions.movable` may differ from those of the first time.
 
     With other devices a step keeps its images: each device takes more or fewer of them, in more or fewer passes.
+    A finished run may be given more `epochs` or `max_steps`.
 
     Raises:
         OptionsError: For an option that was named and that the run has otherwise.
     """
     saved = saved_options(folder)
     movable = PretrainOptions.movable()
+    lengths = lengthened(asked, saved, folder)
     known = {**defaults(), **saved}
     known["recipe"] = published(known) | (saved.get("recipe") or {})
-    for name in sorted(asked.named - movable - {"out", *COMMANDED}):
+    for name in sorted(asked.named - movable - {"out", *COMMANDED, *lengths}):
         value = getattr(asked, name)
         if value is None or value == "auto":
             continue
@@ -38,15 +43,43 @@ def resumed(asked: PretrainOptions, folder: Path) -> PretrainOptions:
             saved[name] = normal(value)
         elif not stands_for(name, value, asked, saved, known):
             had = {option: known[name].get(option) for option in value} if isinstance(value, dict) else known.get(name)
-            raise OptionsError(f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it.")
+            later = " first, and lengthen it when it is finished" if name in LENGTH else ""
+            raise OptionsError(
+                f"The run in {folder} has {name} {had!r}, not {value!r}; leave {name} out to resume it{later}."
+            )
     given = {name: getattr(asked, name) for name in movable & asked.named if getattr(asked, name) != "auto"}
     if "devices" in given:  # who names the devices of a node means this number of nodes, one as well
         given["num_nodes"] = asked.num_nodes
-    options = {**defaults(), **saved, **given, "out": str(folder)}
+    options = {**defaults(), **saved, **given, **lengths, "out": str(folder)}
     options |= shared_anew(saved, given, options)
     # A resumed run's config is a file, and may not decide what only the command line may.
     from_file = options.keys() - (asked.named - asked.from_file)
     return PretrainOptions.given(options, from_file=from_file).changed(resume=True)
+
+
+def lengthened(asked: PretrainOptions, saved: Mapping[str, Any], folder: Path) -> dict[str, int | None]:
+    """Return the `epochs` and `max_steps` with which a finished run goes on; nothing where it keeps its length.
+
+    Raises:
+        OptionsError: Where a finished run has done more steps than are asked for.
+    """
+    wished = {name: getattr(asked, name) for name in LENGTH if name in asked.named}
+    wished = {name: value for name, value in wished.items() if value not in (None, "auto")}
+    if all(value == saved.get(name) for name, value in wished.items()):
+        return {}
+    state = Checkpoints(folder / "checkpoints").load(whole=False)
+    then = None if state is None else Settings.from_dict(state["settings"])
+    if state is None or then is None or state["step"] < then.total_steps:
+        return {}  # what is not finished keeps its length
+    most = wished.get("max_steps")
+    epochs = wished.get("epochs", math.ceil((most or 0) / then.steps_per_epoch))
+    steps = min(epochs * then.steps_per_epoch, most or math.inf)
+    if steps < state["step"]:
+        raise OptionsError(
+            f"The run in {folder} has finished its {counted(state['step'], 'step')}, more than the {steps:,} asked "
+            "for; give more --epochs or --max-steps to lengthen it."
+        )
+    return {"epochs": epochs, "max_steps": most} if steps > state["step"] else {}
 
 
 def is_given_again(name: str, value: Any) -> bool:

@@ -155,8 +155,18 @@ def example(network: Network, out: Path) -> str:
             "",
             f"    model = {call}  # with your number of classes",
         ]
-    lines.append(f"    tell(dovetail.load_into(model, {str(out)!r}))")
+    lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
     return "\n".join(lines)
+
+
+def told_of_checkpoint(last: Path) -> str:
+    """Return what is kept of a finished run's checkpoints, and why it is larger than the model."""
+    files = [last] if last.is_file() else [path for path in last.rglob("*") if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    return (
+        f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume --epochs. Beside the model it holds "
+        "the heads, the teacher and the optimiser's state."
+    )
 
 
 def next_steps(out: Path) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: written aside, flushed, renamed, and carrying their own checksums.
 
     checkpoints/last.ckpt         the newest
-    checkpoints/previous.ckpt     the one before, in case the disk damages the newest
+    checkpoints/previous.ckpt     the one before, in case the disk damages the newest; until the run is finished
     checkpoints/epoch-0010.ckpt   kept ones, by whole epochs done
 
 Each is a file (see `dovetail.train.sealed`) or, of a run whose weights are cut over processes, a folder of pieces (see
@@ -149,6 +149,11 @@ class Checkpoints:
         if candidates:
             raise RunError(f"No checkpoint in {self.folder} is whole; start again with --overwrite.")
         return None
+
+    def prune(self) -> None:
+        """Remove what a finished run does not need: the checkpoint before the last one. Kept epochs stay."""
+        if self.last.exists():
+            remove(self.folder / PREVIOUS)
 
     def clear_leftovers(self) -> None:
         """Remove what interrupted writes left behind."""

@@ -52,6 +52,7 @@ SAME_RUN = (
     "max_steps",
     "freeze_encoder_epochs",
 )
+LENGTH = ("epochs", "max_steps")  # of a run that is lengthened
 
 # What gloo and NCCL say when the other end is gone.
 LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"
@@ -158,6 +159,7 @@ def train(
             overseer.run_log = run_log
             if resume:
                 log.info("Going on from step %d of %d.", start, settings.total_steps)
+                tell_of_length(module, state)
             stops.listen(*stop_signals())
             try:
                 with compiled(learner) if compile_networks else nullcontext():
@@ -233,7 +235,10 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
     if lacking:
         raise RunError(f"The checkpoint has no {lacking[0]}; put back a copy of it, or start with --overwrite.")
     then = Settings.from_dict(state["settings"])
+    longer = is_lengthened(then, state["step"], settings)
     for name in SAME_RUN:
+        if longer and name in LENGTH:
+            continue
         before, now = getattr(then, name), getattr(settings, name)
         if before != now and name == "num_images":
             raise RunError(
@@ -254,6 +259,25 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
             f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
         ) from error
     return int(state["step"])
+
+
+def is_lengthened(then: Settings, step: int, now: Settings) -> bool:
+    """Whether the run of a checkpoint had done all its steps, and now has more."""
+    return then.total_steps <= step < now.total_steps
+
+
+def tell_of_length(module: LearnerModule, state: dict[str, Any] | None) -> None:
+    """Say how a run goes on that had finished and is lengthened."""
+    then = None if state is None else Settings.from_dict(state["settings"])
+    now, start, spec = module.settings, module.steps_done, module.learner.recipe.optimiser
+    if then is None or not is_lengthened(then, start, now):
+        return
+    before = module.own.rate(spec, then.lr, then.moment(then.total_steps - 1))
+    log.info(
+        "The run had finished its %d steps and is lengthened to %d. From here on the learning rate and all other "
+        "schedules are those of a run of %d steps: the learning rate goes from %.3g to %.3g and then falls again.",
+        *(then.total_steps, now.total_steps, now.total_steps, before, module.own.rate(spec, now.lr, now.moment(start))),
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,28 +34,41 @@ def mlflow_logger(out: Path) -> Logger:
 MAKERS: Mapping[str, Callable[[Path], Logger]] = {"wandb": wandb_logger, "mlflow": mlflow_logger}
 
 
-def extra_loggers(asked: Sequence[str | Logger], out: Path) -> list[Logger]:
-    """Return the loggers of these names for the run in `out`, and those that are loggers already.
-
-    Raises:
-        DovetailError: For an unknown name, or a package that is not installed.
-    """
-    found = []
-    for name in dict.fromkeys(asked):
+def check_loggers(asked: Sequence[str | Logger]) -> None:
+    """Raise `DovetailError` for an unknown name, or a package that is not installed, before a run writes anything."""
+    for name in asked:
         if isinstance(name, Logger):
-            found.append(name)
             continue
         if not isinstance(name, str):
             raise OptionsError(f"A logger is a {type(name).__name__}; give a name or a logger of Lightning.")
         if name not in MAKERS:
             raise unknown_name("logger", name, MAKERS)
-        try:
-            found.append(MAKERS[name](out))
-        except ImportError:
+        if importlib.util.find_spec(name) is None:
             raise ResourceError(
                 f"The logger {name} needs the package {name}, which is not installed; run `pip install {name}`, or "
                 "leave it out."
-            ) from None
+            )
+
+
+def extra_loggers(asked: Sequence[str | Logger], out: Path) -> list[Logger]:
+    """Return the loggers of these names for the run in `out`, and those that are loggers already, all of them started.
+
+    Raises:
+        DovetailError: As `check_loggers` does, and for one that cannot be started, such as without its server.
+    """
+    check_loggers(asked)
+    found = []
+    for name in dict.fromkeys(asked):
+        try:
+            logger = name if isinstance(name, Logger) else MAKERS[name](out)
+            getattr(logger, "experiment", None)  # which starts it; else Lightning does, amid the run's beginning
+        except Exception as error:  # servers fail in many ways
+            shown = name if isinstance(name, str) else type(name).__name__
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ResourceError(
+                f"The logger {shown} cannot be started ({reason}); mend that, or leave the logger out."
+            ) from error
+        found.append(logger)
     return found
 
 
