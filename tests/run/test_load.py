@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -100,3 +101,49 @@ def test_a_pre_trained_export_has_no_untrained_head(
         assert (missing, unexpected) == (["segmentation_head.0.weight", "segmentation_head.0.bias"], [])
     dovetail.export(run=run, to=tmp_path / "b.safetensors")
     assert load_file(tmp_path / "b.safetensors").keys() == everything.keys()
+
+
+@pytest.mark.parametrize("model", ["timm/test_vit", "timm/test_vit+fpn"])
+def test_a_vit_loads_for_images_of_another_size(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = exported_run(tmp_path / "run", model, image_size=64)
+    name = "pos_embed" if model == "timm/test_vit" else "encoder.pos_embed"
+    small, large = dovetail.load(run), dovetail.load(run, image_size=224)
+    assert f"1 resampled to another grid: {name}" in capsys.readouterr().out
+    before, after = small.state_dict(), large.state_dict()
+    assert (before[name].shape[1], after[name].shape[1]) == (1 + 4**2, 1 + 14**2)
+    assert all(torch.equal(value, after[key]) for key, value in before.items() if key != name)
+    # The model for 64 px resamples its positions while it runs, in the same way.
+    pixels = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        first, second = small.eval()(pixels), large.eval()(pixels)
+    pairs = zip(first.values(), second.values(), strict=True) if isinstance(first, dict) else [(first, second)]
+    for one, two in pairs:
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+    assert dovetail.load_into(dovetail.load(run, image_size=128), run).resampled == (name,)
+    assert dovetail.load(run, image_size=64).state_dict()[name].shape == before[name].shape
+    with pytest.raises(dovetail.OptionsError, match="image_size is 4; it must be"):
+        dovetail.load(run, image_size=4)
+
+
+def test_a_fine_tuned_vit_loads_and_predicts_at_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exported_run(tmp_path / "run", "timm/test_vit+fpn", image_size=64)
+    masks = mask_folder(tmp_path / "masks", images=5, side=96)
+    dovetail.finetune_segment(run=run, data=masks, out=tmp_path / "tuned", crop_size=96, **FAST)
+    dovetail.predict(run=tmp_path / "tuned", data=masks / "images", out=tmp_path / "predicted", accelerator="cpu")
+    assert len([*(tmp_path / "predicted").glob("*.png")]) == 5
+    loaded = dovetail.load(tmp_path / "tuned", image_size=128)
+    assert "resampled to another grid" in capsys.readouterr().out
+    with torch.no_grad():
+        assert loaded(torch.rand(1, 3, 128, 128)).shape == (1, 3, 32, 32)
+    vectors = np.load(dovetail.embed(run=run, data=masks / "images", out=tmp_path / "e.npy", side_px=96))
+    assert vectors.shape[0] == 5
+    assert np.isfinite(vectors).all()
+
+
+def test_a_cnn_loads_as_it_is_for_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn", image_size=64)
+    plain, sized = dovetail.load(run).state_dict(), dovetail.load(run, image_size=224).state_dict()
+    assert all(torch.equal(value, sized[name]) for name, value in plain.items())
+    assert "resampled" not in capsys.readouterr().out

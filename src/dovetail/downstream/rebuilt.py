@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from dovetail.downstream.finished import WEIGHTS, Task, load_weights, read_task
 from dovetail.downstream.segment.model import FCNSpec, build_segmenter
 from dovetail.downstream.start import TASK_FILE
 from dovetail.errors import DovetailError, ModelError
+from dovetail.networks.construct import at_size
 from dovetail.networks.parts import Parts, locate_parts
-from dovetail.weights.exported import Exported, read_exported
+from dovetail.weights.exported import Exported, load_whole, read_exported
 
 
 def finished_folder(source: str | Path) -> Path | None:
@@ -58,8 +60,10 @@ def built(task: Task) -> tuple[nn.Module, nn.Module]:
     return classifier, classifier.features.network.model
 
 
-def load_finished(folder: Path) -> nn.Module:
+def load_finished(folder: Path, *, image_size: int | None = None) -> nn.Module:
     """Return a fine-tuned run's model with its weights: a library's own model where that is all there is of it.
+
+    With `image_size` a ViT's positions are resampled to images of that side in pixels.
 
     Its attributes `class_names` and `normalisation` ({"mean", "std"}, of each channel in [0, 1]) say how it is used.
 
@@ -67,8 +71,13 @@ def load_finished(folder: Path) -> nn.Module:
         DovetailError: Where the weights do not fit.
     """
     task = read_task(folder)
+    if image_size is not None:
+        task = replace(task, constructor=at_size(task.constructor, image_size))
     model, target = build_finished(task)
-    load_weights(model, folder)
+    if image_size is None:
+        load_weights(model, folder)
+    else:
+        load_whole(model, read_exported(folder / WEIGHTS).weights, folder / WEIGHTS)
     whole: Any = target if len(target.state_dict()) == len(model.state_dict()) else model
     whole.class_names = task.names
     whole.normalisation = {"mean": list(task.mean), "std": list(task.std)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -50,6 +51,18 @@ def construct(call: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
     return model
+
+
+def at_size(call: str, image_size: int) -> str:
+    """Return a constructor call with another side in pixels for what in the model depends on it: a grid of positions.
+
+    Models without one take images of any size, and their call stays as it is.
+    """
+    construction = Construction.parse(call)
+    if construction is None:
+        return call
+    sizes: dict[str, int] = {name: image_size for name in ("img_size", "image_size") if name in construction.kwargs}
+    return str(replace(construction, kwargs={**construction.kwargs, **sizes}))
 
 
 def refuse_sizes(construction: Construction, call: str) -> None:

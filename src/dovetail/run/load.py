@@ -6,25 +6,33 @@ from pathlib import Path
 
 from torch import nn
 
+from dovetail.options import MOST_SIDE_PX, Range
 from dovetail.weights import exported as weights
 from dovetail.weights import matching
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart
 
 
-def load(source: str | Path) -> nn.Module:
+def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
     """Build a run's model and load its weights strictly.
 
     Args:
         source: Folder of a pre-training run, its exported folder, or the folder of a fine-tuned run. The model of the
             last has its classes, and says in `class_names` and `normalisation` how it is used.
+        image_size: Side in pixels of the images that the model is for. A ViT's positions are resampled to the grid of
+            that size, and the match report that says so is printed. Default: the size of the run's views. Models
+            without positions take images of any size anyway.
 
     Raises:
-        DovetailError: For a bare file, or a module of the user's own (use `load_into`).
+        DovetailError: For a bare file, a module of the user's own (use `load_into`), or a size the model cannot have.
     """
     from dovetail.downstream.rebuilt import finished_folder, load_finished
 
+    if image_size is not None:
+        Range(8, most=MOST_SIDE_PX).check("image_size", image_size)
     folder = finished_folder(source)
-    return weights.load(source) if folder is None else load_finished(folder)
+    if folder is None:
+        return weights.load(source, image_size=image_size)
+    return load_finished(folder, image_size=image_size)
 
 
 def load_into(

@@ -19,14 +19,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import WeightsError, counted
+from dovetail.errors import WeightsError, counted, tell
 from dovetail.files.durable import write_whole
 from dovetail.files.sidecar import SIDECAR, read_sidecar
 from dovetail.files.tensors import write_tensors
-from dovetail.networks.construct import construct
+from dovetail.networks.construct import at_size, construct
 from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, locate_parts, untrained_names
 from dovetail.weights.checkpoint import SUFFIXES, read_weights
+from dovetail.weights.fitting import fitted
 
 SelectedPart = Literal["all", "encoder", "decoder"]
 MODEL_FILE = "model.safetensors"
@@ -215,21 +216,47 @@ def some(names: Sequence[str], count: int = 4) -> str:
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
-def load(source: str | Path) -> nn.Module:
-    """Build the exported model from its constructor call and load its weights strictly.
+def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
+    """Build the exported model from its constructor call and load its weights strictly; see `dovetail.load`.
 
     Raises:
-        WeightsError: For a bare file, or a module of the user's own (use `load_into`).
+        DovetailError: For a bare file, a module of the user's own (use `load_into`), or a size the model cannot have.
     """
     exported = read_exported(source)
     if not exported.info or exported.path.name != MODEL_FILE:
         raise WeightsError(f"{exported.path} does not say how its model is built; build it and use load_into.")
-    model = construct(exported.info["constructor"])
-    try:
-        model.load_state_dict(exported.weights, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"The weights in {exported.path} do not fit {exported.info['constructor']}, as another version of its "
-            "library builds it; install the version it was exported with, or use load_into."
-        ) from error
+    call = exported.info["constructor"]
+    model = construct(call if image_size is None else at_size(call, image_size))
+    load_whole(model, exported.weights, exported.path)
     return model
+
+
+def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> MatchReport:
+    """Load a whole state strictly into a model that may be built for another image size, and print what was resampled.
+
+    Args:
+        model: Changed in place.
+        weights: Of the same names; positions may be of another grid.
+        path: Of their file, for sentences.
+
+    Raises:
+        WeightsError: When a name or a shape differs.
+    """
+    state = model.state_dict()
+    fitting = {
+        name: fitted(name, weights[name], tuple(value.shape), first_convolution=False)
+        for name, value in state.items()
+        if name in weights
+    }
+    values = {name: one.value for name, one in fitting.items() if one is not None}
+    if not values.keys() == state.keys() == weights.keys():
+        raise WeightsError(
+            f"The weights in {path} do not fit {type(model).__name__}, as another version of its library builds it; "
+            "install the version it was exported with, or use load_into."
+        )
+    model.load_state_dict(values, strict=True)
+    resampled = tuple(name for name, one in fitting.items() if one is not None and one.how == "resampled")
+    report = MatchReport(tuple(fitting), resampled=resampled, source=path.name)
+    if resampled:
+        tell(report)
+    return report
