@@ -18,7 +18,7 @@ PUBLIC = {
         "DataError DovetailError Interrupted MatchReport MissingFilesError ModelError OptionsError "
         "RecipeError ResourceError Run RunError WeightsError compare embed evaluate_dense evaluate_knn "
         "evaluate_linear export finetune_classify finetune_detect finetune_segment load load_into predict "
-        "pretrain register_method show try_out"
+        "pretrain register_method show try_out visualize"
     ),
     "dovetail.recipes": (
         "BYOL_PAIR METHODS MOCO_VIEW adclr barlow build byol decon densecl dino encoder_targets ibot image_tap lars "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,13 +22,27 @@ import torch
 
 from benchmarks.demo.settings import DemoSettings
 from benchmarks.demo.trial import Outcome, Row, finetuned, frozen, labelled, mean_text, pretrained
+from dovetail.errors import DovetailError, Interrupted
 
 
 def main() -> None:
     """Run the demo as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything it makes")
-    demonstrate(parser.parse_args().out, DemoSettings())
+    out = parser.parse_args().out
+    try:
+        demonstrate(out, DemoSettings())
+    except (KeyboardInterrupt, Interrupted):
+        sys.exit(stopped(out))
+    except DovetailError as error:
+        print(f"benchmarks.demo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def stopped(out: Path) -> int:
+    """Say in one sentence what a demo that was stopped leaves, and return the exit code."""
+    print(f"The demo was stopped; the same command keeps the finished pre-trainings in {out}.", file=sys.stderr)
+    return 130
 
 
 def demonstrate(out: Path, settings: DemoSettings) -> list[Outcome]:

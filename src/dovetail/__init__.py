@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dovetail.recipes.registry import register_method
     from dovetail.report.compare import compare
     from dovetail.report.embedding import embed
+    from dovetail.report.visualize import visualize
     from dovetail.run.export import export
     from dovetail.run.folder import Run
     from dovetail.run.load import load, load_into
@@ -71,6 +72,7 @@ _PUBLIC = {
     "register_method": "dovetail.recipes.registry",
     "show": "dovetail.run.show",
     "try_out": "dovetail.tryout.job",
+    "visualize": "dovetail.report.visualize",
 }
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "register_method",
     "show",
     "try_out",
+    "visualize",
 ]
 
 __getattr__, __dir__ = on_first_use(__name__, _PUBLIC)

@@ -97,6 +97,24 @@ def test_the_committed_scenes_are_small_whole_and_divided() -> None:
     assert (SCENES / "LICENCES.txt").is_file()
 
 
+def test_ctrl_c_ends_the_demo_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.demo import __main__ as demo
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "demonstrate", stopped)
+    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == (
+        f"The demo was stopped; the same command keeps the finished pre-trainings in {tmp_path}.\n"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

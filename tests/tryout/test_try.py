@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dovetail
+from dovetail.cli import run as run_command
 from dovetail.downstream.table.verdict import Difference
-from dovetail.errors import OptionsError, RunError
+from dovetail.errors import Interrupted, OptionsError, RunError
 from dovetail.tryout.finetuning import Trial, steps_for
 from dovetail.tryout.job import best_starts
 from dovetail.tryout.options import TryOptions
@@ -81,6 +83,27 @@ def test_the_conclusion_claims_what_was_shown() -> None:
 def test_what_is_missing_is_named(given: dict[str, str], sentence: str) -> None:
     with pytest.raises(OptionsError, match=sentence):
         options(**given).check_complete()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), Interrupted("Stopped by SIGTERM.", signal_number=int(signal.SIGTERM))],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_whatever_is_stopped_one_sentence_says_how_to_go_on(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dovetail.tryout.plan.plan_of", stopped)
+    command = ["try", "--data", "a", "--labels", "b", "--budget", "1min", "--out", str(tmp_path / "out")]
+    name = "SIGTERM" if isinstance(error, Interrupted) else "SIGINT"
+    assert run_command(command) == 128 + signal.Signals[name]
+    told = f"dovetail: Stopped by {name}; what is finished is kept in {tmp_path / 'out'}, and the same command goes on"
+    shown = capsys.readouterr().err
+    assert shown.startswith(told)
+    assert shown.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from dovetail.data.reading.values import values_within
-from dovetail.errors import OptionsError, tell
+from dovetail.errors import OptionsError, tell, unknown_name
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
 from dovetail.options import takes
@@ -176,3 +177,32 @@ def neighbours(options: NeighboursOptions) -> list[Path]:
             batch_size=options.batch_size,
         )
         return written(sheet.write(Path(options.out) / "neighbours.png"))
+
+
+KINDS: Mapping[str, Callable[..., list[Path]]] = {
+    "pca": pca,
+    "slots": slots,
+    "attention": attention,
+    "correspondence": correspondence,
+    "neighbours": neighbours,
+}
+
+
+def visualize(kind: str, **options: Any) -> list[Path]:
+    """Draw what a run's network sees, as `dovetail visualize KIND` does.
+
+        dovetail.visualize("pca", run="runs/wheat", images="photos/", out="pictures/")
+
+    Args:
+        kind: pca, slots, attention, correspondence or neighbours; see `dovetail visualize --help`.
+        options: Those of the command, by name.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        DovetailError: For an unknown kind or option, and for what cannot be drawn.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of picture", kind, KINDS)
+    return KINDS[kind](**options)

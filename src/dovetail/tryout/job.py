@@ -6,11 +6,14 @@ command goes on where it was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.durations import in_words, seconds_in
+from dovetail.errors import Interrupted
 from dovetail.options import takes
 from dovetail.tryout.options import TryOptions
 
@@ -43,7 +46,7 @@ def try_out(options: TryOptions) -> Results:
 
     out = Path(options.out)
     check_writable(out)
-    with in_use(out):
+    with in_use(out), stopping_in(out):
         clock = Clock(out, seconds_in(options.budget))
         plan = plan_of(options)
         methods = ", ".join(one.method for one in plan.pretrainings)
@@ -55,6 +58,24 @@ def try_out(options: TryOptions) -> Results:
         picked = best_starts(plan, frozen)
         print(f"Best frozen maps: {', '.join(one.title for one in picked[1:])}; fine-tuning from them.", flush=True)
         return finished(options, plan, runs, frozen, picked, clock, out)
+
+
+@contextmanager
+def stopping_in(out: Path) -> Iterator[None]:
+    """Say in one sentence that the same command goes on, whatever part of it was stopped.
+
+    Raises:
+        Interrupted: After Ctrl-C, or a signal that ends a job or a terminal.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(
+            f"Stopped by {signal.Signals(number).name}; what is finished is kept in {out}, and the same command goes "
+            "on after it.",
+            signal_number=number,
+        ) from None
 
 
 def pretrained(options: TryOptions, plan: Plan, clock: Clock, out: Path) -> dict[str, Path]:

@@ -323,6 +323,19 @@ def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, 
         check_segmentation(data, 256, 255)
 
 
+def test_check_names_parts_that_hold_too_few_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pairs(tmp_path, [0, 1])
+    kept = {path.name for path in open_segmentation(data).train.files()}
+    for mask in (data / "masks").iterdir():
+        if mask.name in kept:
+            Image.fromarray(np.ones_like(np.asarray(Image.open(mask)))).save(mask)
+    with pytest.raises(DovetailError, match="Found 1 fault"):
+        check_segmentation(data, None, 255)
+    told = capsys.readouterr().out
+    assert "to learn from hold class 1 alone, 255 being ignored" in told
+    assert "No fault" not in told
+
+
 def test_a_few_numbers_that_never_occur_are_told(tmp_path: Path) -> None:
     found = open_segmentation(pairs(tmp_path, [0, 1, 3, 255]))
     assert found.classes == 4

@@ -11,7 +11,7 @@ from dovetail.downstream.labels.coco import faults_of, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.images import open_splits
-from dovetail.downstream.labels.mask_sets import CocoMasks, StoredMasks
+from dovetail.downstream.labels.mask_sets import CocoMasks, SegmentationSet, StoredMasks, check_classes
 from dovetail.downstream.labels.readers import ANY_LABEL, SegmentationData, open_segmentation
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
@@ -83,7 +83,28 @@ def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
         found.check(classes_given=bool(classes) or named)
     except DovetailError as fault:
         return [str(fault)]
-    return []
+    return faults_of_parts(sets)
+
+
+def faults_of_parts(sets: SegmentationData) -> list[str]:
+    """Return a sentence for each part of a set whose masks hold too few classes to learn from or to measure on."""
+    faults = []
+    for part, purpose, least in ((sets.train, "learn from", 2), (sets.val, "measure on", 1)):
+        try:
+            check_classes(part, classes_in_masks(part), purpose, least=least)
+        except DataError as fault:
+            faults.append(str(fault))
+    return faults
+
+
+def classes_in_masks(part: SegmentationSet) -> Iterator[Sequence[int]]:
+    """Yield the classes in each mask that can be read; the others are told one by one."""
+    for index in range(len(part)):
+        try:
+            found = part.classes_in(index)
+        except DovetailError:
+            continue
+        yield found
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Shapes: H x W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -200,15 +200,29 @@ class CocoMasks(SegmentationSet):
 
 def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:
     """Raise `DataError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
-    if not isinstance(read, InMemory):
-        return
-    seen = sorted({label for item in read.items for label in classes_of(item.mask, data.ignore_index)})
-    if len(seen) < least:
-        held = f"class {seen[0]} alone" if seen else "nothing that counts"
-        raise DataError(
-            f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
-            "0, 1, 2 and so on."
-        )
+    if isinstance(read, InMemory):
+        check_classes(data, (classes_of(item.mask, data.ignore_index) for item in read.items), purpose, least=least)
+
+
+def check_classes(data: SegmentationSet, classes: Iterable[Sequence[int]], purpose: str, *, least: int) -> None:
+    """Raise `DataError` where the masks of `data` hold fewer classes than `least`.
+
+    Args:
+        data: The masks.
+        classes: Those in each mask; read until there are enough.
+        purpose: "learn from" or "measure on".
+        least: How many there must be.
+    """
+    seen: set[int] = set()
+    for some in classes:
+        seen |= {*some}
+        if len(seen) >= least:
+            return
+    held = f"class {min(seen)} alone" if seen else "nothing that counts"
+    raise DataError(
+        f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
+        "0, 1, 2 and so on."
+    )
 
 
 def classes_of(mask: Tensor, ignore_index: int) -> list[int]:
