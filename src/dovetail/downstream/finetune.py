@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from dovetail.downstream.evaluate import measured
-from dovetail.downstream.options import FinetuneClassifyOptions, FinetuneDetectOptions, FinetuneSegmentOptions
+from dovetail.downstream.evaluate import folder_for, measured
+from dovetail.downstream.options import (
+    FinetuneClassifyOptions,
+    FinetuneDetectOptions,
+    FinetuneOptions,
+    FinetuneSegmentOptions,
+)
+from dovetail.errors import tell
 from dovetail.options import takes
 
 if TYPE_CHECKING:
@@ -25,7 +33,7 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
     from dovetail.downstream.labels.checking import check_segmentation
     from dovetail.downstream.segment.job import finetune_segment as job
 
-    return measured(
+    return with_pages(
         "finetune-segment",
         options,
         job,
@@ -46,7 +54,7 @@ def finetune_detect(options: FinetuneDetectOptions) -> Results | None:
     from dovetail.downstream.detect.job import finetune_detect as job
     from dovetail.downstream.labels.checking import check_detection
 
-    return measured("finetune-detect", options, job, lambda: check_detection(options.data, options.task))
+    return with_pages("finetune-detect", options, job, lambda: check_detection(options.data, options.task))
 
 
 @takes(FinetuneClassifyOptions)
@@ -62,4 +70,22 @@ def finetune_classify(options: FinetuneClassifyOptions) -> Results | None:
     from dovetail.downstream.classify.job import finetune_classify as job
     from dovetail.downstream.labels.checking import check_images
 
-    return measured("finetune-classify", options, job, lambda: check_images(options.data))
+    return with_pages("finetune-classify", options, job, lambda: check_images(options.data))
+
+
+OptionsT = TypeVar("OptionsT", bound=FinetuneOptions)
+
+
+def with_pages(
+    kind: str, options: OptionsT, job: Callable[[OptionsT], Results], check: Callable[[], None]
+) -> Results | None:
+    """Do as `measured` does, write the page of the fine-tuning, and put its results into the run's page."""
+    results = measured(kind, options, job, check)
+    if results is None:
+        return None
+    from dovetail.report.finetuning_page import write_pages
+
+    run = Path(options.run) if options.run is not None and Path(options.run).is_dir() else None
+    pages = write_pages(folder_for(kind, options), results, run)
+    tell(f"Results, curves and some test images: {' and '.join(map(str, pages))}")
+    return results

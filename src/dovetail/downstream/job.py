@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dovetail.downstream.finished import Task, save_finished
+from dovetail.downstream.examples import Example, write_examples
+from dovetail.downstream.finished import Task, load_weights, save_finished
 from dovetail.downstream.fit import FitOptions, OnStep
 from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.machine import Machine
@@ -19,12 +21,16 @@ from dovetail.downstream.options import FinetuneOptions
 from dovetail.downstream.probe.job import resolved
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, Start, weights_mark
+from dovetail.downstream.table.following import Following
 from dovetail.downstream.table.ledger import Fitted, mark_of
 from dovetail.downstream.table.pace import Pace
 from dovetail.downstream.table.results import Results
-from dovetail.downstream.table.trials import Grid, Trial, check_trained, run_trials
+from dovetail.downstream.table.trials import Grid, Table, Trial, check_trained, run_trials
 from dovetail.downstream.table.verdict import verdict
-from dovetail.errors import counted
+from dovetail.errors import DovetailError, counted
+
+GLANCED = 32  # test images of a look along the way
+PICTURED = 4  # test images on the page
 
 
 class FinetunePlan(ABC):
@@ -53,6 +59,14 @@ class FinetunePlan(ABC):
     @abstractmethod
     def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
         """Return the scores of a fine-tuned model; `on_batch` is called with the number of images done."""
+
+    @abstractmethod
+    def glancing(self, most: int) -> FinetunePlan:
+        """Return the plan with at most so many test images, evenly spaced, for a look along the way."""
+
+    @abstractmethod
+    def examples(self, model: nn.Module) -> list[Example]:
+        """Return pictures of all test images, of which there are few, with what a fine-tuned model takes them for."""
 
     @abstractmethod
     def classes(self) -> Sequence[Sequence[int]]:
@@ -87,21 +101,28 @@ def run_plan(
         marks: What decides the numbers beside options, weights, data and machine.
     """
     out, facts = Path(asked.out), plan.facts()
+    glance = plan.glancing(GLANCED)
 
-    def fit(trial: Trial) -> Fitted:
+    def fit(trial: Trial, keep_in: Path | None) -> Fitted:
         torch.manual_seed(trial.seed)
         model, target = plan.model()
         plan.source.load(target, trial.start)
         steps = plan.options_for(trial).steps
+        curve = Following(steps, partial(glanced, glance, model) if trial.seed == asked.seed else None)
         title = f"{pace.begin(trial.number)}: {trial.start}, {counted(len(trial.indices), 'image')}"
         with progress(title, steps) as advance:
-            plan.learn(model, trial, lambda step, loss: advance(1, pace.stepped(loss)))
+
+            def on_step(step: int, loss: float) -> None:
+                curve.stepped(step, loss)
+                advance(1, pace.stepped(loss))
+
+            plan.learn(model, trial, on_step)
         check_trained(model)
         with progress("measuring", facts["test_images"]) as advance:
             found = plan.measure(model, advance)
-        if trial.keep:
-            save_finished(out, model, plan.task())
-        return found
+        if keep_in is not None:
+            save_finished(keep_in, model, plan.task())
+        return replace(found, curve=curve.curve())
 
     classes = cache(plan.classes)  # once for all seeds
     seeds = range(asked.seed, asked.seed + asked.seeds)
@@ -109,8 +130,52 @@ def run_plan(
     grid.check()
     pace = Pace([plan.options_for(trial).steps for trial in grid.trials()])
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
-    rows, details = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
+    table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
+    write_examples(out, examples_of(plan, out))
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    return Results(
-        name, rows, config, facts, plan.where.device, (*notes, *grid.notes(), *verdict(rows)), details=details
-    )
+    told = (*notes, *table.note(), *verdict(table.rows, per_image_of(table)))
+    details = table.details | {"curves": curves_of(table)}
+    return Results(name, table.rows, config, facts, plan.where.device, told, details=details)
+
+
+def examples_of(plan: FinetunePlan, out: Path) -> list[Example]:
+    """Return pictures of a few test images with what the model in `out` takes them for."""
+    model, _ = plan.model()
+    load_weights(model, out)
+    plan.where.place(model).eval()
+    return plan.glancing(PICTURED).examples(model)
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """Return at most `most` places out of `total`, evenly spaced.
+
+    >>> evenly(10, 4)
+    [0, 3, 6, 9]
+    """
+    count = min(total, most)
+    return [round(place * (total - 1) / max(count - 1, 1)) for place in range(count)]
+
+
+def glanced(plan: FinetunePlan, model: nn.Module) -> float | None:
+    """Return the first score of a model that is being trained, which goes on as it was; None where there is none."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        return plan.measure(model, lambda done: None).main
+    except DovetailError:  # such as for images without a labelled pixel
+        return None
+    finally:
+        model.eval()
+        for module in training:
+            module.training = True
+
+
+def per_image_of(table: Table) -> dict[tuple[str, float], list[tuple[float, ...]]]:
+    """Return how far each test image moves the first score, by start and fraction, one for each seed."""
+    return {cell: [one.per_image for one in some] for cell, some in table.found.items()}
+
+
+def curves_of(table: Table) -> list[dict[str, Any]]:
+    """Return the curves of the first seed's trials: {start, fraction, loss, validation}."""
+    return [
+        {"start": start, "fraction": fraction, **vars(some[0].curve)} for (start, fraction), some in table.found.items()
+    ]

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dovetail.data.reading.values import values_within
@@ -28,9 +26,10 @@ from dovetail.downstream.probe.features import of_central_crops
 from dovetail.downstream.progress import progress
 from dovetail.downstream.rebuilt import build_finished
 from dovetail.downstream.segment.augment import Augmentation
+from dovetail.downstream.segment.colours import coloured, over, palette
 from dovetail.downstream.segment.loop import predict as predict_classes
 from dovetail.downstream.segment.options import SegmentOptions, Window
-from dovetail.errors import DataError, DovetailError, ModelError, OptionsError, counted, tell
+from dovetail.errors import DataError, DovetailError, OptionsError, counted, tell
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 
@@ -192,16 +191,14 @@ def segment(
         align_corners=options["align_corners"],
     )
     window = Window(*options["window"]) if options["window"] else None
-    colours = palette(len(task.names))
+    palette(len(task.names))  # refuses more classes than a PNG has colours
     names = written_names(photos.paths, photos.base)
     for path, pixels in photos.pixels(where, advance):
         classes = predict_classes(model, pixels[None], how, window=window, device=where.device)[0]
-        mask = Image.fromarray(classes.numpy().astype(np.uint8))
-        mask.putpalette(colours)
+        mask = coloured(classes)
         written = {names[path]: mask}
         if overlays:
-            image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            written[OVERLAYS / names[path]] = Image.blend(image, mask.convert("RGB"), 0.5)
+            written[OVERLAYS / names[path]] = over(pixels, mask)
         for name, picture in written.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             picture.save(out / name)
@@ -227,21 +224,6 @@ def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
             taken.add(name)
         names[path] = name
     return names
-
-
-def palette(classes: int) -> list[int]:
-    """Return 256 colours as VOC has them: the bits of the class are dealt to red, green and blue."""
-    if classes > 256:
-        raise ModelError(f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself.")
-    colours = []
-    for index in range(256):
-        value, colour = index, [0, 0, 0]
-        for bit in range(7, -1, -1):
-            for channel in range(3):
-                colour[channel] |= ((value >> channel) & 1) << bit
-            value >>= 3
-        colours += colour
-    return colours
 
 
 def detections(

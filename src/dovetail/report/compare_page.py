@@ -71,13 +71,21 @@ def about(folder: Path, history: History) -> dict[str, str]:
 
 def task(name: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
     """Return what the page shows of a task: its plots, and its table."""
-    settings = list(dict.fromkeys(setting for row in rows for setting in row.setting))
-    scores = list(dict.fromkeys(score for row in rows for score in row.scores))
+    scores = dict.fromkeys(score for row in rows for score in row.scores)
     return {
         "name": name,
         "plots": [
             (score, Markup(draw_score(score, rows, name=f"score{number}-{n}"))) for n, score in enumerate(scores)
         ],
+        **table(rows),
+    }
+
+
+def table(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the heads and cells of a table of all settings and scores, these in per cent."""
+    settings = list(dict.fromkeys(setting for row in rows for setting in row.setting))
+    scores = list(dict.fromkeys(score for row in rows for score in row.scores))
+    return {
         "head": [*settings, *(f"{score} (%)" for score in scores)],
         "rows": [
             [*(shown(row.setting.get(one)) for one in settings), *(str(row.scores.get(one, "-")) for one in scores)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,3 +79,18 @@ def test_intervals_draw_images() -> None:
     spread = 1.96 * (0.75 * 0.25 / 40) ** 0.5
     assert (low, high) == (pytest.approx(0.75 - spread, abs=0.03), pytest.approx(0.75 + spread, abs=0.03))
     assert alike.intervals()[1] == (pytest.approx(0.75), pytest.approx(0.75))
+
+
+def test_moves_give_the_error_that_the_bootstrap_finds() -> None:
+    rng = np.random.default_rng(0)
+    matrix = ConfusionMatrix(3)
+    for _ in range(200):
+        truth = torch.from_numpy(rng.integers(0, 3, (8, 8)))
+        right = torch.from_numpy(rng.random((8, 8)) < rng.uniform(0.3, 1.0))
+        matrix.add(torch.where(right, truth, (truth + 1) % 3), truth)
+    moves = np.array(matrix.moves())
+    assert moves.sum() == pytest.approx(0.0, abs=1e-9)
+    error = np.sqrt(200 / 199 * np.square(moves).sum())
+    interval = matrix.intervals(draws=4000)[0]
+    assert interval is not None
+    assert error == pytest.approx((interval[1] - interval[0]) / (2 * 1.96), rel=0.08)

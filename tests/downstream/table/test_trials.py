@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from dovetail.downstream.finished import TASK, WEIGHTS
 from dovetail.downstream.options import FinetuneClassifyOptions
 from dovetail.downstream.start import Start
-from dovetail.downstream.table.ledger import KEPT, TRIALS, Fitted, mark_of
+from dovetail.downstream.table.ledger import CANDIDATES, KEPT, TRIALS, Curve, Fitted, mark_of
 from dovetail.downstream.table.results import Row, one_value
 from dovetail.downstream.table.trials import Grid, Trial, run_trials
 from dovetail.errors import DovetailError, Interrupted
@@ -21,18 +22,19 @@ from dovetail.errors import DovetailError, Interrupted
 class Fitter:
     """Stands for fine-tuning: its score tells the trial; it stops after `most` trials as if it was killed."""
 
-    def __init__(self, out: Path, most: int = 100) -> None:
-        self.out, self.most = out, most
+    def __init__(self, out: Path, most: int = 100, gains: Mapping[str, float] | None = None) -> None:
+        self.out, self.most, self.gains = out, most, gains or {"all": 0.5}
         self.done: list[tuple[str, float, int]] = []
 
-    def __call__(self, trial: Trial) -> Fitted:
+    def __call__(self, trial: Trial, keep_in: Path | None) -> Fitted:
         if len(self.done) == self.most:
             raise KeyboardInterrupt
         self.done.append((trial.start, trial.fraction, trial.seed))
-        if trial.keep:
+        if keep_in is not None:
+            keep_in.mkdir(parents=True)
             for name in (WEIGHTS, TASK):
-                (self.out / name).write_text(trial.start)
-        score = 0.1 * trial.seed + 0.01 * len(trial.indices) + (trial.start == "all") / 2
+                (keep_in / name).write_text(trial.start)
+        score = 0.1 * trial.seed + 0.01 * len(trial.indices) + self.gains.get(trial.start, 0.0)
         return Fitted({"top1": one_value(score, (score - 0.05, score + 0.05))}, {"of": trial.start})
 
 
@@ -41,19 +43,20 @@ def grid(starts: Sequence[Start] = ("random", "all"), fractions: Sequence[float]
 
 
 def table(fit: Fitter, plan: Grid | None = None, mark: str = "m") -> tuple[Row, ...]:
-    return run_trials(plan or grid(), fit=fit, out=fit.out, mark=mark)[0]
+    return run_trials(plan or grid(), fit=fit, out=fit.out, mark=mark).rows
 
 
-def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     expected = table(Fitter(whole))
     first = Fitter(tmp_path, most=5)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = "Stopped by SIGINT with 5 finished trials in .*; the same command goes on after them."
+    with pytest.raises(Interrupted, match=stopped) as caught:
         table(first)
-    assert "the same command goes on after them" in capsys.readouterr().out
+    assert caught.value.exit_code == 130
+    with pytest.raises(Interrupted, match=r"Stopped by SIGINT before a trial was finished\.$"):
+        table(Fitter(whole, most=0), mark="another")
     with (tmp_path / TRIALS).open("a") as file:
         file.write('{"mark": "m", "start": "all", "fr')  # cut off by the kill
     second = Fitter(tmp_path)
@@ -71,11 +74,11 @@ def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_keeps_the_finished_trials_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
     class Signalled(Fitter):
-        def __call__(self, trial: Trial) -> Fitted:
+        def __call__(self, trial: Trial, keep_in: Path | None) -> Fitted:
             if len(self.done) == 3:
                 signal.raise_signal(number)
                 raise AssertionError("training went on")
-            return super().__call__(trial)
+            return super().__call__(trial, keep_in)
 
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"Stopped by {number.name} with 3 finished trials in .*{TRIALS}") as caught:
@@ -110,18 +113,52 @@ def test_weights_that_are_gone_are_made_anew(tmp_path: Path) -> None:
     for name in (WEIGHTS, KEPT):
         (tmp_path / name).unlink()
         again = Fitter(tmp_path)
-        _, details = run_trials(grid(), fit=again, out=tmp_path, mark="m")
+        found = run_trials(grid(), fit=again, out=tmp_path, mark="m")
         assert again.done == [("all", 1.0, 0)]
-        assert details == {"of": "all"}
+        assert found.details == {"of": "all"}
 
 
-def test_the_weights_are_those_of_the_start_that_loads_most(tmp_path: Path) -> None:
+def test_the_weights_are_those_of_the_best_start(tmp_path: Path) -> None:
     plan = grid(("random", "decoder", "encoder"))
-    table(Fitter(tmp_path), plan)
+    found = run_trials(plan, fit=Fitter(tmp_path, gains={"random": 0.1, "decoder": 0.3}), out=tmp_path, mark="m")
+    assert (tmp_path / WEIGHTS).read_text() == "decoder"
+    assert json.loads((tmp_path / KEPT).read_text()) == ["m", "decoder", 1.0, 0]
+    assert not (tmp_path / CANDIDATES).exists()
+    assert found.note() == (
+        "The weights that were kept are those of start decoder, the start with the best top1 here, fraction 1, seed 0.",
+    )
+    alone = run_trials(grid(("encoder",), (0.5,), 1), fit=Fitter(tmp_path / "b"), out=tmp_path / "b", mark="m")
+    assert alone.note() == ()
+
+
+def test_of_equally_good_starts_the_one_that_loads_most_is_kept(tmp_path: Path) -> None:
+    table(Fitter(tmp_path), grid(("random", "decoder", "encoder")))
     assert (tmp_path / WEIGHTS).read_text() == "encoder"
-    assert json.loads((tmp_path / KEPT).read_text()) == ["m", "encoder", 1.0, 0]
-    assert plan.notes() == ("The weights that were kept are those of start encoder, fraction 1, seed 0.",)
-    assert grid(("encoder",), (0.5,), 1).notes() == ()
+
+
+def test_more_seeds_that_change_the_best_start_make_its_weights_anew(tmp_path: Path) -> None:
+    class Late(Fitter):
+        def __call__(self, trial: Trial, keep_in: Path | None) -> Fitted:
+            found = super().__call__(trial, keep_in)
+            late = trial.start == "random" and trial.seed == 2
+            return Fitted({"top1": one_value(9.0)}) if late else found
+
+    table(Late(tmp_path), grid(fractions=(1.0,)))
+    assert (tmp_path / WEIGHTS).read_text() == "all"
+    more = Late(tmp_path)
+    table(more, grid(fractions=(1.0,), seeds=3))
+    assert more.done == [("random", 1.0, 2), ("all", 1.0, 2), ("random", 1.0, 0)]
+    assert (tmp_path / WEIGHTS).read_text() == "random"
+
+
+def test_what_was_found_is_read_again(tmp_path: Path) -> None:
+    class Whole(Fitter):
+        def __call__(self, trial: Trial, keep_in: Path | None) -> Fitted:
+            curve = Curve(((1, 2.0), (2, 1.5)), ((2, 0.5),))
+            return replace(super().__call__(trial, keep_in), per_image=(0.25, -0.25), curve=curve)
+
+    first = run_trials(grid(), fit=Whole(tmp_path), out=tmp_path, mark="m")
+    assert run_trials(grid(), fit=Whole(tmp_path, most=0), out=tmp_path, mark="m") == first
 
 
 def test_one_seed_has_its_own_interval_and_several_have_theirs(tmp_path: Path) -> None:

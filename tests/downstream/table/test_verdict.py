@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from dovetail.downstream.table.results import Row, over_seeds
-from dovetail.downstream.table.verdict import half_width, paired, verdict
+from dovetail.downstream.table.verdict import half_width, images_for, paired, verdict
 from dovetail.errors import RunError
 
 
@@ -58,7 +60,7 @@ def test_what_cannot_be_shown_is_not_claimed() -> None:
     table = {"imagenet": [10.0, 12.0, 14.0], "all": [12.0, 11.0, 14.5]}
     told = verdict(rows(table))[0]
     assert "no difference between pre-training and ImageNet weights can be shown: +0.5 ± 3.7 mIoU" in told
-    assert "would take about" in told
+    assert re.search(r"To show a difference of this size, about \d+ seeds would be needed\.$", told)
     few = verdict(rows({"random": [10.0, 12.0], "all": [30.0, 31.0]}))
     assert few == (
         "With 5 labelled images pre-training is +19.5 mIoU from random weights with 2 seeds, which is too few to tell; "
@@ -71,3 +73,32 @@ def test_the_decoder_is_judged_by_itself_and_a_lone_start_by_nobody() -> None:
     assert "the pre-trained decoder gained +3.0 ± 0.1 mIoU over the pre-trained encoder" in told[1]
     assert verdict(rows({"all": [1.0, 2, 3]})) == ()
     assert verdict(rows({"random": [1.0, 2, 3]})) == ()
+
+
+def test_images_that_are_needed_are_those_at_which_the_interval_leaves_zero_out() -> None:
+    """Of a score that is a mean over images, the interval is known: 1.96 deviations over the root of the images."""
+    rng = np.random.default_rng(0)
+    first, second = rng.random((3, 50)), rng.random((3, 50))  # seeds, test images
+    moves = [(one - one.mean(axis=1, keepdims=True)) / 50 for one in (first, second)]
+    difference = first.mean(axis=0) - second.mean(axis=0)
+    mean, deviation = 100 * difference.mean(), 100 * difference.std(ddof=1)
+    images, needed = images_for(mean, moves[0].tolist(), moves[1].tolist())
+    assert images == 50
+    assert 1.96 * deviation / np.sqrt(needed) <= abs(mean) < 1.96 * deviation / np.sqrt(needed - 1)
+    assert images_for(0.0, moves[0].tolist(), moves[1].tolist()) == (50, float("inf"))
+    assert images_for(1.0, [()], [()])[0] == 0  # of trials from before this was noted
+    assert images_for(1.0, moves[0].tolist(), moves[1][:, :40].tolist())[0] == 0  # other test images
+
+
+def test_what_cannot_be_shown_says_how_many_seeds_and_test_images_it_takes() -> None:
+    table = {"imagenet": [10.0, 12.0, 14.0], "all": [12.0, 11.0, 14.5]}
+    alike, apart = [0.0] * 28, [0.03 * (-1) ** image / 28 for image in range(28)]
+
+    def told(moves: Sequence[float]) -> str:
+        return verdict(rows(table), {("all", 0.1): [moves] * 3, ("imagenet", 0.1): [alike] * 3})[0]
+
+    assert re.search(
+        r"about \d+ seeds and, for it to hold on other images, about \d+ test images \(there are 28\) would be needed",
+        told([2 * one for one in apart]),
+    )
+    assert re.search(r"about \d+ seeds on these 28 test images would be needed\.$", told([0.2 * one for one in apart]))

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
 
 from dovetail.downstream.classify.loop import Classifier, ClassifyOptions, finetune_classification
+from dovetail.downstream.examples import SIDE_PX, Example, side_by_side
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
-from dovetail.downstream.job import FinetunePlan, run_plan
+from dovetail.downstream.job import FinetunePlan, evenly, run_plan
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.machine import Machine
 from dovetail.downstream.options import FinetuneClassifyOptions
@@ -69,7 +71,27 @@ class Plan(FinetunePlan):
     def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
         held_out = self.ready.held_out
         logits = of_central_crops(model, held_out, **self.source.pixels(), machine=self.where, on_batch=on_batch)
-        return Fitted(accuracies(logits, torch.tensor(held_out.labels), seed=0))
+        truth = torch.tensor(held_out.labels)
+        right = (logits.argmax(1).cpu() == truth).double()
+        moves = (right - right.mean()) / len(right)  # of each image on top1
+        return Fitted(accuracies(logits, truth, seed=0), per_image=tuple(moves.tolist()))
+
+    def glancing(self, most: int) -> Plan:
+        held_out = self.ready.held_out
+        return replace(self, ready=self.ready._replace(held_out=held_out.subset(evenly(len(held_out), most))))
+
+    def examples(self, model: nn.Module) -> list[Example]:
+        held_out = self.ready.held_out
+        if self.source.in_channels != 3:
+            return []
+        found = of_central_crops(model, held_out, **self.source.pixels(), machine=self.where).argmax(1).tolist()
+        return [
+            Example(
+                side_by_side([to_pil_image(held_out.pixels(index, channels=3, side=SIDE_PX))]),
+                f"{held_out.names[truth]}, taken for {held_out.names[guess]}",
+            )
+            for index, (truth, guess) in enumerate(zip(held_out.labels, found, strict=True))
+        ]
 
     def classes(self) -> list[list[int]]:
         return [[label] for label in self.ready.train.labels]

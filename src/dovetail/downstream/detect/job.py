@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import box_convert
 
 from dovetail.data.reading.peaks import told_of_values
 from dovetail.data.reading.values import value_range
 from dovetail.downstream.detect.average_precision import average_precision
-from dovetail.downstream.detect.loop import DetectOptions, detections_of, finetune_detection
+from dovetail.downstream.detect.loop import DetectOptions, detect, detections_of, finetune_detection
 from dovetail.downstream.detect.model import DetectorSpec, build_detector
+from dovetail.downstream.examples import Example, boxed
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
-from dovetail.downstream.job import FinetunePlan, run_plan
+from dovetail.downstream.job import FinetunePlan, evenly, run_plan
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.coco_object import box_within
@@ -31,6 +33,8 @@ from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Trial
 from dovetail.errors import DataError, OptionsError, counted
+
+SHOWN_SCORE = 0.5  # of boxes in pictures
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,21 @@ class Plan(FinetunePlan):
         if self.spec.task == "masks":
             scores |= {f"mask {name}": value for name, value in average_precision(self.val, found, "segm").items()}
         return Fitted({name: one_value(value) for name, value in scores.items()})
+
+    def glancing(self, most: int) -> Plan:
+        return replace(self, val=self.val.subset(evenly(len(self.val), most)))
+
+    def examples(self, model: nn.Module) -> list[Example]:
+        found = []
+        for image in self.val.images:
+            pixels = image.pixels()
+            detected = detect(model, [pixels.float() / 255], self.where)[0]
+            boxes = torch.tensor([one.box for one in image.objects], dtype=torch.float32).reshape(-1, 4)
+            truth = box_convert(boxes, "xywh", "xyxy")
+            sure = detected["boxes"][detected["scores"] >= SHOWN_SCORE]
+            caption = f"annotated boxes, and those found with a score of {SHOWN_SCORE:g} or more"
+            found.append(boxed(pixels, truth, sure, caption=caption))
+        return found
 
     def classes(self) -> list[list[int]]:
         return [sorted({one.label for one in image.objects}) for image in self.train.images]

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dovetail.downstream.examples import Example, segmented
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
-from dovetail.downstream.job import FinetunePlan, run_plan
+from dovetail.downstream.job import FinetunePlan, evenly, run_plan
 from dovetail.downstream.labels.labelled import InMemory
 from dovetail.downstream.labels.mask_sets import SegmentationSet, check_told_apart
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
@@ -25,7 +26,8 @@ from dovetail.downstream.machine import Machine, machine
 from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.downstream.progress import progress
 from dovetail.downstream.segment.augment import Augmentation
-from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
+from dovetail.downstream.segment.colours import MOST_COLOURS
+from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation, predict
 from dovetail.downstream.segment.model import PARTS, FCNSpec, HeadName, Segmenter, Unpacked, ViTMaps, build_segmenter
 from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.downstream.segment.protocols import PROTOCOLS, Protocol, Training
@@ -113,7 +115,20 @@ class Plan(FinetunePlan):
         bounds = dict(zip(values, matrix.intervals(), strict=True))
         iou = {name: share if share == share else None for name, share in zip(self.data.names, scores.iou, strict=True)}
         found = {name: one_value(value, bounds[name]) for name, value in values.items()}
-        return Fitted(found, {"iou_per_class": iou})
+        return Fitted(found, {"iou_per_class": iou}, matrix.moves())
+
+    def glancing(self, most: int) -> Plan:
+        return replace(self, val=self.val.subset(evenly(len(self.val), most)))
+
+    def examples(self, model: nn.Module) -> list[Example]:
+        if self.data.classes > MOST_COLOURS:
+            return []
+        found = []
+        for index in range(len(self.val)):
+            item = self.val[index]
+            classes = predict(model, item.image[None], self.options, window=self.window, device=self.where.device)[0]
+            found.append(segmented(item.image, item.mask, classes, caption="image, mask, prediction"))
+        return found
 
     def classes(self) -> list[list[int]]:
         data, found = self.data.train, []

@@ -87,6 +87,10 @@ class ConfusionMatrix:
         iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class occurs nowhere
         return SegmentationScores(miou, accuracy, mean_accuracy, tuple(iou.tolist()), pixels)
 
+    def moves(self) -> tuple[float, ...]:
+        """Return how far each image that was added moves mIoU; see `moves_of`."""
+        return tuple(moves_of(torch.stack(self.added)).tolist())
+
     def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float] | None]:
         """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added; None for
         fewer than three."""
@@ -99,6 +103,24 @@ class ConfusionMatrix:
         found = scores_of(sums[sums[:, 1].sum(1) > 0])
         low, high = np.percentile(found.numpy(), [2.5, 97.5], axis=0)
         return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def moves_of(counts: Tensor) -> Tensor:
+    """Return how far each image moves mIoU, to first order, [N] of [N, 3, K]: right, in truth, predicted.
+
+    With the union U and the IoU of a class c over all images,
+
+        move_i = mean over c of (right_ic - IoU_c union_ic) / U_c
+
+    They sum to 0, and sqrt(N / (N - 1) sum_i move_i^2) is the standard error of mIoU over other draws of images
+    (the delta method for a mean of ratios).
+    """
+    right, truth, predicted = counts.double().unbind(1)  # [N, K] each
+    union = truth + predicted - right
+    occurs = union.sum(0) > 0
+    total = union.sum(0)[occurs]
+    iou = right.sum(0)[occurs] / total
+    return ((right[:, occurs] - iou * union[:, occurs]) / total).mean(1)
 
 
 def scores_of(sums: Tensor) -> Tensor:

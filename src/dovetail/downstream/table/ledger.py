@@ -1,7 +1,9 @@
 """What was measured already, so that an interrupted table goes on where it stopped.
 
-    trials.jsonl: a line for each finished trial: {mark, start, fraction, seed, images, seconds, scores, details}
+    trials.jsonl: a line for each finished trial: {mark, start, fraction, seed, images, seconds, scores, details,
+                  per_image, curve}
     kept.json: the trial whose weights lie beside it
+    candidates/: weights of which one will be kept, until it is known which start is best
 
 A line counts only where its mark, a hash of everything that decides the numbers, is that of the table at hand; other
 lines stay in the file for the tables that they belong to.
@@ -11,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from dovetail.downstream.finished import TASK, WEIGHTS
 from dovetail.downstream.table.results import Score, library_versions, without_interval_of_two
@@ -22,7 +26,7 @@ from dovetail.files.durable import write_whole
 from dovetail.files.schema import parsed, read_lines
 from dovetail.options import Options
 
-TRIALS, KEPT = "trials.jsonl", "kept.json"
+TRIALS, KEPT, CANDIDATES = "trials.jsonl", "kept.json", "candidates"
 Cell = tuple[str, float, int]
 """Starting point, fraction, seed."""
 
@@ -35,11 +39,34 @@ LATER = frozenset({"label_map", "value_range"})
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Points of (step, value) along a trial: mean loss since the point before, and score on some test images."""
+
+    loss: tuple[tuple[int, float], ...] = ()
+    validation: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """What a trial found: its scores, and further plain values."""
+    """What a trial found.
+
+    Attributes:
+        scores: By name, the one that counts first.
+        details: Further plain values.
+        per_image: How far each test image moves the first score, to first order; empty where that is not known.
+        curve: Its loss, and its score on some test images, along its steps.
+    """
 
     scores: Mapping[str, Score]
     details: Mapping[str, Any] = field(default_factory=dict)
+    per_image: tuple[float, ...] = ()
+    curve: Curve = field(default_factory=lambda: Curve())
+
+    @property
+    def main(self) -> float:
+        """The first score; minus infinity for one that is not a number."""
+        value = next(iter(self.scores.values())).mean
+        return -math.inf if math.isnan(value) else value
 
 
 class Ledger:
@@ -52,19 +79,11 @@ class Ledger:
         for line in read_lines(out / TRIALS, Line):
             if line["mark"] == mark:
                 scores = {name: without_interval_of_two(score) for name, score in line["scores"].items()}
-                self.known[line["start"], line["fraction"], line["seed"]] = Fitted(scores, line["details"])
+                self.known[line["start"], line["fraction"], line["seed"]] = Fitted(
+                    scores, line["details"], tuple(line.get("per_image", ())), line.get("curve", Curve())
+                )
 
-    def finished(self, cell: Cell, *, keep: bool) -> Fitted | None:
-        """Return what a cell's trial found; None where it has to be done, be it only for its weights."""
-        return None if keep and not self._holds(cell) else self.known.get(cell)
-
-    def begin(self, *, keep: bool) -> None:
-        """Note that a trial begins, which replaces the weights if it keeps its own."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        if keep:
-            (self.out / KEPT).unlink(missing_ok=True)
-
-    def add(self, cell: Cell, found: Fitted, *, keep: bool, images: int, seconds: float) -> None:
+    def add(self, cell: Cell, found: Fitted, *, images: int, seconds: float) -> None:
         """Write down a finished trial."""
         start, fraction, seed = cell
         line = {
@@ -76,14 +95,42 @@ class Ledger:
             "seconds": round(seconds, 1),
             "scores": {name: vars(score) for name, score in found.scores.items()},
             "details": dict(found.details),
+            "per_image": [float(f"{value:.5g}") for value in found.per_image],
+            "curve": vars(found.curve),
         }
+        self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / TRIALS
         torn = path.is_file() and not path.read_bytes().endswith(b"\n")
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + json.dumps(line) + "\n")
-        if keep:
-            write_whole(self.out / KEPT, json.dumps([self.mark, *cell]) + "\n")
         self.known[cell] = found
+
+    def candidate(self, cell: Cell) -> Path:
+        """Return the folder for the weights of a cell's trial, until it is known whether they are kept."""
+        text = json.dumps([self.mark, *cell])
+        return self.out / CANDIDATES / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def has_weights(self, cell: Cell) -> bool:
+        """Whether the weights of a cell's trial are there, kept or as a candidate."""
+        return self._holds(cell) or all((self.candidate(cell) / name).is_file() for name in (WEIGHTS, TASK))
+
+    def drop_candidates(self, *, but: Cell | None = None) -> None:
+        """Remove the weights of all trials but one's that may yet be kept, or that are."""
+        keep = None if but is None else self.candidate(but)
+        for folder in (self.out / CANDIDATES).glob("*"):
+            if folder != keep:
+                shutil.rmtree(folder)
+        if keep is None or not keep.exists():
+            shutil.rmtree(self.out / CANDIDATES, ignore_errors=True)
+
+    def keep(self, cell: Cell) -> None:
+        """Put a cell's weights beside the results, in the place of those that were kept."""
+        if not self._holds(cell):
+            (self.out / KEPT).unlink(missing_ok=True)
+            for name in (WEIGHTS, TASK):
+                (self.candidate(cell) / name).replace(self.out / name)
+            write_whole(self.out / KEPT, json.dumps([self.mark, *cell]) + "\n")
+        self.drop_candidates()
 
     def _holds(self, cell: Cell) -> bool:
         """Whether the weights in the folder are those of a cell's trial."""
@@ -101,6 +148,8 @@ class Line(TypedDict):
     seed: int
     scores: dict[str, Score]
     details: dict[str, Any]
+    per_image: NotRequired[list[float]]
+    curve: NotRequired[Curve]
 
 
 def mark_of(asked: Options, *decisive: object) -> str:

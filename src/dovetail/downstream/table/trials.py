@@ -32,7 +32,7 @@ class Trial:
         fraction: Share of the labelled images.
         seed: Of subset, new weights, order and augmentation.
         indices: The labelled images.
-        keep: Whether its weights are those that are kept.
+        keep: Whether its weights are kept if its start turns out the best: of the largest fraction and the first seed.
         number: Of the trial in its table, from 0.
     """
 
@@ -67,24 +67,12 @@ class Grid:
     total: int
     order: Callable[[int], Sequence[int]]
 
-    @property
-    def kept(self) -> tuple[Start, float, int]:
-        """The trial whose weights are kept: of the start that loads most, the largest fraction and the first seed."""
-        return min(self.starts, key=most_first), max(self.fractions), self.seeds[0]
-
     def check(self) -> None:
         """Raise `OptionsError` for no trial, or a fraction out of range."""
         if not self.fractions or not self.seeds:
             raise OptionsError("There is no trial to run; give at least one --fraction and one of --seeds.")
         for fraction in self.fractions:
             SHARE.check("fraction", fraction)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what to know about the weights where there are several trials."""
-        if len(self.starts) * len(set(self.fractions)) * len(self.seeds) == 1:
-            return ()
-        start, fraction, seed = self.kept
-        return (f"The weights that were kept are those of start {start}, fraction {fraction:g}, seed {seed}.",)
 
     def whole(self) -> Trial:
         """Return a trial with all images, for what results.json says of the options."""
@@ -98,13 +86,51 @@ class Grid:
             for fraction in dict.fromkeys(self.fractions):
                 for seed in self.seeds:
                     indices = tuple(fraction_of(orders[seed], fraction))
-                    yield Trial(start, fraction, seed, indices, (start, fraction, seed) == self.kept, next(count))
+                    keep = (fraction, seed) == (max(self.fractions), self.seeds[0])
+                    yield Trial(start, fraction, seed, indices, keep, next(count))
 
 
-def run_trials(
-    grid: Grid, *, fit: Callable[[Trial], Fitted], out: Path, mark: str
-) -> tuple[tuple[Row, ...], dict[str, Any]]:
-    """Run every trial that is not done yet, and return the table and the details of the one whose weights are kept.
+Fit = Callable[[Trial, Path | None], Fitted]
+"""Fine-tunes and measures; writes the model into a folder where one is given."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all trials found.
+
+    Attributes:
+        rows: A row for each starting point and fraction.
+        kept: The trial whose weights are kept: of the start with the best mean score at the largest fraction.
+        found: What each trial found, by starting point and fraction, one for each seed.
+    """
+
+    rows: tuple[Row, ...]
+    kept: Trial
+    found: Mapping[tuple[Start, float], Sequence[Fitted]]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Further plain values of the trial whose weights are kept."""
+        return dict(self.found[self.kept.start, self.kept.fraction][0].details)
+
+    def note(self) -> tuple[str, ...]:
+        """Return what to know about the weights where there are several trials."""
+        if sum(map(len, self.found.values())) == 1:
+            return ()
+        kept, row = self.kept, next(iter(self.rows))
+        best = (
+            f", the start with the best {next(iter(row.scores))} here"
+            if len({one[0] for one in self.found}) > 1
+            else ""
+        )
+        return (
+            f"The weights that were kept are those of start {kept.start}{best}, fraction {kept.fraction:g}, seed "
+            f"{kept.seed}.",
+        )
+
+
+def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
+    """Run every trial that is not done yet, keep the weights of the best start, and return what was found.
 
     Args:
         grid: The trials.
@@ -117,22 +143,40 @@ def run_trials(
     """
     grid.check()
     ledger = Ledger(out, mark)
-    found: dict[tuple[str, float], list[Fitted]] = {}
-    details: dict[str, Any] = {}
+    found: dict[tuple[Start, float], list[Fitted]] = {}
+    best: Trial | None = None
     reused = 0
-    for trial in grid.trials():
-        known = ledger.finished(trial.cell, keep=trial.keep)
-        reused += known is not None
-        with keeping_finished(ledger):
+    for _, trials in itertools.groupby(grid.trials(), key=lambda trial: trial.start):
+        for trial in trials:
+            known = ledger.known.get(trial.cell)
+            reused += known is not None
             one = known or run_trial(trial, ledger, fit)
-        found.setdefault((trial.start, trial.fraction), []).append(one)
-        details |= one.details if trial.keep else {}
-        if known is not None:
-            print(f"{described(trial, known)} (finished before)", flush=True)
+            found.setdefault((trial.start, trial.fraction), []).append(one)
+            if trial.keep:
+                candidate = trial
+            if known is not None:
+                print(f"{described(trial, known)} (finished before)", flush=True)
+        best = better(best, candidate, found)
+        ledger.drop_candidates(but=best.cell)
     if reused:
         before = counted(reused, "trial")
         print(f"{before} had been finished with the same options and data; without {out / TRIALS} all are run.")
-    return tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items()), details
+    assert best is not None  # there is a start, or `check` has raised
+    if not ledger.has_weights(best.cell):  # made before, and lost or replaced since
+        found[best.start, best.fraction][0] = run_trial(best, ledger, fit)
+    ledger.keep(best.cell)
+    rows = tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items())
+    return Table(rows, best, found)
+
+
+def better(first: Trial | None, second: Trial, found: Mapping[tuple[Start, float], Sequence[Fitted]]) -> Trial:
+    """Return the trial whose start has the better mean score over seeds; of equal ones the start that loads more."""
+
+    def rank(trial: Trial) -> tuple[float, float]:
+        some = found[trial.start, trial.fraction]
+        return sum(one.main for one in some) / len(some), -most_first(trial.start)
+
+    return second if first is None or rank(second) > rank(first) else first
 
 
 @contextmanager
@@ -140,21 +184,16 @@ def keeping_finished(ledger: Ledger) -> Iterator[None]:
     """Say within what is kept when a trial is stopped: by Ctrl-C, or by a signal that ends a job or a terminal.
 
     Raises:
-        Interrupted: After such a signal.
+        Interrupted: After either.
     """
     with stopped_at_once() as received:
         try:
             yield
         except KeyboardInterrupt:
-            kept = f"{counted(len(ledger.known), 'finished trial')} in {ledger.out / TRIALS}"
-            if not received:
-                if ledger.known:
-                    print(f"There are {kept}; the same command goes on after them.")
-                raise
-            raise Interrupted(
-                f"Stopped by {signal.Signals(received[0]).name} with {kept}; the same command goes on after them.",
-                signal_number=received[0],
-            ) from None
+            number = received[0] if received else signal.SIGINT
+            kept = f"with {counted(len(ledger.known), 'finished trial')} in {ledger.out / TRIALS}"
+            goes_on = f"{kept}; the same command goes on after them" if ledger.known else "before a trial was finished"
+            raise Interrupted(f"Stopped by {signal.Signals(number).name} {goes_on}.", signal_number=number) from None
 
 
 def check_trained(model: nn.Module) -> None:
@@ -162,13 +201,13 @@ def check_trained(model: nn.Module) -> None:
     check_finite(model.state_dict(), "The fine-tuned model", "try a lower --lr")
 
 
-def run_trial(trial: Trial, ledger: Ledger, fit: Callable[[Trial], Fitted]) -> Fitted:
+def run_trial(trial: Trial, ledger: Ledger, fit: Fit) -> Fitted:
     """Run a trial and write down what it found."""
     began = time.monotonic()
-    ledger.begin(keep=trial.keep)
-    found = fit(trial)
-    seconds = time.monotonic() - began
-    ledger.add(trial.cell, found, keep=trial.keep, images=len(trial.indices), seconds=seconds)
+    with keeping_finished(ledger):
+        found = fit(trial, ledger.candidate(trial.cell) if trial.keep else None)
+        seconds = time.monotonic() - began
+        ledger.add(trial.cell, found, images=len(trial.indices), seconds=seconds)
     print(f"{described(trial, found)} ({seconds:.0f} s)", flush=True)
     return found
 

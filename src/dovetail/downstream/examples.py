@@ -1,0 +1,71 @@
+"""A few test images beside what a fine-tuned model takes them for, for the pages of results.
+
+examples/00.png, 01.png and so on, and examples/examples.json: a list of {file, caption}
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+
+from dovetail.downstream.segment.colours import coloured, over
+from dovetail.files.durable import write_whole
+
+EXAMPLES, LISTED = "examples", "examples.json"
+SIDE_PX, GAP_PX = 320, 6
+TRUE_COLOUR, FOUND_COLOUR = (0, 158, 115), (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture, and what it shows."""
+
+    picture: Image.Image
+    caption: str
+
+
+def segmented(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
+    """Return an image [3, H, W] uint8, its mask and the predicted one [H, W] over it, side by side."""
+    plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    tiles = [plain, *(over(image, coloured(mask)) for mask in (truth, found))]
+    return Example(side_by_side(tiles), caption)
+
+
+def boxed(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
+    """Return an image [3, H, W] uint8 with its boxes [N, 4], and with those that were found, side by side."""
+    tiles = []
+    for boxes, colour in ((truth, TRUE_COLOUR), (found, FOUND_COLOUR)):
+        drawn = draw_bounding_boxes(image, boxes, colors=[colour] * len(boxes), width=2) if len(boxes) else image
+        tiles.append(Image.fromarray(drawn.permute(1, 2, 0).contiguous().numpy()))
+    return Example(side_by_side(tiles), caption)
+
+
+def side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Return images of one size in a row, each at most `SIDE_PX` wide and high."""
+    scale = min(SIDE_PX / max(tiles[0].size), 1.0)
+    width, height = (max(round(side * scale), 1) for side in tiles[0].size)
+    row = Image.new("RGB", (len(tiles) * (width + GAP_PX) - GAP_PX, height), "white")
+    for place, tile in enumerate(tiles):
+        row.paste(tile.convert("RGB").resize((width, height)), (place * (width + GAP_PX), 0))
+    return row
+
+
+def write_examples(out: Path, examples: Iterable[Example]) -> None:
+    """Write pictures into `out`, in the place of those that are there."""
+    folder = out / EXAMPLES
+    shutil.rmtree(folder, ignore_errors=True)
+    listed = []
+    for number, example in enumerate(examples):
+        folder.mkdir(exist_ok=True)
+        name = f"{number:02d}.png"
+        example.picture.save(folder / name)
+        listed.append({"file": name, "caption": example.caption})
+    if listed:
+        write_whole(folder / LISTED, json.dumps(listed, indent=2) + "\n")

@@ -1,0 +1,39 @@
+"""Colours of classes, in masks and over images."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dovetail.errors import ModelError
+
+MOST_COLOURS = 256
+
+
+def palette(classes: int) -> list[int]:
+    """Return 256 colours as VOC has them: the bits of the class are dealt to red, green and blue."""
+    if classes > MOST_COLOURS:
+        raise ModelError(f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself.")
+    colours = []
+    for index in range(256):
+        value, colour = index, [0, 0, 0]
+        for bit in range(7, -1, -1):
+            for channel in range(3):
+                colour[channel] |= ((value >> channel) & 1) << bit
+            value >>= 3
+        colours += colour
+    return colours
+
+
+def coloured(classes: Tensor) -> Image.Image:
+    """Return classes [H, W] as a palette image."""
+    mask = Image.fromarray(classes.numpy().astype(np.uint8))
+    mask.putpalette(palette(0))
+    return mask
+
+
+def over(image: Tensor, mask: Image.Image) -> Image.Image:
+    """Return an image [3, H, W] uint8 with a palette image half over it."""
+    plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    return Image.blend(plain, mask.convert("RGB"), 0.5)
