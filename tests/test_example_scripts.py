@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
+import json
 import runpy
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ import torch
 
 import dovetail
 from tests.data.photos import folder_of
+from tests.downstream.test_finetune import mask_folder
 from tests.test_docs import quick_pretrain
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -95,3 +98,41 @@ def test_yolo(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ultralytics")
     runpy.run_path(str(EXAMPLES / "yolo.py"), run_name="__main__")
     assert "left fresh: model.22." in capsys.readouterr().out
+
+
+def cells_of(notebook: Path) -> dict[str, str]:
+    """Return the code of a notebook's cells by their ids."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert content["nbformat"] == 4
+    return {cell["id"]: "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"}
+
+
+def test_the_notebook_runs_from_images_to_loaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(EXAMPLES / "quickstart.ipynb")
+    folder_of(tmp_path / "photos", 4)
+    mask_folder(tmp_path / "labelled", images=5)
+    monkeypatch.chdir(tmp_path)
+    given = ast.parse(cells.pop("parameters")).body
+    names = {target.id for one in given if isinstance(one, ast.Assign) for target in one.targets}  # type: ignore[attr-defined]
+    tiny = {"photos": "photos", "labelled": "labelled", "out": "out", "size": 64, "steps": 2, "tuning_steps": 1}
+    assert names == tiny.keys()
+    monkeypatch.setattr(dovetail, "pretrain", functools.partial(dovetail.pretrain, report_every_minutes=0.0))
+    space: dict[str, Any] = dict(tiny)
+    for name, code in cells.items():
+        exec(compile(code.replace("batch_size=8", "batch_size=4"), f"cell {name}", "exec"), space)
+    assert space["run"].finished
+    assert space["sheet"].is_file()
+    assert {row.setting["start"] for row in space["results"].rows} == {"random", "all"}
+    assert len(space["model"].class_names) == 3
+    report = space["report"]
+    assert (report.missing, report.unexpected, report.mismatched) == ((), (), ())
+    assert set(report.fresh) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
+
+
+def test_the_notebook_names_what_there_is_and_keeps_no_output() -> None:
+    content = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in content["cells"])
+    space: dict[str, Any] = {}
+    exec(cells_of(EXAMPLES / "quickstart.ipynb")["parameters"], space)
+    assert len([*(EXAMPLES / space["photos"]).glob("*.jpg")]) == 200
+    assert (EXAMPLES / space["labelled"] / "masks" / "train").is_dir()
