@@ -1,4 +1,4 @@
-"""For all tests: the same random numbers, and how many examples hypothesis draws (a hundred; two thousand in all)."""
+"""For all tests: the same random numbers, one thread each, and how many examples hypothesis draws."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# `pytest --hypothesis-profile=thorough`; a test that names its own number of examples keeps it.
+# A test that names its own number of examples keeps it. No example has a time limit: a busy machine fails no test.
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
+# `pytest --hypothesis-profile=thorough`
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 # A shell that starts the tests in the background has these ignored, and children inherit that.
 if os.name == "posix":
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test computes on one thread, whatever a library set before it: `-n 2` uses two cores as it is.
+
+    Threads that share a core wait for each other at every step of a tiny network, which took most of the suite's time.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -131,7 +131,6 @@ def test_any_configuration_builds_or_gives_a_sentence(configuration: tuple[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @given(configurations())
 @THOROUGH
 def test_thousands_of_configurations_build_or_give_a_sentence(configuration: tuple[str, dict[str, Any], str]) -> None:

@@ -246,7 +246,7 @@ def test_site_builds_and_takes_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="needs the extra `docs`")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
     pages = sorted(tmp_path.rglob("*.html"))

@@ -27,7 +27,7 @@ from tests.downstream.labels.test_readers import voc
 from tests.downstream.pictures import class_folder
 from tests.test_docs import FENCE, PAGES, QUICK, ROOT, SMALL, STAND_INS, blocks, name_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 # A pattern of a line that is not run here, and why.
 ELSEWHERE = {

@@ -292,5 +292,5 @@ def test_two_ctrl_c_end_a_run_with_130(photos: Path, tmp_path: Path, pause: floa
         for _ in range(2):
             os.kill(process.pid, signal.SIGINT)
             time.sleep(pause)
-        shown = process.communicate(timeout=200)[1]
+        shown = process.communicate(timeout=1500)[1]
     assert process.returncode == 130, shown

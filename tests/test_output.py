@@ -42,7 +42,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(photos: Path, tmp_path: Path
         assert first.startswith(b"Method decon-sl, because ")
         assert not (out / "exported").exists()
         process.stdout.close()
-        code = process.wait(timeout=1000)
+        code = process.wait(timeout=1500)
     log = (out / "train.log").read_text()
     assert code == 0, log
     assert (out / "exported" / "model.safetensors").is_file()

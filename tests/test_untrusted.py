@@ -250,7 +250,7 @@ names = st.sampled_from(["constructor", "encoder_prefix", "decoder_prefixes", "u
 
 
 @given(st.binary(max_size=60) | st.dictionaries(names, values).map(lambda one: json.dumps(one).encode()))
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=60)
 def test_any_sidecar_is_read_or_gets_a_sentence(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.json"

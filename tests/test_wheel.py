@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from email import message_from_bytes
 from pathlib import Path
 
@@ -24,6 +26,7 @@ TINY = (
     *("--workers", "0", "--precision", "32-true", "--accelerator", "cpu"),
     *("--recipe.hidden", "16", "--recipe.dim", "8", "--recipe.prototypes", "6", "--recipe.decoder-grid", "8"),
 )
+OTHER_USER = 12345
 EXTRAS = "sklearn, pyarrow, tifffile, imagecodecs, datasets, skimage, kornia, lightly, hypothesis, pytest"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="links to what is installed")]
@@ -87,13 +90,16 @@ def alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def told(python: Path, folder: Path, *command: str) -> str:
-    """Run a command of the environment in another folder, with nothing on PATH and no home; return its output."""
+def told(python: Path, folder: Path, *command: str, home: Path | None = None, by: Sequence[str] = ()) -> str:
+    """Run a command of the environment in another folder, with nothing on PATH; return its output.
+
+    `home` is the home folder, by default none, and `by` the command that runs the command.
+    """
     environment = {"PATH": str(python.parent), "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [python.parent / command[0], *command[1:]],
+        [*by, python.parent / command[0], *command[1:]],
         cwd=folder,
-        env=environment,
+        env=environment | ({} if home is None else {"HOME": str(home)}),
         capture_output=True,
         text=True,
         check=False,
@@ -102,12 +108,16 @@ def told(python: Path, folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_main_job_runs_alone(alone: Path, tmp_path: Path) -> None:
+def write_images(folder: Path) -> None:
+    """Write four images of noise."""
     rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
+    folder.mkdir()
     for index in range(4):
-        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+def test_the_main_job_runs_alone(alone: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos")
     assert "commands:" in told(alone, tmp_path, "dovetail", "--help")
     assert "--recipe.prototypes" in told(alone, tmp_path, "dovetail", "pretrain", "--help")
     told(alone, tmp_path, "dovetail", "pretrain", "--data", "photos", "--out", "run", *TINY)
@@ -115,6 +125,35 @@ def test_the_main_job_runs_alone(alone: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
     shown = told(alone, tmp_path, "python", "-c", "import dovetail; print(dovetail.__file__, dovetail.load('run'))")
     assert str(alone.parents[1]) in shown
+
+
+def by_another_user() -> list[str]:
+    """Return what runs a command as a user without a name, as in a container, who may write to no folder of others.
+
+    They may read all, since the interpreter may be in root's home folder.
+    """
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("needs setpriv to change the user")
+    rights = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    return [setpriv, f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups", *rights]
+
+
+def test_another_user_whose_home_cannot_be_written_runs_the_main_job(alone: Path, tmp_path: Path) -> None:
+    by = by_another_user()
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir(mode=0o555)
+    work.mkdir()
+    write_images(tmp_path / "photos")
+    if by:
+        os.chown(work, OTHER_USER, OTHER_USER)
+    told(alone, work, "dovetail", "pretrain", "--data", "../photos", "--out", "run", *TINY, home=home, by=by)
+    exported = work / "run" / "exported" / "model.safetensors"
+    assert exported.stat().st_uid == (OTHER_USER if by else os.geteuid())
+    assert (work / "run" / "report.html").is_file()
+    assert list(home.iterdir()) == []
 
 
 def test_no_extra_is_there(alone: Path, tmp_path: Path) -> None:

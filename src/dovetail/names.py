@@ -44,8 +44,12 @@ def names_of(kind: Any) -> tuple[str, ...]:
     return tuple(one for part in parts if get_origin(part) is Literal for one in get_args(part) if isinstance(one, str))
 
 
-@functools.cache
 def types_of(kind: type) -> Mapping[str, Any]:
-    """Return the types of a dataclass's fields, by name."""
+    """Return the types of a dataclass's fields, by name; they are evaluated once."""
+    return _types_of(kind)
+
+
+@functools.cache
+def _types_of(kind: type) -> Mapping[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

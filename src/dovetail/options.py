@@ -26,10 +26,10 @@ import math
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args
 
 from dovetail.errors import OptionsError, unknown_name
-from dovetail.names import names_of
+from dovetail.names import names_of, types_of
 
 INFO = "option"
 AUTO = "auto"
@@ -119,8 +119,9 @@ class Options:
     _from_file: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        kinds = types_of(type(self))
         for name, info in option_infos(type(self)).items():
-            check_value(name, getattr(self, name), info, kinds_of(type(self))[name])
+            check_value(name, getattr(self, name), info, kinds[name])
 
     @classmethod
     def given(cls, values: Mapping[str, Any], *, from_file: Collection[str] = ()) -> Self:
@@ -186,12 +187,6 @@ def option_infos(options: type[Options]) -> Mapping[str, OptionInfo]:
     return {field.name: field.metadata[INFO] for field in fields(options) if INFO in field.metadata}
 
 
-def kinds_of(options: type[Options]) -> Mapping[str, Any]:
-    """Return the types of the fields, by name."""
-    hints = get_type_hints(options)
-    return {field.name: hints[field.name] for field in fields(options)}
-
-
 def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
     """Raise `OptionsError` for a number out of range, or text where the type lists names and not this one."""
     several = value if isinstance(value, list | tuple) else [value]
@@ -254,7 +249,7 @@ def body(function: Callable[..., R]) -> Callable[[Any], R]:
 
 def signature_of(function: Callable[..., Any], options: type[Options]) -> inspect.Signature:
     """Return the signature with the options as keyword arguments."""
-    kinds = kinds_of(options)
+    kinds = types_of(options)
     named, first = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
         inspect.Parameter(

@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from dovetail.errors import DovetailError, OptionsError
 from dovetail.files.options_file import read_options_file
-from dovetail.options import AUTO, Options, kinds_of, option_infos, positional_in
+from dovetail.names import types_of
+from dovetail.options import AUTO, Options, option_infos, positional_in
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -48,7 +49,7 @@ def make_parser(
     if config != "none":
         action = "config" if config == "read" else "append"
         parser.add_argument("--config", action=action, help="YAML file with any of these options")
-    kinds, positional = kinds_of(options), positional_in(options)
+    kinds, positional = types_of(options), positional_in(options)
     for option, info in option_infos(options).items():
         if option != "recipe" and not info.python:
             how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)

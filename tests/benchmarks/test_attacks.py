@@ -10,7 +10,11 @@ from benchmarks.attacks.__main__ import every_attack, page, run
 from benchmarks.attacks.arena import Arena, Attack
 from benchmarks.attacks.claims import DAMAGED, NUMBERS, PICKLE, claimed, line_of
 
-EACH = 8  # of a claim's attacks, evenly
+QUICK, LONG = 4, 16  # of a claim's attacks, evenly
+CLAIMS = (
+    *("a pickle with", "any other damage to the file", "any other `results.json`", "any `task.json`", "odd lines"),
+    *("any other damage to a shard", "any other COCO"),
+)
 
 
 def test_each_attack_belongs_to_a_line_of_the_page() -> None:
@@ -21,23 +25,21 @@ def test_each_attack_belongs_to_a_line_of_the_page() -> None:
         line_of("no such claim")
 
 
-@pytest.mark.parametrize(
-    "claim",
-    [
-        "a pickle with",
-        "any other damage to the file",
-        "any other `results.json`",
-        "any `task.json`",
-        "odd lines",
-        "any other damage to a shard",
-        "any other COCO",
-    ],
-)
-def test_each_claim_holds(claim: str, tmp_path: Path) -> None:
+def some_of(claim: str, count: int) -> list[Attack]:
+    """Return `count` attacks of a claim, or all where it has fewer; none that starts a whole run."""
     own = [one for one in every_attack() if one.claim.startswith(claim) and not one.name.startswith("resume")]
-    outcomes = list(run(own[:: max(len(own) // EACH, 1)], tmp_path))
-    assert len(outcomes) >= EACH
-    assert [(one.attack.name, one.why) for one in outcomes if one.why] == []
+    count = min(count, len(own))
+    assert count >= QUICK
+    return [own[len(own) * number // count] for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [QUICK, pytest.param(LONG, marks=pytest.mark.slow)])
+def test_claims_hold(count: int, tmp_path: Path) -> None:
+    """All in one arena, whose run and labels take longer to make than most attacks."""
+    attacks = [one for claim in CLAIMS for one in some_of(claim, count)]
+    outcomes = list(run(attacks, tmp_path))
+    assert len(outcomes) == len(attacks)
+    assert [(one.attack.claim, one.attack.name, one.why) for one in outcomes if one.why] == []
 
 
 def runs_something(arena: Arena) -> None:

@@ -116,7 +116,6 @@ def test_ctrl_c_ends_the_demo_with_a_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.demo.__main__ import demonstrate
 

@@ -16,7 +16,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
     """In a process of its own: forks are only safe of one that has computed nothing."""
     page = tmp_path / "faults.md"
     command = [sys.executable, "-m", "benchmarks.faults", "--runs", "2", "--output", str(page)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1000)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     text = page.read_text()
     assert "**2 of 2 runs end in the same bits**" in text

@@ -297,7 +297,6 @@ def test_a_scene_knows_its_mask() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["stamps", "rooms", "corridors"])
 def test_real_packages_make_the_set(name: str, tmp_path: Path) -> None:
     """Needs the packages: those in the user's cache, or fetched into it."""

@@ -306,7 +306,6 @@ def rendering_cache() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_blender_renders_what_the_plan_says(tmp_path: Path) -> None:
     """Objects are where the plan puts them, twice the same, and a second run has nothing to do."""
     home = rendering_cache() / "tabletop"

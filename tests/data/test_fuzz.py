@@ -115,7 +115,7 @@ def test_files_may_go_and_change_during_the_run(tmp_path: Path, workers: int) ->
     paths[1].write_text("no image")
     paths[2].mkdir()
     os.mkfifo(paths[3])
-    dataset = ViewDataset(source, PLAN, seed=0, image_seconds=0.5)
+    dataset = ViewDataset(source, PLAN, seed=0, image_seconds=60.0)
     sampler = StepSampler(40, 8, seed=0, total_steps=5, start_step=0, rank=0, world_size=1, micro_batches=1)
     log = tmp_path / "skipped.jsonl"
     loader = ViewLoader(dataset, sampler, plan=PLAN, num_workers=workers, skipped=SkippedLog(log, 40))

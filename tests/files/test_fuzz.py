@@ -38,7 +38,7 @@ from dovetail.train.logs import drop_readings_after
 from tests.data.tars import jpeg
 
 FEW, MANY = 12, 300
-SECONDS = 60  # against hanging alone: an example takes milliseconds
+SECONDS = 1500  # against hanging alone: an example takes milliseconds
 MEMORY_BYTES = 1 << 30
 LONGEST = 2000
 MODEL = "timm.create_model('test_resnet')"

@@ -263,7 +263,10 @@ def test_a_file_is_old_or_new_whenever_writing_ends(tmp_path: Path, monkeypatch:
     assert (tmp_path / "file").read_text() == "new"
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe", b"\x00\x80", b'{"step": "\xff"}\n', b"[" * 100_000 + b"\n"])
+DAMAGES = (b"\xff\xfe", b"\x00\x80", b'{"step": "\xff"}\n', b"[" * 100_000 + b"\n")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_byte_in_the_log_costs_no_run(copied: Path, damage: bytes) -> None:
     metrics = copied / "metrics.jsonl"
     metrics.write_bytes(damage + b"\n" + metrics.read_bytes())
@@ -271,6 +274,11 @@ def test_a_damaged_byte_in_the_log_costs_no_run(copied: Path, damage: bytes) -> 
     config = yaml.safe_load((copied / "config.yaml").read_text()) | {"max_steps": 2}
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
     assert dovetail.pretrain(out=copied, resume=True).finished
+
+
+def test_a_run_without_checkpoints_begins_its_damaged_log_anew(copied: Path) -> None:
+    metrics = copied / "metrics.jsonl"
+    metrics.write_bytes(b"".join(damage + b"\n" for damage in DAMAGES) + metrics.read_bytes())
     shutil.rmtree(copied / "checkpoints")
     assert dovetail.pretrain(out=copied, resume=True).finished
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -21,7 +21,8 @@ from dovetail.downstream.options import (
 )
 from dovetail.errors import DovetailError
 from dovetail.files.writable import check_writable
-from dovetail.options import Options, kinds_of, option_infos, options_class
+from dovetail.names import types_of
+from dovetail.options import Options, option_infos, options_class
 from tests.downstream.pictures import exported_run
 
 
@@ -56,7 +57,7 @@ ELSEWHERE = {"value_range", "mean", "std", "drop_path"}
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_number_has_a_range(verb: str) -> None:
     options = options_class(VERBS[verb].load())
-    infos, kinds = option_infos(options), kinds_of(options)
+    infos, kinds = option_infos(options), types_of(options)
     numbers = {name for name, kind in kinds.items() if re.search(r"(int|float)", str(kind))}
     assert {name for name in numbers if infos[name].range is None} <= ELSEWHERE
 

@@ -21,7 +21,7 @@ QUIET = (
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--allow-file-access-from-files"),
     "--hide-scrollbars",  # they would cover the edge of a screenshot
 )
-START_SECONDS = 60.0
+START_SECONDS = 1500.0  # against hanging alone
 SHOTS = 4
 
 

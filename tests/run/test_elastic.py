@@ -139,7 +139,7 @@ def test_a_run_of_one_process_goes_on_with_two_from_the_command_line(tmp_path: P
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     command += ["-m", "dovetail.cli", "pretrain", "--resume", "--out", str(tmp_path / "cut"), "--devices", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    subprocess.run(command, check=True, env=environment, timeout=1500, capture_output=True)
     config = (tmp_path / "cut" / "config.yaml").read_text()
     assert "batch_size: 4\n" in config
     assert "devices: 2\n" in config

@@ -34,7 +34,7 @@ class Together:
         self.count = count
         self.processes: list[subprocess.Popen[str]] = []
 
-    def train(self, method: str, folder: str = "", *, strategy: str = "ddp", seconds: float = 250) -> Path:
+    def train(self, method: str, folder: str = "", *, strategy: str = "ddp", seconds: float = 1500) -> Path:
         """Return the folder of a run on all; fail with what they said if one does not come to its end."""
         folder = folder or method
         if not self.processes:

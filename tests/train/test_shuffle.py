@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -62,7 +61,6 @@ def share(view: View, process: int) -> View:
     return replace(view, **parts)
 
 
-@pytest.mark.timeout(240)
 def test_outputs_come_back_and_statistics_are_of_images_from_both(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="spawn")
     found = [torch.load(tmp_path / f"{process}.pt") for process in range(2)]

@@ -107,7 +107,6 @@ def test_whatever_is_stopped_one_sentence_says_how_to_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()

@@ -37,7 +37,7 @@ def centres(height: int, width: int) -> torch.Tensor:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 900), st.integers(1, 900), st.floats(0, 0.4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_points_lie_in_every_crop_that_shares_them(seed: int, height: int, width: int, margin: float) -> None:
     spec = PointSpec(7, "overlap", margin)
     plan = ViewPlan((ViewSpec(32), ViewSpec(32), ViewSpec(16, role="local", scale=(0.01, 0.1))), points=spec)

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
@@ -50,7 +50,6 @@ def test_boxes_lie_inside(seed: int, height: int, width: int, low: float) -> Non
 
 
 @given(st.integers(0, 10**6), SIZES, SIZES, st.floats(0, 1))
-@settings(deadline=None)
 def test_views_and_queries_of_any_photograph_lie_inside(seed: int, height: int, width: int, min_overlap: float) -> None:
     views = (ViewSpec(32), ViewSpec(32, scale=(0.05, 1.0)), ViewSpec(16, role="local", scale=(0.01, 0.1)))
     plan = ViewPlan(views, min_overlap=min_overlap, queries=QuerySpec(count=3, size_px=8))
@@ -142,7 +141,6 @@ def test_resized_crop_is_pillows(interpolation: str, pillow: Image.Resampling, s
 
 
 @given(SIZES, SIZES)
-@settings(deadline=None)
 def test_one_crop_of_any_size_of_photograph(height: int, width: int) -> None:
     box, _ = random_box(generator(0), height=height, width=width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     pixels = torch.full((2, height, width), 77, dtype=torch.uint8)
@@ -157,7 +155,6 @@ def test_shrink_leaves_half_as_many_pixels_again(side: int, shrink: int) -> None
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 40))
-@settings(deadline=None)
 def test_boxes_on_the_grid_of_a_smaller_photograph_are_whole(seed: int, height: int, width: int, size: int) -> None:
     views = (ViewSpec(size), ViewSpec(size, scale=(0.05, 1.0)))
     plan = ViewPlan(views, queries=QuerySpec(count=3, size_px=size))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -63,7 +63,6 @@ def test_a_view_overlaps_itself_whole(pair: tuple[View, View]) -> None:
 
 
 @given(pairs())
-@settings(deadline=None)
 def test_aligned_cells_show_the_same_place(pair: tuple[View, View]) -> None:
     a, b = pair
     boxes = overlap_box(a, b), overlap_box(b, a)
@@ -89,7 +88,6 @@ def mirrored(view: View) -> View:
 
 
 @given(pairs(), st.integers(1, 9))
-@settings(deadline=None)
 def test_flipping_a_view_and_its_map_leaves_its_alignment(pair: tuple[View, View], size: int) -> None:
     a, b = pair
     maps = torch.rand(1, 2, size, size, generator=torch.Generator().manual_seed(size))
@@ -102,7 +100,6 @@ def test_flipping_a_view_and_its_map_leaves_its_alignment(pair: tuple[View, View
 
 
 @given(pairs(), st.integers(3, 9))
-@settings(deadline=None)
 def test_align_is_roi_align(pair: tuple[View, View], size: int) -> None:
     a, b = pair
     box = overlap_box(a, b)

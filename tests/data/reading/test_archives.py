@@ -254,7 +254,6 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-@pytest.mark.timeout(20)
 def test_damaged_archives_get_a_sentence(tmp_path: Path, name: str) -> None:
     path = MAKERS[name[-3:]](tmp_path / name, {"a.jpg": PHOTO, "b.jpg": PHOTO})
     path.write_bytes(DAMAGED[name](path.read_bytes()))
