@@ -20,31 +20,26 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.networks import lite0
 from dovetail.networks.construct import construct
+from dovetail.networks.smp import ARCHITECTURES as SMP
 from dovetail.report.restored import restore
 from tests.train.test_loggers import Unreachable
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
+ARCHITECTURES = [name for name in SMP if name not in ("dpt", "unet")]
 MODELS = [
-    "timm/test_resnet",
-    "timm/test_convnext",
-    "timm/test_resnet+fpn",
-    "timm/test_resnet+fcn",
-    *(
-        f"smp/{architecture}/resnet18"
-        for architecture in (
-            *("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"),
-            *("deeplabv3", "deeplabv3plus", "upernet", "segformer"),
-        )
-    ),
-    "torchvision/fcn_resnet50",
-    "torchvision/deeplabv3_resnet50",
-    "torchvision/maskrcnn_resnet50_fpn",
-    "torchvision/fasterrcnn_resnet50_fpn",
-    "torchvision/retinanet_resnet50_fpn",
+    *("timm/test_resnet", "timm/test_convnext", "timm/test_resnet+fpn", "timm/test_resnet+fcn"),
+    "smp/unet/resnet18",
+    *(f"smp/{name}/tu-test_resnet" for name in ARCHITECTURES),
+    *("torchvision/deeplabv3_mobilenet_v3_large", "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn"),
+]
+LARGE = [
+    *(f"smp/{name}/resnet18" for name in ARCHITECTURES),
+    *("torchvision/fcn_resnet50", "torchvision/deeplabv3_resnet50", "torchvision/maskrcnn_resnet50_fpn"),
+    *("torchvision/fasterrcnn_resnet50_fpn", "torchvision/retinanet_resnet50_fpn"),
 ]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_every_model_loads_strictly_after_two_steps(
     model: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
