@@ -30,8 +30,9 @@ demo: $(DEMO_STAMP)
 	@echo "3/3 Pre-training, fine-tuning and drawing, into demo-out."
 	$(BIN)/python -m benchmarks.demo --out demo-out
 
+# A file's tests stay in one process, so that what they share is made once.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough
@@ -43,7 +44,7 @@ test-pythons:
 		echo "== $$($$python --version)"; \
 		$$python -m venv --clear .venv-python && \
 		.venv-python/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \
-		.venv-python/bin/python -m pytest -m "not slow" -n 2 $(CORE) || exit 1; \
+		.venv-python/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE) || exit 1; \
 	done; rm -rf .venv-python
 
 # The same part with the newest versions that pyproject.toml allows, without constraints.txt.
@@ -51,7 +52,7 @@ test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[dev]'
 	.venv-newest/bin/python -m pip list
-	.venv-newest/bin/python -m pytest -m "not slow" -n 2 $(CORE)
+	.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE)
 	rm -rf .venv-newest
 
 golden: $(STAMP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lightly.loss as lightly
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ from dovetail.objectives.decorrelate import BarlowSpec, VICRegSpec
 from dovetail.objectives.objective import Objective
 from dovetail.objectives.regress import RegressSpec
 from dovetail.schedules import Moment
+
+lightly = pytest.importorskip("lightly.loss", reason="needs the extra `bench`")
 
 NOW = Moment(0, 1, 1)
 HEAD = VectorHeadSpec(dim=8)

@@ -48,9 +48,9 @@ def state_of(module: nn.Module) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (lambda: smp.Unet("resnet18", encoder_weights=None), {}),
+        (lambda: smp.Unet("tu-test_resnet", encoder_weights=None), {}),
         (lambda: timm.create_model("test_resnet", num_classes=0), {"method": "slotcon"}),
-        (lambda: torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None), {}),
+        (lambda: torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None), {}),
         (Own, {"encoder": "encoder", "decoder": "decoder"}),
     ],
     ids=["smp", "timm", "torchvision", "own"],

@@ -128,8 +128,9 @@ def test_other_numbers_of_channels(channels: int, pretrain: Callable[..., doveta
     rng = np.random.default_rng(0)
     for index in range(4):
         np.save(tmp_path / "data" / f"{index}.npy", rng.integers(0, 256, (70, 80, channels), dtype=np.uint8))
-    pretrain(data=tmp_path / "data", in_channels=channels, model="smp/unet/resnet18", out=tmp_path / "run")
-    assert dovetail.load(tmp_path / "run").encoder.conv1.in_channels == channels
+    pretrain(data=tmp_path / "data", in_channels=channels, model="smp/unet/tu-test_resnet", out=tmp_path / "run")
+    encoder = dovetail.load(tmp_path / "run").encoder
+    assert next(one.in_channels for one in encoder.modules() if isinstance(one, nn.Conv2d)) == channels
 
 
 @pytest.mark.parametrize("source", ["file", "run"])
