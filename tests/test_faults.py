@@ -167,7 +167,7 @@ def test_a_folder_that_vanishes_gets_a_sentence_and_comes_back(tmp_path: Path, m
     aside = tmp_path / "aside"
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", Vanishing(lambda folder: folder.rename(aside)))
-        with pytest.raises(DovetailError, match="No checkpoint could be written"):
+        with pytest.raises(DovetailError, match="could be written"):
             kept.save(state(2))
     assert not kept.folder.exists()
     aside.rename(kept.folder)  # the disk is mounted again

@@ -118,7 +118,7 @@ def test_the_command_line_imports_what_is_typed(own_module: str, capsys: pytest.
     assert "dim=6" in capsys.readouterr().out
     assert "how far it leans" in parser_of("pretrain", ["--method", own_module]).format_help().lower()
     assert run_command(["show", "brought:min"]) == 2
-    assert "did you mean 'mine'" in capsys.readouterr().err
+    assert "'mine'" in capsys.readouterr().err
     assert run_command(["show", "brougt:mine"]) == 2
     assert "no module 'brougt'" in capsys.readouterr().err
 

@@ -350,9 +350,9 @@ def test_a_logger_that_fails_leaves_its_folder_free(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pretrain(out=tmp_path / "earlier").folder
-    with pytest.raises(dovetail.OptionsError, match="did you mean 'wandb'"):
+    with pytest.raises(dovetail.OptionsError, match="'wandb'"):
         pretrain(out=run, overwrite=True, loggers=["wandbb"])
     assert (run / "checkpoints" / "last.ckpt").is_file()  # refused before anything was deleted
-    with pytest.raises(dovetail.ResourceError, match="Unreachable cannot be started"):
+    with pytest.raises(dovetail.ResourceError, match="Unreachable"):
         pretrain(out=tmp_path / "new", loggers=[Unreachable()])
     assert pretrain(out=tmp_path / "new").finished

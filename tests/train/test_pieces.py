@@ -124,11 +124,11 @@ def test_a_kill_or_a_full_disk_while_writing_leaves_the_last_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(pieces.PieceWriter, "write_data", full)
-        with pytest.raises(DovetailError, match=r"No checkpoint could be written .*No space left"):
+        with pytest.raises(DovetailError, match="No space left"):
             kept.save_pieces(state(3, mesh))
     with monkeypatch.context() as patch:
         patch.setattr(pieces, "write_sealed", full)
-        with pytest.raises(DovetailError, match=r"No checkpoint could be written .*No space left"):
+        with pytest.raises(DovetailError, match="No space left"):
             kept.save_pieces(state(3, mesh))
     assert names(kept) == {"last.ckpt", "previous.ckpt", "epoch-0007.ckpt"}
     assert read(kept.last)["step"] == 2

@@ -69,7 +69,7 @@ def test_nothing_stands_for_more_memory_than_the_file_has(tmp_path: Path) -> Non
         read_weights(tmp_path / "wide.pth")
     value = torch.zeros(1000)
     torch.save({str(index): value for index in range(1000)}, tmp_path / "shared.pth")
-    with pytest.raises(WeightsError, match="more values than it holds"):
+    with pytest.raises(WeightsError, match="more values"):
         read_weights(tmp_path / "shared.pth")
     torch.save({"meta": torch.zeros(1 << 40, device="meta")}, tmp_path / "meta.pth")
     with pytest.raises(WeightsError):

@@ -187,7 +187,7 @@ def test_masks_are_read_raw(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "deep.tif").tolist() == (LABELS.astype(int) * 1000).tolist()
     with pytest.raises(DovetailError, match=r"evil\.png cannot be read .* more than the limit"):
         read_mask("evil.png", png_of(40000, 40000, bytes(10_000)))
-    with pytest.raises(DovetailError, match=r"gone\.png cannot be read"):
+    with pytest.raises(DovetailError, match=r"gone\.png"):
         read_mask(tmp_path / "gone.png")
 
 

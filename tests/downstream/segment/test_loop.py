@@ -123,7 +123,7 @@ def test_a_batch_without_a_labelled_pixel_changes_no_weight() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
-    with pytest.raises(DovetailError, match=r"The loss is (nan|inf) at step \d; lower --lr"):
+    with pytest.raises(DovetailError, match=r"loss is (nan|inf)"):
         finetune_segmentation(tiny(), squares(), options(lr=1e30, optimiser="sgd"))
 
 
