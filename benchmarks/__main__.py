@@ -1,6 +1,6 @@
-"""`python -m benchmarks [NAME ...]`: run the named studies, or all of them, one after the other.
+"""`python -m benchmarks [NAME ...]`: run the named studies, or all of them, in sequence.
 
-Each writes its table to `benchmarks/results/`. Ends with the first that fails.
+Each writes its table to `benchmarks/results/`. The command stops at the first study that fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(names: list[str]) -> int:
     """Run the studies in processes of their own and return the first exit code that is not zero."""
     wrong = [name for name in names if name not in STUDIES]
     if wrong:
-        print(f"There is no study {wrong[0]!r}; there are: {', '.join(STUDIES)}.", file=sys.stderr)
+        print(f"Unknown study {wrong[0]!r}; choose from {', '.join(STUDIES)}.", file=sys.stderr)
         return 2
     for name in names or STUDIES:
         print(f"== {name}", flush=True)

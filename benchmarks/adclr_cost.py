@@ -1,10 +1,10 @@
-"""What ADCLR's queries cost: a whole training step against DINO's at the same views, and against a dense mask.
+"""Cost of ADCLR's queries: a training step compared with DINO's on the same views, and with a dense mask.
 
     python -m benchmarks.adclr_cost                    # writes benchmarks/results/adclr_cost.md
     python -m benchmarks.adclr_cost --prototypes 65536 --batch 64 --device cuda --output /tmp/table.md
 
-The head has iBOT's 8,192 prototypes. With DINO's 65,536 every query costs more in the head, and a second call of the
-head a constant on top, which shows at a few photographs a step.
+The head has iBOT's 8,192 prototypes. With DINO's 65,536 prototypes every query costs more in the head. A second call of
+the head adds a constant cost, which is visible with a few images per step.
 
 A step is: teacher, student, losses, backward, centres, AdamW, moving the teacher. The forms take turns, so that what
 else the machine does falls on all of them; each ratio is to DINO's step of the same round, and the median of rounds is

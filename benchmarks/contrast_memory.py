@@ -1,10 +1,10 @@
-"""Peak memory of the contrastive losses at a large batch, kept whole against computed in blocks of rows.
+"""Peak memory of the contrastive losses with a large batch, computed at once and in blocks of rows.
 
     python -m benchmarks.contrast_memory                  # writes benchmarks/results/contrast_memory.md
     python -m benchmarks.contrast_memory --batch 512 --output /tmp/table.md
 
-The loss and its gradient at the embeddings, and nothing else. Each measurement is a process of its own; its peak is
-the resident one that the system reports, less that before the loss.
+Measures only the loss and its gradient at the embeddings, each in a separate process. The peak is the resident size
+that the system reports, minus the size before the loss.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def report(lines: list[str], batch: int, dim: int, command: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Peak memory of contrastive losses, whole and in blocks.")
+    parser = argparse.ArgumentParser(description="Peak memory of contrastive losses, computed at once and in blocks.")
     parser.add_argument("--batch", type=int, default=4096, help="images")
-    parser.add_argument("--dim", type=int, default=256, help="channels of the embedding")
-    parser.add_argument("--rows", type=int, default=1024, help="rows of a block")
+    parser.add_argument("--dim", type=int, default=256, help="number of channels of the embedding")
+    parser.add_argument("--rows", type=int, default=1024, help="number of rows per block")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "contrast_memory.md")
     parser.add_argument("--measure", nargs=2, metavar=("LOSS", "ROWS"), help="print one peak in bytes, time and loss")
     options = parser.parse_args(arguments)

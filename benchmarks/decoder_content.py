@@ -1,4 +1,4 @@
-"""What a decoder learns in a short pre-training: content or position, and how much of it dense probes find.
+"""What a decoder learns in a short pre-training: content or position, and how well dense probes can use it.
 
     python -m benchmarks.decoder_content                         # every setting, one seed; writes the table
     python -m benchmarks.decoder_content --seeds 0 1 2 --only reflection PixPro
@@ -195,13 +195,15 @@ class Bench:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoder_content", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of weights, views and labels")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="settings whose name contains it")
-    parser.add_argument("--scenes", choices=BUILDERS, default=Budget.scenes, help="set of scenes")
-    parser.add_argument("--steps", type=int, default=Budget.steps, help="optimiser steps of a setting")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds for weights, views and labels")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="only run settings whose name contains TEXT"
+    )
+    parser.add_argument("--scenes", choices=BUILDERS, default=Budget.scenes, help="dataset of scenes")
+    parser.add_argument("--steps", type=int, default=Budget.steps, help="optimiser steps per setting")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and scenes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the lines and the table")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--table", action="store_true", help="only write the table, without measuring")
     options = parser.parse_args(arguments)
     budget = Budget(scenes=options.scenes, steps=options.steps)
     scenes = build(budget.scenes, options.cache, SetPlan(budget.side_px, dict(budget.counts)))  # type: ignore[arg-type]

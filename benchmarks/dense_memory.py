@@ -214,7 +214,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--methods", nargs="+", choices=[*sorted(METHODS), WHOLE], default=[*sorted(METHODS), WHOLE])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--hidden", type=int, help="hidden width of all heads; by default each method's own")
+    parser.add_argument("--hidden", type=int, help="hidden width of all heads; defaults to that of each method")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "dense_memory.md")
     parser.add_argument("--measure", nargs=3, metavar=("METHOD", "SETTING", "BATCH"), help="print one peak in bytes")
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""Kill `dovetail pretrain` again and again, resume it, and compare the weights it ends with, bit for bit.
+"""Kill `dovetail pretrain` repeatedly, resume it, and compare the final weights bit for bit.
 
 `python -m benchmarks.faults` trains a tiny model once without interruption, then `--runs` times with SIGKILL at
 seeded moments: at any time after the process starts, at any time of training, and in the middle of writing a
-checkpoint. Every run is resumed until it is done. The program exits with 1 unless all end in the same bits.
+checkpoint. Every run is resumed until it is finished. The program exits with 1 unless all runs end with the same bits.
 
 Every process is a fork of this one, which has imported everything and computed nothing, so that kills fall on training
 rather than on imports.
@@ -289,9 +289,11 @@ def run(runs: int, seed: int, folder: Path) -> tuple[list[Case], list[LoaderCase
 def main(arguments: list[str]) -> int:
     from benchmarks.loader_faults import lines_of  # which uses this module
 
-    parser = argparse.ArgumentParser(description="Kill runs at random moments and compare their ends bit for bit.")
-    parser.add_argument("--runs", type=int, default=20, help="runs that are killed")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser = argparse.ArgumentParser(
+        description="Kill runs at random moments, resume them, and compare their weights bit for bit."
+    )
+    parser.add_argument("--runs", type=int, default=20, help="number of runs to kill")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the moments of the kills")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "faults.md")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="dovetail-faults-"))

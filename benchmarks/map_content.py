@@ -1,10 +1,10 @@
-"""Within-image share and position share of maps that no pre-training has touched.
+"""Within-image share and position share of maps before pre-training.
 
     python -m benchmarks.map_content [--images 64] [--sides 64 128 224] [--out PAGE]
 
-A run warns where the cells of a map are nearly alike, or where their place in the crop tells much about them. The
-bounds of these warnings should lie beyond what a run starts from. Here it starts from random weights, and for one
-encoder from ImageNet's as well. Images are unlabelled scenes (`stamps`, 160 px), one crop of each, placed and flipped
+A run warns if the cells of a map are nearly alike, or if they mostly encode their position in the crop. The limits of
+these warnings should be beyond the values before training. The models have random weights, and one encoder also has
+ImageNet weights. Images are unlabelled scenes (`stamps`, 160 px), one crop of each, placed and flipped
 as in training; BatchNorm normalises by the batch, as in training. Maps are the encoder's deepest and the decoder's
 finest.
 """
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.map_content", description=__doc__)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 224], help="of the crops, in pixels")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[64, 128, 224], help="side lengths of the crops in pixels"
+    )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and scenes")
     parser.add_argument("--out", type=Path, default=RESULTS / "map_content.md")
     options = parser.parse_args(arguments)

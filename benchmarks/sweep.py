@@ -89,12 +89,12 @@ def parse_vary(words: Sequence[str]) -> dict[str, list[Any]]:
     for word in words:
         option, equals, values = word.partition("=")
         if not equals or not option or not values:
-            raise DovetailError(f"{word!r} varies nothing; write OPTION=VALUE,VALUE such as recipe.alpha=0,0.5.")
+            raise DovetailError(f"{word!r} has no values to vary; write OPTION=VALUE,VALUE such as recipe.alpha=0,0.5.")
         if option in varied:
-            raise DovetailError(f"{option} is varied twice; give all its values in one list.")
+            raise DovetailError(f"{option} is varied twice; put all its values into one list.")
         varied[option] = [yaml.safe_load(value) for value in values.split(",")]
         if len(set(map(str, varied[option]))) < len(varied[option]):
-            raise DovetailError(f"{option} has a value twice in {values!r}; give each one once.")
+            raise DovetailError(f"{option} has a repeated value in {values!r}; use each value once.")
     return varied
 
 
@@ -108,7 +108,7 @@ def with_values(base: Mapping[str, Any], arm: Values) -> dict[str, Any]:
         elif group == "recipe":
             options["recipe"][option] = value
         else:
-            raise DovetailError(f"{name!r} is no option; vary recipe.OPTION, or an option of dovetail pretrain.")
+            raise DovetailError(f"{name!r} is not an option; vary recipe.OPTION or an option of dovetail pretrain.")
     return options
 
 
@@ -130,7 +130,7 @@ def check_base(sweep: Sweep) -> None:
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))["base"]
         if before != json.loads(json.dumps(sweep.base, default=str)):
-            raise DovetailError(f"{sweep.out} holds a sweep over another config; name another folder with --out.")
+            raise DovetailError(f"{sweep.out} contains a sweep of another config; choose another folder with --out.")
 
 
 def run_sweep(sweep: Sweep, data: ProbeData | None) -> list[Row]:
@@ -226,19 +226,27 @@ def write_table(sweep: Sweep, rows: Sequence[Row]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description="Vary options of one run.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sweep", description="Run every combination of option values and write one table."
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML file with options of dovetail pretrain")
-    parser.add_argument("--vary", nargs="+", default=[], metavar="OPTION=VALUES", help="such as recipe.alpha=0,0.5")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each arm")
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUES",
+        help="options and values to vary, such as recipe.alpha=0,0.5",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs per arm")
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs and of the table")
     parser.add_argument("--probe", type=Path, help="folder with labelled/ and test/ images and masks")
-    parser.add_argument("--classes", type=int, default=10, help="classes in the masks")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes in the masks")
     options = parser.parse_args(arguments)
     try:
         if options.seeds < 1:
-            raise DovetailError(f"--seeds is {options.seeds}; give at least 1.")
+            raise DovetailError(f"--seeds is {options.seeds}; it must be at least 1.")
         if not options.config.is_file():
-            raise DovetailError(f"There is no file {options.config}; give a YAML file with --config.")
+            raise DovetailError(f"There is no file {options.config}; pass a YAML file with --config.")
         base = yaml.safe_load(options.config.read_text(encoding="utf-8")) or {}
         sweep = Sweep(base, parse_vary(options.vary), options.seeds, options.out)
         data = None

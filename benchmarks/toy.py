@@ -2,11 +2,11 @@
 
     python -m benchmarks.toy [--methods simclr decon-sl ...] [--seeds 3] [--out benchmarks/results/toy.md]
 
-Photographs: 512 tiles of 96 px, each of one texture, from the left halves of the photographs in scikit-image's wheel
-(see `benchmarks.demo.mosaics`). The probe sees mosaics of them at other scales, contrasts and brightnesses, as the
-methods' own augmentations make them; its classifier is fitted on left halves and scored on right quarters, which
-nothing was trained on. Every method must beat a randomly initialised network of the same architecture and seed by its
-margin. It is a check that a method learns at all; how good its features are at scale is another question.
+The images are 512 tiles of 96 px with one texture each, from the left halves of the images in scikit-image's wheel (see
+`benchmarks.demo.mosaics`). The probe uses mosaics of them at other scales, contrasts and brightnesses, similar to the
+methods' augmentations. Its classifier is fitted on left halves and scored on right quarters, which were never used for
+training. Every method must beat a randomly initialised network of the same architecture and seed by its margin. This
+shows that a method learns, not how good its features are at scale.
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the trials and return 0 if all passed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.toy", description="Does every method learn?")
     parser.add_argument("--methods", nargs="+", default=[trial.method for trial in TRIALS], help="trials to run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each trial")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs per trial")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "toy.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

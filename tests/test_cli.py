@@ -191,7 +191,7 @@ def test_models_are_summed_up_unless_asked_for(capsys: pytest.CaptureFixture[str
     assert "smp/unet/resnet50" in lines
     assert "timm/resnet50" not in lines
     assert run(["models", "smp/unet/resnett50"]) == 2
-    assert "No model fits 'smp/unet/resnett50'; did you mean 'smp/unet/resnet50'?" in capsys.readouterr().err
+    assert "No model matches 'smp/unet/resnett50'; did you mean 'smp/unet/resnet50'?" in capsys.readouterr().err
 
 
 def test_show_prints_what_a_run_takes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_run_in_a_container_is_queued_again_from_outside(image: str, code: int
     assert ended.returncode == code
     said = tmp_path / "said"
     assert (said.read_text() if said.exists() else "") == ("requeue 12\n" if queued else "")
-    assert ("did not queue job 12" in ended.stderr) is queued
+    assert ("did not requeue job 12" in ended.stderr) is queued
 
 
 def test_the_script_asks_for_as_many_tasks_as_gpus_and_is_queued_again() -> None:

@@ -93,7 +93,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint_and_a_sentence(
     shown = process.communicate(timeout=1500)[1].splitlines()[-1]
     assert process.returncode == 128 + number
     assert shown.startswith(f"dovetail: Stopped by {number.name} after step ")
-    assert "the same command with --resume goes on from there" in shown
+    assert "the same command with --resume to continue" in shown
     step = int(shown.split("after step ")[1].split()[0])
     assert read(out / "checkpoints" / "last.ckpt")["step"] == step
 
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(small_disk: Path) -> None:
     kept.save(state(1))
     kept.save(state(2))
     for step in (3, 4):
-        with pytest.raises(DovetailError, match=r"No checkpoint could be written .* make room there"):
+        with pytest.raises(DovetailError, match=r"checkpoint could not be written .* free disk space"):
             kept.save(state(step, size=200_000))
     assert sorted(path.name for path in kept.folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
     loaded = kept.load()
@@ -145,7 +145,7 @@ def test_a_limit_on_the_size_of_files_leaves_the_last_checkpoint_whole(tmp_path:
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "No checkpoint could be written" in done.stdout
+    assert "checkpoint could not be written" in done.stdout
     assert read(tmp_path / "last.ckpt")["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -167,7 +167,7 @@ def test_a_folder_that_vanishes_gets_a_sentence_and_comes_back(tmp_path: Path, m
     aside = tmp_path / "aside"
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", Vanishing(lambda folder: folder.rename(aside)))
-        with pytest.raises(DovetailError, match="could be written"):
+        with pytest.raises(DovetailError, match="checkpoint could not be written"):
             kept.save(state(2))
     assert not kept.folder.exists()
     aside.rename(kept.folder)  # the disk is mounted again
@@ -222,7 +222,7 @@ def test_a_killed_rank_ends_the_other_and_resume_works(photos: Path, tmp_path: P
     if which == 1:
         assert process.returncode not in (0, None)
     assert shown.splitlines()[-1].startswith("dovetail: "), shown
-    assert "Another process of this run ended or could not be reached" in shown
+    assert "Another process of this run ended or is unreachable" in shown
     resumed = started(photos, out, "--resume")
     shown = resumed.communicate(timeout=1500)[1]
     assert resumed.returncode == 0, shown

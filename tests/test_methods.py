@@ -95,7 +95,7 @@ def test_the_teacher_gets_no_gradient(learner: Learner) -> None:
 def test_either_branch_can_be_exported(learner: Learner) -> None:
     method = learner.recipe.name
     if learner.teacher is None:
-        with pytest.raises(DovetailError, match=f"option of {re.escape(method)} 'export'"):
+        with pytest.raises(DovetailError, match=f"{re.escape(method)} has no (option|teacher).*'export'"):
             tiny_learner(method, export="teacher")
         return
     assert learner.exported is (learner.teacher if learner.recipe.export == "teacher" else learner.student).network

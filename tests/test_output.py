@@ -47,7 +47,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(photos: Path, tmp_path: Path
     assert code == 0, log
     assert (out / "exported" / "model.safetensors").is_file()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
-    assert log.count("This run's standard error cannot be written any more; the run goes on") == 1
+    assert log.count("Cannot write to standard error any more; the run continues") == 1
 
 
 @pytest.mark.parametrize("arguments", [["methods"], ["--help"]])

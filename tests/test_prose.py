@@ -23,6 +23,20 @@ NOT_AGAIN = (
     r"knows its own parts",
     r"cannot be told",
     r"what is not said",
+    r"a cosine takes it",
+    r"is no multiple of",
+    r"[Gg]oing on from",
+    r"goes on from there",
+    r"What usually helps",
+    r"brings that back",
+    r"[Tt]win in the teacher",
+    r"nearer to 1\b",
+    r"says no number",
+    r"made for these pages",
+    r"stands? still",
+    r"so that (it|they|no \w+) cannot",
+    r"takes? the place of",
+    r"no code of it",
 )
 """Regular expressions. Where one is found, say it with the words of the glossary."""
 

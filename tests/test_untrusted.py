@@ -166,7 +166,7 @@ def test_resuming_from_a_checkpoint_with_code_runs_nothing(
         seal(path)
     assert run_command(["pretrain", "--out", str(copied), "--resume"]) == 2
     shown = capsys.readouterr().err.splitlines()[-1]
-    assert shown.startswith("dovetail: No checkpoint in ")
+    assert shown.startswith("dovetail: All checkpoints in ")
     assert not made.exists()
     os.system(f"mkdir {made}")
     assert made.exists()

@@ -1,7 +1,7 @@
 """`python -m benchmarks.attacks`: try every attack and print, by claim, how many were tried and how many held.
 
-Exits with 1 where a claim is broken. `--only WORD` tries those alone whose claim or name holds the word, `--every N`
-one of N.
+Exits with 1 if a claim is broken. `--only WORD` only tries attacks with the word in their claim or name, `--every N`
+only every N-th attack.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def page(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Try a collection of attacks and count by claim what held.")
-    parser.add_argument("--only", default="", help="word in the claims or names of the attacks to try")
-    parser.add_argument("--every", type=int, default=1, help="try one of so many attacks, evenly")
+    parser.add_argument("--only", default="", help="only try attacks with this word in their claim or name")
+    parser.add_argument("--every", type=int, default=1, help="only try every N-th attack")
     parser.add_argument("--output", type=Path, default=None, help="page to write; results/attacks.md for all attacks")
     options = parser.parse_args(arguments)
     if sys.platform == "linux":

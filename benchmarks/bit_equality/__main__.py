@@ -1,9 +1,9 @@
-"""`python -m benchmarks.bit_equality --against COMMIT`: whether the working tree computes the bits of a commit.
+"""`python -m benchmarks.bit_equality --against COMMIT`: check whether the working tree is bit-equal to a commit.
 
-Checks COMMIT out into a temporary git worktree, runs the same tiny jobs with the same seeds on it and on the working
-tree, each in a process of its own with PYTHONPATH set to that tree's `src`, and compares SHA-256 hashes over names,
-dtypes, shapes and bytes of what they leave: weights, states of learners and optimisers, metrics, scores, predictions.
-Prints a table and ends with 1 when anything differs.
+Checks COMMIT out into a temporary git worktree and runs the same tiny jobs with the same seeds on it and on the working
+tree, each in a separate process with PYTHONPATH set to that tree's `src`. It compares SHA-256 hashes of names, dtypes,
+shapes and bytes of the results: weights, states of learners and optimisers, metrics, scores, predictions. Prints a
+table and exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -119,13 +119,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.bit_equality", description=(__doc__ or "").partition("\n\n")[2]
     )
     parser.add_argument("--against", default="HEAD~1", help="commit to compare the working tree with")
-    parser.add_argument("--jobs", default="*", metavar="PATTERN", help="run the jobs that match, and those they need")
-    parser.add_argument("--preset", choices=("paper", "small"), default="paper", help="of every pre-training")
-    parser.add_argument("--keep", action="store_true", help="keep the folders of the runs where all are equal, too")
+    parser.add_argument("--jobs", default="*", metavar="PATTERN", help="run matching jobs, and the jobs that they need")
+    parser.add_argument("--preset", choices=("paper", "small"), default="paper", help="preset of every pre-training")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of the runs even if all are equal")
     options = parser.parse_args(arguments)
     options.names = chosen(options.jobs)
     if not options.names:
-        parser.error(f"no job matches {options.jobs!r}; there are: {', '.join(JOBS)}")
+        parser.error(f"no job matches {options.jobs!r}; choose from {', '.join(JOBS)}")
     return options
 
 

@@ -1,9 +1,10 @@
 """`python -m benchmarks.demo --out demo-out`: what pre-training on unlabelled images adds to ImageNet weights.
 
-An FPN on EfficientNet-Lite0 starts from ImageNet weights with a random decoder. It is pre-trained on rendered scenes
-without labels, by SlotCon (encoder alone), and on the frozen encoder by DeCon over SlotCon and by encoder targets, and
-measured with few labels: frozen, by a linear classifier on its maps, and after fine-tuning. The scenes are in the
-repository, and the weights come with a Python package, so nothing is downloaded. It prints what it measured.
+An FPN on EfficientNet-Lite0 starts from ImageNet weights with a random decoder. It is pre-trained on unlabelled
+rendered scenes with SlotCon (encoder alone), and on the frozen encoder with DeCon over SlotCon and with encoder
+targets. It is evaluated with few labels: frozen, with a linear classifier on its maps, and after fine-tuning. The
+scenes are in the repository and the weights come with a Python package, so nothing is downloaded. The demo prints all
+scores.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dovetail.errors import DovetailError, Interrupted
 def main() -> None:
     """Run the demo as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything it makes")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="output folder")
     out = parser.parse_args().out
     try:
         demonstrate(out, DemoSettings())
@@ -40,8 +41,8 @@ def main() -> None:
 
 
 def stopped(out: Path) -> int:
-    """Say in one sentence what a demo that was stopped leaves, and return the exit code."""
-    print(f"The demo was stopped; the same command keeps the finished pre-trainings in {out}.", file=sys.stderr)
+    """Print that a stopped demo can be continued, and return the exit code."""
+    print(f"The demo was stopped; run the same command again to reuse the finished pre-trainings in {out}.", file=sys.stderr)
     return 130
 
 
@@ -56,7 +57,7 @@ def demonstrate(out: Path, settings: DemoSettings) -> list[Outcome]:
     seconds = time.monotonic() - began
     made.append((save_results(outcomes, out / "results.json", settings, seconds), "every number, settings, versions"))
     made.append((out / "targets", "the pre-trained model: dovetail.load_into(model, this folder)"))
-    print(f"Made in {seconds:.0f} s, in {out}:")
+    print(f"Finished in {seconds:.0f} s. Results in {out}:")
     for path, what in made:
         print(f"  {path.relative_to(out)!s:<18}{what}")
     return outcomes

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.evidence --scale tabletop`: measure what is missing, then bring docs/results.md up to date.
+"""`python -m benchmarks.evidence --scale tabletop`: measure missing scores, then update docs/results.md.
 
-The study continues where it stopped. All rows get their first seed before any gets its second, so that what is known so
-far can be compared.
+The study continues where it stopped. All rows get their first seed before any row gets its second, so that the results
+so far can be compared.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--scale", choices=SCALES, default="tabletop", help="images, models and sizes")
-    parser.add_argument("--questions", nargs="+", help="default: all")
+    parser.add_argument("--questions", nargs="+", help="questions to measure (default: all)")
     parser.add_argument("--rows", nargs="+", help="names of rows (default: all rows of the questions)")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: all seeds of the scale")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds to measure (default: all of the scale)")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and weights")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the scores")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are brought up to date")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are updated")
     parser.add_argument("--keep", action="store_true", help="keep the weights of every pre-training in the cache")
-    parser.add_argument("--only-page", action="store_true", help="measure nothing")
+    parser.add_argument("--only-page", action="store_true", help="only update the page, without measuring")
     options = parser.parse_args(arguments)
     try:
         if not options.only_page:

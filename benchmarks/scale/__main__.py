@@ -1,11 +1,11 @@
 """The cost of pre-training at scale: a table from counted constants, formulas and assumed machines.
 
     python -m benchmarks.scale                  # writes benchmarks/results/scale.md, in seconds
-    python -m benchmarks.scale.count            # counts the constants anew, in minutes
-    python -m benchmarks.scale.here             # measures loading, and one process against two
-    python -m benchmarks.scale.memory           # shows that memory does not grow with the photographs
+    python -m benchmarks.scale.count            # counts the constants again, in minutes
+    python -m benchmarks.scale.here             # measures loading, and one process compared with two
+    python -m benchmarks.scale.memory           # shows that memory does not grow with the number of images
 
-Only constants and what `here` measures are measurements; everything for more than two processes is extrapolation.
+Only the constants and the results of `here` are measured; everything for more than two processes is extrapolated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scenes [NAME ...] [--sheet FOLDER]`: make the sets, tell what is in them, draw sheets."""
+"""`python -m benchmarks.scenes [NAME ...] [--sheet FOLDER]`: create, describe and draw the datasets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def main() -> None:
     """Make the sets that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenes", description=__doc__)
     parser.add_argument("names", nargs="*", default=list(BUILDERS), metavar="NAME", help=", ".join(BUILDERS))
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and sets")
-    parser.add_argument("--side", type=int, default=128, help="side of the images in pixels")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and datasets")
+    parser.add_argument("--side", type=int, default=128, help="side length of the images in pixels")
     parser.add_argument("--close", action="store_true", help="paste fewer and larger objects (stamps and rooms)")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the usual number of scenes")
-    parser.add_argument("--sheet", type=Path, help="folder for a contact sheet of each set")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the default number of scenes")
+    parser.add_argument("--sheet", type=Path, help="folder for a contact sheet of each dataset")
     options = parser.parse_args()
     counts = {split: max(round(options.share * count), 1) for split, count in COUNTS.items()}
     for name in options.names or list(BUILDERS):

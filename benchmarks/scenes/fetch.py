@@ -99,7 +99,7 @@ def download(package: Package, folder: Path) -> Path:
     else:
         requirement = f"{package.name}=={package.version}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", requirement]
-    print(f"Fetching {package.name}: {' '.join(command[-3:])}", flush=True)
+    print(f"Downloading {package.name}: {' '.join(command[-3:])}", flush=True)
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def download(package: Package, folder: Path) -> Path:
     if done.returncode or len(archives) != 1:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         raise DovetailError(
-            f"{package.name} could not be fetched ({said[-1]}); see that `{' '.join(command)}` works on this machine."
+            f"{package.name} could not be downloaded ({said[-1]}); check that `{' '.join(command)}` works."
         )
     return archives[0]
 

@@ -26,7 +26,7 @@ def files_in(archive: bytes) -> Iterator[tuple[str, bytes]]:
         DovetailError: For other data than such an archive, and for content that is compressed by zstd.
     """
     if archive[:4] != b"qres":
-        raise DovetailError("This is no archive of Qt resources: it does not begin with 'qres'.")
+        raise DovetailError("The file is not an archive of Qt resources: it does not start with 'qres'.")
     version, tree, data, names = struct.unpack_from(">4I", archive, 4)
     record = 14 if version == 1 else 22
     waiting = [(0, "")]
@@ -54,7 +54,7 @@ def name_at(archive: bytes, place: int) -> str:
 def content_at(archive: bytes, place: int, flags: int, path: str) -> bytes:
     """Return a file's bytes."""
     if flags & ZSTD:
-        raise DovetailError(f"{path} is compressed by zstd, which is not read here; take an older archive.")
+        raise DovetailError(f"{path} is compressed with zstd, which is not supported; use an older archive.")
     (length,) = struct.unpack_from(">I", archive, place)
     content = archive[place + 4 : place + 4 + length]
     return zlib.decompress(content[4:]) if flags & COMPRESSED else content

@@ -163,7 +163,7 @@ def made_once(
     """
     if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        print(f"Making {folder}", flush=True)
+        print(f"Creating {folder}", flush=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
             fresh = Path(scratch) / "set"
             fresh.mkdir()
@@ -180,9 +180,7 @@ def made_once(
             fresh.rename(folder)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if fingerprint_of(folder) != manifest["fingerprint"]:
-        raise DovetailError(
-            f"Files in {folder} are not those that were written there; delete the folder to make it anew."
-        )
+        raise DovetailError(f"Files in {folder} have changed; delete the folder to create it again.")
     return SceneSet(folder, manifest["fingerprint"], all(one["known"] for one in manifest["packages"]))
 
 

@@ -59,7 +59,7 @@ def form(case: Case, *, fused: bool) -> Callable[[], None]:
 def main(arguments: list[str]) -> int:
     """Measure every case and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.attention", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of both forms")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of both forms")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_attention.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.compiling", description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["simclr", "dino"])
-    parser.add_argument("--batch", type=int, default=8, help="photographs in a step")
-    parser.add_argument("--rounds", type=int, default=4, help="of all forms")
+    parser.add_argument("--batch", type=int, default=8, help="number of images per step")
+    parser.add_argument("--rounds", type=int, default=4, help="number of rounds of all forms")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_compile.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -76,7 +76,7 @@ def decoders(library: str | None) -> dict[str, Decoder]:
 
         jpeg = turbojpeg.TurboJPEG(library)
     except (ImportError, OSError, RuntimeError) as error:
-        print(f"PyTurboJPEG is left out: {str(error).splitlines()[0]}; install it and libturbojpeg.", file=sys.stderr)
+        print(f"Skipping PyTurboJPEG ({str(error).splitlines()[0]}); install it and libturbojpeg.", file=sys.stderr)
         return found
     return found | {
         "PyTurboJPEG": lambda content, shrink: jpeg.decode(
@@ -171,10 +171,10 @@ def versions() -> str:
 def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.decoding", description=__doc__)
-    parser.add_argument("--images", type=int, default=16, help="photographs of 640 x 480; half as many large ones")
-    parser.add_argument("--rounds", type=int, default=5, help="of all forms")
-    parser.add_argument("--epochs", type=int, default=8, help="draws of views of every large photograph")
-    parser.add_argument("--turbojpeg-library", help="where libturbojpeg lies, if the system does not find it itself")
+    parser.add_argument("--images", type=int, default=16, help="number of images of 640 x 480; half as many large ones")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of all forms")
+    parser.add_argument("--epochs", type=int, default=8, help="number of draws of views per large image")
+    parser.add_argument("--turbojpeg-library", help="path of libturbojpeg, if the system does not find it")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_decoding.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -79,9 +79,11 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.dense", description=__doc__)
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--side", type=int, default=160, help="of the images, in pixels")
+    parser.add_argument("--side", type=int, default=160, help="side length of the images in pixels")
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="auto stands for all three together")
+    parser.add_argument(
+        "--protocols", nargs="+", default=PROTOCOLS, help="protocols to measure; auto runs all three together"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_dense.md")
     parser.add_argument("--measure", nargs=3, metavar=("MODEL", "PROTOCOL", "FOLDER"), help="print one line as JSON")
     options = parser.parse_args(arguments)

@@ -102,7 +102,7 @@ def forms(spec: Photometric) -> dict[str, Form]:
     try:
         import kornia
     except ImportError:
-        print("kornia is left out, as it is not installed: `pip install -e '.[bench]'`.", file=sys.stderr)
+        print("Skipping kornia, which is not installed; run `pip install -e '.[bench]'`.", file=sys.stderr)
     else:
         found["kornia"] = kornias(spec, kornia)
     return found | {
@@ -138,8 +138,8 @@ def table(crops: Tensor, *, rounds: int) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.photometrics", description=__doc__)
-    parser.add_argument("--images", type=int, default=32, help="of the batch")
-    parser.add_argument("--rounds", type=int, default=7, help="of all forms")
+    parser.add_argument("--images", type=int, default=32, help="number of images in the batch")
+    parser.add_argument("--rounds", type=int, default=7, help="number of rounds of all forms")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_photometrics.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -141,9 +141,9 @@ def table(rows: Sequence[str], seconds: Mapping[str, Sequence[float]], gflop: Ma
 def main(arguments: Sequence[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.steps", description=__doc__)
-    parser.add_argument("--batch", type=int, default=8, help="images in a step")
-    parser.add_argument("--rounds", type=int, default=5, help="of all forms")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table")
+    parser.add_argument("--batch", type=int, default=8, help="number of images per step")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of all forms")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows of the table to measure")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_steps.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

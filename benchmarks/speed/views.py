@@ -148,8 +148,10 @@ def table(groups: dict[str, Forms], images: int, *, rounds: int) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.views", description=__doc__)
-    parser.add_argument("--images", type=int, default=64, help="photographs of 640 x 480; an eighth as many large ones")
-    parser.add_argument("--rounds", type=int, default=5, help="of all forms")
+    parser.add_argument(
+        "--images", type=int, default=64, help="number of images of 640 x 480; an eighth as many large ones"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of all forms")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_views.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -81,9 +81,9 @@ def test_qt_resources_are_read() -> None:
 
 
 def test_other_archives_are_refused() -> None:
-    with pytest.raises(DovetailError, match="no archive of Qt resources"):
+    with pytest.raises(DovetailError, match="not an archive of Qt resources"):
         dict(qt_resources.files_in(b"PK\x03\x04"))
-    with pytest.raises(DovetailError, match=r"a/x\.bin is compressed by zstd"):
+    with pytest.raises(DovetailError, match=r"a/x\.bin is compressed with zstd"):
         dict(qt_resources.files_in(resources(qt_resources.ZSTD)))
 
 

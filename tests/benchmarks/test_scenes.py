@@ -214,7 +214,7 @@ def test_a_set_is_made_once_and_always_the_same(tmp_path: Path) -> None:
 def test_a_set_with_changed_files_is_refused(tmp_path: Path) -> None:
     first = made(tmp_path / "one")
     next((first.folder / "images" / "test").iterdir()).write_bytes(b"")
-    with pytest.raises(DovetailError, match="not those that were written there; delete the folder"):
+    with pytest.raises(DovetailError, match="have changed; delete the folder"):
         made(tmp_path / "one")
 
 

@@ -28,8 +28,8 @@ def test_values_are_read_as_in_yaml() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["recipe.alpha"], "varies nothing"),
-        (["recipe.alpha="], "varies nothing"),
+        (["recipe.alpha"], "has no values to vary"),
+        (["recipe.alpha="], "has no values to vary"),
         (["lr=1", "lr=2"], "varied twice"),
         (["lr=1,1"], "twice"),
     ],
@@ -65,7 +65,7 @@ def test_values_go_to_the_recipe_or_the_run_and_the_base_stays() -> None:
     ("options", "sentence"),
     [
         ({"epohs": 3, "recipe": {}}, "did you mean 'epochs'"),
-        ({"method": "simclr", "recipe": {"alpha": 0.5}}, "option of simclr"),
+        ({"method": "simclr", "recipe": {"alpha": 0.5}}, "simclr has no option"),
         ({"seed": 3, "recipe": {}}, "seed"),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_catalogue_leaves_out_what_could_not_be_made(tmp_path: Path) -> None:
     for one in assets():
         if str(one["name"]).startswith("sofa"):
             (tmp_path / f"{one['name']}.json").write_text(json.dumps({**one, "failed": "no"}))
-    with pytest.raises(DovetailError, match="Infinigen made no sofa"):
+    with pytest.raises(DovetailError, match="Infinigen created no sofa"):
         frames.read_catalogue(tmp_path)
 
 

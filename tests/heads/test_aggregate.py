@@ -138,11 +138,11 @@ def test_linear_layers_start_as_wide_as_asked() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(DovetailError, match="up to 8 neighbours, not 9"):
+    with pytest.raises(DovetailError, match="neighbours is 9; it must be from 1 to 8"):
         SelfPatchHeadSpec(neighbours=9)
-    with pytest.raises(DovetailError, match="square views and got 24 patches"):
+    with pytest.raises(DovetailError, match="square views, got 24 patches"):
         head()(tokens()[:, :24])
-    with pytest.raises(DovetailError, match="heads of 64 channels do not divide 48"):
+    with pytest.raises(DovetailError, match="head_channels 64 does not divide 48"):
         SelfPatchHeadSpec().build(48)
 
 

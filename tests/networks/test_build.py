@@ -189,8 +189,8 @@ def test_aliases_of_taps_are_not_taps() -> None:
         ("smp/unet", "write it as 'smp/unet/resnet50'"),
         ("smp/linknet/mit_b0", "choose another encoder"),
         ("torchvision/maskrcnn_resnet50", "did you mean 'maskrcnn_resnet50_fpn'"),
-        ("resnet50", "write 'timm/<name>'"),
-        ("timm/", "write 'timm/<name>'"),
+        ("resnet50", "use 'timm/<name>'"),
+        ("timm/", "use 'timm/<name>'"),
     ],
 )
 def test_unknown_names(name: str, sentence: str) -> None:
@@ -212,9 +212,9 @@ def test_calls_of_smp_with_options_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("smp.FPN(encoder_name=name)", "no call with plain values"),
+        ("smp.FPN(encoder_name=name)", "not a call with plain values"),
         ("smp.FPM(encoder_name='resnet18')", "cannot be built from its name"),
-        ("smp.FPN('resnet18', encoder_weights='imagenet')", "would load more"),
+        ("smp.FPN('resnet18', encoder_weights='imagenet')", "would load other weights"),
         ("smp.FPN('resnet18', decoder_channels=4)", "has no option 'decoder_channels'"),
     ],
 )
@@ -271,9 +271,9 @@ def test_frozen_parameters_of_an_instance_stay_frozen() -> None:
 
 
 def test_own_modules_need_their_parts_named() -> None:
-    with pytest.raises(DovetailError, match="name its parts with `encoder` and `decoder`"):
+    with pytest.raises(DovetailError, match="paths of its parts as `encoder` and `decoder`"):
         build_network(nn.Sequential(nn.Conv2d(3, 4, 3)))
-    with pytest.raises(DovetailError, match="needs its encoder named too"):
+    with pytest.raises(DovetailError, match="also needs `encoder`"):
         build_network(nn.Sequential(nn.Conv2d(3, 4, 3)), decoder="0")
     with pytest.raises(DovetailError, match="already has an encoder and a decoder"):
         build_network("timm/resnet18", encoder="")

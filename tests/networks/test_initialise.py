@@ -72,15 +72,15 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "_fetch", fail)
     with pytest.raises(
         DovetailError,
-        match=r"are not available \(no route to host\); fetch https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/"
-        r"model.safetensors elsewhere and give it with --init FILE, connect once .* the encoder tf_eff",
+        match=r"are not available \(no route to host\); download https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/"
+        r"model.safetensors elsewhere and pass it with --init FILE, connect once .* the encoder tf_eff",
     ):
         build_network("timm/resnet18", image_size=64, pretrained=True)
 
 
 def test_own_modules_have_no_imagenet_weights() -> None:
     network = build_network(nn.Sequential(nn.Conv2d(3, 4, 2, stride=2)), encoder="", image_size=32)
-    with pytest.raises(DovetailError, match="known for named models only"):
+    with pytest.raises(DovetailError, match="only available for named models"):
         initialise(network, "imagenet")
 
 

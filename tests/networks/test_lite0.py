@@ -152,7 +152,7 @@ def test_other_files_are_refused(original: dict[str, Tensor]) -> None:
         lite0.timm_names({**original, "_blocks.16._bn0.bias": torch.zeros(1)})
     with pytest.raises(DovetailError, match=r"no tensor '_blocks\.0._expand_conv.weight'"):
         lite0.timm_names({**original, "_blocks.0._expand_conv.weight": torch.zeros(1)})
-    with pytest.raises(DovetailError, match="hold 295 tensors of EfficientNet-Lite0 instead of 296"):
+    with pytest.raises(DovetailError, match="Expected 296 tensors of EfficientNet-Lite0, got 295"):
         lite0.timm_names({name: value for name, value in original.items() if name != "_fc.bias"})
 
 

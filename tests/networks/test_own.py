@@ -142,7 +142,7 @@ def test_a_part_that_is_missing_or_silent() -> None:
 
 def test_a_model_without_maps() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
-    with pytest.raises(DovetailError, match="gives no feature map"):
+    with pytest.raises(DovetailError, match="returns no feature map"):
         build_network(flat, encoder="", image_size=32)
 
 
@@ -283,7 +283,7 @@ def test_a_part_of_several_paths(decoder: str | list[str]) -> None:
     assert network.unreached == ("model.5.weight", "model.5.bias")
     network = network.following(NetworkRules(lateral_dropout=LateralDropout(p=0.5)))
     run(network, "c3")
-    with pytest.raises(DovetailError, match="this one has several paths"):
+    with pytest.raises(DovetailError, match="`encoder` has several paths"):
         run(network, "p1")
 
 
@@ -310,8 +310,8 @@ def test_taps_of_ones_own() -> None:
     assert (both.encoder_prefix, both.decoder_prefixes) == ("body.", ("neck.",))
     assert set(both.taps) == {"c3", "p2"}
     for wrong, sentence in (
-        ({"x": "model.0"}, "begin its name with 'c'"),
-        ({"p2": "model.4"}, "The encoder is not named"),
+        ({"x": "model.0"}, "start its name with 'c'"),
+        ({"p2": "model.4"}, "The encoder is not specified"),
         ({"c2": "model.9"}, "no part of Detector 'model.9'"),
     ):
         with pytest.raises(DovetailError, match=sentence):

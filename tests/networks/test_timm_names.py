@@ -125,45 +125,48 @@ def test_stochastic_depth_and_recomputed_blocks_reach_the_vit() -> None:
         assert "drop_path" not in network.constructor
     with pytest.raises(DovetailError, match="leave one out"):
         build_network("timm.create_model('test_vit', drop_path_rate=0.1)", image_size=64, drop_path=0.2)
-    with pytest.raises(DovetailError, match="are for timm's ViTs"):
+    with pytest.raises(DovetailError, match="only apply to timm's ViTs"):
         build_network(CNN, image_size=64, drop_path=0.2)
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("timm.create_model('test_vit', patchsize=8)", r"unexpected keyword argument 'patchsize'\); check its options"),
+        (
+            "timm.create_model('test_vit', patchsize=8)",
+            r"unexpected keyword argument 'patchsize'\); check its timm options",
+        ),
         ("timm.create_model('test_resnet', stemwidth=8)", "'stemwidth'"),
         ("timm.create_model('test_vit', patchsize=8)+fpn", "'patchsize'"),
         ("timm.create_model('test_resnet', stemwidth=8)+fcn", "'stemwidth'"),
         ("timm.create_model('test_vit', depth='deep')", "cannot be built"),
         ("timm.create_model('test_vti')", "did you mean 'test_vit"),
         ("timm.create_model('test_vti', depth=2)+fpn", "did you mean 'test_vit"),
-        ("timm.create_model(name, depth=2)", "no call of timm with plain values"),
-        ("timm.create_model('test_vit', 8)", "no call of timm with plain values"),
-        ("timm.create_model('test_vit', **{'depth': 2})", "no call of timm with plain values"),
-        ("timm.create_modle('test_vit')", "no call of timm with plain values"),
-        ("timm.create_model('test_vit'", "no call of timm with plain values"),
+        ("timm.create_model(name, depth=2)", "not a call of timm with plain values"),
+        ("timm.create_model('test_vit', 8)", "not a call of timm with plain values"),
+        ("timm.create_model('test_vit', **{'depth': 2})", "not a call of timm with plain values"),
+        ("timm.create_modle('test_vit')", "not a call of timm with plain values"),
+        ("timm.create_model('test_vit'", "not a call of timm with plain values"),
         (
             "timm/resnet18(stem_width=16)",
-            r"write it with its options as \"timm.create_model\('resnet18', stem_width=16\)",
+            r"write its options as \"timm.create_model\('resnet18', stem_width=16\)",
         ),
         ("timm/resnet18+fpn(64)", r"write it as \"\+fpn\(channels=64\)"),
-        ("timm/resnet18+fpn(channels=x)", "no decoder with plain options"),
-        ("timm/resnet18+fpn(channels=64", "no decoder with plain options"),
+        ("timm/resnet18+fpn(channels=x)", "not a decoder with plain options"),
+        ("timm/resnet18+fpn(channels=64", "not a decoder with plain options"),
         ("timm/resnet18+fpn(channel=64)", "did you mean 'channels'"),
         ("timm/resnet18+fpn(dilation=2)", "no option of the decoder fpn 'dilation'"),
         ("timm/resnet18+fcn(norm=True)", "no option of the decoder fcn 'norm'"),
         ("timm/resnet18+fpn(norm=1)", "give True or False"),
-        ("timm/resnet18+fpn(channels=True)", "give a whole number from 1"),
-        ("timm/resnet18+fcn(channels=0)", "give a whole number from 1"),
+        ("timm/resnet18+fpn(channels=True)", "must be a positive integer"),
+        ("timm/resnet18+fcn(channels=0)", "must be a positive integer"),
         ("timm/resnet18+fpnn(channels=8)", "no decoder 'fpnn'; did you mean 'fpn'"),
         ("timm/resnet18+", "There is no decoder ''"),
         (f"{VIT}+", "There is no decoder of a ViT ''"),
         (f"{VIT}+fcn(channels=8)", "There is no decoder of a ViT 'fcn'"),
         (f"{VIT}+fpn(dilation=2)", "no option of the decoder fpn 'dilation'"),
-        ("timm.create_model('test_resnet', features_only=True)", "cannot return its intermediate maps"),
-        ("timm.create_model('test_vit', patch_size=7)+fpn", "does not fit patches of 7"),
+        ("timm.create_model('test_resnet', features_only=True)", "does not return intermediate maps"),
+        ("timm.create_model('test_vit', patch_size=7)+fpn", "does not support patches of 7"),
     ],
 )
 def test_mistakes_get_one_sentence(name: str, sentence: str) -> None:
@@ -182,7 +185,7 @@ def test_names_that_ask_for_weights_are_refused(
     model: str, option: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timm.create_model", lambda *_args, **_options: pytest.fail("timm was called"))
-    with pytest.raises(DovetailError, match="asks for weights or files of its own"):
+    with pytest.raises(DovetailError, match="would load weights or files"):
         build_network(f"timm.create_model('{model}', {option}){decoder}", image_size=64)
 
 
@@ -200,7 +203,7 @@ def test_names_that_ask_for_weights_are_refused(
 )
 def test_a_files_text_may_not_ask_for_weights_deeper_down(options: dict[str, Any]) -> None:
     for path in ("decoders.encoder_fpn", "decoders.encoder_fcn", "vit_fpn.vit_fpn"):
-        with pytest.raises(DovetailError, match="would load more than the weights beside it"):
+        with pytest.raises(DovetailError, match="would load other weights"):
             construct(str(Construction(f"dovetail.networks.{path}", {"encoder_options": options}, ("test_vit",))))
     refuse_loading(Construction("x", {"encoder_options": {"pretrained": False, "depth": 2, "channels": (1, 2)}}))
 

@@ -150,7 +150,7 @@ def test_a_model_of_unknown_blocks_still_gives_its_own_tokens() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(DovetailError, match="no timm model 'vit_tiny_patch61_224'; did you mean"):
         build_vit("vit_tiny_patch61_224")
-    with pytest.raises(DovetailError, match="resnet18 is a ResNet, whose blocks take neither masks nor query tokens"):
+    with pytest.raises(DovetailError, match="resnet18 is a ResNet, which supports neither masks nor query tokens"):
         build_vit("resnet18")
     with pytest.raises(DovetailError, match="Linear is not one of timm's VisionTransformer or Eva models"):
         build_vit(torch.nn.Linear(2, 2))

@@ -52,9 +52,7 @@ def test_a_fixed_size_model_takes_masks_and_its_own_size_only() -> None:
     net = build_vit(tiny_vit(dynamic_img_size=False)).eval()
     seen = replace(view(), mask=torch.ones(2, CELLS, CELLS, dtype=torch.bool))
     assert net(seen, ["patches"])["patches"].shape == (2, CELLS * CELLS, 48)
-    with pytest.raises(
-        DovetailError, match="takes only 32 x 32 pixels and got 48 x 48; build it with dynamic_img_size"
-    ):
+    with pytest.raises(DovetailError, match="expects 32 x 32 pixels, got 48 x 48; build it with dynamic_img_size"):
         net(view(side=48), ["patches"])
 
 
@@ -110,16 +108,16 @@ def test_positions_change_queries_and_nothing_else(name: str) -> None:
 
 def test_mistakes_are_told() -> None:
     net, seen = network(), view()
-    with pytest.raises(DovetailError, match="mask has 2 x 2 cells and the view 4 x 4 patches"):
+    with pytest.raises(DovetailError, match="mask has 2 x 2 cells, but the view has 4 x 4 patches"):
         net(replace(seen, mask=torch.zeros(2, 2, 2, dtype=torch.bool)), ["patches"])
-    with pytest.raises(DovetailError, match="view without query patches"):
+    with pytest.raises(DovetailError, match="needs query patches, but the view has none"):
         net(replace(seen, queries=None), ["queries"])
-    with pytest.raises(DovetailError, match="Queries are 16 x 16 pixels and the model's patches 8 x 8"):
+    with pytest.raises(DovetailError, match="Queries have 16 x 16 pixels, but the model's patches 8 x 8"):
         net(replace(seen, queries=torch.zeros(2, 1, 3, 16, 16)), ["queries"])
-    with pytest.raises(DovetailError, match="Pixels of 36 x 36 cannot be cut into patches of 8"):
+    with pytest.raises(DovetailError, match="patches of 8 px, got an image of 36 x 36"):
         net(view(side=36), ["patches"])
     net = net.following(NetworkRules(query_rule=QueryRule(positions="crop")))
-    with pytest.raises(DovetailError, match="need the queries' boxes"):
+    with pytest.raises(DovetailError, match="need the boxes of queries"):
         net(replace(seen, query_box=None), ["queries"])
 
 

@@ -86,5 +86,5 @@ def test_named_pyramids_build_and_load_back() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(DovetailError, match="no decoder of a ViT 'fnp'; did you mean 'fpn'"):
         build_vit_fpn("vit_tiny_patch16_224+fnp")
-    with pytest.raises(DovetailError, match="does not fit patches of 14"):
+    with pytest.raises(DovetailError, match="does not support patches of 14"):
         build_vit_fpn("eva02_tiny_patch14_224+fpn")

@@ -53,5 +53,5 @@ def test_the_numbers_are_those_of_a_run(method: str) -> None:
 
 def test_a_tensor_in_the_place_of_a_list_is_refused() -> None:
     loss = RegressSpec(predictor=None).build(VectorHeadSpec(dim=8))
-    with pytest.raises(DovetailError, match="teacher is a tensor; give a list"):
+    with pytest.raises(DovetailError, match="teacher is a tensor; pass a list"):
         loss([torch.zeros(2, 8)], torch.zeros(2, 8))

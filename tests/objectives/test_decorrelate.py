@@ -77,5 +77,5 @@ def test_a_collapsed_view_pushes_its_variance_up() -> None:
 
 @pytest.mark.parametrize("spec", [BarlowSpec(), VICRegSpec()])
 def test_three_views_are_refused(spec: BarlowSpec | VICRegSpec) -> None:
-    with pytest.raises(DovetailError, match="compares 2 views and was given 3"):
+    with pytest.raises(DovetailError, match="needs 2 views, got 3"):
         spec.build(HEAD)([*views(), views()[0]], [], [], NOW)

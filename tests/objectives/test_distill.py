@@ -107,7 +107,7 @@ def test_it_is_saved_whole() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(DovetailError, match="SlotHeadSpec gives none"):
+    with pytest.raises(DovetailError, match="needs a prototype head, got SlotHeadSpec"):
         DistillSpec().build(SlotHeadSpec())
     lonely: list[View] = views_of(BATCH, 0)[:1]
     with pytest.raises(DovetailError, match=r"1 view\(s\) give no cross-view pair"):

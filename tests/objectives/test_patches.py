@@ -119,5 +119,5 @@ def test_mistakes_are_told() -> None:
         selfpatch()(outputs(0, 4), outputs(1, 2), views_of(BATCH, 2), START)
     with pytest.raises(DovetailError, match="needs SelfPatch's head"):
         SelfPatchSpec().build(HEAD)
-    with pytest.raises(DovetailError, match="let the teacher see the global views"):
+    with pytest.raises(DovetailError, match="add the global views to teacher_views"):
         objective()([], [], [], START)

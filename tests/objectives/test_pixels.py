@@ -253,7 +253,7 @@ def test_wrong_settings_are_refused_with_a_sentence() -> None:
         PixelConsistencySpec(instance_weight=-1)
     with pytest.raises(DovetailError, match="PixelHeadSpec"):
         PixelConsistencySpec().build(DenseHeadSpec())
-    with pytest.raises(DovetailError, match="switch both"):
+    with pytest.raises(DovetailError, match="enable or disable both"):
         PixelConsistencySpec(instance_weight=1.0).build(PixelHeadSpec())
 
 

@@ -134,5 +134,5 @@ def test_tokens_are_predicted_as_maps() -> None:
 
 
 def test_only_features_as_they_are_can_be_compared() -> None:
-    with pytest.raises(DovetailError, match="give it a RawHeadSpec"):
+    with pytest.raises(DovetailError, match="needs a RawHeadSpec"):
         FeaturePredictionSpec(3, 4).build(VectorHeadSpec(8, 4))

@@ -95,7 +95,7 @@ def test_parts_carry_no_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_head_that_makes_no_vectors_is_refused(name: str) -> None:
-    with pytest.raises(DovetailError, match="SlotHeadSpec does not make"):
+    with pytest.raises(DovetailError, match="SlotHeadSpec does not output"):
         SPECS[name].build(SlotHeadSpec())
 
 

@@ -185,12 +185,12 @@ def test_local_views_carry_no_queries() -> None:
 
 def test_mistakes_are_told() -> None:
     taps = build_vit(tiny_vit()).taps
-    with pytest.raises(DovetailError, match="ADCLR with 0 queries is its base"):
+    with pytest.raises(DovetailError, match="queries is 0; it must be at least 1"):
         adclr(dino(taps, **SMALL), taps, queries=0)
     with pytest.raises(DovetailError, match="'selfpatch' has none"):
         adclr(selfpatch(taps, head_channels=16, **SMALL), taps)
     without = build_vit(UNKNOWN_BLOCKS()).taps
-    with pytest.raises(DovetailError, match="ViT whose blocks take query tokens and the model has only cls, patches"):
+    with pytest.raises(DovetailError, match="ViT that supports query tokens, but the model has only cls, patches"):
         adclr(dino(without, **SMALL), without)
 
 

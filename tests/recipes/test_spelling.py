@@ -22,12 +22,12 @@ def test_the_other_spelling_gets_a_sentence(
     command = f"{verb} --method slotcon" if verb != "show" else "show slotcon"
     assert run([*command.split(), *typed.split()]) == 2
     told = capsys.readouterr().err
-    assert "is not an option of its own" in told
-    assert f"with {instead}" in told
+    assert "cannot be set as a recipe option" in told
+    assert f"use {instead}" in told
 
 
 def test_in_python_too() -> None:
-    with pytest.raises(dovetail.OptionsError, match="with --image-size"):
+    with pytest.raises(dovetail.OptionsError, match="use --image-size"):
         dovetail.pretrain(data="photos", model="timm/test_resnet", recipe={"image_size": 64})
 
 
@@ -38,7 +38,7 @@ def test_files_may_have_it_and_typing_it_beside_them_is_refused() -> None:
     values, from_file = told_apart(file, {})
     refuse_other_spellings(PretrainOptions.given(values, from_file=from_file), values["recipe"])
     values, from_file = told_apart(file, {"recipe": {"base_lr": 0.7}})
-    with pytest.raises(dovetail.OptionsError, match="with --lr"):
+    with pytest.raises(dovetail.OptionsError, match="use --lr"):
         refuse_other_spellings(PretrainOptions.given(values, from_file=from_file), values["recipe"])
 
 

@@ -36,7 +36,7 @@ def test_a_wrong_name_gets_the_nearest(name: str, nearest: str) -> None:
 
 @pytest.mark.parametrize("name", ["decon-sl+decon-sl", "slotcon+slotcon"])
 def test_wrong_compositions_get_a_sentence(name: str) -> None:
-    with pytest.raises(DovetailError, match="is not METHOD"):
+    with pytest.raises(DovetailError, match="expected METHOD"):
         parse(name)
 
 
@@ -53,7 +53,7 @@ def test_a_wrong_option_gets_the_nearest() -> None:
     ],
 )
 def test_an_option_of_other_methods_names_them(name: str, option: str, others: str) -> None:
-    with pytest.raises(DovetailError, match=f"option of {name} '{option}'; it belongs to other methods: {others}"):
+    with pytest.raises(DovetailError, match=f"{name} has no option '{option}'; it is an option of {others}"):
         build(name, TAPS, {option: 1})
 
 

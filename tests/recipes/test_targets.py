@@ -82,7 +82,7 @@ def test_the_level_is_that_of_stride_16_or_the_next_best() -> None:
 
 @pytest.mark.parametrize("name", [f"decon-sl-{METHOD}", f"slotcon+decon-sl-{METHOD}", f"{METHOD}+decon-sl"])
 def test_it_is_not_composed(name: str) -> None:
-    with pytest.raises(DovetailError, match="is not composed; use --method encoder-targets"):
+    with pytest.raises(DovetailError, match="cannot be combined with another method; use --method encoder-targets"):
         parse(name)
 
 

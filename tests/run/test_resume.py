@@ -26,7 +26,7 @@ def test_a_resumed_run_ends_in_the_same_bits(
 ) -> None:
     asked: dict[str, Any] = {"max_steps": 6, "method": "decon-ml", "recipe": recipe}
     pretrain(out=tmp_path / "whole", data=Stopping(photos, None), **asked)
-    with pytest.raises(dovetail.DovetailError, match="--resume goes on from there"):
+    with pytest.raises(dovetail.DovetailError, match="with --resume to continue"):
         pretrain(out=tmp_path / "parts", data=Stopping(photos, 10), **asked)
     assert not (tmp_path / "parts" / "exported").exists()
     dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))

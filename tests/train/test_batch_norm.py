@@ -118,7 +118,7 @@ def test_what_cannot_be_joined_is_named(caplog: pytest.LogCaptureFixture) -> Non
     module = nn.Sequential(Odd(3))
     with caplog.at_level(logging.WARNING), joint_batch_norm(module, on_gpu=False):
         assert isinstance(module[0], Odd)
-    assert "Odd is a BatchNorm of its own kind" in caplog.text
+    assert "Odd is not synchronised" in caplog.text
 
 
 def test_images_are_shuffled_among_processes_only_where_statistics_are_their_own() -> None:

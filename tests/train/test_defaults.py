@@ -100,7 +100,7 @@ def test_bfloat16_is_read_from_the_processors_features(tmp_path: Path, flags: st
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"epochs": -1}, "epochs is -1"),
         ({"strategy": "fsdq"}, "no strategy 'fsdq'; did you mean 'fsdp'"),
-        ({"strategy": "fsdp", "accelerator": "mps"}, "Apple's GPU cannot share a model"),
+        ({"strategy": "fsdp", "accelerator": "mps"}, "not supported on Apple's GPU"),
         ({"lr": -0.1}, "lr is -0.1"),
         ({"lr": float("nan")}, "lr is nan"),
     ],

@@ -83,7 +83,7 @@ def test_a_resumed_run_leaves_out_a_profile_that_no_longer_fits(
     run(tmp_path / "plain", chosen, resume=True)
     assert "too few to profile" not in caplog.text
     assert run(tmp_path, chosen, resume=True, profile=1)[1].steps == chosen.total_steps
-    assert "2 steps are left, too few to profile 1 after 3 others" in caplog.text
+    assert "2 steps are left, too few to profile 1 steps after 3 warm-up steps" in caplog.text
 
 
 def test_resume_is_exact_under_accumulation_with_a_queue_and_bfloat16(
@@ -105,9 +105,9 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_run(tmp_path: Path) -> None:
     run(tmp_path, settings(epochs=1))
-    with pytest.raises(DovetailError, match="seed 3, now it is 4"):
+    with pytest.raises(DovetailError, match="seed 3, but it is 4 now"):
         run(tmp_path, settings(epochs=1, seed=4), resume=True)
-    with pytest.raises(DovetailError, match="does not fit this model"):
+    with pytest.raises(DovetailError, match="does not match this model"):
         run(tmp_path, settings(epochs=1), learner=tiny_learner("slotcon"), resume=True)
 
 
@@ -261,7 +261,7 @@ def test_a_logger_that_cannot_be_ended_costs_no_run(tmp_path: Path) -> None:
     _, result = run(tmp_path, settings(epochs=1), loggers=[first, second])
     assert result.steps == 3
     assert first.ends == second.ends == ["success"]
-    sentence = "The logger Ending cannot be ended after step 3 (ConnectionError: no such host)"
+    sentence = "The logger Ending cannot be closed after step 3 (ConnectionError: no such host)"
     assert (tmp_path / "train.log").read_text().count(sentence) == 2
 
 

@@ -90,7 +90,7 @@ def test_a_run_resumed_before_at_or_after_the_switch_ends_in_the_same_bits(
     resumed, result = run(tmp_path / "cut", chosen, resume=True)
     assert result.steps == chosen.total_steps
     assert differing(whole.state_dict(), resumed.state_dict()) == []
-    with pytest.raises(DovetailError, match=r"had freeze_encoder_epochs 1\.0, now it is 2\.0"):
+    with pytest.raises(DovetailError, match=r"with freeze_encoder_epochs 1\.0, but it is 2\.0 now"):
         run(tmp_path / "cut", replace(chosen, freeze_encoder_epochs=2.0), resume=True)
 
 

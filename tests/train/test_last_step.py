@@ -187,7 +187,7 @@ def test_a_checkpoint_with_nan_gives_way_to_the_one_before(tmp_path: Path) -> No
     assert found is not None
     assert found["step"] == 4
     write_sealed(state, tmp_path / "checkpoints" / "previous.ckpt")
-    with pytest.raises(DovetailError, match="No checkpoint in"):
+    with pytest.raises(DovetailError, match="All checkpoints in"):
         Checkpoints(tmp_path / "checkpoints").load()
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_with_nan_gives_way_to_the_one_before(tmp_path: Path) -> No
 def test_a_sealed_file_that_is_no_run_gets_a_sentence(tmp_path: Path, state: Any) -> None:
     (tmp_path / "checkpoints").mkdir()
     write_sealed(state, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(DovetailError, match="No checkpoint in"):
+    with pytest.raises(DovetailError, match="All checkpoints in"):
         Checkpoints(tmp_path / "checkpoints").load()
 
 

@@ -74,7 +74,7 @@ def test_a_logger_that_fails_is_told_once_and_asked_again(tmp_path: Path) -> Non
             run_log.write(reading(step), seconds_left=80)
     assert [logger.steps for logger in loggers] == [[20, 40, 60]] * 2
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
-    sentence = "The logger Unreachable takes no numbers after step 20 (ConnectionError: no such host); the run goes on"
+    sentence = "The logger Unreachable failed after step 20 (ConnectionError: no such host); the run continues"
     assert (tmp_path / "train.log").read_text().count(sentence) == len(loggers)
 
 

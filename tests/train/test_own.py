@@ -57,7 +57,7 @@ def test_an_optimiser_from_outside_has_the_recipes_groups() -> None:
 
 
 def test_things_that_are_no_optimiser_are_refused() -> None:
-    with pytest.raises(DovetailError, match="optimiser is 'adamw'; give a function"):
+    with pytest.raises(DovetailError, match="optimiser is 'adamw'; pass a function"):
         Own("adamw")  # type: ignore[arg-type]
     with pytest.raises(DovetailError, match="returns a list"):
         Own(lambda groups: groups).defaults()  # type: ignore[arg-type, return-value]

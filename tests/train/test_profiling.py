@@ -36,7 +36,7 @@ def test_the_summary_adds_up() -> None:
         ["backward", "500.0", "ms", "50.0%"],
         ["everything", "else", "300.0", "ms", "30.0%"],
     ]
-    assert "on the processor" in lines[4]
+    assert "on the CPU" in lines[4]
     assert [line.split()[0] for line in lines[5:]] == ["aten::mm", "aten::add"]  # phases are no operations
     assert lines[5].split()[1:] == ["400.00", "ms", "20.0x"]
 
@@ -69,7 +69,7 @@ def test_a_profiled_run_tells_where_its_time_went(tmp_path: Path, accumulate: in
 
 
 def test_there_must_be_steps_enough(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match=f"profile is 4, and {WARM_UP} steps go before; the run has 6 left"):
+    with pytest.raises(DovetailError, match=f"profile is 4, plus {WARM_UP} warm-up steps, but the run has 6 left"):
         run(tmp_path, settings(), profile=4)
     with pytest.raises(DovetailError, match="profile is -1; it must be at least 1"):
         StepProfile(tmp_path, -1, left=100)

@@ -41,7 +41,7 @@ def test_both_collapses_are_said_once(used: float, entropy: float, words: str) -
     said = [watch.warnings({"cls": used}, {"cls": entropy}, share_done=0.5) for _ in range(PATIENCE + 2)]
     assert [len(one) for one in said] == [0] * (PATIENCE - 1) + [1, 0, 0]
     assert words in said[PATIENCE - 1][0]
-    assert "What usually helps: " in said[PATIENCE - 1][0]
+    assert "readings in a row. Try" in said[PATIENCE - 1][0]
     assert watch.warnings({"cls": 30.0}, {"cls": 0.5}, share_done=0.6) == []
 
 

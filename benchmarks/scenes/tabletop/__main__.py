@@ -1,5 +1,5 @@
-"""`python -m benchmarks.scenes.tabletop [--pack FOLDER] [--neighbours]`: tell how many scenes are rendered, and use
-them: pack some for the demo, measure whether colour tells their classes.
+"""`python -m benchmarks.scenes.tabletop [--pack FOLDER] [--neighbours]`: show how many scenes are rendered, pack
+some for the demo, or measure how well colour predicts their classes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ NEIGHBOURS = Path("benchmarks/results/tabletop_neighbours.md")
 def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenes.tabletop", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and sets")
-    parser.add_argument("--side", type=int, default=160, help="side of the images in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages and datasets")
+    parser.add_argument("--side", type=int, default=160, help="side length of the images in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the scenes")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write the demo's scenes into this folder")
     parser.add_argument("--neighbours", action="store_true", help=f"measure what colour tells; writes {NEIGHBOURS}")
     options = parser.parse_args()

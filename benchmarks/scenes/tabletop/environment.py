@@ -64,7 +64,7 @@ def checked(command: Sequence[str]) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         raise DovetailError(
-            f"The rendering environment could not be made ({said[-1]}); see that `{' '.join(command)}` works here."
+            f"The rendering environment could not be created ({said[-1]}); check that `{' '.join(command)}` works."
         )
 
 

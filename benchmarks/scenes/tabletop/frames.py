@@ -132,7 +132,7 @@ def read_catalogue(folder: Path) -> tuple[Asset, ...]:
             found.append(Asset(one, one.rpartition("-")[0], low, high))
     lacking = sorted(set(CLASSES) - {one.label for one in found})
     if lacking:
-        raise DovetailError(f"Infinigen made no {', '.join(lacking)}; delete {folder} to make the assets anew.")
+        raise DovetailError(f"Infinigen created no {', '.join(lacking)}; delete {folder} to create the assets again.")
     return tuple(found)
 
 

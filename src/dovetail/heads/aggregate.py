@@ -3,11 +3,11 @@
 Yun et al., "Patch-level Representation Learning for Self-supervised Vision Transformers", CVPR 2022,
 https://arxiv.org/abs/2206.07990 (sections 3.2 and 3.3).
 
-Departs from the official code: patches at the border have 5 or 3 neighbours, where the code takes those of the opposite
-border (`reference_wraparound`, default off; on, border targets mix in unrelated patches), and any square grid is taken
-instead of 14 x 14 and 6 x 6.
+Differences from the official code: patches at the border have 5 or 3 neighbours, and any square grid is supported
+instead of only 14 x 14 and 6 x 6. The official code uses patches of the opposite border as neighbours, which mixes
+unrelated patches into the targets (`reference_wraparound`, off by default).
 
-Cost: the teacher attends from N class tokens to k + 1 tokens each; keys and values of patches are computed once.
+Cost: in the teacher, N class tokens attend to k + 1 tokens each; keys and values of patches are computed once.
 
 Shapes: B images, N = side^2 patches, C channels, G groups (1 or N), M members of a group, k neighbours, h heads.
 """
@@ -42,7 +42,7 @@ class SelfPatchOutput(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Flat indices of patches [..., M], and whether each is one: False where the border leaves fewer than M."""
+    """Flat indices of patches [..., M], and whether each is valid; at the border fewer than M are."""
 
     patch: Tensor
     valid: Tensor
@@ -55,13 +55,13 @@ class SelfPatchHeadSpec(HeadSpec):
     Attributes:
         cls: Head of the aggregated class token.
         patch: Head of the patches.
-        neighbours: How many of the (at most 8) adjacent patches make a patch's target.
-        blocks: Class-attention blocks.
-        head_channels: Channels of one attention head; the tap's channels must be a multiple.
+        neighbours: Number of adjacent patches, out of at most 8, that form the target of a patch.
+        blocks: Number of class-attention blocks.
+        head_channels: Channels per attention head; the tap's channels must be a multiple.
         reference_wraparound: See the module's docstring.
-        mlp_ratio: How many times as wide the blocks' perceptrons are within.
-        init_std: Deviation of the blocks' linear layers at the start. The official 0.02 is made for 384 channels and
-            more; with a few dozen, too little of the patches reaches the class token at first.
+        mlp_ratio: Hidden width of the blocks' MLPs relative to their input.
+        init_std: Standard deviation of the blocks' initial linear layers. The official 0.02 is meant for at least 384
+            channels; with a few dozen channels, too little of the patches reaches the class token at first.
     """
 
     cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
@@ -75,7 +75,7 @@ class SelfPatchHeadSpec(HeadSpec):
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= 8:
-            raise OptionsError(f"A patch has up to 8 neighbours, not {self.neighbours}; choose 1 to 8.")
+            raise OptionsError(f"neighbours is {self.neighbours}; it must be from 1 to 8.")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -86,13 +86,13 @@ class SelfPatchHeadSpec(HeadSpec):
 
 
 class SelfPatchHead(nn.Module, TeacherAware):
-    """Patch tokens [B, N, C] before the final norm -> `SelfPatchOutput`; the teacher's patches are aggregated ones."""
+    """Patch tokens [B, N, C] before the final norm -> `SelfPatchOutput`; the teacher aggregates its patches."""
 
     def __init__(self, channels: int, spec: SelfPatchHeadSpec) -> None:
         super().__init__()
         if channels % spec.head_channels:
             raise OptionsError(
-                f"SelfPatch's heads of {spec.head_channels} channels do not divide {channels}; set head_channels."
+                f"SelfPatch's head_channels {spec.head_channels} does not divide {channels} channels; choose a divisor."
             )
         self.spec = spec
         self.aggregation = Aggregation(channels, spec)
@@ -101,7 +101,7 @@ class SelfPatchHead(nn.Module, TeacherAware):
         self.in_teacher = False
 
     def become_teacher(self) -> None:
-        """Give every patch the aggregate of its neighbours from now on."""
+        """Aggregate the neighbours of every patch from now on."""
         self.in_teacher = True
 
     def forward(self, tokens: Tensor) -> SelfPatchOutput:
@@ -123,10 +123,10 @@ class SelfPatchHead(nn.Module, TeacherAware):
 
 
 def square_side(patches: int) -> int:
-    """Return the side of the square grid that `patches` tokens come from."""
+    """Return the side of the square grid of `patches` tokens."""
     side = math.isqrt(patches)
     if side * side != patches:
-        raise OptionsError(f"SelfPatch needs square views and got {patches} patches; make views as high as wide.")
+        raise OptionsError(f"SelfPatch needs square views, got {patches} patches; use views of equal height and width.")
     return side
 
 
@@ -142,8 +142,8 @@ def neighbourhood(side: int, *, wraparound: bool) -> Neighbours:
 
 
 def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
-    """Return [B, N, count]: of the candidates `around` [N, M], those of largest cosine similarity to the patch."""
-    with full_precision(tokens):  # bfloat16 cannot tell neighbours that are nearly alike
+    """Return [B, N, count]: the candidates among `around` [N, M] with the largest cosine similarity to the patch."""
+    with full_precision(tokens):  # bfloat16 cannot distinguish similar neighbours
         unit = F.normalize(at_least_float32(tokens), dim=2)  # [B, N, C]
         similarity = torch.einsum("bnc,bnmc->bnm", unit, unit[:, around.patch])
     similarity = similarity.masked_fill(~around.valid, -torch.inf)
@@ -153,7 +153,7 @@ def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:
 
 
 class Aggregation(nn.Module):
-    """A learned class token that attends to groups of patches through class-attention blocks, and the final norm."""
+    """A learned class token that attends to groups of patches in class-attention blocks, and the final norm."""
 
     def __init__(self, channels: int, spec: SelfPatchHeadSpec) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Aggregation(nn.Module):
         init_truncated_normal(self.blocks, spec.init_std)
 
     def forward(self, tokens: Tensor, groups: Neighbours | None = None) -> Tensor:
-        """Return [B, G, C]: the normalised class token of each group; of all patches together (G = 1) for None."""
+        """Return [B, G, C]: the normalised class token of each group; None uses all patches as one group (G = 1)."""
         count = 1 if groups is None else groups.patch.shape[1]
         cls = self.cls_token.expand(len(tokens), count, -1)  # [B, G, C]
         for block in self.blocks:
@@ -174,7 +174,7 @@ class Aggregation(nn.Module):
 
 
 class ClassAttentionBlock(nn.Module):
-    """Pre-norm block in which class tokens attend to themselves and their group's patches; patches stay as they are."""
+    """Pre-norm block in which class tokens attend to themselves and their group's patches; patches do not change."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ def _members(tokens: Tensor, groups: Neighbours | None) -> Tensor:
 
 
 class Perceptron(nn.Module):
-    """A transformer block's perceptron."""
+    """The MLP of a transformer block."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

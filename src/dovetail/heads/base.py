@@ -1,7 +1,7 @@
-"""Heads: what turns a tap into what an objective compares. Every head has a twin in the teacher.
+"""Heads: modules that map a tap to the inputs of an objective. Every head has a copy in the teacher.
 
-A `...HeadSpec` is plain data in a recipe and builds its module for a tap of given width. Modules that have no twin
-in the teacher (predictors, queues, centres) belong to objectives.
+A `...HeadSpec` is plain data in a recipe and builds its module for the width of a tap. Modules without a copy in the
+teacher (predictors, queues, centres) belong to objectives.
 
 Shapes: B images, C channels of the tap, D of the embedding, K prototypes, H x W cells.
 """
@@ -25,12 +25,12 @@ LastNorm = Literal["none", "plain", "affine"]
 
 @dataclass(frozen=True)
 class HeadSpec(ABC):
-    """Plain data that builds a head. `kinds` are the kinds of tap that it takes."""
+    """Plain data that builds a head. `kinds` are the supported kinds of tap."""
 
     @property
     @abstractmethod
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds of tap this head can sit on."""
+        """The supported kinds of tap."""
 
     @abstractmethod
     def build(self, channels: int) -> nn.Module:
@@ -38,15 +38,15 @@ class HeadSpec(ABC):
 
 
 class TeacherAware(ABC):
-    """A module that is another one in the teacher (no stochastic depth, other targets)."""
+    """A module that differs in the teacher (no stochastic depth, other targets)."""
 
     @abstractmethod
     def become_teacher(self) -> None:
-        """Turn into the teacher's form; the learner calls this once on every such module of the teacher's copy."""
+        """Switch to the teacher's form; the learner calls it once for every such module of the teacher."""
 
 
 class Layer(nn.Sequential):
-    """Linear map or 1x1 convolution, then BatchNorm, then activation; each of the last two may be absent."""
+    """Linear map or 1x1 convolution, then optional BatchNorm and activation."""
 
 
 def mlp(
@@ -60,17 +60,17 @@ def mlp(
     last_bias: bool | None = None,
     init_std: float | None = None,
 ) -> nn.Sequential:
-    """Return a perceptron from `widths[0]` through the hidden widths to `widths[-1]`.
+    """Return an MLP from `widths[0]` through the hidden widths to `widths[-1]`.
 
     Args:
-        widths: Widths of input, hidden layers, output.
-        on_maps: 1x1 convolutions on [B, C, H, W] instead of linear maps on [B, C].
-        norm: BatchNorm after every hidden layer.
-        activation: After every hidden layer.
-        bias: Of all layers but the last.
-        last_norm: BatchNorm after the last layer: none, "plain" (no affine parameters) or "affine".
-        last_bias: Of the last layer; as `bias` unless given.
-        init_std: Truncated normal of this deviation for weights and zero biases; PyTorch's own otherwise.
+        widths: Widths of input, hidden layers and output.
+        on_maps: Use 1x1 convolutions on [B, C, H, W] instead of linear maps on [B, C].
+        norm: Use BatchNorm after every hidden layer.
+        activation: Activation after every hidden layer.
+        bias: Use a bias in all layers except the last.
+        last_norm: BatchNorm after the last layer: "none", "plain" (without affine parameters) or "affine".
+        last_bias: Use a bias in the last layer; defaults to `bias`.
+        init_std: Standard deviation of truncated normal weights, with zero biases; None uses PyTorch's defaults.
     """
     layers = nn.Sequential()
     last = len(widths) - 2
@@ -93,7 +93,7 @@ def mlp(
 
 
 def init_truncated_normal(module: nn.Module, std: float) -> None:
-    """Give every linear map and convolution in `module` truncated-normal weights and zero biases."""
+    """Initialise all linear maps and convolutions in `module` with truncated normal weights and zero biases."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             nn.init.trunc_normal_(part.weight, std=std)
@@ -102,10 +102,10 @@ def init_truncated_normal(module: nn.Module, std: float) -> None:
 
 
 def at_least_float32(value: Tensor) -> Tensor:
-    """Return half-precision values as float32, and float32 or float64 as they are."""
+    """Convert half-precision values to float32; float32 and float64 are unchanged."""
     return value.float() if value.dtype.itemsize < 4 else value
 
 
 def full_precision(value: Tensor) -> AbstractContextManager[None]:
-    """Return a context without autocast on `value`'s device: matrix products of float32 stay float32 in it."""
+    """Return a context without autocast on `value`'s device, in which float32 matrix products stay float32."""
     return torch.autocast(value.device.type, enabled=False)

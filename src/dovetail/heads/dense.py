@@ -15,13 +15,13 @@ from dovetail.heads.base import HeadSpec, Kind, at_least_float32, full_precision
 
 
 class DenseOutput(NamedTuple):
-    """What DenseCL compares; vectors over D have unit length.
+    """Output of DenseCL's head; vectors over D have unit length.
 
     Attributes:
-        embedding: [B, D], of the average-pooled tap.
-        cells: [B, D, H, W], of each cell.
-        pooled: [B, D], the average of the cells' embeddings before these are normalised.
-        features: [B, C, H, W], the tap itself, without gradient: what cells are matched by.
+        embedding: [B, D], embedding of the average-pooled tap.
+        cells: [B, D, H, W], embedding of each cell.
+        pooled: [B, D], average of the cells' embeddings before normalisation.
+        features: [B, C, H, W], the tap without gradient, for matching cells.
     """
 
     embedding: Tensor
@@ -32,7 +32,7 @@ class DenseOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseHeadSpec(HeadSpec):
-    """DenseCL's global and dense head (arXiv 2011.09157, section 3.2): two layers each, without BatchNorm."""
+    """DenseCL's global and dense head (arXiv 2011.09157, section 3.2), with two layers each and no BatchNorm."""
 
     hidden: int = 2048
     dim: int = 128
@@ -46,7 +46,7 @@ class DenseHeadSpec(HeadSpec):
 
 
 class DenseHead(nn.Module):
-    """[B, C, H, W] -> `DenseOutput`, in float32 under autocast but for the tap, which keeps its type."""
+    """[B, C, H, W] -> `DenseOutput`, in float32 under autocast, except for the tap, which keeps its dtype."""
 
     def __init__(self, channels: int, spec: DenseHeadSpec) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class DenseHead(nn.Module):
 
 
 class PixelOutput(NamedTuple):
-    """What PixPro compares, not normalised: `embedding` [B, D, H, W]; `instance` alike, [B, 0, H, W] without it."""
+    """Output of PixPro's head, not normalised: `embedding` and `instance` [B, D, H, W]; [B, 0, H, W] without it."""
 
     embedding: Tensor
     instance: Tensor

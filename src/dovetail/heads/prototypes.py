@@ -1,9 +1,9 @@
-"""DINO's head: perceptron, unit length, weight-normalised prototypes; with iBOT's second set of prototypes for patches.
+"""DINO's head: MLP, normalisation, weight-normalised prototypes; with iBOT's second set of prototypes for patches.
 
 DINO: Caron et al., 2021, https://arxiv.org/abs/2104.14294. iBOT: Zhou et al., 2022, https://arxiv.org/abs/2111.07832.
 
-Departs from the official codes: embedding and prototypes are compared in float32 under autocast, as a temperature of
-0.04 would magnify the rounding of bfloat16 to a tenth of a logit.
+Difference from the official code: embedding and prototypes are compared in float32 under autocast, because a
+temperature of 0.04 would magnify the rounding errors of bfloat16 to a tenth of a logit.
 
 Shapes: B images, N tokens, C channels of the tap, D of the bottleneck, K prototypes.
 """
@@ -29,12 +29,12 @@ class PrototypeHeadSpec(HeadSpec):
 
     Attributes:
         hidden: Width of the hidden layers.
-        bottleneck: Width of the embedding that is compared with the prototypes.
-        prototypes: How many prototypes.
-        layers: Linear maps before the prototypes, at least 1.
-        norm: BatchNorm after the hidden layers (convolutional encoders).
-        learned_magnitude: Learn each prototype's length (DINO's `norm_last_layer=False`) instead of keeping it at 1.
-        patch_prototypes: Prototypes of patches behind the same perceptron (iBOT), as the output "patch"; 0 for none.
+        bottleneck: Width of the embedding before the prototypes.
+        prototypes: Number of prototypes.
+        layers: Number of linear maps before the prototypes, at least 1.
+        norm: Use BatchNorm after hidden layers (for convolutional encoders).
+        learned_magnitude: Learn the norm of each prototype (DINO's `norm_last_layer=False`) instead of fixing it at 1.
+        patch_prototypes: Number of prototypes of patches after the same MLP (iBOT), as the output "patch"; 0 for none.
     """
 
     hidden: int = 2048
@@ -47,7 +47,7 @@ class PrototypeHeadSpec(HeadSpec):
 
     def __post_init__(self) -> None:
         if self.layers < 1:
-            raise RecipeError(f"A prototype head with {self.layers} layers has no perceptron; give it at least 1.")
+            raise RecipeError(f"layers of the prototype head is {self.layers}; it must be at least 1.")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -57,14 +57,14 @@ class PrototypeHeadSpec(HeadSpec):
         return PrototypeHead(channels, self)
 
     def width(self, output: str = "") -> int:
-        """Return the number of prototypes K of an output. Raises `RecipeError` for one that the head lacks."""
+        """Return the number of prototypes K of an output; raise `RecipeError` if the head lacks it."""
         if output not in ("", PATCH_OUTPUT) or (output and not self.patch_prototypes):
-            raise RecipeError(f"The prototype head has no output {output!r}; give it patch_prototypes for 'patch'.")
+            raise RecipeError(f"The prototype head has no output {output!r}; set patch_prototypes for 'patch'.")
         return self.patch_prototypes if output else self.prototypes
 
 
 class PrototypeHead(nn.Module):
-    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines where magnitudes are not learned."""
+    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines unless magnitudes are learned."""
 
     def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
         super().__init__()
@@ -78,11 +78,11 @@ class PrototypeHead(nn.Module):
             )
 
     def forward(self, features: Tensor, output: str = "") -> Tensor:
-        """Return the logits, in float32 or wider; `output="patch"` takes the prototypes of patches."""
+        """Return the logits in at least float32; `output="patch"` uses the prototypes of patches."""
         rows = features.reshape(-1, features.shape[-1])  # BatchNorm sees every token as a sample
         embedding = F.normalize(at_least_float32(self.mlp(rows)), dim=1)
         prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer
-        assert prototypes is not None  # the recipe's heads were asked for this output when it was built
+        assert prototypes is not None  # checked when the recipe was built
         logits: Tensor = prototypes(embedding)
         return logits.reshape(*features.shape[:-1], logits.shape[-1])
 
@@ -92,7 +92,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, dim: int, count: int, *, learned_magnitude: bool) -> None:
         super().__init__()
-        # The initialisation of a linear map, which DINO's code keeps here.
+        # The default initialisation of a linear map, as in DINO's code.
         self.direction = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(count, dim), a=math.sqrt(5)))
         self.magnitude = nn.Parameter(torch.ones(count, 1)) if learned_magnitude else None
 
@@ -102,7 +102,7 @@ class Prototypes(nn.Module):
         if self.magnitude is not None:
             scale = scale * at_least_float32(self.magnitude)
         with full_precision(embedding):
-            # The smaller of the two products is scaled: K x D prototypes would cost a few rows more than all the rest.
+            # Scale the smaller of the two products, because scaling K x D prototypes is expensive.
             if len(embedding) < embedding.shape[1]:
                 logits: Tensor = F.linear(embedding, direction) * scale[:, 0]
                 return logits

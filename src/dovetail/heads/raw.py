@@ -1,4 +1,4 @@
-"""The head of terms that compare features as the network gives them: no weights, so nothing for the teacher to copy."""
+"""The head of terms that compare unchanged features; it has no weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dovetail.heads.base import HeadSpec, Kind
 
 @dataclass(frozen=True)
 class RawHeadSpec(HeadSpec):
-    """Maps [B, C, H, W] or tokens [B, N, C] pass unchanged."""
+    """Returns maps [B, C, H, W] or tokens [B, N, C] unchanged."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

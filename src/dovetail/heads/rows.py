@@ -1,7 +1,7 @@
-"""Perceptrons over rows of which only some count, with shapes that do not depend on how many.
+"""MLPs over rows of which only some are valid, with shapes that do not depend on their number.
 
-To pick out rows by a mask, the host has to wait for a GPU to say how many there are; here all rows go through, and
-BatchNorm's statistics are of those that count. What comes out at the others means nothing.
+Selecting rows by a mask makes the host wait for the GPU. Instead, all rows are processed, and BatchNorm statistics only
+cover valid rows. The outputs of the other rows are meaningless.
 
 Shapes: N rows of this process, C channels, ... positions; R processes.
 """
@@ -17,18 +17,18 @@ from dovetail.heads.base import at_least_float32
 
 
 def on_host(value: Tensor) -> bool:
-    """Whether the host can read a tensor's numbers without waiting for a device."""
+    """Whether the host can read a tensor's values without waiting for a device."""
     return value.device.type == "cpu"
 
 
 def through_rows(layers: nn.Sequential, rows: Tensor, counts: Tensor, enough: Tensor) -> Tensor:
-    """Return what a perceptron of `mlp` makes of the rows [N, C] where `counts` [N] says so.
+    """Apply an MLP of `mlp` to the rows [N, C] that are valid by `counts` [N].
 
     Args:
-        layers: From `mlp`; it is trained on at least two rows, over all processes where its BatchNorm is.
+        layers: MLP from `mlp`; training needs at least two rows, over all processes if its BatchNorm is synchronised.
         rows: [N, C] float.
-        counts: [N] bool.
-        enough: Scalar, bool; where it is False, running statistics stay as they are.
+        counts: [N] bool, valid rows.
+        enough: Scalar bool; False does not update running statistics.
     """
     for layer in layers:
         assert isinstance(layer, nn.Sequential)  # a `Layer`
@@ -41,9 +41,9 @@ def through_rows(layers: nn.Sequential, rows: Tensor, counts: Tensor, enough: Te
 
 
 def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tensor | None = None) -> Tensor:
-    """Return rows [N, C] after BatchNorm in training, with the statistics of those that count."""
+    """Apply BatchNorm in training mode to rows [N, C] with the statistics of valid rows."""
     values = at_least_float32(rows)
-    own = isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))  # not a layer over all processes
+    own = isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))  # not synchronised
     everywhere = world_size() > 1 and not own
     mean, variance, count = statistics(values, counts, everywhere=everywhere)
     move_statistics(norm, mean, variance, count, enough)
@@ -51,7 +51,7 @@ def normalised_rows(norm: _BatchNorm, rows: Tensor, counts: Tensor, enough: Tens
 
 
 def normalised(norm: _BatchNorm, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Return values [N, C, ...] normalised by mean and variance [C], then scaled and shifted as BatchNorm does."""
+    """Normalise values [N, C, ...] by mean and variance [C], then scale and shift them like BatchNorm."""
     shape = [1, -1, *[1] * (values.dim() - 2)]
     normal = (values - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
     return normal * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else normal
@@ -60,15 +60,15 @@ def normalised(norm: _BatchNorm, values: Tensor, mean: Tensor, variance: Tensor)
 def statistics(
     values: Tensor, counts: Tensor | None = None, *, everywhere: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean [C], biased variance [C] and number (a scalar) of values [N, C, ...], with gradient.
+    """Return mean [C], biased variance [C] and number (a scalar) of values [N, C, ...], with gradients.
 
-    The variance of all processes is the mean of their variances and squared distances from the mean of all, by their
-    numbers: no difference of large squares is taken.
+    The variance over all processes is the weighted mean of their variances and of the squared distances of their means
+    from the overall mean, which avoids a difference of large squares.
 
     Args:
         values: [N, C, ...] float32 or wider.
-        counts: [N] bool, the rows that count; None for all.
-        everywhere: Whether over all processes.
+        counts: [N] bool, valid rows; None uses all.
+        everywhere: Whether to combine all processes.
     """
     lines = values.transpose(0, 1).flatten(1)  # [C, N ...]
     if counts is None:
@@ -95,14 +95,14 @@ def statistics(
 def move_statistics(
     norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor, enough: Tensor | None = None
 ) -> None:
-    """Move BatchNorm's running statistics; of the variance by the unbiased one, as torch's layers do.
+    """Update BatchNorm's running statistics, with the unbiased variance as in torch's layers.
 
     Args:
-        norm: In training.
+        norm: BatchNorm in training mode.
         mean: [C].
         variance: [C], biased.
-        count: Scalar, the number of values.
-        enough: Scalar, bool; where it is False, nothing moves. None: it moves.
+        count: Scalar, number of values.
+        enough: Scalar bool; False skips the update. None always updates.
     """
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return

@@ -15,7 +15,7 @@ from dovetail.heads.base import HeadSpec, Kind, at_least_float32, full_precision
 
 
 class SlotOutput(NamedTuple):
-    """What SlotCon compares: `embedding` [B, D, H, W] and raw `scores` [B, K, H, W], cosines to the prototypes."""
+    """Output of SlotCon's head: `embedding` [B, D, H, W] and raw `scores` [B, K, H, W], cosines to the prototypes."""
 
     embedding: Tensor
     scores: Tensor

@@ -1,4 +1,4 @@
-"""One vector for each image: global average pooling, then a perceptron. The projector of the image-level methods.
+"""One vector per image: global average pooling, then an MLP. The projector of the image-level methods.
 
 Paper: SimCLR, https://arxiv.org/abs/2002.05709, section 2.1 (the projection head g).
 
@@ -16,7 +16,7 @@ from dovetail.heads.base import Activation, HeadSpec, Kind, LastNorm, mlp
 
 
 class VectorHead(nn.Module):
-    """Pools a map [B, C, H, W] over its cells, takes a vector [B, C] as it is, and answers with [B, D]."""
+    """Projects a map [B, C, H, W], pooled over its cells, or a vector [B, C] to [B, D]."""
 
     def __init__(self, projector: nn.Sequential) -> None:
         super().__init__()
@@ -31,17 +31,17 @@ class VectorHead(nn.Module):
 
 @dataclass(frozen=True)
 class VectorHeadSpec(HeadSpec):
-    """A perceptron on the pooled map, or on the class token.
+    """An MLP on the pooled map or the class token.
 
     Attributes:
-        hidden: Width of all layers but the last.
-        dim: D, width of the last layer.
+        hidden: Width of all layers except the last.
+        dim: Width of the last layer, D.
         layers: Number of linear maps; 1 is a linear projector.
-        norm: BatchNorm after every hidden layer.
-        bias: Bias of the hidden layers.
-        last_norm: BatchNorm after the last layer: none, "plain" (no affine parameters) or "affine".
-        last_bias: Bias of the last layer; as `bias` when None.
-        activation: After every hidden layer.
+        norm: Use BatchNorm after every hidden layer.
+        bias: Use a bias in hidden layers.
+        last_norm: BatchNorm after the last layer: "none", "plain" (without affine parameters) or "affine".
+        last_bias: Use a bias in the last layer; None uses `bias`.
+        activation: Activation after every hidden layer.
     """
 
     hidden: int = 2048
@@ -56,8 +56,8 @@ class VectorHeadSpec(HeadSpec):
     def __post_init__(self) -> None:
         if min(self.hidden, self.dim, self.layers) < 1:
             raise RecipeError(
-                f"A head of {self.layers} layers, {self.hidden} hidden and {self.dim} output channels cannot be built; "
-                "give at least 1 of each."
+                f"The head has {self.layers} layers, {self.hidden} hidden and {self.dim} output channels; use at least "
+                "1 of each."
             )
 
     @property

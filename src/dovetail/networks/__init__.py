@@ -1,6 +1,6 @@
-"""Networks that answer a view with named taps: timm, segmentation_models_pytorch, torchvision, own modules.
+"""Networks that map a view to named taps: timm, segmentation_models_pytorch, torchvision, custom modules.
 
-Names in `__all__` are public. They are imported when they are first used.
+Names in `__all__` are public. They are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One table from a model's name, or the user's own module, to a network."""
+"""Build a network from a model's name or a custom module."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dovetail.networks.vit import build_vit, is_vit
 from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
 
-# What can stand behind the + of "timm/<name>+<decoder>", and its options with their defaults.
+# Decoders of "timm/<name>+<decoder>", and their options with defaults.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
     "fpn": (encoder_fpn, {"channels": 256, "norm": True, "tap_norm": False}),
     "fpn-bias": (encoder_fpn, {"channels": 256, "norm": False, "tap_norm": False}),
@@ -52,29 +52,29 @@ def build_network(
     """Build the network to pre-train.
 
     Args:
-        model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>", "torchvision/<name>"; a call of
-            timm or segmentation_models_pytorch with options of its own, "timm.create_model('test_vit',
-            patch_size=8)+fpn(channels=64)" or "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)"; or a
-            module: one of these libraries', or any other with `encoder` (and `decoder`).
-        in_channels: Channels of the pixels.
-        pretrained: Start from the library's ImageNet weights, which are downloaded.
-        encoder: Dotted path of the encoder in the user's own module, "" for the module itself.
-        decoder: Dotted path of its decoder. Either may be several paths.
-        taps: Path of the module behind each tap of the user's own module, in place of all maps of its parts.
-        image_size: Side of the pixels in pixels; the network is probed with it.
+        model: "timm/<name>", "timm/<name>+<decoder>", "smp/<architecture>/<encoder>" or "torchvision/<name>"; a call of
+            timm or segmentation_models_pytorch such as "timm.create_model('test_vit', patch_size=8)+fpn(channels=64)"
+            or "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)"; or a module of these libraries, or any
+            other module with `encoder` (and `decoder`).
+        in_channels: Number of input channels.
+        pretrained: Download and load the library's ImageNet weights.
+        encoder: Dotted path of the encoder in a custom module, "" for the module itself. Several paths are allowed.
+        decoder: Dotted path of the decoder in a custom module. Several paths are allowed.
+        taps: Path of the module of each tap in a custom module, instead of all maps of its parts.
+        image_size: Side length of the images in pixels, used for a trial run.
         drop_path: Stochastic depth of a timm ViT's last block, in [0, 1); off in the teacher.
-        checkpoint_blocks: Compute a timm ViT's blocks again in the backward pass instead of keeping activations.
+        checkpoint_blocks: Recompute a timm ViT's blocks in the backward pass instead of storing activations.
 
     Raises:
-        DovetailError: For a name that is not known, or a size or an option that the model does not take.
+        DovetailError: If the name is unknown, or the model does not support the size or an option.
     """
     if not 0 <= drop_path < 1:
-        raise OptionsError(f"drop_path is {drop_path:g}; it is a probability, from 0 up to below 1.")
+        raise OptionsError(f"drop_path is {drop_path:g}; it must be at least 0 and below 1.")
     if isinstance(model, str) and is_timm_vit(model):
         options = {"image_size": image_size, "drop_path": drop_path, "checkpoint_blocks": checkpoint_blocks}
         return _named_vit(model.removeprefix("timm/"), in_channels=in_channels, pretrained=pretrained, **options)
     if drop_path or checkpoint_blocks:
-        raise OptionsError("drop_path and checkpoint_blocks are for timm's ViTs, given by name; leave them out.")
+        raise OptionsError("drop_path and checkpoint_blocks only apply to timm's ViTs by name; leave them out.")
     if isinstance(model, str):
         if encoder is not None or decoder is not None or taps:
             raise OptionsError(
@@ -91,7 +91,7 @@ def build_network(
 
 
 def is_timm_vit(model: str) -> bool:
-    """Whether a model's name, or call of timm, is that of one of timm's plain ViTs, with or without a decoder."""
+    """Whether a name or call of timm is one of timm's plain ViTs, with or without a decoder."""
     return is_timm_name(model) and is_vit(parse_model(model).name)
 
 
@@ -109,32 +109,34 @@ def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
         case "smp":
             architecture, slash, encoder = rest.partition("/")
             if not slash:
-                raise ModelError(f"{model!r} names no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
+                raise ModelError(f"{model!r} has no encoder; write it as 'smp/{rest or 'unet'}/resnet50'.")
             return _with_tokens(build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size))
         case "torchvision":
             return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
         case _:
             raise ModelError(
-                f"There is no model {model!r}; write 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
+                f"Unknown model {model!r}; use 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
                 "or 'torchvision/<name>'."
             )
 
 
 def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
-    """Build what a call such as "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)" spells, from random
-    weights; `in_channels` holds unless the call has its own.
+    """Build a model with random weights from a call of segmentation_models_pytorch.
+
+    The call is text such as "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)". `in_channels` applies
+    unless the call sets it.
     """
     construction = Construction.parse(call)
     if construction is None:
         raise ModelError(
-            f"{call} is no call with plain values; write it as \"smp.FPN(encoder_name='resnet18', "
+            f"{call} is not a call with plain values; write it as \"smp.FPN(encoder_name='resnet18', "
             'decoder_pyramid_channels=64)".'
         )
     kwargs = {"encoder_weights": None, "in_channels": in_channels} | construction.kwargs
     construction = replace(construction, kwargs=kwargs)
     built = construct(str(construction))
     known = inspect.signature(type(built)).parameters
-    if not isinstance(built.encoder, TimmUniversalEncoder):  # the library passes over what it does not know
+    if not isinstance(built.encoder, TimmUniversalEncoder):  # the library ignores unknown options
         unknown = next((name for name in kwargs if name not in known), None)
         if unknown is not None:
             raise ModelError(
@@ -178,7 +180,7 @@ def _wrap(
         size: dict[str, int] = {"in_channels": in_channels, "image_size": image_size}
         return OwnNetwork(model, encoder=encoder, decoder=decoder, taps=taps, **size)
     if decoder is not None:
-        raise OptionsError("A module with a decoder needs its encoder named too; give `encoder`.")
+        raise OptionsError("A custom module with `decoder` also needs `encoder`; pass its path.")
     if isinstance(model, SegmentationModel):
         return _with_tokens(wrap_smp(model, in_channels=in_channels, image_size=image_size))
     if is_torchvision(model):
@@ -190,12 +192,12 @@ def _wrap(
     if isinstance(model, (EncoderFPN, EncoderFCN)) or type(model).__module__.startswith("timm."):
         return TimmNetwork(model, construction=None, in_channels=in_channels, image_size=image_size)
     raise ModelError(
-        f"{type(model).__name__} is a module of your own; name its parts with `encoder` and `decoder`, as dotted paths."
+        f"{type(model).__name__} is a custom module; pass the dotted paths of its parts as `encoder` and `decoder`."
     )
 
 
 def _with_tokens(network: SmpNetwork) -> Network:
-    """Return a DPT as a network that has its ViT's token taps too, anything else as it is."""
+    """Return a DPT as a network with its ViT's token taps; other models are wrapped as usual."""
     model = network.model
     if isinstance(model, smp.DPT) and gives_tokens(model):
         tapped = DPTNetwork(model, construction=Construction.parse(network.constructor))
@@ -205,7 +207,7 @@ def _with_tokens(network: SmpNetwork) -> Network:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the known names that match a shell pattern, or contain `pattern` when it has no wildcard."""
+    """Return the names that match a shell pattern, or contain `pattern` if it has no wildcard."""
     names = [f"timm/{name}" for name in timm.list_models()]
     names += [f"timm/{name}+{decoder}" for name in ("resnet50", "convnext_tiny") for decoder in DECODERS]
     encoders = [name for name in smp.encoders.get_encoder_names() if not name.startswith("timm-")]

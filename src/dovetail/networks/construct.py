@@ -1,4 +1,4 @@
-"""From a constructor call, as `model.json` keeps it, back to a freshly built module; no code of the file is run."""
+"""Build a module from the constructor call in `model.json`, without running code of the file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_OTHERS = 1 << 16
 
 
 def construct(call: str) -> nn.Module:
-    """Build the module that `call` spells, such as "smp.Unet(encoder_name='resnet18', encoder_weights=None)".
+    """Build the module of a call such as "smp.Unet(encoder_name='resnet18', encoder_weights=None)".
 
     Raises:
-        ModelError: When it spells none of the known libraries' models, as for a module of the user's own.
+        ModelError: If the call is not a model of a supported library, as for a custom module.
     """
     construction = Construction.parse(call)
-    call = call if len(call) <= SHOWN else f"{call[:SHOWN]}…"  # a file may say anything, and sentences quote it
+    call = call if len(call) <= SHOWN else f"{call[:SHOWN]}…"  # a file may contain anything, and errors quote it
     function = None if construction is None else _function(construction.path)
     if construction is None or function is None:
         raise ModelError(
@@ -43,13 +43,13 @@ def construct(call: str) -> nn.Module:
         model = function(*construction.args, **construction.kwargs)
     except DovetailError:
         raise
-    except Exception as error:  # libraries raise almost anything for arguments that another program wrote
+    except Exception as error:  # libraries raise almost any exception for foreign arguments
         raise ModelError(
-            f"{call} cannot be called here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{call} failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
             "; build your model yourself and load the weights with load_into."
         ) from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{call} gives a {type(model).__name__} and no module; export the run again.")
+        raise ModelError(f"{call} returns a {type(model).__name__}, not a module; export the run again.")
     return model
 
 
@@ -66,7 +66,7 @@ def at_size(call: str, image_size: int) -> str:
 
 
 def refuse_sizes(construction: Construction, call: str) -> None:
-    """Raise `ModelError` for a number that no model of these libraries has, before memory is taken for it."""
+    """Raise `ModelError` for a number that is too large for any model, before memory is allocated."""
     for name, number in numbers_in("", [construction.kwargs, construction.args]):
         most = next((limit for word, limit in MOST.items() if word in name), MOST_OTHERS)
         if abs(number) > most:
@@ -77,7 +77,7 @@ def refuse_sizes(construction: Construction, call: str) -> None:
 
 
 def numbers_in(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Yield the numbers in a plain value, each with the nearest name above it."""
+    """Yield the numbers in a plain value, each with the closest name above it."""
     if isinstance(value, Mapping):
         for inner, one in value.items():
             yield from numbers_in(str(inner), one)
@@ -89,25 +89,25 @@ def numbers_in(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def refuse_loading(construction: Construction, function: Callable[..., Any] | None = None) -> None:
-    """Raise `DovetailError` where the call would fetch or read weights of its own: a file's text may not ask for it.
+    """Raise `DovetailError` if a call would download or read weights, which a file must not do.
 
     Args:
         construction: The call.
-        function: What is called, to know positional arguments by name and to see defaults that load.
+        function: The called function; its signature names positional arguments and shows defaults that load weights.
 
     Raises:
-        DovetailError: It would.
-        TypeError: `function` has no such arguments.
+        DovetailError: If the call would load weights.
+        TypeError: If `function` has no such arguments.
     """
     asked = construction.asked_to_load()
     if function is not None and not asked:
-        # torchvision's old positional arguments have no place in its signature, and so are refused here.
+        # torchvision's legacy positional arguments are not in its signature, so this raises an error for them.
         bound = inspect.signature(function).bind(*construction.args, **construction.kwargs)
         bound.apply_defaults()
         asked = Construction(construction.path, dict(bound.arguments)).asked_to_load()
     if asked:
         raise ModelError(
-            f"{construction} would load more than the weights beside it ({asked[0]}); build your model yourself and "
+            f"{construction} would load other weights ({asked[0]}); build your model yourself and "
             "load the weights with load_into."
         )
 

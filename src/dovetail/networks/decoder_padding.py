@@ -1,4 +1,4 @@
-"""How a decoder pads its maps while it is pre-trained."""
+"""Padding of a decoder's maps during pre-training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dovetail.recipe import DecoderPadding
 
 @contextmanager
 def decoder_padded(network: Network, padding: DecoderPadding) -> Iterator[None]:
-    """Let the decoder's convolutions pad as told within.
+    """Change the padding of the decoder's convolutions in this context.
 
-    Those that do not pad with zeros stay as they are, and so do transposed ones and subclasses of `nn.Conv2d`. Not for
-    a decoder that recomputes its own activations in the backward pass, as that happens outside of this context.
+    Convolutions without zero padding, transposed convolutions and subclasses of `nn.Conv2d` do not change. Do not use
+    it for a decoder that recomputes activations in the backward pass, which happens outside of this context.
 
     Args:
-        network: Its parameters and buffers are not touched.
+        network: Network whose parameters and buffers do not change.
         padding: "zeros" changes nothing. "reflect" mirrors the map at its border.
     """
     convolutions = padding_convolutions(network) if padding == "reflect" else []
-    # A class for a class, and no closures: a compiled network sees the same one in every step.
+    # Replace the class instead of using closures, so that a compiled network sees the same class in every step.
     for convolution in convolutions:
         convolution.__class__ = ReflectingConv2d
     try:

@@ -1,13 +1,13 @@
-"""Dense decoders on encoders that have none, and the one forward of feature pyramids.
+"""Dense decoders for encoders without one, and the forward pass of feature pyramids.
 
-* FPN: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, https://arxiv.org/abs/1612.03144. DeCon's
-  choice is 256 channels, no bias and BatchNorm on lateral and output convolutions; torchvision's own is a bias.
+* FPN: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, https://arxiv.org/abs/1612.03144. DeCon
+  uses 256 channels, no bias and BatchNorm on lateral and output convolutions; torchvision uses a bias.
 * FCN: Long et al., "Fully Convolutional Networks for Semantic Segmentation", 2015, https://arxiv.org/abs/1411.4038, as
   two 3x3 convolutions on the deepest map. DeCon uses 256 channels with dilation 6 for Cityscapes and VOC, and 512
   channels with dilation 1 for ADE20K.
 
-The models here are what is exported. `EncoderFPN` answers like torchvision's detection backbones, so it can be given to
-`FasterRCNN` or `MaskRCNN` as it is.
+These models are exported. `EncoderFPN` has the interface of torchvision's detection backbones, so you can pass it to
+`FasterRCNN` or `MaskRCNN`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
 class NormedPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
-    """A feature pyramid with a LayerNorm over the channels of every map that it takes, as the authors of ConvNeXt have
-    it before dense heads, and those of DeCon under theirs.
+    """A feature pyramid with a LayerNorm over the channels of every input map.
+
+    The authors of ConvNeXt use it before dense heads, and those of DeCon before their decoders.
     """
 
     def __init__(self, widths: list[int], channels: int, **options: Any) -> None:
@@ -64,17 +65,17 @@ def fpn_levels(
     levels: Collection[int],
     drop: Callable[[list[Tensor]], list[Tensor]],
 ) -> dict[int, Level]:
-    """Run torchvision's feature pyramid up to the output convolutions, but only for the levels asked for.
+    """Run torchvision's feature pyramid up to the output convolutions, only for the requested levels.
 
     Args:
         fpn: The pyramid; its extra blocks (p6, pool) are not run.
         features: Encoder maps [B, C_i, H_i, W_i], finest first.
         levels: Indices into `features`.
-        drop: Drops from the lateral maps, finest first; it must leave the last, deepest one alone.
+        drop: Function that drops from the lateral maps, finest first; it must not change the last, deepest one.
 
     Returns:
-        The levels, which make their maps [B, D, H_i, W_i] when asked for. Laterals finer than the finest level asked
-        for are not computed.
+        The levels, which compute their maps [B, D, H_i, W_i] on demand. Laterals finer than the finest requested level
+        are not computed.
     """
     finest = min(levels)
     if isinstance(fpn, NormedPyramid):
@@ -85,14 +86,14 @@ def fpn_levels(
     for level in range(len(features) - 1, finest - 1, -1):
         lateral = laterals[level - finest]
         if level < len(features) - 1:
-            merged = F.interpolate(merged, size=lateral.shape[-2:], mode="nearest").add_(lateral)  # in its memory
+            merged = F.interpolate(merged, size=lateral.shape[-2:], mode="nearest").add_(lateral)  # in place
         if level in levels:
             outputs[level] = Level(fpn.layer_blocks[level], merged)
     return outputs
 
 
 class ConvModule(nn.Sequential):
-    """3x3 convolution without bias, BatchNorm, ReLU; named as in mmsegmentation: `conv`, `bn`."""
+    """3x3 convolution without bias, BatchNorm and ReLU, with the names of mmsegmentation: `conv`, `bn`."""
 
     def __init__(self, channels_in: int, channels_out: int, *, dilation: int) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class FCNDecoder(nn.Module):
 
 
 class EncoderFPN(nn.Module):
-    """A timm encoder under a feature pyramid. `out_channels` and the answer are as torchvision's detectors expect."""
+    """A timm encoder with a feature pyramid, with the outputs and `out_channels` of torchvision's backbones."""
 
     def __init__(self, encoder: nn.Module, *, channels: int = 256, norm: bool = True, tap_norm: bool = False) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class EncoderFPN(nn.Module):
 
 
 class EncoderFCN(nn.Module):
-    """A timm encoder under an FCN decoder."""
+    """A timm encoder with an FCN decoder."""
 
     def __init__(self, encoder: nn.Module, *, channels: int = 256, dilation: int = 6) -> None:
         super().__init__()
@@ -164,18 +165,18 @@ def encoder_fpn(
     tap_norm: bool = False,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> EncoderFPN:
-    """Return timm's model `name`, randomly initialised, under a feature pyramid.
+    """Return timm's model `name` with random weights and a feature pyramid.
 
     Args:
-        name: timm's name.
-        in_channels: Channels of the pixels.
+        name: Name of the timm model.
+        in_channels: Number of input channels.
         channels: Width of the pyramid.
-        norm: BatchNorm on lateral and output convolutions.
-        tap_norm: LayerNorm on each map that the pyramid takes; see `NormedPyramid`.
+        norm: Use BatchNorm on lateral and output convolutions.
+        tap_norm: Use LayerNorm on each input map; see `NormedPyramid`.
         encoder_options: Further options of `timm.create_model`.
 
     Raises:
-        DovetailError: timm cannot build it so, or it has not the maps that a pyramid needs.
+        DovetailError: If timm cannot build the model, or it lacks the maps of a pyramid.
     """
     encoder = plain_encoder(name, in_channels=in_channels, encoder_options=encoder_options)
     return EncoderFPN(encoder, channels=channels, norm=norm, tap_norm=tap_norm)
@@ -189,34 +190,34 @@ def encoder_fcn(
     dilation: int = 6,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> EncoderFCN:
-    """Return timm's model `name`, randomly initialised, under an FCN decoder.
+    """Return timm's model `name` with random weights and an FCN decoder.
 
     Args:
-        name: timm's name.
-        in_channels: Channels of the pixels.
+        name: Name of the timm model.
+        in_channels: Number of input channels.
         channels: Width of the two convolutions.
-        dilation: Their dilation.
+        dilation: Dilation of both convolutions.
         encoder_options: Further options of `timm.create_model`.
 
     Raises:
-        DovetailError: timm cannot build it so, or it has not the maps that are needed.
+        DovetailError: If timm cannot build the model, or it lacks the maps.
     """
     encoder = plain_encoder(name, in_channels=in_channels, encoder_options=encoder_options)
     return EncoderFCN(encoder, channels=channels, dilation=dilation)
 
 
 def plain_encoder(name: str, *, in_channels: int, encoder_options: Mapping[str, Any] | None = None) -> nn.Module:
-    """Return timm's model `name` without classifier, randomly initialised; see `plain_options`."""
+    """Return timm's model `name` with random weights and without classifier; see `plain_options`."""
     return create_timm(name, plain_options(name, in_channels=in_channels, encoder_options=encoder_options))
 
 
 def plain_options(name: str, *, in_channels: int, encoder_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the options of `timm.create_model`: no classifier, images of any size, and over these the given ones."""
+    """Return options of `timm.create_model` without classifier and for any image size, overridden by `options`."""
     return {"num_classes": 0, "in_chans": in_channels, **size_options(name), **(encoder_options or {})}
 
 
 def size_options(name: str) -> dict[str, Any]:
-    """Return the options with which timm's model `name` takes images of any size; no parameter depends on them."""
+    """Return the options for images of any size of timm's model `name`; they do not affect its parameters."""
     swin = timm.models.is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2"))
     return {"strict_img_size": False} if swin else {}
 
@@ -224,9 +225,7 @@ def size_options(name: str) -> dict[str, Any]:
 def stages_by_stride(encoder: nn.Module) -> dict[int, tuple[int, int]]:
     """Return {stride: (index into timm's feature_info, channels)} of a timm model; the deepest stage of each stride."""
     if not callable(getattr(type(encoder), "forward_intermediates", None)):
-        raise ModelError(
-            f"timm's {type(encoder).__name__} cannot return its intermediate maps; choose another encoder."
-        )
+        raise ModelError(f"timm's {type(encoder).__name__} does not return intermediate maps; choose another encoder.")
     info: Sequence[dict[str, int]] = encoder.feature_info  # type: ignore[assignment]
     return {stage["reduction"]: (index, stage["num_chs"]) for index, stage in enumerate(info)}
 
@@ -242,7 +241,7 @@ def pyramid_stages(encoder: nn.Module) -> list[tuple[int, int]]:
 
 
 def intermediates(encoder: nn.Module, pixels: Tensor, indices: Sequence[int]) -> list[Tensor]:
-    """Return a timm model's maps [B, C, H, W] at `indices`, running it no further than needed."""
+    """Return a timm model's maps [B, C, H, W] at `indices`; runs it only as far as needed."""
     maps: list[Tensor] = encoder.forward_intermediates(  # type: ignore[operator]
         pixels, indices=list(indices), stop_early=True, intermediates_only=True, output_fmt="NCHW"
     )

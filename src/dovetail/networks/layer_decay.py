@@ -1,7 +1,7 @@
-"""Layer decay: the nearer to the pixels, the smaller the learning rate.
+"""Layer decay: smaller learning rates for layers closer to the input.
 
-The rate of layer l of L is lr * decay^(L - l), that of everything after the encoder being lr (Clark et al., 2020,
-https://arxiv.org/abs/2003.10555; BEiT, https://arxiv.org/abs/2106.08254). Layers are a ViT's blocks, a CNN's stages.
+The learning rate of layer l of L is lr * decay^(L - l). Everything after the encoder uses lr (Clark et al., 2020,
+https://arxiv.org/abs/2003.10555; BEiT, https://arxiv.org/abs/2106.08254). Layers are a ViT's blocks or a CNN's stages.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def layer_scales(names: Sequence[str], *, encoder: tuple[str, ...], decay: float
 
 
 def layer_depths(names: Sequence[str], *, encoder: tuple[str, ...]) -> dict[str, int]:
-    """Return the layer of each parameter: 0 for the stem, then blocks or stages, norms after them, last all the rest.
+    """Return the layer of each parameter: 0 for the stem, then blocks or stages, later norms, and finally the rest.
 
-    Parameters of the encoder without a number belong to the stem where they come before the first that has one.
+    Unnumbered parameters of the encoder belong to the stem if they come before the first numbered one.
 
     Args:
-        names: In the order of the model.
-        encoder: How the names of the encoder's parameters begin.
+        names: Parameter names in the order of the model.
+        encoder: Prefixes of the encoder's parameter names.
     """
     inside = [name for name in names if name.startswith(encoder)]
     numbers = {name: layer_of(name) for name in inside}
@@ -41,6 +41,6 @@ def layer_depths(names: Sequence[str], *, encoder: tuple[str, ...]) -> dict[str,
 
 
 def layer_of(name: str) -> int | None:
-    """Return the number of the block or stage that a parameter is in; None for the stem and for what comes after."""
+    """Return the block or stage number of a parameter; None for the stem and for parameters after the blocks."""
     found = _LAYER.search(name)
     return int(found[1]) if found else None

@@ -1,11 +1,11 @@
-"""A level of a feature pyramid: its map, or its map at points alone.
+"""A level of a feature pyramid: its whole map, or its map only at points.
 
-The output convolution of an FPN's finest level is most of the pyramid's cost (3 x 3 on 56 x 56 cells at 224 px). Where
-a level is compared at points, what the convolution sees is sampled there and convolved: convolution and sampling are
-linear, so that their order changes nothing.
+The output convolution of an FPN's finest level is most of the pyramid's cost (3 x 3 on 56 x 56 cells at 224 px). If a
+level is compared at points, its input is sampled there and then convolved. Convolution and sampling are linear, so
+their order does not matter.
 
-BatchNorm in training needs more: samples are means of cells and vary less than the cells do. It has the statistics of
-the cells nearest to the points, which are convolved besides. Points are uniform, so these estimate those of the map.
+BatchNorm in training needs more, because samples are means of cells and vary less than cells. It uses the statistics of
+the cells nearest to the points, which are convolved too. Points are uniform, so these estimate those of the whole map.
 
 Shapes: B images, C channels, H x W cells, N points.
 """
@@ -22,11 +22,11 @@ from dovetail.networks.padding import ReflectingConv2d
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.views.points import cells_at, left_top
 
-SIDE = 3  # of the output convolution's kernel
+SIDE = 3  # kernel size of the output convolution
 
 
 class Level:
-    """A level's merged map [B, C, H, W] before its output convolution of `SIDE` x `SIDE` and what follows it."""
+    """A level's merged map [B, C, H, W], before the output convolution of `SIDE` x `SIDE` and the following layers."""
 
     def __init__(self, block: nn.Module, merged: Tensor) -> None:
         self.block = block
@@ -38,14 +38,14 @@ class Level:
         return output
 
     def looked_at(self) -> Tensor:
-        """Return the map, without a gradient and without moving BatchNorm's statistics."""
+        """Return the map without gradients and without updating BatchNorm statistics."""
         with undisturbed(self.block), torch.no_grad():
             return self.whole()
 
     def at(self, where: Tensor) -> Tensor:
-        """Return the map sampled at places [B, N, 2] in its [0, 1] frame, [B, D, N, 1]: `sample` of `whole`.
+        """Return the map sampled at positions [B, N, 2] in its [0, 1] frame, [B, D, N, 1]: `sample` of `whole`.
 
-        The same numbers, up to rounding, but for BatchNorm's statistics in training.
+        The result is the same up to rounding, except for BatchNorm statistics in training.
         """
         conv, *norms = self.block.children()
         assert isinstance(conv, nn.Conv2d)  # torchvision's Conv2dNormActivation
@@ -58,7 +58,7 @@ class Level:
             for norm in norms:
                 output = norm(output)
             return output
-        both = rows.flatten(0, 2)  # [B N S, D], in turn a sample and the cell nearest to it
+        both = rows.flatten(0, 2)  # [B N S, D], alternating a sample and its nearest cell
         counts = torch.arange(len(both), device=both.device) % 2 == 1
         for norm in norms:
             assert isinstance(norm, _BatchNorm)
@@ -66,15 +66,15 @@ class Level:
         return both.view(rows.shape)[:, :, :1].permute(0, 3, 1, 2)
 
     def windows(self, first: Tensor, shares: Tensor, *, reflected: bool) -> Tensor:
-        """Return [B, N, S, SIDE * SIDE, C]: what the convolution sees at places between cells.
+        """Return [B, N, S, SIDE * SIDE, C]: the input of the convolution at positions between cells.
 
-        A product of matrices makes them from the block of SIDE + 1 cells on a side around each place, which is gathered
-        once. Cells outside of the map have no weight there, as if they were zeros.
+        A matrix product computes it from the block of SIDE + 1 cells per side around each position, which is gathered
+        once. Cells outside of the map have no weight, as if they were zeros.
 
         Args:
-            first: [B, N, 2] (x, y), the cell before each place.
-            shares: [B, N, S, 2] in [0, 1], how far S places are from it to the next cell.
-            reflected: Whether the map goes on as a mirror image outside instead.
+            first: [B, N, 2] (x, y), the cell before each position.
+            shares: [B, N, S, 2] in [0, 1], fraction of the way from it to the next cell, for S positions.
+            reflected: Whether to mirror the map at its border instead.
         """
         height, width = self.merged.shape[2:]
         step = torch.arange(SIDE + 1, device=first.device) - SIDE // 2

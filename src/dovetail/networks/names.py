@@ -1,7 +1,7 @@
 """Names of ResNets, feature pyramids and FCN heads in detectron2 and in the mm libraries.
 
-detectron2 keeps the norm inside its convolution (`conv1.norm.weight`); its ResNets must be built with
-`STRIDE_IN_1X1: False`, as torchvision's are. mmsegmentation and mmdetection keep torchvision's names of ResNets.
+detectron2 puts the norm inside the convolution (`conv1.norm.weight`), and its ResNets must use `STRIDE_IN_1X1: False`
+like torchvision's. mmsegmentation and mmdetection use torchvision's names of ResNets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PYRAMID = re.compile(r"(inner|layer)_blocks\.(\d)\.(\d)\.(.+)")
 
 
 def is_resnet(encoder_names: list[str]) -> bool:
-    """Tell whether local names of an encoder are those of torchvision's ResNets."""
+    """Whether the local names of an encoder are those of torchvision's ResNets."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= set(encoder_names)
 
 
@@ -51,5 +51,5 @@ def _pyramid(name: str, library: str) -> tuple[str, int, int, str]:
     """Return (kind, level, layer, tensor) of a pyramid's tensor."""
     found = _PYRAMID.fullmatch(name)
     if found is None:
-        raise ModelError(f"{library} has no counterpart of this decoder ({name}); export the format 'encoder'.")
+        raise ModelError(f"{library} has no counterpart of this decoder ({name}); use the format 'encoder'.")
     return found[1], int(found[2]), int(found[3]), found[4]

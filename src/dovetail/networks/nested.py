@@ -1,6 +1,6 @@
-"""Maps in what modules answer with: tensors, sequences, dictionaries and dataclasses, nested as they like.
+"""Maps in the outputs of modules: tensors in any nesting of sequences, dictionaries and dataclasses.
 
-Which dimension of a map holds its channels is read off its shapes for two sizes of image.
+The channel dimension of a map is inferred from its shapes for two image sizes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 FIRST, LAST = 1, 3
-"""The dimension of channels in [B, C, H, W] and in [B, H, W, C]."""
+"""Channel dimension in [B, C, H, W] and in [B, H, W, C]."""
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """Return the tensors in a module's answer, in the order in which they stand there."""
+    """Return the tensors in a module's output, in order."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
@@ -31,13 +31,13 @@ def tensors_in(output: Any) -> list[Tensor]:
 
 
 def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a module's answer with `change` of every tensor in it, in containers of the same kinds."""
+    """Apply `change` to every tensor in a module's output, keeping the containers."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, Mapping):
         changed = {name: with_tensors(value, change) for name, value in output.items()}
         kind: Any = type(output)
-        both = "__dataclass_fields__" in vars(kind)  # transformers' answers are dictionaries and dataclasses
+        both = "__dataclass_fields__" in vars(kind)  # outputs of transformers are both dictionaries and dataclasses
         return kind(**changed) if both else kind(changed)
     if isinstance(output, tuple) and "_fields" in vars(type(output)):  # a NamedTuple
         return type(output)(*(with_tensors(value, change) for value in output))
@@ -48,18 +48,18 @@ def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _fields(output: Any) -> list[str]:
-    """Return the names of a dataclass's fields; none for anything else."""
+    """Return the field names of a dataclass; none for other objects."""
     if not dataclasses.is_dataclass(output) or isinstance(output, type):
         return []
     return [field.name for field in dataclasses.fields(output) if field.init]
 
 
 def channel_dimension(shape: Shape, other: Shape | None) -> int | None:
-    """Return which dimension of a map has the channels, `FIRST` or `LAST`; None where its shapes do not tell.
+    """Return the channel dimension of a map, `FIRST` or `LAST`; None if it is ambiguous.
 
     Args:
-        shape: Of the map of a square image.
-        other: Of the map of a square image of another size; None where the model takes one size alone.
+        shape: Shape of the map of a square image.
+        other: Shape of the map of a square image of another size; None if the model only supports one size.
     """
     if other is not None and len(other) == len(shape) and other != shape:
         changed = [axis for axis in (1, 2, 3) if shape[axis] != other[axis]]

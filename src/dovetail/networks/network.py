@@ -1,7 +1,7 @@
-"""The contract of networks: a view in, a dictionary of named taps out.
+"""The interface of networks: from a view to a dictionary of named taps.
 
-Names of taps say the stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder maps at strides 2**0..2**5. A ViT has
-`cls` (vector), `patches` (tokens), `queries` (tokens).
+The name of a tap contains its stride: `c2`..`c5` are encoder maps and `p0`..`p5` decoder maps at strides 2**0..2**5. A
+ViT has `cls` (vector), `patches` (tokens), `queries` (tokens).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from dovetail.views.view import View
 
 POINTS = "@points"
 
-# Arguments by which the libraries load weights, from a file or over the network.
+# Arguments of the libraries that load weights from a file or download them.
 LOADS = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
     *("weights", "weights_backbone", "encoder_weights"),
 )
 
 
-LONGEST_CALL = 10_000  # letters
+LONGEST_CALL = 10_000  # characters
 
 
 @dataclass(frozen=True)
 class Construction:
-    """The Python call that makes a model: the dotted path of a function or class, and its arguments (plain values)."""
+    """A Python call that builds a model: the dotted path of a function or class, and its arguments (plain values)."""
 
     path: str
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -52,25 +52,25 @@ class Construction:
 
     @classmethod
     def parse(cls, call: str) -> Construction | None:
-        """Return the construction that `call`, such as "timm.create_model('resnet18')", spells; None for other text."""
+        """Parse a call such as "timm.create_model('resnet18')"; return None for other text."""
         if len(call) > LONGEST_CALL:
             return None
         try:
             node = ast.parse(call, mode="eval").body
             if not isinstance(node, ast.Call) or not all(keyword.arg for keyword in node.keywords):
-                return None  # with ** too, whose names are not seen here
+                return None  # also for **, whose names are unknown
             kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
             return cls(ast.unparse(node.func), kwargs, tuple(ast.literal_eval(value) for value in node.args))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's last two are for deep nesting
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two come from deep nesting
             return None
 
     def asked_to_load(self) -> list[str]:
-        """Return the arguments that ask a library for weights or files, nested ones too; [] for random weights."""
+        """Return the arguments that load weights or files, including nested ones; [] for random weights."""
         return [*_asked(self.kwargs), *_asked(self.args)]
 
 
 def _asked(value: Any) -> Iterator[str]:
-    """Yield the names of loading arguments in a plain value, and the texts in it that could be paths or addresses."""
+    """Yield the names of loading arguments in a plain value, and strings that could be paths or URLs."""
     if isinstance(value, str):
         if ":" in value or "/" in value or "\\" in value:
             yield value
@@ -82,37 +82,37 @@ def _asked(value: Any) -> Iterator[str]:
 
 
 def at_points(tap: str) -> str:
-    """Return the name by which a network answers with a tap at the view's points alone."""
+    """Return the name of a tap that is only computed at the view's points."""
     return tap + POINTS
 
 
 def split_points(taps: Collection[str]) -> tuple[list[str], set[str]]:
-    """Return the taps behind names, and those of them that are wanted at points alone."""
+    """Return the taps of names, and the taps that are only needed at points."""
     points = {name.removesuffix(POINTS) for name in taps if name.endswith(POINTS)}
     return [name.removesuffix(POINTS) for name in taps], points
 
 
 class Network(nn.Module, TeacherAware):
-    """A model that answers a view with its taps.
+    """A model that maps a view to its taps.
 
     Attributes:
-        model: The user's whole module. Its `state_dict` is what is exported, names unchanged, heads for the
-            downstream task included though no term reaches them.
-        taps: What it can answer with.
+        model: The whole module of the user. Its `state_dict` is exported with unchanged names, including heads of the
+            downstream task that no term reaches.
+        taps: Available taps.
         encoder_prefix: Prefix of encoder parameters in `model.state_dict()`, such as "encoder." (may be "").
         decoder_prefixes: Prefixes of decoder parameters; empty for an encoder alone.
-        constructor: The exact Python call that makes `model`, for the example and `model.json`.
-        size_multiple: Height and width of the pixels must be a multiple of this.
-        in_channels: Channels of the pixels.
-        unreached: Parameters of `model` that `prune` found no tap in use to reach.
-        frozen: Parameters of `model` that came with `requires_grad=False`, which stay as they are.
-        between: Parameters of `model` outside the decoder's prefixes that only the decoder's taps reach, such as those
-            of a skip path.
-        rules: What a recipe asks of the network; see `following`.
-        image_size: Side of the square images, in pixels, that the network was built for.
-        watched: Set for a while by whoever looks at whole maps: taps at points then come whole as well, without a
-            gradient.
-        resting: Set for a while by whoever looks at maps: laterals are not dropped then.
+        constructor: The Python call that builds `model`, for the example and `model.json`.
+        size_multiple: Height and width of images must be multiples of this.
+        in_channels: Number of input channels.
+        unreached: Parameters of `model` that do not contribute to a used tap, found by `prune`.
+        frozen: Parameters of `model` with `requires_grad=False`, which are not trained.
+        between: Parameters of `model` outside the decoder's prefixes that only contribute to the decoder's taps, such
+            as those of a skip connection.
+        rules: Options of the recipe for the network; see `following`.
+        image_size: Side length of the square images, in pixels, that the network was built for.
+        watched: Set temporarily to record whole maps: taps at points are then also computed completely, without
+            gradients.
+        resting: Set temporarily to look at maps: laterals are then not dropped.
     """
 
     model: nn.Module
@@ -131,10 +131,10 @@ class Network(nn.Module, TeacherAware):
     resting: bool = False
 
     def following(self, rules: NetworkRules) -> Self:
-        """Return a network like this one, around the same model, that follows a recipe's rules.
+        """Return a network around the same model that follows a recipe's rules.
 
-        A recipe is written for the taps of a network, so the network comes first and is built a second time here. Both
-        share their parameters, buffers and modules.
+        A recipe is written for the taps of a network, so the network is built first and then wrapped again. Both share
+        their parameters, buffers and modules.
         """
         network = copy.copy(self)
         network.rules = rules
@@ -144,17 +144,16 @@ class Network(nn.Module, TeacherAware):
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
         """Return the named taps for a view, computing nothing that they do not need.
 
-        A name of `at_points(tap)` asks for the tap at the view's points alone, [B, C, N, 1], of those taps that
-        `point_taps` has.
+        The name `at_points(tap)` requests the tap only at the view's points, [B, C, N, 1], for taps in `point_taps`.
         """
 
     @property
     def point_taps(self) -> Collection[str]:
-        """The taps that are computed at points alone for less than they cost whole."""
+        """The taps that are cheaper to compute only at points."""
         return ()
 
     def finished(self, found: Mapping[str, Tensor | Level], view: View, points: Collection[str]) -> dict[str, Tensor]:
-        """Return maps by tap: levels of a pyramid whole, those in `points` at the view's points as `at_points(tap)`."""
+        """Return maps by tap: whole levels, and levels in `points` at the view's points as `at_points(tap)`."""
         answer: dict[str, Tensor] = {}
         for tap, value in found.items():
             if not isinstance(value, Level):
@@ -168,17 +167,17 @@ class Network(nn.Module, TeacherAware):
         return answer
 
     def blocks(self) -> list[nn.Module]:
-        """Return the modules that most of the weights are in and that a pass calls one after the other; [] for none."""
+        """Return the sequential modules that contain most of the weights; [] if there are none."""
         return []
 
     def prune(self, taps: Collection[str]) -> None:
-        """Let those parameters train that one of the `taps` reaches, but for `frozen` ones.
+        """Freeze the parameters that do not contribute to any of the `taps`.
 
-        Distributed training needs a gradient for every trainable parameter. The others stay in the module and its
-        state, so that it can be exported whole.
+        Distributed training needs a gradient for every trainable parameter. The frozen parameters stay in the module
+        and its state, so that it can be exported completely. `frozen` parameters stay frozen.
 
         Raises:
-            DovetailError: When every parameter that the taps reach is frozen.
+            DovetailError: If all parameters that contribute to the taps are frozen.
         """
         reached = self.reached(taps)
         kept = {id(self.model.get_parameter(name)) for name in self.frozen}
@@ -188,18 +187,18 @@ class Network(nn.Module, TeacherAware):
         self.unreached = tuple(name for name, value in every if id(value) not in reached)
         if self.frozen and not any(parameter.requires_grad for parameter in self.parameters()):
             raise ModelError(
-                f"All parameters of the {type(self.model).__name__} that the method reaches have requires_grad=False; "
-                "let some of them train."
+                f"All parameters of the {type(self.model).__name__} that the method uses have requires_grad=False; "
+                "unfreeze some of them."
             )
 
     def reached(self, taps: Collection[str]) -> set[int]:
-        """Return the `id` of every parameter that one of the `taps` reaches, by one small forward and backward pass."""
+        """Return the `id` of every parameter that contributes to the `taps`, from a small forward and backward pass."""
         parameters = [value for value in self.parameters() if value.is_floating_point()]
         flags = [value.requires_grad for value in parameters]
         for value in parameters:
             value.requires_grad_(True)
         with undisturbed(self), torch.enable_grad():
-            self.eval()  # one image is too few for BatchNorm where a decoder pools to a single cell
+            self.eval()  # BatchNorm in training fails for one image if a decoder pools to a single cell
             outputs = self(self.probe_view(), taps)
             total = torch.stack([value.float().sum() for value in outputs.values()]).sum()
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
@@ -209,18 +208,18 @@ class Network(nn.Module, TeacherAware):
 
     @property
     def decoder_names(self) -> tuple[str, ...]:
-        """Beginnings of the names in `model.state_dict()` that belong to the decoder: its prefixes, and `between`."""
+        """Prefixes of the names in `model.state_dict()` that belong to the decoder, including `between`."""
         return self.decoder_prefixes + self.between
 
     def become_teacher(self) -> None:
-        """Switch stochastic depth and dropout off: the targets are those of the whole network (DINO).
+        """Disable stochastic depth and dropout, so that targets come from the whole network (DINO).
 
-        Lateral dropout stays.
+        Lateral dropout stays enabled.
         """
         keep_everything(self)
 
     def probe_view(self) -> View:
-        """Return one small image of zeros, to find out what is reached and how large it is."""
+        """Return a small image of zeros for trial runs."""
         side = 2 * self.size_multiple
         return View(
             pixels=torch.zeros([1, self.in_channels, side, side]),
@@ -232,7 +231,7 @@ class Network(nn.Module, TeacherAware):
     def drop_laterals(self, laterals: list[Tensor]) -> list[Tensor]:
         """Apply lateral dropout to decoder inputs, finest first; the last one, the deepest, is never dropped.
 
-        Active in the teacher as in the student, as in DeCon's code.
+        It is active in the student and the teacher, as in DeCon's code.
         """
         rule = self.rules.lateral_dropout
         if rule is None or rule.p == 0 or self.resting:
@@ -241,10 +240,10 @@ class Network(nn.Module, TeacherAware):
 
 
 def drop_lateral(lateral: Tensor, rule: LateralDropout) -> Tensor:
-    """Return one lateral [B, C, H, W] with channels dropped, or the whole of it."""
+    """Drop channels of a lateral [B, C, H, W], or the whole lateral."""
     if rule.kind == "channel":
         return F.dropout2d(lateral, rule.p, training=True)
-    keep = (lateral.new_empty(()).uniform_() >= rule.p).to(lateral.dtype)  # one coin for the batch
+    keep = (lateral.new_empty(()).uniform_() >= rule.p).to(lateral.dtype)  # one draw for the whole batch
     return lateral * keep
 
 
@@ -263,7 +262,7 @@ def deepest_encoder_tap(taps: Mapping[str, Tap]) -> str:
 
 
 def finest_decoder_tap(taps: Mapping[str, Tap]) -> str:
-    """Return the name of the decoder's finest map. Raises `ModelError` for an encoder alone."""
+    """Return the name of the decoder's finest map; raise `ModelError` if there is no decoder."""
     names = decoder_taps(taps)
     if not names:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""The user's own module: taps by the dotted paths of its encoder and decoder, recorded by forward hooks."""
+"""Custom modules: taps by the dotted paths of encoder and decoder, recorded by forward hooks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ Paths = str | Sequence[str] | None
 class OwnNetwork(StagedNetwork):
     """Any module that takes pixels [B, C, H, W]. Its parts return maps in any nesting of containers.
 
-    Maps are [B, C, H, W] or [B, H, W, C]; which it is, is read off their shapes for images of two sizes. Where the last
-    layer of all is a 1x1 convolution inside the decoder, it is taken for a classifier, and its input for the map.
+    Maps are [B, C, H, W] or [B, H, W, C]; their shapes for two image sizes determine the layout. If the last layer of
+    the model is a 1x1 convolution inside the decoder, it is treated as a classifier, and its input as the decoder's
+    map.
 
-    Lateral dropout changes what the encoder hands on, so it needs an encoder that returns several maps.
+    Lateral dropout changes the encoder's output, so it needs an encoder that returns several maps.
 
     Attributes:
-        encoders: Paths of the modules whose maps are the encoder's.
-        decoders: Paths of those whose maps are the decoder's.
-        named: Paths of taps that have names of their own.
-        classifier: Path of the decoder's last layer where it is a classifier; "" where it is none.
+        encoders: Paths of the modules that return the encoder's maps.
+        decoders: Paths of the modules that return the decoder's maps.
+        named: Paths of taps with custom names.
+        classifier: Path of the decoder's last layer if it is a classifier, otherwise "".
     """
 
     def __init__(
@@ -50,24 +51,24 @@ class OwnNetwork(StagedNetwork):
         """Wrap `model`.
 
         Args:
-            model: The module, whose `forward` runs both parts.
-            encoder: Dotted path of the encoder, such as "backbone.body"; "" when the module is its own encoder. Several
-                paths, in a list or with commas between them, where its maps come from several modules.
-            decoder: Dotted path or paths of the decoder; None for an encoder alone.
-            in_channels: Channels of the pixels.
-            image_size: Side of the pixels that the module is probed with.
-            taps: Path of the module behind each tap, instead of all maps of the parts. Names of the encoder's taps
-                begin with "c", of the decoder's with "p".
+            model: Module whose `forward` runs both parts.
+            encoder: Dotted path of the encoder, such as "backbone.body"; "" if the module is the encoder. If several
+                modules return its maps, a list of paths or paths separated by commas.
+            decoder: Dotted path or paths of the decoder; None without a decoder.
+            in_channels: Number of input channels.
+            image_size: Side length of the images for a trial run.
+            taps: Path of the module of each tap, instead of all maps of the parts. Names of encoder taps start with
+                "c", names of decoder taps with "p".
         """
         self.named = dict(taps or {})
         odd = [name for name in self.named if name[:1] not in ("c", "p")]
         if odd:
-            raise ModelError(f"The tap {odd[0]!r} is of no part; begin its name with 'c' (encoder) or 'p' (decoder).")
+            raise ModelError(f"Unknown tap {odd[0]!r}; start its name with 'c' (encoder) or 'p' (decoder).")
         of_encoder, of_decoder = ([path for name, path in self.named.items() if name[0] == sign] for sign in "cp")
         parts = paths_in(encoder) or of_encoder, paths_in(decoder) or of_decoder
         self.encoders, self.decoders = (of_encoder, of_decoder) if self.named else parts
         if not self.encoders:
-            raise ModelError("The encoder is not named; give its path with `encoder`, or taps that begin with 'c'.")
+            raise ModelError("The encoder is not specified; pass its path as `encoder`, or taps that start with 'c'.")
         known = dict(model.named_modules())
         for path in [*self.encoders, *self.decoders, *parts[0], *parts[1]]:
             if path not in known:
@@ -86,13 +87,13 @@ class OwnNetwork(StagedNetwork):
     def run(
         self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
     ) -> tuple[Stages, Stages]:
-        """Run the module until the parts needed have answered; return their maps by "PATH:PLACE"."""
+        """Run the module until the required parts have returned; return their maps by "PATH:PLACE"."""
         deep = self.decoders if decoder is None or decoder else []
         parts = {path: self.model.get_submodule(path) for path in dict.fromkeys([*self.encoders, *deep])}
         dropout = self.rules.lateral_dropout
         if dropout is not None and dropout.p and deep and len(self.encoders) > 1:
             raise ModelError(
-                "Dropout on laterals needs an encoder that returns several maps, and this one has several paths; name "
+                "Lateral dropout needs one module that returns all encoder maps, but `encoder` has several paths; pass "
                 "one module that returns them all, or set the recipe's lateral_dropout to 0."
             )
         inputs: dict[str, nn.Module] = {}
@@ -113,13 +114,13 @@ class OwnNetwork(StagedNetwork):
             handle.remove()
         silent = [path for path in (*parts, *inputs) if path not in outputs]
         if silent:
-            raise ModelError(f"The part {silent[0]!r} does not run in the model's forward; name one that does.")
+            raise ModelError(f"The part {silent[0]!r} does not run in the model's forward; choose one that does.")
         for path in self.encoders[1:]:
             kept.update(self._maps(outputs[path], path))
         return kept, {key: value for path in deep for key, value in self._maps(outputs[path], path).items()}
 
     def _discover(self) -> None:
-        """Find out where the maps have their channels, what the taps are, and which parameters are the decoder's."""
+        """Determine the layout of maps, the taps, and the parameters of the decoder."""
         self.channels_last: frozenset[str] = frozenset()
         self.classifier = self._classifier()
         shapes = self._shapes(self.image_size)
@@ -142,14 +143,14 @@ class OwnNetwork(StagedNetwork):
             )
 
     def _name_taps(self) -> None:
-        """Give taps the names that were asked for, in the place of those by stride."""
+        """Use the custom names of taps instead of those by stride."""
         shapes = self._shapes(self.image_size)
         found = {name: [key for key in shapes if key.startswith(f"{path}:")] for name, path in self.named.items()}
         several = next((name for name, keys in found.items() if len(keys) != 1), None)
         if several is not None:
             raise ModelError(
                 f"The tap {several!r} is {self.named[several]!r}, which returns {counted(len(found[several]), 'map')}; "
-                "name a module that returns one."
+                "choose a module that returns one."
             )
         self.stages = {name: keys[0] for name, keys in found.items()}
         self.taps = {}
@@ -158,14 +159,14 @@ class OwnNetwork(StagedNetwork):
             self.taps[name] = Tap(shapes[key][1], stride_of(shapes[key][3], self.image_size), "map", part)
 
     def _shapes(self, side: int) -> dict[str, Shape]:
-        """Return the shapes of all maps for an image of `side` x `side` pixels; none for one that does not fit."""
+        """Return the shapes of all maps for an image of `side` x `side` pixels; none if it is not supported."""
         try:
             with undisturbed(self.model), torch.no_grad():
                 self.model.eval()
                 answers = self.run(self._black(side), None, None)
         except DovetailError:
             raise
-        except Exception:  # whatever a module raises for pixels that it does not take; the base class tells of it
+        except Exception:  # a module may raise any exception for unsupported images; the base class reports it
             return {}
         return {key: tuple(value.shape) for maps in answers for key, value in maps.items()}
 
@@ -173,7 +174,7 @@ class OwnNetwork(StagedNetwork):
         return next(self.model.parameters()).new_zeros(1, self.in_channels, side, side)
 
     def _classifier(self) -> str:
-        """Return the path of the last layer with weights that runs, if it is a 1x1 convolution in a decoder; or ""."""
+        """Return the path of the last layer with weights if it is a 1x1 convolution in a decoder, otherwise ""."""
         weighted = {path: module for path, module in self.model.named_modules() if len([*module.parameters(False)])}
         ran: list[str] = []
         handles = [
@@ -184,7 +185,7 @@ class OwnNetwork(StagedNetwork):
             with undisturbed(self.model), torch.no_grad():
                 self.model.eval()
                 self.model(self._black(self.image_size))
-        except Exception:  # a model may need more than pixels behind its decoder, and then no classifier is found
+        except Exception:  # the model may need more inputs after the decoder; then no classifier is found
             return ""
         finally:
             for handle in handles:
@@ -195,16 +196,16 @@ class OwnNetwork(StagedNetwork):
         flat = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.bias is not None
         if not inside or not flat or self.named:
             return ""
-        log.info("The decoder's last layer, %s, is taken for a classifier, and its input for the decoder's map.", last)
+        log.info("The decoder's last layer, %s, is treated as a classifier, and its input as the decoder's map.", last)
         return last
 
     def _maps(self, output: Any, path: str) -> Stages:
-        """Return the maps [B, C, H, W] in a module's answer, by the module's path and their place in the answer."""
+        """Return the maps [B, C, H, W] in a module's output by the module's path and their position."""
         found = {f"{path}:{place}": value for place, value in enumerate(tensors_in(output)) if is_map(value)}
         return {key: value.permute(0, 3, 1, 2) if key in self.channels_last else value for key, value in found.items()}
 
     def _dropped(self, output: Any, maps: Stages) -> Any:
-        """Return the encoder's output with lateral dropout on all its maps but the deepest."""
+        """Return the encoder's output with lateral dropout on all maps except the deepest."""
         if self.rules.lateral_dropout is None or len(maps) < 2:
             return output
         finest_first = sorted(maps, key=lambda key: -maps[key].shape[-1])
@@ -222,25 +223,25 @@ class OwnNetwork(StagedNetwork):
 
 
 def paths_in(given: Paths) -> list[str]:
-    """Return the paths of a part: one, several with commas between them, or a sequence; [] for none."""
+    """Return the paths of a part from a string (separated by commas) or a sequence; [] for none."""
     if given is None:
         return []
     return [path.strip() for path in given.split(",")] if isinstance(given, str) else list(given)
 
 
 def shared_root(paths: Sequence[str]) -> str:
-    """Return the longest dotted path that all paths begin with; that of a single one is itself."""
+    """Return the longest common dotted prefix of all paths; a single path is its own prefix."""
     columns = zip(*(path.split(".") for path in paths), strict=False)
     same = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
     return ".".join(column[0] for column in same)
 
 
 def _unclear(key: str, shape: Shape, other: Shape | None, *, image_size: int) -> str:
-    """Return the sentence for a map of whose dimensions it is not known which has the channels."""
+    """Return the error message for a map with an ambiguous layout."""
     path = key.rpartition(":")[0]
     also = f", and {list(other)} for larger ones" if other is not None else ""
     return (
-        f"The part {path or 'itself'!r} answers with a tensor of shape {list(shape)} for images of {image_size} "
-        f"px{also}, which is not clearly [B, C, H, W] or [B, H, W, C]; name a part that answers with maps of one of "
-        "these shapes, or choose another image size."
+        f"The part {path or 'itself'!r} returns a tensor of shape {list(shape)} for images of {image_size} "
+        f"px{also}, which is not clearly [B, C, H, W] or [B, H, W, C]; choose a part that returns maps of one of "
+        "these shapes, or another image size."
     )

@@ -1,8 +1,8 @@
-"""How a decoder's convolutions pad their maps while it is pre-trained.
+"""Padding of a decoder's convolutions during pre-training.
 
-Zero padding darkens the rim of a map, so that every cell can tell how far it is from the border (Islam et al., "How
-Much Position Information Do Convolutional Neural Networks Encode?", arXiv 2001.08248). Padding by reflection does not.
-The convolutions are as they were afterwards: fine-tuning and export see the original model.
+Zero padding lowers the values at the border of a map, which reveals the distance of a cell to the border (Islam et al.,
+"How Much Position Information Do Convolutional Neural Networks Encode?", arXiv 2001.08248). Reflection padding does
+not. The convolutions are restored afterwards: fine-tuning and export use the original model.
 
 Shapes: B images, C channels, H x W cells.
 """
@@ -25,10 +25,10 @@ def pads_zeros(convolution: nn.Conv2d) -> bool:
 
 
 class ReflectingConv2d(nn.Conv2d):
-    """A convolution that extends its map by reflection where its parent pads with zeros."""
+    """A convolution with reflection padding instead of zero padding."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return what the convolution makes of maps [B, C, H, W]."""
+        """Return the convolution of maps [B, C, H, W]."""
         (top, bottom), (left, right) = sides_of(self)
         maps = extended(extended(maps, top, bottom, dim=2), left, right, dim=3)
         return F.conv2d(maps, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
@@ -38,22 +38,22 @@ def sides_of(convolution: nn.Conv2d) -> list[tuple[int, int]]:
     """Return how many cells a convolution adds before and after its map, vertically and horizontally."""
     if convolution.padding == "valid":
         return [(0, 0), (0, 0)]
-    if convolution.padding == "same":  # an odd cell goes behind, as in PyTorch
+    if convolution.padding == "same":  # an odd cell is added at the end, as in PyTorch
         reach = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
         return [(total // 2, total - total // 2) for total in reach]
     return [(int(side), int(side)) for side in convolution.padding]
 
 
 def extended(maps: Tensor, before: int, after: int, *, dim: int) -> Tensor:
-    """Return maps longer by `before` and `after` cells along `dim`, mirrored without repeating the border itself.
+    """Pad maps by reflection with `before` and `after` cells along `dim`, without repeating the border.
 
-    A map too small to be mirrored so far repeats its border instead. Made of slices, whose gradient is deterministic
-    on a GPU, unlike that of PyTorch's reflection padding.
+    A map that is too small repeats its border instead. The implementation uses slices, whose gradient is deterministic
+    on GPUs, unlike that of PyTorch's reflection padding.
 
     Args:
         maps: [B, C, H, W].
-        before: Cells in front of the first.
-        after: Cells behind the last.
+        before: Number of cells before the first.
+        after: Number of cells after the last.
         dim: 2 or 3.
     """
     size = maps.shape[dim]

@@ -1,7 +1,7 @@
-"""Where encoder, decoder and task heads live in the modules of known libraries, by the names of their tensors.
+"""Location of encoder, decoder and task heads in the modules of supported libraries, by tensor names.
 
-The encoders of one architecture have the same local names in timm, torchvision and segmentation_models_pytorch, so
-weights move between libraries once every name is split into its part and its local name.
+Encoders of the same architecture have the same local names in timm, torchvision and segmentation_models_pytorch, so
+weights can be transferred once every name is split into a part and a local name.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CLASSIFIERS = ("fc.", "classifier.", "head.fc.", "heads.", "head.")
 
 @dataclass(frozen=True)
 class Parts:
-    """Prefixes of names in a module's `state_dict`; what is under none of them is a task head.
+    """Prefixes of names in a module's `state_dict`. Tensors without one of these prefixes are task heads.
 
     Attributes:
-        encoder_prefix: Of the encoder, such as "backbone.body."; "" when the module is the encoder.
-        decoder_prefixes: Of the decoder; empty without one.
-        head_prefixes: Of heads inside the encoder's prefix, such as a classifier's.
+        encoder_prefix: Prefix of the encoder, such as "backbone.body."; "" if the module is the encoder.
+        decoder_prefixes: Prefixes of the decoder; empty without one.
+        head_prefixes: Prefixes of heads inside the encoder's prefix, such as a classifier.
     """
 
     encoder_prefix: str
@@ -47,7 +47,7 @@ class Parts:
 
     @property
     def decoder_root(self) -> str:
-        """The longest dotted path that all decoder prefixes share: what local names of the decoder begin after."""
+        """The longest common dotted prefix of the decoder; local names of the decoder come after it."""
         if len(self.decoder_prefixes) == 1:
             return self.decoder_prefixes[0]
         columns = zip(*(prefix.split(".")[:-1] for prefix in self.decoder_prefixes), strict=False)
@@ -55,12 +55,12 @@ class Parts:
         return "".join(f"{column[0]}." for column in shared)
 
     def below(self, prefix: str) -> Parts:
-        """Return the same parts in a module that holds this one under a prefix, such as "model."."""
+        """Return the same parts for a module that contains this one under a prefix, such as "model."."""
         moved = (tuple(prefix + one for one in several) for several in (self.decoder_prefixes, self.head_prefixes))
         return Parts(prefix + self.encoder_prefix, *moved)
 
     def split(self, name: str) -> tuple[Part, str]:
-        """Return the part that a tensor belongs to, and its name within the part."""
+        """Return the part of a tensor, and its name within the part."""
         if name.startswith(self.decoder_prefixes) and self.decoder_prefixes:
             return "decoder", name.removeprefix(self.decoder_root)
         if not name.startswith(self.encoder_prefix) or name.startswith(self.head_prefixes):
@@ -69,7 +69,7 @@ class Parts:
 
 
 def locate_parts(model: nn.Module) -> Parts | None:
-    """Return where the parts of a module of timm, torchvision or segmentation_models_pytorch are; None for others."""
+    """Return the parts of a module of timm, torchvision or segmentation_models_pytorch; None for others."""
     if isinstance(model, SegmentationModel):
         timm_inside = isinstance(model.get_submodule("encoder"), TimmUniversalEncoder)
         return Parts("encoder.model." if timm_inside else "encoder.", ("decoder.",))
@@ -92,7 +92,7 @@ def locate_parts(model: nn.Module) -> Parts | None:
 
 
 def is_layer_normed(network: Network) -> bool:
-    """Whether the encoder has LayerNorm and no BatchNorm, as ViTs and ConvNeXts have."""
+    """Whether the encoder has LayerNorm and no BatchNorm, like ViTs and ConvNeXts."""
     modules = [
         module
         for name, module in network.model.named_modules()
@@ -103,20 +103,20 @@ def is_layer_normed(network: Network) -> bool:
 
 
 def local_name(name: str) -> str:
-    """Return a local name as timm's plain models spell it: "stages_0" of a feature extractor becomes "stages.0"."""
+    """Return a local name as in timm's plain models: "stages_0" of a feature extractor becomes "stages.0"."""
     return re.sub(r"\b(stem|stages|layers|blocks|features)_(\d+)", r"\1.\2", name)
 
 
 def untrained_names(
     names: Iterable[str], parts: Parts, *, parameters: Iterable[str], unreached: Iterable[str]
 ) -> list[str]:
-    """Return which tensors pre-training never trained: unreached parameters, and buffers beside only those.
+    """Return the tensors that were not pre-trained: unreached parameters, and buffers of modules with only those.
 
     Args:
         names: All names of the `state_dict`.
-        parts: Where the parts are. A buffer outside them counts with the parameters of the nearest module around it.
-        parameters: Those of the names that are parameters.
-        unreached: Parameters that no tap reached.
+        parts: Parts of the module. A buffer outside them belongs to the parameters of the nearest enclosing module.
+        parameters: Names of parameters.
+        unreached: Parameters that do not contribute to a tap.
     """
     every, learns, dead = list(names), set(parameters), set(unreached)
     owners: dict[str, list[str]] = {}
@@ -133,7 +133,7 @@ def untrained_names(
 
 
 def _around(owner: str, parameters: set[str]) -> set[str]:
-    """Return the parameters of the nearest module around the module `owner` that has any."""
+    """Return the parameters of the nearest module that encloses `owner` and has any."""
     while owner:
         owner = owner.rpartition(".")[0]
         found = {name for name in parameters if name.startswith(f"{owner}." if owner else "")}

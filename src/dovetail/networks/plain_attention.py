@@ -1,8 +1,8 @@
-"""Attention by hand where a processor is slow at the fused kernel.
+"""Unfused attention on CPUs, where the fused kernel is slow.
 
-In bfloat16 on a processor, whole ViTs train faster with the plain three operations than with torch's fused attention
-(`python -m benchmarks.speed.attention` measures by how much). The plain form keeps T x T weights of every head for
-the backward pass, so long sequences stay with the fused one.
+In bfloat16 on a CPU, ViTs train faster with the three plain operations than with torch's fused attention
+(`python -m benchmarks.speed.attention` measures the difference). The plain form stores T x T weights per head for the
+backward pass, so long sequences still use the fused kernel.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-MAX_TOKENS = 256  # 4 MB of weights an image and block, of 6 heads, in both number formats
+MAX_TOKENS = 256  # 4 MB of weights per image and block with 6 heads, in both number formats
 
 
 def prefer_plain_attention(network: nn.Module, *, side_px: int) -> int:
-    """Have the ViTs in `network` attend by hand where images of `side_px` give at most `MAX_TOKENS` patches.
+    """Use unfused attention in the ViTs of `network` if images of `side_px` have at most `MAX_TOKENS` patches.
 
-    The weights stay as they are, and results equal the fused kernel's up to rounding. Returns the number of attentions
-    that were changed.
+    The weights do not change, and results equal those of the fused kernel up to rounding. Returns the number of changed
+    attention modules.
     """
     changed = 0
     for vit in network.modules():
@@ -28,11 +28,11 @@ def prefer_plain_attention(network: nn.Module, *, side_px: int) -> int:
         for module in vit.modules():
             if isinstance(module, (Attention, AttentionRope, EvaAttention)):
                 changed += bool(module.fused_attn)
-                module.fused_attn = False  # type: ignore[misc]  # final for TorchScript alone
+                module.fused_attn = False  # type: ignore[misc]  # only final for TorchScript
     return changed
 
 
 def patches(vit: VisionTransformer | Eva, side_px: int) -> int:
-    """Return how many patches a square image of `side_px` has."""
+    """Return the number of patches of a square image of `side_px`."""
     height, width = vit.patch_embed.patch_size
     return int((side_px // height) * (side_px // width))

@@ -1,4 +1,4 @@
-"""Small trial runs of a network that leave it as it was: which image sizes it takes."""
+"""Small trial runs that check which image sizes a network supports, without changing it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dovetail.views.view import View
 
 
 def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
-    """Return a view of noise, [B, in_channels, size, size], on the network's device and of its dtype.
+    """Return a view of noise, [B, in_channels, size, size], with the network's device and dtype.
 
-    A network that takes query patches gets one for each image.
+    A network with query patches gets one per image.
     """
     like = next(network.parameters())
     shape = [batch_size, network.in_channels, size_px, size_px]
@@ -38,23 +38,23 @@ def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
 def check_image_size(
     network: Network, size_px: int, *, taps: Collection[str] | None = None, batch_size: int = 2
 ) -> None:
-    """Raise `ModelError` when the network cannot train on images of `size_px` in batches of `batch_size`.
+    """Raise `ModelError` if the network cannot train on images of `size_px` in batches of `batch_size`.
 
-    Runs one forward in training mode, without gradients, and leaves the network as it was.
+    Runs one forward pass in training mode, without gradients and without changing the network.
 
     Args:
         network: Any network.
-        size_px: Side of the square pixels.
-        taps: The taps in use; for None all of them but a ViT's queries, which need a view with query patches.
-        batch_size: Images in one forward on one device.
+        size_px: Side length of the square images.
+        taps: Used taps; None uses all except a ViT's queries, which need a view with query patches.
+        batch_size: Number of images in a forward pass on one device.
     """
     multiple = network.size_multiple
     taps = taps or [tap for tap in network.taps if tap != "queries"]
     if size_px < multiple or size_px % multiple:
         nearest = max(round(size_px / multiple), 1) * multiple
         raise ModelError(
-            f"Images of {size_px} px do not fit the model, whose sides must be multiples of {multiple}; the nearest "
-            f"size is {nearest}."
+            f"The model does not support images of {size_px} px; the size must be a multiple of {multiple}, such as "
+            f"{nearest}."
         )
     try:
         with undisturbed(network), torch.no_grad():
@@ -63,11 +63,11 @@ def check_image_size(
     except (RuntimeError, ValueError, AssertionError) as error:
         if "more than 1 value per channel" in str(error):
             raise ModelError(
-                f"The model's BatchNorm sees a single value per channel with {size_px} px and {batch_size} image(s) at "
-                "a time; use larger batches per device or larger images."
+                f"The model's BatchNorm gets a single value per channel with {batch_size} image(s) of {size_px} px; "
+                "use larger batches per device or larger images."
             ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
-            f"The model cannot take images of {size_px} px ({reason}); try the size it was built for, "
+            f"The model does not support images of {size_px} px ({reason}); use the size that it was built for, "
             f"{network.image_size}."
         ) from error

@@ -1,4 +1,4 @@
-"""Which ImageNet weights a library has for a model: their name, their license, and the file to fetch without it."""
+"""ImageNet weights that a library publishes for a model: name, license, and download URL."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Published:
     """Weights that a library publishes.
 
     Attributes:
-        name: By which the library knows them, such as "timm/resnet50.a1_in1k".
-        license: As the library states it; "" where it states none.
-        url: Of the file.
+        name: Name in the library, such as "timm/resnet50.a1_in1k".
+        license: License as stated by the library; "" if it states none.
+        url: URL of the file.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Published:
 
 
 def published(library: str, encoder: str) -> Published | None:
-    """Return the ImageNet weights of an encoder; None where the library has none, or does not say where they are.
+    """Return the ImageNet weights of an encoder; None if the library has none or no URL for them.
 
     Args:
         library: "timm", "smp" or "torchvision".
-        encoder: Its name there; "tu-" before it means timm's.
+        encoder: Name in the library; the prefix "tu-" means a timm model.
     """
     if library == "torchvision":
         weights = torchvision.models.get_model_weights(encoder)["IMAGENET1K_V1"]

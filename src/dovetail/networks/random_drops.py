@@ -1,4 +1,4 @@
-"""Parts of a network that are left out at random in training: stochastic depth and dropout."""
+"""Stochastic depth and dropout of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchvision.ops import StochasticDepth
 
 
 def keep_everything(network: nn.Module) -> None:
-    """Switch stochastic depth and dropout off for good, in training too."""
+    """Disable stochastic depth and dropout permanently, also in training mode."""
     for module in network.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0.0
@@ -17,5 +17,5 @@ def keep_everything(network: nn.Module) -> None:
             module.p = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
-        elif hasattr(module, "_drop_connect_rate"):  # smp's EfficientNets hand it to a function
+        elif hasattr(module, "_drop_connect_rate"):  # smp's EfficientNets pass it to a function
             module._drop_connect_rate = 0.0  # type: ignore[assignment]

@@ -1,8 +1,8 @@
-"""Random weights of an encoder as a method's source begins with them, where the library begins otherwise.
+"""Random initialisation of an encoder as in a method's published code, if it differs from the library's.
 
-timm's ResNets begin with zeros in the last norm of every residual block, torchvision's and
-segmentation_models_pytorch's with ones; all three draw convolutions for the fan out. timm's ViTs begin with a class
-token of 1e-6.
+timm's ResNets initialise the last norm of every residual block with zeros, torchvision's and
+segmentation_models_pytorch's with ones; all three initialise convolutions by fan out. timm's ViTs initialise the class
+token with 1e-6.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _BLOCK_NORM = re.compile(r"(layer\d\.\d+\.)bn(\d)\.weight")
 
 @torch.no_grad()
 def begin_as(network: Network, init: EncoderInit, *, seed: int) -> int:
-    """Give an encoder with random weights those that a method's source begins with.
+    """Initialise an encoder with random weights as in a method's published code.
 
-    What is drawn depends on `seed` alone, and torch's own random numbers stay as they are.
+    The draws only depend on `seed` and do not change torch's random state.
 
     Args:
-        network: Its ResNet's or ViT's weights are written in place; other encoders stay as they are.
+        network: Network with a ResNet or ViT, changed in place; other encoders do not change.
         init: See `EncoderInit`.
-        seed: Of the run.
+        seed: Seed of the run.
 
     Returns:
-        How many tensors were written.
+        Number of initialised tensors.
     """
     drawn = torch.Generator().manual_seed(seed)
     weights = {
@@ -53,30 +53,30 @@ def begin_as(network: Network, init: EncoderInit, *, seed: int) -> int:
 
 @torch.no_grad()
 def fix_positions(network: Network) -> None:
-    """Give a ViT the sine-cosine positions that a recipe fixes (`QueryRule.positions`); see `check_positions`."""
+    """Set the fixed sine-cosine position embeddings of a recipe (`QueryRule.positions`); see `check_positions`."""
     if isinstance(network, ViTNetwork) and network.vit.pos_embed is not None:
         network.vit.pos_embed.copy_(sincos_grid(network.vit))
 
 
 def check_positions(network: Network) -> None:
-    """Raise `DovetailError` unless a network has the sine-cosine positions that its recipe fixes.
+    """Raise `DovetailError` unless a network has the fixed sine-cosine position embeddings of its recipe.
 
-    A ViT that learned its positions would be spoilt by others, and query tokens could not be told where they are.
+    A ViT with learned position embeddings does not work with others, and query tokens would have no position.
     """
     if not isinstance(network, ViTNetwork) or network.vit.pos_embed is None:
         raise ModelError(
-            "The recipe fixes sine-cosine positions and the model has no position embedding; choose a ViT with one, or "
+            "The recipe uses sine-cosine positions, but the model has no position embedding; choose a ViT with one, or "
             "add --recipe.query_positions learned."
         )
     if not torch.allclose(network.vit.pos_embed.float().cpu(), sincos_grid(network.vit), atol=1e-2):
         raise WeightsError(
-            "The recipe fixes sine-cosine positions and the starting weights have learned ones; add "
+            "The recipe uses sine-cosine positions, but the initial weights have learned ones; add "
             "--recipe.query_positions learned, or start from random weights."
         )
 
 
 def _convolutions(weights: dict[str, nn.Parameter], init: EncoderInit, drawn: Generator) -> int:
-    """Draw a ResNet's convolutions anew, where the library's fan is another one."""
+    """Initialise a ResNet's convolutions again if the library uses another fan."""
     convolutions = [value for value in weights.values() if value.dim() == 4]
     if init.fan != "in":
         return 0

@@ -1,4 +1,4 @@
-"""A network in evaluation for a while."""
+"""Temporary evaluation mode of a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.networks.undisturbed import undisturbed
 
 @contextmanager
 def at_rest(network: Network) -> Iterator[None]:
-    """Put the network in evaluation without dropout or gradients within, and leave it as it was."""
+    """Use evaluation mode without dropout and gradients in this context, and restore the mode afterwards."""
     with undisturbed(network), torch.no_grad():
         network.eval()
         network.resting = True

@@ -1,7 +1,7 @@
-"""segmentation_models_pytorch: every architecture, with its decoder's stages as taps.
+"""segmentation_models_pytorch: all architectures, with the decoder's stages as taps.
 
-The library's own decoder runs; its stages are recorded as they come, and it is stopped after the last one needed.
-The encoder always runs whole, because the library offers no way to stop it.
+The library's decoder runs, its stages are recorded, and it is stopped after the last required stage. The encoder always
+runs completely, because the library cannot stop it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ARCHITECTURES: Mapping[str, str] = {
     )
 }
 
-# Modules of each decoder whose outputs are taps, in the order they run; the decoder's own output comes last.
+# Modules of each decoder whose outputs are taps, in the order they run; the output of the decoder comes last.
 _STAGES: Mapping[str, Callable[[Any], list[nn.Module]]] = {
     "UnetDecoder": lambda decoder: list(decoder.blocks),
     "MAnetDecoder": lambda decoder: list(decoder.blocks),
@@ -77,11 +77,11 @@ class SmpNetwork(TwoPartNetwork):
             image_size=image_size,
         )
         self.size_multiple = max(self.size_multiple, int(encoder.output_stride))  # type: ignore[arg-type]
-        if isinstance(model, smp.DPT):  # its coarsest map is below the ViT's own, at stride 32 for four blocks
+        if isinstance(model, smp.DPT):  # its coarsest map is coarser than the ViT's, at stride 32 for four blocks
             self.size_multiple = max(self.size_multiple, 2 ** (len(model.decoder.fusion_blocks) + 1))
 
     def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
-        """Return the encoder's maps by the library's number, and the pixels themselves under "input"."""
+        """Return the encoder's maps by the library's number, and the pixels as "input"."""
         encoder = self.model.get_submodule("encoder")
         if isinstance(self.model, smp.DPT):
             maps, prefixes = encoder(pixels)
@@ -92,7 +92,7 @@ class SmpNetwork(TwoPartNetwork):
         return {INPUT: first, **{str(index): value for index, value in enumerate(rest, start=1)}}
 
     def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
-        """Return the wanted stages of the decoder, or all of them."""
+        """Return the requested stages of the decoder, or all of them."""
         decoder = self.model.get_submodule("decoder")
         inner = _STAGES.get(type(decoder).__name__, lambda _: [])(decoder)
         modules = {str(index): module for index, module in enumerate([*inner, decoder])}
@@ -102,9 +102,9 @@ class SmpNetwork(TwoPartNetwork):
         return outputs
 
     def _decoder_inputs(self, stages: Stages) -> tuple[list[Tensor | None], ...]:
-        """Return what the decoder takes: the features by stride, after lateral dropout, and a ViT's prefix tokens."""
+        """Return the decoder's inputs: features by stride after lateral dropout, and a ViT's prefix tokens."""
         keys = [key for key in stages if key.isdecimal()]
-        used = [key for key in keys if is_map(stages[key])]  # transformers hold an empty map at stride 2
+        used = [key for key in keys if is_map(stages[key])]  # transformers have an empty map at stride 2
         dropped = dict(zip(used, self.drop_laterals([stages[key] for key in used]), strict=True))
         features: list[Tensor | None] = [dropped.get(key, stages[key]) for key in keys]
         if isinstance(self.model, smp.DPT):
@@ -113,13 +113,13 @@ class SmpNetwork(TwoPartNetwork):
 
 
 def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: int) -> SmpNetwork:
-    """Build `smp.<architecture>(encoder_name=encoder)`, randomly initialised, with one class.
+    """Build `smp.<architecture>(encoder_name=encoder)` with random weights and one class.
 
     Args:
-        architecture: Any case, such as "unet" or "DeepLabV3Plus".
-        encoder: A name of the library, or a timm model as "tu-<name>".
-        in_channels: Channels of the pixels.
-        image_size: Side of the pixels that the model is probed with.
+        architecture: Name in any case, such as "unet" or "DeepLabV3Plus".
+        encoder: Name in the library, or a timm model as "tu-<name>".
+        in_channels: Number of input channels.
+        image_size: Side length of the images for a trial run.
     """
     if architecture.lower() not in ARCHITECTURES:
         raise unknown_name(
@@ -132,7 +132,7 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
     kwargs: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "in_channels": in_channels}
     kwargs |= size_options(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else {}
     if class_name == "DPT":
-        kwargs["dynamic_img_size"] = True  # crops of other sizes than the ViT's own; no parameter depends on it
+        kwargs["dynamic_img_size"] = True  # supports other crop sizes; does not affect parameters
     construction = Construction(f"smp.{class_name}", kwargs)
     try:
         model = getattr(smp, class_name)(**kwargs)
@@ -152,7 +152,7 @@ def _check_encoder(encoder: str) -> None:
 
 
 def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: int) -> SmpNetwork:
-    """Wrap a model that the user built; its constructor call is known when the library kept its arguments."""
+    """Wrap a model that the user built; its constructor call is known if the library kept its arguments."""
     kept: dict[str, Any] | None = vars(model).get("_hub_mixin_config")
     construction = None
     if kept is not None and type(model).__name__ in ARCHITECTURES.values():

@@ -1,7 +1,7 @@
-"""Networks whose encoder and decoder answer in stages: what all CNN adapters share.
+"""Networks whose encoder and decoder return stages: the base of all CNN adapters.
 
-An adapter says how to run its encoder and its decoder and names their stages as it likes; the taps, their channels and
-strides are read off one probing forward, so that what is declared cannot differ from what is computed.
+An adapter runs its encoder and decoder and names their stages. The taps, their channels and strides are determined by a
+trial run, so they always match the outputs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dovetail.recipe import Tap
 from dovetail.views.view import View
 
 Stages = dict[str, Any]
-"""Maps [B, C, H, W] by stage, those of a feature pyramid as a `Level`."""
+"""Maps [B, C, H, W] by stage; levels of a feature pyramid are a `Level`."""
 
 
 class StagedNetwork(Network):
     """A network that runs its encoder, then its decoder, as far as the taps need.
 
-    Two stages of one stride have one name, `c4` or `p4`; it is the later one's, which is the deeper one of a dilated
-    encoder and the one nearer to the output of a decoder.
+    If two stages have the same stride, the name (`c4` or `p4`) refers to the later one: the deeper stage of a dilated
+    encoder, and the stage closer to the output of a decoder.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class StagedNetwork(Network):
         in_channels: int,
         image_size: int,
     ) -> None:
-        """Wrap `model` and probe it once with an image of `image_size` x `image_size` pixels."""
+        """Wrap `model` and run it once with an image of `image_size` x `image_size` pixels."""
         super().__init__()
         self.model = model
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
@@ -59,10 +59,10 @@ class StagedNetwork(Network):
     def run(
         self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
     ) -> tuple[Stages, Stages]:
-        """Return the wanted stages of the encoder and of the decoder: all of a part for None, none of it for ()."""
+        """Return the requested stages of encoder and decoder: all for None, none for ()."""
 
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-        """Return the named taps for a view, computing nothing that they do not need."""
+        """Return the named taps for a view; computes only what they need."""
         taps, points = split_points(taps)
         for tap in taps:
             if tap not in self.taps:
@@ -81,11 +81,11 @@ class StagedNetwork(Network):
         return self._point_taps
 
     def probe_view(self) -> View:
-        """Return one image of noise of the size that the network was built for."""
+        """Return an image of noise with the size that the network was built for."""
         return trial_view(self, size_px=self.image_size, batch_size=1)
 
     def _discover(self) -> None:
-        """Fill `taps` and `stages` from one forward of a black image."""
+        """Set `taps` and `stages` from a forward pass of a black image."""
         like = next(self.model.parameters())
         pixels = like.new_zeros(1, self.in_channels, self.image_size, self.image_size)
         was_training = self.model.training
@@ -103,13 +103,13 @@ class StagedNetwork(Network):
             }
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ModelError(
-                f"{self.constructor} cannot take images of {self.image_size} px ({_first_line(error)}); choose another "
-                "image size, such as 224."
+                f"{self.constructor} does not support images of {self.image_size} px ({_first_line(error)}); choose "
+                "another image size, such as 224."
             ) from error
         finally:
             self.model.train(was_training)
         if not self.taps:
-            raise ModelError(f"{self.constructor} gives no feature map; choose another model.")
+            raise ModelError(f"{self.constructor} returns no feature map; choose another model.")
 
     def _declare(self, stages: Mapping[str, Tensor], part: Literal["encoder", "decoder"]) -> None:
         found: dict[str, tuple[str, Tap]] = {}
@@ -123,20 +123,20 @@ class StagedNetwork(Network):
 
 
 class TwoPartNetwork(StagedNetwork):
-    """A staged network whose encoder and decoder can be run one after the other."""
+    """A staged network whose encoder and decoder run one after the other."""
 
     @abstractmethod
     def encode(self, pixels: Tensor, wanted: Collection[str] | None) -> Stages:
-        """Return the encoder's stages, finest first: the wanted ones, or all for None."""
+        """Return the requested stages of the encoder, finest first; all for None."""
 
     @abstractmethod
     def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
-        """Return the decoder's stages in the order they are computed, from all of the encoder's `stages`."""
+        """Return the decoder's stages in the order of computation, from all stages of the encoder."""
 
     def run(
         self, pixels: Tensor, encoder: Collection[str] | None, decoder: Collection[str] | None
     ) -> tuple[Stages, Stages]:
-        """Run the encoder, wholly where the decoder needs it, and then the decoder."""
+        """Run the encoder, completely if the decoder needs it, and then the decoder."""
         deep = decoder is None or bool(decoder)
         features = self.encode(pixels, None if deep else encoder)
         return features, self.decode(features, decoder) if deep else {}
@@ -146,17 +146,17 @@ INPUT = "input"
 
 
 def is_map(value: object) -> bool:
-    """Tell whether a value is a map [B, C, H, W] with at least one channel."""
+    """Whether a value is a map [B, C, H, W] with at least one channel."""
     return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] > 0
 
 
 def tap_of(value: Tensor, part: Literal["encoder", "decoder"], image_size: int) -> Tap:
-    """Return the tap that a map [B, C, H, W] of an image of `image_size` px is; strides are powers of two."""
+    """Return the tap of a map [B, C, H, W] for an image of `image_size` px; strides are powers of two."""
     return Tap(channels=value.shape[1], stride=stride_of(value.shape[-1], image_size), kind="map", part=part)
 
 
 def stride_of(cells: int, image_size: int) -> int:
-    """Return the power of two that is nearest to the pixels of a cell."""
+    """Return the power of two closest to the pixels of a cell."""
     return int(2 ** max(round(math.log2(image_size / max(cells, 1))), 0))
 
 
@@ -166,7 +166,7 @@ def tap_name(tap: Tap) -> str:
 
 
 def run_children(children: Iterable[tuple[str, nn.Module]], pixels: Tensor, wanted: Collection[str] | None) -> Stages:
-    """Run modules one after another up to the last wanted one; return the outputs of the wanted, or of all."""
+    """Run modules in sequence up to the last requested one; return the requested outputs, or all."""
     left = None if wanted is None else set(wanted)
     stages: Stages = {}
     for name, child in children:
@@ -181,16 +181,16 @@ def run_children(children: Iterable[tuple[str, nn.Module]], pixels: Tensor, want
 
 
 class _EnoughError(Exception):
-    """Everything wanted was recorded; what follows need not run."""
+    """Raised after the last requested output, to skip the rest."""
 
 
 def record(
     modules: Mapping[str, nn.Module], run: Callable[[], Any], *, inputs: Mapping[str, nn.Module] | None = None
 ) -> tuple[dict[str, Any], Any]:
-    """Run `run` until every module has answered, and those in `inputs` have been given something, which counts.
+    """Run `run` until every module has returned; for modules in `inputs` their input is recorded instead.
 
-    Returns the modules' outputs by name, in the order they were computed, and what `run` returned (None when it was
-    stopped early).
+    Returns the recorded values by name, in the order of computation, and the result of `run` (None if it was stopped
+    early).
     """
     outputs: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""timm's convolutional nets and hierarchical transformers, alone or under an FPN or FCN decoder."""
+"""timm's convolutional networks and hierarchical transformers, alone or with an FPN or FCN decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dovetail.networks.staged import Stages, TwoPartNetwork
 
 
 class TimmNetwork(TwoPartNetwork):
-    """A timm model, `EncoderFPN` or `EncoderFCN`. Stages of the encoder are strides, of the decoder levels."""
+    """A timm model, `EncoderFPN` or `EncoderFCN`. Encoder stages are strides, decoder stages are levels."""
 
     def __init__(
         self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
@@ -32,7 +32,7 @@ class TimmNetwork(TwoPartNetwork):
 
     @property
     def encoder(self) -> nn.Module:
-        """The timm model itself."""
+        """The timm model."""
         if isinstance(self.model, (EncoderFPN, EncoderFCN)):
             return self.model.encoder
         return self.model

@@ -1,7 +1,7 @@
 """torchvision's segmentation and detection models.
 
-Pixels bypass the detectors' own transform: views are normalised already. torchvision's models are built without any
-weights, so that BatchNorm trains and no layer is frozen.
+Pixels bypass the transform of detectors, because views are already normalised. Models are built without weights, so
+that BatchNorm is trained and no layer is frozen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
 
 LRASPP_DECODER = ("classifier.cbr.", "classifier.scale.")
 
-# Name -> its home in torchvision.models.
+# Name -> submodule of torchvision.models.
 MODELS: Mapping[str, str] = {
     "fcn_resnet50": "segmentation",
     "fcn_resnet101": "segmentation",
@@ -97,8 +97,8 @@ class TorchvisionDetector(TwoPartNetwork):
         backbone = model.get_submodule("backbone")
         if not isinstance(backbone, BackboneWithFPN):
             raise ModelError(
-                f"{type(model).__name__} has a {type(backbone).__name__} as backbone, and only torchvision's "
-                "BackboneWithFPN is known; name the parts with `encoder` and `decoder`."
+                f"{type(model).__name__} has a {type(backbone).__name__} as backbone, but only torchvision's "
+                "BackboneWithFPN is supported; pass the paths of its parts as `encoder` and `decoder`."
             )
         super().__init__(
             model,
@@ -176,22 +176,22 @@ class TorchvisionSSD(TwoPartNetwork):
         return {"0": fine, "1": second(fine)}
 
     def decode(self, stages: Stages, wanted: Collection[str] | None) -> Stages:
-        """Return nothing: there is no decoder."""
+        """Return no maps, because there is no decoder."""
         return {}
 
 
 def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPartNetwork:
-    """Build torchvision's model `name` without weights; every parameter trains.
+    """Build torchvision's model `name` with random weights; all parameters are trainable.
 
     Raises:
-        ModelError: For an unknown name, or for pixels that do not have 3 channels.
+        ModelError: If the name is unknown or the images do not have 3 channels.
     """
     if name not in MODELS:
         raise unknown_name("torchvision model", name, MODELS, error=ModelError)
     if in_channels != 3:
         raise ModelError(
-            f"torchvision's models take 3 channels, not {in_channels}; replace the first convolution and pass the "
-            "model itself."
+            f"torchvision's models need 3 channels, got {in_channels}; replace the first convolution and pass the "
+            "module."
         )
     kwargs = {"weights": None, "weights_backbone": None}
     construction = Construction(f"torchvision.models.{MODELS[name]}.{name}", dict(kwargs))
@@ -213,10 +213,10 @@ def wrap_torchvision(
 
 
 def is_segmentation(model: nn.Module) -> bool:
-    """Tell whether the model is torchvision's FCN or DeepLabV3."""
+    """Whether the model is torchvision's FCN or DeepLabV3."""
     return isinstance(model, (FCN, DeepLabV3))
 
 
 def is_torchvision(model: nn.Module) -> bool:
-    """Tell whether `wrap_torchvision` takes the model."""
+    """Whether `wrap_torchvision` supports the model."""
     return isinstance(model, (FCN, DeepLabV3, FasterRCNN, RetinaNet, FCOS, LRASPP, SSD))

@@ -1,4 +1,4 @@
-"""Trial runs that leave a module as it was."""
+"""Trial runs that do not change a module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put back buffers (BatchNorm statistics), training modes and the state of random numbers afterwards."""
+    """Restore buffers (BatchNorm statistics), training modes and random state afterwards."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     modes = [(part, part.training) for part in module.modules()]
     devices = {tensor.device.index or 0 for tensor in module.parameters() if tensor.is_cuda}

@@ -1,9 +1,8 @@
 """Any timm ViT as a network: class token, patches, masks (iBOT) and query tokens (ADCLR, PQCL), with timm's own blocks.
 
-Taken: `VisionTransformer` (DeiT with or without a distillation token, DeiT III, DINOv2, registers, layer scale,
-qk-norm) and `Eva` (EVA-02, DINOv3, RoPE-ViT). The module stays as timm made it, so its `state_dict` loads into timm
-strictly; the one parameter that masks need lives outside of it. Raw tokens are timm's own to the last bit, with and
-without queries.
+Supported: `VisionTransformer` (DeiT with or without a distillation token, DeiT III, DINOv2, registers, layer scale,
+qk-norm) and `Eva` (EVA-02, DINOv3, RoPE-ViT). The module is not changed, so its `state_dict` loads strictly into timm.
+The mask token is a parameter outside of it. Raw tokens are bit-identical to timm's, with and without queries.
 
 Taps: `cls` [B, C] (`pooled` [B, C], timm's pooled features, without a class token), `patches` [B, N, C] after the final
 norm, `patches_prenorm` [B, N, C] before it, `queries` [B, S, C] after it ([B, S g, C] for queries of mask tokens), and
@@ -39,7 +38,7 @@ from dovetail.views.view import View
 
 
 class Encoded(NamedTuple):
-    """Tokens after the last block, before the final norm, and the raw tokens after the blocks asked for."""
+    """Tokens after the last block, before the final norm, and raw tokens after the requested blocks."""
 
     raw: Tensor
     queries: Tensor | None
@@ -47,22 +46,22 @@ class Encoded(NamedTuple):
 
 
 class ViTNetwork(Network):
-    """A timm ViT; see the module's docstring. `mask_token` [1, C] is trained only where a recipe masks."""
+    """A timm ViT; see the module's docstring. `mask_token` [1, C] is only trained by recipes with masks."""
 
     def __init__(self, model: nn.Module, *, construction: Construction | None) -> None:
         super().__init__()
         self.model = model
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
         self.encoder_prefix, self.decoder_prefixes = "", ()
-        self.query_pass = two_streams  # where weights are sharded, another way to call the same
+        self.query_pass = two_streams  # replaced when weights are sharded
         self.is_teacher = False
         check_model(self.vit)
         self._declare(self.vit)
 
     def _declare(self, vit: Any) -> None:
-        """Fill in what follows from the ViT."""
+        """Set the attributes that depend on the ViT."""
         stride, channels = patch_px(vit), int(vit.embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, channels))  # zeros, and decayed as a matrix, as in iBOT's code
+        self.mask_token = nn.Parameter(torch.zeros(1, channels))  # zeros, decayed like a matrix, as in iBOT
         self.in_channels = int(vit.patch_embed.proj.in_channels)
         self.size_multiple = stride
         self.image_size = int(vit.patch_embed.img_size[0])
@@ -74,7 +73,7 @@ class ViTNetwork(Network):
 
     @property
     def vit(self) -> Any:
-        """The timm model itself; untyped, as timm is."""
+        """The timm model; untyped, as timm is."""
         return self.model
 
     def blocks(self) -> list[nn.Module]:
@@ -82,18 +81,18 @@ class ViTNetwork(Network):
         return list(self.vit.blocks)
 
     def forward(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-        """Return the named taps for a view, computing nothing that they do not need."""
+        """Return the named taps for a view; computes only what they need."""
         for tap in split_points(taps)[0]:
             if tap not in self.taps:
                 raise unknown_name("tap", tap, self.taps, error=ModelError)
         return self.answer(view, taps)
 
     def answer(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-        """Return the named taps, all of which there are."""
+        """Return the named taps, which all exist."""
         return self.token_taps(self.encode(view, with_queries="queries" in taps), view, taps)
 
     def encode(self, view: View, *, with_queries: bool, keep: Collection[int] = ()) -> Encoded:
-        """Run embedding and blocks; `keep` are the indices of blocks whose raw tokens [B, T, C] are wanted as well."""
+        """Run embedding and blocks; `keep` lists blocks whose raw tokens [B, T, C] are returned too."""
         vit, kept = self.vit, {}
         raw, queries, rotations = embed(
             vit,
@@ -110,7 +109,7 @@ class ViTNetwork(Network):
         return Encoded(raw, queries, kept)
 
     def through_block(self, block: nn.Module, raw: Tensor, queries: Tensor | None, rotations: Rotations) -> Any:
-        """Run one block, recomputed in the backward pass where timm's `set_grad_checkpointing` is on."""
+        """Run one block, recomputed in the backward pass if timm's `set_grad_checkpointing` is enabled."""
 
         def run(raw: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor | None]:
             if queries is not None:
@@ -123,7 +122,7 @@ class ViTNetwork(Network):
         return run(raw, queries)
 
     def token_taps(self, encoded: Encoded, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-        """Return those of `taps` that are the ViT's own."""
+        """Return the taps of the ViT among `taps`."""
         vit, patch = self.vit, self.taps["patches"].stride
         prefix, outputs = vit.num_prefix_tokens, {}
         if "patches_prenorm" in taps:
@@ -141,7 +140,7 @@ class ViTNetwork(Network):
 
     @property
     def encodes_crops(self) -> bool:
-        """Whether the queries' crops are encoded by themselves: in the teacher of a recipe with mask tokens (PQCL)."""
+        """Whether the crops of queries are encoded separately: in the teacher of a recipe with mask tokens (PQCL)."""
         return self.is_teacher and self.rules.query_rule.content == "mask"
 
     def become_teacher(self) -> None:
@@ -149,16 +148,16 @@ class ViTNetwork(Network):
         self.is_teacher = True
 
     def query_vectors(self, tokens: Tensor) -> Tensor:
-        """Return what stands for queries: of their tokens [B, S g, C] each query's mean; mask tokens one by one."""
+        """Return the vectors of queries: the mean of each query's tokens [B, S g, C], or every mask token."""
         if self.rules.query_rule.content == "mask":
             return tokens
         each = self.rules.query_rule.tokens_per_side**2
         return tokens.reshape(len(tokens), -1, each, tokens.shape[-1]).mean(dim=2)
 
     def patches_of_crops(self, view: View) -> Tensor:
-        """Return [B, S g, C]: the patches of the view's query crops, each encoded as an image of its own."""
+        """Return [B, S g, C]: the patches of the view's query crops, each encoded as a separate image."""
         if view.queries is None or view.query_box is None:
-            raise ModelError("The 'queries' tap was asked for a view without query crops; add them to the view plan.")
+            raise ModelError("The tap 'queries' needs query crops, but the view has none; add them to the view plan.")
         count = view.queries.shape[1]
         crops = View(
             pixels=view.queries.flatten(0, 1),
@@ -171,7 +170,7 @@ class ViTNetwork(Network):
         return patches.reshape(len(view.pixels), -1, patches.shape[-1])
 
     def prune(self, taps: Collection[str]) -> None:
-        """Freeze what no tap reaches, and positions that are fixed."""
+        """Freeze parameters that do not contribute to a tap, and fixed position embeddings."""
         super().prune(taps)
         if self.rules.query_rule.positions == "sincos" and self.vit.pos_embed is not None:
             self.vit.pos_embed.requires_grad_(False)
@@ -184,19 +183,19 @@ class ViTNetwork(Network):
         return patches.reshape(-1, height, width, raw.shape[-1]).permute(0, 3, 1, 2)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        """Normalise tokens; models that normalise after pooling (`fc_norm`) get that norm on every token instead."""
+        """Normalise tokens; models that normalise after pooling (`fc_norm`) apply this norm to every token."""
         norm = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
         normed: Tensor = norm(tokens)
         return normed
 
     def _pooled(self, raw: Tensor) -> Tensor:
-        """Return [B, C]: what timm's own classifier would read, or the patches' mean where it pools nothing."""
+        """Return [B, C]: the input of timm's classifier, or the mean of the patches without pooling."""
         normed = self.vit.norm(raw)
         pooled: Tensor = self.vit.forward_head(normed, pre_logits=True)
         return pooled if pooled.dim() == 2 else self.final_norm(raw)[:, self.vit.num_prefix_tokens :].mean(dim=1)
 
     def probe_view(self) -> View:
-        """Return one small image with a mask and with queries, where a recipe has them, to find out what is reached."""
+        """Return a small image for trial runs, with a mask and queries if the recipe has them."""
         side = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
         view, cells = trial_view(self, size_px=side, batch_size=1), side // self.taps["patches"].stride
         if not self.rules.masks:
@@ -217,24 +216,24 @@ def build_vit(
     """Return a timm ViT as a network.
 
     Args:
-        name_or_module: A timm model name such as "vit_small_patch16_224", a call of timm with options of its own such
-            as "timm.create_model('vit_small_patch16_224', patch_size=8)", or a VisionTransformer or Eva module, which
-            is taken as it is; the four options of its construction below do not apply to it.
-        in_channels: Channels of the pixels.
-        pretrained: Start from timm's weights.
-        image_size: Side of the global views in pixels: the size of the grid of positions. Views of other sizes get
-            interpolated positions.
+        name_or_module: Name of a timm model such as "vit_small_patch16_224", a call of timm such as
+            "timm.create_model('vit_small_patch16_224', patch_size=8)", or a VisionTransformer or Eva module, which is
+            used unchanged; the options below do not apply to a module.
+        in_channels: Number of input channels.
+        pretrained: Load timm's weights.
+        image_size: Side length of the global views in pixels, for the grid of position embeddings. Views of other sizes
+            use interpolated positions.
         drop_path: Stochastic depth of the last block, rising linearly from 0 in the first; off in the teacher.
-        checkpoint_blocks: Recompute every block in the backward pass instead of keeping its activations.
+        checkpoint_blocks: Recompute every block in the backward pass instead of storing its activations.
 
     Raises:
-        ModelError: The name is unknown, or the model is not such a ViT.
+        ModelError: If the name is unknown or the model is not a supported ViT.
     """
     construction: Construction | None = None
     if isinstance(name_or_module, str):
         named = TimmName.parse(name_or_module)
         if named.plus:
-            raise ModelError(f"{name_or_module} has a decoder; leave out +{named.decoder}, or call build_vit_fpn.")
+            raise ModelError(f"{name_or_module} has a decoder; leave out +{named.decoder} or call build_vit_fpn.")
         options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=named.options)
         construction = Construction(CREATE, options, args=(named.name,))
         model = named_vit(named, options, pretrained=pretrained, drop_path=drop_path)
@@ -249,25 +248,25 @@ def build_vit(
 def vit_options(
     *, in_channels: int, image_size: int, encoder_options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the options of `timm.create_model`: no classifier, views of any size, and over these the given ones."""
+    """Return options of `timm.create_model` without classifier and for any view size, overridden by `options`."""
     size = {"img_size": image_size, "dynamic_img_size": True}
     return {"num_classes": 0, "in_chans": in_channels, **size, **(encoder_options or {})}
 
 
 def named_vit(named: TimmName, options: Mapping[str, Any], *, pretrained: bool, drop_path: float) -> nn.Module:
-    """Return timm's ViT of a name with `options`; `drop_path` is for pre-training alone and in no constructor.
+    """Build timm's ViT with `options`; `drop_path` only applies to pre-training and is not in the constructor call.
 
     Raises:
-        ModelError: The name is no ViT's, timm cannot build it so, or there are two rates of stochastic depth.
+        ModelError: If the model is not a ViT, timm cannot build it, or stochastic depth is set twice.
     """
     check_name(named.name)
     if drop_path and "drop_path_rate" in options:
-        raise ModelError("The model's call has a drop_path_rate, and drop_path is given beside it; leave one out.")
+        raise ModelError("Both drop_path_rate of the model's call and drop_path are set; leave one out.")
     return create_timm(named.name, {"drop_path_rate": drop_path, **options}, pretrained=pretrained)
 
 
 def is_vit(name_or_module: str | nn.Module) -> bool:
-    """Tell whether `build_vit` is for this timm model: found out without allocating its weights."""
+    """Whether `build_vit` supports this timm model; does not allocate its weights."""
     if isinstance(name_or_module, nn.Module):
         return isinstance(name_or_module, (VisionTransformer, Eva))
     if not timm.is_model(name_or_module):
@@ -284,13 +283,13 @@ def check_name(name: str) -> None:
         with torch.device("meta"):
             kind = type(timm.create_model(name)).__name__
         raise ModelError(
-            f"{name} is a {kind}, whose blocks take neither masks nor query tokens; choose one of timm's "
+            f"{name} is a {kind}, which supports neither masks nor query tokens; choose one of timm's "
             "VisionTransformer or Eva models, such as vit_small_patch16_224."
         )
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise `ModelError` unless tokens, masks and positions of `model` can be handled."""
+    """Raise `ModelError` unless tokens, masks and positions of `model` are supported."""
     if not isinstance(model, (VisionTransformer, Eva)):
         raise ModelError(
             f"{type(model).__name__} is not one of timm's VisionTransformer or Eva models; choose one, such as "
@@ -298,12 +297,12 @@ def check_model(model: nn.Module) -> None:
         )
     if not isinstance(model.patch_embed, PatchEmbed):
         raise ModelError(
-            f"The stem {type(model.patch_embed).__name__} mixes pixels of several patches, so that masks and queries "
-            "have no patch of their own; choose a ViT with plain patch embedding."
+            f"The stem {type(model.patch_embed).__name__} mixes pixels of several patches, so masks and queries are "
+            "not supported; choose a ViT with plain patch embedding."
         )
     if not isinstance(model.patch_drop, (nn.Identity, type(None))):
         raise ModelError(
-            "The ViT drops patches, so that its tokens lose their places; build it without patch_drop_rate."
+            "The ViT drops patches, so its tokens have no fixed positions; build it without patch_drop_rate."
         )
 
 

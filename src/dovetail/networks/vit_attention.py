@@ -5,16 +5,16 @@ Representation Learning" (ADCLR), ICLR 2023, https://arxiv.org/abs/2306.13337. N
 
 For raw tokens X [B, T, C] (class and register tokens included) and query tokens Q [B, S, C], with shared norm, q, k, v:
 
-    X' = softmax(q(X) k(X)^T) v(X)                                       the block as it is, on the fastest kernel
-    Q'_i = softmax([q(Q_i) k(X)^T, q(Q_i) k(Q_i)^T]) [v(X); v(Q_i)]      one logit for itself is appended
+    X' = softmax(q(X) k(X)^T) v(X)                                       the unchanged block, on the fastest kernel
+    Q'_i = softmax([q(Q_i) k(X)^T, q(Q_i) k(Q_i)^T]) [v(X); v(Q_i)]      with one logit for the query itself
 
-A query of more than one token (g of them) has g logits in place of the one: its tokens attend to each other too, and to
-no token of another query.
+A query with g tokens has g logits instead of one: its tokens also attend to each other, but not to tokens of other
+queries.
 
-That equals a (T+S) x (T+S) mask that hides every query from the raw tokens and from the other queries, at a cost of
-S (T+1) logits instead of (T+S)^2. The raw stream runs the same operations in the same order as timm, so its numbers
-are the same to the last bit. Stochastic depth draws once for each image and drops both streams of it together: the raw
-stream then draws the same random numbers with and without queries.
+This equals a (T+S) x (T+S) mask that hides every query from the raw tokens and the other queries, with S (T+1) logits
+instead of (T+S)^2. The raw stream runs the same operations in the same order as timm, so its results are bit-identical.
+Stochastic depth draws once per image and drops both streams together, so the raw stream draws the same random numbers
+with and without queries.
 
 Shapes: B images, T raw tokens, S query tokens (g for each query, one after the other), C channels, h heads, d channels
 of a head.
@@ -58,7 +58,7 @@ class Projected(NamedTuple):
 
 
 def takes_queries(block: nn.Module) -> bool:
-    """Tell whether query tokens can go through `block`: a block and an attention whose parts are known by name."""
+    """Whether `block` supports query tokens: the parts of the block and its attention must have known names."""
     known = type(block) in (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
     return known and type(block.attn) in (Attention, AttentionRope, EvaAttention)
 
@@ -66,9 +66,9 @@ def takes_queries(block: nn.Module) -> bool:
 def two_streams(
     block: Any, streams: Streams, rotations: Rotations, *, attention: QueryAttention, group: int = 1
 ) -> Streams:
-    """Run one timm block on raw and query tokens; the raw tokens' result is that of `block` alone.
+    """Run a timm block on raw and query tokens; the result for raw tokens is that of `block` alone.
 
-    With `attention="bidirectional"` the raw tokens see the queries, so their result differs: an ablation. A query has
+    With `attention="bidirectional"`, an ablation, raw tokens attend to queries, so their result differs. A query has
     `group` tokens.
     """
     inputs = Streams(*(_before_attention(block, tokens) for tokens in streams))
@@ -82,7 +82,7 @@ def two_streams(
 def attention_weights(
     block: Any, raw: Tensor, queries: Tensor | None, rotations: Rotations, *, group: int = 1
 ) -> Streams:
-    """Return what each token of a block attends to, for pictures: weights that sum to one.
+    """Return the attention weights of a block for pictures; they sum to one.
 
     `raw` is [B, h, T, T], `queries` [B, h, S / g, T + 1], the mean over a query's tokens, with a query's weight on
     itself last (unidirectional queries); S is 0 without queries.
@@ -120,7 +120,7 @@ def _attend(attn: Any, inputs: Streams, rotations: Rotations, attention: QueryAt
 
 
 def _raw_and_self(attn: Any, queries: Projected, raw: Projected, group: int) -> Tensor:
-    """Return [B, h, S, d]: each query token's mean over the raw values and its query's, weighted by one softmax."""
+    """Return [B, h, S, d]: the mean of raw values and the query's values for each query token, with a joint softmax."""
     weights: Tensor = attn.attn_drop(_query_weights(attn, queries, raw, group)).to(raw.v.dtype)
     if group == 1:
         return weights[..., :-1] @ raw.v + weights[..., -1:] * queries.v
@@ -130,7 +130,7 @@ def _raw_and_self(attn: Any, queries: Projected, raw: Projected, group: int) -> 
 
 
 def _query_weights(attn: Any, queries: Projected, raw: Projected, group: int) -> Tensor:
-    """Return [B, h, S, T + g]: each query token's weights on the raw tokens and on those of its own query."""
+    """Return [B, h, S, T + g]: weights of each query token for the raw tokens and for tokens of its own query."""
     q = queries.q * attn.scale
     to_raw = q @ raw.k.transpose(-2, -1)  # [B, h, S, T]
     if group == 1:
@@ -147,7 +147,7 @@ def _by_query(tokens: Tensor, group: int) -> Tensor:
 
 
 def _softmax_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v as the attention itself computes it: fused, or by hand."""
+    """Return softmax(q k^T / sqrt(d)) v, fused or unfused as in the attention module."""
     if attn.fused_attn:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=attn.attn_drop.p if attn.training else 0.0)
     weights: Tensor = attn.attn_drop(((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1))
@@ -155,7 +155,7 @@ def _softmax_attention(attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _project(attn: Any, tokens: Tensor, rope: Tensor | None, prefix: int) -> Projected:
-    """Return q, k, v of `tokens`; all but the first `prefix` tokens are rotated by `rope`."""
+    """Return q, k, v of `tokens`; `rope` rotates all except the first `prefix` tokens."""
     q, k, v = _linear(attn, tokens)
     q, k = attn.q_norm(q), attn.k_norm(k)
     if rope is not None:
@@ -177,7 +177,7 @@ def _linear(attn: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             for layer in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
         return q, k, v
-    separate_biases = isinstance(attn, EvaAttention)  # a bias of its own for q and v, none for k
+    separate_biases = isinstance(attn, EvaAttention)  # separate biases for q and v, none for k
     if separate_biases and attn.q_bias is not None:
         bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
         if attn.qkv_bias_separate:
@@ -192,7 +192,7 @@ def _linear(attn: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _finish(attn: Any, mixed: Tensor, inputs: Tensor) -> Tensor:
-    """Return [B, T, C] from the heads' [B, h, T, d]; `inputs` are what q, k and v were made of (for gates)."""
+    """Return [B, T, C] from the heads' [B, h, T, d]; `inputs` are the inputs of q, k and v (for gates)."""
     batch, length = inputs.shape[:2]
     tokens = attn.norm(mixed.transpose(1, 2).reshape(batch, length, -1))
     if attn.gate is not None:
@@ -202,13 +202,13 @@ def _finish(attn: Any, mixed: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _before_attention(block: Any, tokens: Tensor) -> Tensor:
-    """Return what the attention of a block reads: pre-norm blocks normalise first."""
+    """Return the input of a block's attention: pre-norm blocks normalise first."""
     normed: Tensor = tokens if isinstance(block, (ResPostBlock, EvaBlockPostNorm)) else block.norm1(tokens)
     return normed
 
 
 def _after_attention(block: Any, mixed: Tensor) -> Tensor:
-    """Return what is added for the attention: post-norm blocks normalise last, others may scale."""
+    """Return the residual of the attention: post-norm blocks normalise last, others may scale."""
     if isinstance(block, Block):
         mixed = block.ls1(mixed)
     elif isinstance(block, EvaBlock):
@@ -219,7 +219,7 @@ def _after_attention(block: Any, mixed: Tensor) -> Tensor:
 
 
 def _perceptron(block: Any, tokens: Tensor) -> Tensor:
-    """Return what is added for the perceptron."""
+    """Return the residual of the MLP."""
     if isinstance(block, Block):
         mixed = block.ls2(block.mlp(block.norm2(tokens)))
     elif isinstance(block, EvaBlock):
@@ -232,7 +232,7 @@ def _perceptron(block: Any, tokens: Tensor) -> Tensor:
 
 
 def _drop_together(drop_path: nn.Module, added: Streams) -> Streams:
-    """Drop the same images' paths in both streams, by the one draw that the raw stream alone would make."""
+    """Drop the paths of the same images in both streams, with the draw that the raw stream alone would make."""
     if isinstance(drop_path, nn.Identity) or not drop_path.training or drop_path.drop_prob == 0:
         return added
     keep = drop_path(added.raw.new_ones(added.raw.shape[0], 1, 1))

@@ -1,9 +1,9 @@
-"""segmentation_models_pytorch's DPT with its ViT's token taps: `cls`, `patches`, `queries` beside `p1`..`p4`.
+"""segmentation_models_pytorch's DPT with the token taps of its ViT: `cls`, `patches`, `queries` and `p1`..`p4`.
 
 DPT: Ranftl et al., "Vision Transformers for Dense Prediction", 2021, https://arxiv.org/abs/2103.13413. The library's
-own layers run; its `state_dict` is exported as it is.
+layers run, and its `state_dict` is exported unchanged.
 
-Shapes: B images, h x w patches, C channels of the ViT, D of the decoder, n fused blocks (4 unless asked otherwise).
+Shapes: B images, h x w patches, C channels of the ViT, D of the decoder, n fused blocks (4 by default).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dovetail.views.view import View
 
 
 class DPTNetwork(ViTNetwork):
-    """`smp.DPT` as a network. The finest of its maps, `p1`, is at half of the pixels' side."""
+    """`smp.DPT` as a network. Its finest map, `p1`, has half of the image's resolution."""
 
     model: smp.DPT
 
@@ -32,7 +32,7 @@ class DPTNetwork(ViTNetwork):
         decoder: Any = model.decoder
         count = len(decoder.fusion_blocks)
         channels = int(decoder.fusion_blocks[0].project.out_channels)
-        # The coarsest features are brought to stride 2 ** (n + 1); every fusion doubles their side.
+        # The coarsest features have stride 2 ** (n + 1); every fusion doubles the resolution.
         self.fusion_of = {f"p{count - index}": index for index in range(count)}
         for name, index in self.fusion_of.items():
             self.taps[name] = Tap(channels, 2 ** (count - index), "map", "decoder")
@@ -40,7 +40,7 @@ class DPTNetwork(ViTNetwork):
 
     @property
     def vit(self) -> Any:
-        """The timm model itself; untyped, as timm is."""
+        """The timm model; untyped, as timm is."""
         return self.model.encoder.model
 
     def answer(self, view: View, taps: Collection[str]) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class DPTNetwork(ViTNetwork):
         return outputs
 
     def _decode(self, raw: list[Tensor], view: View, wanted: dict[int, str]) -> dict[str, Tensor]:
-        """Return the wanted maps [B, D, H, W] from the raw tokens [B, T, C] of the blocks, shallowest first."""
+        """Return the requested maps [B, D, H, W] from the raw tokens [B, T, C] of the blocks, shallowest first."""
         decoder: Any = self.model.decoder
         prefix = self.vit.num_prefix_tokens
         features = self.drop_laterals([self.as_map(tokens, view) for tokens in raw])
@@ -72,7 +72,7 @@ class DPTNetwork(ViTNetwork):
 
 
 def gives_tokens(model: nn.Module) -> bool:
-    """Tell whether `model` is a DPT on a ViT whose tokens can be tapped."""
+    """Whether `model` is a DPT on a supported ViT."""
     if not isinstance(model, smp.DPT):
         return False
     encoder: Any = model.encoder.model

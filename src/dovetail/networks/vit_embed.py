@@ -1,4 +1,4 @@
-"""How pixels become a timm ViT's tokens: patches with masks, class and register tokens, positions, query tokens.
+"""Embedding of a timm ViT: patches with masks, class and register tokens, positions, and query tokens.
 
 Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S queries of P x P pixels, each of g
 tokens, C channels.
@@ -21,11 +21,11 @@ from dovetail.recipe import QueryRule
 from dovetail.views.view import View, cell_weights
 
 PLAIN = QueryRule()
-_WAVELENGTH = 10_000  # of the slowest sine, over 2 pi, in cells
+_WAVELENGTH = 10_000  # wavelength of the slowest sine over 2 pi, in cells
 
 
 class Embedded(NamedTuple):
-    """What enters the first block: `raw` [B, T, C], `queries` [B, S g, C] or None, and RoPE's rows for each block."""
+    """Input of the first block: `raw` [B, T, C], `queries` [B, S g, C] or None, and RoPE's rows for each block."""
 
     raw: Tensor
     queries: Tensor | None
@@ -33,10 +33,10 @@ class Embedded(NamedTuple):
 
 
 def patch_px(model: Any) -> int:
-    """Return the side of the model's square patches in pixels."""
+    """Return the side length of the model's square patches in pixels."""
     height, width = model.patch_embed.patch_size
     if height != width:
-        raise ModelError(f"The model's patches are {height} x {width} pixels; choose a ViT with square patches.")
+        raise ModelError(f"The model has patches of {height} x {width} pixels; choose a ViT with square patches.")
     return int(height)
 
 
@@ -53,12 +53,12 @@ def embed(
 
     Args:
         model: timm's VisionTransformer or Eva.
-        view: Pixels, and perhaps a mask and queries.
-        mask_token: [1, C], put in the place of masked patches before positions are added; needed if `view` has a mask,
-            and for queries of mask tokens.
-        with_queries: Embed the view's queries as well.
-        rule: What the queries' tokens are, and where they are.
-        official_positions: Resample learned positions to the view's size as DINO's code does; see `dino_positions`.
+        view: View, optionally with a mask and queries.
+        mask_token: [1, C], replaces masked patches before positions are added; required if `view` has a mask, and for
+            queries of mask tokens.
+        with_queries: Embed the view's queries too.
+        rule: Content and positions of the queries' tokens.
+        official_positions: Resample learned positions to the view's size as in DINO's code; see `dino_positions`.
     """
     check_size(model, view.pixels)
     patches = model.patch_embed(view.pixels)  # [B, h, w, C], or [B, N, C] of models for one size
@@ -80,10 +80,10 @@ def embed(
 
 
 def dino_positions(model: Any, height: int, width: int) -> Tensor:
-    """Return the position embedding [1, T, C] for h x w patches as the official codes of DINO and iBOT resample it.
+    """Return the position embedding [1, T, C] for h x w patches, resampled as in the official code of DINO and iBOT.
 
-    Bicubic without antialiasing, where timm has it; a tenth of a patch is added to the new size in the scale. Class and
-    register tokens keep theirs.
+    The interpolation is bicubic without antialiasing (timm uses antialiasing), and the scale adds a tenth of a patch to
+    the new size. Class and register tokens keep their embeddings.
     """
     rows, columns = model.patch_embed.grid_size
     if (height, width) == (rows, columns):
@@ -97,8 +97,9 @@ def dino_positions(model: Any, height: int, width: int) -> Tensor:
 
 
 def with_positions(model: Any, patches: Tensor, positions: Tensor) -> Tensor:
-    """Return a VisionTransformer's tokens [B, T, C], put together as by timm, from patches [B, h, w, C] and positions
-    [1, T, C], or [1, h w, C] where class and register tokens have none.
+    """Return a VisionTransformer's tokens [B, T, C], assembled as in timm.
+
+    The inputs are patches [B, h, w, C] and positions [1, T, C], or [1, h w, C] if class and register tokens have none.
     """
     first = [token.expand(len(patches), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
     tokens = patches.flatten(1, 2)
@@ -108,26 +109,26 @@ def with_positions(model: Any, patches: Tensor, positions: Tensor) -> Tensor:
 
 
 def check_size(model: Any, pixels: Tensor) -> None:
-    """Raise `ModelError` for pixels whose sides the model cannot cut into patches."""
+    """Raise `ModelError` for images whose sides are not multiples of the patch size."""
     patch, sides = patch_px(model), tuple(pixels.shape[-2:])
     if not model.dynamic_img_size and sides != tuple(model.patch_embed.img_size):
         wanted = " x ".join(map(str, model.patch_embed.img_size))
         raise ModelError(
-            f"The ViT takes only {wanted} pixels and got {sides[0]} x {sides[1]}; build it with dynamic_img_size=True."
+            f"The ViT expects {wanted} pixels, got {sides[0]} x {sides[1]}; build it with dynamic_img_size=True."
         )
     if sides[0] % patch or sides[1] % patch:
         raise ModelError(
-            f"Pixels of {sides[0]} x {sides[1]} cannot be cut into patches of {patch}; choose multiples of {patch}."
+            f"The ViT has patches of {patch} px, got an image of {sides[0]} x {sides[1]}; choose multiples of {patch}."
         )
 
 
 def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
-    """Return patches [B, h, w, C] or [B, N, C] with `mask_token` [1, C] wherever `mask` [B, h, w] says so (iBOT)."""
+    """Return patches [B, h, w, C] or [B, N, C] with `mask_token` [1, C] where `mask` [B, h, w] is set (iBOT)."""
     cells = patches.shape[1:-1]
     if mask_token is None or mask[0].numel() != cells.numel() or (len(cells) == 2 and mask.shape[1:] != cells):
         found, wanted = " x ".join(map(str, mask.shape[1:])), " x ".join(map(str, cells))
         raise ModelError(
-            f"The mask has {found} cells and the view {wanted} patches; set the masks' patch_px to the model's patch."
+            f"The mask has {found} cells, but the view has {wanted} patches; set patch_px of masks to the patch size."
         )
     return torch.where(mask.reshape(patches.shape[:-1])[..., None], mask_token.to(patches.dtype), patches)
 
@@ -135,14 +136,14 @@ def masked(patches: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
 def embed_queries(model: Any, view: View, *, tokens_per_side: int = 1) -> Tensor:
     """Return [B, S g, C]: the patches of each query as tokens, through the same patch embedding, without a position."""
     if view.queries is None:
-        raise ModelError("The 'queries' tap was asked for a view without query patches; add them to the view plan.")
+        raise ModelError("The tap 'queries' needs query patches, but the view has none; add them to the view plan.")
     batch, count, channels, height, width = view.queries.shape
     patch = patch_px(model)
     side = patch * tokens_per_side
     if (height, width) != (side, side):
         raise ModelError(
-            f"Queries are {height} x {width} pixels and the model's patches {patch} x {patch}; "
-            f"set the queries' size_px to {side}."
+            f"Queries have {height} x {width} pixels, but the model's patches {patch} x {patch}; "
+            f"set size_px of queries to {side}."
         )
     stem: PatchEmbed = model.patch_embed
     patches = stem.proj(view.queries.reshape(-1, channels, height, width))  # [B S, C, k, k]
@@ -151,19 +152,20 @@ def embed_queries(model: Any, view: View, *, tokens_per_side: int = 1) -> Tensor
 
 
 def placed_queries(model: Any, view: View, mask_token: Tensor | None, rule: QueryRule) -> tuple[Tensor, Tensor | None]:
-    """Return the queries' tokens [B, S g, C] with their positions, and their places [B, S g, 2], (x, y) in [0, 1] of
-    the view; None where they have no position.
+    """Return the queries' tokens [B, S g, C] with position embeddings, and their positions.
+
+    Positions are [B, S g, 2], (x, y) in [0, 1] of the view, or None without position embeddings.
     """
     side = rule.tokens_per_side
     if rule.content == "mask":
-        assert mask_token is not None  # every network has one
+        assert mask_token is not None  # all networks have one
         batch, count = query_boxes(view).shape[:2]
         tokens = mask_token.expand(batch, count * side**2, -1)
     else:
         tokens = embed_queries(model, view, tokens_per_side=side)
     if rule.positions == "none":
         return tokens, None
-    if rule.positions == "crop":  # all tokens of a query have that of its crop's centre
+    if rule.positions == "crop":  # all tokens of a query use the centre of its crop
         centres = query_centres(view).repeat_interleave(side**2, dim=1)
         return add_positions(model, tokens, centres), centres
     height, width = model.patch_embed.grid_size
@@ -175,16 +177,16 @@ def placed_queries(model: Any, view: View, mask_token: Tensor | None, rule: Quer
 
 
 def query_boxes(view: View) -> Tensor:
-    """Return [B, S, 4], the queries' crops; raise `ModelError` for a view without them."""
+    """Return the queries' crops [B, S, 4]; raise `ModelError` if the view has none."""
     if view.query_box is None:
-        raise ModelError("Query positions need the queries' boxes, which this view lacks; turn query positions off.")
+        raise ModelError("Query positions need the boxes of queries, which this view lacks; disable query positions.")
     return view.query_box
 
 
 def query_centres(view: View) -> Tensor:
     """Return [B, S, 2]: the centres (x, y) of the queries' crops in the [0, 1] frame of the view's own pixels.
 
-    x is mirrored where the view is flipped. Centres outside of the view are moved to its border.
+    x is mirrored if the view is flipped. Centres outside of the view are moved to its border.
     """
     boxes = query_boxes(view)
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -194,19 +196,19 @@ def query_centres(view: View) -> Tensor:
 
 
 def query_cells(view: View, side: int, height: int, width: int, *, reference: bool = False) -> Tensor:
-    """Return [B, S side^2, 2]: where the patches of each query's crop lie in the view, row by row.
+    """Return [B, S side^2, 2]: positions of the patches of each query's crop in the view, row by row.
 
     Args:
-        view: With the queries' boxes.
-        side: Patches on a side of a crop.
-        height: Cells of the view's grid from top to bottom.
-        width: Cells of it from left to right.
-        reference: As in PQCL's official code: the upper left corners of patches in place of their centres, and not
-            mirrored where the view is.
+        view: View with the boxes of queries.
+        side: Number of patches per side of a crop.
+        height: Height of the view's grid in cells.
+        width: Width of the view's grid in cells.
+        reference: Use positions as in PQCL's official code: upper left corners of patches instead of centres, and not
+            mirrored with the view.
 
     Returns:
-        (x, y) in cells of the view: (0, 0) is its first patch, (1, 0) the next one to the right. Crops that reach
-        beyond the view have places below 0 or beyond its last patch.
+        (x, y) in cells of the view: (0, 0) is its first patch, (1, 0) the next one to the right. Crops that extend
+        beyond the view have positions below 0 or beyond its last patch.
     """
     boxes, corner = query_boxes(view)[:, :, None], view.box[:, None, None, :2]  # [B, S, 1, 4], [B, 1, 1, 2]
     extent = view.box[:, None, None, 2:] - corner
@@ -222,17 +224,18 @@ def query_cells(view: View, side: int, height: int, width: int, *, reference: bo
 
 
 def sincos_positions(cells: Tensor, channels: int) -> Tensor:
-    """Return [..., C]: the sine-cosine position of places (x, y) in cells [..., 2], whole numbers or not.
+    """Return [..., C]: the sine-cosine embedding of positions (x, y) in cells [..., 2], not necessarily integers.
 
-    A quarter of the channels each: sines of x, cosines of x, sines of y, cosines of y, at frequencies that fall
-    geometrically from 1 towards 1/10,000 radian per cell (Vaswani et al. 2017, arXiv 1706.03762, in two dimensions).
+    A quarter of the channels each are sines of x, cosines of x, sines of y and cosines of y, with frequencies that
+    decrease geometrically from 1 towards 1/10,000 radian per cell (Vaswani et al. 2017, arXiv 1706.03762, in two
+    dimensions).
 
     Raises:
-        ModelError: The channels have no four equal parts.
+        ModelError: If the number of channels is not a multiple of 4.
     """
     if channels % 4:
         raise ModelError(
-            f"Sine-cosine positions need a number of channels that 4 divides, and the model has {channels}; choose "
+            f"Sine-cosine positions need a multiple of 4 channels, but the model has {channels}; choose "
             "another model or learned positions."
         )
     quarter = channels // 4
@@ -242,7 +245,7 @@ def sincos_positions(cells: Tensor, channels: int) -> Tensor:
 
 
 def sincos_grid(model: Any) -> Tensor:
-    """Return the fixed position embedding [1, T, C] of a ViT, in the form of its own: zeros for the class token."""
+    """Return the fixed position embedding [1, T, C] of a ViT in its own layout, with zeros for the class token."""
     height, width = model.patch_embed.grid_size
     rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
     grid = sincos_positions(torch.stack([columns, rows], dim=-1).reshape(-1, 2), model.pos_embed.shape[-1])
@@ -252,7 +255,7 @@ def sincos_grid(model: Any) -> Tensor:
 
 
 def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
-    """Add to queries [B, S, C] the model's position embedding, bilinear at `centres` [B, S, 2], where it has one."""
+    """Add the model's position embedding, bilinear at `centres` [B, S, 2], to queries [B, S, C], if it has one."""
     if model.pos_embed is None:
         return queries
     height, width = model.patch_embed.grid_size
@@ -264,7 +267,7 @@ def add_positions(model: Any, queries: Tensor, centres: Tensor) -> Tensor:
 
 
 def rotations(model: Any, rope: Tensor | None, view: View, centres: Tensor | None) -> list[Rotations]:
-    """Return each block's rows of RoPE; queries with a position get those of the patch in which their place lies."""
+    """Return each block's rows of RoPE; queries use those of the patch that contains their position."""
     depth = len(model.blocks)
     if rope is None:
         return [Rotations()] * depth

@@ -1,8 +1,9 @@
-"""A timm ViT under a feature pyramid: token taps and decoder maps `p2`..`p5` from one forward pass.
+"""A timm ViT with a feature pyramid: token taps and decoder maps `p2`..`p5` from one forward pass.
 
-The outputs of four evenly spaced blocks are brought to strides 4, 8, 16 and 32 by transposed convolutions and pooling,
-as in XCiT's and SelfPatch's detection code and ViTDet (Li et al., 2022, https://arxiv.org/abs/2203.16527), then go
-through torchvision's feature pyramid. ViTDet takes all four from the last block; four blocks need no longer training.
+The outputs of four evenly spaced blocks are resampled to strides 4, 8, 16 and 32 by transposed convolutions and
+pooling, as in XCiT's and SelfPatch's detection code and ViTDet (Li et al., 2022, https://arxiv.org/abs/2203.16527),
+then go through torchvision's feature pyramid. ViTDet uses the last block for all four; four blocks do not need longer
+training.
 
 Shapes: B images, h x w patches, N = h w, C channels of the ViT, D of the pyramid.
 """
@@ -29,7 +30,7 @@ from dovetail.networks.vit_embed import patch_px
 from dovetail.recipe import Tap
 from dovetail.views.view import View
 
-# What can stand behind the + of a ViT's name, and its options.
+# Decoders of a ViT's name, and their options.
 VIT_DECODERS: Mapping[str, Mapping[str, int | bool]] = {
     "fpn": {"channels": 256, "norm": True},
     "fpn-bias": {"channels": 256, "norm": False},
@@ -58,19 +59,19 @@ class ViTPyramid(nn.Module):
     def levels(
         self, maps: Sequence[Tensor], levels: Collection[int], drop: Callable[[list[Tensor]], list[Tensor]]
     ) -> dict[int, Level]:
-        """Return the pyramid's levels (0 to 3) alone, with `drop` applied to the laterals."""
+        """Return the pyramid's levels (0 to 3), with `drop` applied to the laterals."""
         finest = min(levels)
         needed = [self.scales[i](value) if i >= finest else value for i, value in enumerate(maps)]
         return fpn_levels(self.fpn, needed, levels=levels, drop=drop)
 
 
 class ViTFPN(nn.Module):
-    """A timm ViT under a feature pyramid. `out_channels` and the answer are as torchvision's detectors expect.
+    """A timm ViT with a feature pyramid, with the outputs and `out_channels` that torchvision's detectors expect.
 
     Args:
         encoder: timm's VisionTransformer or Eva.
         channels: Width of the pyramid.
-        norm: BatchNorm on lateral and output convolutions.
+        norm: Use BatchNorm on lateral and output convolutions.
     """
 
     def __init__(self, encoder: nn.Module, *, channels: int = 256, norm: bool = True) -> None:
@@ -79,7 +80,7 @@ class ViTFPN(nn.Module):
         patch = patch_px(encoder)
         if not math.log2(patch).is_integer():
             raise ModelError(
-                f"A pyramid of strides 4 to 32 does not fit patches of {patch}; choose a ViT with patches of 8 or 16."
+                f"The feature pyramid does not support patches of {patch}; choose a ViT with patches of 8 or 16."
             )
         vit: Any = encoder
         self.encoder = encoder
@@ -113,7 +114,7 @@ class ViTFPNNetwork(ViTNetwork):
 
     @property
     def vit(self) -> Any:
-        """The timm model itself; untyped, as timm is."""
+        """The timm model; untyped, as timm is."""
         return self.model.encoder
 
     @property
@@ -129,7 +130,7 @@ class ViTFPNNetwork(ViTNetwork):
         encoded = self.encode(view, with_queries="queries" in taps, keep=keep)
         outputs = self.token_taps(encoded, view, taps)
         if levels:
-            # Maps finer than the finest level asked for are not computed; the deepest stands in their place.
+            # Maps finer than the finest requested level are not computed; the deepest map replaces them.
             maps = [self.as_map(encoded.kept.get(block, encoded.raw), view) for block in self.model.blocks]
             pyramid = self.model.decoder.levels(maps, levels, self.drop_laterals)
             outputs |= self.finished({levels[level]: value for level, value in pyramid.items()}, view, points)
@@ -163,18 +164,18 @@ def vit_fpn(
     norm: bool = True,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> ViTFPN:
-    """Return timm's ViT `name`, randomly initialised, for views of any size, under a feature pyramid.
+    """Return timm's ViT `name` with random weights and a feature pyramid, for views of any size.
 
     Args:
-        name: timm's name.
-        in_channels: Channels of the pixels.
-        image_size: Side in pixels that the grid of positions is for.
+        name: Name of the timm model.
+        in_channels: Number of input channels.
+        image_size: Side length in pixels for the grid of position embeddings.
         channels: Width of the pyramid.
         norm: BatchNorm on lateral and output convolutions.
         encoder_options: Further options of `timm.create_model`.
 
     Raises:
-        DovetailError: timm cannot build it so, or its patches fit no pyramid.
+        DovetailError: If timm cannot build the model, or its patch size does not support a pyramid.
     """
     options = vit_options(in_channels=in_channels, image_size=image_size, encoder_options=encoder_options)
     return ViTFPN(create_timm(name, options), channels=channels, norm=norm)
@@ -189,19 +190,19 @@ def build_vit_fpn(
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
 ) -> ViTFPNNetwork:
-    """Return a timm ViT under a feature pyramid as a network.
+    """Return a timm ViT with a feature pyramid as a network.
 
     Args:
-        name_or_module: "<timm name>+fpn", "<timm name>+fpn-bias" (no BatchNorm), either with options as in
-            "+fpn(channels=64)", a call of timm in place of the name, or a `ViTFPN`, taken as it is.
-        in_channels: Channels of the pixels.
-        pretrained: Start the ViT from timm's weights.
-        image_size: Side of the global views in pixels.
+        name_or_module: "<timm name>+fpn", "<timm name>+fpn-bias" (no BatchNorm), both with options as in
+            "+fpn(channels=64)", a call of timm instead of the name, or a `ViTFPN`, which is used unchanged.
+        in_channels: Number of input channels.
+        pretrained: Load timm's weights into the ViT.
+        image_size: Side length of the global views in pixels.
         drop_path: Stochastic depth of the last block, rising linearly from 0 in the first; off in the teacher.
-        checkpoint_blocks: Recompute every block in the backward pass instead of keeping its activations.
+        checkpoint_blocks: Recompute every block in the backward pass instead of storing its activations.
 
     Raises:
-        DovetailError: The name is unknown, or the model's patches fit no pyramid.
+        DovetailError: If the name is unknown, or the patch size does not support a pyramid.
     """
     construction: Construction | None = None
     if isinstance(name_or_module, str):

@@ -1,7 +1,7 @@
-"""What is compared between student and teacher: one idea a file.
+"""Objectives: losses between student and teacher, one idea per file.
 
-Every loss can be used by itself. Its spec builds a module for the head that made its inputs, and the module takes lists
-with one output for each view:
+Every loss can be used on its own. Its spec builds a module for the head that computes its inputs, and the module takes
+lists with one output per view:
 
     from dovetail.heads import VectorHeadSpec
     from dovetail.objectives import RegressSpec
@@ -9,7 +9,7 @@ with one output for each view:
     loss = RegressSpec().build(VectorHeadSpec(dim=128))
     total = loss([student_1, student_2], [teacher_1, teacher_2]).total
 
-Names in `__all__` are public. They are imported when they are first used.
+Names in `__all__` are public. They are imported on first use.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 SimCLR, arXiv 2002.05709, equation 1; MoCo, arXiv 1911.05722, equation 1, and v2, arXiv 2003.04297; MoCo v3,
 arXiv 2104.02057, equation 1 and algorithm 1.
 
-Memory: the similarities of A anchors to N candidates are computed in blocks of `rows_per_block` anchors, and each
-block again in the backward pass, so that no [A, N] matrix is kept. Values and gradients are those of the plain form;
-the cost is one more matrix product. Under autocast everything here runs in float32.
+Memory: the similarities of A anchors to N candidates are computed in blocks of `rows_per_block` anchors and recomputed
+in the backward pass, so no [A, N] matrix is stored. Values and gradients do not change; the cost is one more matrix
+product. Under autocast all operations run in float32.
 
 Shapes: B images of this rank, N candidates, V views, D channels, A anchors, P positives of an anchor, K length of the
 queue.
@@ -43,13 +43,13 @@ ROWS_PER_BLOCK = 1024
 
 @dataclass(frozen=True)
 class NTXentSpec(ObjectiveSpec):
-    """SimCLR's loss: every view of every image is an anchor, all other views of all images of all ranks candidates.
+    """SimCLR's loss. Every view of every image is an anchor; all other views on all ranks are candidates.
 
     Attributes:
-        temperature: Above 0.
-        positives: With more than two views: an anchor's positives summed "inside" the logarithm (solo-learn), or the
-            mean of the losses of each by itself, "outside" (SupCon's L_out). Equal for two views.
-        rows_per_block: Anchors at a time, recomputed in the backward pass; None keeps the whole matrix.
+        temperature: Temperature of the softmax, above 0.
+        positives: With more than two views, sum an anchor's positives "inside" the logarithm (solo-learn), or average
+            the losses of single positives, "outside" (SupCon's L_out). Both are equal for two views.
+        rows_per_block: Number of anchors per block, recomputed in the backward pass; None keeps the whole matrix.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ class NTXentSpec(ObjectiveSpec):
         check_numbers("nt-xent", self.temperature, self.rows_per_block)
 
     def build(self, head: HeadSpec) -> NTXent:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         vector_dim(head, "nt-xent")
         return NTXent(self)
 
@@ -76,8 +76,8 @@ class NTXentSpec(ObjectiveSpec):
 class NTXent(Objective):
     """Mean over anchors of -log(exp(s+ / T) / sum over the others of exp(s / T)), s the cosine. Part: `contrast`.
 
-    On several ranks each computes the mean over its own anchors against the gathered candidates, whose gradient goes
-    back to their owners: the mean over ranks is the loss of the whole batch, and so is its gradient.
+    On several ranks, each rank averages over its own anchors with the gathered candidates, whose gradients flow back to
+    their ranks. The mean over ranks equals the loss of the whole batch, and so does its gradient.
     """
 
     def __init__(self, spec: NTXentSpec) -> None:
@@ -92,7 +92,7 @@ class NTXent(Objective):
         with full_precision(student[0]):
             own = unit(torch.stack(tuple(student)))  # [V, B, D]
             everyone = gather_with_gradient(own.transpose(0, 1).contiguous()).transpose(0, 1)  # [V, ranks * B, D]
-            # Column of each of this rank's anchors among the candidates, for each view.
+            # Column of each anchor of this rank among the candidates, for each view.
             columns = torch.arange(batch, device=own.device) + rank() * batch
             columns = columns + everyone.shape[1] * torch.arange(count, device=own.device)[:, None]  # [V, B]
             others = [torch.stack([columns[v] for v in range(count) if v != u], dim=1) for u in range(count)]
@@ -113,9 +113,9 @@ class KeyContrastSpec(ObjectiveSpec):
     """MoCo v3's loss: a predictor's queries against the teacher's keys of the same batch.
 
     Attributes:
-        temperature: T, above 0.
-        predictor: On the student only; None compares the heads' outputs directly.
-        rows_per_block: Queries at a time, recomputed in the backward pass; None keeps the whole matrix.
+        temperature: Temperature T, above 0.
+        predictor: Predictor of the student; None compares the heads' outputs directly.
+        rows_per_block: Number of queries per block, recomputed in the backward pass; None keeps the whole matrix.
 
     Example:
         >>> import torch
@@ -134,15 +134,15 @@ class KeyContrastSpec(ObjectiveSpec):
         check_numbers("key contrast", self.temperature, self.rows_per_block)
 
     def build(self, head: HeadSpec) -> KeyContrast:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         return KeyContrast(self, vector_dim(head, "key contrast"))
 
 
 class KeyContrast(Objective):
     """Sum over pairs of different views of 2 T CE(cos(query_i, key_j) / T, i), keys of all ranks without gradient.
 
-    The factor 2 T and the sum over both directions are those of MoCo v3's algorithm 1; plain InfoNCE has no factor.
-    Parts: `queryA_keyB`, one for each pair, with the factor.
+    The factor 2 T and the sum over both directions come from MoCo v3's algorithm 1; plain InfoNCE has no factor.
+    Parts: `queryA_keyB`, one per pair, including the factor.
     """
 
     def __init__(self, spec: KeyContrastSpec, dim: int) -> None:
@@ -183,12 +183,12 @@ class QueueContrastSpec(ObjectiveSpec):
     """MoCo v2's loss: queries against the teacher's key of the other view and a queue of earlier keys.
 
     Attributes:
-        temperature: Above 0.
-        queue: K, keys in the queue.
-        symmetric: Mean of both directions, with a queue for each (solo-learn), instead of the first view as query and
-            the second as key only (the paper).
-        rows_per_block: Queries at a time, recomputed in the backward pass; None keeps the whole matrix.
-        reference_dropped_surplus: A batch that reaches the end of the queue loses the keys beyond it (lightly).
+        temperature: Temperature of the softmax, above 0.
+        queue: Number of keys in the queue, K.
+        symmetric: Average both directions, with a queue for each (solo-learn), instead of only using the first view as
+            query and the second as key (the paper).
+        rows_per_block: Number of queries per block, recomputed in the backward pass; None keeps the whole matrix.
+        reference_dropped_surplus: Drop the keys of a batch beyond the end of the queue, as in lightly.
 
     Example:
         >>> import torch
@@ -196,7 +196,7 @@ class QueueContrastSpec(ObjectiveSpec):
         >>> loss = QueueContrastSpec(queue=16).build(VectorHeadSpec(dim=8))
         >>> student, teacher = [torch.randn(4, 8), None], [None, torch.randn(4, 8)]
         >>> total = loss(student, teacher).total
-        >>> loss.update(student, teacher)  # after the backward pass: the keys go into the queue
+        >>> loss.update(student, teacher)  # after the backward pass: adds the keys to the queue
     """
 
     temperature: float = 0.2
@@ -214,14 +214,14 @@ class QueueContrastSpec(ObjectiveSpec):
         return not self.symmetric
 
     def build(self, head: HeadSpec) -> QueueContrast:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         return QueueContrast(self, vector_dim(head, "queue contrast"))
 
 
 class QueueContrast(Objective):
     """Mean over queries of -log(exp(q.k+ / T) / (exp(q.k+ / T) + sum over the queue of exp(q.n / T))).
 
-    `queues` holds the keys of the second view; if symmetric, `queues[v]` those of view v. Part: `contrast`.
+    `queues` contains the keys of the second view; if symmetric, `queues[v]` contains those of view v. Part: `contrast`.
     """
 
     def __init__(self, spec: QueueContrastSpec, dim: int) -> None:
@@ -252,13 +252,13 @@ class QueueContrast(Objective):
         return Loss(loss, {"contrast": loss.detach()})
 
     def queue_of_view(self) -> list[tuple[int, Queue]]:
-        """Return (view whose keys it holds, queue) pairs."""
+        """Return pairs of a view and the queue of its keys."""
         queues: list[Queue] = list(self.queues)  # type: ignore[arg-type]
         return list(enumerate(queues)) if self.spec.symmetric else [(1, queues[0])]
 
     @torch.no_grad()
     def update(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-        """Put the keys of all ranks into the queues."""
+        """Add the keys of all ranks to the queues."""
         for view, queue in self.queue_of_view():
             queue.push(unit(teacher[view]))
 
@@ -278,11 +278,11 @@ def contrast(
     Args:
         anchors: [A, D], usually of length one.
         candidates: [N, D], positives included.
-        positives: [A, P] long, the candidates that are an anchor's positives.
-        excluded: [A] long, the one candidate that an anchor is not compared with (itself); None for none.
-        temperature: Above 0.
-        positives_inside: Sum the positives inside the logarithm, instead of the mean of their own losses.
-        rows_per_block: Anchors at a time, recomputed in the backward pass; None keeps the whole matrix.
+        positives: [A, P] long, indices of each anchor's positives among the candidates.
+        excluded: [A] long, index of the candidate to exclude for each anchor (itself); None excludes none.
+        temperature: Temperature of the softmax, above 0.
+        positives_inside: Sum the positives inside the logarithm instead of averaging their losses.
+        rows_per_block: Number of anchors per block, recomputed in the backward pass; None keeps the whole matrix.
     """
 
     def sum_of(rows: slice, anchors: Tensor, candidates: Tensor) -> Tensor:
@@ -330,10 +330,10 @@ def mean_in_blocks(
 
 
 def check_numbers(objective: str, temperature: float, rows_per_block: int | None) -> None:
-    """Raise `OptionsError` for a temperature or a block that cannot be."""
+    """Raise `OptionsError` for an invalid temperature or block size."""
     if not temperature > 0:
         raise OptionsError(f"The temperature of objective {objective!r} is {temperature:g}; it must be above 0.")
     if rows_per_block is not None and rows_per_block < 1:
         raise OptionsError(
-            f"Objective {objective!r} was given {rows_per_block} rows per block; give at least 1, or none for all."
+            f"rows_per_block of objective {objective!r} is {rows_per_block}; it must be at least 1 or None."
         )

@@ -2,7 +2,7 @@
 
 Barlow Twins, arXiv 2103.03230, equations 1 and 2; VICReg, arXiv 2105.04906, section 4 and algorithm 1.
 
-On several ranks statistics are those of the whole batch: the embeddings are gathered with their gradient.
+On several ranks, statistics cover the whole batch: the embeddings are gathered with gradients.
 Cost: one [D, D] matrix for Barlow Twins, two for VICReg (256 MiB each in float32 at D = 8192).
 
 Shapes: B images of this rank, N of all ranks, D channels of the embedding.
@@ -29,9 +29,10 @@ class BarlowSpec(ObjectiveSpec):
     """Barlow Twins' loss.
 
     Attributes:
-        off_diagonal_weight: lambda; 0.0051 in the paper, 0.005 in lightly and solo-learn.
-        loss_scale: Factor of the whole; 1 in the paper and lightly, 0.024 or 0.1 in solo-learn.
-        eps: Added to the variance of a channel.
+        off_diagonal_weight: Weight lambda of the off-diagonal terms; 0.0051 in the paper, 0.005 in lightly and
+            solo-learn.
+        loss_scale: Factor of the loss; 1 in the paper and lightly, 0.024 or 0.1 in solo-learn.
+        eps: Constant added to the variance of a channel.
 
     Example:
         >>> import torch
@@ -47,7 +48,7 @@ class BarlowSpec(ObjectiveSpec):
     eps: float = 1e-5
 
     def build(self, head: HeadSpec) -> Barlow:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         vector_dim(head, "barlow")
         return Barlow(self)
 
@@ -80,12 +81,12 @@ class VICRegSpec(ObjectiveSpec):
     """VICReg's loss.
 
     Attributes:
-        invariance_weight: Of the mean squared difference of the views.
-        variance_weight: Of the hinge on each channel's deviation.
-        covariance_weight: Of the squared covariances of different channels.
-        variance_scale: The variance term is this times the sum over both views: 1 in the paper and solo-learn, 0.5
-            (the mean) in the official code and lightly. The covariance term is the sum over both in all of them.
-        eps: Added to the variance inside the root.
+        invariance_weight: Weight of the mean squared difference of the views.
+        variance_weight: Weight of the hinge loss on each channel's standard deviation.
+        covariance_weight: Weight of the squared covariances of different channels.
+        variance_scale: Factor of the variance terms' sum over both views: 1 in the paper and solo-learn, 0.5 (the mean)
+            in the official code and lightly. The covariance term is the sum over both views in all of them.
+        eps: Constant added to the variance inside the root.
 
     Example:
         >>> import torch
@@ -103,7 +104,7 @@ class VICRegSpec(ObjectiveSpec):
     eps: float = 1e-4
 
     def build(self, head: HeadSpec) -> VICReg:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         vector_dim(head, "vicreg")
         return VICReg(self)
 
@@ -163,7 +164,7 @@ def covariance_penalty(view: Tensor) -> Tensor:
 def off_diagonal_of(square: Tensor) -> Tensor:
     """Return the entries off the diagonal of [D, D] as [D - 1, D], without a copy.
 
-    Behind the first entry, every (D + 1)-th one is on the diagonal: the last of each row of D + 1.
+    After the first entry, every (D + 1)-th entry is on the diagonal: the last of each row of D + 1.
     """
     size = len(square)
     return square.flatten()[1:].view(size - 1, size + 1)[:, :-1]

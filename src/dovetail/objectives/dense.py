@@ -3,22 +3,22 @@
     loss = (1 - w) NCE(q, k+, queue_global) + w mean_i NCE(r_i, t_m(i), queue_dense)             (equations 1 to 4)
     m(i) = argmax_j cos(f_query,i , f_key,j)   over the cells of the tap itself, not of the head
 
-One way, as in the paper: the first view is always the student's query, the second always the teacher's key. The
-dense queue takes one vector an image, the normalised average of the key's dense map.
+The loss has one direction, as in the paper: the first view is the student's query and the second the teacher's key. The
+dense queue stores one vector per image, the normalised average of the key's dense map.
 
-Departures: the queue's length need not be a multiple of the batch. The official option `num_grid`, which finds the
-matches on the tap's cells and looks them up on a pooled grid of another size, is not offered: with `Cells.grid` the map
-is pooled before matching and before the head, so that indices mean the same cells.
+Differences from the official code: the queue's length does not need to be a multiple of the batch. The option
+`num_grid` is not supported, which finds matches on the tap's cells and looks them up on a pooled grid of another size.
+With `Cells.grid` the map is pooled before matching and before the head, so the indices refer to the same cells.
 
-DenseCL's dense negatives are averages of other images, so nothing pulls the cells of one image apart. With
-`cell_negatives` every cell is also told from the key's cells of its own image that lie apart in the source image from
-the cell and from its match, as pixel-level InfoNCE does it (VADeR, arXiv 2011.05499; PixContrast, arXiv 2011.10043,
+DenseCL's dense negatives are averages of other images, so nothing separates the cells of one image. With
+`cell_negatives`, each cell is also contrasted with the key's cells of the same image that are far from the cell and
+from its match in the source image, as in pixel-level InfoNCE (VADeR, arXiv 2011.05499; PixContrast, arXiv 2011.10043,
 section 3.1). Cells without such negatives have DenseCL's loss.
 
-Sampled maps (`Cells.points`) have N cells at points of the view's own, uniform in its crop: queries and keys are
-sampled alike, and what DenseCL averages over the map (both global embeddings, the dense queue's key) is averaged over
-the points, which estimates it without bias before it is normalised. The points are not those of the other view: DenseCL
-matches by likeness, needs no overlap, and its averages are of whole views.
+Sampled maps (`Cells.points`) have N cells at points that are uniform in the crop of each view. Queries and keys are
+both sampled. The averages over the map (both global embeddings, the dense queue's key) become averages over the points,
+which are unbiased estimates before normalisation. Each view has its own points, because DenseCL matches by similarity,
+needs no overlap, and averages over whole views.
 
 Shapes: B images, C channels of the tap, D of the embedding, N cells of the query map, M of the key map, K length of
 the queue.
@@ -44,8 +44,8 @@ from dovetail.objectives.queue import Queue
 from dovetail.schedules import Moment
 from dovetail.views.view import View
 
-NONE = -1e30  # the logarithm of no negative: finite, so that its gradient is 0 and not NaN
-AT_ONCE = 2**25  # similarities in memory at a time: 128 MiB of float32
+NONE = -1e30  # logarithm of the sum without negatives; finite, so that its gradient is 0 and not NaN
+AT_ONCE = 2**25  # number of similarities in memory at a time: 128 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class DenseContrastSpec(ObjectiveSpec):
     """DenseCL's loss.
 
     Attributes:
-        temperature: Of both terms.
-        queue: Length of each of the two queues, in vectors.
-        dense_weight: Weight of the dense term in [0, 1]; the global one has the rest.
-        similarities_at_once: More similarities than these (to the queue, or between cells) are computed piece by
-            piece, and those to the negatives again in the backward pass; the result is the same.
-        cell_negatives: Least distance of cells of the same image that are negatives too, in the source image's [0, 1]
-            frame; 0 for none.
+        temperature: Temperature of both terms.
+        queue: Number of vectors in each of the two queues.
+        dense_weight: Weight of the dense term in [0, 1]; the global term has the rest.
+        similarities_at_once: Maximum number of similarities (to the queue, or between cells) to compute at a time. More
+            are computed in blocks, and those to negatives recomputed in the backward pass, with the same result.
+        cell_negatives: Minimum distance of cells of the same image to use as negatives, in the source image's [0, 1]
+            frame; 0 uses none.
 
     Example:
         >>> import torch
@@ -92,7 +92,7 @@ class DenseContrastSpec(ObjectiveSpec):
 
     @property
     def points(self) -> Literal["view"]:
-        """Each view's own."""
+        """Points in each view's own crop."""
         return "view"
 
     def build(self, head: HeadSpec) -> DenseContrast:
@@ -137,7 +137,7 @@ class DenseContrast(Objective):
         )
 
     def _own_negatives(self, query: Tensor, key: Tensor, index: Tensor, views: Sequence[View]) -> Tensor | None:
-        """Return [B N] what `own_image_negatives` does, for maps [B, D, H, W] and matches [B, N]; None where off."""
+        """Return `own_image_negatives` [B N] for maps [B, D, H, W] and matches [B, N]; None if disabled."""
         spec = self.spec
         if not spec.cell_negatives:
             return None
@@ -151,7 +151,7 @@ class DenseContrast(Objective):
 
     @torch.no_grad()
     def update(self, student: Sequence[DenseOutput], teacher: Sequence[DenseOutput]) -> None:
-        """Put the keys of all ranks into the queues."""
+        """Add the keys of all ranks to the queues."""
         self.queue_global.push(teacher[1].embedding)
         self.queue_dense.push(teacher[1].pooled)
 
@@ -160,7 +160,7 @@ class DenseContrast(Objective):
 def correspondences(query: Tensor, key: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
     """Return [B, N]: for each cell of `query` [B, C, H, W] the flat index of the most similar cell of `key`.
 
-    Similar by cosine; of equal ones the first. At most about `at_once` similarities are held at a time.
+    Similarity is the cosine; ties use the first cell. About `at_once` similarities are in memory at a time.
     """
     with full_precision(query):
         queries = F.normalize(at_least_float32(query).flatten(2), dim=1).transpose(1, 2)  # [B, N, C]
@@ -186,20 +186,21 @@ def own_image_negatives(
     temperature: float,
     at_once: int,
 ) -> Tensor:
-    """Return [B, N]: log sum_j exp(q.k_j / T) over the cells of the same image that lie apart; `NONE` without any.
+    """Return [B, N]: log sum_j exp(q.k_j / T) over distant cells of the same image; `NONE` without any.
 
-    Apart are cells at least `distance` away in the source image, both from the query's cell and from its match, which
-    is another place where two objects are alike.
+    Distant cells are at least `distance` away in the source image, both from the query's cell and from its match. The
+    match may be elsewhere if two objects are similar.
 
     Args:
         query: [B, N, D] unit rows.
         keys: [B, D, M] unit columns, without gradient.
-        index: [B, N] of each query's match among the M.
-        centres: [B, N, 2] of the query's cells, x and y in [0, 1] of the source image.
-        others: [B, M, 2] of the key's cells, alike.
-        distance: In the same frame.
-        temperature: T.
-        at_once: Most similarities held at a time; with more, blocks of rows are computed again in the backward pass.
+        index: [B, N], index of each query's match among the M cells.
+        centres: [B, N, 2], centres of the query's cells, x and y in [0, 1] of the source image.
+        others: [B, M, 2], centres of the key's cells in the same frame.
+        distance: Minimum distance in the same frame.
+        temperature: Temperature T.
+        at_once: Maximum number of similarities in memory; with more, blocks of rows are recomputed in the backward
+            pass.
     """
     matched = others.gather(1, index[:, :, None].expand(-1, -1, 2))
     rows = max(1, at_once // (keys.shape[0] * keys.shape[2]))
@@ -219,7 +220,7 @@ def own_image_negatives(
 
 
 def within(places: Tensor, others: Tensor, distance: float) -> Tensor:
-    """Return [B, R, M] bool: which of `others` [B, M, 2] are nearer than `distance` to each of `places` [B, R, 2]."""
+    """Return [B, R, M] bool: which of `others` [B, M, 2] are closer than `distance` to each of `places` [B, R, 2]."""
     return torch.cdist(places, others, compute_mode="donot_use_mm_for_euclid_dist") < distance
 
 
@@ -238,9 +239,9 @@ def info_nce(
         query: [R, D] unit rows.
         positive: [R, D] unit rows.
         negatives: [D, K] unit columns.
-        more: [R], the logarithm of each row's own further negatives' sum; None without them.
-        temperature: T.
-        at_once: Most logits held at a time; with more, blocks of rows are computed again in the backward pass.
+        more: [R], logarithm of the sum over additional negatives of each row; None without them.
+        temperature: Temperature T.
+        at_once: Maximum number of logits in memory; with more, blocks of rows are recomputed in the backward pass.
     """
     rows = max(1, at_once // negatives.shape[1])
     if len(query) <= rows:
@@ -260,6 +261,6 @@ def _info_nce_rows(
     """Return [R]: the loss of each row."""
     query = query / temperature
     right = (query * positive).sum(dim=1)
-    # Not concatenated with the negatives: that would hold all logits twice.
+    # Not concatenated with the negatives, which would store all logits twice.
     every = torch.logaddexp(right, torch.logsumexp(query @ negatives, dim=1))
     return (every if more is None else torch.logaddexp(every, more)) - right

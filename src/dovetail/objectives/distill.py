@@ -1,16 +1,16 @@
-"""DINO's objective: the student's distribution over prototypes follows the centred, sharpened one of the teacher.
+"""DINO's objective: the student predicts the centred, sharpened distribution of the teacher over prototypes.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, https://arxiv.org/abs/2104.14294.
 With H(P, s) = -sum_k P_k log softmax(s / student_temperature)_k and P = softmax((t - centre) / teacher_temperature):
 
     loss = mean over pairs (u, v), images and tokens of H(P_u, s_v)
 
-The pairs: u a global view of the teacher, v a view of the student other than u ("cross"), or the same one ("same").
-On vectors this is DINO's loss. On query tokens [B, S, K] of the two global views it is ADCLR's
-(https://arxiv.org/abs/2306.13337): query i of one view against query i of the other, 1/(2S) of the sum over both.
+In a pair, u is a global view of the teacher, and v is another view of the student ("cross") or the same view ("same").
+On vectors this is DINO's loss. On query tokens [B, S, K] of the two global views it is ADCLR's loss
+(https://arxiv.org/abs/2306.13337): query i of one view with query i of the other, 1/(2S) of the sum over both.
 
-The centre is a moving mean of the teacher's raw logits over all the views that it saw, over all ranks; the loss takes
-the old one.
+The centre is a moving mean of the teacher's raw logits over all its views and all ranks. The loss uses the centre
+before the update.
 
 Shapes: B images, N tokens, K prototypes.
 """
@@ -39,12 +39,12 @@ Pairing = Literal["cross", "same"]
 
 @dataclass(frozen=True)
 class CentredSpec(ObjectiveSpec):
-    """An objective on prototypes whose teacher is centred.
+    """An objective on prototypes with a centred teacher.
 
     Attributes:
         student_temperature: Temperature of the student, above 0.
         teacher_temperature: Temperature of the teacher, above 0.
-        centre_momentum: Share of the centre that stays at every update, in [0, 1].
+        centre_momentum: Momentum of the centre, in [0, 1].
     """
 
     student_temperature: float = 0.1
@@ -62,7 +62,7 @@ class DistillSpec(CentredSpec):
         >>> loss = DistillSpec().build(PrototypeHeadSpec(prototypes=6))
         >>> student, teacher = [torch.randn(4, 6) for _ in range(2)], [torch.randn(4, 6) for _ in range(2)]
         >>> total = loss(student, teacher).total
-        >>> loss.update(student, teacher)  # after the backward pass: moves the centre
+        >>> loss.update(student, teacher)  # after the backward pass: updates the centre
     """
 
     pairing: Pairing = "cross"
@@ -72,14 +72,14 @@ class DistillSpec(CentredSpec):
 
 
 def prototypes_of(head: HeadSpec, what: str, output: str = "") -> int:
-    """Return the number of prototypes that `head` gives. Raises `RecipeError` if it is no prototype head."""
+    """Return the number of prototypes of `head`; raise `RecipeError` if it is not a prototype head."""
     if not isinstance(head, PrototypeHeadSpec):
-        raise RecipeError(f"{what} compares logits of prototypes; {type(head).__name__} gives none, so use another.")
+        raise RecipeError(f"{what} needs a prototype head, got {type(head).__name__}.")
     return head.width(output)
 
 
 class CentredObjective(Objective):
-    """An objective with a centre [K] of the teacher's logits; those of each view are [B, K] or [B, N, K]."""
+    """An objective with a centre [K] of the teacher's logits. Logits of each view are [B, K] or [B, N, K]."""
 
     centre: Tensor
     spec: CentredSpec
@@ -119,13 +119,13 @@ class DistillObjective(CentredObjective):
         for index, logits in enumerate(student):
             chosen = [target for other, target in targets.items() if (other == index) == (self.spec.pairing == "same")]
             if chosen:
-                # One product with the sum of targets instead of one for each target: less memory, the same loss.
+                # One product with the sum of targets instead of one per target: less memory, same loss.
                 target = sum(chosen[1:], start=chosen[0])
                 losses.append(cross_entropy(target, logits, self.spec.student_temperature).mean())
                 pairs += len(chosen)
         if not pairs:
             raise RecipeError(
-                f"{len(student)} view(s) give no {self.spec.pairing}-view pair; give the recipe two global views."
+                f"{len(student)} view(s) have no {self.spec.pairing}-view pair; use two global views in the recipe."
             )
         total = torch.stack(losses).sum() / pairs
         return Loss(total, {"cross_entropy": total})
@@ -143,9 +143,9 @@ def cross_entropy(target: Tensor, logits: Tensor, temp: float) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Written as (sum_k target_k) logsumexp - sum_k target_k logit_k, which keeps its inputs and nothing of their size.
+    """Cross-entropy as (sum_k target_k) logsumexp - sum_k target_k logit_k, which stores only its inputs.
 
-    The gradient is made in place of one array. With 65,536 prototypes these arrays are the largest of a step.
+    The gradient overwrites one array. With 65,536 prototypes these arrays are the largest of a step.
     """
 
     @staticmethod
@@ -166,9 +166,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 @torch.no_grad()
 def move_centre(centre: Tensor, teacher: Sequence[Tensor], momentum: float) -> None:
-    """Move `centre` [K] in place to `momentum * centre + (1 - momentum) * mean` of raw logits, over all ranks.
+    """Set `centre` [K] to `momentum * centre + (1 - momentum) * mean` of raw logits over all ranks, in place.
 
-    Every view's rows count alike, images as well as tokens.
+    All rows have the same weight, whether images or tokens.
     """
     rows = torch.cat([at_least_float32(logits).reshape(-1, logits.shape[-1]) for logits in teacher])
     centre.lerp_(mean_over_ranks(rows.mean(dim=0)).to(centre.dtype), 1 - momentum)

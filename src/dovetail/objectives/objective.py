@@ -1,4 +1,4 @@
-"""The contract of objectives: outputs of both branches and the views they came from -> a scalar and its raw parts."""
+"""The interface of objectives: from the outputs of both branches and their views to a scalar loss and its raw parts."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from dovetail.schedules import Moment
 from dovetail.views.view import View
 
 ROWS = 512
-"""Rows of a sample of assignments; fewer where prototypes are many."""
+"""Number of rows in a sample of assignments; fewer with many prototypes."""
 
 
 def sample_rows(logits: Tensor) -> Tensor:
-    """Return a sample of the rows of [..., K], evenly spaced: [N, K] of a few million values at most."""
+    """Return an evenly spaced sample of the rows of [..., K]: [N, K] with at most a few million values."""
     rows = logits.reshape(-1, logits.shape[-1])
     most = max(min(ROWS, (1 << 22) // rows.shape[1]), 1)
     return rows[:: -(-len(rows) // most)]
 
 
 BEGINNING = Moment(0, 1, 1)
-"""Where a loss is taken to be when it is called without a moment."""
+"""Default moment of a loss that is called without one."""
 
 
 class Loss(NamedTuple):
-    """`total` is what is minimised; `parts` are the raw, unweighted terms that the log shows."""
+    """`total` is minimised; `parts` are the raw, unweighted terms for the log."""
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
 class Objective(nn.Module, ABC):
-    """Compares what the heads of both branches made of the views.
+    """Computes a loss from the head outputs of both branches.
 
-    `forward` changes no state. `update` moves what has no twin in the teacher (queues, centres), once per
-    micro-batch, after the loss. All state is parameters and buffers: saved and loaded, the next loss is bit-equal.
+    `forward` changes no state. `update` changes state without a copy in the teacher (queues, centres), once per
+    micro-batch, after the loss. All state is in parameters and buffers: after saving and loading, the next loss is
+    bit-equal.
     """
 
     def __call__(
@@ -51,15 +52,15 @@ class Objective(nn.Module, ABC):
         views: Sequence[View] = (),
         moment: Moment = BEGINNING,
     ) -> Loss:
-        """Return the loss, as `forward` does; views and moment are needed only by losses that look at them.
+        """Return the loss of `forward`. Only losses that use views and moment need them.
 
         Raises:
-            RecipeError: For a tensor in the place of a list with one output for each view.
+            RecipeError: If an argument is a tensor instead of a list with one output per view.
         """
         given: tuple[tuple[str, Any], ...] = (("student", student), ("teacher", teacher))
         for name, outputs in given:
             if isinstance(outputs, Tensor):
-                raise RecipeError(f"{name} is a tensor; give a list with one tensor for each view.")
+                raise RecipeError(f"{name} is a tensor; pass a list with one tensor per view.")
         loss: Loss = super().__call__(student, teacher, views, moment)
         return loss
 
@@ -68,30 +69,30 @@ class Objective(nn.Module, ABC):
         """Return the loss.
 
         Args:
-            student: The student head's output for each of `views`.
-            teacher: The teacher head's output, without gradient, for each view that the teacher sees: the first
-                ones, as global views come first. Empty for recipes without a teacher.
-            views: The views of this term. Of a term with a target (`recipe.Target`): those of the student, one for
-                each of `student`, then those of the teacher, one for each of `teacher`.
-                If the spec is `one_way`, `student[1]` and `teacher[0]` may be None, as they are not computed.
-            moment: Where the run stands, for temperatures that change.
+            student: Output of the student's head for each of `views`.
+            teacher: Output of the teacher's head, without gradient, for each view of the teacher. These are the first
+                views, because global views come first. Empty for recipes without a teacher.
+            views: Views of this term. For a term with a target (`recipe.Target`), the views of the student, one per
+                element of `student`, then those of the teacher, one per element of `teacher`.
+                If the spec is `one_way`, `student[1]` and `teacher[0]` may be None, because they are not computed.
+            moment: Moment of the run, for temperatures with a schedule.
         """
 
     def assignments(self, teacher: Sequence[Any], moment: Moment) -> Tensor | None:
         """Return the teacher's distributions over prototypes, [N, K] of at most `ROWS` rows; None without prototypes.
 
-        For the monitors, from what the loss has seen.
+        The monitors use them.
         """
         return None
 
     @torch.no_grad()
     def update(self, student: Sequence[Any], teacher: Sequence[Any]) -> None:
-        """Move queues and centres by this micro-batch; most objectives have none."""
+        """Update queues and centres with this micro-batch; most objectives have none."""
 
 
 @dataclass(frozen=True)
 class ObjectiveSpec(ABC):
-    """Plain data that builds an objective for the head it sits behind."""
+    """Plain data that builds an objective for a head."""
 
     @property
     def one_way(self) -> bool:
@@ -100,12 +101,12 @@ class ObjectiveSpec(ABC):
 
     @property
     def points(self) -> Literal["overlap", "view"] | None:
-        """Where points must lie for maps sampled at them to be compared (`PointSpec.region`); None: whole maps only."""
+        """Region of the points for sampled maps (`PointSpec.region`); None supports only whole maps."""
         return None
 
     @abstractmethod
     def build(self, head: HeadSpec) -> Objective:
-        """Return the module; raise `DovetailError` if the head's output is not what it compares."""
+        """Return the module; raise `DovetailError` if it does not support the head's output."""
 
 
 def connected_zero(*tensors: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Objectives on patches of one and the same view: iBOT's masked patches and SelfPatch's neighbours.
+"""Objectives on patches of the same view: iBOT's masked patches and SelfPatch's neighbours.
 
 iBOT: Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", 2022, https://arxiv.org/abs/2111.07832.
 
     loss = mean over global views and images of (1 / max(M, 1)) sum over the M masked patches of H(P_teacher, s_student)
 
-The student sees the masked image, the teacher the whole one; an image without a mask counts as 0. The centre moves by
-all of the teacher's patches. Only masked patches enter the softmax, which is what the loss costs.
+The student sees the masked image and the teacher the whole image. An image without a mask counts as 0. All patches of
+the teacher update the centre. Only masked patches enter the softmax, which dominates the cost of the loss.
 
 SelfPatch: Yun et al., 2022, https://arxiv.org/abs/2206.07990 (equations 3 to 5). Its patch loss compares each patch of
 the student with the teacher's aggregate of that patch's neighbours, in all views, local ones too:
@@ -43,7 +43,7 @@ from dovetail.views.view import View
 
 @dataclass(frozen=True)
 class MaskedPatchSpec(CentredSpec):
-    """iBOT's objective on masked patches. Fields as in `CentredSpec`.
+    """iBOT's objective on masked patches, with the fields of `CentredSpec`.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ class MaskedPatchSpec(CentredSpec):
 
 
 class MaskedPatchObjective(CentredObjective):
-    """See the module's docstring. Logits of each view are [B, N, K]; views say what was masked."""
+    """See the module's docstring. Logits of each view are [B, N, K]; the views contain the masks."""
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
@@ -79,15 +79,17 @@ class MaskedPatchObjective(CentredObjective):
             share = mask.to(each.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
             losses.append((each * share.flatten()[places]).sum() / len(mask))
         if not losses:
-            raise RecipeError("Masked patches need the teacher's view of them; let the teacher see the global views.")
+            raise RecipeError(
+                "Masked patches need the teacher's output; add the global views to teacher_views of the recipe."
+            )
         total = torch.stack(losses).mean()
         return Loss(total, {"cross_entropy": total})
 
 
 def masked_places(mask: Tensor, count: int | None) -> Tensor:
-    """Return [M]: the places of what [B, N] masks among all B N patches, in order.
+    """Return [M]: indices of the masked patches of [B, N] among all B N patches, in order.
 
-    Nothing waits for the device where `count`, which is M, is known.
+    Does not wait for the device if `count`, which is M, is known.
     """
     count = int(mask.sum()) if count is None else count
     return (~mask).flatten().to(torch.int8).argsort(stable=True)[:count]
@@ -95,22 +97,22 @@ def masked_places(mask: Tensor, count: int | None) -> Tensor:
 
 @dataclass(frozen=True)
 class SelfPatchSpec(CentredSpec):
-    """SelfPatch's two losses. Fields as in `CentredSpec`, the same for the image and for patches.
+    """SelfPatch's two losses, with the fields of `CentredSpec`, which apply to image and patches.
 
     Attributes:
-        patch_weight: Weight of the patches' loss beside the image's.
+        patch_weight: Weight of the loss on patches relative to that on images.
     """
 
     patch_weight: float = 0.1
 
     def build(self, head: HeadSpec) -> SelfPatchObjective:
         if not isinstance(head, SelfPatchHeadSpec):
-            raise RecipeError(f"SelfPatch's objective needs SelfPatch's head and got {type(head).__name__}.")
+            raise RecipeError(f"SelfPatch's objective needs SelfPatch's head, got {type(head).__name__}.")
         return SelfPatchObjective(self, head)
 
 
 class SelfPatchObjective(Objective):
-    """See the module's docstring. The teacher sees local views too; only its global ones are targets of the image."""
+    """See the module's docstring. The teacher sees local views too; only global views are targets of the image."""
 
     def __init__(self, spec: SelfPatchSpec, head: SelfPatchHeadSpec) -> None:
         super().__init__()
@@ -141,15 +143,15 @@ class SelfPatchObjective(Objective):
 
 
 class SamePatchObjective(CentredObjective):
-    """Every patch of the student against the teacher's target for that patch; logits of each view are [B, N, K]."""
+    """Loss of every patch of the student with the teacher's target; logits of each view are [B, N, K]."""
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != len(teacher):
             raise RecipeError(
-                f"SelfPatch compares every view and its teacher saw {len(teacher)} of {len(student)}; let it see local "
-                "views as well."
+                f"SelfPatch compares all {len(student)} views, but its teacher saw {len(teacher)}; add local views to "
+                "teacher_views of the recipe."
             )
         temp = value_at(self.spec.teacher_temperature, moment)
         losses = [

@@ -1,19 +1,20 @@
-"""PixPro: every cell, smoothed by its like, agrees with the other view's cells at the same place (arXiv 2011.10043).
+"""PixPro: each cell, smoothed with similar cells, agrees with the other view's cells at the same place (2011.10043).
 
     y_i  = unit( sum_j max(cos(x_i, x_j), 0)^gamma  unit(g(x_j)) )          propagation, student only    (equation 3)
     loss = - mean_b mean_{(i,j) near} cos(y_i, x'_j), both ways, summed, times 2                          (equation 4)
     near: |centre_i - centre_j| / max(cell diagonals) < distance            in the image's frame    (equation 1)
 
-The propagation g and the instance predictor have no twin in the teacher, so they live here.
+The propagation g and the instance predictor have no copy in the teacher, so they belong to the objective.
 
 The weights of the propagation are not normalised over j, and g's output is normalised before the sum, as in the
 official code. Distances are in the image's [0, 1] frame, where x and y have different units unless it is square.
 Images without a pair of near cells add a zero but count in the mean. The mean over near pairs divides by their number
-plus 1e-6; the official code adds this in float32, where it is lost from 32 pairs on: below 1e-7 of the loss.
+plus 1e-6. The official code adds this in float32, where it has no effect from 32 pairs on; the difference is below 1e-7
+of the loss.
 
-Sampled maps (`Cells.points`) have the cells of both views at the same points of the overlap, so that each has at least
-one positive pair, itself; points of each view's own would seldom be near each other on a fine map. Distances are those
-of the points in the image's frame, in diagonals of the map's own cells. The propagation sums over the points.
+Sampled maps (`Cells.points`) have the cells of both views at the same points of the overlap, so each point has at least
+one positive pair, itself. Separate points would seldom be near each other on a fine map. Distances are measured between
+points in the image's frame, in diagonals of the map's cells. The propagation sums over the points.
 
 Shapes: B images, D of the embedding, H x W = N cells of a map, M cells of the other view's map.
 """
@@ -37,7 +38,7 @@ from dovetail.schedules import Moment
 from dovetail.views.points import places
 from dovetail.views.view import View, corners_px
 
-AT_ONCE = 2**24  # pairs of cells in memory at a time: 64 MiB of float32
+AT_ONCE = 2**24  # number of pairs of cells in memory at a time: 64 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class PixelConsistencySpec(ObjectiveSpec):
     """PixPro's loss.
 
     Attributes:
-        distance: Cells nearer than this share of the larger cell diagonal are positive pairs.
-        gamma: Exponent of the propagation's similarities, at least 1.
-        clamp: Least similarity in the propagation, in [0, 1).
-        transform_layers: 1x1 convolutions in g, with BatchNorm and ReLU between; 0 leaves the embedding as it is.
+        distance: Maximum distance of positive pairs, as a fraction of the larger cell diagonal.
+        gamma: Exponent of the similarities in the propagation, at least 1.
+        clamp: Minimum similarity in the propagation, in [0, 1).
+        transform_layers: Number of 1x1 convolutions in g, with BatchNorm and ReLU in between; 0 uses the embedding.
         instance_weight: Weight of the image-level term; above 0 the head needs `instance=True`.
-        pairs_at_once: More pairs of cells than these are computed piece by piece, and those of the propagation again
-            in the backward pass; the result is the same.
+        pairs_at_once: Maximum number of pairs of cells to compute at a time. More are computed in blocks, and those of
+            the propagation recomputed in the backward pass, with the same result.
 
     Example:
         >>> import torch
@@ -72,7 +73,9 @@ class PixelConsistencySpec(ObjectiveSpec):
 
     def __post_init__(self) -> None:
         if self.gamma < 1:
-            raise OptionsError(f"PixPro's gamma is {self.gamma}; below 1 its gradient is infinite, so give 1 or more.")
+            raise OptionsError(
+                f"PixPro's gamma is {self.gamma}; it must be at least 1, because its gradient is infinite below."
+            )
         if not 0 <= self.clamp < 1:
             raise OptionsError(f"PixPro's clamp is {self.clamp}; it must be at least 0 and below 1.")
         if self.instance_weight < 0:
@@ -89,13 +92,13 @@ class PixelConsistencySpec(ObjectiveSpec):
         if head.instance != (self.instance_weight > 0):
             raise OptionsError(
                 f"PixPro's instance_weight is {self.instance_weight} but the head has instance={head.instance}; "
-                "switch both on or both off."
+                "enable or disable both."
             )
         return PixelConsistency(self, head)
 
 
 class PixelConsistency(Objective):
-    """PixPro's loss on the first two views. Parts of the loss: `pixel`, and `instance` where that branch is on."""
+    """PixPro's loss on the first two views. Parts of the loss: `pixel`, and `instance` if that branch is enabled."""
 
     def __init__(self, spec: PixelConsistencySpec, head: PixelHeadSpec) -> None:
         super().__init__()
@@ -121,7 +124,7 @@ class PixelConsistency(Objective):
         return Loss(total, {"pixel": pixel.detach(), "instance": instance.detach()})
 
     def pixel(self, student: PixelOutput, teacher: PixelOutput, view: View, other: View) -> Tensor:
-        """Return one direction of the pixel loss: the student's `view` against the teacher's `other`."""
+        """Return one direction of the pixel loss, from the student's `view` to the teacher's `other`."""
         propagated = self.propagate(student.embedding)  # [B, D, H, W]
         with full_precision(propagated):
             centres = cell_centres(view, propagated), cell_centres(other, teacher.embedding)
@@ -140,7 +143,7 @@ class PixelConsistency(Objective):
             return -2 * F.cosine_similarity(predicted.mean(dim=(2, 3)), keys, dim=1, eps=1e-12).mean()
 
     def propagate(self, embedding: Tensor) -> Tensor:
-        """Return the sums [B, D, H, W] of equation 3 for an embedding of that shape, before they get unit length."""
+        """Return the sums [B, D, H, W] of equation 3 for an embedding of this shape, before normalisation."""
         values = at_least_float32(self.value_transform(embedding))
         with full_precision(values):
             values = F.normalize(values, dim=1).flatten(2).transpose(1, 2)  # [B, N, D]
@@ -150,7 +153,7 @@ class PixelConsistency(Objective):
             return propagated.transpose(1, 2).reshape(embedding.shape)
 
     def _propagate_rows(self, rows: Tensor, cells: Tensor, values: Tensor) -> Tensor:
-        """Return [B, R, D]: values [B, N, D] summed with weights by likeness of `rows` [B, R, D] to cells [B, N, D]."""
+        """Return [B, R, D]: values [B, N, D] weighted by the similarity of `rows` [B, R, D] to cells [B, N, D]."""
         gamma, clamp = self.spec.gamma, self.spec.clamp
 
         def weigh(rows: Tensor, cells: Tensor, values: Tensor) -> Tensor:
@@ -163,10 +166,10 @@ class PixelConsistency(Objective):
 
     @torch.no_grad()
     def _sum_of_near(self, centres: CellCentres, others: CellCentres, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each cell the sum [B, N, D] of the near keys [B, M, D], and the number [B] of near pairs.
+        """Return the sum [B, N, D] of the near keys [B, M, D] of each cell, and the number [B] of near pairs.
 
-        The sum of cosines of near pairs is the product of these sums with the cells, so that no matrix of all
-        pairs is kept for the backward pass.
+        The sum of cosines of near pairs is the product of these sums with the cells, so no matrix of all pairs is
+        stored for the backward pass.
         """
         num_cells, sums, count = centres.xy.shape[1], [], keys.new_zeros(len(keys))
         rows = self._rows(keys)
@@ -178,23 +181,23 @@ class PixelConsistency(Objective):
         return torch.cat(sums, dim=1), count
 
     def _rows(self, cells: Tensor) -> int:
-        """Return how many cells may be compared with all of `cells` [B, N, D] at a time."""
+        """Return the number of cells to compare with all of `cells` [B, N, D] at a time."""
         return max(1, self.spec.pairs_at_once // (cells.shape[0] * cells.shape[1]))
 
 
 @dataclass(frozen=True)
 class CellCentres:
-    """Where the cells of a map lie in the image: `xy` [B, N, 2] of their centres, `diagonal` [B] of a cell."""
+    """Positions of the cells of a map in the image: centres `xy` [B, N, 2], and the `diagonal` [B] of a cell."""
 
     xy: Tensor
     diagonal: Tensor
 
 
 def cell_centres(view: View, cells: Tensor) -> CellCentres:
-    """Return where the cells of a map [B, D, H, W] of `view` lie, x and y in [0, 1] of the image.
+    """Return the positions of the cells of a map [B, D, H, W] of `view`, x and y in [0, 1] of the image.
 
-    Flipped views have their x1 and x2 swapped, so that their cells count from the right. Sampled cells [B, D, N, 1] lie
-    at the view's points.
+    Flipped views have x1 and x2 swapped, so their cells start from the right. Sampled cells [B, D, N, 1] are at the
+    view's points.
     """
     height, width = view.map_size or cells.shape[2:]
     x1, y1, x2, y2 = corners_px(view).unbind(1)

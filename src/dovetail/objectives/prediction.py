@@ -1,16 +1,16 @@
-"""Feature prediction: from the student's map of one view, predict the teacher's features of another view, cell by cell.
+"""Feature prediction: the student's map of one view predicts the teacher's features of another view, cell by cell.
 
-With z_i the prediction for cell i of the teacher's view, made from the student's map at the centre of that cell, and
-y_i the teacher's features there, standardised for each channel by running mean and variance:
+z_i is the prediction for cell i of the teacher's view, from the student's map at the centre of that cell. y_i are the
+teacher's features there, standardised per channel with running mean and variance:
 
     loss = mean over cells i inside of the student's view of 1 - cos(z_i, y_i)
 
-The map is sampled bilinearly. Cells whose centre lies outside of the student's view are left out of the mean; without
-any cell inside, the loss is a zero that keeps the graph. Standardised channels count alike: without that, the few
-channels with the largest values would be most of the cosine.
+The map is sampled bilinearly. Cells whose centre is outside of the student's view are excluded from the mean. If there
+are none inside, the loss is a zero that keeps the graph. Standardisation gives all channels the same weight; otherwise
+the few channels with the largest values would dominate the cosine.
 
-The predictor has no twin in the teacher, so it lives here. It never acts on the teacher's features, and these get no
-gradient. Running mean and variance move in `update`, over all ranks; the first batch is standardised by its own.
+The predictor has no copy in the teacher, so it belongs to the objective. It does not process the teacher's features,
+which get no gradient. `update` updates the running mean and variance over all ranks; the first batch uses its own.
 
 Shapes: B images, C channels of the student's map, D of the teacher's features, H x W cells of the student's map,
 N = h x w cells of the teacher's features.
@@ -44,10 +44,10 @@ class FeaturePredictionSpec(ObjectiveSpec):
     """Prediction of the teacher's features from the student's map.
 
     Attributes:
-        channels: Of the student's map.
-        target_channels: Of the teacher's features.
-        hidden: Width of the predictor's hidden layer, with BatchNorm and ReLU; 0 for a single 1x1 convolution.
-        statistics_momentum: Share of the running mean and variance that stays at every update, in [0, 1).
+        channels: Number of channels of the student's map.
+        target_channels: Number of channels of the teacher's features.
+        hidden: Width of the predictor's hidden layer, with BatchNorm and ReLU; 0 uses a single 1x1 convolution.
+        statistics_momentum: Momentum of the running mean and variance, in [0, 1).
 
     Example:
         >>> import torch
@@ -66,19 +66,17 @@ class FeaturePredictionSpec(ObjectiveSpec):
     def __post_init__(self) -> None:
         if not 0 <= self.statistics_momentum < 1:
             raise OptionsError(
-                f"The momentum of the statistics is {self.statistics_momentum:g}; it must be at least 0 and below 1."
+                f"statistics_momentum is {self.statistics_momentum:g}; it must be at least 0 and below 1."
             )
 
     def build(self, head: HeadSpec) -> FeaturePrediction:
         if not isinstance(head, RawHeadSpec):
-            raise RecipeError(
-                f"Feature prediction compares features as they are, and the term has {head}; give it a RawHeadSpec."
-            )
+            raise RecipeError(f"Feature prediction needs a RawHeadSpec, but the term has {head}; replace it.")
         return FeaturePrediction(self)
 
 
 class FeaturePrediction(Objective):
-    """See the module's docstring. Of the term's views, the student's come first, then those of the teacher."""
+    """See the module's docstring. In the term's views, those of the student come before those of the teacher."""
 
     mean: Tensor
     variance: Tensor
@@ -98,7 +96,7 @@ class FeaturePrediction(Objective):
     ) -> Loss:
         seen, target_views = views[: len(student)], views[len(student) :]
         if not teacher or len(target_views) != len(teacher):
-            raise RecipeError("Feature prediction needs views that the teacher sees; give the recipe's term a target.")
+            raise RecipeError("Feature prediction needs views of the teacher; set a target for the recipe's term.")
         targets = [as_map(features, view) for features, view in zip(teacher, target_views, strict=True)]
         mean, variance = self.scale_of(targets)
         losses, counts = [], []
@@ -117,7 +115,7 @@ class FeaturePrediction(Objective):
 
     @torch.no_grad()
     def scale_of(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the mean and variance [D] that standardise: the running ones, or of the first batch its own."""
+        """Return mean and variance [D] for standardisation: the running ones, or those of the first batch."""
         mean, variance = measured(targets)
         begun = self.updates > 0
         return torch.where(begun, self.mean, mean), torch.where(begun, self.variance, variance)

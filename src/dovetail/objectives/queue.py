@@ -14,11 +14,11 @@ from dovetail.errors import OptionsError
 
 
 class Queue(nn.Module):
-    """`vectors` [D, K]: unit columns, oldest first from `pointer` [1] on; random until they are overwritten.
+    """A ring buffer `vectors` [D, K] of unit columns, oldest first from `pointer` [1] on; random until overwritten.
 
-    The batch need not divide the length: a batch that reaches the end goes on at the start. With
-    `reference_dropped_surplus` the keys beyond the end are dropped instead, as lightly's memory bank does, so that the
-    oldest keys stay longer and some images are never negatives.
+    The batch size does not need to divide the length: a batch that reaches the end continues at the start. With
+    `reference_dropped_surplus`, keys beyond the end are dropped as in lightly's memory bank, so the oldest keys stay
+    longer and some images are never negatives.
     """
 
     vectors: Tensor
@@ -28,17 +28,17 @@ class Queue(nn.Module):
         super().__init__()
         self.reference_dropped_surplus = reference_dropped_surplus
         if length < 1:
-            raise OptionsError(f"The queue's length is {length}; give it at least 1.")
+            raise OptionsError(f"The length of the queue is {length}; it must be at least 1.")
         self.register_buffer("vectors", F.normalize(torch.randn(dim, length), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
 
     def negatives(self) -> Tensor:
-        """Return a copy of `vectors`, so that `push` before the backward pass does not disturb it."""
+        """Return a copy of `vectors`, so that `push` may be called before the backward pass."""
         return self.vectors.clone()
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Overwrite the oldest columns with `keys` [B, D] of all ranks, in rank order; of more than K the last K."""
+        """Overwrite the oldest columns with `keys` [B, D] of all ranks in rank order; stores only the last K."""
         length = self.vectors.shape[1]
         keys = gather(keys.detach()).to(self.vectors.dtype)  # [ranks * B, D]
         if self.reference_dropped_surplus:

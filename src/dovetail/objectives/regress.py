@@ -4,7 +4,7 @@ BYOL, arXiv 2006.07733, equation 2: || unit(p) - unit(t) ||^2 = 2 - 2 cos(p, t),
 teacher's projection. SimSiam, arXiv 2011.10566, equations 1 and 2: -(cos(p1, sg z2) + cos(p2, sg z1)) / 2, z the
 student's own projection without gradient.
 
-The predictor sees one view at a time, so that its BatchNorm has the statistics of one view.
+The predictor processes one view at a time, so its BatchNorm statistics cover one view.
 
 Shapes: B images, D channels of the embedding.
 """
@@ -39,11 +39,11 @@ class RegressSpec(ObjectiveSpec):
     """The loss of BYOL and SimSiam.
 
     Attributes:
-        targets: The "teacher"'s projections (BYOL) or the "student"'s own, without gradient (SimSiam).
-        convention: "squared_distance" (BYOL's paper): the sum over pairs of views of 2 - 2 cos. "negative_cosine"
-            (SimSiam's paper; lightly for both): the mean over pairs of -cos. With two views the first is 4 plus 4
+        targets: Projections of the "teacher" (BYOL) or of the "student" without gradient (SimSiam).
+        convention: "squared_distance" (BYOL's paper) is the sum over pairs of views of 2 - 2 cos. "negative_cosine"
+            (SimSiam's paper; lightly for both) is the mean over pairs of -cos. With two views the first is 4 plus 4
             times the second, so its gradients are 4 times as large.
-        predictor: On the student; None compares the projections directly, which collapses.
+        predictor: Predictor of the student; None compares the projections directly, which collapses.
 
     Example:
         >>> import torch
@@ -59,12 +59,12 @@ class RegressSpec(ObjectiveSpec):
     predictor: PredictorSpec | None = field(default_factory=PredictorSpec)
 
     def build(self, head: HeadSpec) -> Regress:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         return Regress(self, vector_dim(head, "regress"))
 
 
 class Regress(Objective):
-    """Regresses the target of each view from every other view. Part: `cosine`, the mean over pairs, 1 at best."""
+    """Predicts the target of each view from every other view. Part: `cosine`, the mean over pairs, at most 1."""
 
     def __init__(self, spec: RegressSpec, dim: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Regress(Objective):
 
 
 def regress(predictions: Sequence[Tensor], targets: Sequence[Tensor], *, convention: Convention) -> Loss:
-    """Return the loss of predictions [B, D] of all views and targets [B, D] of the first ones, unit length or not."""
+    """Return the loss of predictions [B, D] of all views and targets [B, D] of the first views, normalised or not."""
     made = [unit(prediction) for prediction in predictions]
     wanted = [unit(target) for target in targets]
     cosines = torch.stack(

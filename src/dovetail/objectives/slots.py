@@ -4,20 +4,20 @@
     slot(a, b)  = 2 T mean over rows of CE(cos(predictor(slot_a), slot'_b) / T, same image and prototype)
     loss        = w [group(1, 2) + group(2, 1)] + (1 - w) [slot(1, 2) + slot(2, 1)]
 
-with s the cosine scores on the two views' overlap, primes for the teacher, c the centre. A slot takes part where it
-wins at least one cell of the full view, in the student's view and in the teacher's.
+with s the cosine scores on the overlap of the two views, primes for the teacher, and c the centre. A slot takes part if
+it wins at least one cell of the full view, in both the student's and the teacher's view.
 
 Sampled maps (`Term.cells.points`) have the cells of both views at the same N points of the overlap, so nothing is
-resampled: the mean over cells is one over points, an unbiased estimate of the mean over the overlap, and slots and the
-centre come from the points too. Images without such points are left out of the group loss.
+resampled. The mean over points is an unbiased estimate of the mean over the overlap. Slots and the centre also come
+from the points. Images without such points are excluded from the group loss.
 
-Departures from the official code:
-* Images whose crops do not overlap are left out of the group loss. There they add a constant without gradient and
-  count in the mean; `reference_disjoint_crops` brings that back.
-* Where no slot is common (or one alone, which BatchNorm cannot take) the slot loss is a zero with a graph; there it is
-  NaN or an error.
+Differences from the official code:
+* Images whose crops do not overlap are excluded from the group loss. In the official code they add a constant without
+  gradient and count in the mean; set `reference_disjoint_crops` to do the same.
+* If the views have no slot in common, or only one, which BatchNorm cannot process, the slot loss is a zero with a
+  graph. In the official code it is NaN or an error.
 
-Shapes: B images, D embedding, K prototypes, H x W cells, M rows that take part.
+Shapes: B images, D embedding, K prototypes, H x W cells, M participating rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NOT_COMPARED = -100
 
 
 class Keys(NamedTuple):
-    """Unit rows [N, D], and [N] bool: those that stand for a slot."""
+    """Unit rows [N, D], and [N] bool: which rows are slots."""
 
     rows: Tensor
     counts: Tensor
@@ -52,16 +52,16 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotSpec(ObjectiveSpec):
-    """Temperatures and weights of SlotCon; defaults of the official code.
+    """Temperatures and weights of SlotCon, with the defaults of the official code.
 
     Attributes:
-        student_temperature: t of the student's scores.
-        teacher_temperature: t' of the teacher's scores.
-        grouping_temperature: Of the assignment of cells to slots, in both branches.
-        grouping_eps: Added to every assignment, so that no slot is without cells.
-        contrast_temperature: T of the slot loss.
-        group_weight: w in [0, 1].
-        centre_momentum: Of the running mean of the teacher's scores.
+        student_temperature: Temperature t of the student's scores.
+        teacher_temperature: Temperature t' of the teacher's scores.
+        grouping_temperature: Temperature of the assignment of cells to slots, in both branches.
+        grouping_eps: Constant added to every assignment, so that no slot is empty.
+        contrast_temperature: Temperature T of the slot loss.
+        group_weight: Weight w of the group loss in [0, 1].
+        centre_momentum: Momentum of the running mean of the teacher's scores.
         predictor_hidden: Width of the slot predictor's hidden layers.
         reference_disjoint_crops: See above; changes the loss of batches with crops that do not overlap.
 
@@ -92,12 +92,12 @@ class SlotSpec(ObjectiveSpec):
 
     def build(self, head: HeadSpec) -> SlotObjective:
         if not isinstance(head, SlotHeadSpec):
-            raise RecipeError(f"SlotCon's objective needs a slot head; found {type(head).__name__}.")
+            raise RecipeError(f"SlotCon's objective needs a slot head, got {type(head).__name__}.")
         return SlotObjective(self, head)
 
 
 class SlotObjective(Objective):
-    """Compares `SlotOutput`s of two global views. State: the predictor and the centre [1, K]."""
+    """SlotCon's loss of the `SlotOutput`s of two global views. State: the predictor and the centre [1, K]."""
 
     centre: Tensor
 
@@ -112,7 +112,7 @@ class SlotObjective(Objective):
         self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput], views: Sequence[View], moment: Moment
     ) -> Loss:
         if len(student) != 2 or len(teacher) != 2:
-            raise RecipeError(f"SlotCon compares two global views; found {len(views)}.")
+            raise RecipeError(f"SlotCon needs two global views, got {len(views)}.")
         if views[0].points is not None:
             common = shared(views[0], views[1])
             seen, targets = ([nowhere_else(one.scores, common) for one in branch] for branch in (student, teacher))
@@ -127,7 +127,7 @@ class SlotObjective(Objective):
         boxes: Sequence[Tensor],
         flips: Sequence[Tensor],
     ) -> Loss:
-        """Return the loss for two views whose overlap lies at `boxes` [B, 4] in each one's frame."""
+        """Return the loss for two views with overlap `boxes` [B, 4] in the frame of each view."""
         where = list(zip(boxes, flips, strict=True))
         seen = [align(one.scores, *place) for one, place in zip(student, where, strict=True)]
         targets = [align(one.scores, *place) for one, place in zip(teacher, where, strict=True)]
@@ -141,8 +141,11 @@ class SlotObjective(Objective):
         targets: Sequence[Tensor],
         valid: Sequence[Tensor],
     ) -> Loss:
-        """Return the loss from both views' outputs, their scores [B, K, h, w] at the same places, and which images
-        have such places, [B] bool for each view."""
+        """Return the loss for both views.
+
+        The inputs are their outputs, their scores [B, K, h, w] at the same positions, and which images have such
+        positions, [B] bool for each view.
+        """
         group = self.group(seen[0], targets[1], valid[0]) + self.group(seen[1], targets[0], valid[1])
         slot = self.slot(student[0], teacher[1]) + self.slot(student[1], teacher[0])
         weight = self.spec.group_weight
@@ -158,7 +161,7 @@ class SlotObjective(Objective):
         return mean_over_rows((entropy.mean((1, 2)) * counts).sum(), counts.sum())
 
     def slot(self, student: SlotOutput, teacher: SlotOutput) -> Tensor:
-        """Return slot(a, b): each common slot finds its own among all active slots of the teacher's batch."""
+        """Return slot(a, b): each common slot is matched with itself among all active slots of the teacher's batch."""
         student_active, teacher_active = active(student.scores), active(teacher.scores)  # [B, K]
         common = student_active & teacher_active
         enough = self.enough(common)
@@ -175,15 +178,16 @@ class SlotObjective(Objective):
         return mean_over_rows(total, common.sum()) * (2 * self.spec.contrast_temperature)
 
     def enough(self, common: Tensor) -> Tensor:
-        """Return whether there are the two rows that BatchNorm needs, a scalar bool on the device: together, or on
-        each rank that has its own statistics. The same answer on all ranks, as they must agree.
+        """Return whether there are the two rows that BatchNorm needs, as a scalar bool on the device.
+
+        The rows count together, or on each rank if it has its own statistics. The result is the same on all ranks.
         """
         counts = gather(common.sum()[None])  # [ranks]
         apart = any(isinstance(layer, nn.BatchNorm1d) for layer in self.predictor.modules())
         return (counts.min() if apart else counts.sum()) >= 2
 
     def keys(self, teacher: SlotOutput, teacher_active: Tensor, order: Tensor) -> tuple[Keys, Tensor]:
-        """Return all ranks' teacher slots as unit rows, and [B, R]: the row of the slots that `order` names."""
+        """Return all ranks' teacher slots as unit rows, and [B, R]: the rows of the slots in `order`."""
         places, counts = first_rows(teacher_active, most(teacher_active, teacher.scores))  # [B, N]
         rows = gather(F.normalize(taken(self.slots(teacher), places), dim=1))
         row = teacher_active.cumsum(1) - 1  # within the image
@@ -207,13 +211,13 @@ class SlotObjective(Objective):
 
     @torch.no_grad()
     def update(self, student: Sequence[SlotOutput], teacher: Sequence[SlotOutput]) -> None:
-        """Move the centre towards the mean of the teacher's scores over both whole views and all ranks."""
+        """Update the centre with the mean of the teacher's scores over both whole views and all ranks."""
         mean = torch.stack([output.scores.mean((0, 2, 3)) for output in teacher]).mean(0, keepdim=True)
         self.centre.lerp_(mean_over_ranks(mean).to(self.centre.dtype), 1 - self.spec.centre_momentum)
 
 
 def nowhere_else(scores: Tensor, common: Tensor) -> Tensor:
-    """Return scores [B, K, N, 1] with zeros for images without common points, as `align` gives them."""
+    """Return scores [B, K, N, 1] with zeros for images without common points, like `align`."""
     return torch.where(common[:, None, None, None], scores, torch.zeros_like(scores))
 
 
@@ -227,8 +231,8 @@ def active(scores: Tensor) -> Tensor:
 def most(chosen: Tensor, scores: Tensor) -> int:
     """Return a bound on how many of an image's slots are `chosen` [B, K], the same on all ranks.
 
-    No more slots win a cell than [B, K, H, W] scores have cells. On a processor, where nobody waits for a number, it is
-    the largest number of any image.
+    The number of slots that win a cell is at most the number of cells in scores [B, K, H, W]. On a CPU, where reading a
+    number does not wait, the bound is the maximum over images.
     """
     if on_host(chosen):
         return max(int(max_over_ranks(chosen.sum(1).max())), 1)
@@ -236,11 +240,11 @@ def most(chosen: Tensor, scores: Tensor) -> int:
 
 
 def first_rows(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return which slots to take, [B, count] with those `chosen` of [B, K] first, in order; and which are chosen."""
+    """Return the indices of slots, [B, count] with the `chosen` of [B, K] first in order, and which are chosen."""
     order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
     return order, chosen.gather(1, order)
 
 
 def taken(slots: Tensor, order: Tensor) -> Tensor:
-    """Return [B R, D]: of slots [B, K, D] those that `order` [B, R] names, image by image."""
+    """Return [B R, D]: the slots of [B, K, D] with indices `order` [B, R], image by image."""
     return slots.gather(1, order[..., None].expand(-1, -1, slots.shape[2])).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What the image-level objectives share: predictors and pairs of views.
+"""Shared parts of the image-level objectives: predictors and pairs of views.
 
 Shapes: B images of this rank, D channels of the embedding.
 """
@@ -18,14 +18,14 @@ from dovetail.heads.vector import VectorHeadSpec
 
 @dataclass(frozen=True)
 class PredictorSpec:
-    """A perceptron on the student's projection that has no twin in the teacher; its output is as wide as its input.
+    """An MLP on the student's projection without a copy in the teacher; input and output have the same width.
 
     Attributes:
         hidden: Width of the hidden layers.
         layers: Number of linear maps.
-        bias: Bias of the hidden layers.
-        last_norm: BatchNorm after the last layer: none, "plain" (no affine parameters) or "affine".
-        last_bias: Bias of the last layer; as `bias` when None.
+        bias: Use a bias in hidden layers.
+        last_norm: BatchNorm after the last layer: "none", "plain" (without affine parameters) or "affine".
+        last_bias: Use a bias in the last layer; None uses `bias`.
     """
 
     hidden: int = 4096
@@ -41,11 +41,11 @@ class PredictorSpec:
 
 
 def vector_dim(head: HeadSpec, objective: str) -> int:
-    """Return the width of the vectors that `head` makes; `RecipeError` if it makes none."""
+    """Return the width of the vectors of `head`; raise `RecipeError` if it does not output vectors."""
     if not isinstance(head, VectorHeadSpec):
         raise RecipeError(
-            f"Objective {objective!r} compares one vector an image, which {type(head).__name__} does not make; "
-            "put a VectorHeadSpec before it."
+            f"Objective {objective!r} needs one vector per image, but {type(head).__name__} does not output one; "
+            "use a VectorHeadSpec."
         )
     return head.dim
 
@@ -62,16 +62,16 @@ def crossed_pairs(num_targets: int, num_predictions: int) -> list[tuple[int, int
 def require_views(outputs: Sequence[Tensor], objective: str, *, exactly: int | None = None) -> None:
     """Raise `RecipeError` unless there are at least two views, or `exactly` so many."""
     if exactly is not None and len(outputs) != exactly:
-        raise RecipeError(f"Objective {objective!r} compares {exactly} views and was given {len(outputs)}.")
+        raise RecipeError(f"Objective {objective!r} needs {exactly} views, got {len(outputs)}.")
     if len(outputs) < 2:
-        raise RecipeError(f"Objective {objective!r} needs two views and was given {len(outputs)}; add a view.")
+        raise RecipeError(f"Objective {objective!r} needs two views, got {len(outputs)}; add a view.")
 
 
 def require_teacher(outputs: Sequence[Tensor], objective: str) -> None:
     """Raise `RecipeError` if there are no teacher outputs for two views."""
     if len(outputs) < 2:
         raise RecipeError(
-            f"Objective {objective!r} needs a teacher that sees two views, and it saw {len(outputs)}; "
+            f"Objective {objective!r} needs a teacher with two views, got {len(outputs)}; "
             "set the recipe's teacher_momentum and teacher_views."
         )
 

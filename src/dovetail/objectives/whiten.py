@@ -1,17 +1,17 @@
 """ZeroCL: agreement of whitened embeddings, without negatives and without a penalty between channels.
 
 Zero-CL, ICLR 2022, https://openreview.net/forum?id=RAW9tCdVxLj, and the authors' code (ImageNet-100 variant): the
-channels of each view are standardised and whitened, and the two views' correlation of each channel is driven to 1
-(feature-wise); the same with instances in the place of channels (instance-wise). The whitening matrix is a constant
-for the gradient. The authors' code trains one of the two at a time, the paper their sum, the default here.
+channels of each view are standardised and whitened, and the two views' correlation of each channel is trained towards 1
+(feature-wise). The same applies to instances instead of channels (instance-wise). The whitening matrix is a constant
+for the gradient. The authors' code trains one of the two at a time; the paper trains their sum, which is the default.
 
-On several ranks the images of all are whitened together, with their gradient, so that the loss is that of the whole
-batch; in the authors' code each rank whitens its own.
+On several ranks, the images of all ranks are whitened together with gradients, so the loss is that of the whole batch.
+In the authors' code each rank whitens its own images.
 
-Cost: eigenvalues of one symmetric matrix a view and mode, whose side is the smaller of B and D; with D = 8192 and
-B = 256 the [D, D] whitening matrix is never formed. Every rank finds the eigenvalues of the whole batch.
+Cost: eigenvalues of one symmetric matrix per view and mode, whose side is the smaller of B and D. With D = 8192 and
+B = 256 the [D, D] whitening matrix is never formed. Every rank computes the eigenvalues of the whole batch.
 
-Shapes: B images of all ranks, D channels of the embedding; S samples and F features of what is whitened.
+Shapes: B images of all ranks, D channels of the embedding; S samples and F features of the whitened matrix.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ZeroCLSpec(ObjectiveSpec):
     """ZeroCL's loss.
 
     Attributes:
-        mode: "feature", "instance", or "both": their sum.
-        whitening_eps: Added to the eigenvalues of the covariance, above 0: one of the modes is rank-deficient.
-        std_eps: Added to standard deviations, outside the root.
+        mode: "feature", "instance", or "both" (their sum).
+        whitening_eps: Constant added to the eigenvalues of the covariance, above 0, because one mode is rank-deficient.
+        std_eps: Constant added to standard deviations, outside the root.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ class ZeroCLSpec(ObjectiveSpec):
             raise OptionsError(f"ZeroCL's whitening_eps is {self.whitening_eps:g}; it must be above 0.")
 
     def build(self, head: HeadSpec) -> ZeroCL:
-        """Return the objective behind a head that makes vectors."""
+        """Return the objective for a head that outputs vectors."""
         vector_dim(head, "zerocl")
         return ZeroCL(self)
 
@@ -96,7 +96,7 @@ class ZeroCL(Objective):
 
 
 def standardise(samples: Tensor, *, eps: float) -> Tensor:
-    """Return samples [S, F] with mean 0 and unbiased deviation 1 in every feature, but for `eps` beside the root."""
+    """Return samples [S, F] with mean 0 and unbiased standard deviation 1 per feature, up to `eps` after the root."""
     return (samples - samples.mean(dim=0)) / (samples.std(dim=0) + eps)
 
 
@@ -110,7 +110,7 @@ def whitening_matrix(samples: Tensor, *, eps: float) -> Tensor:
 
 
 def in_double(value: Tensor) -> Tensor:
-    """Return a value in float64, on the processor where it comes from Apple's GPU, which has no such numbers."""
+    """Return a value in float64; values on Apple's GPU, which has no float64, are moved to the CPU."""
     return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
@@ -127,7 +127,7 @@ def whiten(samples: Tensor, *, eps: float) -> Tensor:
     wide = in_double(constant)
     values, vectors = torch.linalg.eigh(wide @ wide.T / count)
     root, floor = (values.clamp(min=0) + eps).sqrt(), eps**0.5
-    # (floor^-1 - root^-1) / (S value), written so that it is also right where the value is 0.
+    # (floor^-1 - root^-1) / (S value), in a form that is also correct for a value of 0.
     inner: Tensor = (vectors / (count * floor * root * (root + floor))) @ vectors.T  # A
     within: Tensor = ((samples @ constant.T) @ inner.to(samples)) @ constant
     whitened: Tensor = samples / floor - within

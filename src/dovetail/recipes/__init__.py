@@ -1,6 +1,6 @@
 """Methods as plain data: each recipe is a function that returns terms, views, schedules and optimiser rules.
 
-Names in `__all__` are public. They are imported when they are first used.
+Names in `__all__` are public. They are imported on first use.
 """
 
 from __future__ import annotations

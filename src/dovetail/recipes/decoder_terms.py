@@ -2,12 +2,12 @@
 
     L = alpha L_encoder + (1 - alpha) mean over levels of L_level
 
-Every level of the decoder has its own head and its own objective, of the same form as the encoder's. One level is
-DeCon-SL, all of them with dropout on the laterals DeCon-ML. `decon` takes a recipe and returns a recipe, so that it
-works over any base and any decoder.
+Every level of the decoder has its own head and its own objective, of the same form as the encoder's. DeCon-SL uses one
+level. DeCon-ML uses all levels, with dropout on the laterals. `decon` takes a recipe and returns a recipe, so it works
+with any base and any decoder.
 
-Departures from the authors' code, as far as it is known: the teacher's momentum counter advances once per step, not
-twice (`reference_double_momentum_counter`), and the teacher's decoder prototypes move with the rest
+Known differences from the authors' code: the teacher's momentum counter advances once per step, not twice
+(`reference_double_momentum_counter`), and the teacher's decoder prototypes are updated like the rest
 (`reference_frozen_prototypes`). Expected: over SlotCon (ResNet-50, COCO) +0.37 box AP and +0.32 mask AP on COCO, +1.42
 mIoU on VOC, +0.50 on Cityscapes (abstract, version 3).
 """
@@ -33,7 +33,7 @@ from dovetail.recipe import Cells, DecoderPadding, LateralDropout, Recipe, SameH
 from dovetail.schedules import scaled
 from dovetail.views.plan import PointSpec, ViewPlan
 
-KEPT_CELLS = 14  # on a side; heads on larger maps are recomputed in the backward pass
+KEPT_CELLS = 14  # per side; heads on larger maps are recomputed in the backward pass
 
 
 def decon(
@@ -61,33 +61,35 @@ def decon(
     """Return `base` with its terms on maps repeated on levels of the decoder.
 
     Args:
-        base: The recipe of the encoder.
-        taps: The model's taps.
-        name: The new recipe's name.
-        decoder: Whose terms are repeated on the decoder; `base` itself unless given. Its teacher is used where `base`
-            has none.
-        levels: "finest", "all", or names of decoder taps joined by commas, such as "p2,p3"; all in decon-ml.
-        alpha: Weight of the encoder's terms in [0, 1); the decoder's have the rest in equal parts. At 0 the encoder
-            has no terms and learns through the decoder alone.
-        lateral_dropout: Probability in [0, 1) of dropping what the decoder takes from shallower encoder maps; 0.5 in
-            decon-ml.
-        lateral_dropout_kind: "channel" for single channels, "path" for the whole lateral.
-        teacher_lateral_dropout: Drop laterals in the teacher too, as the authors' code does; it draws its own.
-        decoder_group_weight: SlotCon's `group_weight` on the decoder; None for the same as on the encoder.
-        decoder_prototypes: Prototypes of slot heads on the decoder; 0 for as many as on the encoder.
-        decoder_padding: How the decoder's convolutions pad their maps while pre-training: with "zeros" as the model
-            does, which tells cells how far they are from the border, or by "reflect". The exported model pads as it
-            always did.
-        decoder_cell_negatives: DenseCL's `cell_negatives` on the decoder; 0 for the same as on the encoder.
-        decoder_hidden: Width of the hidden layers of heads on the decoder; 0 for that of the base's heads.
-        decoder_cells: Compare decoder maps at this many points of each view instead of in all cells. The levels share
-            the points equally; a level that has no more cells than its share is compared whole. 0 compares all cells,
-            as decoder_grid says. Heads that make one vector an image see the whole map in any case.
-        decoder_grid: Decoder maps with more cells on a side are average-pooled to it before the head; it says nothing
-            about levels that decoder_cells samples.
-        border_cells: Leave out this many of the outermost cells of decoder maps, whose content depends on padding most.
-        reference_double_momentum_counter: See the module's text; the momentum reaches 1 at half of the run.
-        reference_frozen_prototypes: See the module's text; the teacher's decoder prototypes stay random.
+        base: Recipe of the encoder.
+        taps: Taps of the model.
+        name: Name of the new recipe.
+        decoder: Recipe whose terms are repeated on the decoder; defaults to `base`. Its teacher is used if `base` has
+            none.
+        levels: "finest", "all", or names of decoder taps separated by commas, such as "p2,p3". decon-ml defaults to
+            "all".
+        alpha: Weight of the encoder's terms in [0, 1). The decoder's terms share the rest equally. With 0 the encoder
+            has no terms and learns only through the decoder.
+        lateral_dropout: Probability in [0, 1) of dropping the decoder's input from shallower encoder maps. decon-ml
+            defaults to 0.5.
+        lateral_dropout_kind: "channel" drops single channels, "path" drops a whole lateral.
+        teacher_lateral_dropout: Drop laterals in the teacher too, as in the authors' code, with separate draws.
+        decoder_group_weight: SlotCon's `group_weight` on the decoder; None uses the encoder's.
+        decoder_prototypes: Number of prototypes of slot heads on the decoder; 0 uses the encoder's.
+        decoder_padding: Padding of the decoder's convolutions during pre-training. "zeros" is the model's own padding,
+            which reveals the distance of a cell to the border; "reflect" avoids this. The exported model keeps its own
+            padding.
+        decoder_cell_negatives: DenseCL's `cell_negatives` on the decoder; 0 uses the encoder's.
+        decoder_hidden: Width of the hidden layers of decoder heads; 0 uses the width of the base's heads.
+        decoder_cells: Number of points of each view at which decoder maps are compared; 0 compares all cells (see
+            decoder_grid). The levels share the points equally, and a level with no more cells than its share is
+            compared completely. Heads with one vector per image always see the whole map.
+        decoder_grid: Average-pool larger decoder maps to this many cells per side before the head. Has no effect on
+            levels that decoder_cells samples.
+        border_cells: Number of outermost cells of decoder maps to exclude, whose content depends most on padding.
+        reference_double_momentum_counter: Advance the teacher's momentum twice per step, as in the authors' code; the
+            momentum reaches 1 at half of the run.
+        reference_frozen_prototypes: Keep the teacher's decoder prototypes random, as in the authors' code.
     """
     check_shares(alpha, lateral_dropout)
     leading, chosen = decoder or base, choose_levels(taps, levels)
@@ -113,23 +115,22 @@ def decon(
 
 
 def terms_on_maps(leading: Recipe, base: Recipe) -> list[Term]:
-    """Return the terms of `leading` that can be repeated on the decoder; raise `RecipeError` where there are none."""
+    """Return the terms of `leading` that can be repeated on the decoder; raise `RecipeError` if there are none."""
     repeated = [term for term in leading.terms if on_maps(leading, term)]
     if not repeated:
         raise RecipeError(
-            f"Method {leading.name!r} compares no maps, so nothing can be repeated on the decoder; "
-            f"use '{base.name}+decon-sl'."
+            f"Method {leading.name!r} has no terms on maps to repeat on the decoder; use '{base.name}+decon-sl'."
         )
     return repeated
 
 
 def encoder_terms(base: Recipe, alpha: float) -> list[Term]:
-    """Return the encoder's terms with their share of the loss; none at a share of 0."""
+    """Return the encoder's terms with their weights multiplied by `alpha`; none for 0."""
     return [replace(term, weight=scaled(term.weight, alpha)) for term in base.terms] if alpha else []
 
 
 def with_teacher_of(base: Recipe, leading: Recipe) -> Recipe:
-    """Return `base` with its own teacher, or where it has none with that of the decoder's method."""
+    """Return `base` with its own teacher, or with the teacher of the decoder's method if it has none."""
     led = leading if base.teacher_momentum is None else base
     return replace(
         base,
@@ -140,25 +141,25 @@ def with_teacher_of(base: Recipe, leading: Recipe) -> Recipe:
 
 
 def joint_views(base: Recipe, leading: Recipe, points: PointSpec | None) -> ViewPlan:
-    """Return the encoder's views with the larger of both methods' overlaps, and the points that maps are sampled at."""
+    """Return the encoder's views with the larger overlap of both methods, and the points at which maps are sampled."""
     return replace(base.views, min_overlap=max(base.views.min_overlap, leading.views.min_overlap), points=points)
 
 
 def check_shares(alpha: float, lateral_dropout: float) -> None:
-    """Raise `OptionsError` for weights and probabilities outside their range."""
+    """Raise `OptionsError` for weights and probabilities out of range."""
     if not 0 <= alpha <= 1:
-        raise OptionsError(f"alpha is {alpha:g}; it is the encoder's share of the loss, from 0 up to below 1.")
+        raise OptionsError(f"alpha is {alpha:g}; it must be at least 0 and below 1.")
     if alpha == 1:
-        raise OptionsError("alpha 1 leaves the decoder without a loss; use the base method by itself for that.")
+        raise OptionsError("alpha 1 leaves the decoder without a loss; use the base method instead.")
     if not 0 <= lateral_dropout < 1:
-        raise OptionsError(f"lateral_dropout is {lateral_dropout:g}; it is a probability, from 0 up to below 1.")
+        raise OptionsError(f"lateral_dropout is {lateral_dropout:g}; it must be at least 0 and below 1.")
 
 
 def choose_levels(taps: Mapping[str, Tap], levels: str) -> list[str]:
     """Return the decoder taps that `levels` names, finest first."""
     available = decoder_taps(taps)
     if not available:
-        raise ModelError("This model has no decoder to pre-train; name one, such as smp/unet/resnet50.")
+        raise ModelError("This model has no decoder to pre-train; choose one that has, such as smp/unet/resnet50.")
     if levels == "finest":
         return available[:1]
     if levels == "all":
@@ -171,13 +172,13 @@ def choose_levels(taps: Mapping[str, Tap], levels: str) -> list[str]:
 
 
 def on_maps(recipe: Recipe, term: Term) -> bool:
-    """Whether a term's head can sit on a map."""
+    """Whether the head of a term supports maps."""
     return not isinstance(term.head, SameHead) and "map" in recipe.head_of(term).kinds
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which cells of decoder maps are compared, in views of `size_px`: at `points`, or all, pooled to `grid`."""
+    """The cells of decoder maps to compare, in views of `size_px`: at `points`, or all cells pooled to `grid`."""
 
     size_px: int
     points_each: int
@@ -185,17 +186,17 @@ class Choice:
     border: int
 
     def side(self, tap: Tap) -> int:
-        """Return the cells on a side of a tap's map."""
+        """Return the number of cells per side of a tap's map."""
         return -(-self.size_px // tap.stride)
 
     def on(self, term: Term, tap: Tap) -> Cells:
-        """Return the cells that a term has on a level."""
+        """Return the cells of a term on a level."""
         if term.objective.points is not None and 0 < self.points_each < self.side(tap) ** 2:
             return Cells(points=self.points_each)
         return Cells(grid=self.grid, border=self.border)
 
     def points(self, terms: Sequence[Term], taps: Mapping[str, Tap]) -> PointSpec | None:
-        """Return the points that views need for these terms; they keep the border of the coarsest level sampled."""
+        """Return the points of views for these terms; they stay off the border of the coarsest sampled level."""
         sampled = [term for term in terms if term.cells.points is not None]
         if not sampled:
             return None
@@ -204,13 +205,13 @@ class Choice:
         margin = max(self.border / self.side(taps[term.tap]) for term in sampled)
         if margin >= 0.5:
             raise OptionsError(
-                f"border_cells {self.border} leaves no cell of the decoder's maps; give a smaller number."
+                f"border_cells {self.border} leaves no cell of the decoder's maps; use a smaller number."
             )
         return PointSpec(self.points_each, region, margin)
 
 
 def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells) -> Term:
-    """Return `term` on a decoder tap, with a fresh head and objective."""
+    """Return `term` on a decoder tap, with a new head and objective."""
     suffix = "" if term.name == "encoder" else f"_{term.name}"
     return replace(
         term,
@@ -226,7 +227,7 @@ def on_level(recipe: Recipe, term: Term, tap: str, share: float, cells: Cells) -
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs on the decoder from the base's terms; see the arguments of `decon`."""
+    """Changes of the base's terms on the decoder; see the arguments of `decon`."""
 
     prototypes: int = 0
     hidden: int = 0
@@ -234,7 +235,7 @@ class Changes:
     group_weight: float | None = None
 
     def made_to(self, term: Term) -> Term:
-        """Return a term with the changes that its head and its objective have."""
+        """Return a term with the changes that apply to its head and objective."""
         head, objective = term.head, term.objective
         if isinstance(head, SlotHeadSpec) and self.prototypes:
             head = replace(head, prototypes=self.prototypes)
@@ -244,16 +245,14 @@ class Changes:
             objective = replace(objective, cell_negatives=self.cell_negatives)
         if isinstance(objective, SlotSpec) and self.group_weight is not None:
             if self.group_weight > 1:
-                raise OptionsError(
-                    f"decoder_group_weight is {self.group_weight:g}; it is a share of the loss, from 0 to 1."
-                )
+                raise OptionsError(f"decoder_group_weight is {self.group_weight:g}; it must be from 0 to 1.")
             objective = replace(objective, group_weight=self.group_weight)
         return replace(term, head=head, objective=objective)
 
 
 def with_hidden(head: HeadSpec | SameHead, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
-    """Return a head with hidden layers of another width, and its objective with a predictor that was as wide."""
-    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, VectorHeadSpec))  # all that sit on maps
+    """Return a head with another hidden width, and its objective with the predictor widened alike."""
+    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, VectorHeadSpec))  # all heads on maps
     if isinstance(objective, SlotSpec):
         objective = replace(objective, predictor_hidden=hidden)
     predictor = objective.predictor if isinstance(objective, (KeyContrastSpec, RegressSpec)) else None

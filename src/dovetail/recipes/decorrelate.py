@@ -1,6 +1,7 @@
 """Image-level methods that decorrelate channels or whiten: Barlow Twins, ZeroCL, VICReg.
 
-Each has its paper's settings for ImageNet. The head is 8192 wide; at less memory a narrower one costs some accuracy.
+Each uses the settings of its paper for ImageNet. The head is 8192 wide. A narrower head saves memory and costs some
+accuracy.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ def barlow(
     """Return Barlow Twins (arXiv 2103.03230).
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's two hidden layers.
         dim: Width of the embedding.
-        off_diagonal_weight: lambda, of correlations between different channels.
-        loss_scale: Factor of the loss; solo-learn multiplies by 0.024 or 0.1.
-        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to a thousandth.
-        bias_lr: The same of biases and normalisation layers.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
+        off_diagonal_weight: Weight of correlations between different channels, lambda.
+        loss_scale: Factor of the loss; solo-learn uses 0.024 or 0.1.
+        base_lr: Learning rate of weights for a batch of 256 (LARS), above 0; decays to a thousandth with a cosine
+            schedule.
+        bias_lr: Learning rate of biases and normalisation layers.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
     """
     return Recipe(
         name="barlow",
@@ -73,14 +75,14 @@ def zerocl(
     """Return ZeroCL (ICLR 2022), with the optimiser of the authors' code and the views of Barlow Twins.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's two hidden layers.
         dim: Width of the embedding.
         mode: Whiten features, instances, or both; see `dovetail.objectives.whiten`.
-        base_lr: Learning rate of weights at a batch of 256 (LARS), above 0; a cosine takes it to 0.
-        bias_lr: The same of biases and normalisation layers.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
+        base_lr: Learning rate of weights for a batch of 256 (LARS), above 0; decays to 0 with a cosine schedule.
+        bias_lr: Learning rate of biases and normalisation layers.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
     """
     return Recipe(
         name="zerocl",
@@ -113,17 +115,17 @@ def vicreg(
     """Return VICReg (arXiv 2105.04906), with the paper's symmetric views.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's two hidden layers.
         dim: Width of the embedding.
-        invariance_weight: Of the mean squared difference of the views.
-        variance_weight: Of the hinge on each channel's deviation.
-        covariance_weight: Of the squared covariances of different channels.
-        variance_scale: 1 for the sum of both views' variance terms (the paper), 0.5 for their mean (its code).
-        base_lr: Learning rate at a batch of 256 (LARS); a cosine takes it to an 800th.
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
+        invariance_weight: Weight of the mean squared difference of the views.
+        variance_weight: Weight of the hinge loss on each channel's standard deviation.
+        covariance_weight: Weight of the squared covariances of different channels.
+        variance_scale: 1 sums the variance terms of both views (the paper), 0.5 takes their mean (its code).
+        base_lr: Learning rate for a batch of 256 (LARS); decays to an 800th with a cosine schedule.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
     """
     objective = VICRegSpec(invariance_weight, variance_weight, covariance_weight, variance_scale)
     return Recipe(

@@ -1,12 +1,12 @@
 """DenseCL (arXiv 2011.09157) and PixPro (arXiv 2011.10043): contrast and consistency of single cells of a map.
 
-Expected for ResNet-50 by the official READMEs: DenseCL, VOC detection AP and segmentation mIoU, 56.7 / 67.5 after
+Expected for a ResNet-50 (official READMEs): DenseCL, VOC detection AP and segmentation mIoU, 56.7 / 67.5 after
 COCO-800 and 58.7 / 69.4 after ImageNet-200 epochs; PixPro, Mask R-CNN FPN 1x on COCO, box and mask AP, 40.8 / 36.8
 after ImageNet-100 epochs, with the instance branch 41.3 / 37.1 after 100 and 41.4 / 37.4 after 400.
-Departures from the official codes: see `dovetail.objectives.dense` and `dovetail.objectives.pixels`.
+Differences from the official code: see `dovetail.objectives.dense` and `dovetail.objectives.pixels`.
 
-Cost at 224 pixels: c5 has 49 cells. A finer map costs as many times more, and its pairs of cells the square of it;
-`grid` pools maps before the head.
+Cost: at 224 pixels c5 has 49 cells. The cost grows linearly with the number of cells, and quadratically for pairs of
+cells. `grid` pools maps before the head.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def densecl(
     grid: int | None = None,
     **views: Any,
 ) -> Recipe:
-    """Return DenseCL on the encoder's deepest map, with the settings for COCO; base_lr is 0.03 for ImageNet.
+    """Return DenseCL on the encoder's deepest map, with the settings for COCO. Use base_lr 0.03 for ImageNet.
 
     The student's encoder is exported, as by the official converter.
 
     Args:
-        taps: The model's taps.
-        hidden: Width of both heads' hidden layer.
+        taps: Taps of the model.
+        hidden: Width of the hidden layer of both heads.
         dim: Width of the embedding.
-        temperature: Of both contrastive terms.
-        queue: Keys in each of the two queues.
-        dense_weight: Weight of the dense term, in [0, 1]; the global one has the rest.
-        cell_negatives: Also tell each cell from cells of its own image that lie at least this far apart, in sides of
-            the source image; 0 for the published loss, 0.2 is about the size of an object.
-        momentum: The teacher's, constant.
-        base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
-        weight_decay: Of all parameters.
-        grid: Pool maps with more cells on a side to it; None keeps them.
+        temperature: Temperature of both contrastive terms.
+        queue: Number of keys in each of the two queues.
+        dense_weight: Weight of the dense term, in [0, 1]; the global term has the rest.
+        cell_negatives: Minimum distance, in sides of the source image, of other cells of the same image to use as
+            negatives. 0 is the published loss without them; 0.2 is about the size of an object.
+        momentum: Momentum of the teacher, constant.
+        base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
+        weight_decay: Weight decay of all parameters.
+        grid: Average-pool larger maps to this many cells per side; None disables pooling.
     """
     objective = DenseContrastSpec(
         temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
@@ -96,23 +96,23 @@ def pixpro(
 ) -> Recipe:
     """Return PixPro on the encoder's deepest map, with the settings for 100 epochs of ImageNet.
 
-    The student's encoder is exported, as by the official converter. DenseCL's does the same, SlotCon's takes the
+    The student's encoder is exported, as by the official converters of PixPro and DenseCL. SlotCon exports the
     teacher's.
 
     Args:
-        taps: The model's taps.
-        hidden: Width of the projectors' and the instance predictor's hidden layer.
+        taps: Taps of the model.
+        hidden: Width of the hidden layer of the projectors and the instance predictor.
         dim: Width of the embedding.
-        distance: Cells nearer than this share of the larger cell's diagonal are positive pairs.
+        distance: Maximum distance of positive pairs, as a fraction of the diagonal of the larger cell.
         gamma: Exponent of the similarities in the pixel propagation.
-        transform_layers: 1x1 convolutions of the pixel propagation.
-        instance_weight: Weight of the image-level term; 0 leaves it and its projector out.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (LARS).
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from a hundredth of the peak.
-        grid: Pool maps with more cells on a side to it; None keeps them.
+        transform_layers: Number of 1x1 convolutions of the pixel propagation.
+        instance_weight: Weight of the image-level term; 0 removes the term and its projector.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
+        base_lr: Learning rate for a batch of 256 (LARS).
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from a hundredth of the peak.
+        grid: Average-pool larger maps to this many cells per side; None disables pooling.
     """
     objective = PixelConsistencySpec(
         distance=distance, gamma=gamma, transform_layers=transform_layers, instance_weight=instance_weight

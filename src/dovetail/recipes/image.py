@@ -1,12 +1,12 @@
 """Image-level methods: one vector for each view, one term on the encoder's deepest map or a ViT's class token.
 
-Each has its paper's settings for ImageNet; what the papers leave open is as in the public codes and said below. Linear
-evaluation of a ResNet-50 on ImageNet, top-1, by the papers and their codes' READMEs: SimCLR 69.1, MoCo v2 67.5 (200
+Each uses the settings of its paper for ImageNet, and those of the public code where the paper leaves them open. Linear
+evaluation of a ResNet-50 on ImageNet, top-1 (papers and READMEs of their code): SimCLR 69.1, MoCo v2 67.5 (200
 epochs), MoCo v3 72.8 (300; ViT-S/16 73.2, ViT-B/16 76.7), BYOL 74.3, SimSiam 68.1 (100), Barlow Twins 73.2 (1000),
 VICReg 73.2 (1000).
 
-All export the student's encoder, as the public codes do. Of maps the average over the cells goes to the head, so that
-the same term fits any map of a decoder.
+All export the student's encoder, as the public code does. The head receives the average over the cells of a map, so the
+same term also works on any map of a decoder.
 """
 
 from __future__ import annotations
@@ -41,20 +41,21 @@ def simclr(
     rows_per_block: int | None = 1024,
     **views: Any,
 ) -> Recipe:
-    """Return SimCLR (arXiv 2002.05709). BatchNorm sees both views together, and follows the head's last layer too, as
-    in the authors' code.
+    """Return SimCLR (arXiv 2002.05709).
+
+    BatchNorm sees both views together and also follows the head's last layer, as in the authors' code.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's hidden layer.
         dim: Width of the embedding.
-        temperature: Of the cosines.
-        base_lr: Learning rate at a batch of 256 (LARS).
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
+        temperature: Temperature of the cosine similarities.
+        base_lr: Learning rate for a batch of 256 (LARS).
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
         jitter: Strength of the colour jitter.
-        rows_per_block: Anchors whose similarities are in memory at a time; None for all.
+        rows_per_block: Number of anchors whose similarities are in memory at a time; None keeps all.
     """
     head = VectorHeadSpec(hidden, dim, bias=False, last_norm="affine")
     view = Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter)
@@ -88,15 +89,15 @@ def moco_v2(
     """Return MoCo v2 (arXiv 2003.04297): no BatchNorm in the head, shuffled BatchNorm in the teacher.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's hidden layer.
         dim: Width of the embedding.
-        temperature: Of the cosines.
-        queue: Keys in the queue.
-        symmetric: Let both views be queries, each with its own queue; the paper takes one direction.
-        momentum: The teacher's, constant.
-        base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
-        weight_decay: Of all parameters.
+        temperature: Temperature of the cosine similarities.
+        queue: Number of keys in the queue.
+        symmetric: Use both views as queries, each with its own queue; the paper uses one direction.
+        momentum: Momentum of the teacher, constant.
+        base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
+        weight_decay: Weight decay of all parameters.
     """
     head = VectorHeadSpec(hidden, dim, norm=False)
     objective = QueueContrastSpec(temperature, queue, symmetric)
@@ -131,29 +132,31 @@ def moco_v3(
     min_scale: float | None = None,
     blur_px: float = 2.0,
 ) -> Recipe:
-    """Return MoCo v3 (arXiv 2104.02057), for a ViT where the model has a vector tap, else for a convolutional network.
+    """Return MoCo v3 (arXiv 2104.02057), for a ViT if the model has a vector tap, otherwise for a convolutional
+    network.
 
-    The paper has two recipes; what is None is taken from the one that fits:
+    The paper has two recipes. Arguments that are None default to the recipe for the model:
 
         network   optimiser  base_lr  weight_decay  warmup_epochs  temperature  min_scale  head    predictor's last norm
         ViT       AdamW      1.5e-4   0.1           40             0.2          0.08       3 deep  yes
         other     LARS       0.3      1e-6          10             1.0          0.2        2 deep  no
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the hidden layers of head and predictor.
         dim: Width of the embedding.
-        temperature: Of the cosines.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256.
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: For a ViT of all parameters, else of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
-        frozen_patches: Keep a ViT's patch embedding at its random start, which steadies the training.
-        rows_per_block: Queries whose similarities are in memory at a time; None for all.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the image's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
+        temperature: Temperature of the cosine similarities.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
+        base_lr: Learning rate for a batch of 256.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay; of all parameters for a ViT, otherwise of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
+        frozen_patches: Freeze a ViT's patch embedding at its random weights, which stabilises training.
+        rows_per_block: Number of queries whose similarities are in memory at a time; None keeps all.
+        image_size: Side length of the views in pixels.
+        min_scale: Minimum fraction of the image's area in a view.
+        blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
+            disables blur.
     """
     tap = image_tap(taps)
     vit = taps[tap].kind == "vector"
@@ -198,19 +201,21 @@ def byol(
     warmup_epochs: float = 10.0,
     **views: Any,
 ) -> Recipe:
-    """Return BYOL (arXiv 2006.07733) for 1000 epochs; for 300 the paper takes base_lr 0.3 and momentum 0.99, for 100
-    base_lr 0.45, weight_decay 1e-6 and momentum 0.99.
+    """Return BYOL (arXiv 2006.07733) for 1000 epochs.
+
+    For 300 epochs the paper uses base_lr 0.3 and momentum 0.99. For 100 epochs it uses base_lr 0.45, weight_decay 1e-6
+    and momentum 0.99.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the hidden layer of head and predictor.
         dim: Width of the embedding.
-        convention: See `dovetail.objectives.regress`.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (LARS).
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from 0.
+        convention: Form of the loss; see `dovetail.objectives.regress`.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
+        base_lr: Learning rate for a batch of 256 (LARS).
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from 0.
     """
     objective = RegressSpec(convention=convention, predictor=PredictorSpec(hidden))
     return Recipe(
@@ -239,12 +244,12 @@ def simsiam(
     """Return SimSiam (arXiv 2011.10566): no teacher; the predictor's learning rate stays at its peak.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's two hidden layers.
         dim: Width of the embedding.
         predictor_hidden: Width of the predictor's hidden layer, a bottleneck.
-        base_lr: Learning rate at a batch of 256 (SGD); a cosine takes it to 0.
-        weight_decay: Of all parameters.
+        base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
+        weight_decay: Weight decay of all parameters.
     """
     head = VectorHeadSpec(hidden, dim, layers=3, bias=False, last_norm="plain")
     predictor = PredictorSpec(predictor_hidden, bias=False, last_bias=True)

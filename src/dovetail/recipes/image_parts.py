@@ -1,4 +1,4 @@
-"""What the recipes of image-level methods share: the tap, the views, the optimiser."""
+"""Parts that the recipes of image-level methods share: the tap, the views, the optimiser."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
 def blurred(photometric: Photometric, blur_px: float) -> Photometric:
-    """Return `photometric` with blurs of a standard deviation of up to `blur_px` pixels; none for 0."""
+    """Return `photometric` with a blur of up to `blur_px` pixels standard deviation; 0 disables blur."""
     if blur_px < 0:
-        raise OptionsError(f"blur_px is {blur_px:g}; it is a width in pixels, 0 for no blur.")
+        raise OptionsError(f"blur_px is {blur_px:g}; it must be at least 0.")
     if not blur_px:
         return replace(photometric, blur_p=0.0)
     return replace(photometric, blur_sigma_px=(min(photometric.blur_sigma_px[0], blur_px), blur_px))
@@ -28,10 +28,13 @@ def image_tap(taps: Mapping[str, Tap]) -> str:
 
 
 BYOL_PAIR = (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2))
-"""BYOL's asymmetric pair: one always blurred, the other seldom, but solarised at times. SlotCon and PixPro share it."""
+"""BYOL's asymmetric pair: the first is always blurred, the second seldom, but sometimes solarised.
+
+SlotCon and PixPro use it too.
+"""
 
 MOCO_VIEW = Photometric(saturation=0.4)
-"""Both views of MoCo v2, which SimSiam and DenseCL share."""
+"""Both views of MoCo v2. SimSiam and DenseCL use them too."""
 
 
 def pair_views(
@@ -44,16 +47,17 @@ def pair_views(
     min_scale: float = 0.08,
     blur_px: float = 2.0,
 ) -> ViewPlan:
-    """Return two global views, which most methods have.
+    """Return the plan of two global views that most methods use.
 
     Args:
-        first: Of the first view, but for the width of its blur.
-        second: Of the second view; the first's unless given.
-        interpolation: Of both.
-        min_overlap: See `ViewPlan`.
-        image_size: Side of the views in pixels.
-        min_scale: Smallest share of the image's area in a view.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
+        first: Photometric augmentation of the first view; `blur_px` limits its blur.
+        second: Photometric augmentation of the second view; defaults to `first`.
+        interpolation: Interpolation of both crops.
+        min_overlap: Minimum overlap of the crops; see `ViewPlan`.
+        image_size: Side length of the views in pixels.
+        min_scale: Minimum fraction of the image's area in a view.
+        blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
+            disables blur.
     """
     view = ViewSpec(image_size, (min_scale, 1.0), interpolation=interpolation)
     pair = tuple(replace(view, photometric=blurred(one, blur_px)) for one in (first, second or first))
@@ -70,7 +74,7 @@ def lars(
     final_lr: float = 0.0,
     final_share: float = 0.0,
 ) -> OptimiserSpec:
-    """Return LARS that neither decays nor adapts one-dimensional parameters, whose rate `bias_lr` may be their own."""
+    """Return LARS that neither decays nor scales one-dimensional parameters; `bias_lr` is their learning rate."""
     return OptimiserSpec(
         "lars",
         base_lr=base_lr,
@@ -85,14 +89,15 @@ def lars(
 
 
 def one_dimensional_rate(bias_lr: float | None, base_lr: float) -> tuple[ParameterRule, ...]:
-    """Return the rule that gives biases and normalisation layers a learning rate of their own; none for None.
+    """Return the rule for the learning rate of biases and normalisation layers; no rule for None.
 
-    LARS does not adapt them, so a rate that suits its weights in a short run of small batches is far too high for them.
+    LARS does not scale their learning rate, so a value that suits the weights is far too high for them in a short run
+    with small batches.
     """
     if bias_lr is None:
         return ()
     if not base_lr > 0:
-        raise OptionsError(f"base_lr is {base_lr:g}; it must be above 0, as the rate of biases is relative to it.")
+        raise OptionsError(f"base_lr is {base_lr:g}; it must be above 0 when bias_lr is set.")
     return (ParameterRule("", lr_scale=bias_lr / base_lr, one_dimensional=True),)
 
 

@@ -1,6 +1,6 @@
-"""The options of every recipe function without importing one, so that help and refusals need no torch.
+"""The options of all recipe functions, without importing them, so that help and errors need no torch.
 
-`options.json` holds names, types, defaults and texts, made from the functions' signatures and docstrings:
+`options.json` contains names, types, defaults and help texts from the signatures and docstrings of the functions.
 `python docs/tables.py` writes it, and a test compares it with the functions.
 """
 
@@ -22,14 +22,14 @@ from dovetail.errors import OptionsError
 
 FILE = Path(__file__).with_name("options.json")
 INTERNAL = {"base", "taps", "name", "decoder", "recipe", "named"}
-"""Parameters of recipe functions that are no options."""
+"""Parameters of recipe functions that are not options."""
 
 PLAIN: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "none": types.NoneType}
 
 
 @cache
 def listed(place: str) -> Mapping[str, Parameter]:
-    """Return the options of a function, as "dovetail.recipes.slots:slotcon", with their types and defaults."""
+    """Return the options of a function (such as "dovetail.recipes.slots:slotcon") with their types and defaults."""
     return {
         name: Parameter(
             name,
@@ -42,19 +42,19 @@ def listed(place: str) -> Mapping[str, Parameter]:
 
 
 def texts(place: str) -> Mapping[str, str]:
-    """Return the text on each option of a function."""
+    """Return the help text of each option of a function."""
     return {name: one["text"] for name, one in content()[place].items()}
 
 
 @cache
 def content() -> dict[str, dict[str, Any]]:
-    """Return the whole of the file."""
+    """Return the content of the file."""
     found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
 
 def function_at(place: str) -> Callable[..., Any]:
-    """Return a recipe function, importing its module: of the module's METHODS, or by its name."""
+    """Import a recipe function, from its module's `METHODS` or by its name."""
     module, _, name = place.partition(":")
     found = importlib.import_module(module)
     function: Callable[..., Any] = getattr(found, "METHODS", {}).get(name) or getattr(found, name)
@@ -62,7 +62,7 @@ def function_at(place: str) -> Callable[..., Any]:
 
 
 def listing(places: list[str]) -> str:
-    """Return what the file has to say of functions, by looking at them."""
+    """Return the content of the file for these functions, which are imported."""
     return json.dumps({place: described(function_at(place)) for place in places}, indent=1) + "\n"
 
 
@@ -70,13 +70,13 @@ def parameters_of(function: Callable[..., Any]) -> Mapping[str, Parameter]:
     """Return the options of a function from its signature, with their types resolved.
 
     Raises:
-        OptionsError: Its types name what is not there.
+        OptionsError: If a type hint cannot be resolved.
     """
     try:
         kinds = get_type_hints(function)
     except NameError as error:
         raise OptionsError(
-            f"The types of {function.__qualname__} cannot be read ({error}); import what they name."
+            f"The type hints of {function.__qualname__} cannot be resolved ({error}); import their types."
         ) from error
     return {
         name: parameter.replace(annotation=kinds.get(name, Any))
@@ -95,7 +95,7 @@ def described(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def docstring_helps(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the text on each parameter in a function's docstring."""
+    """Return the description of each parameter in a function's docstring."""
     text = inspect.getdoc(function) or ""
     found = re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", text, flags=re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in found}
@@ -114,7 +114,7 @@ def plain(annotation: Any) -> Any:
 
 
 def type_of(value: Any) -> Any:
-    """Return the type that `plain` made a value of."""
+    """Return the type for a value of `plain`."""
     if isinstance(value, str):
         return PLAIN[value]
     kind, *inner = value
@@ -125,5 +125,5 @@ def type_of(value: Any) -> Any:
 
 
 def default_of(value: Any) -> Any:
-    """Return a default; JSON has lists for tuples."""
+    """Return a default value, with tuples for the lists of JSON."""
     return tuple(map(default_of, value)) if isinstance(value, list) else value

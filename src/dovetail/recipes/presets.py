@@ -1,14 +1,14 @@
-"""Sizes of heads, momenta and rates for runs much smaller or shorter than the papers'.
+"""Presets: sizes of heads, momenta and learning rates for runs much smaller or shorter than those of the papers.
 
-A preset is a set of options; those that a method does not have are left out, and those that a user gives count more.
+A preset is a set of options. Options that a method does not have are ignored, and options of the user override it.
 
-"small" is for few images or a processor and changes sizes alone. "short" is for some hundred steps on views of about
-64 px, where the published momenta, rates and augmentations leave a network near where it began: a teacher that moves a
-thousandth a step has not left its random start by then, and a blur of 2 px leaves little of such a view.
-`docs/results-64px.md` was measured with it. It is never chosen by itself.
+"small" is for few images or a CPU and only changes sizes. "short" is for a few hundred steps on views of about 64 px.
+With the published settings such a run changes the network little: a teacher that moves by a thousandth per step is
+still close to its random weights, and a blur of 2 px destroys most of such a view. `docs/results-64px.md` was measured
+with "short".
 
-"continue" is "short" for an encoder that starts from trained weights: the encoder is frozen for the first half of the
-run, and trained at a tenth of the rate in the second half (`docs/results.md`).
+"continue" is "short" for an encoder that starts from trained weights. The encoder is frozen for the first half of the
+run, and trained at a tenth of the learning rate in the second half (`docs/results.md`).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Preset = Literal["paper", "small", "short", "continue"]
 
 SMALL_IMAGES = 20_000
 
-# The published widths are made for a hundred thousand images and eight GPUs. On a few thousand images and a
-# processor the heads would take most of the time, and most prototypes would win no cell.
+# The published widths are meant for a hundred thousand images and eight GPUs. With a few thousand images on a CPU, the
+# heads would take most of the time, and most prototypes would win no cell.
 SMALL: dict[str, Any] = {
     "hidden": 1024,
     "dim": 128,
     "prototypes": 64,
     "decoder_cells": 196,
-    "decoder_hidden": 512,  # maps of a decoder have fewer channels than the encoder's deepest one
+    "decoder_hidden": 512,  # decoder maps have fewer channels than the deepest encoder map
     "queue": 4096,
     "warmup_epochs": 2.0,
     "predictor_hidden": 32,  # a quarter of `dim`, as published
 }
 
 _HEADS: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
-# LARS does not adapt one-dimensional tensors: at such a rate they need one of their own.
+# LARS does not scale the learning rate of one-dimensional tensors, so at this rate they need their own.
 _LARS: Mapping[str, Any] = {**_HEADS, "base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs": 1.0}
 _SGD: Mapping[str, Any] = {**_HEADS, "queue": 1024, "base_lr": 0.5}
-# Crops that overlap now and then; a teacher sharper and a centre quicker than long runs have them, without which the
-# teacher's distributions stay uniform.
+# Crops overlap only sometimes. The teacher is sharper and the centre faster than in long runs; otherwise the teacher's
+# distributions stay uniform.
 _TOKENS: Mapping[str, Any] = {
     "hidden": 64,
     "bottleneck": 32,
@@ -76,10 +76,10 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "selfpatch": {**_TOKENS, "patch_prototypes": 128},
     "pqcl": {**_PATCHES, **_QUERIES, "teacher_query_temperature": 0.01, "query_size": 32, "query_blur_px": 0.0},
 }
-"""The preset "short" of each base method of this package; one from outside keeps its own rates (`_HEADS`)."""
+"""The preset "short" of each base method of this package. External methods keep their learning rates (`_HEADS`)."""
 
 ADAMW_RATES: Mapping[str, Any] = {"base_lr": _TOKENS["base_lr"], "bias_lr": None}
-"""What takes the place of LARS's rates for a ViT."""
+"""Learning rates for a ViT, instead of those of LARS."""
 
 SHORT_RATES: Mapping[str, Mapping[str, Any]] = {
     "adamw": ADAMW_RATES,
@@ -87,7 +87,7 @@ SHORT_RATES: Mapping[str, Mapping[str, Any]] = {
     "lars": {name: _LARS[name] for name in ("base_lr", "bias_lr")},
     "sgd": {"base_lr": _SGD["base_lr"], "bias_lr": None},
 }
-"""The rates of "short" where an optimiser is chosen."""
+"""Learning rates of "short" for each optimiser that a user may choose."""
 
 SHORT_ADCLR: Mapping[str, Any] = _QUERIES
 SHORT_DECON: Mapping[str, Any] = {"decoder_cells": 196, "instance_weight": 1.0}
@@ -96,18 +96,18 @@ SHORT_JOINT: Mapping[str, Any] = {
     "decoder_dim": 32,
     "decoder_queue": 512,
 }
-"""What "short" adds for query patches, for a decoder's branch, and for one with a method of its own."""
+"""Options that "short" adds for query patches, for a decoder, and for a decoder with its own method."""
 
 
 CONTINUE: Mapping[str, Any] = {"encoder_lr_scale": 0.1}
-"""What "continue" has in place of "short" for every method."""
+"""Options of "continue" that override those of "short" for every method."""
 
 FROZEN_SHARE = 0.5
-"""Part of a run for which "continue" freezes the encoder under a decoder."""
+"""Fraction of a run for which "continue" freezes the encoder, with a decoder."""
 
 
 def choose(preset: Preset | Literal["auto"], *, num_images: int, accelerator: str) -> Preset:
-    """Return the preset: "small" for up to 20,000 images or on a processor, unless one is named."""
+    """Return the preset; "auto" is "small" for up to 20,000 images or on a CPU, otherwise "paper"."""
     if preset != "auto":
         return preset
     return "small" if num_images <= SMALL_IMAGES or accelerator == "cpu" else "paper"
@@ -116,7 +116,7 @@ def choose(preset: Preset | Literal["auto"], *, num_images: int, accelerator: st
 def options(
     preset: Preset, method: str, taps: Mapping[str, Tap] | None = None, *, optimiser: str = "published"
 ) -> dict[str, Any]:
-    """Return the preset's options that a method has, for a model with these taps, a CNN unless given, and optimiser."""
+    """Return the preset's options for a method, an optimiser and a model with these taps (a CNN by default)."""
     if preset == "paper":
         return {}
     known = options_of(method)
@@ -129,10 +129,10 @@ def options(
 
 
 def beside(found: Mapping[str, Any], given: Collection[str], method: str) -> dict[str, Any]:
-    """Return a preset's options for a method less the `given` ones and those that they stand for.
+    """Return a preset's options for a method without those that the user's options, `given`, replace.
 
-    A grid of the decoder's takes the place of sampled cells. A width of heads is that of all heads, unless the decoder
-    has a method of its own.
+    `decoder_grid` also replaces `decoder_cells`. `hidden` also replaces `decoder_hidden`, unless the decoder has its
+    own method.
     """
     parts, replaced = parse(method), set(given)
     if "decoder_grid" in given:
@@ -143,13 +143,13 @@ def beside(found: Mapping[str, Any], given: Collection[str], method: str) -> dic
 
 
 def agreed_options(preset: Preset, method: str) -> dict[str, Any]:
-    """Return the preset's options that suit every model and every length of a run: all but rates and epochs."""
+    """Return the preset's options that do not depend on model and run length: all except learning rates and epochs."""
     suited = ("warmup_epochs", "frozen_epochs", "base_lr", "bias_lr")
     return {name: value for name, value in options(preset, method).items() if name not in suited}
 
 
 def short_options(method: str, taps: Mapping[str, Tap] | None = None) -> dict[str, Any]:
-    """Return what "short" says for a method, its options and others."""
+    """Return the options of "short" for a method, including options that the method lacks."""
     parts = parse(method)
     found = dict(SHORT.get(parts.base, _HEADS))
     if parts.base == "moco-v3" and taps and taps[image_tap(taps)].kind == "vector":

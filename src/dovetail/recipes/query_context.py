@@ -1,12 +1,13 @@
-"""PQCL: iBOT with query tokens that have a place but no pixels.
+"""PQCL: iBOT with query tokens that have a position but no pixels.
 
 Zhang et al., "Patch-level Contrastive Learning via Positional Query for Visual Pre-training", ICML 2023: the successor
-of ADCLR by the same first author. Of the paper only the abstract could be read; settings are those of the official
-code, https://github.com/Sherrylone/PQCL, for ViT-S/16.
+of ADCLR by the same first author. We could only read the abstract of the paper. The settings follow the official code,
+https://github.com/Sherrylone/PQCL, for ViT-S/16.
 
-A local crop of the image is hidden from the student: beside each global view it gets mask tokens at the places of the
-crop's patches. The teacher encodes the crop by itself, as an image. Each mask token has to tell what the teacher sees
-at its place, with G the two global views, N the crop's patches and s, t the logits of student and teacher:
+A local crop of the image is hidden from the student. Instead, the student receives mask tokens at the positions of the
+crop's patches, together with each global view. The teacher encodes the crop as an image of its own. Each mask token
+predicts the teacher's output at its position, with G the two global views, N the number of patches of the crop, and s,
+t the logits of student and teacher:
 
     L = L_cls + L_masked_patches + query_weight / (|G| N) sum over v in G and n of H(P(t_n), s_n|v)
 
@@ -46,28 +47,28 @@ def pqcl(
     reference_query_positions: bool = False,
     **options: Any,
 ) -> Recipe:
-    """Return PQCL: iBOT, and mask tokens at the places of a local crop against the teacher's patches of it.
+    """Return PQCL: iBOT, and mask tokens that predict the teacher's patches of a local crop.
 
     Args:
-        taps: The model's taps.
-        query_crops: Crops of an image whose patches are asked for, at least 1.
-        query_size: Side of such a crop in pixels; a multiple of the model's patch.
-        query_scale: Share of the image's area in such a crop.
+        taps: Taps of the model.
+        query_crops: Number of crops per image whose patches are predicted, at least 1.
+        query_size: Side length of these crops in pixels; a multiple of the model's patch size.
+        query_scale: Range of the fraction of the image's area in these crops.
         query_weight: Weight of the query term.
-        query_attention: What a query token attends to beside the raw tokens: "unidirectional" the tokens of its own
-            crop, "query_to_query" those of all crops, as the official code has it. They differ for more than one crop.
-        query_positions: "sincos" gives query tokens the sine-cosine position of their place, and the model fixed
-            positions of the same kind, which do not learn. "learned" keeps the model's own positions and samples them
-            at the tokens' places, for a model that starts from trained weights; places outside of the view are moved to
-            its border.
-        query_centre_momentum: Of the queries' own centre.
-        query_blur_px: Largest deviation of the blur in pixels of the crop; 0 is none.
-        teacher_query_temperature: Of the teacher's softmax on the crop's patches, after warm-up.
-        reference_query_positions: Place query tokens as the official code does: at the corners of patches in place of
-            their centres, and not mirrored where the view is.
+        query_attention: Query tokens attend to the raw tokens and, with "unidirectional", to the tokens of their own
+            crop, or, with "query_to_query" as in the official code, to those of all crops. Both are the same for one
+            crop.
+        query_positions: "sincos" uses fixed sine-cosine position embeddings for query tokens and model. "learned" keeps
+            the model's own embeddings and samples them at the positions of the tokens, for a model with trained
+            weights; positions outside of the view are moved to its border.
+        query_centre_momentum: Momentum of the separate centre of the queries.
+        query_blur_px: Maximum standard deviation of the blur in pixels of the crop; 0 disables blur.
+        teacher_query_temperature: Temperature of the teacher's softmax on the crop's patches, after warm-up.
+        reference_query_positions: Use the positions of the official code: corners of patches instead of centres, and
+            not mirrored with the view.
 
     Raises:
-        DovetailError: The model's blocks take no queries, or a number is out of its range.
+        DovetailError: If the model's blocks do not support query tokens, or a value is out of range.
     """
     patch = patch_tap(taps, "PQCL").stride
     check_queries(taps, query_crops, query_size, query_positions)
@@ -103,27 +104,27 @@ def pqcl(
 
 
 def alike(plan: ViewPlan) -> ViewPlan:
-    """Return a plan whose second global view has the colours of the first: always blurred, never solarised."""
+    """Return a plan whose second global view uses the colours of the first: always blurred, never solarised."""
     first, second, *local = plan.views
     return replace(plan, views=(first, replace(second, photometric=first.photometric), *local))
 
 
 def check_queries(taps: Mapping[str, Tap], crops: int, size_px: int, positions: str) -> None:
-    """Raise `DovetailError` where query tokens cannot be made as asked."""
+    """Raise `DovetailError` if the model does not support the query tokens."""
     patch, channels = taps["patches"].stride, taps["patches"].channels
     if "queries" not in taps:
         raise ModelError(
-            f"PQCL needs a ViT whose blocks take query tokens and the model has only {', '.join(taps)}; choose one of "
+            f"PQCL needs a ViT that supports query tokens, but the model has only {', '.join(taps)}; choose one of "
             "timm's plain, DeiT, DINO or EVA models, such as 'timm/vit_small_patch16_224'."
         )
     if crops < 1:
-        raise OptionsError(f"PQCL with {crops} query crops is iBOT; choose at least 1, or 'ibot'.")
+        raise OptionsError(f"query_crops is {crops}; it must be at least 1 (use 'ibot' for none).")
     if size_px < patch or size_px % patch:
         nearest = max(round(size_px / patch), 1) * patch
-        raise OptionsError(f"query_size {size_px} is no multiple of the model's patch {patch}; set it to {nearest}.")
+        raise OptionsError(f"query_size {size_px} is not a multiple of the patch size {patch}; set it to {nearest}.")
     if positions == "sincos" and channels % 4:
         raise OptionsError(
-            f"Sine-cosine positions need a number of channels that 4 divides, and the model has {channels}; set "
+            f"Sine-cosine positions need a multiple of 4 channels, but the model has {channels}; set "
             "query_positions to 'learned'."
         )
 

@@ -1,12 +1,12 @@
-"""The one table of base methods: those of this package, those that installed packages bring, those given in Python.
+"""The table of base methods: those of this package, of installed packages, and registered in Python.
 
-A method from outside is a function that takes a model's taps and keyword options and returns a `Recipe`. It comes in by
+An external method is a function that takes a model's taps and keyword options and returns a `Recipe`. Add it with
 
 * `register_method("mine", function)`, or the function (or a finished recipe) itself as `pretrain(method=...)`;
 * its path on the command line, `--method package.module:function`;
 * an entry point of the group `dovetail.methods` of an installed package.
 
-Whichever it is, its name is composed as those of this package are: `decon-sl-mine`, `mine+decon-sl`.
+Its name can be composed like those of this package: `decon-sl-mine`, `mine+decon-sl`.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 GROUP = "dovetail.methods"
 OWN = "own:"
-"""Stands before the name of what was given in Python and is called like a method of this package."""
+"""Prefix for a method passed in Python whose name clashes with a method of this package."""
 
 Family = Literal["dense", "image", "tokens"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A base method: the function that makes its recipe, and what there is to know about it.
+    """A base method: the function that builds its recipe, and its description.
 
     Attributes:
-        module: Of a method of this package: the module whose `METHODS` has the function.
-        family: What it compares: cells of maps, whole images, or a ViT's tokens.
-        title: Its name in words.
-        paper: Where it was published.
-        year: When; 0 where that is not known.
-        needs: What it asks of a model.
-        golden: Whether numbers of the official code cover it.
-        teacher: Whether a moving average of the student is kept beside it.
-        make: Of a method from outside: the function, which takes the taps and keyword options.
-        finished: Whether `make` returns one finished recipe, which has no options of its own.
-        image_size: Side of a finished recipe's largest views, in pixels.
+        module: For a method of this package, the module whose `METHODS` contains the function.
+        family: "dense" compares cells of maps, "image" whole images, "tokens" a ViT's tokens.
+        title: Display name.
+        paper: Publication.
+        year: Year of publication; 0 if unknown.
+        needs: Requirement on the model.
+        golden: Whether the method is tested against values of the official code.
+        teacher: Whether the method has a teacher (a moving average of the student).
+        make: For an external method, the function that takes the taps and keyword options.
+        finished: Whether `make` returns a finished recipe without options.
+        image_size: Side length of the largest views of a finished recipe, in pixels.
     """
 
     module: str
@@ -63,7 +63,7 @@ class Method:
     image_size: int | None = None
 
     def source(self, name: str) -> str | Callable[..., Recipe]:
-        """Return where the recipe function is, as "dovetail.recipes.slots:slotcon"; from outside, the function."""
+        """Return the path of the recipe function, as "dovetail.recipes.slots:slotcon", or the external function."""
         return f"{self.module}:{name}" if self.make is None else self.make
 
 
@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
 }
 
 ALONE = ("encoder-targets",)
-"""Methods that are not composed with others."""
+"""Methods that cannot be composed with others."""
 
 BUILT_IN = tuple(METHODS)
 
@@ -105,69 +105,69 @@ def register_method(
     needs: str = "any encoder",
     teacher: bool = True,
 ) -> None:
-    """Add a method to the table under a name, which then works wherever a method's name does.
+    """Register a method, which can then be used by its name like the methods of this package.
 
     Args:
-        name: Letters, digits, "-", "_" and "."; a second call with it takes the first one's place.
-        function: Takes the model's taps (`Mapping[str, Tap]`) and keyword-only options with types and defaults, and
-            returns a `Recipe`. The options' texts are read from the `Args` of its docstring.
-        family: "dense" compares cells of maps, "image" whole images, "tokens" a ViT's tokens; the last is not
-            repeated on a decoder.
-        title: The method's name in words.
-        paper: Where it was published.
-        year: When.
-        needs: What it asks of a model, for the table of `dovetail methods`.
-        teacher: Whether its recipe keeps a moving average of the student, which then can be exported.
+        name: Name with letters, digits, "-", "_" and ".". Registering the same name again replaces the method.
+        function: Function that takes the model's taps (`Mapping[str, Tap]`) and keyword-only options with types and
+            defaults, and returns a `Recipe`. The `Args` section of its docstring provides the help texts.
+        family: "dense" compares cells of maps, "image" whole images, "tokens" a ViT's tokens. A "tokens" method cannot
+            be repeated on a decoder.
+        title: Display name of the method.
+        paper: Publication.
+        year: Year of publication.
+        needs: Requirement on the model, for the table of `dovetail methods`.
+        teacher: Whether the recipe has a teacher, which can then be exported.
 
     Raises:
-        OptionsError: For a name that this package has, or that could be read as a composition.
+        OptionsError: If the name belongs to a method of this package or could be read as a composition.
     """
     add(name, Method("", family, title or name, paper, year, needs, golden=False, teacher=teacher, make=function))
 
 
 def add(name: str, method: Method) -> None:
-    """Put a method from outside into the table, once its name and its options are such that it can be called.
+    """Add an external method to the table.
 
     Raises:
-        OptionsError: They are not.
+        OptionsError: If its name or its options are not valid.
     """
     if name in BUILT_IN:
-        raise OptionsError(f"There is a method {name!r} in dovetail already; use another name for yours.")
+        raise OptionsError(f"dovetail already has a method {name!r}; use another name.")
     if not re.fullmatch(r"\w[\w.-]*|" + PATH, name) or name.startswith(("decon-", "adclr")):
         raise OptionsError(
-            f"{name!r} is no name for a method; use letters, digits, '-', '_' and '.', and neither 'decon-' nor "
-            "'adclr' at its beginning."
+            f"{name!r} is not a valid name for a method; use letters, digits, '-', '_' and '.', and do not start it "
+            "with 'decon-' or 'adclr'."
         )
     assert method.make is not None
     for parameter in list(inspect.signature(method.make).parameters.values())[1:]:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or parameter.default is parameter.empty:
             raise OptionsError(
-                f"The parameter {parameter.name!r} of the method {name!r} cannot be an option; give it a name and a "
-                "default."
+                f"The parameter {parameter.name!r} of the method {name!r} cannot be an option; make it a keyword "
+                "argument with a default."
             )
     METHODS[name] = method
 
 
 @functools.cache
 def installed() -> Mapping[str, EntryPoint]:
-    """Return the methods of installed packages, not loaded, by name."""
+    """Return the entry points of methods in installed packages by name, without loading them."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def find(name: str) -> Method | None:
-    """Return the method of a name, loading it from an installed package where it is one of theirs; None without one."""
+    """Return the method with a name, loading it from an installed package if necessary; None if there is none."""
     if name not in METHODS and name in installed():
         add(name, as_method(installed()[name].load(), name))
     return METHODS.get(name)
 
 
 def as_method(thing: Any, name: str) -> Method:
-    """Return a function, a finished recipe or a `Method` as a method from outside.
+    """Return a function, a finished recipe or a `Method` as an external method.
 
     Raises:
-        OptionsError: For anything else.
+        OptionsError: For any other object.
     """
-    from dovetail.recipe import Recipe  # here, so that help and refusals need no torch
+    from dovetail.recipe import Recipe  # imported here so that help and errors need no torch
 
     if isinstance(thing, Method):
         return thing
@@ -177,16 +177,16 @@ def as_method(thing: Any, name: str) -> Method:
         return replace(plain, make=lambda taps: thing, finished=True, image_size=size)
     if not callable(thing):
         raise OptionsError(
-            f"The method {name} is a {type(thing).__name__}; give a name, a Recipe, or a function of the model's taps."
+            f"The method {name} is a {type(thing).__name__}; pass a name, a Recipe, or a function of the model's taps."
         )
     return Method("", "image", name, "", 0, golden=False, make=thing)
 
 
 def name_of(method: Any) -> str:
-    """Return the name of a method that a person gave; what it names is then in the table.
+    """Return the name of a method that the user passed, and add the method to the table.
 
     Args:
-        method: A name, which may have "package.module:function" in it, a `Recipe`, or a function
+        method: A name, which may contain "package.module:function", a `Recipe`, or a function
             `(taps, **options) -> Recipe`.
     """
     if isinstance(method, str):
@@ -203,16 +203,15 @@ def name_of(method: Any) -> str:
 
 
 def import_method(path: str) -> None:
-    """Put the function at "package.module:function" into the table under its path."""
+    """Add the function at "package.module:function" to the table under its path."""
     if path not in METHODS and not path.startswith(OWN):
         add(path, as_method(import_path(path, "method"), path))
 
 
 def refuse_unnamed(name: str) -> None:
-    """Raise `OptionsError` for the path of a function that no person has named: a file may not choose code to run."""
+    """Raise `OptionsError` for a function path that the user did not pass: a file must not choose code to run."""
     for path in re.findall(PATH, name):
         if path not in METHODS:
             raise OptionsError(
-                f"The method {path} is Python code, which a file may not choose; name it with --method, or give it in "
-                "Python."
+                f"The method {path} is Python code, which a file cannot choose; pass it with --method or in Python."
             )

@@ -1,4 +1,4 @@
-"""Options that several recipes have in common, written once."""
+"""Options that several recipes share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ RecipeFunction = Callable[..., Recipe]
 
 
 def with_options_of(shared: Callable[..., Any], **defaults: Any) -> Callable[[RecipeFunction], RecipeFunction]:
-    """Let a recipe's function have another function's keyword options beside its own.
+    """Add the keyword options of another function to a recipe function.
 
-    Signature, types and docstring become those of a function that names all of them, as the command line, the tables of
-    the documentation and `dovetail.recipes.table` read them.
+    The signature, types and docstring of the result contain all options. The command line, the tables of the
+    documentation and `dovetail.recipes.table` read them.
 
     Args:
-        shared: Whose options. The decorated function passes them on to it, as its `**` parameter.
-        defaults: In place of those of `shared`.
+        shared: Function whose options are added. The decorated function receives them in its `**` parameter and passes
+            them on.
+        defaults: Defaults that override those of `shared`.
     """
     parameters = inspect.signature(shared).parameters.values()
     options = [
@@ -44,7 +45,7 @@ def with_options_of(shared: Callable[..., Any], **defaults: Any) -> Callable[[Re
 
 
 def arguments_text(function: Callable[..., Any], names: set[str]) -> str:
-    """Return the lines of a docstring's section "Args" on some parameters."""
+    """Return the lines of a docstring's `Args` section for the named parameters."""
     section = (inspect.getdoc(function) or "").partition("Args:\n")[2]
     lines, kept = [], False
     for line in section.splitlines():

@@ -1,4 +1,4 @@
-"""What there is, in words: methods, models, and a method's recipe spelled out."""
+"""Tables of methods, models, and the complete recipe of a method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetail.options import AUTO, Options, option, takes
 
 
 class ShownRecipe(Protocol):
-    """What of a run's options says which recipe is shown."""
+    """Options that select the recipe to print."""
 
     @property
     def method(self) -> Any: ...
@@ -27,7 +27,7 @@ class ShownRecipe(Protocol):
 
 
 def standing_model(method: str) -> str:
-    """Return the model that a recipe is shown on where none is named: a ResNet-50, or a ViT for methods on tokens."""
+    """Return the default model for printing a recipe: a ResNet-50, or a ViT for methods on tokens."""
     from dovetail.recipes.registry import METHODS
     from dovetail.recipes.table import parse
 
@@ -36,7 +36,7 @@ def standing_model(method: str) -> str:
 
 
 def show_published(options: ShownRecipe) -> None:
-    """Print a method's recipe as it was published, for a model."""
+    """Print a method's published recipe for a model."""
     from dovetail.networks.build import build_network
     from dovetail.networks.parts import is_layer_normed
     from dovetail.recipes.registry import name_of as method_named
@@ -47,7 +47,7 @@ def show_published(options: ShownRecipe) -> None:
     network = build_network(name, image_size=options.image_size or 224)
     size = {} if options.image_size is None else {"image_size": options.image_size}
     chosen = size | dict(options.recipe or {})
-    if "optimiser" not in chosen:  # as a run on this model takes it
+    if "optimiser" not in chosen:  # the default of a run on this model
         layer_normed = is_layer_normed(network)
         chosen["optimiser"] = suited_optimiser(method, network.taps, chosen, layer_normed=layer_normed)
     expanded = build(method, network.taps, chosen)
@@ -58,12 +58,12 @@ def show_published(options: ShownRecipe) -> None:
 
 
 def wide_console(file: Any = None) -> Any:
-    """Return a console as wide as the terminal, or wide enough for tables where there is none."""
+    """Return a console as wide as the terminal, or 120 columns wide without one."""
     from rich.console import Console
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
-            raise  # the BrokenPipeError that is being handled: the command line answers it, as for all it prints
+            raise  # re-raise the BrokenPipeError; the command line handles it
 
     console = Plain(file=file, markup=False, emoji=False)
     return console if console.is_terminal else Plain(file=file, width=120, markup=False, emoji=False)
@@ -79,7 +79,7 @@ def recipe_lines(recipe: Any, network: Any) -> str:
 
 
 def recipe_tables(recipe: Any, network: Any) -> list[Any]:
-    """Return the tables of a recipe for a network: terms, their parts, views, and the rest."""
+    """Return the tables of a recipe for a network: terms, heads and objectives, views, and other settings."""
     from rich.table import Table
 
     terms = Table("term", "tap", "channels", "stride", "head", "objective", "weight", "cells", title="Terms")
@@ -94,14 +94,14 @@ def recipe_tables(recipe: Any, network: Any) -> list[Any]:
         )
         for part in (head, term.objective):
             parts.setdefault(words(part), []).append(term.name)
-    details = Table("part", "of terms", title="Heads and objectives")
+    details = Table("part", "used by", title="Heads and objectives")
     for text, names in parts.items():
         details.add_row(text, ", ".join(names))
     return [terms, details, views_table(recipe), rest_table(recipe)]
 
 
 def cells_of(term: Any) -> str:
-    """Return how many cells of a map a term compares, and whether its head is recomputed."""
+    """Return which cells of a map a term compares, and whether its head is recomputed."""
     chosen = term.cells
     cells = "all" if chosen.grid is None else f"at most {chosen.grid}x{chosen.grid}"
     cells = cells if chosen.points is None else f"{chosen.points} sampled"
@@ -122,10 +122,10 @@ def views_table(recipe: Any) -> Any:
 
 
 def rest_table(recipe: Any) -> Any:
-    """Return the table of what a recipe says beside terms and views."""
+    """Return the table of a recipe's other settings."""
     from rich.table import Table
 
-    table = Table("what", "value", title="Recipe", show_header=False)
+    table = Table("setting", "value", title="Recipe", show_header=False)
     for name, value in vars(recipe).items():
         if name not in ("terms", "views", "name") and value is not None:
             table.add_row(name, words(value))
@@ -137,7 +137,7 @@ def rest_table(recipe: Any) -> Any:
 
 
 def name_of(spec: Any) -> str:
-    """Return a spec's name without its ending."""
+    """Return the class name of a spec without "Spec"."""
     return type(spec).__name__.removesuffix("Spec")
 
 
@@ -160,7 +160,7 @@ class MethodsOptions(Options):
 
 @takes(MethodsOptions)
 def methods(options: MethodsOptions) -> None:
-    """Print the table of methods: family, paper, year, what it needs, and whether golden numbers cover it."""
+    """Print the table of methods: family, paper, year, requirement, and whether official values cover it."""
     from rich.table import Table
 
     from dovetail.recipes.registry import METHODS, find, installed
@@ -175,7 +175,7 @@ def methods(options: MethodsOptions) -> None:
     console = wide_console()
     console.print(table)
     composed = ", ".join(name for name in examples() if name not in METHODS)
-    console.print(f"Composed by rule: {composed}; METHOD+decon-sl[-BASE] puts BASE on the decoder.")
+    console.print(f"Combinations: {composed}; METHOD+decon-sl[-BASE] uses BASE on the decoder.")
     console.print(
         "Default (--method auto): encoder-targets for a decoder on a trained encoder, decon-sl for a decoder on a "
         "random one, densecl for a CNN without a decoder, dino for a ViT without one."
@@ -189,17 +189,17 @@ class ModelsOptions(Options):
     pattern: str = option(
         "", 'Shell pattern that names must match, such as "smp/*/resnet50", or a part of them.', positional=True
     )
-    library: Literal["any", "timm", "smp", "torchvision"] = option("any", "Library that the models are of.")
+    library: Literal["any", "timm", "smp", "torchvision"] = option("any", "Library of the models.")
     decoder: bool = option(False, "List models with a decoder only.")
-    all: bool = option(False, "List every name that is known, without a filter too.")
+    all: bool = option(False, "List every name, also without a filter.")
 
 
 @takes(ModelsOptions)
 def models(options: ModelsOptions) -> None:
-    """Print the names of models that can be pre-trained: those that a filter leaves, else a summary.
+    """Print the names of supported models that match a filter, or a summary without one.
 
     Raises:
-        OptionsError: Where no name fits.
+        OptionsError: If no name matches.
     """
     from dovetail.networks.build import list_models
 
@@ -211,18 +211,18 @@ def models(options: ModelsOptions) -> None:
     if not found:
         close = difflib.get_close_matches(options.pattern, list_models("*"), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "see `dovetail models` for the libraries."
-        raise OptionsError(f"No model fits {options.pattern or 'these filters'!r}; {hint}")
+        raise OptionsError(f"No model matches {options.pattern or 'these filters'!r}; {hint}")
     filtered = options.pattern or options.decoder or options.library != "any"
     print("\n".join(found) if filtered or options.all else summary_of(found))
 
 
 def has_decoder(name: str) -> bool:
-    """Whether a model's name is that of one with a decoder."""
+    """Whether a model with this name has a decoder."""
     return "+" in name or not name.startswith("timm/")
 
 
 def summary_of(names: Sequence[str]) -> str:
-    """Return how models are named and how many there are."""
+    """Return a summary of model names and their number."""
     encoders = sorted({name.split("/")[2] for name in names if name.startswith("smp/") and "/dpt/" not in name})
     architectures = sorted({name.split("/")[1] for name in names if name.startswith("smp/")})
     timm = [name for name in names if name.startswith("timm/") and "+" not in name]
@@ -230,12 +230,12 @@ def summary_of(names: Sequence[str]) -> str:
     return "\n".join(
         [
             f"timm/NAME                  {len(timm):,} encoders, such as timm/resnet50, timm/vit_small_patch16_224",
-            "timm/NAME+fpn, +fcn        any of them with a decoder of this project's",
+            "timm/NAME+fpn, +fcn        any of these with an FPN or FCN decoder",
             f"smp/ARCHITECTURE/ENCODER   {', '.join(architectures)} over {len(encoders)} encoders, such as "
             "smp/unet/resnet50",
             f"torchvision/NAME           {', '.join(name.partition('/')[2] for name in torchvision)}",
             "",
-            "`dovetail models PATTERN` lists names, such as `dovetail models 'smp/unet/*'`; --library, --decoder and "
-            "--all do too.",
+            "List names with `dovetail models PATTERN`, such as `dovetail models 'smp/unet/*'`, or with --library, "
+            "--decoder or --all.",
         ]
     )

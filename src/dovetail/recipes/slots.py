@@ -1,8 +1,8 @@
 """SlotCon (arXiv 2205.15288): group pixels into slots shared by both views, and contrast the slots.
 
-Settings of the official code for COCO; 2048 prototypes for ImageNet. Expected: Mask R-CNN R50-FPN 1x on COCO, box/mask
-AP 41.0/37.0 after COCO-800 epochs, 41.4/37.2 after ImageNet-100, 41.8/37.8 after ImageNet-200 (official README).
-Departures from the official code: see `dovetail.objectives.slots`.
+Defaults follow the official code for COCO. Use 2048 prototypes for ImageNet. Expected: Mask R-CNN R50-FPN 1x on COCO,
+box/mask AP 41.0/37.0 after COCO-800 epochs, 41.4/37.2 after ImageNet-100, 41.8/37.8 after ImageNet-200 (official
+README). Differences from the official code: see `dovetail.objectives.slots`.
 """
 
 from __future__ import annotations
@@ -42,21 +42,22 @@ def slotcon(
     """Return SlotCon on the encoder's deepest map.
 
     Args:
-        taps: The model's taps.
-        hidden: Width of the projector's and the slot predictor's hidden layers.
+        taps: Taps of the model.
+        hidden: Width of the hidden layers of the projector and the slot predictor.
         dim: Width of the embedding.
         prototypes: Number of slots.
         group_weight: Weight of the group loss, in [0, 1]; the slot loss has the rest.
-        student_temperature: Of the student's scores in the group loss.
-        teacher_temperature: Of the teacher's scores, and of the grouping.
-        contrast_temperature: Of the slot loss.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (LARS).
-        bias_lr: The same of biases and normalisation layers, which LARS does not adapt; None for base_lr.
-        weight_decay: Of tensors with more than one dimension.
-        warmup_epochs: Linear warm-up from a hundredth of the peak.
-        grid: Pool maps with more cells on a side to it; None keeps them.
-        reference_disjoint_crops: See `dovetail.objectives.slots`.
+        student_temperature: Temperature of the student's scores in the group loss.
+        teacher_temperature: Temperature of the teacher's scores and of the grouping.
+        contrast_temperature: Temperature of the slot loss.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
+        base_lr: Learning rate for a batch of 256 (LARS).
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        warmup_epochs: Epochs of linear warm-up from a hundredth of the peak.
+        grid: Average-pool larger maps to this many cells per side; None disables pooling.
+        reference_disjoint_crops: Count images without overlapping crops in the group loss, as in the official code; see
+            `dovetail.objectives.slots`.
     """
     objective = SlotSpec(
         student_temperature=student_temperature,

@@ -1,13 +1,13 @@
-"""The rule by which names of methods are composed.
+"""The rules for composing method names.
 
     BASE                         slotcon, densecl, simclr, dino ...
     adclr-BASE                   query patches over dino or ibot
-    decon-sl[-BASE]              one level of the decoder, over slotcon unless a base is named
+    decon-sl[-BASE]              one level of the decoder, over slotcon by default
     decon-ml[-BASE]              all levels, with dropout on the laterals
-    METHOD+decon-sl[-BASE]       METHOD on the encoder, BASE (else slotcon) on the decoder; `+decon` is `+decon-sl`
+    METHOD+decon-sl[-BASE]       METHOD on the encoder, BASE (default slotcon) on the decoder; `+decon` is `+decon-sl`
 
-The bases are in `dovetail.recipes.registry`. Options are keyword arguments of the functions that a name is composed of,
-in one namespace.
+The bases are in `dovetail.recipes.registry`. The options of a method are the keyword arguments of its functions, in one
+namespace.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dovetail.recipe import Recipe, Tap
 
 CHOSEN = ("decon-sl", "encoder-targets", "densecl", "dino")
-"""Methods that a run which names none is given; `dovetail.run.choose` says which and when."""
+"""Default methods; `dovetail.run.choose` selects one of them."""
 
 ADCLR_BASES = ("dino", "ibot")
 
@@ -38,7 +38,7 @@ DECON_DEFAULTS: dict[str, dict[str, Any]] = {
 ADCLR, DECON = "dovetail.recipes.query_terms:adclr", "dovetail.recipes.decoder_terms:decon"
 TRAINING, EXPORTING = "dovetail.recipes.training:training", "dovetail.recipes.training:exporting"
 
-# Options of a base that mean the whole run.
+# Options of a base that apply to the whole run.
 RUN_WIDE = {
     *("base_lr", "bias_lr", "weight_decay", "warmup_epochs", "momentum"),
     *("image_size", "min_scale", "blur_px", "jitter"),
@@ -46,18 +46,18 @@ RUN_WIDE = {
 
 
 LATER: Mapping[str, Any] = {"reference_timm_positions": True}
-"""Options whose default changed what runs do, with the values that runs from before have. New runs save them."""
+"""Options that were added later and change runs, with the values for older runs. New runs save them."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """A method's name taken apart.
+    """A parsed method name.
 
     Attributes:
         base: Name of the base method on the encoder.
-        adclr: Whether query patches are added to it.
+        adclr: Whether the method adds query patches.
         decon: None, "sl" or "ml".
-        decoder: Name of the base method on the decoder, where it is another one.
+        decoder: Name of the base method on the decoder, if it differs.
     """
 
     base: str
@@ -67,17 +67,17 @@ class Composition:
 
 
 def parse(name: str) -> Composition:
-    """Return what a method's name is composed of; raise `OptionsError` with the nearest name for a wrong one."""
+    """Parse a method name; raise `OptionsError` with the closest name for an unknown one."""
     if name in METHODS:
         return Composition(name)
     encoder, plus, decoder = name.partition("+")
     if plus:
         for one in ALONE:
             if name.startswith(f"{one}+"):
-                raise OptionsError(f"{one!r} trains the decoder by itself and is not composed; use --method {one}.")
+                raise OptionsError(f"{one!r} cannot be combined with another method; use --method {one}.")
         left, right = parse(encoder), parse(decoder + "-sl" if decoder == "decon" else decoder)
         if left.decon or right.decon is None or right.decoder:
-            raise OptionsError(f"{name!r} is not METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
+            raise OptionsError(f"{name!r} is not a method; expected METHOD+decon-sl[-BASE] or METHOD+decon-ml[-BASE].")
         return Composition(left.base, left.adclr, right.decon, right.base)
     for level in DECON_DEFAULTS:
         if name == f"decon-{level}" or name.startswith(f"decon-{level}-"):
@@ -88,17 +88,17 @@ def parse(name: str) -> Composition:
 
 
 def known_base(name: str, base: str) -> str:
-    """Return `base` if the table has it."""
+    """Return `base` if the table contains it; raise `OptionsError` otherwise."""
     refuse_unnamed(base)
     if find(base) is None:
         raise unknown_name("method", name, examples())
     if base in ALONE and name != base:
-        raise OptionsError(f"{base!r} trains the decoder by itself and is not composed; use --method {base}.")
+        raise OptionsError(f"{base!r} cannot be combined with another method; use --method {base}.")
     return base
 
 
 def examples() -> list[str]:
-    """Return the names of all base methods and the usual compositions."""
+    """Return the names of all base methods and of common compositions."""
     bases = [name for name in METHODS if name not in ("slotcon", *ALONE) and METHODS[name].family != "tokens"]
     composed = [f"decon-{level}" for level in DECON_DEFAULTS]
     composed += [f"decon-{level}-{name}" for level in DECON_DEFAULTS for name in bases]
@@ -108,7 +108,7 @@ def examples() -> list[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A function that a composition calls: itself or where it is, and its options by their names in the composition."""
+    """A function that a composition calls (or its import path), and its options by their names in the composition."""
 
     source: str | Callable[..., Recipe]
     options: Mapping[str, inspect.Parameter]
@@ -116,34 +116,34 @@ class Part:
 
     @property
     def function(self) -> Callable[..., Recipe]:
-        """The function; one of this package is imported."""
+        """The function; imported if it belongs to this package."""
         return function_at(self.source) if isinstance(self.source, str) else self.source
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """The text on each of the function's options, by the function's own names."""
+        """The help text of each option, by its name in the function."""
         return texts(self.source) if isinstance(self.source, str) else docstring_helps(self.source)
 
     def __call__(self, *arguments: Any, given: Mapping[str, Any], **extra: Any) -> Recipe:
-        """Call the function with those of the `given` options that are its own."""
+        """Call the function with its own options among `given`."""
         own = {name.removeprefix(self.prefix): value for name, value in given.items() if name in self.options}
         return self.function(*arguments, **extra, **own)
 
 
 def part(source: str | Callable[..., Recipe], *, prefix: str = "", without: Collection[str] = ()) -> Part:
-    """Return a function as a part, with its options' names behind `prefix`; one of this package is not imported."""
+    """Return a function as a part, with `prefix` before its option names; does not import functions of this package."""
     own = listed(source) if isinstance(source, str) else parameters_of(source)
     return Part(source, {prefix + name: one for name, one in own.items() if name not in without}, prefix)
 
 
 def places() -> list[str]:
-    """Return where all functions of this package are that compositions call."""
+    """Return the import paths of all functions of this package that compositions call."""
     bases = [METHODS[name].source(name) for name in BUILT_IN]
     return [*(one for one in bases if isinstance(one, str)), ADCLR, DECON, TRAINING, EXPORTING]
 
 
 def parts_of(composition: Composition) -> dict[str, Part]:
-    """Return what a composition calls: "base" and "training", and "export", "adclr", "decon", "decoder" where there."""
+    """Return the parts of a composition: "base", "training" and, if used, "export", "adclr", "decon" and "decoder"."""
     method, other = METHODS[composition.base], METHODS.get(composition.decoder or "")
     parts = {"export": part(EXPORTING)} if method.teacher or (other and other.teacher) else {}
     parts["base"] = part(method.source(composition.base))
@@ -152,10 +152,10 @@ def parts_of(composition: Composition) -> dict[str, Part]:
         parts["adclr"] = part(ADCLR)
     separate = composition.decoder is not None and composition.decoder != composition.base
     if composition.decon:
-        # A method of the decoder's own brings the width of its heads itself.
+        # If the decoder has its own method, that method sets the width of its heads.
         parts["decon"] = part(DECON, without={"decoder_hidden"} if separate else ())
     if composition.decoder and other and separate:
-        # Both bases may have an option of one name; the decoder's stands behind a prefix.
+        # Both bases may have an option with the same name; the decoder's gets a prefix.
         taken = {name.removeprefix("decoder_") for name in parts["decon"].options}
         common = RUN_WIDE if method.teacher else RUN_WIDE - {"momentum"}
         parts["decoder"] = part(other.source(composition.decoder), prefix="decoder_", without=common | taken)
@@ -163,7 +163,7 @@ def parts_of(composition: Composition) -> dict[str, Part]:
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
-    """Return the options that a method takes, with their types and defaults."""
+    """Return the options of a method with their types and defaults."""
     composition = parse(name)
     options: dict[str, inspect.Parameter] = {}
     for one in parts_of(composition).values():
@@ -174,13 +174,13 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
 
 
 def defaults_of(composition: Composition) -> dict[str, Any]:
-    """Return the defaults of a composition where they differ from those of its functions."""
+    """Return the defaults of a composition that differ from those of its functions."""
     kept = {"encoder_init": "published"} if METHODS[composition.base].finished else {}
     return kept | DECON_DEFAULTS.get(composition.decon or "", {})
 
 
 def methods_with(option: str) -> str:
-    """Return the first methods that take an option, listed: "slotcon, dino, ibot, …"; nothing where none does."""
+    """Return the first methods that have an option, as "slotcon, dino, ibot, …"; an empty string if none has it."""
     taking = [name for name in examples() if option in options_of(name)]
     return ", ".join(taking[:3]) + (", …" if len(taking) > 3 else "")
 
@@ -189,13 +189,13 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, object] | No
     """Return the recipe of a method for a model with `taps`.
 
     Raises:
-        DovetailError: For an unknown method or option, or one that does not fit the model.
+        DovetailError: If the method or an option is unknown or does not fit the model.
     """
     composition, known = parse(name), options_of(name)
     parts = parts_of(composition)
     for option in options or {}:
         if option not in known and (others := methods_with(option)):
-            raise OptionsError(f"There is no option of {name} {option!r}; it belongs to other methods: {others}.")
+            raise OptionsError(f"{name} has no option {option!r}; it is an option of {others}.")
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
     for option, value in (options or {}).items():
@@ -209,21 +209,22 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, object] | No
     if "decon" in parts:
         decoder = parts["decoder"](taps, given=given) if "decoder" in parts else None
         recipe = parts["decon"](recipe, taps, given=given, name=name, decoder=decoder)
-    if given.get("export") == "teacher" and recipe.teacher_momentum is None:  # of a method from outside
-        raise OptionsError(f"There is no option of {name} 'export', as it keeps no teacher; leave it out.")
-    # A file at paper scale names the published values too, which suit the published optimiser alone.
+    if given.get("export") == "teacher" and recipe.teacher_momentum is None:  # an external method
+        raise OptionsError(f"{name} has no teacher, so leave out its option 'export'.")
+    # Recipe files at paper scale also list the published values, which only suit the published optimiser.
     named = {option for option, value in given.items() if value != known[option].default}
     recipe = parts["training"](recipe, given=given, named=named)
     return replace(recipe, name=name)
 
 
 def with_later_options(name: str, options: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Return a run's options with those that came later: as runs from before have them when `resume`, else by default.
+    """Return options completed with those that were added later.
 
     Args:
-        name: Of the method.
-        options: That were given, or saved.
-        resume: Whether they are those of a saved run.
+        name: Name of the method.
+        options: Options of the user, or of a saved run.
+        resume: Whether the options belong to a saved run. Added options then keep the behaviour of older runs;
+            otherwise they get their defaults.
     """
     known = options_of(name)
     later = {option: old if resume else known[option].default for option, old in LATER.items() if option in known}
@@ -233,15 +234,15 @@ def with_later_options(name: str, options: Mapping[str, Any], *, resume: bool) -
 def suited_optimiser(
     name: str, taps: Mapping[str, Tap], options: Mapping[str, Any] | None, *, layer_normed: bool
 ) -> Literal["published", "adamw"]:
-    """Return the optimiser that a run takes where none is given.
+    """Return the default optimiser of a run.
 
-    LARS is made for large batches on networks with BatchNorm; of those who publish with it, MoCo v3 and the authors of
-    DeCon train ViTs and ConvNeXts with AdamW.
+    LARS is meant for large batches and networks with BatchNorm. Papers that use it, such as MoCo v3 and DeCon, train
+    ViTs and ConvNeXts with AdamW.
 
     Args:
-        name: Of the method.
-        taps: The model's taps.
-        options: Of the recipe, as of `build`.
+        name: Name of the method.
+        taps: Taps of the model.
+        options: Options of the recipe, as in `build`.
         layer_normed: Whether the encoder has LayerNorm and no BatchNorm.
     """
     lars = layer_normed and build(name, taps, options).optimiser.name == "lars"

@@ -1,17 +1,16 @@
-"""Encoder targets: a decoder learns to tell, at each of its cells, what a trained encoder sees there in another view.
+"""Encoder targets: each cell of the decoder predicts a trained encoder's features of the same place in another view.
 
-This project's own method, for decoders that are put on a trained encoder. The student's finest decoder map of one crop
-predicts, through one 1x1 convolution, the encoder's features of another crop of the same image at the same places. The
-crops differ in place, scale, colours and mirroring, so the decoder has to say what is there, and cannot copy.
+This method was developed in this project for a new decoder on a trained encoder. The student's finest decoder map of
+one crop predicts, through a 1x1 convolution, the encoder's features of another crop of the same image at the same
+positions. The crops differ in position, scale, colours and mirroring, so the decoder must recognise the content and
+cannot copy.
 
-It is meant for an encoder that starts from trained weights and stands still (`freeze_encoder_epochs="all"`): the
-teacher's encoder then is the starting encoder, and its features are as good as targets as they are for a task. An
-encoder that trains moves its own targets.
+Use it with an encoder that starts from trained weights and is frozen (`freeze_encoder_epochs="all"`). The teacher's
+encoder then equals the initial encoder. If the encoder is trained, its targets move.
 
-The learning rate is that of the measurements: 1e-3 for AdamW at a batch of 16, which is 1.6e-2 at 256. A decoder has
-few weights, trained from random ones for some hundred steps, so its rate is above that of methods which train the whole
-network. Linear scaling has not been tried beyond a batch of 32, which therefore is the largest that a run takes by
-itself.
+The learning rate is the one that we measured: 1e-3 for AdamW with a batch of 16, which is 1.6e-2 for 256. It is higher
+than that of methods that train the whole network, because a decoder has few weights and trains from random weights for
+a few hundred steps. Linear scaling was not tried beyond a batch of 32, so this is the largest default batch size.
 """
 
 from __future__ import annotations
@@ -49,21 +48,21 @@ def encoder_targets(
     """Return the prediction of the encoder's features from the decoder's finest map; the student is exported.
 
     Args:
-        taps: The model's taps.
-        level: The encoder's map that is predicted, such as c4; None for the one of stride 16, or the next best.
-        crops: Crops of an image whose features are predicted, at least 1.
-        target_scale: Share of the image's area in such a crop.
-        scale: Share of the image's area in the crop that the decoder sees.
-        predictor_width: Width of the predictor's hidden layer; 0 for a predictor of one layer.
-        momentum: Momentum of the teacher at the start; a cosine takes it to 1. An encoder that is frozen does not move.
-        base_lr: Learning rate at a batch of 256 images (AdamW), so 1e-3 at 16; a cosine takes it to 0.
+        taps: Taps of the model.
+        level: Encoder map to predict, such as c4; None uses the map of stride 16, or the closest one.
+        crops: Number of crops per image whose features are predicted, at least 1.
+        target_scale: Range of the fraction of the image's area in these crops.
+        scale: Range of the fraction of the image's area in the decoder's crop.
+        predictor_width: Width of the predictor's hidden layer; 0 uses a predictor with one layer.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule. A frozen encoder does not move.
+        base_lr: Learning rate for a batch of 256 images (AdamW), so 1e-3 for 16; decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
         warmup_epochs: Epochs of linear warm-up from 0.
-        image_size: Side of the views in pixels.
-        blur_px: Largest deviation of the blur in pixels of the view that the decoder sees; 0 is none.
+        image_size: Side length of the views in pixels.
+        blur_px: Maximum standard deviation of the blur in pixels of the decoder's view; 0 disables blur.
 
     Raises:
-        DovetailError: The model has no decoder or no such level, or a number is out of its range.
+        DovetailError: If the model has no decoder or no such level, or a value is out of range.
     """
     finest = finest_decoder_tap(taps)
     tap = target_tap(taps, level)
@@ -71,7 +70,7 @@ def encoder_targets(
         raise OptionsError(f"crops is {crops}; it must be at least 1.")
     for name, share in (("scale", scale), ("target_scale", target_scale)):
         if not 0 < share[0] <= share[1] <= 1:
-            raise OptionsError(f"{name} is {share[0]:g} to {share[1]:g}; give two shares above 0, the smaller first.")
+            raise OptionsError(f"{name} is {share[0]:g} to {share[1]:g}; use two fractions above 0, the smaller first.")
     photometric = blurred(Photometric(saturation=0.6, grey_p=0.0), blur_px)
     seen = ViewSpec(image_size, scale, photometric=photometric)
     predicted = ViewSpec(image_size, target_scale, flip_p=0.0, photometric=UNCHANGED, role="local")
@@ -83,7 +82,7 @@ def encoder_targets(
         optimiser=OptimiserSpec("adamw", base_lr=base_lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs),
         teacher_momentum=Cosine(momentum, 1.0),
         teacher_views=("local",),
-        teacher_buffers="copied",  # the teacher's decoder never runs, so it has no statistics of its own
+        teacher_buffers="copied",  # the teacher's decoder never runs, so it cannot collect statistics
         export="student",
         epochs=10,
         batch_size=32,
@@ -91,10 +90,10 @@ def encoder_targets(
 
 
 def target_tap(taps: Mapping[str, Tap], level: str | None) -> str:
-    """Return the encoder's map or patches to predict: `level`, else the deepest of stride 16 at most, else the finest.
+    """Return the encoder's map or patches to predict: `level`, or the deepest of stride 16 at most, or the finest.
 
     Raises:
-        DovetailError: The encoder has no such level.
+        DovetailError: If the encoder has no such level.
     """
     strides = {
         name: tap.stride for name, tap in taps.items() if tap.part == "encoder" and tap.kind in RawHeadSpec().kinds

@@ -1,4 +1,4 @@
-"""What the token methods share: the taps they read, and DINO's training: its views, optimiser and teacher."""
+"""Parts that the token methods share: their taps, and DINO's views, optimiser and teacher."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Scale = tuple[float, float]
 
 
 def vector_tap(taps: Mapping[str, Tap]) -> str:
-    """Return the tap that stands for the whole image. Raises `ModelError` where there is none."""
+    """Return the tap of the image's vector; raise `ModelError` if there is none."""
     for name in ("cls", "pooled"):
         if name in taps:
             return name
     raise ModelError(
-        f"The model has no class token and no pooled features, only {', '.join(taps)}; choose a ViT, such as "
+        f"The model has no class token or pooled features, only {', '.join(taps)}; choose a ViT, such as "
         "'timm/vit_small_patch16_224'."
     )
 
 
 def patch_tap(taps: Mapping[str, Tap], method: str) -> Tap:
-    """Return the ViT's patches. Raises `ModelError` where there are none."""
+    """Return the tap of the ViT's patches; raise `ModelError` if there is none."""
     if "patches" not in taps:
         raise ModelError(
-            f"{method} reads a ViT's patches and the model has only {', '.join(taps)}; choose a ViT, such as "
+            f"{method} needs the patches of a ViT, but the model has only {', '.join(taps)}; choose a ViT, such as "
             "'timm/vit_small_patch16_224'."
         )
     return taps["patches"]
@@ -45,17 +45,19 @@ def multi_crop(
     blur_px: float = 2.0,
     masks: MaskSpec | None = None,
 ) -> ViewPlan:
-    """Return DINO's views: two global ones, of which the second is solarised and rarely blurred, and local ones.
+    """Return DINO's views: two global views, the second solarised and rarely blurred, and local views.
 
     Raises:
-        OptionsError: A side is no multiple of the model's patches.
+        OptionsError: If a side is not a multiple of the model's patch size.
     """
     if "patches" in taps:
         patch = taps["patches"].stride
         for option, side in (("image_size", image_size), ("local_size", local_size)):
             if side % patch:
                 nearest = max(round(side / patch), 1) * patch
-                raise OptionsError(f"{option} {side} is no multiple of the model's patch {patch}; set it to {nearest}.")
+                raise OptionsError(
+                    f"{option} {side} is not a multiple of the model's patch size {patch}; set it to {nearest}."
+                )
     always, seldom, local_blur = (
         blurred(photometric, blur_px)
         for photometric in (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2), Photometric())
@@ -75,7 +77,7 @@ def adamw(
     clip_norm: float,
     frozen_epochs: float,
 ) -> OptimiserSpec:
-    """Return DINO's optimiser: AdamW, rising weight decay, clipping tensor by tensor, prototypes frozen at first."""
+    """Return DINO's optimiser: AdamW, rising weight decay, clipping per tensor, prototypes frozen at first."""
     return OptimiserSpec(
         "adamw",
         base_lr=base_lr,
@@ -113,30 +115,31 @@ def self_distilled(
     blur_px: float = 2.0,
     reference_timm_positions: bool = False,
 ) -> Recipe:
-    """Return a recipe whose terms are trained as DINO trains.
+    """Return a recipe that trains its terms like DINO.
 
     Args:
-        name: The recipe's.
-        taps: The model's taps.
-        terms: What is compared.
-        epochs: The paper's.
-        masks: Of the global views.
-        momentum: The teacher's at the start; a cosine takes it to 1.
-        base_lr: Learning rate at a batch of 256 (AdamW).
-        final_lr: Learning rate at the end of its cosine, whatever the batch.
-        weight_decay: At the start, of tensors with more than one dimension.
-        final_weight_decay: At the end of its cosine.
-        warmup_epochs: Linear warm-up from 0.
-        clip_norm: Largest gradient norm of every single tensor.
-        frozen_epochs: Epochs in which the prototypes stay as they are.
-        image_size: Side of the two global views in pixels.
-        global_scale: Their share of the image's area.
-        local_crops: How many local views.
-        local_size: Their side in pixels.
-        local_scale: Their share of the image's area.
-        blur_px: Largest deviation of the blur in pixels of the view; 2 is made for views of 224 px, 0 is none.
-        reference_timm_positions: Resample positions to local views as timm does, with antialiasing; the official codes
-            have none.
+        name: Name of the recipe.
+        taps: Taps of the model.
+        terms: Terms of the loss.
+        epochs: Number of epochs in the paper.
+        masks: Masks of the global views.
+        momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
+        base_lr: Learning rate for a batch of 256 (AdamW).
+        final_lr: Final learning rate of the cosine schedule, for any batch size.
+        weight_decay: Initial weight decay of tensors with more than one dimension.
+        final_weight_decay: Final weight decay of the cosine schedule.
+        warmup_epochs: Epochs of linear warm-up from 0.
+        clip_norm: Maximum gradient norm of each tensor.
+        frozen_epochs: Number of epochs in which the prototypes are frozen.
+        image_size: Side length of the two global views in pixels.
+        global_scale: Range of the fraction of the image's area in global views.
+        local_crops: Number of local views.
+        local_size: Side length of local views in pixels.
+        local_scale: Range of the fraction of the image's area in local views.
+        blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
+            disables blur.
+        reference_timm_positions: Resample position embeddings to local views as timm does, with antialiasing; the
+            official code has none.
     """
     views = multi_crop(
         taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks

@@ -1,14 +1,15 @@
 """DINO (arXiv 2104.14294), iBOT (2111.07832) and SelfPatch (2206.07990): self-distillation of a ViT's tokens.
 
-Expected on ImageNet-1k by the official READMEs, k-NN / linear probe: DINO ViT-S/16 after 100 epochs 69.3 / 74.0, after
+Expected on ImageNet-1k (official READMEs), k-NN / linear probe: DINO ViT-S/16 after 100 epochs 69.3 / 74.0, after
 800 epochs with 10 local crops 74.5 / 77.0, ViT-B/16 76.1 / 78.2; iBOT ViT-S/16 75.2 / 77.9, ViT-B/16 77.1 / 79.5.
 SelfPatch ViT-S/16: COCO Mask R-CNN 1x, box and mask AP, 42.1 / 38.5.
 
-Defaults are those of the official codes, for ViT-S/16. Stochastic depth, 0.1 in the student there, belongs to the
-model: `build_vit(..., drop_path=0.1)`. Views of one size go through the network together, as in the official codes.
+Defaults follow the official code for ViT-S/16. Stochastic depth, 0.1 in the official student, is an option of the
+model: `build_vit(..., drop_path=0.1)`. Views of the same size pass through the network together, as in the official
+code.
 
-Cost at 65,536 prototypes and 64 images: 10 student views make 168 MB of float32 logits; iBOT's patches at 8,192
-prototypes make 822 MB for two views. Fewer prototypes serve a smaller set of images.
+Cost at 65,536 prototypes and 64 images: 10 student views need 168 MB of float32 logits. iBOT's patches at 8,192
+prototypes need 822 MB for two views. Use fewer prototypes for a smaller dataset.
 """
 
 from __future__ import annotations
@@ -44,20 +45,22 @@ def dino(
     centre_momentum: float = 0.9,
     **training: Any,
 ) -> Recipe:
-    """Return DINO on the class token, or on the pooled features of a ViT without one.
+    """Return DINO on the class token, or on the pooled patches of a ViT without one.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's hidden layers.
-        bottleneck: Width of the embedding that is compared with the prototypes.
-        prototypes: How many prototypes.
+        bottleneck: Width of the embedding before the prototypes.
+        prototypes: Number of prototypes.
         head_norm: BatchNorm in the head, for convolutional encoders.
-        learned_magnitude: Learn the prototypes' lengths (`norm_last_layer=False`): better for ViT-S, less stable.
-        student_temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's softmax after warm-up; up to 0.07 with a warm-up of 30 epochs.
-        warmup_temperature: Of the teacher's softmax in the first epoch.
-        warmup_temperature_epochs: Epochs in which it rises linearly.
-        centre_momentum: Of the centre of the teacher's logits.
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`); better for ViT-S, but less
+            stable.
+        student_temperature: Temperature of the student's softmax.
+        teacher_temperature: Temperature of the teacher's softmax after warm-up; use up to 0.07 with a warm-up of 30
+            epochs.
+        warmup_temperature: Temperature of the teacher's softmax in the first epoch.
+        warmup_temperature_epochs: Number of epochs in which the teacher's temperature rises linearly.
+        centre_momentum: Momentum of the centre of the teacher's logits.
     """
     head = PrototypeHeadSpec(
         hidden=hidden,
@@ -98,31 +101,32 @@ def ibot(
     mask_start_epoch: int = 0,
     **training: Any,
 ) -> Recipe:
-    """Return iBOT: DINO on the class token, and the masked patches of each global view against the teacher's.
+    """Return iBOT: DINO on the class token, and prediction of the teacher's output for masked patches of global views.
 
-    Local views are never masked, and compared by their class token only.
+    Local views are never masked; only their class tokens are compared.
 
     Args:
-        taps: The model's taps.
+        taps: Taps of the model.
         hidden: Width of the head's hidden layers.
-        bottleneck: Width of the embedding that is compared with the prototypes.
-        prototypes: How many prototypes of the class token (and, with a shared head, of patches).
+        bottleneck: Width of the embedding before the prototypes.
+        prototypes: Number of prototypes of the class token, and of patches with a shared head.
         head_norm: BatchNorm in the head.
-        shared_head: Class token and patches share prototypes; otherwise all of the head but these.
-        patch_prototypes: How many prototypes of patches, where they have their own.
-        learned_magnitude: Learn the prototypes' lengths (`norm_last_layer=False`).
+        shared_head: Share the prototypes between class token and patches. If False, they share the rest of the head.
+        patch_prototypes: Number of prototypes of patches, if they have their own.
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`).
         cls_weight: Weight of the class token's term.
         patch_weight: Weight of the masked patches' term.
-        student_temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's softmax on class tokens, after warm-up.
-        teacher_patch_temperature: Of the teacher's softmax on patches, after warm-up.
-        warmup_temperature: Of both in the first epoch.
-        warmup_temperature_epochs: Epochs in which they rise linearly; for patches after `mask_start_epoch`.
-        centre_momentum: Of the centre of the teacher's class logits.
-        patch_centre_momentum: Of the centre of the teacher's patch logits.
-        mask_share: Share of patches masked, drawn uniformly for each image and view.
-        mask_p: Probability that an image's view is masked at all.
-        mask_shape: Blocks of patches, or patches at random.
+        student_temperature: Temperature of the student's softmax.
+        teacher_temperature: Temperature of the teacher's softmax on class tokens, after warm-up.
+        teacher_patch_temperature: Temperature of the teacher's softmax on patches, after warm-up.
+        warmup_temperature: Temperature of both in the first epoch.
+        warmup_temperature_epochs: Number of epochs in which both temperatures rise linearly, for patches after
+            `mask_start_epoch`.
+        centre_momentum: Momentum of the centre of the teacher's class logits.
+        patch_centre_momentum: Momentum of the centre of the teacher's patch logits.
+        mask_share: Range of the fraction of masked patches, drawn uniformly for each image and view.
+        mask_p: Probability that a view of an image is masked.
+        mask_shape: "block" masks blocks of patches, "random" single patches.
         mask_start_epoch: First epoch with masks.
     """
     patches = patch_tap(taps, "iBOT")
@@ -174,31 +178,32 @@ def selfpatch(
     centre_momentum: float = 0.9,
     **training: Any,
 ) -> Recipe:
-    """Return SelfPatch over DINO: each patch against the teacher's aggregate of its most similar neighbours.
+    """Return SelfPatch over DINO: each patch predicts the teacher's aggregate of its most similar neighbours.
 
-    Patches are read before the final norm and the image's vector is made by the head, as the official ViT has neither
-    class token nor final norm. A class token that the model has takes part in the blocks' attention and in no loss. The
-    teacher sees local views too.
+    Patches are read before the final norm, and the head computes the image's vector, because the official ViT has
+    neither a class token nor a final norm. If the model has a class token, it takes part in attention but not in the
+    loss. The teacher also processes local views.
 
     Args:
-        taps: The model's taps.
-        hidden: Width of both heads' hidden layers.
-        bottleneck: Width of the embeddings that are compared with the prototypes.
-        prototypes: How many prototypes of images.
-        patch_prototypes: How many prototypes of patches.
+        taps: Taps of the model.
+        hidden: Width of the hidden layers of both heads.
+        bottleneck: Width of the embeddings before the prototypes.
+        prototypes: Number of prototypes of images.
+        patch_prototypes: Number of prototypes of patches.
         head_norm: BatchNorm in the heads.
-        learned_magnitude: Learn the prototypes' lengths (`norm_last_layer=False`).
-        neighbours: How many of the up to 8 adjacent patches make a patch's target.
-        aggregation_blocks: Class-attention blocks in the head.
-        head_channels: Channels of one of their attention heads.
-        head_init_std: Deviation of their linear layers at the start; a ViT of 64 channels needs 0.125.
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`).
+        neighbours: Number of adjacent patches, out of up to 8, that form the target of a patch.
+        aggregation_blocks: Number of class-attention blocks in the head.
+        head_channels: Channels per attention head of these blocks.
+        head_init_std: Standard deviation of the initial linear layers of these blocks; a ViT of 64 channels needs
+            0.125.
         reference_wraparound: Take the neighbours of border patches from the opposite border, as the official code does.
-        patch_weight: Weight of the patches' loss.
-        student_temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's softmax after warm-up.
-        warmup_temperature: Of the teacher's softmax in the first epoch.
-        warmup_temperature_epochs: Epochs in which it rises linearly.
-        centre_momentum: Of both centres of the teacher's logits, which move by local views too.
+        patch_weight: Weight of the loss on patches.
+        student_temperature: Temperature of the student's softmax.
+        teacher_temperature: Temperature of the teacher's softmax after warm-up.
+        warmup_temperature: Temperature of the teacher's softmax in the first epoch.
+        warmup_temperature_epochs: Number of epochs in which the teacher's temperature rises linearly.
+        centre_momentum: Momentum of both centres of the teacher's logits; local views update them too.
     """
     patch_tap(taps, "SelfPatch")
     cls = PrototypeHeadSpec(

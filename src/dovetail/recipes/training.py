@@ -1,4 +1,4 @@
-"""Options of every recipe that concern its training alone: another optimiser, and rates by part of the model."""
+"""Training options that every recipe has: another optimiser, and learning rates for parts of the model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ OptimiserName = Literal["lars", "lamb", "sgd", "adamw"]
 
 @dataclass(frozen=True)
 class Rates:
-    """What an optimiser starts from where a recipe was published with another one.
+    """Defaults of an optimiser for a recipe that was published with another one.
 
     Attributes:
-        base_lr: Peak learning rate at a global batch of 256 images.
-        weight_decay: Constant.
-        decay_one_dimensional: Whether biases and norm parameters are decayed.
+        base_lr: Peak learning rate for a global batch of 256 images.
+        weight_decay: Constant weight decay.
+        decay_one_dimensional: Whether weight decay applies to biases and norms.
     """
 
     base_lr: float
@@ -45,21 +45,20 @@ def training(
     layer_decay: float = 1.0,
     encoder_init: Literal["library", "published"] = "library",
 ) -> Recipe:
-    """Return the recipe with the optimiser that was asked for.
+    """Return the recipe with the selected optimiser and learning rates.
 
     Args:
-        recipe: As published.
-        named: Options that were given other values than the published ones; these count, and not the optimiser's own.
-        optimiser: Optimiser in place of the published one. It has rates of its own where `base_lr` and `weight_decay`
-            are left as published: adamw 2e-4 and 0.05, lars 1.0 and 1e-5, sgd 0.03 and 1e-4, lamb 6.25e-4 and 0.02. A
-            run chooses adamw by itself where a method that was published with LARS meets an encoder with LayerNorm and
-            no BatchNorm (ViT, ConvNeXt).
-        encoder_lr_scale: Factor of the learning rate of the encoder's weights.
-        decoder_lr_scale: Factor of the learning rate of the decoder's weights; the heads have neither.
-        layer_decay: Factor from the learning rate of a layer of the encoder (a ViT's block, a CNN's stage) to that of
-            the layer before it, in (0, 1]; what comes after the encoder has the full rate.
-        encoder_init: How an encoder with random weights begins: as its library has it, or as the method's published
-            code. A ResNet's convolutions and last norms, and a ViT's class token, differ.
+        recipe: Recipe as published.
+        named: Options with other than the published values; they override the optimiser's defaults.
+        optimiser: Optimiser. The defaults of `base_lr` and `weight_decay` are 2e-4 and 0.05 for adamw, 1.0 and 1e-5 for
+            lars, 0.03 and 1e-4 for sgd, 6.25e-4 and 0.02 for lamb. Methods published with LARS default to adamw if the
+            encoder has LayerNorm and no BatchNorm (ViT, ConvNeXt).
+        encoder_lr_scale: Factor for the learning rate of the encoder; heads are not affected.
+        decoder_lr_scale: Factor for the learning rate of the decoder; heads are not affected.
+        layer_decay: Factor between the learning rates of an encoder layer (a ViT's block, a CNN's stage) and the layer
+            after it, in (0, 1]. Decoder and heads keep the full learning rate.
+        encoder_init: Initialisation of an encoder with random weights, as in its library or in the method's published
+            code. They differ in a ResNet's convolutions and last norms, and in a ViT's class token.
     """
     if encoder_init == "library":
         recipe = replace(recipe, encoder_init=None)
@@ -73,7 +72,7 @@ def training(
 
 
 def exchanged(spec: OptimiserSpec, name: OptimiserName, named: Collection[str]) -> OptimiserSpec:
-    """Return `spec` for another optimiser: its warm-up, shape, clipping and rules stay."""
+    """Return `spec` for another optimiser, with the same warm-up, schedule, clipping and rules."""
     rates = DEFAULT_RATES[name]
     keeps_decay = not {"weight_decay", "final_weight_decay"}.isdisjoint(named)
     base_lr = spec.base_lr if "base_lr" in named else rates.base_lr
@@ -88,21 +87,21 @@ def exchanged(spec: OptimiserSpec, name: OptimiserName, named: Collection[str]) 
 
 
 def own_rate(rule: ParameterRule, named: Collection[str]) -> bool:
-    """Whether a rule is the published optimiser's rate of biases, which was not asked for."""
+    """Whether a rule is the published learning rate of biases and the user did not set `bias_lr`."""
     return rule.one_dimensional and "bias_lr" not in named
 
 
 def kept(rule: ParameterRule, before: float, base_lr: float) -> ParameterRule:
-    """Return a rule for another base rate: a rate of biases stays what it is."""
+    """Return a rule for another base learning rate that keeps the learning rate of biases."""
     return replace(rule, lr_scale=rule.lr_scale * before / base_lr) if rule.one_dimensional and base_lr else rule
 
 
 def exporting(recipe: Recipe, *, export: Literal["published", "student", "teacher"] = "published") -> Recipe:
-    """Return the recipe with the branch that was asked for exported.
+    """Return the recipe with the selected branch to export.
 
     Args:
-        recipe: Of a method with a teacher.
-        export: Branch whose weights are handed back: the student, the teacher (its moving average), or the one that the
-            method's published code takes.
+        recipe: Recipe of a method with a teacher.
+        export: Branch whose weights are exported: the student, the teacher (its moving average), or the branch that the
+            method's published code exports.
     """
     return recipe if export == "published" else replace(recipe, export=export)

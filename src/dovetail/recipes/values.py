@@ -1,4 +1,4 @@
-"""Whether the value of an option is one that its type and name allow, whoever gave it: command line, YAML or Python."""
+"""Checks of option values against their type and range, for the command line, YAML and Python alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from dovetail.errors import OptionsError, unknown_name
 
-# Options that count or measure something which there must be.
+# Options that must be at least 1.
 SIZES = frozenset(
     {"hidden", "dim", "prototypes", "patch_prototypes", "bottleneck", "predictor_hidden", "queue", "image_size"}
     | {"local_size", "decoder_grid", "head_channels", "neighbours"}
@@ -22,7 +22,7 @@ MOST_COUNT, MOST_SIDE_PX, MOST_BLUR_PX, MOST = 1 << 20, 1 << 14, 1 << 10, 1e9
 
 
 def most(name: str, annotation: Any) -> float:
-    """Return the largest value of an option: memory is taken only for what may be meant."""
+    """Return the maximum value of an option, a limit on memory."""
     if name in SHARES or name.endswith(("momentum", "dropout")):
         return 1.0
     if name in SIDES:
@@ -33,14 +33,14 @@ def most(name: str, annotation: Any) -> float:
 
 
 def check_value(name: str, parameter: Parameter, value: Any) -> None:
-    """Raise `OptionsError` where an option's value is of another type, negative, or no finite number.
+    """Raise `OptionsError` if a value has the wrong type, is negative, not finite, or too large.
 
-    Narrower ranges than those of `most` are for the recipe to check. A list stands for a tuple, as in YAML.
+    The recipe checks narrower ranges. A list is accepted for a tuple, as in YAML.
 
     Args:
-        name: Of the option.
-        parameter: With its type resolved.
-        value: What was given.
+        name: Name of the option.
+        parameter: Parameter of the option, with its type resolved.
+        value: Value to check.
     """
     if not _fits(parameter.annotation, value):
         if get_origin(parameter.annotation) is Literal:
@@ -51,7 +51,7 @@ def check_value(name: str, parameter: Parameter, value: Any) -> None:
         if isinstance(one, (int, float)) and one > largest:
             raise OptionsError(f"{name} is {one:g}; it must be at most {largest:g}.")
     is_size = name.removeprefix("decoder_") in SIZES or name in SIZES
-    if is_size and value == 0 and parameter.default != 0:  # where 0 is the default it means none
+    if is_size and value == 0 and parameter.default != 0:  # a default of 0 means none
         raise OptionsError(f"{name} is 0; it must be at least 1.")
     if name.endswith("temperature") and value == 0:
         raise OptionsError(f"{name} is 0; it must be above 0.")

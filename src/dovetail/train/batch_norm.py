@@ -1,7 +1,7 @@
-"""BatchNorm over the images of all processes: then the number of processes changes no statistics, and no gradient.
+"""Synchronised BatchNorm over the images of all processes, with statistics and gradients for any number of processes.
 
-On GPUs these are torch's and timm's layers. torch has none for processors, so that one is here, in two lines of
-mathematics: every process gathers all counts, means and variances with their gradient, and puts them together.
+On GPUs this uses the layers of torch and timm. torch has no such layer for CPUs, so this file implements one: every
+process gathers and combines all counts, means and variances with their gradients.
 
 Shapes: B images of this process, C channels, ... positions; R processes.
 """
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class JointBatchNorm(_BatchNorm):
-    """BatchNorm whose batch is that of all processes, on any device; a process may have no row at all."""
+    """BatchNorm over the batch of all processes, on any device; a process may have no rows."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Take [B, C, ...] of any number of dimensions."""
+        """Accept [B, C, ...] with any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return [B, C, ...] normalised."""
@@ -40,27 +40,27 @@ class JointBatchNorm(_BatchNorm):
 
 
 class JointBatchNormAct(JointBatchNorm):
-    """The same with what timm's `BatchNormAct2d` does after it."""
+    """`JointBatchNorm` with the dropout and activation of timm's `BatchNormAct2d`."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return [B, C, H, W] normalised, then dropped out and activated."""
+        """Return [B, C, H, W] after normalisation, dropout and activation."""
         output: Tensor = self.act(self.drop(super().forward(input)))
         return output
 
 
 @contextmanager
 def joint_batch_norm(module: nn.Module, *, on_gpu: bool) -> Iterator[None]:
-    """Let every BatchNorm within `module` see the images of all processes; its own layers are back afterwards.
+    """Synchronise every BatchNorm in `module` over all processes; restores the original layers afterwards.
 
-    A layer and the one in its place have the same parameters and buffers, under the same names.
+    A replaced layer has the same parameters and buffers under the same names.
     """
     made: dict[nn.Module, nn.Module | None] = {}
     places: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
     for parent in list(module.modules()):
-        for name, child in parent._modules.items():  # `named_children` names a layer in two places once
+        for name, child in parent._modules.items():  # `named_children` lists a shared layer only once
             if child is None:
                 continue
             if child not in made:
@@ -78,7 +78,7 @@ def joint_batch_norm(module: nn.Module, *, on_gpu: bool) -> Iterator[None]:
 
 
 def joint_layer(layer: nn.Module, *, on_gpu: bool) -> nn.Module | None:
-    """Return the joint layer for a BatchNorm, None for any other layer."""
+    """Return the synchronised layer for a BatchNorm, None for any other layer."""
     if not isinstance(layer, _BatchNorm) or isinstance(layer, (nn.SyncBatchNorm, JointBatchNorm)):
         return None
     kind: type[_BatchNorm]
@@ -87,9 +87,9 @@ def joint_layer(layer: nn.Module, *, on_gpu: bool) -> nn.Module | None:
     elif type(layer).forward is _BatchNorm.forward:
         kind = nn.SyncBatchNorm if on_gpu else JointBatchNorm
     else:
-        log.warning("%s is a BatchNorm of its own kind; every process keeps its own statistics.", type(layer).__name__)
+        log.warning("%s is not synchronised; every process keeps its own statistics.", type(layer).__name__)
         return None
     joint = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    # The very same dictionaries: moving the joint layer to a device moves the other one too.
+    # Share the dictionaries: moving the synchronised layer to a device then moves the original one too.
     joint._parameters, joint._buffers, joint._modules = layer._parameters, layer._buffers, layer._modules
     return joint.train(layer.training)

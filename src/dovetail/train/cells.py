@@ -1,4 +1,4 @@
-"""Between a tap and a term's head: which cells of the map the term looks at, and the views that go with them.
+"""Selection of the cells of a map that a term compares, and of the views that belong to them.
 
 Shapes: B images, C channels, H x W cells, N points.
 """
@@ -17,21 +17,21 @@ from dovetail.views.view import View
 
 
 def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
-    """Return what a term's head gets of a tap: of a map [B, C, H, W] the cells chosen, other taps as they are.
+    """Return the input of a term's head: the chosen cells of a map [B, C, H, W], or any other tap unchanged.
 
-    Sampled cells are rows [B, C, N, 1], row i at the view's point i.
+    Sampled cells are [B, C, N, 1], with row i at point i of the view.
     """
     if value.dim() != 4:
         return value
     if cells.points is not None:
         if view.points is None:
-            raise RecipeError("A term samples points of its maps, and the view has none; draw them with the views.")
+            raise RecipeError("A term samples its maps at points, but the view has none; add points to the view plan.")
         return sample(value, places(view))
     return pool_to_grid(without_border(value, cells.border), cells.grid)
 
 
 def view_of_cells(cells: Cells, view: View, tap: Tap) -> View:
-    """Return the view as the objective of a term on `tap` gets it: its box that of the cells, points where sampled."""
+    """Return the view for the objective of a term on `tap`, with the box of its cells and its sampled points."""
     height, width = (-(-side // tap.stride) for side in view.pixels.shape[2:])
     if cells.points is not None:
         return replace(view, map_size=(height, width))
@@ -49,12 +49,12 @@ def without_border(value: Tensor, border: int) -> Tensor:
 
 
 def left_out(border: int, side: int) -> int:
-    """Return how many cells are left out at each end of a `side` of cells, of which one or two stay at least."""
+    """Return how many cells to remove at each end of a `side`; at least one or two cells remain."""
     return min(border, (side - 1) // 2)
 
 
 def pool_to_grid(value: Tensor, grid: int | None) -> Tensor:
-    """Average-pool maps [B, C, H, W] larger than `grid` cells on a side to it; others pass."""
+    """Average-pool maps [B, C, H, W] to at most `grid` cells per side; smaller maps are unchanged."""
     if grid is None or value.dim() != 4 or max(value.shape[2:]) <= grid:
         return value
     height, width = (min(side, grid) for side in value.shape[2:])

@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or absent: written aside, flushed, renamed, and carrying their own checksums.
+"""Checkpoints with checksums, written atomically: to a temporary file, flushed, then renamed.
 
-    checkpoints/last.ckpt         the newest
-    checkpoints/previous.ckpt     the one before, in case the disk damages the newest; until the run is finished
-    checkpoints/epoch-0010.ckpt   kept ones, by whole epochs done
+    checkpoints/last.ckpt         the newest checkpoint
+    checkpoints/previous.ckpt     the previous one, in case the disk damages the newest; until the run is finished
+    checkpoints/epoch-0010.ckpt   kept checkpoints, by number of finished epochs
 
-Each is a file (see `dovetail.train.sealed`) or, of a run whose weights are cut over processes, a folder of pieces (see
-`dovetail.train.pieces`). Whoever reads one need not know which.
+A checkpoint is a file (see `dovetail.train.sealed`) or, for a run with sharded weights, a folder (see
+`dovetail.train.pieces`). Callers do not need to distinguish them.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`; made when the first one is written."""
+    """The checkpoints of a run in `folder`, which is created with the first checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def last(self) -> Path:
-        """Where the newest checkpoint stands."""
+        """Path of the newest checkpoint."""
         return self.folder / LAST
 
     def save(self, state: dict[str, Any], *, keep_as_epoch: int | None = None) -> Path:
-        """Write `state` as the newest checkpoint; with `keep_as_epoch` keep it under that epoch's name too.
+        """Write `state` as the newest checkpoint; with `keep_as_epoch` also keep it under the name of that epoch.
 
         Raises:
-            DovetailError: When the disk does not take it; the checkpoints written before stay as they are.
+            DovetailError: If it cannot be written; earlier checkpoints are kept.
         """
         fresh = self.folder / f"{LAST}.{os.getpid()}.tmp"
 
@@ -61,10 +61,10 @@ class Checkpoints:
         return self.last
 
     def save_pieces(self, state: dict[str, Any], *, keep_as_epoch: int | None = None) -> Path:
-        """Do as `save` for a state whose tensors are cut over processes; every process has to call it.
+        """Like `save`, for a state with sharded tensors; every process must call it.
 
         Raises:
-            DovetailError: In every process, when the disk does not take what one of them has to write.
+            DovetailError: In every process, if one of them cannot write its part.
         """
         fresh = self.folder / f"{LAST}.pieces.tmp"
 
@@ -86,14 +86,14 @@ class Checkpoints:
         return self.last
 
     def _careful(self, write: Callable[[], None], fresh: Path) -> None:
-        """Write, and where that fails remove what was written and say so in a sentence."""
+        """Write a checkpoint; if that fails, remove its files and raise `DovetailError`."""
         try:
             write()
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             with contextlib.suppress(OSError):
                 remove(fresh)
             raise ResourceError(
-                f"No checkpoint could be written to {self.folder} ({error}); make room there and go on with --resume."
+                f"The checkpoint could not be written to {self.folder} ({error}); free disk space and use --resume."
             ) from error
 
     def _put_in_place(self, fresh: Path, keep_as_epoch: int | None) -> None:
@@ -101,7 +101,7 @@ class Checkpoints:
         previous = self.folder / PREVIOUS
         if self.last.is_dir():
             remove(previous)
-            self.last.rename(previous)  # a folder cannot be replaced; until the next line there is the previous one
+            self.last.rename(previous)  # a folder cannot be replaced atomically
         elif self.last.exists():
             if previous.is_dir():
                 remove(previous)
@@ -130,13 +130,13 @@ class Checkpoints:
         aside.replace(target)
 
     def load(self, *, whole: bool = True) -> dict[str, Any] | None:
-        """Return the newest whole checkpoint's state on the processor, None when none was ever written.
+        """Return the state of the newest intact checkpoint on the CPU, or None if there is no checkpoint.
 
         Args:
-            whole: Put together what is in pieces; else that is left to `pieces.fill`.
+            whole: Load sharded tensors completely; otherwise `pieces.fill` loads them later.
 
         Raises:
-            RunError: When there are checkpoints and none is whole.
+            RunError: If there are checkpoints, but all are damaged.
         """
         candidates = [path for path in (self.last, self.folder / PREVIOUS) if path.exists()]
         for path in candidates:
@@ -147,7 +147,7 @@ class Checkpoints:
             except DovetailError as error:
                 log.warning("%s", error)
         if candidates:
-            raise RunError(f"No checkpoint in {self.folder} is whole; start again with --overwrite.")
+            raise RunError(f"All checkpoints in {self.folder} are damaged; start again with --overwrite.")
         return None
 
     def prune(self) -> None:
@@ -156,36 +156,36 @@ class Checkpoints:
             remove(self.folder / PREVIOUS)
 
     def clear_leftovers(self) -> None:
-        """Remove what interrupted writes left behind."""
+        """Remove files of interrupted writes."""
         for path in self.folder.glob("*.tmp"):
             remove(path)
 
 
 def check_state(path: Path, state: Any) -> None:
-    """Raise `RunError` unless a checkpoint holds a run's state, of finite weights and buffers."""
+    """Raise `RunError` unless a checkpoint contains the state of a run with finite weights and buffers."""
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise RunError(f"Checkpoint {path} says no number of steps; an older one is needed.")
+        raise RunError(f"Checkpoint {path} has no number of steps; an older one is needed.")
     kinds = {"settings": dict, "optimiser": dict, "skipped_steps": int}
     odd = [name for name, kind in kinds.items() if not isinstance(state.get(name, kind()), kind)]
     if odd or state["step"] < 0:
-        raise RunError(f"Checkpoint {path} does not say its {(odd or ['step'])[0]}; an older one is needed.")
+        raise RunError(f"Checkpoint {path} has no valid {(odd or ['step'])[0]}; an older one is needed.")
     learner = state.get("learner", {})
     if not isinstance(learner, dict) or not all(isinstance(value, Tensor) for value in learner.values()):
-        raise RunError(f"Checkpoint {path} holds more than tensors as weights; an older one is needed.")
+        raise RunError(f"Checkpoint {path} has weights that are not tensors; an older one is needed.")
     check_finite(learner, f"Checkpoint {path}", "an older one is needed")
 
 
 def read(path: Path, *, whole: bool = True) -> dict[str, Any]:
-    """Return the state in a checkpoint, on the processor, after checking that it is whole; `whole` as in `load`.
+    """Return the state in a checkpoint on the CPU, after checking that it is intact; `whole` as in `load`.
 
     Raises:
-        DovetailError: When it is damaged, holds code, or is no checkpoint.
+        DovetailError: If the file is damaged, contains code, or is not a checkpoint.
     """
     return pieces.read(path, whole=whole) if path.is_dir() else read_sealed(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there; a folder is never there in part under its own name."""
+    """Remove a file or folder if it exists; a folder is renamed first, so it never exists partially under its name."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -1,8 +1,8 @@
-"""torch.compile for the networks of a run, as an option.
+"""Optional torch.compile for the networks of a run.
 
-Views, heads, losses and the optimiser stay as they are: their shapes and Python change from recipe to recipe. The first
-step waits for the compiler: a minute or two of a processor core. On a processor it gains little or nothing
-(benchmarks/results/speed_compile.md); on a GPU it has not been measured.
+Views, heads, losses and the optimiser are not compiled, because their shapes and Python code depend on the recipe. The
+first step takes a minute or two longer on one CPU core. On a CPU the gain is little or nothing
+(benchmarks/results/speed_compile.md). It has not been measured on GPUs.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from dovetail.views.view import View
 
 @contextmanager
 def compiled(learner: Learner, *, backend: str | Callable[..., Any] = "inductor") -> Iterator[None]:
-    """Let `torch.compile` run the networks of both branches in training; they are as they were afterwards.
+    """Compile the networks of both branches for training; restores them afterwards.
 
-    Weights, their names and hooks stay as they are. A network is compiled once for each size and kind of view, student
-    and teacher apart. Numbers differ from uncompiled ones by rounding, and where a network drops out by other draws.
+    Weights, their names and hooks do not change. A network is compiled once for each size and kind of view, separately
+    for student and teacher. Results differ by rounding, and by the random draws of dropout.
 
     Args:
-        learner: Whole, not cut over processes.
-        backend: torch.compile's.
+        learner: Learner without sharded weights.
+        backend: Backend of `torch.compile`.
 
     Raises:
-        ModelError: Where the compiler fails, which it does in the first step.
+        ModelError: If the compiler fails, in the first step.
     """
     networks = [branch.network for branch in (learner.student, learner.teacher) if branch is not None]
     for network in networks:
@@ -41,14 +41,14 @@ def compiled(learner: Learner, *, backend: str | Callable[..., Any] = "inductor"
         yield
     except torch._dynamo.exc.BackendCompilerFailed as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"The network cannot be compiled here ({first}); leave out --compile.") from error
+        raise ModelError(f"The network cannot be compiled ({first}); leave out --compile.") from error
     finally:
         for network in networks:
-            del network.forward  # the instance's; the class's is behind it
+            del network.forward  # removes the instance attribute that hides the method
 
 
 def in_training(network: Network, backend: str | Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
-    """Return a network's forward pass, compiled where it trains: pictures and monitors look at it in evaluation."""
+    """Return a forward pass that is compiled only in training mode; pictures and monitors use evaluation mode."""
     plain = network.forward
     fast = torch.compile(plain, backend=backend, dynamic=False)
 

@@ -1,8 +1,7 @@
-"""What the cells of a map tell: the share of the variance within images, and the share of that which is position.
+"""Content of the cells of a map: the share of variance within images, and the share of that explained by position.
 
-A dense map should differ from cell to cell because the image does. Two ways to fail look healthy to rank and spread of
-pooled features: all cells of an image are alike, or they differ by where they lie in the crop, which zero padding gives
-away, and not by what they show.
+The cells of a dense map should differ because the image does. Rank and spread of pooled features miss two failures: all
+cells of an image are alike, or they only differ by their position in the crop, which zero padding reveals.
 
 Shapes: B images, C channels, H x W cells of a map.
 """
@@ -15,19 +14,19 @@ import torch
 from torch import Tensor
 
 MOST_VALUES = 2**24
-"""Values of a map that are looked at, in whole images: 64 MiB of float32."""
+"""Maximum number of values of a map to use, rounded to whole images: 64 MiB of float32."""
 
-_ROUNDING = 1e-11  # variances below this share of the mean square are float32's rounding
+_ROUNDING = 1e-11  # variances below this fraction of the mean square are rounding errors of float32
 
 
 class MapContent(NamedTuple):
-    """The shares of one map, each in [0, 1]: floats, or scalars on the device.
+    """The shares of one map in [0, 1], as floats or scalars on the device.
 
     Attributes:
-        within: Variance of the cells within their image over the variance of all cells of all images. 0 where all cells
-            of an image are alike, 1 where the images' means are equal.
-        position: Share of the variance within images that the mean map over images explains. 0 where the place in the
-            crop tells nothing, 1 where it tells all.
+        within: Variance of the cells within their image divided by the variance of all cells of all images. 0 if all
+            cells of an image are alike, 1 if the means of all images are equal.
+        position: Share of the variance within images that the mean map over images explains. 0 if the position in the
+            crop explains nothing, 1 if it explains everything.
     """
 
     within: Tensor | float
@@ -36,17 +35,18 @@ class MapContent(NamedTuple):
 
 @torch.no_grad()
 def map_content(maps: Tensor) -> MapContent:
-    """Return the shares of a batch of maps, as scalars on the device. Variances are summed over channels.
+    """Return the shares of a batch of maps as scalars on the device. Variances are summed over channels.
 
-    With x_bp the cell p of image b less the mean of its image, W the mean of |x_bp|^2, and V the mean over positions of
-    |mean_b x_bp|^2:
+    With x_bp the cell p of image b minus the mean of its image, W the mean of |x_bp|^2, and V the mean over positions
+    of |mean_b x_bp|^2:
 
         within   = W / (W + variance of the images' means)
         position = (B V - W) / ((B - 1) W)
 
-    Both use unbiased estimates over images. V alone would be W / B for maps that have nothing in common; the numerator
-    is instead the mean of <x_bp, x_b'p> over pairs of different images, which is 0 for them on average. What chance
-    leaves below 0 is set to 0. Flips are not undone: position is that in the crop as the network sees it.
+    Both use unbiased estimates over images. For unrelated maps V alone would be W / B, so the numerator is the mean of
+    <x_bp, x_b'p> over pairs of different images, which is then 0 on average. Negative values are set to 0. Flips are
+    not
+    undone: the position is that in the crop as the network sees it.
 
     Args:
         maps: [B, C, H, W] float, at least 2 images and 2 cells.
@@ -60,7 +60,7 @@ def map_content(maps: Tensor) -> MapContent:
     between = means.squeeze(2).var(dim=0).sum()
     shared = centred.mean(dim=0).square().sum(dim=0).mean()
     common = (count * shared - within) / (count - 1)
-    alike = within <= _ROUNDING * square  # not so for NaN, which is to be seen
+    alike = within <= _ROUNDING * square  # False for NaN, which must stay visible
     nothing = torch.zeros_like(within)
     return MapContent(
         torch.where(alike, nothing, within / (within + between)),
@@ -69,8 +69,9 @@ def map_content(maps: Tensor) -> MapContent:
 
 
 def sampled_content(tap: Tensor, *, fewest: int) -> MapContent | None:
-    """Return the shares of the first images of a tap; None where it is no map, or has fewer than `fewest` images or
-    fewer than two cells.
+    """Return the shares of the first images of a tap, or None.
+
+    None means that the tap is not a map, or has fewer than `fewest` images or fewer than two cells.
     """
     if tap.dim() != 4 or len(tap) < fewest or tap.shape[2] * tap.shape[3] < 2:
         return None

@@ -1,6 +1,6 @@
-"""The numbers of a run, and the rules that fill in those left on "auto".
+"""The settings of a run, and the rules for values of "auto".
 
-Everything is resolved here, before the first step, into one plain `Settings`; nothing is decided later in secret.
+All values are resolved here, before the first step, into one plain `Settings`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dovetail.schedules import Moment
 from dovetail.train.options import Accelerator, EngineOptions, Precision
 
 CPU_BATCH = 32
-IMAGES_PER_GIB = 4  # with two 224 px views: room for student, teacher and a decoder of ResNet-50's size
+IMAGES_PER_GIB = 4  # with two 224 px views; leaves room for student, teacher and a decoder for a ResNet-50
 REFERENCE_PIXELS = 2 * 224 * 224
-MIN_STEPS = 2000  # where images are so few that the paper's epochs would give fewer
+MIN_STEPS = 2000  # if the paper's epochs give fewer steps because there are few images
 MAX_GPU_WORKERS = 16
 MAX_CPU_WORKERS = 4
 
@@ -34,7 +34,7 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Sizes(TypedDict, total=False):
-    """What `Settings` computes with."""
+    """Sizes that `Settings` computes with."""
 
     batch_size: AtLeastOne
     accumulate: AtLeastOne
@@ -44,16 +44,16 @@ class _Sizes(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(EngineOptions):
-    """Every number of a run: the engine's options with everything on "auto" filled in, and what follows from them.
+    """All settings of a run: the options of training without "auto", and values derived from them.
 
     Attributes:
-        num_images: Images in the training set.
-        steps_per_epoch: Optimiser steps in one pass; the remainder of an epoch is dropped.
-        sync_batch_norm: Take BatchNorm's statistics over the images of all devices.
-        deterministic: Ask the GPU for reproducible kernels (slower); on a processor runs are reproducible anyway.
-        save_every_steps: Steps between two writes of `last.ckpt`; None leaves it to the minutes.
+        num_images: Number of training images.
+        steps_per_epoch: Optimiser steps per epoch; the remainder of an epoch is dropped.
+        sync_batch_norm: Synchronise BatchNorm statistics over all devices.
+        deterministic: Use reproducible (slower) kernels on GPUs; runs on CPUs are always reproducible.
+        save_every_steps: Steps between two writes of `last.ckpt`; None uses only the minutes.
         lr: Learning rate at the end of the warm-up.
-        freeze_encoder_epochs: Epochs in which the encoder stands still; infinite for the whole run.
+        freeze_encoder_epochs: Epochs with a frozen encoder; infinite for the whole run.
     """
 
     num_images: int
@@ -61,7 +61,7 @@ class Settings(EngineOptions):
     sync_batch_norm: bool = False
     deterministic: bool = False
     save_every_steps: int | None = None
-    # Not "auto" any more.
+    # Resolved, so no longer "auto".
     accelerator: Accelerator
     devices: int
     batch_size: int
@@ -73,39 +73,39 @@ class Settings(EngineOptions):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of every weight."""
+        """Whether the weights are sharded over the processes."""
         return self.strategy == "fsdp"
 
     @property
     def world_size(self) -> int:
-        """Processes in the whole run."""
+        """Number of processes of the run."""
         return self.devices * self.num_nodes
 
     @property
     def global_batch(self) -> int:
-        """Images per optimiser step."""
+        """Number of images per optimiser step."""
         return self.batch_size * self.accumulate * self.world_size
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps in the whole run."""
+        """Number of optimiser steps of the run."""
         steps = self.epochs * self.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def moment(self, step: int) -> Moment:
-        """Return where the run stands when `step` optimiser steps are done."""
+        """Return the moment of the run after `step` optimiser steps."""
         return Moment(step, self.total_steps, self.steps_per_epoch)
 
     def logs_after(self, step: int) -> bool:
-        """Whether the log gets a line when `step` steps are done."""
+        """Whether to write a line of the log after `step` steps."""
         return step % self.log_every_steps == 0 or step == self.total_steps
 
     def knn_after(self, step: int) -> bool:
-        """Whether the log's line after `step` steps comes with kNN; the last one does."""
+        """Whether the line after `step` steps includes kNN; the last line always does."""
         return self._reads_after(step, self.knn_readings)
 
     def dense_after(self, step: int) -> bool:
-        """Whether the log's line after `step` steps comes with dense measures; the last one does."""
+        """Whether the line after `step` steps includes dense scores; the last line always does."""
         return self._reads_after(step, self.dense_readings)
 
     def _reads_after(self, step: int, readings: int) -> bool:
@@ -114,36 +114,36 @@ class Settings(EngineOptions):
         return done > before
 
     def saves_after(self, step: int) -> bool:
-        """Whether a checkpoint is due when `step` steps are done, whatever the clock says."""
+        """Whether a checkpoint is due after `step` steps, independent of the time."""
         by_steps = self.save_every_steps is not None and step % self.save_every_steps == 0
         return by_steps or self.keeps_after(step) or step == self.total_steps
 
     def keeps_after(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is kept under its epoch's name."""
+        """Whether to keep the checkpoint of `step` under the name of its epoch."""
         every = self.keep_every_epochs
         return every is not None and step % (every * self.steps_per_epoch) == 0
 
     def engine_options(self) -> dict[str, Any]:
-        """Return the engine's options by name."""
+        """Return the training options by name."""
         return {name: getattr(self, name) for name in option_infos(EngineOptions)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Return the settings that `as_dict` gave, now or in an earlier version.
+        """Return the settings from the result of `as_dict`, of this or an earlier version.
 
         Raises:
-            RunError: For missing or unknown names, or sizes that are no whole numbers above 0.
+            RunError: If names are missing or unknown, or sizes are not positive integers.
         """
         values = {("lr" if name == "peak_lr" else name): value for name, value in values.items()}
         known = {field.name: field.default for field in fields(cls)}
         odd = sorted({*values} - {*known} | {name for name, default in known.items() if default is MISSING} - {*values})
         if odd:
-            raise RunError(f"The settings' fields do not fit this version ({', '.join(odd)}); start the run anew.")
+            raise RunError(f"The saved settings do not match this version ({', '.join(odd)}); start a new run.")
         converted(dict(values), _Sizes, "A checkpoint's settings", "use another checkpoint")
         return cls(**values)
 
     def table(self) -> str:
-        """Return the settings as aligned lines of "name  value", with what follows from them."""
+        """Return the settings, with derived values, as aligned lines of "name  value"."""
         rows = {
             **self.as_dict(),
             "world_size": self.world_size,
@@ -163,23 +163,23 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
 
     Rules for "auto":
 
-    * accelerator: a CUDA GPU, else Apple's, else the processor. Devices: all GPUs, or one processor process.
-    * batch_size: 32 on a processor; on a GPU 4 images per GiB for two 224 px views, fewer in proportion to the
-      views' pixels, as a power of two. Never more than the paper's batch or the images there are.
-    * epochs: the paper's, and more where images are so few that it would be less than 2,000 steps.
+    * accelerator: a CUDA GPU, otherwise Apple's GPU, otherwise the CPU. Devices: all GPUs, or one process on the CPU.
+    * batch_size: 32 on a CPU; on a GPU 4 images per GiB for two 224 px views, scaled by the number of pixels, as a
+      power of two. At most the paper's batch size and the number of images.
+    * epochs: those of the paper, or more to reach 2,000 steps.
     * lr: linear scaling, base_lr * global batch / 256.
-    * precision: bfloat16 autocast where the device computes it natively, else float32.
-    * workers: a processor run uses half the cores, at most 4; a GPU its share, at most 16; one at least, as only a
-      process of its own can be ended when a decoder hangs.
-    * sync_batch_norm: on several devices, but for methods that shuffle images among them instead (MoCo v2, DenseCL):
-      statistics of all images would tell the batch's keys from the queue's.
+    * precision: bfloat16 autocast if the device supports it natively, otherwise float32.
+    * workers: half the cores on a CPU, at most 4; a share of the cores per GPU, at most 16. At least one, because only
+      a separate process can be ended when a decoder hangs.
+    * sync_batch_norm: on several devices, except for methods that shuffle images among them (MoCo v2, DenseCL).
+      Synchronised statistics would reveal which keys belong to the batch and which to the queue.
 
     Raises:
-        OptionsError: For numbers out of range, or fewer images than one step takes.
+        OptionsError: If a value is out of range, or there are fewer images than one step needs.
     """
     accelerator = options.accelerator if options.accelerator != "auto" else best_accelerator()
     if accelerator == "mps" and options.strategy == "fsdp":
-        raise OptionsError("Apple's GPU cannot share a model with others; leave --strategy out.")
+        raise OptionsError("--strategy is not supported on Apple's GPU; leave it out.")
     devices = options.devices if options.devices != "auto" else _all_devices(accelerator)
     world = devices * options.num_nodes
     share = world * options.accumulate
@@ -196,7 +196,7 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
     steps_per_epoch = num_images // global_batch
     enough_epochs = max(recipe.epochs, math.ceil(MIN_STEPS / steps_per_epoch))
     epochs = enough_epochs if options.epochs == "auto" else options.epochs
-    if options.max_steps is not None:  # what runs is written down, and read again as what was asked for
+    if options.max_steps is not None:  # the saved value is read again as an option when resuming
         epochs = min(epochs, math.ceil(options.max_steps / steps_per_epoch))
     frozen = options.freeze_encoder_epochs
     filled: dict[str, Any] = {
@@ -229,7 +229,7 @@ def _all_devices(accelerator: Accelerator) -> int:
 
 
 def auto_batch_size(recipe: Recipe, accelerator: Accelerator, *, images: int, share: int) -> int:
-    """Return the images per device and forward pass; see `resolve`. `share` is devices times accumulation."""
+    """Return the number of images per device and forward pass; see `resolve`. `share` is devices times accumulation."""
     batch = CPU_BATCH
     if accelerator == "cuda":
         gib = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 2**30
@@ -245,7 +245,7 @@ def power_of_two_below(value: float) -> int:
 
 
 def best_precision(accelerator: Accelerator) -> Precision:
-    """Return bfloat16 autocast where the device has its arithmetic, else float32."""
+    """Return bfloat16 autocast if the device supports it natively, otherwise float32."""
     if accelerator == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -254,7 +254,7 @@ def best_precision(accelerator: Accelerator) -> Precision:
 
 
 def processor_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 natively (AVX512-BF16 or AMX-BF16), as Linux lists its features."""
+    """Whether the CPU supports bfloat16 natively (AVX512-BF16 or AMX-BF16), from the features that Linux lists."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -272,7 +272,7 @@ def auto_workers(accelerator: Accelerator, devices: int) -> int:
 
 
 def available_cores() -> int:
-    """Return the cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

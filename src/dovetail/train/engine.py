@@ -1,8 +1,8 @@
-"""The engine: Lightning's Trainer runs a Learner; this file says what one step is and when to log, save and stop.
+"""The engine: Lightning's Trainer trains a `Learner`, and this file decides when to log, save and stop.
 
-A run is one pass of Lightning over the batches that are left, so that where a run stands is one integer of ours: the
-number of optimiser steps done. Batches are a pure function of that number, and so are the random numbers of every
-step. A run killed at any point and resumed therefore ends in the same weights, bit for bit, on the same machine.
+A run is one pass of Lightning over the remaining batches, so the state of a run is one integer: the number of finished
+optimiser steps. Batches and random numbers are pure functions of that number. A run that is killed at any point and
+resumed therefore ends with the same weights, bit for bit, on the same machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
-PATIENCE_SECONDS = 10.0  # for a batch, where a run of several processes is asked to stop
+PATIENCE_SECONDS = 10.0  # waiting time for a batch after a run with several processes is asked to stop
 SAME_RUN = (
     "seed",
     "num_images",
@@ -54,7 +54,7 @@ SAME_RUN = (
 )
 LENGTH = ("epochs", "max_steps")  # of a run that is lengthened
 
-# What gloo and NCCL say when the other end is gone.
+# Messages of gloo and NCCL when the other process has ended.
 LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        steps: Optimiser steps done in all.
-        seconds: Wall time of this process's part of the run.
-        images_per_second: Over this part, all devices together; 0 when nothing was left to do.
-        loss: Mean loss in the last line of the log; None when nothing was left to do.
-        checkpoint: The last checkpoint.
+        steps: Total number of finished optimiser steps.
+        seconds: Wall time since this process started or resumed the run.
+        images_per_second: Images per second in this time, over all devices; 0 if no steps were left.
+        loss: Mean loss in the last line of the log; None if no steps were left.
+        checkpoint: Path of the last checkpoint.
         collapsed: Taps whose features were collapsed at the end.
     """
 
@@ -99,39 +99,39 @@ def train(
     own: Own | None = None,
     trainer_args: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Train `learner` to the end of `settings` and return how it went.
+    """Train `learner` to the end of `settings` and return the result.
 
     Writes `metrics.jsonl`, `train.log`, `tensorboard/` and `checkpoints/` into `out`.
 
     Args:
-        learner: Left trained, on the processor. Its initial weights must be a pure function of the seed, as must the
-            batches, for a run that is killed before its first checkpoint to start again alike.
-        batches: Called once per process, with the steps that are done, after the processes know each other.
-        to_views: Makes views on the device; runs in float32, with this step's random numbers.
-        settings: From `dovetail.train.defaults.resolve`.
-        out: The run's folder.
-        resume: Go on from the newest whole checkpoint in `out`; from the start where there is none.
-        loggers: Lightning loggers beside TensorBoard.
-        callbacks: Lightning callbacks after the engine's own; where weights are sharded, called at the end alone.
-        names: From a batch to the names of its images, for the sentence on a loss that is not finite.
-        compile_networks: Let torch.compile run the networks; see `dovetail.train.compiling`.
-        profile: Steps to profile into `out`/profile; see `dovetail.train.profiling`.
-        knn: Measures the network that is exported, before the first step and as `settings` say.
-        dense: Measures its maps, likewise.
-        own: An optimiser and a schedule in place of the recipe's.
+        learner: Learner to train; on the CPU afterwards. Its initial weights and the batches must be pure functions of
+            the seed, so that a run killed before its first checkpoint can be repeated.
+        batches: Function of the number of finished steps; called once per process, after the processes are connected.
+        to_views: Function that makes views on the device; runs in float32, with the random numbers of the step.
+        settings: Settings from `dovetail.train.defaults.resolve`.
+        out: Run folder.
+        resume: Resume from the newest intact checkpoint in `out`; start from the beginning if there is none.
+        loggers: Lightning loggers in addition to TensorBoard.
+        callbacks: Lightning callbacks, called after the engine's own; with sharded weights, only called at the end.
+        names: Function from a batch to the names of its images, for the error about a loss that is not finite.
+        compile_networks: Use torch.compile for the networks; see `dovetail.train.compiling`.
+        profile: Number of steps to profile into `out`/profile; see `dovetail.train.profiling`.
+        knn: Function that computes kNN accuracy of the exported network, before the first step and as in `settings`.
+        dense: Function that computes dense scores of the exported network, at the same times.
+        own: Optimiser and schedule that replace those of the recipe.
         trainer_args: Further arguments of Lightning's Trainer.
 
     Raises:
-        Interrupted: After SIGTERM or Ctrl-C, with a checkpoint written.
-        DovetailError: For a loss that is not finite, a checkpoint of another run, a full disk, compiling cut weights
-            or measuring them.
+        Interrupted: After SIGTERM or Ctrl-C, with a checkpoint.
+        DovetailError: If the loss is not finite, the checkpoint belongs to another run, the disk is full, or sharded
+            weights are to be compiled or evaluated.
     """
     check_whole(settings, compile_networks=compile_networks, knn=knn, dense=dense)
     checkpoints = Checkpoints(out / "checkpoints")
     state = checkpoints.load(whole=not settings.sharded) if resume else None
     start = 0 if state is None else restore(learner, state, settings)
     if start >= settings.total_steps:
-        if state is not None and FOLDER in state and (whole := checkpoints.load()):  # no step is left to take its parts
+        if state is not None and FOLDER in state and (whole := checkpoints.load()):  # no step will load the parts
             restore(learner, whole, settings)
         return Result(start, 0.0, 0.0, None, checkpoints.last)
     profiling = profiles(settings, out, profile, start)
@@ -142,7 +142,7 @@ def train(
         module = LearnerModule(learner, settings, batches, to_views, start)
         module.names, module.guard.record = names, out / RECORD
         module.own = own or Own()
-        # Several processes stop at one step where they can: one that leaves alone lets the others down.
+        # Several processes stop after the same step if possible; a process that exits alone breaks the others.
         module.stop_asked = partial(stops.waited, PATIENCE_SECONDS if settings.world_size > 1 else 0.0)
         take_up(module, state)
         overseer = Overseer(settings, checkpoints, stops, knn, dense)
@@ -158,7 +158,7 @@ def train(
         with run_log.opened(start):
             overseer.run_log = run_log
             if resume:
-                log.info("Going on from step %d of %d.", start, settings.total_steps)
+                log.info("Resuming from step %d of %d.", start, settings.total_steps)
                 tell_of_length(module, state)
             stops.listen(*stop_signals())
             try:
@@ -174,66 +174,64 @@ def train(
 
 
 def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None, dense: Dense | None) -> None:
-    """Raise `OptionsError` for what takes a whole network where no process has one."""
+    """Raise `OptionsError` for options that need a whole network if the weights are sharded."""
     if compile_networks and settings.sharded:
-        raise OptionsError("Networks whose weights are cut over processes are not compiled; leave out --compile.")
+        raise OptionsError("--compile does not support sharded weights (--strategy fsdp); leave out --compile.")
     if knn is not None and settings.sharded:
-        raise OptionsError("kNN takes a whole network, and with fsdp no process has one; leave out --knn-data.")
+        raise OptionsError("--knn-data does not support sharded weights (--strategy fsdp); leave out --knn-data.")
     if dense is not None and settings.sharded:
-        raise OptionsError(
-            "Dense measures take a whole network, and with fsdp no process has one; leave out --dense-data."
-        )
+        raise OptionsError("--dense-data does not support sharded weights (--strategy fsdp); leave out --dense-data.")
 
 
 def profiles(settings: Settings, out: Path, steps: int, start: int) -> list[Callback]:
-    """Return what profiles so many steps; nothing for 0, and where a resumed run has too few left."""
+    """Return the profiler of `steps` steps; none for 0 or if a resumed run has too few steps left."""
     left = settings.total_steps - start
     if steps and start and steps + WARM_UP > left:
-        log.warning("%d steps are left, too few to profile %d after %d others.", left, steps, WARM_UP)
+        log.warning("%d steps are left, too few to profile %d steps after %d warm-up steps.", left, steps, WARM_UP)
         return []
     return [StepProfile(out, steps, left=left, accumulate=settings.accumulate)] if steps else []
 
 
 def take_up(module: LearnerModule, state: dict[str, Any] | None) -> None:
-    """Hand a checkpoint's state to the module, for what it loads when the processes know each other."""
+    """Give a checkpoint's state to the module, which loads its parts once the processes are connected."""
     module.saved = state
     module.guard.skipped = 0 if state is None else int(state.get("skipped_steps", 0))
 
 
 def fit(trainer: Trainer, module: LearnerModule, settings: Settings) -> None:
-    """Run the steps that are left.
+    """Run the remaining steps.
 
     Raises:
-        RunError: When another process is gone.
+        RunError: If another process has ended.
     """
     joint = joint_batch_norm(module.learner, on_gpu=settings.accelerator == "cuda")
     try:
         with joint if settings.sync_batch_norm else nullcontext():
             trainer.fit(module)
     except StoppedWaiting:
-        return  # `check_ending` says why
-    except SystemExit as error:  # which Lightning makes of a second Ctrl-C
+        return  # `check_ending` reports the reason
+    except SystemExit as error:  # Lightning raises it for a second Ctrl-C
         raise KeyboardInterrupt from error
     except RuntimeError as error:
         if settings.world_size > 1 and re.search(LOST_PROCESS, str(error)):
             raise RunError(
-                f"Another process of this run ended or could not be reached ({first_line(error)}); see what it "
-                "said above, and go on with --resume."
+                f"Another process of this run ended or is unreachable ({first_line(error)}); see its messages "
+                "above, and resume with --resume."
             ) from error
         raise
 
 
 def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
-    """Load the learner's part of a checkpoint and return the steps done.
+    """Load the learner from a checkpoint and return the number of finished steps.
 
     Raises:
-        RunError: When the checkpoint is of a run with other settings or another model.
+        RunError: If the checkpoint belongs to a run with other settings or another model.
     """
     if state.get("format") != CHECKPOINT_FORMAT:
-        raise RunError("The checkpoint was written by another version of this program; start with --overwrite.")
+        raise RunError("The checkpoint was written by another version of Dovetail; start again with --overwrite.")
     lacking = [name for name in ("settings", "learner") if name not in state]
     if lacking:
-        raise RunError(f"The checkpoint has no {lacking[0]}; put back a copy of it, or start with --overwrite.")
+        raise RunError(f"The checkpoint has no {lacking[0]}; restore a copy of it or start with --overwrite.")
     then = Settings.from_dict(state["settings"])
     longer = is_lengthened(then, state["step"], settings)
     for name in SAME_RUN:
@@ -242,21 +240,21 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
         before, now = getattr(then, name), getattr(settings, name)
         if before != now and name == "num_images":
             raise RunError(
-                f"The run to resume had {before:,} images, now there are {now:,}; put back those that it began with."
+                f"The run was started with {before:,} images, but there are {now:,} now; restore the original images."
             )
         if before != now:
             raise RunError(
-                f"The run to resume had {name} {before}, now it is {now}; "
-                "use the run's own config.yaml or start with --overwrite."
+                f"The run was started with {name} {before}, but it is {now} now; "
+                "use the run's config.yaml or start again with --overwrite."
             )
-    if FOLDER in state:  # of that each process loads its part when the weights are cut
+    if FOLDER in state:  # each process loads its part once the weights are sharded
         return int(state["step"])
     try:
         learner.load_state_dict(state["learner"])
     except RuntimeError as error:
         first = (str(error).splitlines()[1].strip() if "\n" in str(error) else str(error))[:200]
         raise RunError(
-            f"The checkpoint does not fit this model and recipe ({first}); use the run's own config.yaml."
+            f"The checkpoint does not match this model and recipe ({first}); use the run's config.yaml."
         ) from error
     return int(state["step"])
 
@@ -281,23 +279,23 @@ def tell_of_length(module: LearnerModule, state: dict[str, Any] | None) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says in its first line, without what torch adds on the place in its source."""
+    """Return the first line of an error message, without the source location that torch adds."""
     return re.sub(r"^\[.*?\] ", "", str(error).split("\n", 1)[0]).rstrip(".")
 
 
 def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings, out: Path) -> None:
-    """Raise unless the run has done all its steps."""
+    """Raise unless the run has finished all steps."""
     done, total = module.steps_done, settings.total_steps
     if done >= total:
         return
     if stops.received is None:
-        raise DataError(f"The data ended after step {done} of {total}; check the images and go on with --resume.")
+        raise DataError(f"The data ended after step {done} of {total}; check the images and resume with --resume.")
     if stops.received == getattr(signal, "SIGUSR1", None):
         requeue_slurm_job()
     name = signal.Signals(stops.received).name
     saved = f"with a checkpoint in {out / 'checkpoints'}" if (out / "checkpoints" / LAST).exists() else "without one"
     raise Interrupted(
-        f"Stopped by {name} after step {done} of {total}, {saved}; the same command with --resume goes on from there.",
+        f"Stopped by {name} after step {done} of {total}, {saved}; run the same command with --resume to continue.",
         signal_number=stops.received,
     )
 
@@ -310,10 +308,10 @@ def build_trainer(
     loggers: list[Logger],
     further: Mapping[str, Any] | None = None,
 ) -> Trainer:
-    """Return Lightning's Trainer for the run: one pass, no validation, no checkpoints or bars of its own."""
+    """Return Lightning's Trainer for the run: one pass, without its validation, checkpoints and progress bars."""
     on_gpu = settings.accelerator == "cuda"
     if on_gpu and not settings.deterministic:
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves float32
+        torch.set_float32_matmul_precision("high")  # TF32 for operations that autocast leaves in float32
     usual: dict[str, Any] = {
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -340,24 +338,24 @@ def build_trainer(
 
 
 def strategy_of(settings: Settings) -> str | Strategy:
-    """Return how the processes share the work: one of them alone, each with the whole model, or each with a part."""
+    """Return Lightning's strategy: a single process, DDP, or sharded weights."""
     if settings.sharded:
         return ModelParallelStrategy(data_parallel_size=settings.world_size, tensor_parallel_size=1)
     if settings.world_size == 1:
         return settings.strategy
-    # BatchNorm's statistics are joint, or every process's own; queues and centres are equal by construction.
+    # BatchNorm statistics are synchronised or per process; queues and centres are equal in all processes.
     options: dict[str, Any] = {buffers_option(): False, "gradient_as_bucket_view": True}
     return DDPStrategy(**options)
 
 
 def buffers_option() -> str:
-    """Return DistributedDataParallel's name for sending rank 0's buffers to all before each forward."""
+    """Return DistributedDataParallel's argument for broadcasting rank 0's buffers before each forward pass."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.14 renamed it
 
 
 class CachedAutocast(MixedPrecision):
-    """bfloat16 autocast that casts each weight once a step, not once for every view."""
+    """bfloat16 autocast that casts each weight once per step, not once per view."""
 
     def autocast_context_manager(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=True)
@@ -367,6 +365,6 @@ def precision_plugin(settings: Settings) -> Precision:
     """Return Lightning's plugin for the precision."""
     if settings.precision != "bf16-mixed":
         return Precision()
-    # The cache would keep the weights of every block to the end of the step, and sharding is there to give them back.
+    # The cache would keep the weights of every block until the end of the step, which sharding is meant to avoid.
     kind = MixedPrecision if settings.sharded else CachedAutocast
     return kind("bf16-mixed", settings.accelerator)

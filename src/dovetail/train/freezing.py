@@ -1,18 +1,17 @@
-"""Freeze-then-joint: the encoder stands still for the first epochs while the decoder and the heads learn.
+"""Freeze the encoder for the first epochs while the decoder and the heads train.
 
-DeCon's published ConvNeXt run trains so (50 epochs with a frozen encoder, then all of the network), and it is of use
-wherever a trained encoder meets a decoder with random weights: the decoder's first gradients do not reach the encoder.
+DeCon's published ConvNeXt run does this (50 epochs with a frozen encoder, then the whole network). It is useful for a
+trained encoder with a random decoder, because the decoder's first gradients do not reach the encoder.
 
-While the encoder is frozen, its weights get no gradient, no weight decay and no momentum, and its BatchNorm layers
-normalise with their running statistics and leave them as they are, in the student and in the teacher. The teacher's
-average goes on for every weight. Of weights that do not move the average is their own value, so the teacher's encoder
-equals the student's, bit for bit, until the encoder thaws.
+A frozen encoder gets no gradient, no weight decay and no momentum. Its BatchNorm layers normalise with their running
+statistics and do not update them, in the student and in the teacher. The teacher is updated as usual. The average of
+constant weights is their value, so the teacher's encoder equals the student's, bit for bit, while it is frozen.
 
-Whether the encoder is frozen is a function of the step alone, so a resumed run switches at the same step.
+Whether the encoder is frozen only depends on the step, so a resumed run switches at the same step.
 
-In distributed training each process expects a gradient for every weight that was trainable at the start, so the frozen
-weights get zeros, which are dropped before the optimiser's step. A single process computes no gradient for them at all.
-Weights that are cut over processes (FSDP) get their gradients as always, which are dropped too.
+In distributed training each process expects a gradient for every weight that was trainable at the start. Frozen weights
+therefore get zero gradients, which are dropped before the optimiser step. A single process computes no gradients for
+them. Sharded weights (FSDP) get their usual gradients, which are dropped too.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class EncoderFreeze:
     """Freezes a learner's encoder for the first epochs.
 
     Attributes:
-        epochs: How many epochs, infinite for all of them.
-        distributed: Whether processes exchange gradients of weights that are whole.
-        sharded: Whether weights are cut over processes.
+        epochs: Number of epochs; infinite for the whole run.
+        distributed: Whether processes exchange gradients of unsharded weights.
+        sharded: Whether weights are sharded.
     """
 
     def __init__(self, epochs: float, *, distributed: bool, sharded: bool) -> None:
@@ -43,20 +42,20 @@ class EncoderFreeze:
         self._was_frozen = False
 
     def holds(self, moment: Moment) -> bool:
-        """Whether the encoder is frozen in the step that begins at `moment`."""
+        """Whether the encoder is frozen in the step that starts at `moment`."""
         return self.epochs == math.inf or moment.step < round(self.epochs * moment.steps_per_epoch)
 
     @contextmanager
     def applied(self, student: Network, teacher: Network | None, moment: Moment) -> Iterator[list[Tensor]]:
-        """Put the encoders in the mode of `moment` for a forward pass.
+        """Set the mode of the encoders at `moment` for a forward pass.
 
         Args:
-            student: The network that is trained.
-            teacher: Its moving average, if there is one.
-            moment: Where the run stands.
+            student: Network of the student.
+            teacher: Network of the teacher, if there is one.
+            moment: Moment of the run.
 
         Yields:
-            What to add to the loss: a zero that depends on the frozen weights where processes exchange gradients.
+            A term to add to the loss: a zero that depends on the frozen weights if processes exchange gradients.
         """
         frozen = self.holds(moment)
         if frozen or self._was_frozen:
@@ -75,7 +74,7 @@ class EncoderFreeze:
                 weight.requires_grad_(True)
 
     def drop_gradients(self, student: Network, moment: Moment) -> None:
-        """Drop what gradients the frozen weights have, so that the optimiser leaves them alone."""
+        """Drop the gradients of frozen weights, so that the optimiser ignores them."""
         if self.holds(moment):
             for weight in encoder_weights(student):
                 weight.grad = None
@@ -92,7 +91,7 @@ def encoder_weights(network: Network) -> list[nn.Parameter]:
 
 
 def encoder_modules(network: Network) -> list[nn.Module]:
-    """Return the modules of a network that have nothing to do with its decoder."""
+    """Return the modules of a network that do not belong to its decoder."""
     decoder = network.decoder_names
     return [
         module

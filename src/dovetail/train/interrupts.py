@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal sets a flag, the run writes a checkpoint after its step and leaves."""
+"""Signal handling: a signal sets a flag, and the run finishes its step, saves a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ log = logging.getLogger(__name__)
 
 
 class StopRequests:
-    """Listens for the signals of `stop_signals`: Ctrl-C, the end of a terminal or of a job, or SLURM's.
+    """Handles the signals of `stop_signals`: Ctrl-C, the end of a terminal or job, and SLURM's signal.
 
-    A second Ctrl-C interrupts at once, without a checkpoint.
+    A second Ctrl-C interrupts immediately, without a checkpoint.
 
     Attributes:
-        received: The signal that came, to this process or to another one of the run; None before.
+        received: Signal that this or another process of the run received; None before.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._received_at = 0.0
-        self._own: int | None = None  # the last that came to this process
+        self._own: int | None = None  # the last signal to this process
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
 
     def listen(self, *numbers: int) -> None:
-        """Listen for these signals too, or again where something else has taken them; not outside the main thread."""
+        """Handle these signals too, or again if another handler replaced this one; only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in numbers:
@@ -42,14 +42,14 @@ class StopRequests:
             self._before.setdefault(number, before)
 
     def restore(self) -> None:
-        """Give every signal back the handler that it had before."""
+        """Restore the previous handler of every signal."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a loading process that inherited this handler
-            if number != signal.SIGINT:  # Ctrl-C is the training process's to answer
+        if os.getpid() != self._pid:  # a loading process inherited this handler
+            if number != signal.SIGINT:  # the training process handles Ctrl-C
                 os._exit(128 + number)
             return
         if self._own == signal.SIGINT and number == signal.SIGINT:
@@ -59,15 +59,15 @@ class StopRequests:
         self._own = self.received = number
 
     def waited(self, seconds: float) -> bool:
-        """Whether a signal came, and so many seconds have gone by since."""
+        """Whether a signal arrived at least this many seconds ago."""
         return self.received is not None and time.monotonic() - self._received_at >= seconds
 
 
 def stop_signals() -> tuple[int, ...]:
-    """Return the signals that ask this process to stop.
+    """Return the signals that stop this process.
 
-    SIGINT and SIGTERM; where the system has them SIGQUIT, and SIGHUP unless `nohup` had it ignored; in a SLURM job
-    SIGUSR1, which asks to be queued again.
+    SIGINT and SIGTERM; SIGQUIT if the system has it; SIGHUP unless `nohup` ignores it; in a SLURM job also SIGUSR1,
+    which requeues the job.
     """
     found = [signal.SIGINT, signal.SIGTERM]
     if os.name == "posix":
@@ -78,9 +78,9 @@ def stop_signals() -> tuple[int, ...]:
 
 @contextmanager
 def stopped_at_once() -> Iterator[list[int]]:
-    """Let the signals of `stop_signals` raise `KeyboardInterrupt` within, as Ctrl-C does; the list tells which came.
+    """Raise `KeyboardInterrupt` for the signals of `stop_signals`; the list contains the signals received.
 
-    For work whose finished parts are on disk already, so that there is nothing to wait for.
+    Use it for work that is already saved in parts, where there is nothing to wait for.
     """
     received: list[int] = []
 
@@ -100,11 +100,11 @@ def stopped_at_once() -> Iterator[list[int]]:
 
 
 def requeue_slurm_job() -> None:
-    """Put this SLURM job into the queue again."""
+    """Requeue this SLURM job."""
     scontrol, job = shutil.which("scontrol"), os.environ.get("SLURM_JOB_ID", "")
     if scontrol is None or not job.isdecimal():
-        log.warning("This SLURM job could not be queued again from here: scontrol or the job's number is missing.")
+        log.warning("This SLURM job cannot be requeued: scontrol or the job ID is missing.")
         return
     done = subprocess.run([scontrol, "requeue", job], check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        log.warning("SLURM did not queue job %s again: %s", job, done.stderr.strip())
+        log.warning("SLURM did not requeue job %s: %s", job, done.stderr.strip())

@@ -1,7 +1,7 @@
 """The learner: a student branch, a teacher branch, and the weighted sum of a recipe's terms.
 
-A branch is a network and its heads. The teacher is a deep copy of the student branch, moved once per optimiser step by
-one strict exponential moving average over all of it, so a head without a moving teacher cannot be written.
+A branch is a network and its heads. The teacher is a deep copy of the student branch. One exponential moving average
+per optimiser step updates all of it, including the heads.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Outputs = dict[str, list[Any]]
 
 
 class Branch(nn.Module):
-    """A network and the heads of a recipe's terms: views -> for each term, the head's output for each of its views.
+    """A network and the heads of a recipe's terms. Maps views to the head outputs of each term, one per view.
 
     Attributes:
-        teaches: Whether this is the teacher, which reads a term's target where it has one.
+        teaches: Whether this is the teacher, which reads the target of a term if it has one.
     """
 
     def __init__(self, recipe: Recipe, network: Network) -> None:
@@ -83,23 +83,23 @@ class Branch(nn.Module):
         return taps
 
     def needed(self, view: View) -> Collection[str]:
-        """Return the taps that some term reads from this view."""
+        """Return the taps that the terms read from this view."""
         read = (self.reads(term) for term in self.recipe.terms)
         return {name for name, roles in read if view.role in roles}
 
     def reads(self, term: Term) -> tuple[str, tuple[Role, ...]]:
-        """Return by which name this branch asks the network for what a term compares, and of which roles of views."""
+        """Return the name of the tap that this branch reads for a term, and the roles of the views."""
         if self.teaches and term.target is not None:
             return term.target.tap, term.target.roles
         return self.asked(term), term.roles
 
     def asked(self, term: Term) -> str:
-        """Return the name by which the network is asked for a term's tap: at points alone where that is cheaper."""
+        """Return the name of a term's tap, computed only at points if that is cheaper."""
         whole = any(other.tap == term.tap and other.cells.points is None for other in self.recipe.terms)
         return term.tap if whole or term.tap not in self.network.point_taps else at_points(term.tap)
 
     def through_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
-        """Return the head's output for each input; one pass for all of one shape where views go "per_size"."""
+        """Return the head's output for each input; with "per_size", inputs of the same shape share a pass."""
         owner, output = (term.head.term, term.head.output) if isinstance(term.head, SameHead) else (term.name, "")
         head = self.heads[owner]
         run = recomputed(head) if term.checkpoint_head and torch.is_grad_enabled() else head
@@ -110,17 +110,17 @@ class Branch(nn.Module):
 
 
 class Learner(nn.Module):
-    """Everything that a run trains, keeps and saves. The only module that is wrapped for distributed training.
+    """All modules that a run trains and saves. The only module that is wrapped for distributed training.
 
-    Use: `loss = learner(views, moment)`, backward, `learner.update()` once per micro-batch, optimiser step,
-    `learner.move_teacher(moment)` once per optimiser step with the number of steps then done.
+    Usage: `loss = learner(views, moment)`, backward, `learner.update()` once per micro-batch, optimiser step,
+    `learner.move_teacher(moment)` once per optimiser step, with the number of steps finished by then.
     """
 
     def __init__(self, recipe: Recipe, network: Network) -> None:
         super().__init__()
         recipe.check(network.taps)
         network = network.following(recipe.network_rules)
-        # Targets have no gradient: what they alone reach stays as it is.
+        # Targets have no gradient, so modules that only contribute to targets are not trained.
         network.prune({term.tap for term in recipe.terms})
         self.recipe = recipe
         self.student = Branch(recipe, network)
@@ -140,7 +140,7 @@ class Learner(nn.Module):
         self._pending: list[tuple[Objective, list[Any], list[Any]]] = []
 
     def forward(self, views: Sequence[View], moment: Moment) -> Loss:
-        """Return the weighted sum of the terms, and every term's raw parts as "TERM/PART" (with "TERM/loss")."""
+        """Return the weighted sum of the terms, and the raw parts of every term as "TERM/PART" (with "TERM/loss")."""
         with phase("student"):
             student = self.answers(views)
         with phase("teacher"):
@@ -149,7 +149,7 @@ class Learner(nn.Module):
             return self.losses(views, moment, student, teacher)
 
     def losses(self, views: Sequence[View], moment: Moment, student: Outputs, teacher: Outputs) -> Loss:
-        """Return what `forward` does, from the branches' outputs."""
+        """Return the result of `forward` for the outputs of both branches."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         self._pending = []
@@ -166,7 +166,7 @@ class Learner(nn.Module):
         return Loss(total, parts)
 
     def compared(self, term: Term, views: Sequence[View]) -> list[View]:
-        """Return the views that a term's objective gets: the student's, then the teacher's where it has a target."""
+        """Return the views for a term's objective: the student's, then the teacher's if the term has a target."""
         tap = self.student.network.taps[term.tap]
         seen = [view_of_cells(term.cells, view, tap) for view in views if view.role in term.roles]
         if term.target is None:
@@ -174,7 +174,7 @@ class Learner(nn.Module):
         return seen + [replace(view, points=None) for view in views if view.role in term.target.roles]
 
     def answers(self, views: Sequence[View]) -> Outputs:
-        """Return the student's outputs; None for the second of two views where only the first is compared."""
+        """Return the student's outputs; None replaces the second view if only the first is compared."""
         if not self.recipe.one_way:
             outputs: Outputs = self.student(views)
             return outputs
@@ -182,9 +182,9 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> Outputs:
-        """Return the teacher's outputs, of the views and without the masks that it does not see.
+        """Return the teacher's outputs for its views, without masks.
 
-        None stands for the first of two views where only the second is compared.
+        None replaces the first of two views if only the second is compared.
         """
         if self.teacher is None:
             return {}
@@ -197,15 +197,15 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move queues and centres by the last micro-batch. Call after backward, which still needs their old values."""
+        """Update queues and centres with the last micro-batch. Call it after backward, which needs their old values."""
         for objective, student, teacher in self._pending:
             objective.update(pytree.tree_map_only(Tensor, torch.Tensor.detach, student), teacher)
         self._pending = []
 
     def assignments(self, moment: Moment) -> dict[str, Tensor]:
-        """Return, for each term with prototypes, a sample of the teacher's distributions over them: [N, K].
+        """Return a sample of the teacher's distributions over prototypes, [N, K], for each term with prototypes.
 
-        Of the last forward pass; call before `update`.
+        The sample is from the last forward pass. Call it before `update`.
         """
         found = {
             term.name: objective.assignments(teacher, moment)
@@ -220,17 +220,17 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def move_teacher(self, moment: Moment) -> None:
-        """Move the whole teacher branch towards the student's, once."""
+        """Update the whole teacher branch once."""
         if self.teacher is not None:
             self.move_parameters(moment)
             self.move_buffers(self.momentum(moment))
 
     def move_parameters(self, moment: Moment) -> None:
-        """Move every parameter of the teacher towards the student's."""
+        """Update every parameter of the teacher."""
         self.average([name for name, _ in self.student.named_parameters()], self.momentum(moment))
 
     def average(self, names: Sequence[str], momentum: float) -> None:
-        """Move the named parameters of the teacher towards the student's."""
+        """Update the named parameters of the teacher."""
         assert self.teacher is not None
         source, target = dict(self.student.named_parameters()), dict(self.teacher.named_parameters())
         average_into([target[name] for name in names], [source[name] for name in names], momentum)
@@ -244,7 +244,7 @@ class Learner(nn.Module):
         return name.startswith(tuple(f"network.model.{prefix}" for prefix in self.student.network.decoder_names))
 
     def lr_scale(self, name: str) -> float:
-        """Return the factor of a parameter's learning rate by its part of the model; `name` is without the branch."""
+        """Return the learning rate factor of a parameter for its part of the model; `name` is without the branch."""
         spec = self.recipe.optimiser
         if not name.startswith("network."):
             return 1.0
@@ -260,7 +260,7 @@ class Learner(nn.Module):
         return layer_scales([*names, "after"], encoder=inside, decay=self.recipe.optimiser.layer_decay)
 
     def move_buffers(self, momentum: float) -> None:
-        """Move the teacher's BatchNorm statistics by the recipe's rule."""
+        """Update the teacher's BatchNorm statistics by the recipe's rule."""
         rule = self.recipe.teacher_buffers
         if rule == "own" or self.teacher is None:
             return
@@ -280,7 +280,7 @@ class Learner(nn.Module):
 
 
 def apply_together(run: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[Any]:
-    """Return `run` of each input; inputs of one shape go through in one call, so BatchNorm sees them together."""
+    """Return `run` of each input. Inputs of the same shape share a call, so BatchNorm sees them together."""
     outputs: list[Any] = [None] * len(inputs)
     for indices in same_kind([tuple(value.shape) for value in inputs]):
         answer = run(torch.cat([inputs[index] for index in indices]))
@@ -292,7 +292,7 @@ def apply_together(run: Callable[[Tensor], Any], inputs: list[Tensor]) -> list[A
 
 
 def same_kind(kinds: Sequence[Any]) -> list[list[int]]:
-    """Return the indices of equal kinds together, in order of first appearance."""
+    """Return the indices grouped by kind, in order of first appearance."""
     groups: dict[Any, list[int]] = {}
     for index, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(index)
@@ -300,12 +300,12 @@ def same_kind(kinds: Sequence[Any]) -> list[list[int]]:
 
 
 def view_kind(view: View) -> tuple[Any, ...]:
-    """Return what must agree for views to go through the network together."""
+    """Return the properties that views must share to pass through the network together."""
     return view.role, tuple(view.pixels.shape), view.mask is None, view.queries is None
 
 
 def concatenate(views: Sequence[View]) -> View:
-    """Return views of one kind as one batch."""
+    """Concatenate views of the same kind into one batch."""
     first = views[0]
     joined: dict[str, Any] = {
         name: torch.cat([getattr(view, name) for view in views])

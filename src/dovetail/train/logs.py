@@ -1,4 +1,4 @@
-"""What a run leaves to read: `metrics.jsonl`, `train.log`, TensorBoard events and other loggers, lines or a bar.
+"""Logs of a run: `metrics.jsonl`, `train.log`, TensorBoard and other loggers, and lines or a progress bar.
 
 Only the first process of a run writes.
 """
@@ -30,7 +30,7 @@ TEXT_LOG = "train.log"
 PACKAGE = "dovetail"
 CHATTY = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
-# Lightning's remarks that are wrong or idle here, because order, logging and saving are this package's.
+# Messages of Lightning that do not apply, because this package handles order, logging and saving.
 IDLE_REMARKS = (
     "GPU available",
     "TPU available",
@@ -53,32 +53,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """One line of the log, after `step` optimiser steps; losses and the gradient's norm are means since the last line.
+    """One line of the log after `step` optimiser steps. Losses and gradient norm are means since the last line.
 
     Attributes:
-        step: Optimiser steps done.
-        epoch: Whole epochs done.
-        loss: The weighted sum that is minimised.
-        parts: Every term's raw parts, as "TERM/PART".
-        weights: Every term's weight.
+        step: Number of finished optimiser steps.
+        epoch: Number of finished epochs.
+        loss: Weighted sum of all terms, which is minimised.
+        parts: Raw parts of every term, as "TERM/PART".
+        weights: Weight of every term.
         lr: Learning rate of the last step.
-        weight_decay: Of the last step.
-        teacher_momentum: Of the last move of the teacher; None without one.
-        grad_norm: Norm of all gradients, before clipping.
-        images_per_second: Over all devices.
-        data_wait: Share of the time in which training waited for data, in [0, 1].
-        effective_rank: Of each tap; empty where the batch is too small to tell.
-        spread: Of each tap.
-        within_image_share: Of each map: the variance between cells of one image over the variance of all cells, in
-            [0, 1]. 0 where every cell of an image is alike.
-        position_share: Of each map: how much of the variance within images the mean map over images explains, in
-            [0, 1]. 1 where cells tell nothing but where they lie in the crop.
-        prototypes_used: Of each term with prototypes: their effective number, the perplexity of the teacher's mean
-            assignment over a sample of the batch.
-        teacher_entropy: Of each term with prototypes: the mean entropy of the teacher's assignments, as a share of
-            the largest possible one, in [0, 1].
-        skipped_steps: Steps of the whole run left out because a number was not finite.
-        knn: Share of held-out images that kNN on the frozen encoder classifies rightly, in [0, 1]; None in most lines.
+        weight_decay: Weight decay of the last step.
+        teacher_momentum: Momentum of the last update of the teacher; None without a teacher.
+        grad_norm: Norm of all gradients before clipping.
+        images_per_second: Images per second over all devices.
+        data_wait: Fraction of time that training waited for data, in [0, 1].
+        effective_rank: Effective rank of each tap; empty if the batch is too small.
+        spread: Spread of each tap.
+        within_image_share: Variance between cells of the same image divided by the variance of all cells, in [0, 1],
+            for each map. 0 if all cells of an image are alike.
+        position_share: Share of the variance within images that the mean map over images explains, in [0, 1], for each
+            map. 1 if cells only encode their position in the crop.
+        prototypes_used: Effective number of prototypes of each term with prototypes: the perplexity of the teacher's
+            mean assignment over a sample of the batch.
+        teacher_entropy: Mean entropy of the teacher's assignments of each term with prototypes, as a fraction of the
+            maximum, in [0, 1].
+        skipped_steps: Number of steps of the run that were skipped because a value was not finite.
+        knn: kNN accuracy of the frozen encoder on held-out images, in [0, 1]; None in most lines.
         dense: mIoU of frozen maps on held-out images, in [0, 1], as "MAP/PROTOCOL"; empty in most lines.
     """
 
@@ -104,7 +104,7 @@ class Reading:
     dense: dict[str, float] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
-        """Return every number under one name, as "parts/encoder/slot", for loggers of scalars."""
+        """Return all values with flat names, such as "parts/encoder/slot", for loggers of scalars."""
         numbers: dict[str, float] = {}
         for name, value in vars(self).items():
             if isinstance(value, dict):
@@ -114,7 +114,7 @@ class Reading:
         return numbers
 
     def line(self, total_steps: int) -> str:
-        """Return the reading in one line for people."""
+        """Return the reading as one readable line."""
         knn = "" if self.knn is None else f"kNN {self.knn:.1%}  "
         dense = f"mIoU {shares_in_words(self.dense)}  " if self.dense else ""
         return (
@@ -124,12 +124,12 @@ class Reading:
 
 
 def shares_in_words(shares: Mapping[str, float]) -> str:
-    """Return such as "decoder/linear 14.2%, encoder/linear 20.1%"."""
+    """Return scores as text, such as "decoder/linear 14.2%, encoder/linear 20.1%"."""
     return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
 
 
 class RunLog:
-    """Writes a run's readings and remarks into `folder`, to loggers and to the screen; inert where not `active`."""
+    """Writes readings and messages of a run to `folder`, loggers and the screen; does nothing if not `active`."""
 
     def __init__(self, folder: Path, *, total_steps: int, active: bool, loggers: Sequence[Logger] = ()) -> None:
         self.folder = folder
@@ -137,12 +137,12 @@ class RunLog:
         self.active = active
         self.loggers = loggers
         self._bar: Progress | None = None
-        self._failing: set[object] = set()  # told so once
-        self._torn = False  # the disk took but a part of the last line of `METRICS`
+        self._failing: set[object] = set()  # already reported
+        self._torn = False  # the last line of `METRICS` was only partly written
 
     @contextmanager
     def opened(self, start_step: int) -> Iterator[RunLog]:
-        """Log within; lines past `start_step` of a run that is resumed are dropped, as they come again."""
+        """Log in this context; drops lines after `start_step`, which a resumed run writes again."""
         if not self.active:
             yield self
             return
@@ -181,12 +181,12 @@ class RunLog:
         return [file, screen]
 
     def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
+        """Update the progress bar to `step`."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
 
     def write(self, reading: Reading, *, seconds_left: float) -> None:
-        """Write a reading everywhere; what fails of the files and loggers is told once, and the run goes on."""
+        """Write a reading to all outputs; a failure is reported once and the run continues."""
         if not self.active:
             return
         self._append(reading)
@@ -194,8 +194,8 @@ class RunLog:
         for logger in self.loggers:
             try:
                 logger.log_metrics(reading.flat(), step=reading.step)
-            except Exception as error:  # servers fail in many ways, and the run is the work
-                self._tell(logger, f"The logger {type(logger).__name__} takes no numbers", reading.step, error)
+            except Exception as error:  # servers fail in many ways, and the run must continue
+                self._tell(logger, f"The logger {type(logger).__name__} failed", reading.step, error)
         line = f"{reading.line(self.total_steps)}  left {timedelta(seconds=round(seconds_left))}"
         log.info("%s", line, extra={"shown_by_bar": True})
         if self._bar is not None:
@@ -203,42 +203,44 @@ class RunLog:
             self._bar.update(self._bar.task_ids[0], completed=reading.step, status=status)
 
     def end_loggers(self, status: str, step: int) -> None:
-        """End the loggers as "success" or "failed"; one that fails is told, and what follows the run goes on."""
+        """Close the loggers as "success" or "failed"; a failure is only reported."""
         for logger in self.loggers:
             try:
                 logger.finalize(status)
             except Exception as error:
-                self._tell(logger, f"The logger {type(logger).__name__} cannot be ended", step, error)
+                self._tell(logger, f"The logger {type(logger).__name__} cannot be closed", step, error)
         self.loggers = ()
 
     def _append(self, reading: Reading) -> None:
-        """Append the reading's line; where the disk does not take it, the next one that it takes begins anew."""
+        """Append the line of a reading; after a failed write the next one starts on a new line."""
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write("\n" * self._torn + json.dumps(vars(reading)) + "\n")
             self._torn = False
-        except OSError as error:  # where there is no room for a checkpoint either, that ends the run
+        except OSError as error:  # if there is no space for a checkpoint either, that ends the run
             self._torn = True
             self._tell(METRICS, f"{self.folder / METRICS} cannot be written", reading.step, error)
 
     def _tell_of_outputs(self) -> None:
-        """Note an output that nobody reads any more, so that the log says why the screen fell silent."""
+        """Log that an output is closed, to explain why the screen shows nothing."""
         for name in lost_outputs():
             if name not in self._failing:
                 self._failing.add(name)
                 where = self.folder / TEXT_LOG
-                log.warning("This run's %s cannot be written any more; the run goes on, and logs to %s.", name, where)
+                log.warning("Cannot write to %s any more; the run continues and logs to %s.", name, where)
 
     def _tell(self, failing: object, what: str, step: int, error: Exception) -> None:
-        """Warn of what fails, once each."""
+        """Warn of each failure once."""
         if failing not in self._failing:
             self._failing.add(failing)
             reason = f"{type(error).__name__}: {error}"
-            log.warning("%s after step %d (%s); the run goes on, and later failures are not told.", what, step, reason)
+            log.warning(
+                "%s after step %d (%s); the run continues, and later failures are not reported.", what, step, reason
+            )
 
 
 def progress_bar() -> Progress:
-    """Return a bar with share done, remaining time, rate, loss and data-wait share."""
+    """Return a progress bar with progress, remaining time, rate, loss and share of data waiting."""
     return Progress(
         TextColumn("{task.completed}/{task.total} steps"),
         BarColumn(),
@@ -250,10 +252,10 @@ def progress_bar() -> Progress:
 
 
 def drop_readings_after(path: Path, step: int) -> None:
-    """Drop the lines of a metrics file that lie past `step`, and a last line cut short by a kill."""
+    """Drop the lines of a metrics file after `step`, and an incomplete last line."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")  # a disk that damages a byte costs no run
+    text = path.read_text(encoding="utf-8", errors="replace")  # a damaged byte must not stop a run
     found = ((line, parsed(line, Stepped)) for line in text.splitlines())
     kept = [line for line, content in found if content is not None and content["step"] <= step]
     aside = path.with_name(f"{path.name}.tmp")
@@ -262,20 +264,20 @@ def drop_readings_after(path: Path, step: int) -> None:
 
 
 class Stepped(TypedDict):
-    """What every line of a metrics file says."""
+    """Fields of every line of a metrics file."""
 
     step: int
 
 
 class PrintableFormatter(logging.Formatter):
-    """Spells out letters that a terminal would act on instead of showing them."""
+    """Escapes control characters, which a terminal would execute."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class _IdleRemarks(logging.Filter):
-    """Drops remarks that begin with one of `IDLE_REMARKS`."""
+    """Drops messages that start with one of `IDLE_REMARKS`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip().startswith(IDLE_REMARKS)
@@ -283,7 +285,7 @@ class _IdleRemarks(logging.Filter):
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's idle remarks and warnings off the screen within; all others pass."""
+    """Hide messages and warnings of Lightning that do not apply; all others are shown."""
     silence = _IdleRemarks()
     loggers: list[Any] = [logging.getLogger(name) for name in CHATTY]
     targets = [target for logger in loggers for target in (logger, *logger.handlers)]

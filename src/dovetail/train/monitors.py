@@ -1,4 +1,4 @@
-"""What a run watches: effective rank and spread of its taps, content of its maps, collapse, non-finite numbers.
+"""Monitors of a run: effective rank and spread of taps, content of maps, collapse, and non-finite values.
 
 Shapes: N samples, C channels of a tap, H x W cells, T tokens.
 """
@@ -25,12 +25,12 @@ from dovetail.train.content import MapContent, sampled_content
 
 MIN_RANK = 1.5
 MIN_SPREAD = 0.01
-MIN_SAMPLES = 8  # fewer say nothing about rank
-# Untrained CNNs on views of 64 to 224 px have within-image shares of 0.67 to 0.96 and position shares of 0.02 to 0.24;
-# those from ImageNet weights 0.5 and 0.04 on their deepest map: beyond these bounds it is training that did it.
+MIN_SAMPLES = 8  # fewer samples do not give a useful rank
+# Untrained CNNs on views of 64 to 224 px have within-image shares of 0.67 to 0.96 and position shares of 0.02 to 0.24.
+# CNNs with ImageNet weights have 0.5 and 0.04 on their deepest map. Values beyond these limits come from training.
 MIN_WITHIN = 0.1
 MAX_POSITION = 0.3
-WARMING_UP = 0.1  # share of the run in which maps may hold little but padding's rim, and prototypes may all be alike
+WARMING_UP = 0.1  # fraction of the run in which maps may show little but padding, and prototypes may be alike
 PATIENCE = 3
 RECORD = "nonfinite.jsonl"
 SHOWN_IMAGES = 4
@@ -47,9 +47,10 @@ class Health(NamedTuple):
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> Tensor:
-    """Return exp of the entropy of the centred features' singular values over their sum: a scalar in [1, min(N, C)].
+    """Return the effective rank: exp of the entropy of the normalised singular values of the centred features.
 
-    Roy & Vetterli 2007, "The effective rank", definition 1; read as a sign of collapse by RankMe (arXiv 2210.02885).
+    A scalar in [1, min(N, C)]. Roy & Vetterli 2007, "The effective rank", definition 1; RankMe (arXiv 2210.02885) uses
+    it to detect collapse.
 
     Args:
         features: [N, C] float.
@@ -64,7 +65,8 @@ def effective_rank(features: Tensor) -> Tensor:
 def spread(features: Tensor) -> Tensor:
     """Return sqrt(C) times the mean over dimensions of the standard deviation of unit-length features: a scalar.
 
-    About 1 where directions are spread evenly, 0 where all samples point one way (SimSiam, arXiv 2011.10566, figure 2).
+    About 1 if directions are spread evenly, 0 if all samples point in one direction (SimSiam, arXiv 2011.10566, figure
+    2).
 
     Args:
         features: [N, C] float.
@@ -74,16 +76,16 @@ def spread(features: Tensor) -> Tensor:
 
 
 def pooled(tap: Tensor) -> Tensor:
-    """Return a map [N, C, H, W] or tokens [N, T, C] averaged over positions, or a vector as it is: [N, C]."""
+    """Average a map [N, C, H, W] or tokens [N, T, C] over positions; a vector [N, C] is unchanged."""
     if tap.dim() == 4:
         return tap.mean(dim=(2, 3))
     return tap.mean(dim=1) if tap.dim() == 3 else tap
 
 
 class TapWatch:
-    """Takes the taps that a network gives during a forward pass: the very features that the loss sees, at no cost.
+    """Records the taps of a network during a forward pass, the same features as in the loss, at no extra cost.
 
-    A sample is the first view of a pass, at most `most` images.
+    A sample is the first view of a pass, with at most `most` images.
     """
 
     def __init__(self, most: int = 128) -> None:
@@ -93,7 +95,7 @@ class TapWatch:
 
     @contextmanager
     def watching(self, network: Network) -> Iterator[None]:
-        """Take the first output of each tap from the forward passes within."""
+        """Record the first output of each tap in this context."""
         self._taken, self._content = {}, {}
         handle = network.register_forward_hook(self._take)
         network.watched = True
@@ -105,14 +107,14 @@ class TapWatch:
 
     def _take(self, network: nn.Module, inputs: Any, output: dict[str, Tensor]) -> None:
         for name, tap in output.items():
-            if name not in self._taken and not name.endswith(POINTS):  # the whole map comes beside its points
+            if name not in self._taken and not name.endswith(POINTS):  # the whole map is recorded too
                 self._taken[name] = pooled(tap.detach()[: self.most].float())
                 content = sampled_content(tap[: self.most], fewest=MIN_SAMPLES)
                 if content is not None:
                     self._content[name] = content
 
     def read(self) -> dict[str, Health]:
-        """Return the health of every tap taken; waits for the device."""
+        """Return the health of every recorded tap; waits for the device."""
         return {
             name: Health(float(effective_rank(features)), float(spread(features)))
             for name, features in self._taken.items()
@@ -120,19 +122,19 @@ class TapWatch:
         }
 
     def content(self) -> dict[str, MapContent]:
-        """Return the content of every map taken, as plain numbers; waits for the device."""
+        """Return the content of every recorded map as plain numbers; waits for the device."""
         found = {name: MapContent(float(one.within), float(one.position)) for name, one in self._content.items()}
         return {name: one for name, one in found.items() if all(map(math.isfinite, one))}
 
 
 @dataclass
 class CollapseWatch:
-    """Says in words when a tap's features collapse: rank or spread below its bound for `PATIENCE` readings on end."""
+    """Warns when the features of a tap collapse: rank or spread below its limit for `PATIENCE` readings in a row."""
 
     low: dict[str, int] = field(default_factory=dict)
 
     def warnings(self, readings: dict[str, Health]) -> list[str]:
-        """Count these readings and return one sentence per tap that has just been low for long enough."""
+        """Add readings and return one warning per tap that has just been low for long enough."""
         sentences = []
         for tap, health in readings.items():
             low = health.rank < MIN_RANK or health.spread < MIN_SPREAD
@@ -140,34 +142,32 @@ class CollapseWatch:
             if self.low[tap] == PATIENCE:
                 sentences.append(
                     f"The features of {tap} are collapsing: effective rank {health.rank:.1f} (below {MIN_RANK:g}) or "
-                    f"spread {health.spread:.4f} (below {MIN_SPREAD:g}) in {PATIENCE} readings on end. What usually "
-                    "helps: a lower learning rate, a longer warm-up, a larger batch, a sharper teacher temperature, "
-                    "or a teacher momentum nearer to 1."
+                    f"spread {health.spread:.4f} (below {MIN_SPREAD:g}) for {PATIENCE} readings in a row. Try a lower "
+                    "learning rate, a longer warm-up, a larger batch, a lower teacher temperature, or a teacher "
+                    "momentum closer to 1."
                 )
         return sentences
 
     @property
     def collapsed(self) -> list[str]:
-        """The taps that are low at the last reading and have been for long enough."""
+        """The taps that are low in the last reading and have been for long enough."""
         return [tap for tap, count in self.low.items() if count >= PATIENCE]
 
 
 @dataclass
 class ContentWatch:
-    """Says in words when the cells of a map are all alike, or tell little but their position, for `PATIENCE` readings
-    on end.
-    """
+    """Warns when the cells of a map are alike or mostly encode position for `PATIENCE` readings in a row."""
 
     alike: dict[str, int] = field(default_factory=dict)
     placed: dict[str, int] = field(default_factory=dict)
 
     def warnings(self, within: Mapping[str, float], position: Mapping[str, float], *, share_done: float) -> list[str]:
-        """Count one reading and return a sentence for each map that has just been out of bounds for long enough.
+        """Add a reading and return one warning per map that has just been out of bounds for long enough.
 
         Args:
             within: Within-image share of each map.
             position: Position share of each map.
-            share_done: Of the run, in [0, 1].
+            share_done: Finished fraction of the run, in [0, 1].
         """
         sentences = []
         for tap in within:
@@ -177,23 +177,23 @@ class ContentWatch:
             if self.alike[tap] == PATIENCE:
                 sentences.append(
                     f"The cells of {tap} are nearly alike within each image: only {within[tap]:.1%} of the variance is "
-                    f"between cells of one image (below {MIN_WITHIN:.0%}) in {PATIENCE} readings on end. What usually "
-                    "helps: views with more cells on this map, a loss that compares cells by their place (pixpro), or "
-                    "a lower learning rate."
+                    f"between cells of one image (below {MIN_WITHIN:.0%}) for {PATIENCE} readings in a row. Try larger "
+                    "views, which have more cells on this map, a loss that compares cells by their position (pixpro), "
+                    "or a lower learning rate."
                 )
             if self.placed[tap] == PATIENCE:
                 sentences.append(
                     f"The cells of {tap} tell where they lie in the crop: position explains "
-                    f"{position[tap]:.0%} of the variance within images (above {MAX_POSITION:.0%}) in {PATIENCE} "
-                    "readings on end. What usually helps: views with more cells on this map, a loss that compares "
-                    "cells by their place (pixpro), or a lower learning rate."
+                    f"{position[tap]:.0%} of the variance within images (above {MAX_POSITION:.0%}) for {PATIENCE} "
+                    "readings in a row. Try larger views, which have more cells on this map, a loss that compares "
+                    "cells by their position (pixpro), or a lower learning rate."
                 )
         return sentences
 
 
 @dataclass(frozen=True)
 class Glance:
-    """The numbers of one step that must be finite, on their way from the device."""
+    """Values of one step that must be finite, copied from the device."""
 
     names: list[str]
     values: Tensor
@@ -203,35 +203,35 @@ class Glance:
     arrived: torch.cuda.Event | None = None
 
     def wrong(self) -> list[str]:
-        """Return the names of what is not finite; waits for the device."""
+        """Return the names of values that are not finite; waits for the device."""
         if self.arrived is not None:
             self.arrived.synchronize()
         finite = torch.isfinite(self.values).tolist()
         wrong = [name for name, good in zip(self.names, finite, strict=True) if not good]
-        # The terms say more than their sum.
+        # The terms are more informative than their sum.
         return [name for name in wrong if name not in ("the loss", "the gradient")] or wrong
 
 
 def glance_at(loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> Glance:
-    """Return the numbers of a step, still on the device."""
+    """Return the values of a step, still on the device."""
     named = {"the loss": loss.total.detach(), "the gradient": grad_norm, **loss.parts}
     values = torch.stack([value.float().reshape(()) for value in named.values()])
     return Glance(list(named), values, step, lr, images)
 
 
 class FiniteGuard:
-    """Stops a run at a loss or gradient that is no number, or lets it skip such steps.
+    """Stops a run at a loss or gradient that is not finite, or skips such steps.
 
-    On a processor before the weights take the step. On a GPU the numbers are copied without waiting and looked at one
-    step later, so the weights in memory have taken it, but no checkpoint has. Where steps may be skipped, the numbers
-    are waited for on a GPU as well.
+    On a CPU, the check happens before the weights are updated. On a GPU, values are copied without waiting and checked
+    one step later: the weights in memory have been updated by then, but no checkpoint has. If steps may be skipped, a
+    GPU waits for the values too.
 
     Args:
-        record: Where each such step is written down with all its images, one JSON line; None writes nothing.
-        may_skip: Steps that may be skipped in the whole run.
+        record: File for each such step with all its images, one JSON line per step; None writes nothing.
+        may_skip: Maximum number of skipped steps in the run.
 
     Attributes:
-        skipped: Steps skipped so far.
+        skipped: Number of steps skipped so far.
     """
 
     def __init__(self, record: Path | None = None, *, may_skip: int = 0) -> None:
@@ -241,10 +241,10 @@ class FiniteGuard:
         self._waiting: Glance | None = None
 
     def lets_pass(self, loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> bool:
-        """Return whether the step may be taken; False where it has to be skipped, on all ranks alike.
+        """Return whether to take the step; False skips it, on all ranks alike.
 
         Raises:
-            DovetailError: As `settle`, where no step may be skipped any more.
+            DovetailError: As `settle`, if no more steps may be skipped.
         """
         if self.may_skip == 0:
             self.watch(loss, grad_norm, step=step, lr=lr, images=images)
@@ -253,19 +253,19 @@ class FiniteGuard:
         wrong = glance.wrong()
         if not float(mean_over_ranks(torch.tensor(float(bool(wrong)), device=glance.values.device))):
             return True
-        wrong = wrong or ["a number of another process"]
+        wrong = wrong or ["a value of another process"]
         if self.skipped >= self.may_skip:
             raise self.error(glance, wrong)
         self.skipped += 1
         self.write(glance, wrong)
         log.warning(
-            "Step %d is skipped, as it gave no finite number: %s (%s); %d of %d such steps.",
+            "Step %d is skipped because of non-finite values: %s (%s); %d of at most %d such steps.",
             *(glance.step, ", ".join(wrong), some_images(glance.images), self.skipped, self.may_skip),
         )
         return False
 
     def watch(self, loss: Loss, grad_norm: Tensor, *, step: int, lr: float, images: Sequence[str] = ()) -> None:
-        """Hand in one step's numbers; raises for this one on a processor, for the one before on a GPU."""
+        """Check the values of a step; raises for this step on a CPU, for the previous step on a GPU."""
         glance = glance_at(loss, grad_norm, step=step, lr=lr, images=images)
         values = glance.values
         self.settle()
@@ -279,10 +279,10 @@ class FiniteGuard:
             self.settle()
 
     def settle(self) -> None:
-        """Look at the numbers handed in last.
+        """Check the last values.
 
         Raises:
-            DovetailError: Naming what is not finite, the step, the learning rate and the images.
+            DovetailError: With the values that are not finite, the step, the learning rate and the images.
         """
         glance, self._waiting = self._waiting, None
         wrong = [] if glance is None else glance.wrong()
@@ -290,14 +290,14 @@ class FiniteGuard:
             raise self.error(glance, wrong)
 
     def error(self, glance: Glance, wrong: Sequence[str]) -> RunError:
-        """Write the step down and return the sentence that ends the run."""
+        """Record the step and return the error message that ends the run."""
         self.write(glance, wrong)
         where = some_images(glance.images) if glance.images else ""
         after = f", after {self.skipped} skipped steps" if self.skipped else ""
         return RunError(
             f"Not a finite number at step {glance.step}: {', '.join(wrong)} (learning rate {glance.lr:.3g}){after}"
-            f"{', with ' + where if where else ''}; the last checkpoint is kept: try a lower learning rate or a longer "
-            "warm-up, --precision 32-true, or go on with --resume --skip-nonfinite-steps 10."
+            f"{', with ' + where if where else ''}; the last checkpoint is kept: try a lower learning rate, a longer "
+            "warm-up or --precision 32-true, or skip such steps with --resume --skip-nonfinite-steps 10."
         )
 
     def write(self, glance: Glance, wrong: Sequence[str]) -> None:
@@ -308,12 +308,12 @@ class FiniteGuard:
         try:
             with self.record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        except OSError as error:  # the sentence matters more
+        except OSError as error:  # the error message matters more
             log.warning("The images of step %d could not be written to %s: %s", glance.step, self.record, error)
 
 
 def some_images(images: Sequence[str]) -> str:
-    """Return "the images 'a.jpg', 'b.jpg' and 30 more", printable whatever the names hold."""
+    """Return "the images 'a.jpg', 'b.jpg' and 30 more", with control characters escaped."""
     shown = ", ".join(map(ascii, images[:SHOWN_IMAGES]))
     more = len(images) - SHOWN_IMAGES
     return f"the images {shown}" + (f" and {more} more (all are in {RECORD})" if more > 0 else "")

@@ -1,6 +1,6 @@
-"""Optimisers from a recipe's `OptimiserSpec`: parameter groups by rule, hyperparameters as pure functions of the step.
+"""Optimisers for a recipe's `OptimiserSpec`: parameter groups by rule, hyperparameters as pure functions of the step.
 
-Nothing here waits for the device: norms and trust ratios stay tensors.
+Nothing in this file waits for the device: norms and trust ratios stay tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIP_EPSILON = 1e-6  # as in `torch.nn.utils.clip_grad_norm_` and in DINO
 
 
 class ByGroup(Optimizer):
-    """An optimiser whose step is one function of each group's parameters that have a gradient."""
+    """An optimiser whose step is a function of each group's parameters with gradients."""
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -36,7 +36,7 @@ class ByGroup(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Do one step of every group."""
+        """Perform one step for every group."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -49,23 +49,23 @@ class ByGroup(Optimizer):
 
     @abstractmethod
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Do one step of the parameters of a group."""
+        """Perform one step for the parameters of a group."""
 
 
 class Lars(ByGroup):
-    """Layer-wise adaptive rate scaling with heavy-ball momentum (You et al. 2017, arXiv 1708.03888), as SlotCon has it.
+    """Layer-wise adaptive rate scaling with heavy-ball momentum (You et al. 2017, arXiv 1708.03888), as in SlotCon.
 
-    For a parameter p with gradient g: `g <- g + weight_decay p`; where the group adapts and neither norm is 0,
+    For a parameter p with gradient g: `g <- g + weight_decay p`; if the group adapts and neither norm is 0,
     `g <- g trust_coefficient |p| / (|g| + eps)`; then `v <- momentum v + g` and `p <- p - lr v`. The trust ratio
     scales the gradient before momentum, so a change of `lr` acts on the whole velocity.
 
     Args:
-        params: Parameters or groups; a group's "adapt" (default True) turns the trust ratio on.
+        params: Parameters or groups; "adapt" of a group (default True) enables the trust ratio.
         lr: Learning rate.
-        momentum: Of the velocity.
-        weight_decay: Added to the gradient.
+        momentum: Momentum of the velocity.
+        weight_decay: Weight decay, added to the gradient.
         trust_coefficient: Factor of the trust ratio.
-        eps: Added to the gradient's norm; 0 in SlotCon, 1e-8 in PixPro.
+        eps: Constant added to the norm of the gradient; 0 in SlotCon, 1e-8 in PixPro.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Lars(ByGroup):
         super().__init__(params, defaults)
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Do one step; gradients are overwritten with what enters the velocity."""
+        """Perform one step; overwrites gradients with the values that enter the velocity."""
         for p in params:
             if "velocity" not in self.state[p]:
                 self.state[p]["velocity"] = torch.zeros_like(p)
-        # Of sharded weights the part that is here: all but the norms is the same for every number by itself.
+        # Use the local part of sharded weights: except for the norms, all operations are elementwise.
         weights = [own_part(p) for p in params]
         grads = [own_part(p.grad) for p in params if p.grad is not None]
         velocities = [own_part(self.state[p]["velocity"]) for p in params]
@@ -108,10 +108,10 @@ class Lars(ByGroup):
 
 
 class Sgd(ByGroup, SGD):
-    """torch's fused SGD, which takes of cut weights this process's part: torch has no fused form for such tensors."""
+    """torch's fused SGD on the local parts of sharded weights; torch has no fused SGD for sharded tensors."""
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Do one step, to the bit as `torch.optim.SGD` does it."""
+        """Perform one step, bit-identical to `torch.optim.SGD`."""
         for p in params:
             if self.state[p].get("momentum_buffer") is None:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -124,7 +124,7 @@ class Sgd(ByGroup, SGD):
 
 
 def trust_ratios(p_norm: Tensor, g_norm: Tensor, coefficient: float, eps: float) -> list[Tensor]:
-    """Return `coefficient |p| / (|g| + eps)` for each pair of norms, 1 where either is 0: scalars on the device."""
+    """Return `coefficient |p| / (|g| + eps)` for each pair of norms, or 1 if either is 0, as scalars on the device."""
     usable = (p_norm > 0) & (g_norm > 0)
     ratio = coefficient * p_norm / torch.where(usable, g_norm + eps, torch.ones_like(g_norm))
     return list(torch.where(usable, ratio, torch.ones_like(ratio)).unbind())
@@ -132,7 +132,7 @@ def trust_ratios(p_norm: Tensor, g_norm: Tensor, coefficient: float, eps: float)
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What parameters of one group have in common."""
+    """Settings that the parameters of a group share."""
 
     lr_scale: float
     constant_lr: bool
@@ -142,12 +142,12 @@ class GroupKey:
 
 
 def matches(rule: ParameterRule, name: str, parameter: Tensor) -> bool:
-    """Whether `rule` is about the parameter `name`."""
+    """Whether `rule` applies to the parameter `name`."""
     return re.search(rule.pattern, name) is not None and not (rule.one_dimensional and parameter.ndim != 1)
 
 
 LrScale = Callable[[str], float]
-"""From a parameter's name to the factor of its learning rate by the part of the model that it belongs to."""
+"""Function from a parameter's name to the learning rate factor of its part of the model."""
 
 
 def group_key(name: str, parameter: Tensor, spec: OptimiserSpec, lr_scale: LrScale | None = None) -> GroupKey:
@@ -164,7 +164,7 @@ def group_key(name: str, parameter: Tensor, spec: OptimiserSpec, lr_scale: LrSca
 
 
 def rule_names(learner: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters under the names that `ParameterRule` sees: without the leading "student."."""
+    """Return the trainable parameters by their names for `ParameterRule`, without the leading "student."."""
     return {
         name.removeprefix("student."): parameter
         for name, parameter in learner.named_parameters()
@@ -175,18 +175,18 @@ def rule_names(learner: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_groups(
     named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None
 ) -> list[dict[str, Any]]:
-    """Return torch's parameter groups, in a stable order; every group carries the fields of its `GroupKey`."""
+    """Return torch parameter groups in a stable order; each group has the fields of its `GroupKey`."""
     members: dict[tuple[GroupKey, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        # Weights without a dimension are the ones that sharding leaves whole, and no group may have both kinds.
+        # Sharding does not shard scalar weights, and a group must not mix both kinds.
         members.setdefault((group_key(name, parameter, spec, lr_scale), parameter.ndim == 0), []).append(parameter)
     return [{"params": params, **vars(key)} for (key, _), params in members.items()]
 
 
 def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None) -> Optimizer:
-    """Return the optimiser for `named` parameters; learning rate and decay are set by `set_hyperparameters`.
+    """Return the optimiser for `named` parameters. `set_hyperparameters` sets learning rate and weight decay.
 
-    LARS is this file's; SGD and AdamW are torch's fused forms; LAMB is timm's, without its own clipping.
+    LARS is implemented in this file. SGD and AdamW are torch's fused versions. LAMB is timm's, without clipping.
     """
     groups = parameter_groups(named, spec, lr_scale)
     match spec.name:
@@ -210,25 +210,25 @@ def build_optimiser(named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scal
 def set_hyperparameters(
     optimiser: Optimizer, spec: OptimiserSpec, peak_lr: float, moment: Moment, lr: float | None = None
 ) -> None:
-    """Give every group its learning rate and weight decay at `moment`: a pure function, so nothing can drift.
+    """Set the learning rate and weight decay of every group at `moment`, as a pure function of it.
 
     Args:
-        optimiser: Whose groups have the fields of `GroupKey`.
-        spec: The recipe's.
+        optimiser: Optimiser whose groups have the fields of `GroupKey`.
+        spec: Optimiser settings of the recipe.
         peak_lr: Peak learning rate.
-        moment: Where the run stands.
-        lr: The learning rate at `moment`; None for that of the recipe's schedule.
+        moment: Moment of the run.
+        lr: Learning rate at `moment`; None uses the schedule of the recipe.
     """
     lr = spec.lr_schedule(peak_lr)(moment) if lr is None else lr
     weight_decay = value_at(spec.weight_decay, moment)
     for group in optimiser.param_groups:
         group["lr"] = (peak_lr if group["constant_lr"] else lr) * group["lr_scale"]
-        if "weight_decay" in group:  # some optimisers from outside have none
+        if "weight_decay" in group:  # some external optimisers have none
             group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 
 def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:
-    """Drop the gradients of groups that are still frozen; such parameters stay as they are."""
+    """Drop the gradients of frozen groups, so that their parameters do not change."""
     for group in optimiser.param_groups:
         if moment.step < round(group["frozen_epochs"] * moment.steps_per_epoch):
             for parameter in group["params"]:
@@ -237,7 +237,7 @@ def drop_frozen_gradients(optimiser: Optimizer, moment: Moment) -> None:
 
 @torch.no_grad()
 def clip_gradients(optimiser: Optimizer, spec: OptimiserSpec) -> Tensor:
-    """Clip as the recipe says and return the norm of all gradients before clipping: a scalar on the device."""
+    """Clip gradients as in the recipe and return their total norm before clipping, as a scalar on the device."""
     grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     norms = norms_of(grads)
     norm: Tensor = torch.linalg.vector_norm(norms)

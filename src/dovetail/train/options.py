@@ -1,4 +1,4 @@
-"""What the engine is asked for; "auto" leaves a number to the rules of `dovetail.train.defaults`."""
+"""Options of training; `dovetail.train.defaults` resolves values of "auto"."""
 
 from __future__ import annotations
 

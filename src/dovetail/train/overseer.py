@@ -1,4 +1,4 @@
-"""What happens between steps: log lines, checkpoints, leaving when asked to."""
+"""Work between steps: log lines, checkpoints, and stopping on request."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from dovetail.train.prototypes import PrototypeWatch
 from dovetail.train.step import LearnerModule
 
 CHECKPOINT_FORMAT = 1
-# Several processes must stop and save at one step, and asking each other costs a wait. A cluster that ends a job may
-# give it but half a minute, so where steps are slow they ask after each.
+# Several processes must stop and save at the same step, and agreeing on it costs time. A cluster may give a job only
+# half a minute to stop, so with slow steps the processes agree after each step.
 AGREE_SECONDS = 2.0
 AGREE_STEPS = 10
 
 Measured = TypeVar("Measured")
 Knn = Callable[[Network], float]
-"""From a network to the share of held-out images that kNN on its encoder classifies rightly."""
+"""Function from a network to the kNN accuracy of its encoder on held-out images."""
 Dense = Callable[[Network], dict[str, float]]
-"""From a network to the mIoU of its frozen maps, as "MAP/PROTOCOL"."""
+"""Function from a network to the mIoU of its frozen maps, as "MAP/PROTOCOL"."""
 
 log = logging.getLogger(__name__)
 
 
 class AtTheEnd(Callback):
-    """Shows callbacks a run only when it is over: until then no process of a sharded run has a model to work with."""
+    """Calls callbacks only at the end of a run, because before that no process of a sharded run has a whole model."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = callbacks
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call every callback's own `on_train_end`."""
+        """Call `on_train_end` of every callback."""
         for callback in self.callbacks:
             callback.on_train_end(trainer, pl_module)
 
 
 class Overseer(Callback):
-    """Logs, saves and stops a run; only between optimiser steps, never between the micro-batches of one.
+    """Logs, saves and stops a run, only between optimiser steps and never between micro-batches.
 
-    The first process measures kNN and maps, if asked to, and the others wait for it in their next exchange.
+    The first process computes kNN and dense scores, and the others wait for it at their next communication.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Overseer(Callback):
         self._step = 0
         self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
         self._saved_at = 0.0
-        self._saved_step: int | None = None  # before training starts there is nothing to save
+        self._saved_step: int | None = None  # nothing to save before training starts
         self._saving = False
         self._asked_step, self._asked_at, self._ask_after = 0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clocks, and listen for signals now that Lightning has set its own handlers."""
+        """Start the timers and handle signals, after Lightning has set its own handlers."""
         self.stops.listen(*stop_signals())
         self._step = self._read_step = self._saved_step = self._module(pl_module).steps_done
         self._asked_step = self._ask_after = self._step
@@ -90,7 +90,7 @@ class Overseer(Callback):
             self.checkpoints.clear_leftovers()
         else:
             self.knn = self.dense = None
-        if self.knn is not None and self._step == 0:  # images that cannot be read are found before the first step
+        if self.knn is not None and self._step == 0:  # finds unreadable images before the first step
             log.info("kNN %.1f%% before training", 100 * self.knn(self._module(pl_module).learner.exported))
         if self.dense is not None and self._step == 0:
             shares = self.dense(self._module(pl_module).learner.exported)
@@ -100,11 +100,11 @@ class Overseer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, save and stop where due."""
+        """Log, save and stop if due."""
         module = self._module(pl_module)
         step = module.steps_done
         if step == self._step:
-            return  # between the micro-batches of one step
+            return  # between micro-batches of a step
         self._step = step
         if self.run_log is not None:
             self.run_log.advance(step)
@@ -118,24 +118,24 @@ class Overseer(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what no checkpoint has yet where the data ended early, and put a sharded model together."""
+        """Save unsaved steps if the data ended early, and gather a sharded model."""
         module = self._module(pl_module)
         if module.steps_done < self.settings.total_steps:
             self._save_last_step(trainer, module)
         module.put_together()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End the loggers after a run that has not failed."""
+        """Close the loggers after a successful run."""
         self._end_loggers(trainer, "success")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what no checkpoint has yet, as far as it is whole, and end the loggers after a run that has failed."""
-        if isinstance(exception, Exception) and not self._saving:  # and not a second Ctrl-C, which wants out at once
+        """Save unsaved finished steps and close the loggers after a failed run."""
+        if isinstance(exception, Exception) and not self._saving:  # not for a second Ctrl-C, which stops immediately
             self._save_last_step(trainer, self._module(pl_module))
         self._end_loggers(trainer, "failed")
 
     def _save_last_step(self, trainer: Trainer, module: LearnerModule) -> None:
-        """Write a checkpoint of the last finished step after an error; the other processes have no part in it."""
+        """Write a checkpoint of the last finished step after an error, without the other processes."""
         step = module.steps_done
         if self._saved_step in (None, step) or self.settings.sharded or not trainer.is_global_zero:
             return
@@ -145,21 +145,21 @@ class Overseer(Callback):
             state = self._state(trainer, module)
             self._check(module, agreed=False)
             self.checkpoints.save(state)
-        except DovetailError as error:  # what ended the run is said after this
+        except DovetailError as error:  # the error that ended the run is reported later
             log.warning("Step %d could not be saved: %s", step, error)
             return
-        log.warning("The run ends at step %d; a checkpoint of it was written, and --resume goes on from there.", step)
+        log.warning("The run ended at step %d with a checkpoint; use --resume to continue.", step)
 
     def _end_loggers(self, trainer: Trainer, status: str) -> None:
-        """Leave Lightning none to end: where one fails, its error would end the run before the weights are exported."""
+        """Hide the loggers from Lightning, where an error of a logger would end the run before the export."""
         if self.run_log is not None:
             self.run_log.end_loggers(status, self._step)
             trainer.loggers = []
 
     def _agreed(self, trainer: Trainer, step: int, *, save: bool) -> tuple[bool, bool]:
-        """Return whether any process was asked to stop, or wishes to save; several ask each other only now and then.
+        """Return whether any process should stop or save; several processes only agree from time to time.
 
-        What one of them received, all have received then, so that all end alike.
+        A signal that one process received then counts for all, so that all stop alike.
         """
         if trainer.world_size == 1:
             return self.stops.received is not None, save
@@ -177,7 +177,7 @@ class Overseer(Callback):
 
     def _read(self, module: LearnerModule) -> None:
         if not module.losses:
-            return  # every step since the last reading was skipped
+            return  # all steps since the last reading were skipped
         now, waited = time.perf_counter(), module.seconds_waited
         seconds = max(now - self._read_at, 1e-9)
         steps = module.steps_done - self._read_step
@@ -190,7 +190,7 @@ class Overseer(Callback):
             reading = replace(reading, knn=self._measured("kNN", self.knn, module))
         if self.settings.dense_after(module.steps_done):
             reading = replace(reading, dense=self._measured("mIoU of maps", self.dense, module) or {})
-        now += time.perf_counter() - before  # training had no part in this
+        now += time.perf_counter() - before  # exclude this time from training
         self._read_step, self._read_at, self._waited = module.steps_done, now, waited
         self.last_reading = reading
         left = (self.settings.total_steps - module.steps_done) * seconds / steps
@@ -210,12 +210,14 @@ class Overseer(Callback):
             return None
         try:
             return measure(module.learner.exported)
-        except (DovetailError, OSError) as error:  # labelled images are a comfort, the run is the work
-            log.warning("%s could not be measured after step %d (%s); the run goes on.", what, module.steps_done, error)
+        except (DovetailError, OSError) as error:  # the scores are optional, so the run must continue
+            log.warning(
+                "%s could not be computed after step %d (%s); the run continues.", what, module.steps_done, error
+            )
             return None
 
     def _save(self, trainer: Trainer, module: LearnerModule) -> None:
-        """Write a checkpoint of a state that is known to be finite."""
+        """Write a checkpoint of a state that was checked to be finite."""
         self._saving = True
         module.guard.settle()
         self._check(module, agreed=True)
@@ -231,7 +233,7 @@ class Overseer(Callback):
         self._saving = False
 
     def _state(self, trainer: Trainer, module: LearnerModule) -> dict[str, Any]:
-        """Return all that a run goes on from."""
+        """Return the state that a run resumes from."""
         return {
             "format": CHECKPOINT_FORMAT,
             "step": module.steps_done,
@@ -242,26 +244,26 @@ class Overseer(Callback):
         }
 
     def _check(self, module: LearnerModule, *, agreed: bool) -> None:
-        """Raise `RunError` where a weight or a buffer is not finite, if `agreed` in all processes at once."""
+        """Raise `RunError` if a weight or a buffer is not finite; with `agreed` in all processes at once."""
         state = module.learner.state_dict()
         if agreed and module.trainer.world_size > 1:
             device = module.trainer.strategy.root_device
             wrong = torch.tensor(float(first_not_finite(state) is not None), device=device)
             if float(max_over_ranks(wrong)) and first_not_finite(state) is None:
-                raise RunError("The weights of another process are not finite; see what it said.")
+                raise RunError("The weights of another process are not finite; see its messages.")
         check_finite(
             state,
             f"The model after step {module.steps_done}",
-            "no checkpoint of it is written and the last one is kept: try a lower learning rate, a longer warm-up or "
+            "it is not saved and the last checkpoint is kept: try a lower learning rate, a longer warm-up or "
             "--precision 32-true",
         )
 
     def _module(self, module: LightningModule) -> LearnerModule:
         if not isinstance(module, LearnerModule):
-            raise TypeError(f"{type(module).__name__} is no LearnerModule")
+            raise TypeError(f"expected a LearnerModule, got {type(module).__name__}")
         return module
 
 
 def steps_between(seconds: float) -> int:
-    """Return after how many steps of so many seconds processes ask each other again."""
+    """Return the number of steps between two agreements of the processes, for the duration of a step in seconds."""
     return max(1, min(AGREE_STEPS, int(AGREE_SECONDS / max(seconds, 1e-9))))

@@ -1,4 +1,4 @@
-"""What a user brings to training in Python: an optimiser, a schedule, arguments of Lightning's Trainer."""
+"""Custom optimisers, schedules and arguments of Lightning's Trainer, passed in Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dovetail.recipe import OptimiserSpec, Recipe
 from dovetail.schedules import Moment
 from dovetail.train.optimisers import LrScale, build_optimiser, parameter_groups
 
-# Of Lightning's Trainer: what a run decides itself, and the option that decides it where there is one.
+# Arguments of Lightning's Trainer that a run sets itself, with the corresponding option if there is one.
 OWNED: Mapping[str, str] = {
     "accelerator": "accelerator",
     "devices": "devices",
@@ -46,11 +46,11 @@ OWNED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Own:
-    """An optimiser and a schedule given in Python; None for the recipe's.
+    """A custom optimiser and schedule; None uses those of the recipe.
 
     Attributes:
-        optimiser: From torch's parameter groups to an optimiser.
-        schedule: From where a run stands to the learning rate as a share of its peak.
+        optimiser: Function from torch parameter groups to an optimiser.
+        schedule: Function from a `Moment` to the learning rate as a fraction of its peak.
     """
 
     optimiser: Callable[[list[dict[str, Any]]], Optimizer] | None = None
@@ -60,16 +60,18 @@ class Own:
         for name in ("optimiser", "schedule"):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                raise OptionsError(f"{name} is {value!r}; give a function. Names are chosen with the recipe's options.")
+                raise OptionsError(
+                    f"{name} is {value!r}; pass a function, or use a recipe option to select one by name."
+                )
 
     def build(self, named: dict[str, nn.Parameter], spec: OptimiserSpec, lr_scale: LrScale | None = None) -> Optimizer:
-        """Return the optimiser for `named` parameters, in the groups that the recipe's rules make."""
+        """Return the optimiser for `named` parameters, in groups that follow the recipe's rules."""
         if self.optimiser is None:
             return build_optimiser(named, spec, lr_scale)
         return made(self.optimiser, parameter_groups(named, spec, lr_scale))
 
     def defaults(self) -> dict[str, float]:
-        """Return the rates with which the optimiser that was given is made: lr, and weight_decay where it has one."""
+        """Return the defaults of the custom optimiser: lr, and weight_decay if it has one."""
         if self.optimiser is None:
             return {}
         probe = made(self.optimiser, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
@@ -80,7 +82,7 @@ class Own:
         return spec.lr_schedule(peak)(moment) if self.schedule is None else peak * self.schedule(moment)
 
     def in_recipe(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with the weight decay of the optimiser that was given."""
+        """Return the recipe with the weight decay of the custom optimiser."""
         if self.optimiser is None:
             return recipe
         decay = self.defaults().get("weight_decay", 0.0)
@@ -88,11 +90,11 @@ class Own:
 
 
 def made(make: Callable[[list[dict[str, Any]]], Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
-    """Return what a user's function makes of parameter groups; raise `OptionsError` where that is no optimiser."""
+    """Return the optimiser of a user's function; raise `OptionsError` if it returns anything else."""
     optimiser = make(groups)
     if not isinstance(optimiser, Optimizer):
         raise OptionsError(
-            f"optimiser returns a {type(optimiser).__name__}; give a function that returns a torch.optim.Optimizer."
+            f"optimiser returns a {type(optimiser).__name__}; pass a function that returns a torch.optim.Optimizer."
         )
     return optimiser
 
@@ -101,12 +103,12 @@ def trainer_arguments(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return further arguments of Lightning's Trainer.
 
     Raises:
-        OptionsError: For one that it does not have, or that the run decides itself.
+        OptionsError: If the Trainer has no such argument, or the run sets it itself.
     """
     known = inspect.signature(Trainer.__init__).parameters
     for name in given or {}:
         if name in OWNED:
-            raise OptionsError(f"trainer_args has {name}, which the run decides; use the option {OWNED[name]}.")
+            raise OptionsError(f"trainer_args has {name}, which the run sets; use the option {OWNED[name]}.")
         if name not in known or name == "self":
             raise unknown_name("argument of Lightning's Trainer", name, [one for one in known if one != "self"])
     return dict(given or {})

@@ -1,4 +1,4 @@
-"""Tensors of which each process keeps a part (FSDP2's DTensors): the part, and what takes all parts together."""
+"""Sharded tensors (FSDP2's DTensors): local parts, and operations over all parts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dovetail.distributed import world_size
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a cut tensor, sharing its memory, and any other tensor as it is."""
+    """Return the local part of a sharded tensor, sharing its memory; any other tensor is returned unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
-    """Return a whole tensor cut and with strides as `like` has them, if it is of the same shape, else as it is.
+    """Return a tensor sharded and with the strides of `like` if the shapes agree, otherwise unchanged.
 
-    Fused optimisers run over memory: moments that lie in another order than their weight would move the wrong numbers.
-    Every process has to have all of `value`.
+    Fused optimisers iterate over memory, so moments must have the same memory order as their weight. Every process must
+    have the whole `value`.
     """
     if isinstance(value, DTensor) or value.shape != like.shape:
         return value
@@ -33,7 +33,7 @@ def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
 
 
 def norms_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of each tensor, [len(tensors)], of cut ones over all processes, in one message."""
+    """Return the Euclidean norm of each tensor, [len(tensors)]; norms of sharded tensors take one message."""
     if not tensors:
         return torch.zeros(0)
     norms = torch.stack(torch._foreach_norm([own_part(tensor) for tensor in tensors]))
@@ -47,7 +47,7 @@ def norms_of(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def average_whole_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average over processes the gradients of weights that are not cut; those of the others are already."""
+    """Average the gradients of unsharded weights over processes; those of sharded weights are already averaged."""
     for parameter in parameters:
         if parameter.grad is not None and not isinstance(parameter, DTensor):
             dist.all_reduce(parameter.grad)

@@ -1,12 +1,12 @@
-"""Checkpoints in pieces, of runs whose weights are cut over processes: a folder into which each process writes its own.
+"""Sharded checkpoints: a folder into which each process writes its parts.
 
-    last.ckpt/state.pt        what is whole: step, settings, buffers, and size and checksum of the other files
-    last.ckpt/.metadata       which part of which tensor is where
-    last.ckpt/__0_0.distcp    the parts of the first process, and so on
+    last.ckpt/state.pt        unsharded state: step, settings, buffers, and size and checksum of the other files
+    last.ckpt/.metadata       index of the parts of each tensor
+    last.ckpt/__0_0.distcp    parts of the first process, and so on
 
-Parts and index are as PyTorch's `torch.distributed.checkpoint` has them, so that any number of processes reads them,
-each what it needs. The index is a pickle, which may carry code: it is read by an unpickler that knows nothing but what
-an index is made of. The parts are read as tensors alone, and `state.pt` is a file as `dovetail.train.checkpoints` has.
+Parts and index have the format of `torch.distributed.checkpoint`, so any number of processes can read them, each only
+what it needs. The index is a pickle, which could contain code, so a restricted unpickler reads it that only allows the
+classes of an index. The parts are read as tensors only, and `state.pt` is a file of `dovetail.train.sealed`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from dovetail.train.sealed import digest_of, flush_folder, read_sealed, write_se
 
 STATE, INDEX = "state.pt", ".metadata"
 PIECES = "pieces"
-"""Of a state without its cut tensors: their names, "learner/NAME" and "optimiser/PARAMETER/KEY"."""
+"""Key of the names of sharded tensors in a state: "learner/NAME" and "optimiser/PARAMETER/KEY"."""
 
 FOLDER = "folder"
-"""Of such a state, read: where the tensors are."""
+"""Key of the folder of the sharded tensors in a state that was read."""
 
 INDEX_CLASSES = {
     "torch": {"Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"},
@@ -55,10 +55,10 @@ T = TypeVar("T")
 
 
 def write(state: Mapping[str, Any], folder: Path) -> None:
-    """Write `state` into the empty `folder`, which all processes see; every process has to call it.
+    """Write `state` into the empty `folder`, which all processes share; every process must call it.
 
     Raises:
-        OSError: In every process, when one of them cannot write its part.
+        OSError: In every process, if one of them cannot write its part.
     """
     cut = cut_tensors(state)
     try:
@@ -79,10 +79,10 @@ def write(state: Mapping[str, Any], folder: Path) -> None:
 
 
 def together(action: Callable[[], T]) -> list[T]:
-    """Return what `action` gives in each process; where it raises in one, raise in all.
+    """Run `action` in every process and return its result; raises in all processes if one fails.
 
     Raises:
-        OSError: With what the first process that failed said.
+        OSError: With the message of the first process that failed.
     """
     try:
         answer: tuple[T | None, str] = action(), ""
@@ -98,12 +98,12 @@ def together(action: Callable[[], T]) -> list[T]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error message."""
     return str(error).split("\n", 1)[0]
 
 
 def cut_tensors(state: Mapping[str, Any]) -> dict[str, DTensor]:
-    """Return the tensors of a state that are cut over processes, under the names that pieces have."""
+    """Return the sharded tensors of a state by their names in the checkpoint."""
     named = {f"learner/{name}": value for name, value in state["learner"].items()}
     for index, values in state["optimiser"]["state"].items():
         named |= {f"optimiser/{index}/{key}": value for key, value in values.items()}
@@ -111,7 +111,7 @@ def cut_tensors(state: Mapping[str, Any]) -> dict[str, DTensor]:
 
 
 def without(state: Mapping[str, Any], cut: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state without its cut tensors."""
+    """Return a state without its sharded tensors."""
     learner = {name: value for name, value in state["learner"].items() if f"learner/{name}" not in cut}
     optimiser = {
         index: {key: value for key, value in values.items() if f"optimiser/{index}/{key}" not in cut}
@@ -121,20 +121,20 @@ def without(state: Mapping[str, Any], cut: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path, *, whole: bool) -> dict[str, Any]:
-    """Return the state in a folder, on the processor.
+    """Return the state in a folder on the CPU.
 
     Args:
-        folder: As `write` left it.
-        whole: With all tensors, after every file has been checked; else without those in pieces, which `fill` reads,
-            after a look at the files' sizes.
+        folder: Folder written by `write`.
+        whole: Load all tensors and check every file. Otherwise only check the sizes of the files; `fill` loads the
+            sharded tensors later.
 
     Raises:
-        RunError: When it is damaged, holds code, or is no checkpoint.
+        RunError: If the folder is damaged, contains code, or is not a checkpoint.
     """
     state = read_sealed(folder / STATE)
     names = state.get("files")
     if not isinstance(names, dict) or INDEX not in names or any(Path(name).name != name for name in names):
-        raise RunError(f"{folder / STATE} says nothing of a checkpoint in pieces; an older one is needed.")
+        raise RunError(f"{folder / STATE} does not describe a sharded checkpoint; an older one is needed.")
     for name, (size, _) in names.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             raise RunError(f"Checkpoint {folder} is damaged: {name} is missing or cut off; an older one is needed.")
@@ -154,14 +154,14 @@ def read(folder: Path, *, whole: bool) -> dict[str, Any]:
 
 
 def check_files(folder: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise `RunError` for files whose checksums do not fit."""
+    """Raise `RunError` for files with a wrong checksum."""
     for name in names:
         if digest_of(folder / name) != state["files"][name][1]:
-            raise RunError(f"Checkpoint {folder} is damaged: the checksum of {name} does not fit")
+            raise RunError(f"Checkpoint {folder} is damaged: {name} has a wrong checksum")
 
 
 def put(state: dict[str, Any], name: str, value: Tensor) -> None:
-    """Put a tensor into its place in a state."""
+    """Insert a tensor into a state."""
     part, _, rest = name.partition("/")
     if part == "learner":
         state["learner"][rest] = value
@@ -171,20 +171,22 @@ def put(state: dict[str, Any], name: str, value: Tensor) -> None:
 
 
 def fill(learner: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> None:
-    """Load a state that was read without its pieces, each process what it keeps; every process has to call it.
+    """Load the sharded tensors of a state, each process its own parts; every process must call it.
 
     Raises:
-        RunError: In every process, when a file is damaged or the pieces are those of another model.
+        RunError: In every process, if a file is damaged or the tensors belong to another model.
     """
     folder, names = state[FOLDER], sorted(state["files"])
     try:
         together(lambda: check_files(folder, state, names[rank() :: world_size()]))
     except OSError as error:
-        raise RunError(f"{error}; remove that folder, and --resume goes on from the one before.") from error
+        raise RunError(
+            f"{error}; remove this folder and use --resume to continue from the previous checkpoint."
+        ) from error
     own = learner.state_dict()
     saved = {*state["learner"], *(name.partition("/")[2] for name in state[PIECES] if name.startswith("learner/"))}
     if odd := sorted(saved ^ set(own)):
-        raise RunError(f"The checkpoint does not fit this model and recipe ({odd[0]}); use the run's own config.yaml.")
+        raise RunError(f"The checkpoint does not match this model and recipe ({odd[0]}); use the run's config.yaml.")
     for name, value in state["learner"].items():
         own[name].copy_(laid_out_as(own[name], value))
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -196,14 +198,14 @@ def fill(learner: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> Non
             put(state, name, targets[name])
     load_pieces(targets, SafeReader(folder), alone=False)
     try:
-        together(lambda: check_finite(own, f"Checkpoint {folder}", "remove that folder"))
+        together(lambda: check_finite(own, f"Checkpoint {folder}", "remove this folder"))
     except OSError as error:
-        raise RunError(f"{error}, and --resume goes on from the one before.") from error
+        raise RunError(f"{error} and use --resume to continue from the previous checkpoint.") from error
     optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
 
 
 def placed_optimiser_state(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-    """Return an optimiser's state with its tensors cut and laid out as the parameters, in their order, are."""
+    """Return an optimiser state with its tensors sharded and strided like the parameters, in their order."""
     placed = {
         index: {key: laid_out_as(parameters[index], value) for key, value in values.items()}
         for index, values in state["state"].items()
@@ -212,14 +214,14 @@ def placed_optimiser_state(state: dict[str, Any], parameters: Sequence[Tensor]) 
 
 
 def load_pieces(targets: dict[str, Tensor], reader: SafeReader, *, alone: bool) -> None:
-    """Fill tensors, whole or cut, from the pieces of their names; with `alone` without the other processes.
+    """Fill tensors, sharded or not, from the checkpoint by their names; with `alone` without other processes.
 
     Raises:
-        RunError: When one is missing or of another shape.
+        RunError: If a tensor is missing or has another shape.
     """
     try:
         with warnings.catch_warnings():
-            # PyTorch warns of `no_dist` even where it is what one asked for.
+            # PyTorch warns of `no_dist` even if it is requested.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
             state_dict_loader.load(targets, storage_reader=reader, no_dist=alone)
     except (
@@ -233,46 +235,46 @@ def load_pieces(targets: dict[str, Tensor], reader: SafeReader, *, alone: bool) 
     ) as error:
         causes = [one for one, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
         raise RunError(
-            f"The pieces in {reader.path} do not fit this model and recipe ({first_line(causes[0])}); use the run's "
-            "own config.yaml."
+            f"The tensors in {reader.path} do not match this model and recipe ({first_line(causes[0])}); use the run's "
+            "config.yaml."
         ) from error
 
 
 class PieceWriter(FileSystemWriter):
-    """Writes the parts and the index, without where on this machine that was."""
+    """Writes the parts and the index without local paths."""
 
     def storage_meta(self) -> StorageMeta:
-        """Return nothing about the folder."""
+        """Return None, so that the path of the folder is not stored."""
         return StorageMeta()
 
 
 class SafeReader(FileSystemReader):
-    """Reads a folder's index without running what it may carry, and refuses all but tensors in the folder itself."""
+    """Reads the index of a folder without running code; only allows tensors in the folder."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Return the index.
 
         Raises:
-            RunError: For an index that holds anything else than tensors' places.
+            RunError: If the index contains anything except the locations of tensors.
         """
         path = Path(self.path) / INDEX
         try:
             index: Metadata = IndexUnpickler(BytesIO(path.read_bytes())).load()
             tensors = all(isinstance(entry, TensorStorageMetadata) for entry in index.state_dict_metadata.values())
             places = [(place.relative_path, place.transform_descriptors) for place in index.storage_data.values()]
-        except Exception as error:  # a pickle that is none may raise anything
+        except Exception as error:  # an invalid pickle may raise any exception
             raise RunError(f"{path} cannot be read ({first_line(error)}); an older checkpoint is needed.") from error
         if not tensors or any(Path(name).name != name or how for name, how in places):
-            raise RunError(f"{path} lists more than tensors in its folder; an older checkpoint is needed.")
+            raise RunError(f"{path} refers to other data than tensors in its folder; an older checkpoint is needed.")
         index.storage_meta = StorageMeta(load_id=self.load_id)
         return index
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Knows the classes of an index and no others."""
+    """Unpickler that only allows the classes of an index."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a class of an index; raise `pickle.UnpicklingError` for any other name."""
         if name in INDEX_CLASSES.get(module, ()):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in an index")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in an index")

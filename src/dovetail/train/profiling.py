@@ -1,10 +1,10 @@
-"""Where a step's time goes: some steps under torch's profiler, as a trace to open and as one screen to read.
+"""Profiles of training steps with torch's profiler, as a trace and as a summary.
 
     RUN/profile/trace.json.gz    opens in https://ui.perfetto.dev and chrome://tracing
-    RUN/profile/summary.txt   the screen
+    RUN/profile/summary.txt      the summary
 
-Steps are slower under the profiler, so shares are what to read. On a GPU the phases' times are those of the host, which
-runs ahead of it; the table of operations has the device's.
+Steps are slower under the profiler, so compare shares, not times. On a GPU the times of phases are those of the host,
+which runs ahead of the device; the table of operations has the times of the device.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from dovetail.train.phases import PHASES, PREFIX
 FOLDER = "profile"
 TRACE = "trace.json.gz"
 SUMMARY = "summary.txt"
-WARM_UP = 3  # steps: kernels are chosen and memory is taken in the first
+WARM_UP = 3  # steps; the first ones select kernels and allocate memory
 OPERATIONS = 12
 
 log = logging.getLogger(__name__)
 
 
 class Event(Protocol):
-    """What is read of a torch profiler's averaged event; times are in microseconds over all steps."""
+    """The used attributes of an averaged event of torch's profiler; times are in microseconds over all steps."""
 
     key: str
     count: int
@@ -43,24 +43,24 @@ class Event(Protocol):
 
 
 class StepProfile(Callback):
-    """Profiles `steps` optimiser steps after the first `WARM_UP` of a run's part, in the first process."""
+    """Profiles `steps` optimiser steps in the first process, after the first `WARM_UP` steps."""
 
     def __init__(self, out: Path, steps: int, *, left: int, accumulate: int = 1) -> None:
         """
         Args:
-            out: The run's folder.
-            steps: How many.
-            left: Optimiser steps that the run still has.
+            out: Run folder.
+            steps: Number of steps to profile.
+            left: Number of remaining optimiser steps of the run.
             accumulate: Forward passes per optimiser step.
 
         Raises:
-            OptionsError: For fewer than one step, or more than there are.
+            OptionsError: If `steps` is below 1 or more than the run has left.
         """
         if steps < 1:
             raise OptionsError(f"profile is {steps}; it must be at least 1, or 0 for none.")
         if steps + WARM_UP > left:
             raise OptionsError(
-                f"profile is {steps}, and {WARM_UP} steps go before; the run has {left} left, so give fewer."
+                f"profile is {steps}, plus {WARM_UP} warm-up steps, but the run has {left} left; use a smaller number."
             )
         self.folder = out / FOLDER
         self.steps = steps
@@ -71,7 +71,7 @@ class StepProfile(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Begin after the warm-up, and write everything after the last step."""
+        """Start after the warm-up, and write the results after the last step."""
         done, rest = divmod(batch_idx + 1, self.accumulate)
         if rest or not trainer.is_global_zero:
             return
@@ -87,15 +87,15 @@ class StepProfile(Callback):
             self.profiler = None
 
     def _begin(self, device: torch.device) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes of its own starting and ending
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # hides its messages about start and end
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-        self.profiler = profile(activities=activities, acc_events=True)  # or torch 2.11 warns
+        self.profiler = profile(activities=activities, acc_events=True)  # avoids a warning of torch 2.11
         wait_for(device)
         self._began = time.perf_counter()
         self.profiler.start()
 
     def _end(self, device: torch.device) -> None:
-        assert self.profiler is not None  # begun above
+        assert self.profiler is not None  # started above
         wait_for(device)
         seconds = time.perf_counter() - self._began
         self.profiler.stop()
@@ -108,29 +108,29 @@ class StepProfile(Callback):
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done all it was given."""
+    """Wait for the GPU to finish."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def summary(events: Iterable[Event], *, steps: int, seconds: float) -> str:
-    """Return one screen: the phases of a step with their shares, then the operations that took longest by themselves.
+    """Return the summary: the phases of a step with their shares, and the slowest operations.
 
     Args:
         events: Averaged events of all steps.
-        steps: How many there were.
-        seconds: Wall time of all steps together.
+        steps: Number of steps.
+        seconds: Total wall time of all steps.
     """
     events = list(events)
     by_name = {event.key.removeprefix(PREFIX): event for event in events if event.key.startswith(PREFIX)}
     phases = {name: by_name[name].cpu_time_total / 1e6 for name in PHASES if name in by_name}
     phases["everything else"] = max(seconds - sum(phases.values()), 0.0)
-    lines = [f"Profile of {steps} steps, {1e3 * seconds / steps:.1f} ms each (slower than unprofiled ones)."]
+    lines = [f"Profile of {steps} steps, {1e3 * seconds / steps:.1f} ms each (slower than without the profiler)."]
     lines += [f"  {name:<24}{1e3 * took / steps:9.1f} ms {took / seconds:6.1%}" for name, took in phases.items()]
     operations = [event for event in events if not event.key.startswith(PREFIX)]
     on_device = sum(event.self_device_time_total for event in operations) > 0
-    where = "on the GPU" if on_device else "on the processor"
-    lines += [f"Operations by their own time {where}, in a step:"]
+    where = "on the GPU" if on_device else "on the CPU"
+    lines += [f"Operations by self time {where} per step:"]
     own = {
         event: event.self_device_time_total if on_device else event.self_cpu_time_total
         for event in operations

@@ -1,4 +1,4 @@
-"""How a teacher uses its prototypes: how many, and how surely. Both ways to collapse show here.
+"""Monitors of the teacher's prototypes, which detect both forms of collapse.
 
 Shapes: N samples, K prototypes.
 """
@@ -20,7 +20,7 @@ MAX_ENTROPY = 0.999
 
 
 class PrototypeUse(NamedTuple):
-    """The effective number of prototypes in use, and the mean entropy as a share of log K: scalars on the device."""
+    """Effective number of used prototypes, and mean entropy as a fraction of log K, as scalars on the device."""
 
     used: Tensor
     entropy: Tensor
@@ -28,11 +28,11 @@ class PrototypeUse(NamedTuple):
 
 @torch.no_grad()
 def prototype_use(assignments: Tensor) -> PrototypeUse:
-    """Return what a sample of assignments says.
+    """Return the use of prototypes in a sample of assignments.
 
-    `used` is the perplexity of the mean assignment: 1 where one prototype takes every sample, K where all are used
-    alike. `entropy` is 1 where every sample is spread evenly over all prototypes, which teaches nothing. DINO
-    (arXiv 2104.14294, section 5.3) tells its two kinds of collapse apart so.
+    `used` is the perplexity of the mean assignment: 1 if one prototype takes every sample, K if all are used equally.
+    `entropy` is 1 if every sample is spread evenly over all prototypes, which teaches nothing. DINO (arXiv 2104.14294,
+    section 5.3) distinguishes its two forms of collapse in this way.
 
     Args:
         assignments: [N, K] float, rows that sum to 1.
@@ -43,7 +43,7 @@ def prototype_use(assignments: Tensor) -> PrototypeUse:
 
 
 def prototype_uses(assignments: Mapping[str, Tensor]) -> dict[str, PrototypeUse]:
-    """Return the use of each term's prototypes; left out where samples are too few, or there is one prototype."""
+    """Return the use of the prototypes of each term, except for terms with too few samples or one prototype."""
     return {
         term: prototype_use(rows)
         for term, rows in assignments.items()
@@ -53,18 +53,18 @@ def prototype_uses(assignments: Mapping[str, Tensor]) -> dict[str, PrototypeUse]
 
 @dataclass
 class PrototypeWatch:
-    """Says in words when a term's prototypes collapse, for `PATIENCE` readings on end, in one of the two ways."""
+    """Warns when the prototypes of a term collapse in one of the two ways for `PATIENCE` readings in a row."""
 
     single: dict[str, int] = field(default_factory=dict)
     uniform: dict[str, int] = field(default_factory=dict)
 
     def warnings(self, used: Mapping[str, float], entropy: Mapping[str, float], *, share_done: float) -> list[str]:
-        """Count one reading and return a sentence for each term that has just been low for long enough.
+        """Add a reading and return one warning per term that has just been low for long enough.
 
         Args:
-            used: Effective number of prototypes, by term.
-            entropy: Of the teacher as a share of the largest one, by term.
-            share_done: Of the run; in its first tenth assignments may still be even.
+            used: Effective number of prototypes by term.
+            entropy: Entropy of the teacher as a fraction of the maximum, by term.
+            share_done: Finished fraction of the run; in the first tenth assignments may still be even.
         """
         sentences = []
         for term in used:
@@ -74,13 +74,13 @@ class PrototypeWatch:
             if self.single[term] == PATIENCE:
                 sentences.append(
                     f"The prototypes of {term} are collapsing: the teacher puts nearly all of a batch on one "
-                    f"({used[term]:.2f} in use) in {PATIENCE} readings on end. What usually helps: a smaller centre "
+                    f"({used[term]:.2f} in use) for {PATIENCE} readings in a row. Try a smaller centre "
                     "momentum, a higher teacher temperature, a lower learning rate, or a larger batch."
                 )
             if self.uniform[term] == PATIENCE:
                 sentences.append(
                     f"The prototypes of {term} are collapsing: the teacher spreads every image evenly over all of them "
-                    f"(entropy {entropy[term]:.4f} of the largest) in {PATIENCE} readings on end. What usually helps: "
-                    "a lower teacher temperature, fewer prototypes, or a longer warm-up of the learning rate."
+                    f"(entropy {entropy[term]:.4f} of the maximum) for {PATIENCE} readings in a row. Try a lower "
+                    "teacher temperature, fewer prototypes, or a longer warm-up of the learning rate."
                 )
         return sentences

@@ -1,4 +1,4 @@
-"""Heads whose activations are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing for heads: activations are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(module: nn.Module) -> Callable[..., Any]:
     """Return `module` as a function with activation checkpointing.
 
-    The second computation leaves BatchNorm's running statistics alone, so they equal those without checkpointing.
+    The recomputation does not update BatchNorm's running statistics, so they equal those without checkpointing.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -26,7 +26,7 @@ def recomputed(module: nn.Module) -> Callable[..., Any]:
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of every BatchNorm in `module` as they are."""
+    """Do not update the running statistics of the BatchNorm layers in `module`."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]

@@ -1,4 +1,4 @@
-"""The learner with the quirks of official code, for comparisons with it."""
+"""A learner with quirks of official code, for comparison."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dovetail.train.learner import Learner
 
 
 class ReferenceLearner(Learner):
-    """A learner whose teacher moves as in DeCon's official code (arXiv 2503.17526), where its recipe says so.
+    """A learner whose teacher is updated as in DeCon's official code (arXiv 2503.17526), depending on the recipe.
 
     `Recipe.reference_double_momentum_counter`: the official counter advances once for the encoder and once for the
-    decoder, so twice in a step. The momentum reaches 1 at half of the run and falls back to its start.
-    `Recipe.reference_frozen_teacher`: the parameters that this expression finds never move.
+    decoder, so twice per step. The momentum reaches 1 at half of the run and falls back to its start.
+    `Recipe.reference_frozen_teacher`: parameters that match this regular expression are never updated.
     """
 
     def momentum(self, moment: Moment) -> float:
@@ -30,7 +30,7 @@ class ReferenceLearner(Learner):
         return super().momentum(moment)
 
     def move_parameters(self, moment: Moment) -> None:
-        """Move encoder and decoder by their own momentum, without the frozen parameters."""
+        """Update encoder and decoder with separate momenta, without the frozen parameters."""
         frozen = self.recipe.reference_frozen_teacher
         moving = [name for name, _ in self.student.named_parameters() if not (frozen and re.search(frozen, name))]
         for decoder in (False, True):
@@ -39,6 +39,6 @@ class ReferenceLearner(Learner):
 
 
 def build_learner(recipe: Recipe, network: Network) -> Learner:
-    """Return the learner of a recipe: a `ReferenceLearner` where the recipe asks for a quirk of the teacher."""
+    """Return the learner of a recipe: a `ReferenceLearner` if the recipe sets a quirk of the teacher."""
     asks = recipe.reference_double_momentum_counter or recipe.reference_frozen_teacher is not None
     return ReferenceLearner(recipe, network) if asks else Learner(recipe, network)

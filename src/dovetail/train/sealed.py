@@ -1,8 +1,8 @@
-"""Files of plain values and tensors that carry their own checksum, and what it takes to put files in place for good.
+"""Files of plain values and tensors with a checksum, and functions to write them durably.
 
-Such a file is a `torch.save` archive, read with `weights_only=True`, so that it cannot carry code. Its SHA-256 stands
-in the archive's comment (a zip file may end in one), which makes file and checksum one atomic rename; `torch.load`
-reads such a file as any other.
+A file is a `torch.save` archive, read with `weights_only=True`, so it cannot run code. Its SHA-256 is stored in the
+comment at the end of the zip archive, so a single atomic rename replaces file and checksum. `torch.load` reads such a
+file like any other.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CHUNK_BYTES = 1 << 20
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Return the values in a file, on the processor, after checking that it is whole.
+    """Return the values in a file on the CPU, after checking that it is intact.
 
     Raises:
-        RunError: When it is damaged, holds code, or is no checkpoint.
+        RunError: If the file is damaged, contains code, or is not a checkpoint.
     """
     try:
         if not is_whole(path):
-            raise RunError(f"Checkpoint {path} is damaged: its checksum does not fit; an older one is needed.")
+            raise RunError(f"Checkpoint {path} is damaged: wrong checksum; an older one is needed.")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first_line = str(error).split("\n", 1)[0]
@@ -42,16 +42,16 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_sealed(values: dict[str, Any], path: Path) -> None:
-    """Write plain values and tensors as a file with its checksum."""
+    """Write plain values and tensors to a file with a checksum."""
     torch.save(values, path)
     seal(path)
 
 
 def seal(path: Path) -> None:
-    """Put the checksum of the archive at `path` into its comment and flush the file to disk."""
+    """Write the checksum of the archive at `path` into its comment and flush the file to disk."""
     with path.open("r+b") as file:
         digest = _digest(file, path.stat().st_size - 2)
-        # An archive ends in two bytes that hold the length of its comment, then the comment.
+        # An archive ends with the length of its comment in two bytes, then the comment.
         file.seek(-2, os.SEEK_END)
         file.write(COMMENT_BYTES.to_bytes(2, "little") + MARK + digest)
         file.flush()
@@ -59,7 +59,7 @@ def seal(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the archive at `path` carries its checksum and fits it."""
+    """Whether the archive at `path` has a correct checksum."""
     body = path.stat().st_size - 2 - COMMENT_BYTES
     if body <= 0:
         return False
@@ -75,7 +75,7 @@ def digest_of(path: Path) -> str:
 
 
 def _digest(file: Any, size: int) -> bytes:
-    """Return the hexadecimal SHA-256 of the first `size` bytes, leaving the file's position after them."""
+    """Return the hexadecimal SHA-256 of the first `size` bytes; the file's position is after them."""
     digest = hashlib.sha256()
     file.seek(0)
     while size > 0:
@@ -88,7 +88,7 @@ def _digest(file: Any, size: int) -> bytes:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, atomically; a copy where the file system has no links."""
+    """Link `target` to `source` atomically, or copy it if the file system has no links."""
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     aside.unlink(missing_ok=True)
     try:
@@ -98,5 +98,5 @@ def link_or_copy(source: Path, target: Path) -> None:
         with aside.open("r+b") as file:
             os.fsync(file.fileno())
     aside.replace(target)
-    # Renaming one link onto another of the same file does nothing and leaves both.
+    # Renaming a link onto another link of the same file does nothing and keeps both.
     aside.unlink(missing_ok=True)

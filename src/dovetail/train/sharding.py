@@ -1,17 +1,17 @@
-"""Sharded training (FSDP2): each process keeps its part of every weight, gradient, optimiser state and of the teacher.
+"""Sharded training (FSDP2): weights, gradients, optimiser state and teacher are sharded over the processes.
 
-A weight [N, ...] is cut along its first dimension. A block of a ViT is put together where it is called and given back
-after, in the forward and in the backward pass, so that a process holds its parts and one block; the rest of a branch
-(embedding, final norm, decoder, heads) is put together once for the whole of the branch's pass. The teacher is cut as
-the student is, so the average moves parts by parts and sends nothing.
+A weight [N, ...] is sharded along its first dimension. A block of a ViT is gathered when it is called and freed
+afterwards, in the forward and backward pass, so a process holds its parts and one block. The rest of a branch
+(embedding, final norm, decoder, heads) is gathered once for the whole pass of the branch. The teacher is sharded like
+the student, so its update needs no communication.
 
-Whole on every process stay buffers (BatchNorm's statistics, queues, centres), which every step reads whole and moves
-alike everywhere; and weights without a dimension, which there is no way to cut.
+Buffers (BatchNorm statistics, queues, centres) are replicated, because every step reads and updates all of them on
+every process. Scalar weights are replicated too.
 
 FSDP2: PyTorch's `torch.distributed.fsdp.fully_shard`, after Zhao et al. 2023, https://arxiv.org/abs/2304.11277.
 
-Cost: a weight is sent three times a step (student forward, student backward, its gradient) and the teacher's once,
-where DDP sends a gradient twice; every further pass through a block in a step sends the block's weights again.
+Cost: a weight is sent three times per step (student forward, student backward, its gradient) and the teacher's once.
+DDP sends a gradient twice. Every further pass through a block in a step sends the block's weights again.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from dovetail.train.learner import Branch, Learner
 
 
 def cut_over(learner: Learner, mesh: DeviceMesh) -> Learner:
-    """Return a twin of `learner` whose weights are cut over `mesh`, on the mesh's devices.
+    """Return a twin of `learner` with weights sharded over `mesh`, on the devices of the mesh.
 
-    The weights of `learner` itself are given up and are empty until `put_together`. Parts are of the first process's
-    weights, whatever the others started with.
+    The weights of `learner` itself are freed and empty until `put_together`. The parts come from the weights of the
+    first process.
     """
     take_the_first_ones(learner, mesh)
     twin = copy.deepcopy(learner, {id(parameter): parameter for parameter in learner.parameters()})
@@ -53,7 +53,7 @@ def cut_over(learner: Learner, mesh: DeviceMesh) -> Learner:
 
 @torch.no_grad()
 def take_the_first_ones(learner: Learner, mesh: DeviceMesh) -> None:
-    """Give every process the first one's weights and buffers, as DDP does when it begins."""
+    """Broadcast the weights and buffers of the first process, as DDP does at the start."""
     group = mesh.get_group()
     for tensor in (*learner.parameters(), *learner.buffers()):
         sent = tensor.detach().to(mesh.device_type).contiguous()
@@ -62,7 +62,7 @@ def take_the_first_ones(learner: Learner, mesh: DeviceMesh) -> None:
 
 
 def cut(module: nn.Module, mesh: DeviceMesh, *, give_back: bool) -> None:
-    """Cut those weights of `module` that are still whole; with `give_back` they are whole only during its passes."""
+    """Shard the unsharded weights of `module`; with `give_back` they are freed after each pass."""
     whole = [parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)]
     scalars = {parameter for parameter in whole if parameter.dim() == 0}
     for parameter in whole:
@@ -74,7 +74,7 @@ def cut(module: nn.Module, mesh: DeviceMesh, *, give_back: bool) -> None:
 
 
 def take_queries_as_blocks_do(branch: Branch) -> None:
-    """Let blocks gather their weights where query tokens go through them beside the raw ones, too."""
+    """Make blocks gather their weights for query tokens too."""
     network = branch.network
     if not isinstance(network, ViTNetwork):
         return
@@ -85,14 +85,14 @@ def take_queries_as_blocks_do(branch: Branch) -> None:
 
 
 def query_pass(block: Any, streams: Streams, *arguments: Any, **options: Any) -> Streams:
-    """Run `two_streams` as a method of the block that FSDP knows."""
+    """Run `two_streams` as a method of the block, so that FSDP handles it."""
     answer: Streams = block.take_queries(streams, *arguments, **options)
     return answer
 
 
 @torch.no_grad()
 def put_together(learner: Learner, twin: Learner) -> None:
-    """Give `learner` what `twin` has learned, whole and on the processor; all processes have to call it."""
+    """Gather the weights of `twin` into `learner` on the CPU; all processes must call it."""
     for name, parameter in learner.named_parameters():
         other = twin.get_parameter(name)
         value = other.full_tensor() if isinstance(other, DTensor) else other

@@ -1,6 +1,6 @@
-"""Shuffled BatchNorm: the teacher's images change ranks before its forward pass, and its outputs change back.
+"""Shuffled BatchNorm: the teacher's images are shuffled over ranks before its forward pass, and outputs shuffled back.
 
-Per-rank batch statistics would otherwise tell a key from the negatives (MoCo, arXiv 1911.05722, section 3.3).
+Per-rank batch statistics would otherwise reveal a key among the negatives (MoCo, arXiv 1911.05722, section 3.3).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dovetail.views.view import View
 
 
 def shuffled_across_ranks(branch: nn.Module, views: Sequence[View]) -> dict[str, list[Any]]:
-    """Return `branch(views)` with the images of all ranks permuted before, and the outputs put back after.
+    """Return `branch(views)` with the images of all ranks permuted before and the outputs restored afterwards.
 
-    Where no layer has statistics of its own rank, the order of images changes nothing, and they stay where they are:
-    moving them is the larger part of what such a step sends.
+    If no layer has per-rank statistics, the order of images has no effect and they are not moved, because moving them
+    is most of the communication of such a step.
     """
     if world_size() == 1 or not any(map(has_own_statistics, branch.modules())):
         outputs: dict[str, list[Any]] = branch(views)
@@ -39,7 +39,7 @@ def shuffled_across_ranks(branch: nn.Module, views: Sequence[View]) -> dict[str,
 
 
 def has_own_statistics(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm that sees this rank's images alone."""
+    """Whether a module is a BatchNorm with per-rank statistics."""
     return isinstance(module, _BatchNorm) and not isinstance(module, (nn.SyncBatchNorm, JointBatchNorm))
 
 
@@ -51,7 +51,7 @@ def common_permutation(count: int, device: torch.device) -> Tensor:
 
 
 def take(view: View, indices: Tensor) -> View:
-    """Return the images `indices` of all ranks' views."""
+    """Return the images `indices` of the views of all ranks."""
     moved: dict[str, Any] = {
         name: gather(value)[indices] for name, value in vars(view).items() if isinstance(value, Tensor)
     }

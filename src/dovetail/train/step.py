@@ -35,24 +35,24 @@ from dovetail.train.undo import Undo
 from dovetail.views.view import View
 
 Batches = Callable[[int], Iterable[Any]]
-"""From a number of optimiser steps done to this process's batches from there on, `accumulate` for each step."""
+"""Function from the number of finished steps to the following batches of this process, `accumulate` per step."""
 
 ToViews = Callable[[Any, torch.device], list[View]]
-"""From a batch, as a loader gives it, to views on the device."""
+"""Function from a batch of the loader to views on the device."""
 
 ImageNames = Callable[[Any], Sequence[str]]
-"""From a batch to the names of its images."""
+"""Function from a batch to the names of its images."""
 
 
 def is_convolutional(network: nn.Module) -> bool:
-    """Whether channels-last memory pays: BatchNorm among the layers, or more convolutions than a patch embedding."""
+    """Whether channels-last memory is faster: with BatchNorm, or more convolutions than a patch embedding."""
     modules = list(network.modules())
     convolutions = sum(isinstance(module, nn.Conv2d) for module in modules)
     return convolutions > 0 and (convolutions > 2 or any(isinstance(module, _BatchNorm) for module in modules))
 
 
 def seed_step(seed: int, step: int, micro_batch: int) -> None:
-    """Make torch's random numbers a pure function of (seed, step, micro-batch, rank)."""
+    """Seed torch's random numbers as a pure function of (seed, step, micro-batch, rank)."""
     mixed = 0
     for number in (seed, step, micro_batch, rank()):
         mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**64
@@ -62,10 +62,10 @@ def seed_step(seed: int, step: int, micro_batch: int) -> None:
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """Batches that give up waiting for the next one when asked to: they raise `StoppedWaiting`."""
+    """Batches that raise `StoppedWaiting` instead of waiting for the next one if they are asked to stop."""
 
     def stop_when(self, asked: Callable[[], bool]) -> None:
-        """Ask this while waiting."""
+        """Set the function that is asked while waiting."""
 
 
 class TimedBatches:
@@ -110,7 +110,7 @@ class LearnerModule(LightningModule):
         self.grad_norms: list[Tensor] = []
         self.taps = TapWatch()
         self.guard = FiniteGuard(may_skip=settings.skip_nonfinite_steps)
-        # Of cut weights no process alone can save the last step, so that its buffers are kept for skipping only.
+        # A single process cannot save sharded weights after an error, so buffers are only kept for skipping.
         self.undo = None if settings.sharded and not settings.skip_nonfinite_steps else Undo(learner)
         self.health: dict[str, Health] = {}
         self.prototypes: dict[str, PrototypeUse] = {}
@@ -120,13 +120,13 @@ class LearnerModule(LightningModule):
         self.names: ImageNames | None = None
         self.own = Own()
         self._images: list[str] = []
-        self._uncut: list[Learner] = []  # in a list, as its empty weights are none of this module's
+        self._uncut: list[Learner] = []  # in a list, so that its empty weights are not registered
         self._skipping = False
-        self._begun = self._updating = False  # a forward pass moves buffers, then the optimiser moves weights
+        self._begun = self._updating = False  # a forward pass changes buffers, then the optimiser changes weights
         self.stop_asked: Callable[[], bool] = lambda: False
-        self._phases = ExitStack()  # those which begin and end in different calls of Lightning's
+        self._phases = ExitStack()  # phases that start and end in different calls of Lightning
         self._micro_batch = 0
-        # Parts of weights are rows, so weights that are to be cut stay as they are.
+        # Weights are sharded by rows, so their memory format must not change.
         self._channels_last = is_convolutional(learner.student.network) and not settings.sharded
         if self._channels_last:
             learner.to(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ class LearnerModule(LightningModule):
 
     @property
     def moment(self) -> Moment:
-        """Where the run stands."""
+        """Moment of the run."""
         return self.settings.moment(self.steps_done)
 
     @property
@@ -152,7 +152,7 @@ class LearnerModule(LightningModule):
         return self.timed
 
     def configure_model(self) -> None:
-        """Cut the weights over the processes, where the run is sharded."""
+        """Shard the weights if the run is sharded."""
         if self.settings.sharded:
             assert self.device_mesh is not None  # made by the strategy
             self._uncut = [self.learner]
@@ -160,7 +160,7 @@ class LearnerModule(LightningModule):
             self.undo = Undo(self.learner) if self.undo is not None else None
 
     def put_together(self) -> None:
-        """Have whole weights again; every process has to call it."""
+        """Gather the weights; every process must call it."""
         if self._uncut:
             learner = self._uncut.pop()
             put_together(learner, self.learner)
@@ -176,7 +176,7 @@ class LearnerModule(LightningModule):
         return optimiser
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> list[View]:
-        """Make the views here, before autocast begins."""
+        """Make the views, before autocast starts."""
         if self.undo is not None and self._micro_batch == 0:
             self.undo.keep()
         self._begun = True
@@ -248,7 +248,7 @@ class LearnerModule(LightningModule):
         self._begun = self._updating = False
 
     def back_to_last_step(self, optimiser: Optimizer) -> bool:
-        """Bring everything back to how the last finished step left it; False where that cannot be done any more."""
+        """Restore the state after the last finished step; return False if that is no longer possible."""
         if self._begun and (self._updating or self.undo is None):
             return False
         if self._begun and self.undo is not None:
@@ -263,7 +263,7 @@ class LearnerModule(LightningModule):
         self._phases.close()
 
     def reading(self, *, images_per_second: float, data_wait: float) -> Reading:
-        """Return the means since the last reading, of losses over all processes; waits for the device."""
+        """Return the means since the last reading, with losses averaged over all processes; waits for the device."""
         recipe, step_taken = self.learner.recipe, self.settings.moment(self.steps_done - 1)
         loss = mean_loss(self.losses)
         own = torch.stack([loss.total.float(), *(part.float() for part in loss.parts.values())])
@@ -294,19 +294,19 @@ class LearnerModule(LightningModule):
 
 
 def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's part of a checkpoint; raise `RunError` where it is another one's."""
+    """Load the optimiser's state of a checkpoint; raise `RunError` if it does not match."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     try:
         optimiser.load_state_dict(placed_optimiser_state(state["optimiser"], parameters))
     except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise RunError(
-            f"The checkpoint's optimiser does not fit this model and recipe ({reason}); use the run's own config.yaml."
+            f"The checkpoint's optimiser does not match this model and recipe ({reason}); use the run's config.yaml."
         ) from error
 
 
 def mean_loss(losses: Sequence[Loss]) -> Loss:
-    """Return the mean of losses and of each of their parts, on the device."""
+    """Return the means of losses and of each of their parts, on the device."""
     if len(losses) == 1:
         return losses[0]
     gathered: dict[str, list[Tensor]] = {}

@@ -1,6 +1,6 @@
 """A teacher: the exponential moving average of any module.
 
-Shapes do not matter here: all parameters of a module move together.
+It does not depend on shapes: all parameters of a module are updated together.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dovetail.train.parts import own_part
 
 
 class Teacher(nn.Module):
-    """A copy of a module that gets no gradient and follows it: `teacher = m teacher + (1 - m) student` (MoCo, BYOL).
+    """The moving average of a module: `teacher = m teacher + (1 - m) student` (MoCo, BYOL), without gradients.
 
     Attributes:
-        module: The copy. Buffers, such as BatchNorm's statistics, are its own, from its own forward passes.
-        momentum: m, a number or a function of where training stands, such as `Cosine(0.99, 1.0)`.
+        module: The averaged copy. Its buffers, such as BatchNorm statistics, come from its own forward passes.
+        momentum: m, a number or a schedule such as `Cosine(0.99, 1.0)`.
 
     Example:
         >>> student = nn.Linear(4, 2)
@@ -41,12 +41,12 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the copy does, without a gradient."""
+        """Run the averaged copy without gradients."""
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
     def follow(self, student: nn.Module, moment: Moment) -> None:
-        """Move the copy towards the student; call it once after each step of the optimiser."""
+        """Update the average; call it once after each optimiser step."""
         average_into([*self.module.parameters()], [*student.parameters()], value_at(self.momentum, moment))
 
 

@@ -1,7 +1,7 @@
-"""Taking a step back before it is taken: what a forward pass has moved, and the optimiser's own counters.
+"""Undoing a step: restores the buffers that a forward pass changed, and the optimiser's counters.
 
-A forward pass moves BatchNorm's statistics, queues and centres. Where one gave numbers that are not finite, these
-have to go back too, or every later step would see them.
+A forward pass updates BatchNorm statistics, queues and centres. If it produced values that are not finite, these must
+be restored too, or they would affect every later step.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 
 class Undo:
-    """Keeps a module's buffers as they were before a step; `back` restores them and drops the gradients."""
+    """Saves the buffers of a module before a step; `back` restores them and drops the gradients."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._owners: list[dict[str, Tensor | None]] = []  # walking all modules at every step would cost a millisecond
+        self._owners: list[dict[str, Tensor | None]] = []  # cached, because a walk over all modules takes a millisecond
         self._places: list[tuple[dict[str, Tensor | None], str]] = []
         self._buffers: list[Tensor] = []
         self._kept: list[Tensor] = []
@@ -40,7 +40,7 @@ class Undo:
 
     @torch.no_grad()
     def back(self, optimiser: Optimizer) -> None:
-        """Restore the buffers and drop all gradients, so that the optimiser finds nothing to do."""
+        """Restore the buffers and drop all gradients, so that the optimiser does nothing."""
         for (owner, name), buffer, before in zip(self._places, self._buffers, self._kept, strict=True):
             owner[name] = buffer.copy_(before)
         for group in optimiser.param_groups:
@@ -48,12 +48,12 @@ class Undo:
                 parameter.grad = None
 
     def keep_counts(self, optimiser: Optimizer) -> None:
-        """Copy the groups' counters of steps, which LAMB keeps and moves even without a gradient."""
+        """Copy the step counters of the groups, which LAMB advances even without gradients."""
         counts = [group.get("step") for group in optimiser.param_groups]
         self._counts = [count.clone() if isinstance(count, Tensor) else count for count in counts]
 
     def counts_back(self, optimiser: Optimizer) -> None:
-        """Restore the counters of steps."""
+        """Restore the step counters."""
         for group, count in zip(optimiser.param_groups, self._counts, strict=True):
             if count is not None:
                 group["step"] = count

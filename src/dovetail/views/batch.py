@@ -1,4 +1,4 @@
-"""From workers to the device: uint8 crops and drawn parameters become a list of `View`.
+"""Batches: uint8 crops and drawn parameters from workers become a list of `View` on the device.
 
 Shapes: B images, V views of which G global, C channels, S query patches of P x P pixels, h x w patches.
 """
@@ -19,15 +19,15 @@ from dovetail.views.points import place_points
 from dovetail.views.sampling import Box, Draw, Queries, on_grid, resized_crop, shrink_of
 from dovetail.views.view import View
 
-# Images whose number of channels the plan's mean and std do not fit are brought from [0, 1] to [-2, 2].
+# Images with another number of channels than the plan's mean and std are scaled from [0, 1] to [-2, 2].
 OTHER_MEAN, OTHER_STD = 0.5, 0.25
-# Values augmented at a time, so that intermediate copies stay in the processor's cache or in the device's memory.
+# Number of values to augment at a time, so that intermediate copies fit into the CPU cache or the device memory.
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 20, 1 << 27
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read: its index and name in the source, and why."""
+    """An unreadable image: its index and name in the source, and the reason."""
 
     index: int
     path: str
@@ -65,13 +65,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Sample(Views):
-    """One image's views as a worker makes them.
+    """The views of one image from a worker.
 
     Attributes:
-        epoch: The epoch that was asked for.
-        index: The image that was asked for.
-        used: The image that was taken, another one where that was unreadable; -1 if none could be read.
-        skipped: What could not be read on the way.
+        epoch: Requested epoch.
+        index: Requested image.
+        used: Image that was used; another one if the requested image is unreadable, -1 if none could be read.
+        skipped: Images that could not be read.
     """
 
     epoch: int
@@ -85,10 +85,10 @@ class ViewBatch(Views):
     """A batch of `Sample`, every field stacked along a first dimension B. Made by `collate`, read by `to_views`.
 
     Attributes:
-        index: [B] int64, the images asked for.
-        used: [B] int64, the images taken; -1 where none could be read.
+        index: [B] int64, requested images.
+        used: [B] int64, used images; -1 if none could be read.
         epoch: [B] int64.
-        skipped: What could not be read.
+        skipped: Images that could not be read.
     """
 
     epoch: Tensor
@@ -117,13 +117,13 @@ def render(
     """Return the views of one decoded image; boxes lie on the grid of its pixels (`on_grid`).
 
     Args:
-        pixels: uint8 [C, H, W], the image or a decoder's smaller version of it.
-        draw: Where the views lie.
-        plan: What `draw` was drawn for.
+        pixels: uint8 [C, H, W], the image or a version that a decoder reduced.
+        draw: Random draws of the views.
+        plan: View plan of `draw`.
         source_px: (width, height) of the image, the frame of the boxes.
-        epoch: Passed on.
-        index: Passed on.
-        used: Passed on.
+        epoch: Epoch of the sample.
+        index: Requested image of the sample.
+        used: Used image of the sample.
     """
     shrink = shrink_of(pixels, source_px)
     draw = on_grid(draw, shrink, source_px)
@@ -217,13 +217,13 @@ def collate(samples: Sequence[Sample]) -> ViewBatch:
 def to_views(
     batch: ViewBatch, plan: ViewPlan, device: torch.device | str = "cpu", *, channels_last: bool = False
 ) -> list[View]:
-    """Return the views on `device`: photometrics applied and normalised, in float32 whatever autocast says.
+    """Return augmented and normalised views on `device`, in float32 regardless of autocast.
 
     Args:
-        batch: From the loader, on the CPU (its parameters are read there without waiting for the device).
-        plan: The plan of the loader.
-        device: Where the views are wanted.
-        channels_last: Lay the pixels out as [B, H, W, C], which convolutions prefer; the shape stays [B, C, H, W].
+        batch: Batch of the loader on the CPU, where its parameters are read without waiting for the device.
+        plan: View plan of the loader.
+        device: Device of the views.
+        channels_last: Use the memory layout [B, H, W, C], which is faster for convolutions; the shape is [B, C, H, W].
     """
     device = torch.device(device)
 
@@ -258,7 +258,7 @@ def to_views(
 
 
 def statistics(plan: ViewPlan, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of each channel: the plan's if it gives that many, else 0.5 and 0.25."""
+    """Return mean and std of each channel: those of the plan if their number matches, otherwise 0.5 and 0.25."""
     if len(plan.mean) == channels and len(plan.std) == channels:
         return plan.mean, plan.std
     return (OTHER_MEAN,) * channels, (OTHER_STD,) * channels
@@ -270,11 +270,11 @@ def augment(
     """Return uint8 crops [B, C, H, W] as augmented, normalised float32 on `device`.
 
     Args:
-        crops: On the CPU.
+        crops: Crops on the CPU.
         parameters: [B, NUM_PARAMETERS] of `photometric.draw`, on the CPU.
-        mean: Of each channel.
-        std: Of each channel.
-        device: Where the result is wanted.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        device: Device of the result.
     """
     crops = crops.to(device, non_blocking=True)
     pixels = _empty(crops.shape, device)
@@ -287,15 +287,18 @@ def augment(
 
 
 def _empty(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return float32 memory. On a processor NumPy asks for it in large pages, so that the system has a few hundred to
-    clear for a batch where torch's memory has thousands."""
+    """Return float32 memory.
+
+    On a CPU it comes from NumPy, which uses large pages: the system then clears a few hundred pages for a batch instead
+    of thousands.
+    """
     if device.type == "cpu":
         return torch.from_numpy(np.empty(shape, dtype=np.float32))
     return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def _queries(batch: ViewBatch, mean: Sequence[float], std: Sequence[float], device: torch.device) -> list[Tensor]:
-    """Return [B, S, C, P, P] once for each set of photometrics; empty without queries."""
+    """Return [B, S, C, P, P] for each set of photometrics; empty without queries."""
     if batch.queries is None or batch.query_photometrics is None:
         return []
     shape = batch.queries.shape

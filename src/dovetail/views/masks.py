@@ -1,6 +1,6 @@
 """iBOT's masks on the patches of a global view (https://arxiv.org/abs/2111.07832, section 3.1 and its official code).
 
-Shapes: h x w patches. `True` is a patch that the student does not see.
+Shapes: h x w patches. `True` masks a patch for the student.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from dovetail.views.plan import MaskSpec
 
 _TRIES = 10
-_ASPECT = (0.3, 1 / 0.3)  # height over width of a block
+_ASPECT = (0.3, 1 / 0.3)  # height divided by width of a block
 
 
 def draw_mask(rng: np.random.Generator, spec: MaskSpec, *, height: int, width: int) -> np.ndarray:
-    """Return [height, width] bool: nothing masked with probability 1 - p, else a share drawn uniformly."""
+    """Return [height, width] bool: no mask with probability 1 - p, otherwise a fraction drawn uniformly."""
     if rng.random() >= spec.p:
         return np.zeros((height, width), dtype=bool)
     count = int(rng.uniform(*spec.share) * height * width)
@@ -25,7 +25,7 @@ def draw_mask(rng: np.random.Generator, spec: MaskSpec, *, height: int, width: i
 
 
 def random_mask(rng: np.random.Generator, *, height: int, width: int, count: int) -> np.ndarray:
-    """Return [height, width] bool with exactly `count` patches masked, each as likely as any other."""
+    """Return [height, width] bool with exactly `count` masked patches, drawn uniformly."""
     mask = np.zeros(height * width, dtype=bool)
     mask[rng.permutation(height * width)[:count]] = True
     return mask.reshape(height, width)
@@ -34,8 +34,8 @@ def random_mask(rng: np.random.Generator, *, height: int, width: int, count: int
 def block_mask(rng: np.random.Generator, *, height: int, width: int, count: int) -> np.ndarray:
     """Return [height, width] bool with at most `count` patches masked, in blocks that may touch and overlap.
 
-    Each block's area is uniform between a ninth of the shorter side squared (16 of 14 x 14) and what is still to be
-    masked. Blocks are added until `count` is reached or ten tries in a row find no block that fits.
+    The area of a block is uniform between a ninth of the shorter side squared (16 for 14 x 14) and the number of
+    patches left to mask. Blocks are added until `count` is reached or ten tries in a row find no suitable block.
     """
     mask = np.zeros((height, width), dtype=bool)
     smallest = (min(height, width) // 3) ** 2
@@ -49,7 +49,7 @@ def block_mask(rng: np.random.Generator, *, height: int, width: int, count: int)
 
 
 def _add_block(rng: np.random.Generator, mask: np.ndarray, smallest: int, remaining: int) -> int:
-    """Mask one block in place that hides between 1 and `remaining` new patches; return how many, 0 if none fits."""
+    """Mask one block with 1 to `remaining` new patches in place; return their number, 0 if no block fits."""
     height, width = mask.shape
     for _ in range(_TRIES):
         # Towards the end `remaining` is below `smallest`: the area then lies between the two, as in the original.

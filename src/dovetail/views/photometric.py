@@ -1,15 +1,16 @@
-"""Colour and sharpness: drawn for each image on the CPU, applied to whole batches on the device.
+"""Photometric augmentation: drawn per image on the CPU, applied to whole batches on the device.
 
 Shapes: B images, C channels, H x W pixels in [0, 1].
 
 The distributions are those of the papers' pipelines (torchvision's ColorJitter, RandomGrayscale and RandomSolarize,
-Pillow's GaussianBlur), in their order: jitter, grey, blur, solarise. What departs: arithmetic is float32 and nothing
-is rounded to 8 bits between operations. Images whose number of channels is not 3 have no hue, no saturation and are
-never turned grey; their brightness, contrast, blur and solarisation treat all channels alike.
+Pillow's GaussianBlur), in their order: jitter, grey, blur, solarise. Unlike there, arithmetic is float32
+without rounding to 8 bits between operations. For images without 3 channels, hue, saturation and grayscale are skipped,
+and brightness, contrast, blur and solarisation treat all channels alike.
 
-The operations are our own, as they take a fraction of the time of kornia's and torchvision's on a processor (measured
-in `benchmarks/results/speed_photometrics.md`): they avoid choices and copies, change an image while it is in the cache,
-and blur in blocks. Of a batch, kornia draws one order of the jitter, and torchvision's transforms draw everything once.
+The operations are implemented here because they take a fraction of the time of kornia's and torchvision's on a CPU
+(`benchmarks/results/speed_photometrics.md`): they avoid selections and copies, process an image while it is in the
+cache, and blur in blocks. For a batch, kornia draws one order of the jitter, and torchvision's transforms draw
+everything once.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ NO_SOLARISE = 2.0  # a threshold that no pixel in [0, 1] reaches
 IDENTITY = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, NO_SOLARISE)
 
 _ORDERS = torch.tensor(list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE))))  # [24, 4] columns
-_ANY_CHANNELS = (BRIGHTNESS, CONTRAST)  # the jitter that images of any number of channels can have
+_ANY_CHANNELS = (BRIGHTNESS, CONTRAST)  # jitter for images with any number of channels
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
-_BLUR_PASSES = 3  # of Pillow's box blurs
+_BLUR_PASSES = 3  # number of Pillow's box blurs
 _BLOCK_PX = 16
 
 
@@ -58,12 +59,11 @@ def draw(rng: np.random.Generator, spec: Photometric) -> np.ndarray:
 
 @torch.no_grad()
 def apply(pixels: Tensor, parameters: Tensor) -> Tensor:
-    """Return the images [B, C, H, W] in [0, 1] after the drawn changes; `pixels` itself is overwritten.
+    """Return the augmented images [B, C, H, W] in [0, 1]; overwrites `pixels`.
 
     Args:
         pixels: float32, on any device.
-        parameters: [B, NUM_PARAMETERS] on the CPU, where the grouping of images is decided without waiting for
-            the device.
+        parameters: [B, NUM_PARAMETERS] on the CPU, so that images are grouped without waiting for the device.
     """
     change = _change_each if pixels.device.type == "cpu" else _change_together
     change(pixels, parameters)
@@ -71,7 +71,7 @@ def apply(pixels: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _change_each(pixels: Tensor, parameters: Tensor) -> None:
-    """Change image by image: on a processor an image stays in its cache through all of its operations."""
+    """Process image by image, so that an image stays in the CPU cache for all of its operations."""
     colour = pixels.shape[1] == 3
     rows = parameters.tolist()
     orders = _ORDERS[parameters[:, ORDER].long()].tolist()
@@ -86,7 +86,7 @@ def _change_each(pixels: Tensor, parameters: Tensor) -> None:
 
 
 def _change_together(pixels: Tensor, parameters: Tensor) -> None:
-    """Change operation by operation: on a GPU few kernels for many images."""
+    """Process operation by operation, with few GPU kernels for many images."""
     colour = pixels.shape[1] == 3
     orders = _ORDERS[parameters[:, ORDER].long()]  # [B, 4]
     for position in range(orders.shape[1]):
@@ -108,19 +108,19 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def _change(pixels: Tensor, chosen: Tensor, values: Tensor, column: int) -> None:
-    """Overwrite the `chosen` images [B] bool with what the operation of `column` makes of them."""
+    """Apply the operation of `column` to the `chosen` images [B] bool in place."""
     rows = chosen.nonzero()[:, 0]
     if len(rows) == 0:
         return
     on_device = rows.to(pixels.device, non_blocking=True)
     value = values[rows]
-    if column != SIGMA:  # how far a blur reaches is decided on the host
+    if column != SIGMA:  # the host computes the extent of a blur
         value = value.to(pixels.device, non_blocking=True)
     pixels[on_device] = _OPERATIONS[column](pixels[on_device], value[:, None, None, None])
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """Return [B, 1, H, W]: the grey value of RGB pixels; the mean over channels where there are not three."""
+    """Return [B, 1, H, W]: the grey value of RGB pixels, or the mean over other numbers of channels."""
     if pixels.shape[1] != 3:
         return pixels.mean(1, keepdim=True)
     red, green, blue = pixels.unbind(1)
@@ -144,17 +144,16 @@ def saturation(pixels: Tensor, factor: Tensor | float) -> Tensor:
 
 
 def _clamp(pixels: Tensor, factor: Tensor | float) -> Tensor:
-    """Return blended pixels in [0, 1], in place; only a factor above 1 can have led out of it."""
+    """Clip blended pixels to [0, 1] in place; only a factor above 1 exceeds this range."""
     return pixels if isinstance(factor, float) and factor <= 1 else pixels.clamp_(0, 1)
 
 
 def hue(pixels: Tensor, shift: Tensor | float) -> Tensor:
-    """Return RGB [B, 3, H, W] with the hue turned, in place, by `shift` [B, 1, 1, 1] or one for all, a share of the
-    circle in [-0.5, 0.5].
+    """Shift the hue of RGB [B, 3, H, W] in place by `shift` [B, 1, 1, 1] or one value for all, in [-0.5, 0.5].
 
-    The hue is a place on a hexagon of six sides, red at 0, and its distance from red either way round is
-    (max - 2 min + green + blue - red) / (max - min). So no step asks which channel is the largest: on a processor
-    comparing and choosing take four times as long as arithmetic.
+    The shift is a fraction of the circle. The hue is a position on a hexagon with red at 0, and its distance from red
+    in both directions is (max - 2 min + green + blue - red) / (max - min). This avoids selecting the largest channel:
+    on a CPU, comparisons and selections take four times as long as arithmetic.
     """
     red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
     larger, smaller = torch.maximum(green, blue), torch.minimum(green, blue)
@@ -163,7 +162,7 @@ def hue(pixels: Tensor, shift: Tensor | float) -> Tensor:
     place = larger.add_(smaller).sub_(red).add_(value).sub_(least, alpha=2)
     place.div_(torch.clamp(chroma, min=1e-12, out=least)).copysign_(torch.sub(green, blue, out=smaller))
     place.mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # in [0, 6)
-    # A channel lies at `value` up to one side from the middle of its part, and falls by `chroma` over the next side.
+    # A channel is at `value` up to one side from the middle of its part, and falls by `chroma` over the next side.
     fall = torch.sub(place, 3, out=smaller).abs_().neg_().add_(2).clamp_(0, 1)
     torch.addcmul(value, chroma, fall, value=-1, out=red)
     for channel, middle in ((green, 2), (blue, 4)):
@@ -183,16 +182,15 @@ def solarise(pixels: Tensor, threshold: Tensor | float) -> Tensor:
     least = threshold - 0.5 / 255
     if isinstance(least, Tensor):
         return pixels.copy_(torch.where(pixels >= least, 1 - pixels, pixels))
-    # x - 2 (x - 1/2) = 1 - x without a choice, which takes a processor far longer.
+    # x - 2 (x - 1/2) = 1 - x without a selection, which is much slower on a CPU.
     return pixels.sub_(torch.nn.functional.threshold(pixels - 0.5, least - 0.5, 0.0), alpha=2)
 
 
 def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
-    """Return [B, C, H, W] blurred by a Gaussian of `sigma_px` [B, 1, 1, 1] (on the CPU), each image by its own; edges
-    repeat.
+    """Blur [B, C, H, W] with a Gaussian of `sigma_px` [B, 1, 1, 1] (on the CPU), one per image, repeating edges.
 
-    Pillow's GaussianBlur(radius=sigma): three passes of a box with fractional ends. One pass is a banded matrix, so
-    the three are its cube, and the blur is one product from each side.
+    This is Pillow's GaussianBlur(radius=sigma): three passes of a box with fractional ends. One pass is a banded
+    matrix, so three passes are its cube, and the blur is one product from each side.
     """
     sigma = sigma_px.flatten()
     height, width = pixels.shape[2:]
@@ -202,10 +200,10 @@ def blur(pixels: Tensor, sigma_px: Tensor) -> Tensor:
 
 
 def _blur_each(pixels: Tensor, sigma: Tensor, *, grey: Sequence[bool]) -> None:
-    """Do as `blur` does with those images [B, C, H, W] whose `sigma` [B] is not 0, in place, on a processor.
+    """Apply `blur` to the images [B, C, H, W] with nonzero `sigma` [B] in place, on a CPU.
 
-    Products of blocks leave out most of the zeros beside the band. Of images that are `grey` [B], all channels are
-    alike, and the first one's is done for all.
+    Products of blocks skip most of the zeros outside the band. All channels of images that are `grey` [B] are equal, so
+    only the first channel is computed.
     """
     rows = sigma.nonzero()[:, 0]
     if len(rows) == 0:
@@ -216,11 +214,11 @@ def _blur_each(pixels: Tensor, sigma: Tensor, *, grey: Sequence[bool]) -> None:
     if min(height, width) < 3 * block or not pixels.is_contiguous():
         _change(pixels, sigma > 0, sigma, SIGMA)
         return
-    # All blocks between the first and the last one are alike, so that three tell all of them.
+    # All blocks between the first and the last are alike, so three blocks describe all of them.
     sides = [side - (side // block - 3) * block for side in (height, width)]
     down = _three_passes(sigma[rows], sides[0], pixels.device)
     across = down if sides[0] == sides[1] else _three_passes(sigma[rows], sides[1], pixels.device)
-    half = torch.empty_like(pixels[0])  # blurred downwards only
+    half = torch.empty_like(pixels[0])  # blurred vertically only
     for number, (row, reach) in enumerate(zip(rows.tolist(), reaches, strict=True)):
         channels = pixels[row, :1] if grey[row] else pixels[row]
         for channel, blurred in zip(channels, half[: len(channels)], strict=True):
@@ -232,7 +230,7 @@ def _blur_each(pixels: Tensor, sigma: Tensor, *, grey: Sequence[bool]) -> None:
 
 
 def _multiply(matrix: Tensor, lines: Tensor, out: Tensor, reach: int, block: int) -> None:
-    """Write into `out` what `matrix`, as of three blocks, makes of the lines [L, N]."""
+    """Write the product of `matrix`, given as three blocks, and the lines [L, N] into `out`."""
     last = matrix[2 * block :, 2 * block - reach :]
     between = len(lines) // block - 2
     end = (between + 1) * block
@@ -244,7 +242,7 @@ def _multiply(matrix: Tensor, lines: Tensor, out: Tensor, reach: int, block: int
 
 
 def _box_reach(sigma_px: float) -> int:
-    """Return how far from its middle one box goes, its fractional end included."""
+    """Return the radius of a box, including its fractional end."""
     return int(((12 * sigma_px**2 / _BLUR_PASSES + 1) ** 0.5 - 1) / 2) + 1
 
 

@@ -1,4 +1,4 @@
-"""What views a recipe asks for: plain data, one `ViewSpec` for each view, in the order in which they come."""
+"""The views of a recipe as plain data: one `ViewSpec` per view, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Photometric:
-    """Changes of colour and sharpness, drawn for each image by itself; strengths as in torchvision's ColorJitter."""
+    """Photometric augmentation, drawn per image, with the strengths of torchvision's ColorJitter."""
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -32,7 +32,7 @@ class Photometric:
 class ViewSpec:
     """One view: a random resized crop, a flip, photometrics.
 
-    `scale` is the crop's share of the image's area, `ratio` its width over height.
+    `scale` is the fraction of the image's area in the crop, `ratio` its width divided by its height.
     """
 
     size_px: int = 224
@@ -54,14 +54,14 @@ class QuerySpec:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_p: float = 0.5
     photometric: Photometric = field(default_factory=Photometric)
-    independent: bool = False  # draw photometrics anew for every global view
+    independent: bool = False  # draw photometrics separately for every global view
 
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """iBOT's masks on global views: a share of patches in blocks, or no mask at all, drawn for each image and view.
+    """iBOT's masks on global views: a fraction of patches in blocks, or no mask, drawn per image and view.
 
-    Nothing is masked before epoch `start_epoch`.
+    There are no masks before epoch `start_epoch`.
     """
 
     patch_px: int = 16
@@ -73,14 +73,13 @@ class MaskSpec:
 
 @dataclass(frozen=True)
 class PointSpec:
-    """Points at which a term's maps are sampled, drawn anew for each image in each epoch.
+    """Points at which a term's maps are sampled, drawn per image and epoch.
 
     Attributes:
-        count: How many in each global view, at least 1.
-        region: "overlap": uniform in what the crops of all global views share, the same points in all of them; where
-            the crops share nothing, each view has points of its own. "view": points of each view's own, uniform in its
-            crop.
-        margin: Points keep this share of a view's side from each of its edges, in [0, 0.5).
+        count: Number of points per global view, at least 1.
+        region: "overlap" draws points uniformly in the overlap of all global views, the same for all of them; without
+            an overlap, each view has its own points. "view" draws separate points uniformly in each view's crop.
+        margin: Minimum distance of points from each edge, as a fraction of a view's side, in [0, 0.5).
     """
 
     count: int = 196
@@ -91,15 +90,16 @@ class PointSpec:
         if self.count < 1:
             raise RecipeError(f"The number of points is {self.count}; it must be at least 1.")
         if not 0 <= self.margin < 0.5:
-            raise RecipeError(f"The margin is {self.margin:g} of a view's side; it must be from 0 up to below 0.5.")
+            raise RecipeError(f"The margin is {self.margin:g} of a view's side; it must be at least 0 and below 0.5.")
 
 
 @dataclass(frozen=True)
 class ViewPlan:
     """All the views of one image in one step; global views first.
 
-    `min_overlap`: the second view is drawn again, up to `overlap_tries` times, until it shares at least this part of
-    its own target area with the first; then it is taken as it comes (SlotCon: 0.01 and 10 tries). 0 turns it off.
+    With `min_overlap`, the second view is drawn again, up to `overlap_tries` times, until it shares at least this
+    fraction of its target area with the first view; the last try is always accepted (SlotCon: 0.01 and 10 tries). 0
+    disables it.
     """
 
     views: tuple[ViewSpec, ...]
@@ -114,4 +114,4 @@ class ViewPlan:
     def __post_init__(self) -> None:
         roles = [view.role for view in self.views]
         if roles != sorted(roles):  # "global" < "local"
-            raise RecipeError("The plan has a local view before a global one; put the global views first.")
+            raise RecipeError("The plan has a local view before a global view; put the global views first.")

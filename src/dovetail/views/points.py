@@ -1,7 +1,7 @@
-"""Points of the source image at which maps of several views are compared: placing them, and sampling a map at them.
+"""Points of the source image at which maps of several views are compared: their positions, and sampling of maps.
 
-A map has one cell for each `stride` pixels of its view. Bilinear sampling takes the four cells around a point; between
-the outermost cells' centres and the edge of the view it takes the outermost cells alone.
+A map has one cell per `stride` pixels of its view. Bilinear sampling uses the four cells around a point. Between the
+centres of the outermost cells and the edge of the view, it uses only the outermost cells.
 
 Shapes: B images, G global views, N points, C channels, H x W cells.
 """
@@ -31,9 +31,9 @@ def place_points(unit: np.ndarray, boxes: Tensor, spec: PointSpec) -> Tensor:
     """Return the points of one image's global views, [G, N, 2] (x, y) in [0, 1] of the image.
 
     Args:
-        unit: [1 or G, N, 2] in [0, 1), uniform: where in its region each point lies; one set serves all views.
+        unit: [1 or G, N, 2] in [0, 1), uniform positions within the region; one set may serve all views.
         boxes: [G, 4] crops (x1, y1, x2, y2) in [0, 1] of the image.
-        spec: What the points were drawn for.
+        spec: Specification of the points.
     """
     margin = spec.margin * (boxes[:, 2:] - boxes[:, :2])
     low, high = boxes[:, :2] + margin, boxes[:, 2:] - margin  # [G, 2]
@@ -46,7 +46,7 @@ def place_points(unit: np.ndarray, boxes: Tensor, spec: PointSpec) -> Tensor:
 
 
 def with_points(views: Sequence[View], spec: PointSpec | None, rng: np.random.Generator) -> list[View]:
-    """Return views that no loader made with points drawn from `rng`; as they are where `spec` is None."""
+    """Add points drawn from `rng` to views that do not come from a loader; unchanged if `spec` is None."""
     if spec is None:
         return list(views)
     seen = [number for number, view in enumerate(views) if view.role == "global"]
@@ -58,14 +58,14 @@ def with_points(views: Sequence[View], spec: PointSpec | None, rng: np.random.Ge
 
 
 def shared(a: View, b: View) -> Tensor:
-    """Return [B] bool: whether both views of an image have the same points, so that row i is one place in both."""
+    """Return [B] bool: whether both views of an image have the same points, so that row i is the same place."""
     assert a.points is not None  # the views of a sampled term
     assert b.points is not None
     return (a.points == b.points).all(dim=2).all(dim=1)
 
 
 def places(view: View) -> Tensor:
-    """Return [B, N, 2]: where a view's points lie in its own pixels' [0, 1] frame, x mirrored where it is flipped."""
+    """Return [B, N, 2]: positions of a view's points in the [0, 1] frame of its pixels, x mirrored if it is flipped."""
     assert view.points is not None  # the views of a sampled term
     low, high = view.box[:, None, :2], view.box[:, None, 2:]
     x, y = ((view.points - low) / (high - low)).unbind(2)
@@ -75,8 +75,8 @@ def places(view: View) -> Tensor:
 def centres_of_cells(view: View, height: int, width: int) -> Tensor:
     """Return [B, height * width, 2]: the centres (x, y) of a view's cells in the image's [0, 1] frame, row by row.
 
-    The cells are those of a map of the view as the network sees it: the first lies at the crop's right edge where the
-    view is flipped.
+    The cells belong to a map of the view as the network sees it. If the view is flipped, the first cell is at the right
+    edge of the crop.
     """
     across, down = (
         (torch.arange(side, device=view.box.device, dtype=view.box.dtype) + 0.5) / side for side in (width, height)
@@ -88,10 +88,10 @@ def centres_of_cells(view: View, height: int, width: int) -> Tensor:
 
 
 def left_top(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return which cells of a map lie before places [B, N, 2] in its [0, 1] frame, and how far each is to the next.
+    """Return the cells of a map before positions [B, N, 2] in its [0, 1] frame, and the fraction to the next cell.
 
     Returns:
-        [B, N, 2] integers (x, y), the last but one cell at most; and [B, N, 2] in [0, 1].
+        [B, N, 2] integers (x, y), at most the second last cell; and [B, N, 2] in [0, 1].
     """
     sides = where.new_tensor([width, height])
     at = torch.minimum((where * sides - 0.5).clamp(min=0), sides - 1)
@@ -100,7 +100,7 @@ def left_top(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def corners(where: Tensor, height: int, width: int) -> Corners:
-    """Return the cells of a map of height x width around places [B, N, 2] in its [0, 1] frame."""
+    """Return the cells of a map of height x width around positions [B, N, 2] in its [0, 1] frame."""
     (left, top), (to_right, to_bottom) = (one.unbind(2) for one in left_top(where, height, width))
     right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     cell = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right], dim=2)
@@ -109,7 +109,7 @@ def corners(where: Tensor, height: int, width: int) -> Corners:
 
 
 def sample(maps: Tensor, where: Tensor) -> Tensor:
-    """Return maps [B, C, H, W] sampled at places [B, N, 2] in their [0, 1] frame: [B, C, N, 1], in their own type."""
+    """Sample maps [B, C, H, W] at positions [B, N, 2] in their [0, 1] frame: [B, C, N, 1], in the same dtype."""
     around = corners(where, maps.shape[2], maps.shape[3])
     return weighted(cells_at(maps, around.cell), around.weight)
 
@@ -117,7 +117,7 @@ def sample(maps: Tensor, where: Tensor) -> Tensor:
 def cells_at(maps: Tensor, index: Tensor) -> Tensor:
     """Return [B, ..., C]: the cells of maps [B, C, H, W] at flat indices [B, ...]."""
     batch, channels, height, width = maps.shape
-    rows = maps.permute(0, 2, 3, 1).reshape(batch * height * width, channels)  # a view where channels come last
+    rows = maps.permute(0, 2, 3, 1).reshape(batch * height * width, channels)  # a view if channels are last
     first = torch.arange(batch, device=index.device) * (height * width)
     flat = index + first.view(-1, *[1] * (index.dim() - 1))
     return rows.index_select(0, flat.flatten()).view(*index.shape, channels)
@@ -130,7 +130,7 @@ def weighted(cells: Tensor, weight: Tensor) -> Tensor:
 
 
 def inner(view: View, share: tuple[float, float]) -> View:
-    """Return a view whose box lacks a `share` (of its height, of its width) on each side, as a cropped map shows it."""
+    """Return a view whose box is smaller by a `share` of its height and width on each side, like a cropped map."""
     down, across = share
     size = view.box[:, 2:] - view.box[:, :2]
     cut = size * size.new_tensor([across, down])

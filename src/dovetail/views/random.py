@@ -1,6 +1,6 @@
 """Counter-based random streams: every draw is a pure function of (seed, epoch, index, purpose).
 
-No worker has a random state of its own, so the number of workers, their order and a resumed run change nothing.
+Workers have no random state, so results do not depend on their number, their order, or on resuming.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _WORD = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a stream is for; streams of different purposes never share a number."""
+    """Purpose of a stream; streams of different purposes never share numbers."""
 
     ORDER = 0
     VIEWS = 1
@@ -24,7 +24,7 @@ def stream(purpose: Purpose, *, seed: int, epoch: int, index: int = 0) -> np.ran
     """Return the generator of one image (`index`) in one `epoch` of the run with `seed`.
 
     Philox 4x64 with the key (seed, epoch) and the counter's high words (purpose, index): a stream would have to
-    draw 2^128 blocks to reach its neighbour.
+    draw 2^128 blocks to reach the next one.
     """
     key = np.array([seed & _WORD, epoch & _WORD], dtype=np.uint64)
     counter = np.array([0, 0, index & _WORD, int(purpose)], dtype=np.uint64)

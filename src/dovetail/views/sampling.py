@@ -1,4 +1,4 @@
-"""Where views come from: crops, flips, query patches and masks, drawn before any pixel is decoded.
+"""Sampling of views: crops, flips, query patches and masks, drawn before an image is decoded.
 
 Boxes are integers `(top, left, height, width)` in pixels of the image. Random resized crops follow torchvision;
 the second view's overlap with the first follows SlotCon (https://arxiv.org/abs/2205.15288, official code).
@@ -20,10 +20,10 @@ from dovetail.views.masks import draw_mask
 from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
 
 _TRIES = 10
-# A shrunk image still has this many pixels for one of the view. Views of 224 px then differ from those of the
-# whole image by half a grey level; with 1 by a whole one, by up to 19 in sharp places (speed_decoding.md).
+# Minimum number of pixels of a reduced image per pixel of the view. Views of 224 px then differ from those of the full
+# image by half a grey level. With 1 they differ by a whole one, and by up to 19 at sharp edges (speed_decoding.md).
 _SHRINK_MARGIN = 1.5
-_SHRINKS = (1, 2, 4, 8)  # of a JPEG decoder
+_SHRINKS = (1, 2, 4, 8)  # supported by JPEG decoders
 
 
 class Box(NamedTuple):
@@ -35,7 +35,7 @@ class Box(NamedTuple):
     width: int
 
     def intersection(self, other: Box) -> int:
-        """Return the common area in pixels, 0 for crops that do not meet."""
+        """Return the overlap area in pixels, 0 without overlap."""
         height = min(self.top + self.height, other.top + other.height) - max(self.top, other.top)
         width = min(self.left + self.width, other.left + other.width) - max(self.left, other.left)
         return max(height, 0) * max(width, 0)
@@ -49,10 +49,10 @@ def random_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[Box, float]:
-    """Return a random resized crop of a height x width image, and the area in pixels that it aimed at.
+    """Return a random resized crop of a height x width image, and its target area in pixels.
 
-    Area uniform in `scale` of the image, log of the width-to-height ratio uniform; after ten tries that do not
-    fit, the largest central crop with an allowed ratio (torchvision's RandomResizedCrop).
+    The area is uniform in `scale` of the image, and the log of the width-to-height ratio is uniform. After ten tries
+    that do not fit, it is the largest central crop with an allowed ratio (torchvision's RandomResizedCrop).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_TRIES):
@@ -82,9 +82,9 @@ def accepts(first: Box, second: Box, *, target_area: float, min_overlap: float) 
 
 @dataclass(frozen=True)
 class Queries:
-    """What was drawn for ADCLR's query patches: S boxes and flips, photometrics [G, S, NUM_PARAMETERS].
+    """Random draws of ADCLR's query patches: S boxes and flips, photometrics [G, S, NUM_PARAMETERS].
 
-    G is the number of global views where they are independent, else 1.
+    G is the number of global views if they are independent, otherwise 1.
     """
 
     boxes: list[Box]
@@ -94,15 +94,15 @@ class Queries:
 
 @dataclass(frozen=True)
 class Draw:
-    """Everything random about one image's V views, G of them global.
+    """Random draws of the V views of an image, G of them global.
 
     Attributes:
         boxes: V crops.
         flipped: V flips.
         photometrics: [V, NUM_PARAMETERS] float32.
-        queries: Of ADCLR; None without them.
+        queries: Draws of ADCLR's queries; None without them.
         masks: G masks [h, w] bool; empty without masking.
-        points: [1 or G, N, 2] in [0, 1): where in their region the points lie (`place_points`); None without them.
+        points: [1 or G, N, 2] in [0, 1), positions of points in their region (`place_points`); None without them.
     """
 
     boxes: list[Box]
@@ -114,7 +114,7 @@ class Draw:
 
 
 def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: int, epoch: int = 0) -> Draw:
-    """Return what `plan` asks for in `epoch`, drawn for one image of height x width pixels."""
+    """Return the draws of `plan` in `epoch` for an image of height x width pixels."""
     boxes = _draw_boxes(rng, plan, height, width)
     flipped = [bool(rng.random() < spec.flip_p) for spec in plan.views]
     photometrics = np.stack([photometric.draw(rng, spec.photometric) for spec in plan.views])
@@ -128,7 +128,7 @@ def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: 
             side = spec.size_px // plan.masks.patch_px
             mask = draw_mask(rng, plan.masks, height=side, width=side)
             masks.append(mask if epoch >= plan.masks.start_epoch else np.zeros_like(mask))
-    # Points come last, so that the views of an image are the same with and without them.
+    # Draw points last, so that the views of an image are the same with and without them.
     points = None if plan.points is None else _draw_points(rng, plan.points, num_global=len(global_specs))
     return Draw(boxes, flipped, photometrics, queries, masks, points)
 
@@ -141,7 +141,7 @@ def _draw_boxes(rng: np.random.Generator, plan: ViewPlan, height: int, width: in
             for _ in range(plan.overlap_tries):
                 if accepts(boxes[0], box, target_area=area, min_overlap=plan.min_overlap):
                     break
-                # The last of these is taken as it comes.
+                # The last try is always accepted.
                 box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)
         boxes.append(box)
     return boxes
@@ -162,10 +162,10 @@ def _draw_points(rng: np.random.Generator, spec: PointSpec, *, num_global: int) 
 
 
 def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
-    """Return the divisor 1, 2, 4 or 8 by which the image may be decoded smaller without hurting any view.
+    """Return the divisor 1, 2, 4 or 8 by which the decoder may reduce the image without affecting any view.
 
-    Every crop keeps at least half as many pixels again as its view in both directions, so an image of a megapixel
-    or two is decoded as it is, and one of a hundred is not.
+    Every crop keeps at least 1.5 times the pixels of its view in both directions. An image of one or two megapixels is
+    decoded at full size, and one of a hundred megapixels is not.
     """
     pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
     if plan.queries is not None and draw.queries is not None:
@@ -175,21 +175,21 @@ def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
 
 
 def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
-    """Return by which divisor `pixels` [C, H, W] are smaller than their image of (width, height) `source_px`."""
+    """Return the divisor by which `pixels` [C, H, W] are smaller than their image of (width, height) `source_px`."""
     for shrink in _SHRINKS:
         if tuple(pixels.shape[1:]) == tuple(-(-side // shrink) for side in source_px[::-1]):
             return shrink
     height, width = pixels.shape[1:]
     raise DataError(
-        f"{width} x {height} pixels are no decoder's version of {source_px[0]} x {source_px[1]}; do not change images "
-        "while they are read."
+        f"The decoded image has {width} x {height} pixels, expected {source_px[0]} x {source_px[1]}; do not change "
+        "images while they are read."
     )
 
 
 def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:
-    """Return `draw` with all boxes rounded to whole pixels of the image that is smaller by `shrink`.
+    """Return `draw` with all boxes rounded to whole pixels of the image reduced by `shrink`.
 
-    So views show exactly what their boxes say: half a pixel of an image an eighth as wide is four of its own.
+    Views then match their boxes exactly: half a pixel of an image reduced by 8 is four pixels of the image.
     """
     if shrink == 1:
         return draw
@@ -205,7 +205,7 @@ def on_grid(draw: Draw, shrink: int, source_px: tuple[int, int]) -> Draw:
 
 
 def _rounded(edge: int, shrink: int, side: int) -> int:
-    # The last pixel of the smaller image may lie partly outside, and is left out then.
+    # The last pixel of the reduced image may be partly outside, and is then dropped.
     return min(round(edge / shrink), side // shrink) * shrink
 
 
@@ -223,17 +223,17 @@ def resized_crop(
     Pixels are uint8, or float32 in [0, 255].
 
     Args:
-        pixels: The image, or a smaller version of it.
-        box: In pixels of the image.
-        size_px: Side of the result.
-        interpolation: Within one or two grey levels of Pillow's filter of that name.
+        pixels: The image, or a reduced version of it.
+        box: Crop in pixels of the image.
+        size_px: Side length of the result.
+        interpolation: Filter, within one or two grey levels of Pillow's filter with the same name.
         flipped: Mirror left to right.
-        shrink: By which divisor `pixels` are smaller than the image; the box lies on their grid (`on_grid`).
+        shrink: Divisor by which `pixels` are smaller than the image; the box is on their grid (`on_grid`).
     """
     top, left = box.top // shrink, box.left // shrink
     bottom, right = top + box.height // shrink, left + box.width // shrink
     crop = pixels[None, :, top:bottom, left:right]
     resized = torch.nn.functional.interpolate(crop, size=(size_px, size_px), mode=interpolation, antialias=True)[0]
-    if resized.is_floating_point():  # of bytes, what a bicubic filter adds beyond black and white is cut already
+    if resized.is_floating_point():  # uint8 values are already clipped after a bicubic filter
         resized = resized.clamp(0, 255)
     return resized.flip(2) if flipped else resized

@@ -1,4 +1,4 @@
-"""A view: pixels and where they came from, and the geometry between views of one image.
+"""A view: pixels and their origin, and the geometry between views of one image.
 
 Shapes: B images, C channels, H x W pixels, S query patches, h x w patches of a ViT.
 Boxes are `(x1, y1, x2, y2)` in [0, 1] of the source image, x to the right, y down.
@@ -17,7 +17,7 @@ Role = Literal["global", "local"]
 
 @dataclass(frozen=True)
 class View:
-    """A batch of crops, one of each image, all of one size and role.
+    """A batch of crops, one per image, all with the same size and role.
 
     Attributes:
         pixels: [B, C, H, W] float, normalised.
@@ -26,13 +26,12 @@ class View:
         source_px: [B, 2] float32, the image's (width, height) in pixels.
         role: "global" or "local". Global views come first in a list of views.
         mask: [B, h, w] bool, patches that the student does not see (iBOT); None without masking.
-        masked: How many patches of the batch `mask` masks, so that nobody has to wait for the device to count them;
-            None: not counted yet.
+        masked: Number of masked patches in the batch, which avoids waiting for the device; None if not counted yet.
         queries: [B, S, C, P, P] float, query crops (ADCLR, PQCL); None without them.
         query_box: [B, S, 4] float32, the queries' crops in the image's [0, 1] frame; None without them.
-        points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, where terms sample their maps; None without them.
-            An objective gets them only where its maps were sampled: row i of its maps [B, D, N, 1] is then at point i.
-        map_size: (height, width) in cells of the map that was sampled; None where none was.
+        points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, at which terms sample their maps; None without
+            them. Objectives only get them for sampled maps: row i of maps [B, D, N, 1] is then at point i.
+        map_size: (height, width) in cells of the sampled map; None without sampling.
     """
 
     pixels: Tensor
@@ -54,9 +53,9 @@ class View:
         """Return a view of pixels [B, C, H, W].
 
         Args:
-            pixels: Normalised.
-            box: [B, 4], the crops in their images' [0, 1] frames; the whole images unless given.
-            flipped: [B] bool, whether the pixels were mirrored; they were not unless given.
+            pixels: Normalised pixels.
+            box: [B, 4], crops in their images' [0, 1] frames; defaults to the whole images.
+            flipped: [B] bool, whether the pixels were mirrored; defaults to False.
             role: "global" or "local".
         """
         batch, height, width = len(pixels), *pixels.shape[-2:]
@@ -80,15 +79,15 @@ class View:
         return replace(self, **moved)
 
     def without_mask(self) -> View:
-        """Return the view as the teacher sees it: nothing masked."""
+        """Return the view for the teacher, without a mask."""
         return replace(self, mask=None, masked=None)
 
 
 def overlap_box(a: View, b: View) -> Tensor:
-    """Return where `b` overlaps `a`, in `a`'s own pixels' [0, 1] frame: [B, 4] (x1, y1, x2, y2).
+    """Return the overlap of `b` with `a` in the [0, 1] frame of `a`'s pixels: [B, 4] (x1, y1, x2, y2).
 
-    The frame is that of the pixels as the network sees them, so x is mirrored where `a` is flipped. Boxes of crops
-    that do not intersect have a negative extent (SlotCon's convention); `overlaps` tells.
+    The frame is that of the pixels as the network sees them, so x is mirrored if `a` is flipped. Boxes of crops without
+    an intersection have a negative extent (SlotCon's convention); use `overlaps` to find them.
     """
     left_top = torch.maximum(a.box[:, :2], b.box[:, :2])
     right_bottom = torch.minimum(a.box[:, 2:], b.box[:, 2:])
@@ -108,9 +107,9 @@ def overlaps(box: Tensor) -> Tensor:
 def corners_px(view: View) -> Tensor:
     """Return [B, 4] the centres of the crop's corner pixels over (width - 1, height - 1) (PixPro's frame).
 
-    x1 and x2 change places where the view is flipped, so the width is negative there (PixPro's convention).
+    x1 and x2 are swapped if the view is flipped, so the width is then negative (PixPro's convention).
     """
-    extent = (view.source_px - 1).clamp(min=1)  # an image of one pixel has its only centre at 0
+    extent = (view.source_px - 1).clamp(min=1)  # the centre of a one-pixel image is at 0
     x1, y1 = (view.box[:, :2] * view.source_px / extent).unbind(1)
     x2, y2 = ((view.box[:, 2:] * view.source_px - 1) / extent).unbind(1)
     x1, x2 = torch.where(view.flipped, x2, x1), torch.where(view.flipped, x1, x2)
@@ -120,9 +119,9 @@ def corners_px(view: View) -> Tensor:
 def align(maps: Tensor, box: Tensor, flipped: Tensor) -> Tensor:
     """Resample maps [B, C, H, W] on their overlap `box` [B, 4] and undo flips, so that cells of two views correspond.
 
-    Bilinear at bin centres with border clamp, which is what RoIAlign with one sample per bin computes when the box
-    is not larger than the map. Images whose box has no extent give zeros without a gradient (RoIAlign's convention);
-    mask them with `overlaps`.
+    Bilinear interpolation at bin centres with border clamp, like RoIAlign with one sample per bin for a box that is not
+    larger than the map. Images whose box has no extent return zeros without gradients (RoIAlign's convention); mask
+    them with `overlaps`.
     """
     height, width = maps.shape[2:]
     box = box.to(maps.dtype)
@@ -134,7 +133,7 @@ def align(maps: Tensor, box: Tensor, flipped: Tensor) -> Tensor:
 
 
 def sampled(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return maps [B, C, H, W] bilinear at all pairs of x [B, w] and y [B, h] in [0, 1]; see `align`: [B, C, h, w]."""
+    """Interpolate maps [B, C, H, W] at all pairs of x [B, w] and y [B, h] in [0, 1]; see `align`: [B, C, h, w]."""
     batch, width, height = len(maps), x.shape[1], y.shape[1]
     grid = torch.stack([x[:, None, :].expand(batch, height, width), y[:, :, None].expand(batch, height, width)], dim=-1)
     return torch.nn.functional.grid_sample(
@@ -143,17 +142,17 @@ def sampled(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def between_cells(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return what `sampled` does, by products of matrices.
+    """Implement `sampled` with matrix products.
 
-    For Apple's GPU, whose sampling had neither this border nor a gradient before torch 2.13.
+    Used on Apple's GPU, whose sampling supports neither this border mode nor gradients before torch 2.13.
     """
     return (cell_weights(y, maps.shape[2])[:, None] @ maps) @ cell_weights(x, maps.shape[3])[:, None].mT
 
 
 def cell_weights(places: Tensor, cells: int) -> Tensor:
-    """Return [..., N, cells]: how much of each cell lies, bilinear, at places [..., N] in [0, 1] over all of them.
+    """Return [..., N, cells]: bilinear weights of the cells at positions [..., N] in [0, 1] over all cells.
 
-    Before the first cell's centre it is all of the first, beyond the last one's all of the last.
+    Positions before the centre of the first cell use only the first cell, and those after the last only the last.
     """
     at = (places * cells - 0.5).clamp(0, cells - 1)
     distances = at[..., None] - torch.arange(cells, device=at.device, dtype=at.dtype)

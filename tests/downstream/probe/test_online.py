@@ -93,7 +93,7 @@ def test_images_that_are_gone_do_not_end_a_run(tmp_path: Path, monkeypatch: pyte
     assert pretrained(data, tmp_path / "run", knn_data=labelled).finished
     assert list(readings(tmp_path / "run")) == [1, 2]
     text = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
-    assert text.count("kNN could not be measured") == 2
+    assert text.count("kNN could not be computed") == 2
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(tmp_path: Path) -> None:
