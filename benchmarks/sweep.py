@@ -94,7 +94,7 @@ def parse_vary(words: Sequence[str]) -> dict[str, list[Any]]:
             raise DovetailError(f"{option} is varied twice; put all its values into one list.")
         varied[option] = [yaml.safe_load(value) for value in values.split(",")]
         if len(set(map(str, varied[option]))) < len(varied[option]):
-            raise DovetailError(f"{option} has a repeated value in {values!r}; use each value once.")
+            raise DovetailError(f"{option} has a value twice in {values!r}; use each value once.")
     return varied
 
 

@@ -42,7 +42,10 @@ def main() -> None:
 
 def stopped(out: Path) -> int:
     """Print that a stopped demo can be continued, and return the exit code."""
-    print(f"The demo was stopped; run the same command again to reuse the finished pre-trainings in {out}.", file=sys.stderr)
+    print(
+        f"The demo was stopped; the same command keeps the finished pre-trainings in {out}.",
+        file=sys.stderr,
+    )
     return 130
 
 

@@ -65,7 +65,7 @@ def test_values_go_to_the_recipe_or_the_run_and_the_base_stays() -> None:
     ("options", "sentence"),
     [
         ({"epohs": 3, "recipe": {}}, "did you mean 'epochs'"),
-        ({"method": "simclr", "recipe": {"alpha": 0.5}}, "simclr has no option"),
+        ({"method": "simclr", "recipe": {"alpha": 0.5}}, "option of simclr"),
         ({"seed": 3, "recipe": {}}, "seed"),
     ],
 )

@@ -157,7 +157,7 @@ def test_stochastic_depth_and_recomputed_blocks_reach_the_vit() -> None:
         ("timm/resnet18+fpn(channel=64)", "did you mean 'channels'"),
         ("timm/resnet18+fpn(dilation=2)", "no option of the decoder fpn 'dilation'"),
         ("timm/resnet18+fcn(norm=True)", "no option of the decoder fcn 'norm'"),
-        ("timm/resnet18+fpn(norm=1)", "give True or False"),
+        ("timm/resnet18+fpn(norm=1)", "must be True or False"),
         ("timm/resnet18+fpn(channels=True)", "must be a positive integer"),
         ("timm/resnet18+fcn(channels=0)", "must be a positive integer"),
         ("timm/resnet18+fpnn(channels=8)", "no decoder 'fpnn'; did you mean 'fpn'"),

@@ -110,7 +110,7 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(DovetailError, match="needs a prototype head, got SlotHeadSpec"):
         DistillSpec().build(SlotHeadSpec())
     lonely: list[View] = views_of(BATCH, 0)[:1]
-    with pytest.raises(DovetailError, match=r"1 view\(s\) give no cross-view pair"):
+    with pytest.raises(DovetailError, match=r"1 view\(s\) have no cross-view pair"):
         objective()(logits(1), logits(1), lonely, START)
 
 

@@ -115,7 +115,7 @@ def test_both_centres_move_by_local_views_too() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(DovetailError, match="teacher saw 2 of 4"):
+    with pytest.raises(DovetailError, match="its teacher saw 2"):
         selfpatch()(outputs(0, 4), outputs(1, 2), views_of(BATCH, 2), START)
     with pytest.raises(DovetailError, match="needs SelfPatch's head"):
         SelfPatchSpec().build(HEAD)
