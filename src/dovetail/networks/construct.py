@@ -54,9 +54,9 @@ def construct(call: str) -> nn.Module:
 
 
 def at_size(call: str, image_size: int) -> str:
-    """Return a constructor call with another side in pixels for what in the model depends on it: a grid of positions.
+    """Return a constructor call with another image size for models with a grid of position embeddings.
 
-    Models without one take images of any size, and their call stays as it is.
+    Other models support images of any size, and their call does not change.
     """
     construction = Construction.parse(call)
     if construction is None:

@@ -151,7 +151,7 @@ class Checkpoints:
         return None
 
     def prune(self) -> None:
-        """Remove what a finished run does not need: the checkpoint before the last one. Kept epochs stay."""
+        """Remove the previous checkpoint, which a finished run does not need; kept epochs stay."""
         if self.last.exists():
             remove(self.folder / PREVIOUS)
 

@@ -52,7 +52,7 @@ SAME_RUN = (
     "max_steps",
     "freeze_encoder_epochs",
 )
-LENGTH = ("epochs", "max_steps")  # of a run that is lengthened
+LENGTH = ("epochs", "max_steps")  # options that lengthen a finished run
 
 # Messages of gloo and NCCL when the other process has ended.
 LOST_PROCESS = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|timed out|gloo|nccl|socket|remote process"
@@ -260,20 +260,20 @@ def restore(learner: Learner, state: dict[str, Any], settings: Settings) -> int:
 
 
 def is_lengthened(then: Settings, step: int, now: Settings) -> bool:
-    """Whether the run of a checkpoint had done all its steps, and now has more."""
+    """Whether the run of a checkpoint was finished and now has more steps."""
     return then.total_steps <= step < now.total_steps
 
 
 def tell_of_length(module: LearnerModule, state: dict[str, Any] | None) -> None:
-    """Say how a run goes on that had finished and is lengthened."""
+    """Log how a finished run is lengthened."""
     then = None if state is None else Settings.from_dict(state["settings"])
     now, start, spec = module.settings, module.steps_done, module.learner.recipe.optimiser
     if then is None or not is_lengthened(then, start, now):
         return
     before = module.own.rate(spec, then.lr, then.moment(then.total_steps - 1))
     log.info(
-        "The run had finished its %d steps and is lengthened to %d. From here on the learning rate and all other "
-        "schedules are those of a run of %d steps: the learning rate goes from %.3g to %.3g and then falls again.",
+        "The run had finished its %d steps and is lengthened to %d. The learning rate and all other schedules now "
+        "follow a run of %d steps: the learning rate changes from %.3g to %.3g and then falls again.",
         *(then.total_steps, now.total_steps, now.total_steps, before, module.own.rate(spec, now.lr, now.moment(start))),
     )
 
