@@ -24,7 +24,7 @@ from tests.run.stopping import Stopping
 def test_a_resumed_run_ends_in_the_same_bits(
     photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
-    asked: dict[str, Any] = {"max_steps": 6, "method": "decon-ml", "recipe": recipe}
+    asked: dict[str, Any] = {"max_steps": 4, "method": "decon-ml", "recipe": recipe}
     pretrain(out=tmp_path / "whole", data=Stopping(photos, None), **asked)
     with pytest.raises(dovetail.DovetailError, match="with --resume to continue"):
         pretrain(out=tmp_path / "parts", data=Stopping(photos, 10), **asked)

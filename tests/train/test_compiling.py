@@ -27,7 +27,7 @@ def gradients(learner: Learner, seed: int) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
 
 
-QUICK = ("slotcon", "decon-ml", "adclr-ibot")
+QUICK = ("decon-ml", "adclr-ibot")
 
 
 @pytest.mark.parametrize(
