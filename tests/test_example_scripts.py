@@ -48,7 +48,7 @@ def test_scripts_are_short(script: Path) -> None:
 
 def test_own_module(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "own_module.py"), run_name="__main__")
-    assert "2 left fresh: classifier.weight, classifier.bias" in capsys.readouterr().out
+    assert "2 kept as initialised: classifier.weight, classifier.bias" in capsys.readouterr().out
 
 
 def test_own_method(tiny: None) -> None:
@@ -97,7 +97,7 @@ def test_lora(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
 def test_yolo(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ultralytics")
     runpy.run_path(str(EXAMPLES / "yolo.py"), run_name="__main__")
-    assert "left fresh: model.22." in capsys.readouterr().out
+    assert "kept as initialised: model.22." in capsys.readouterr().out
 
 
 def cells_of(notebook: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.table.results import Row, one_value, print_table, read_results
 from dovetail.errors import DovetailError, printable
 from dovetail.files.options_file import MAX_VALUES, read_options_file
-from dovetail.train.sealed import write_sealed
+from dovetail.train.checksummed import write_sealed
 
 OPTIONS: dict[str, Any] = {
     "model": "timm/test_resnet+fpn",
@@ -143,7 +143,7 @@ def test_aliases_of_aliases_are_counted_before_they_are_written_out(
     ):
         place.write_text(bomb())
         assert run_command(["pretrain", *command]) == 2
-        assert f"stands for more than {MAX_VALUES:,} values" in one_sentence(capsys.readouterr().err)
+        assert f"expands to more than {MAX_VALUES:,} values" in one_sentence(capsys.readouterr().err)
     (tmp_path / "plain.yaml").write_text("a: &a {b: 1}\nc: *a\n")
     assert read_options_file(tmp_path / "plain.yaml") == {"a": {"b": 1}, "c": {"b": 1}}
     (tmp_path / "long.yaml").write_bytes(b"a: 1\n" * 300_000)

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 # Imports run one way: a module may import those of its own rank and of ranks before it. A file may have its own rank.
 RANKS = ["errors", "durations", "public", "importing", "output", "names", "options", "provenance", "distributed"]
 RANKS += ["schedules", "files", "views", "heads", "objectives", "recipe", "networks", "weights", "recipes", "parsing"]
-RANKS += ["data", "train", "downstream", "run", "report", "downstream.finetune", "run.beside", "run.pretrain"]
+RANKS += ["data", "train", "downstream", "run", "report", "downstream.finetune", "run.online", "run.pretrain"]
 RANKS += ["tryout", "cli", "__init__"]
 
 

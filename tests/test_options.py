@@ -128,7 +128,7 @@ def test_a_run_goes_on_with_other_values_of_what_may_change(name: str, tmp_path:
 )
 def test_a_run_does_not_go_on_with_other_values_of_the_rest(name: str, value: Any, tmp_path: Path) -> None:
     write_config(tmp_path, {**defaults(), **RUN})
-    with pytest.raises(DovetailError, match=f"has {name} .* leave {name} out to resume it"):
+    with pytest.raises(DovetailError, match=f"has {name} .* cannot be changed .*; omit {name}"):
         resumed(PretrainOptions.given({name: value, "out": tmp_path}), tmp_path)
 
 

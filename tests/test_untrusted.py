@@ -29,7 +29,7 @@ from dovetail.data.reading.decode import UnreadableError, open_bytes
 from dovetail.errors import DovetailError
 from dovetail.files.sidecar import read_sidecar
 from dovetail.networks.construct import construct
-from dovetail.train.sealed import seal
+from dovetail.train.checksummed import seal
 from dovetail.weights.exported import load, read_exported
 from dovetail.weights.matching import load_into
 from tests.data.fuzz import png_of
@@ -294,5 +294,5 @@ def test_nested_yaml_does_not_grow(copied: Path, capsys: pytest.CaptureFixture[s
 
 def test_decompression_is_bounded() -> None:
     """A small file of 1.6 thousand million pixels is refused before its pixels are made."""
-    with pytest.raises(UnreadableError, match="more than the limit"):
+    with pytest.raises(UnreadableError, match="exceed the limit"):
         open_bytes(png_of(40000, 40000, bytes(10_000)), 3)

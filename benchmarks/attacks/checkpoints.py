@@ -17,7 +17,7 @@ import torch
 from benchmarks.attacks import claims
 from benchmarks.attacks.arena import Arena, Attack, Code
 from dovetail.train.checkpoints import read
-from dovetail.train.sealed import seal, write_sealed
+from dovetail.train.checksummed import seal, write_sealed
 
 FIELDS = ("format", "step", "settings", "learner", "optimiser", "skipped_steps")
 ODD: tuple[Any, ...] = (None, -7, 10**30, "x", "\x1b[2J", 1.5, [], {}, {"a": 1}, [{"a": [1]}], True)

@@ -73,8 +73,8 @@ class Form:
     def bare(self) -> None:
         """Run the networks and heads alone, forward and backward."""
         with autocast():
-            answers = self.learner.answers(self.views)
-            self.learner.targets(self.views)
+            answers = self.learner.student_outputs(self.views)
+            self.learner.teacher_outputs(self.views)
             tensors = [leaf for leaf in pytree.tree_leaves(answers) if isinstance(leaf, Tensor)]
             total = torch.stack([tensor.float().mean() for tensor in tensors]).sum()
         total.backward()

@@ -4,7 +4,7 @@
     model = dovetail.load("runs/wheat")
     print(dovetail.load_into(my_unet, "runs/wheat"))
 
-The functions are imported when they are first used, so that `import dovetail` is quick.
+The functions are imported on first use, so `import dovetail` is fast.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command line: one thin command per public function, generated from its typed signature.
 
-Heavy imports happen inside the verbs, so that `dovetail --help` answers at once.
+Heavy modules are imported inside the commands, so `dovetail --help` is fast.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Verb:
     """A command.
 
     Attributes:
-        module: Of the function.
-        function: Its name.
-        summary: What it does.
-        options_at: Module and name of its options' class, where the function's module imports what computes.
-        reads_config: Whether it has --config.
-        only_prints: Whether all it does is printing.
+        module: Module of the function.
+        function: Name of the function.
+        summary: One-line description for `--help`.
+        options_at: Module and name of its options class, if the function's module is slow to import.
+        reads_config: Whether the command has --config.
+        only_prints: Whether the command only prints.
     """
 
     module: str
@@ -45,12 +45,12 @@ class Verb:
     only_prints: bool = False
 
     def load(self) -> Callable[..., Any]:
-        """Return the function, importing its module."""
+        """Import the module and return the function."""
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return found
 
     def options(self) -> type[Options]:
-        """Return the class of its options, importing nothing that computes."""
+        """Return the options class without importing heavy modules."""
         if not self.options_at:
             return options_class(self.load())
         module, _, name = self.options_at.partition(":")
@@ -68,18 +68,24 @@ VERBS: dict[str, Verb] = {
         "dovetail.run.options:PretrainOptions",
         reads_config=True,
     ),
-    "try": Verb("dovetail.tryout.job", "try_out", "measure what pre-training gains on your images, within a wall time"),
+    "try": Verb(
+        "dovetail.tryout.job", "try_out", "measure the gain from pre-training on your images within a time budget"
+    ),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
-    "export": Verb("dovetail.run.export", "export", "write a run's weights in a library's format"),
-    "show": Verb("dovetail.run.show", "show", "print a method's recipe, or what a run takes", only_prints=True),
+    "export": Verb("dovetail.run.export", "export", "export the weights of a run for another library"),
+    "show": Verb("dovetail.run.show", "show", "print the recipe of a method or of a run", only_prints=True),
     "evaluate knn": Verb(
-        "dovetail.downstream.evaluate", "evaluate_knn", "classify by the nearest neighbours among features"
+        "dovetail.downstream.evaluate", "evaluate_knn", "evaluate frozen features with nearest neighbours"
     ),
     "evaluate linear": Verb(
-        "dovetail.downstream.evaluate", "evaluate_linear", "train a linear classifier on frozen features"
+        "dovetail.downstream.evaluate", "evaluate_linear", "evaluate frozen features with a linear classifier"
     ),
-    "evaluate dense": Verb("dovetail.downstream.evaluate", "evaluate_dense", "measure frozen maps on labelled pixels"),
-    "embed": Verb("dovetail.report.embedding", "embed", "write one vector for each image", OF_REPORT + "EmbedOptions"),
+    "evaluate dense": Verb(
+        "dovetail.downstream.evaluate", "evaluate_dense", "evaluate frozen feature maps on labelled pixels"
+    ),
+    "embed": Verb(
+        "dovetail.report.embedding", "embed", "write one feature vector per image", OF_REPORT + "EmbedOptions"
+    ),
     "visualize pca": Verb(
         "dovetail.report.visualize",
         "pca",
@@ -92,25 +98,27 @@ VERBS: dict[str, Verb] = {
     "visualize attention": Verb(
         "dovetail.report.visualize",
         "attention",
-        "draw what a ViT's tokens attend to",
+        "draw the attention maps of a ViT",
         OF_REPORT + "AttentionOptions",
     ),
     "visualize correspondence": Verb(
         "dovetail.report.visualize",
         "correspondence",
-        "draw which cells of two images match",
+        "draw matching cells of two images",
         OF_REPORT + "CorrespondenceOptions",
     ),
     "visualize neighbours": Verb(
         "dovetail.report.visualize",
         "neighbours",
-        "draw the nearest images",
+        "draw the nearest neighbours of images",
         OF_REPORT + "NeighboursOptions",
     ),
     "finetune classify": Verb("dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification"),
-    "finetune detect": Verb("dovetail.downstream.finetune", "finetune_detect", "fine-tune for detection and instances"),
+    "finetune detect": Verb(
+        "dovetail.downstream.finetune", "finetune_detect", "fine-tune for object detection and instance segmentation"
+    ),
     "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
-    "predict": Verb("dovetail.downstream.predict", "predict", "write a fine-tuned run's predictions for images"),
+    "predict": Verb("dovetail.downstream.predict", "predict", "write the predictions of a fine-tuned model for images"),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
     "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True),
     "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True),
@@ -118,10 +126,10 @@ VERBS: dict[str, Verb] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line. Exits with 0, with 2 after a mistake in what was asked for, 130 after Ctrl-C."""
+    """Run the command line. The exit code is 0, 2 after an error in the options or the data, or 130 after Ctrl-C."""
     try:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:  # a second one, while the first was answered
+    except KeyboardInterrupt:  # a second one, while the first one was handled
         code = 130
     sys.exit(code)
 
@@ -129,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run a command and return the exit code.
 
-    A command that only prints ends as Unix tools do when the reader of its output has gone. Any other one goes on, and
-    what it prints is dropped.
+    If the reader of its output has gone, a command that only prints ends like other Unix tools. Any other command
+    continues, and its output is dropped.
     """
     printing = only_prints(arguments)
     try:
@@ -148,13 +156,13 @@ def run(arguments: list[str]) -> int:
 
 
 def only_prints(arguments: list[str]) -> bool:
-    """Whether all that a command does is printing."""
+    """Return whether a command only prints."""
     verb = VERBS.get(arguments[0]) or VERBS.get(" ".join(arguments[:2])) if arguments else None
     return verb is None or verb.only_prints or not {"-h", "--help", "help"}.isdisjoint(arguments)
 
 
 def answer(arguments: list[str]) -> int:
-    """Run a command, with one sentence for what it cannot do, and return the exit code."""
+    """Run a command, print errors as one sentence, and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -163,7 +171,7 @@ def answer(arguments: list[str]) -> int:
         return 0
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not support a character
     try:
         name = command_in(arguments)
         if name is None:
@@ -171,25 +179,25 @@ def answer(arguments: list[str]) -> int:
             return 0
         return call(name, arguments[len(name.split()) :])
     except DovetailError as error:
-        text = str(error)[:1500].replace("\n", "\\n")  # a name may have a line break, and a sentence is one line
+        text = str(error)[:1500].replace("\n", "\\n")  # a name may contain a line break
         print(f"dovetail: {printable(text)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more has nothing left to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop
         print("dovetail: stopped.", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        print(f"dovetail: A name is too long for a file ({error.filename[:80]!a}…); shorten it.", file=sys.stderr)
+        print(f"dovetail: The file name {error.filename[:80]!a}… is too long; shorten it.", file=sys.stderr)
         return 2
 
 
 def command_in(arguments: list[str]) -> str | None:
-    """Return the command that arguments begin with, of one word or two; None where a group's help is asked for.
+    """Return the command of one or two words, or None if the help of a group of commands is requested.
 
     Raises:
-        OptionsError: For an unknown command.
+        OptionsError: The command is unknown.
     """
     first = arguments[0]
     kinds = [name.split()[1] for name in VERBS if name.startswith(f"{first} ")]
@@ -200,14 +208,14 @@ def command_in(arguments: list[str]) -> str | None:
     if len(arguments) > 1 and arguments[1] in ("-h", "--help", "help"):
         return None
     if len(arguments) == 1 or arguments[1].startswith("-"):
-        raise OptionsError(f"`dovetail {first}` needs one word more: {', '.join(kinds)}.")
+        raise OptionsError(f"`dovetail {first}` expects another word: {', '.join(kinds)}.")
     if arguments[1] not in kinds:
-        raise unknown_name(f"command '{first}' of the kind", arguments[1], kinds)
+        raise unknown_name(f"`dovetail {first}` command", arguments[1], kinds)
     return f"{first} {arguments[1]}"
 
 
 def overview(group: str = "") -> str:
-    """Return the text of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
+    """Return the help of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
     lines = ["usage: dovetail COMMAND [options]", "", "Pre-train whole dense-prediction models on unlabelled images."]
     lines += ["", "commands:"]
     lines += [f"  {name:<24} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
@@ -216,12 +224,12 @@ def overview(group: str = "") -> str:
 
 
 def call(name: str, arguments: list[str]) -> int:
-    """Parse a command's options and call its function with those that were named."""
+    """Parse the options of a command and call its function with those that are specified."""
     options = VERBS[name].options()
     arguments = [underscored(argument) for argument in arguments]
     parser = parser_of(name, arguments)
     parsed(parser, arguments)  # with every default, as --print-config writes them
-    # What a preset or a resumed run stands for gives way to an option that is named, though it names the default.
+    # A specified option overrides presets and saved values, even if it equals the default.
     given = parsed(parser, arguments, defaults=False).as_dict()
     whole = given.get("preset") == "paper" or is_of_a_run(arguments)
     from_file: list[str] = []
@@ -238,25 +246,25 @@ def call(name: str, arguments: list[str]) -> int:
 
 
 def parsed(parser: Any, arguments: list[str], *, defaults: bool = True) -> Any:
-    """Return the options on the command line and in the file of --config.
+    """Return the options on the command line and in the config file.
 
     Raises:
-        OptionsError: For a value that its option does not take, such as a mapping in place of a list.
+        OptionsError: A value has the wrong type, such as a mapping instead of a list.
     """
     try:
         return parser.parse_args(arguments, defaults=defaults)
     except DovetailError:
         raise
-    except Exception as error:  # for nested values in a file the parser raises almost any class
+    except Exception as error:  # the parser raises almost anything for nested values in a file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise OptionsError(
-            f"The options cannot be read ({reason[:200]}); check that lists and mappings in the config file "
-            "are where `--print-config` writes them."
+            f"The options cannot be read ({reason[:200]}); compare the lists and mappings in the config file with the "
+            "output of `--print-config`."
         ) from error
 
 
 def parser_of(name: str, arguments: list[str]) -> Any:
-    """Return the parser of a command; the command line says whose recipe its options are of."""
+    """Return the parser of a command. Its recipe options depend on the method on the command line."""
     verb = VERBS[name]
     description = verb.summary[0].upper() + verb.summary[1:] + "."
     config: Literal["read", "none"] = "read" if verb.reads_config else "none"
@@ -264,7 +272,7 @@ def parser_of(name: str, arguments: list[str]) -> Any:
 
 
 def is_of_a_run(arguments: list[str]) -> bool:
-    """Return whether the config file that arguments name was written by a run, whose options are complete."""
+    """Return whether the config file was saved by a run, so its options are complete."""
     from dovetail.run.folder import OF_A_RUN
 
     for index, argument in enumerate(arguments):
@@ -276,11 +284,11 @@ def is_of_a_run(arguments: list[str]) -> bool:
 
 
 def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options that count, and the names of those that only a config file gave, "recipe.NAME" among them.
+    """Merge the options, and return the names of those that only the config file has (including "recipe.NAME").
 
     Args:
-        given: What command line and file say together.
-        typed: What the command line says; it counts more than the file, wherever --config stands.
+        given: Options from the command line and the config file.
+        typed: Options from the command line, which override the file at any position of --config.
     """
     typed.pop("config", None)
     from_file = sorted(given.keys() - typed.keys())
@@ -290,10 +298,10 @@ def told_apart(given: dict[str, Any], typed: dict[str, Any]) -> tuple[dict[str, 
 
 
 def chosen_options(parser: Any, recipe: dict[str, Any] | None, arguments: list[str], *, whole: bool) -> dict[str, Any]:
-    """Return the recipe's options that were chosen: named on the command line, or in a file and not the default there.
+    """Return the recipe options that are specified: on the command line, or in a file with other values than default.
 
-    A file that --print-config wrote names them all, and leaves to the preset what it does not change. Of the file of a
-    run, or of a paper, which has the preset "paper", all count (`whole`). Its image size gives way to --image-size.
+    A file from --print-config contains all options; those with default values are left to the preset. All options in a
+    file of a run, or of a paper (with the preset "paper"), are used (`whole`), but --image-size overrides its size.
     """
     named = {argument.partition("=")[0].removeprefix("--") for argument in arguments}
     defaults = parser.get_defaults().as_dict().get("recipe", {})

@@ -1,4 +1,4 @@
-"""Collectives that are no-ops in a single process, so that objectives read the same on one rank and on many."""
+"""Collective operations that do nothing in a single process, so objectives need no special case for one rank."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return the number of ranks; 1 when nothing is distributed."""
+    """Return the number of ranks, which is 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this process's rank; 0 when nothing is distributed."""
+    """Return the rank of this process, which is 0 without distributed training."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -31,7 +31,7 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def max_over_ranks(value: Tensor) -> Tensor:
-    """Return the elementwise maximum of `value` over all ranks, the same bits on each, without gradient."""
+    """Return the elementwise maximum of `value` over all ranks, bit-equal on all ranks, without gradient."""
     if world_size() == 1:
         return value
     value = value.clone()
@@ -40,13 +40,14 @@ def max_over_ranks(value: Tensor) -> Tensor:
 
 
 def mean_over_rows(total: Tensor, count: Tensor) -> Tensor:
-    """Return this rank's part of a mean over rows of which ranks have unequal numbers; zero where nobody has any.
+    """Return this rank's contribution to a mean over rows if ranks have different numbers of rows.
 
-    The mean over ranks of the parts is the sum of all `total`s over the sum of all `count`s, and so is its gradient.
+    The mean of the contributions over ranks is the sum of all `total` divided by the sum of all `count`, and so is its
+    gradient. The result is zero if no rank has any rows.
 
     Args:
-        total: Scalar, the sum over this rank's rows, with gradient.
-        count: Scalar, their number.
+        total: Sum over the rows of this rank, a scalar with gradient.
+        count: Number of rows of this rank, a scalar.
     """
     return total / mean_over_ranks(count.to(total.dtype)).clamp(min=1 / world_size())
 
@@ -56,7 +57,7 @@ def gather(value: Tensor) -> Tensor:
     """Return [B, ...] of every rank as [ranks * B, ...] in rank order, without gradient. B is equal on all ranks."""
     if world_size() == 1:
         return value
-    value = value.contiguous()  # before the parts, which would else have another order in memory than what comes
+    value = value.contiguous()  # first, so that the parts have the same memory layout as the received data
     parts = [torch.empty_like(value) for _ in range(world_size())]
     dist.all_gather(parts, value)
     return torch.cat(parts)
@@ -70,15 +71,15 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # Every rank's loss depends on this rank's rows. DDP averages gradients over ranks and each rank's loss
-        # is a mean over its own anchors, so summing here gives the gradient of the mean over the whole batch.
+        # The loss of every rank depends on the rows of this rank. DDP averages gradients over ranks, and the loss of
+        # each rank is a mean over its anchors, so summing here gives the gradient of the mean over the whole batch.
         grad = grads[0].contiguous()
         dist.all_reduce(grad)
         return grad[rank() * ctx.batch : (rank() + 1) * ctx.batch]
 
 
 def gather_with_gradient(value: Tensor) -> Tensor:
-    """Like `gather`, with the gradient of every rank's loss flowing back to the rank that owns the rows."""
+    """Like `gather`, but gradients of the losses of all ranks flow back to the rank that owns the rows."""
     if world_size() == 1:
         return value
     gathered: Tensor = _GatherWithGradient.apply(value)

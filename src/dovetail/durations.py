@@ -1,4 +1,4 @@
-"""Durations as users write and read them."""
+"""Parses and formats durations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def seconds_in(budget: str) -> float:
     """Return the seconds of a duration such as "30min", "2h", "1h30min" or "90s".
 
     Raises:
-        OptionsError: For other text, and for no time.
+        OptionsError: The text is not a duration, or the duration is zero.
 
     >>> seconds_in("1h30min")
     5400.0
@@ -25,12 +25,12 @@ def seconds_in(budget: str) -> float:
         parts = []
     seconds = sum(part * unit for part, unit in zip(parts, UNITS.values(), strict=False))
     if not 0 < seconds < 1e9:
-        raise OptionsError(f"budget is {budget!r}; give a duration such as 30min, 2h or 90s.")
+        raise OptionsError(f"budget expects a duration such as 30min, 2h or 90s, got {budget!r}.")
     return seconds
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration to two figures.
+    """Return a duration as text with about two digits.
 
     >>> in_words(7821), in_words(754), in_words(41.6), in_words(0.4)
     ('2 h 10 min', '13 min', '42 s', '1 s')

@@ -1,4 +1,4 @@
-"""Python objects by their paths, "package.module:name", as a person types them; no path in a file comes here."""
+"""Imports Python objects by path ("package.module:name"). Paths come from the user, never from a file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PATH = r"[\w.]+:\w+"
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is the path of a Python object."""
+    """Return whether a string is the path of a Python object."""
     return re.fullmatch(PATH, text) is not None
 
 
 def import_path(path: str, what: str) -> Any:
-    """Return the object at "package.module:name"; the working folder is searched too.
+    """Return the object at "package.module:name". The working folder is searched, too.
 
     Args:
-        path: Of the object.
-        what: What it is to be, for the sentence where there is none.
+        path: Path of the object.
+        what: What the object is, for the error message.
 
     Raises:
-        OptionsError: There is no such module or name.
+        OptionsError: The module or the name does not exist.
     """
     module, _, name = path.partition(":")
     here = str(Path.cwd())
@@ -35,7 +35,7 @@ def import_path(path: str, what: str) -> Any:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise OptionsError(
-            f"There is no module {error.name!r} for the {what} {path}; install it, or start where it is."
+            f"There is no module {error.name!r} for the {what} {path}; install it, or run the command in its folder."
         ) from error
     finally:
         sys.path.remove(here)

@@ -1,4 +1,4 @@
-"""Names in plain data: a field whose type lists names, as `Literal` does, holds one of them."""
+"""Checks that dataclass fields of a `Literal` type have one of the listed names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.errors import unknown_name
 
 
 def check_names(value: Any) -> None:
-    """Raise `OptionsError` for a name that the type of its field does not list, in a dataclass and all within it."""
+    """Raise `OptionsError` if a field of a dataclass, or of a nested one, has a name that its type does not list."""
     if isinstance(value, (list, tuple)):
         for one in value:
             check_names(one)
@@ -26,7 +26,7 @@ def check_names(value: Any) -> None:
 
 
 def check_name(what: str, value: Any, kind: Any) -> None:
-    """Raise `OptionsError` where a value, or one of several, is a text that its type does not list."""
+    """Raise `OptionsError` if a value (or an element of it) is a string that its type does not list."""
     if isinstance(value, tuple) and get_origin(kind) is tuple:
         for one in value:
             check_name(what, one, get_args(kind)[0])
@@ -37,7 +37,7 @@ def check_name(what: str, value: Any, kind: Any) -> None:
 
 
 def names_of(kind: Any) -> tuple[str, ...]:
-    """Return the names that a type lists; none where it takes any text."""
+    """Return the names that a type lists, or none if it accepts any string."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if any(one in (str, Path, Any) for one in parts):
         return ()

@@ -1,7 +1,7 @@
-"""Typed options: one frozen dataclass for each verb, in which an option is one field.
+"""Typed options: one frozen dataclass per command, with one field per option.
 
-A field has its type, its default, its text, its range, and whether a resumed run may change it. The command line,
-config files, the Python signature, the docs and the rules of resuming are all made from the fields:
+A field has a type, a default, a help text, a range, and a flag whether a resumed run may change it. The command line,
+config files, Python signatures, docs and the rules for resuming are all generated from the fields:
 
     @dataclass(frozen=True, kw_only=True)
     class EmbedOptions(Options):
@@ -10,11 +10,11 @@ config files, the Python signature, the docs and the rules of resuming are all m
 
     @takes(EmbedOptions)
     def embed(options: EmbedOptions) -> Path:
-        '''Write one vector for each image.'''
+        '''Write one feature vector per image.'''
 
     embed(run="runs/wheat", k=5)
 
-This module imports nothing heavy, so that help and refusals come at once.
+This module imports no heavy modules, so help and error messages are fast.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` on, that included unless `above`, to `high`, included.
+    """A range of numbers from `low` to `high`, both included, or excluding `low` if `above` is set.
 
-    `most` bounds what has no natural limit, so that no memory is taken for what nobody means.
+    `most` bounds options without a natural limit, to catch typing errors before they allocate memory.
     """
 
     low: float
@@ -50,7 +50,7 @@ class Range:
     most: float = 2**63 - 1
 
     def holds(self, value: float) -> bool:
-        """Whether a number is in the range; NaN and infinity are in none."""
+        """Return whether a number is in the range. NaN and infinity never are."""
         high = min(self.high, self.most)
         return math.isfinite(value) and self.low <= value <= high and not (self.above and value == self.low)
 
@@ -60,14 +60,14 @@ class Range:
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
     def check(self, name: str, value: float) -> None:
-        """Raise `OptionsError` for a number that the range does not hold."""
+        """Raise `OptionsError` if a number is outside the range."""
         if not self.holds(value):
             must = f"at most {self.most:g}" if self.most < value < math.inf else str(self)
             raise OptionsError(f"{name} is {value:g}; it must be {must}.")
 
 
 MOST_SIDE_PX = 1 << 14
-MOST_PICTURES = 200  # rows or columns of a sheet, whose pixels have a limit
+MOST_PICTURES = 200  # rows or columns of a sheet of images
 COUNT = Range(1, most=1 << 40)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1, above=True)
@@ -75,14 +75,14 @@ SHARE = Range(0, 1, above=True)
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """What a field says beside its type and default.
+    """Metadata of an option, in addition to the type and default of its field.
 
     Attributes:
-        help: Text for users.
-        range: Numbers that it may be, and each of its numbers where it takes several; None for any.
-        movable: Whether a resumed run may have another value than it began with.
-        required: Whether a call must give it; its default stands for nothing.
-        python: Whether only Python can give it, as it is an object; no command line, file or run has it.
+        help: Help text.
+        range: Allowed numbers (of each element if the option is a sequence), or None for any.
+        movable: Whether a resumed run may change the option.
+        required: Whether the option must be specified. Its default is not used then.
+        python: Whether the option is a Python object, which is not available on the command line and in files.
     """
 
     help: str
@@ -102,17 +102,17 @@ def option(
     required: bool = False,
     python: bool = False,
 ) -> Any:
-    """Return a field of an `Options` class; see `OptionInfo`. A `positional` one may be given without its name."""
+    """Return a field of an `Options` class (see `OptionInfo`). A `positional` option may be passed without its name."""
     info = OptionInfo(help, range, movable, required, python)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a verb.
+    """Base class of the options of a command.
 
     Raises:
-        OptionsError: For a number outside its field's range, or a name that the field's type does not list.
+        OptionsError: A number is out of range, or a name is not one of the choices.
     """
 
     _named: ClassVar[frozenset[str]] = frozenset()
@@ -125,10 +125,10 @@ class Options:
 
     @classmethod
     def given(cls, values: Mapping[str, Any], *, from_file: Collection[str] = ()) -> Self:
-        """Return options of which it is known which were named, and which of them only a config file named.
+        """Create options and remember which of them are specified, and which only in a config file.
 
         Raises:
-            OptionsError: For an unknown name and a required one that is missing, too.
+            OptionsError: An option is unknown, missing, or has an invalid value.
         """
         infos = option_infos(cls)
         for name in values:
@@ -136,25 +136,25 @@ class Options:
                 raise unknown_name("option", name, infos)
         for name, info in infos.items():
             if info.required and name not in values:
-                raise OptionsError(f"{name} is missing; give it with --{name.replace('_', '-')}.")
+                raise OptionsError(f"{name} is missing; specify it with --{name.replace('_', '-')}.")
         return cls(**values)._remembering(values, from_file)
 
     @property
     def named(self) -> frozenset[str]:
-        """The options that the caller gave, whether or not they equal the default."""
+        """Names of the options that the caller specified, even if they equal the default."""
         return self._named
 
     @property
     def from_file(self) -> frozenset[str]:
-        """Those of them that a config file gave, and not the command line or Python."""
+        """Names of the options that only a config file specified."""
         return self._from_file
 
     def typed(self, name: str) -> bool:
-        """Whether an option's value did not come from a config file."""
+        """Return whether an option's value does not come from a config file."""
         return name not in self._from_file
 
     def changed(self, **values: Any) -> Self:
-        """Return the options with other values; what was named and where it came from stays known."""
+        """Return the options with other values. The record of specified options is kept."""
         return dataclasses.replace(self, **values)._remembering(self._named, self._from_file)
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Options:
 
     @classmethod
     def given_in_python(cls) -> frozenset[str]:
-        """Return the options that only Python can give."""
+        """Return the options that are only available in Python."""
         return frozenset(name for name, info in option_infos(cls).items() if info.python)
 
     @classmethod
@@ -183,12 +183,12 @@ class Options:
 
 
 def option_infos(options: type[Options]) -> Mapping[str, OptionInfo]:
-    """Return what the fields of a class say, by name."""
+    """Return the metadata of all options of a class, by name."""
     return {field.name: field.metadata[INFO] for field in fields(options) if INFO in field.metadata}
 
 
 def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
-    """Raise `OptionsError` for a number out of range, or text where the type lists names and not this one."""
+    """Raise `OptionsError` if a number is out of range, or a name is not one of the choices of its type."""
     several = value if isinstance(value, list | tuple) else [value]
     for one in several:
         if info.range is not None and isinstance(one, int | float):
@@ -202,7 +202,7 @@ def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
 
 
 def or_names(names: Collection[str]) -> str:
-    """Return names as the last part of a list of what may be given."""
+    """Return names as the last part of a list of choices."""
     return f" or {', '.join(map(repr, names))}" if names else ""
 
 
@@ -212,10 +212,10 @@ R = TypeVar("R")
 
 
 def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]], Callable[P, R]]:
-    """Turn a function of one `Options` object into one of keyword arguments: those that the class has.
+    """Decorator that turns a function of one `Options` object into a function of keyword arguments.
 
-    The signature and the docstring's list of arguments come from the class. `options_class` returns it, and `body` the
-    function of one object.
+    The signature and the `Args` section of the docstring are generated from the class. `options_class` returns the
+    class, and `body` the undecorated function.
     """
     kind: Any = options
     assert issubclass(kind, Options)
@@ -236,19 +236,19 @@ def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]],
 
 
 def options_class(function: Callable[..., Any]) -> type[Options]:
-    """Return the class of a function that `takes` made."""
+    """Return the options class of a function decorated with `takes`."""
     found: type[Options] = vars(function)["options"]
     return found
 
 
 def body(function: Callable[..., R]) -> Callable[[Any], R]:
-    """Return what `takes` wraps: the function of one `Options` object."""
+    """Return the undecorated function, whose only argument is an `Options` object."""
     found: Callable[[Any], R] = vars(function)["body"]
     return found
 
 
 def signature_of(function: Callable[..., Any], options: type[Options]) -> inspect.Signature:
-    """Return the signature with the options as keyword arguments."""
+    """Return a signature with the options as keyword arguments."""
     kinds = types_of(options)
     named, first = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
@@ -261,7 +261,7 @@ def signature_of(function: Callable[..., Any], options: type[Options]) -> inspec
 
 
 def documented(text: str, options: type[Options]) -> str:
-    """Return a docstring with the options' texts as its `Args`, before any other section."""
+    """Insert the help texts of the options into a docstring as its `Args` section."""
     lines = ["Args:"]
     for name, info in option_infos(options).items():
         lines += textwrap.wrap(f"{name}: {info.help}", 116, initial_indent="    ", subsequent_indent="        ")
@@ -274,5 +274,5 @@ def documented(text: str, options: type[Options]) -> str:
 
 
 def positional_in(options: type[Options]) -> tuple[str, ...]:
-    """Return the options that may be given without their names."""
+    """Return the names of positional options."""
     return tuple(field.name for field in fields(options) if not field.kw_only)

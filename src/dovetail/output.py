@@ -1,4 +1,4 @@
-"""Standard output and standard error of a job that outlives whoever reads them."""
+"""Standard output and standard error that survive the loss of their reader."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-# A pipe without a reader, a terminal that was closed, a file on a full disk.
+# A pipe without a reader, a closed terminal, a full disk.
 LOST = frozenset({errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ECONNRESET})
 
 _lost: list[str] = []
 
 
 class Forgiving(io.RawIOBase):
-    """Writes to a file descriptor, and drops what the descriptor no longer takes."""
+    """Writes to a file descriptor, and drops data that cannot be written."""
 
     def __init__(self, descriptor: int, name: str) -> None:
-        """Write to `descriptor`, which stays open when this is closed; `name` is how `lost_outputs` reports it."""
+        """Write to `descriptor`, which stays open when this is closed. `lost_outputs` reports it as `name`."""
         self._descriptor = descriptor
         self._name = name
 
@@ -34,7 +34,7 @@ class Forgiving(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Write a part of the data or drop all of it; return how many bytes are done."""
+        """Write part of the data or drop all of it. Return the number of bytes handled."""
         try:
             return os.write(self._descriptor, data)
         except OSError as error:
@@ -46,15 +46,15 @@ class Forgiving(io.RawIOBase):
 
 
 def lost_outputs() -> tuple[str, ...]:
-    """Return which of "standard output" and "standard error" have dropped something."""
+    """Return which of "standard output" and "standard error" have dropped data."""
     return tuple(_lost)
 
 
 @contextmanager
 def outliving_readers() -> Iterator[None]:
-    """Let the process's own output and error streams drop what nobody takes, instead of raising.
+    """Make the output and error streams of the process drop data without a reader, instead of raising.
 
-    `dovetail pretrain … | head` then trains to its end. Lines are written at once, also into a pipe.
+    `dovetail pretrain … | head` then trains to the end. Lines are written immediately, also to a pipe.
     """
     before = sys.stdout, sys.stderr
     sys.stdout = _forgiving(sys.stdout, sys.__stdout__, "standard output")
@@ -69,7 +69,7 @@ def outliving_readers() -> Iterator[None]:
 
 
 def _forgiving(stream: TextIO, own: TextIO | None, name: str) -> TextIO:
-    """Return a stream that drops what nobody takes; `stream` itself where it is not the process's `own`."""
+    """Return a stream that drops data without a reader, or `stream` itself if it is not the process's `own` stream."""
     if stream is None or stream is not own:
         return stream
     stream.flush()
@@ -78,7 +78,7 @@ def _forgiving(stream: TextIO, own: TextIO | None, name: str) -> TextIO:
 
 
 def drop_standard_output() -> None:
-    """Send what is still to be written to standard output nowhere, so that the process can end without a complaint."""
+    """Discard pending standard output, so that the process can exit without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

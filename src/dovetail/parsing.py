@@ -1,4 +1,4 @@
-"""Options from text: the command line and files of options, parsed by the fields of an `Options` class."""
+"""Parses the command line and config files, based on the fields of an `Options` class."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def make_parser(
     description: str = "",
     config: Literal["read", "named", "none"] = "none",
 ) -> Any:
-    """Return the parser of a command, with the options of the chosen method's recipe as `--recipe.NAME`.
+    """Return the parser of a command, with the options of the method's recipe as `--recipe.NAME`.
 
     Args:
         command: Name of the command.
-        options: Its options.
-        arguments: The command line, which says whose recipe it is about.
-        description: Text above the help.
-        config: "read" takes the options in the file of --config, "named" takes --config for a name and leaves the file
-            alone, so that what it parses was typed, "none" has no --config.
+        options: Options class of the command.
+        arguments: Command line, which determines the method.
+        description: Text above the list of options in the help.
+        config: "read" reads the file of --config. "named" accepts --config without reading the file, so the result
+            only has options that were typed. "none" has no --config.
     """
     import jsonargparse
 
@@ -48,7 +48,7 @@ def make_parser(
     parser = Parser(prog=f"dovetail {command}", description=description)
     if config != "none":
         action = "config" if config == "read" else "append"
-        parser.add_argument("--config", action=action, help="YAML file with any of these options")
+        parser.add_argument("--config", action=action, help="YAML file with any of these options.")
     kinds, positional = types_of(options), positional_in(options)
     for option, info in option_infos(options).items():
         if option != "recipe" and not info.python:
@@ -64,10 +64,10 @@ def make_parser(
 
 
 def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
-    """Return the parser's arguments for an option of a type."""
+    """Return the arguments of `add_argument` for an option of this type."""
     if kind is bool:
         return {"action": "store_true"}
-    kind = str if kind is Any else kind  # modules, datasets and functions have names here
+    kind = str if kind is Any else kind  # modules, datasets and functions are specified by name
     if get_origin(kind) is Sequence:
         one = str if get_args(kind)[0] is Any else get_args(kind)[0]
         return {"type": one, "nargs": "*" if positional else "+", "default": list(default)}
@@ -75,35 +75,33 @@ def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
 
 
 def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:
-    """Raise `OptionsError` for options read from a file, of names or kinds that the class does not have.
+    """Raise `OptionsError` if options read from a file have unknown names or wrong types.
 
     Args:
-        options: The class.
-        values: Options by name.
-        where: What the file is called.
+        options: Options class.
+        values: Values by option name.
+        where: Path of the file, for the error message.
     """
     from dovetail.recipes.registry import refuse_unnamed
 
     method = values.get("method", options.default_of("method"))
     if not isinstance(method, str):
-        raise OptionsError(f"{where}: method is {method!r}; it must be text.")
+        raise OptionsError(f"{where}: method expects a string, got {method!r}.")
     refuse_unnamed(method)
     if not isinstance(values.get("recipe") or {}, dict):
-        raise OptionsError(
-            f"{where}: recipe is {str(values['recipe'])[:200]!r}; it must be NAME: VALUE for each option."
-        )
+        raise OptionsError(f"{where}: recipe expects a mapping of NAME: VALUE, got {str(values['recipe'])[:200]!r}.")
     try:
         parser = make_parser("pretrain", options, ["--method", method])
         parser.parse_object({name: value for name, value in values.items() if value is not None}, defaults=False)
     except DovetailError as error:
         raise OptionsError(f"{where}: {str(error)[:1000]}") from None
-    except Exception as error:  # values of no kind that the parser expects make it raise almost anything
+    except Exception as error:  # unexpected types make the parser raise almost anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OptionsError(f"{where} cannot be read: {reason}.") from error
+        raise OptionsError(f"{where} cannot be read ({reason}); correct it.") from error
 
 
 def underscored(argument: str) -> str:
-    """Return `--max-steps` as `--max_steps`, the name of the function's parameter; a value after `=` stays."""
+    """Convert `--max-steps` to `--max_steps`, the name of the function's parameter. A value after `=` is kept."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -111,14 +109,14 @@ def underscored(argument: str) -> str:
 
 
 def hyphened(option: str) -> str:
-    """Return `--max_steps` as users write it."""
+    """Convert `--max_steps` to `--max-steps`, as users write it."""
     return option.replace("_", "-")
 
 
 def positional_values(names: Sequence[str], arguments: list[str]) -> dict[str, str]:
-    """Return the first positional argument by name, as far as it can be told before parsing.
+    """Return the first positional argument by name, guessed before parsing.
 
-    The word after an option is taken for its value: only --help has none, where this matters.
+    The word after an option counts as its value, except after --help.
     """
     values = [
         argument
@@ -129,7 +127,7 @@ def positional_values(names: Sequence[str], arguments: list[str]) -> dict[str, s
 
 
 def method_in(arguments: list[str], default: Any) -> str:
-    """Return the method that the command line or its YAML file names."""
+    """Return the method on the command line or in its config file."""
     from dovetail.recipes.registry import name_of
 
     method = default if isinstance(default, str) else AUTO
@@ -144,18 +142,18 @@ def method_in(arguments: list[str], default: Any) -> str:
 
 
 def method_in_file(path: str) -> str | None:
-    """Return the method that a YAML file names."""
+    """Return the method in a config file."""
     content = read_options_file(Path(path))
     if not isinstance(content, dict):
-        raise OptionsError(f"The config file {path!r} holds no options; write them as NAME: VALUE.")
+        raise OptionsError(f"The config file {path!r} contains no options; write them as NAME: VALUE.")
     method = content.get("method")
     return method if isinstance(method, str) else None
 
 
 def add_recipe_options(parser: Any, method: str) -> None:
-    """Add the options of a method's recipe to `parser`, with the text of the functions' docstrings.
+    """Add the options of a method's recipe to `parser`, with help texts from docstrings.
 
-    For "auto" these are the options of all methods that it chooses from.
+    For "auto", these are the options of all methods that may be chosen.
     """
     from dovetail.recipes.spelling import RUNS_SPELLING
     from dovetail.recipes.table import CHOSEN, options_of, parse, parts_of
@@ -168,26 +166,26 @@ def add_recipe_options(parser: Any, method: str) -> None:
             own = part.texts
             helps = {option: own.get(option.removeprefix(part.prefix), "") for option in part.options} | helps
     for option, parameter in known.items():
-        # Files may hold what is spelled in another way on the command line.
+        # Files may contain options that have another name on the command line.
         text = SUPPRESS if option in RUNS_SPELLING else helps.get(option, "")
         parser.add_argument(f"--recipe.{option}", type=parameter.annotation, default=parameter.default, help=text)
 
 
 def known_options(parser: Any) -> list[str]:
-    """Return the names of a parser's options that its help lists, with their dashes."""
+    """Return the options in the help of a parser, with their dashes."""
     listed = [action for action in parser._actions if action.help != SUPPRESS]
     return [option for action in listed for option in action.option_strings if option.startswith("--")]
 
 
 def explain(message: str, known: list[str]) -> str:
-    """Return a parser's message as one sentence, with the nearest option for a wrong one."""
+    """Convert a parser's message to one sentence, with a suggestion for an unknown option."""
     message = " ".join(message.split())
     value = wrong_value(message)
     if value is not None:
         return value
     lacking = re.search(r"argument (--\w+): expected (?:one|at least one) argument", message)
     if lacking:
-        return f"{hyphened(lacking[1])} needs a value; see --help."
+        return f"{hyphened(lacking[1])} expects a value; see --help."
     wrong = re.search(r"[Uu]nrecognized arguments: (\S+)|[Oo]ption '([^']+)' is not accepted", message)
     if not wrong:
         return (message if len(message) <= 1000 else f"{message[:1000]}…").rstrip(".") + "."
@@ -196,7 +194,7 @@ def explain(message: str, known: list[str]) -> str:
 
 
 def hint_for(option: str, known: list[str]) -> str:
-    """Return whose option a wrong one is: of other methods, else the nearest of the known ones."""
+    """Return a hint for an unknown option: the methods that have it, or the most similar known option."""
     from dovetail.recipes.table import methods_with
 
     others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
@@ -206,11 +204,11 @@ def hint_for(option: str, known: list[str]) -> str:
     return f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
 
 
-KINDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+KINDS = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false"}
 
 
 def wrong_value(message: str) -> str | None:
-    """Return a parser's message on a value of another kind in words; None for other messages and other kinds."""
+    """Convert a parser's message about a value of the wrong type. Return None for other messages and types."""
     found = re.match(r'Parser key "([\w.]+)"(?: element \d+)?: (.*?) (?:Got|Given) value: (.*?)\.?$', message)
     if not found:
         return None

@@ -1,9 +1,9 @@
-"""What only the command line or Python may decide, and never a file that is read: a config, or a run's folder.
+"""Options that only the command line or Python may set, and never a config file or a run folder.
 
-A config file or a run folder may come from somebody else. Such a file chooses how a run trains, on data that are on
-this machine. It does not choose where results go, what is erased, or what is sent and fetched over the network. The
-rule goes by where a value came from, and not by what it looks like: names of options travel from the parser to the
-place that would act, which asks whether the option was typed.
+A config file or a run folder may come from somebody else. Such a file may determine how a run trains on local data. It
+may not determine where results are written, what is deleted, or what is sent or downloaded over the network. The rule
+depends on the source of a value, and not on its content: the names of typed options are passed from the parser to the
+code that acts on them.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ TYPED_ONLY = ("out", "overwrite", "resume")
 
 
 def refuse_decided_in_file(options: Options) -> None:
-    """Raise `OptionsError` where a config file decides what only the command line may; it may name the defaults."""
+    """Raise `OptionsError` if a config file changes an option that is reserved for the command line."""
     for name in TYPED_ONLY:
         value = getattr(options, name, None)
         if name in options.from_file and value != options.default_of(name):
             raise OptionsError(
-                f"The config file names {name}, which only the command line may decide; remove it from the file and "
+                f"The config file sets {name}, which is only allowed on the command line; remove it from the file and "
                 f"add {typed_again(name, value)}."
             )
 
 
 def refuse_network_in_file(name: str, value: Any, *, typed: bool) -> None:
-    """Raise `OptionsError` unless an option that reaches the network was typed; called where the network is reached.
+    """Raise `OptionsError` unless an option that needs the network was typed. Called before the network is used.
 
     Args:
-        name: Of the option.
-        value: Of the option.
-        typed: Whether the command line or Python gave the value.
+        name: Name of the option.
+        value: Value of the option.
+        typed: Whether the value comes from the command line or from Python.
     """
     if not typed:
         shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         raise OptionsError(
-            f"{name} {shown!r} comes from a config file, and a file may not start a network connection; to allow it, "
-            f"add {typed_again(name, value)}."
+            f"{name} {shown!r} comes from a config file, which may not start network connections; to allow it, add "
+            f"{typed_again(name, value)}."
         )
 
 
 def typed_again(name: str, value: Any) -> str:
-    """Return the words that give an option on the command line."""
+    """Return an option with its value as on the command line."""
     option = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return option

@@ -1,4 +1,4 @@
-"""Packages that import their public names when these are first used, so that importing a package is quick."""
+"""Lazy imports: packages import their public names on first use, so importing a package is fast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def on_first_use(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return a package's `__getattr__` and `__dir__` (PEP 562).
+    """Return the `__getattr__` and `__dir__` of a package (PEP 562).
 
     Args:
         package: Name of the package.
-        modules: The module that each public name is in.
+        modules: Module of each public name.
     """
 
     def get(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Recipes: a method as plain frozen data. Named terms, views, schedules and optimiser rules; no tensors, no code paths.
+"""Recipes: a method as plain frozen data, with named terms, views, schedules and optimiser rules, but no tensors.
 
-`dovetail show METHOD` prints one; every run saves the one it used.
+`dovetail show METHOD` prints a recipe. Every run saves the recipe that it used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DecoderPadding = Literal["zeros", "reflect"]
 
 @dataclass(frozen=True)
 class Tap:
-    """A named output of a network: `channels` wide, one cell per `stride` pixels, from the encoder or the decoder."""
+    """A named output of the encoder or decoder, with its number of channels and its stride in pixels."""
 
     channels: int
     stride: int
@@ -32,11 +32,11 @@ class Tap:
 
 @dataclass(frozen=True)
 class SameHead:
-    """A term uses the head of another term of this recipe (iBOT's shared head, ADCLR's queries).
+    """The head of another term of the same recipe (iBOT's shared head, ADCLR's queries).
 
     Attributes:
-        term: The term that owns the head.
-        output: Which of the head's outputs, for heads with several (iBOT's prototypes of patches); "" for its first.
+        term: Name of the term that owns the head.
+        output: Name of the output, for heads with several outputs (iBOT's patch prototypes). "" is the first one.
     """
 
     term: str
@@ -45,13 +45,13 @@ class SameHead:
 
 @dataclass(frozen=True)
 class Cells:
-    """Which cells of a map a term looks at; all of them by default.
+    """The cells of a feature map that a term uses. By default, all cells are used.
 
     Attributes:
-        grid: Maps larger than grid x grid cells are average-pooled to it before the head.
-        points: The map is sampled, bilinearly and before the head, at so many points of each view (`ViewPlan.points`).
-        border: So many cells at each edge are left out, as padding tells them where they are; small maps keep at least
-            one cell in the middle. Sampled points keep away from the edges by `PointSpec.margin` instead.
+        grid: Average-pool maps that are larger than grid x grid cells to this size before the head.
+        points: Sample the map bilinearly at this number of points in each view (`ViewPlan.points`) before the head.
+        border: Number of cells to drop at each edge, where padding reveals the position. Small maps keep at least one
+            cell in the middle. For sampled points, use `PointSpec.margin` instead.
     """
 
     grid: int | None = None
@@ -60,16 +60,16 @@ class Cells:
 
     def __post_init__(self) -> None:
         if self.points is not None and (self.grid is not None or self.border):
-            raise RecipeError("A term's cells are either sampled at points, or pooled to a grid without a border.")
+            raise RecipeError("Cells with points cannot have a grid or a border; specify either points or the others.")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the teacher answers a term with, where that is another tap than the student's, of other views.
+    """The teacher's output for a term, if it comes from another tap and other views than the student's.
 
     Attributes:
-        tap: The encoder's tap that the teacher reads; the decoder then is not run for this term in the teacher.
-        roles: The roles of the views that the teacher reads it from; `Recipe.teacher_views` has to have them.
+        tap: Encoder tap of the teacher. The teacher does not run its decoder for this term.
+        roles: Roles of the views that the teacher sees for this term. They must be in `Recipe.teacher_views`.
     """
 
     tap: str
@@ -81,16 +81,16 @@ class Term:
     """One objective on one tap with one weight.
 
     Attributes:
-        name: Its name in the log, such as "encoder" or "decoder.p2".
-        tap: The tap it reads.
-        head: The head between tap and objective, or another term's.
-        objective: What compares student and teacher.
-        weight: Its factor in the sum of losses.
-        cells: Which cells of a map it looks at.
-        checkpoint_head: Recompute the head in the backward pass instead of keeping its activations.
-        roles: The roles of the views it sees.
-        target: What the teacher gives to it; None for the same tap of the same views. With a target the head has to be
-            without weights (`RawHeadSpec`), and `cells` are those of the student alone.
+        name: Name in the log, such as "encoder" or "decoder.p2".
+        tap: Name of the tap.
+        head: Head between tap and objective, or the head of another term.
+        objective: Loss that compares student and teacher.
+        weight: Weight of the loss.
+        cells: Cells of the feature map to use.
+        checkpoint_head: Recompute the head in the backward pass to save memory.
+        roles: Roles of the views to use.
+        target: Output of the teacher. None is the same tap and the same views. A target requires a head without weights
+            (`RawHeadSpec`), and `cells` then only apply to the student.
     """
 
     name: str
@@ -106,10 +106,10 @@ class Term:
 
 @dataclass(frozen=True)
 class LateralDropout:
-    """Dropout on what the decoder takes from all encoder maps but the deepest (DeCon-ML), in both branches.
+    """Dropout on the lateral connections from all encoder maps but the deepest to the decoder (DeCon-ML).
 
-    kind "channel": each channel of each image falls out with probability `p`, the rest are scaled by 1/(1-p).
-    kind "path": the whole lateral falls out for the whole batch, without scaling.
+    It acts in both branches. With kind "channel", each channel of each image is dropped with probability `p`, and the
+    others are scaled by 1/(1-p). With kind "path", a lateral connection is dropped for the whole batch, unscaled.
     """
 
     p: float = 0.0
@@ -118,19 +118,22 @@ class LateralDropout:
 
 @dataclass(frozen=True)
 class QueryRule:
-    """How query tokens (ADCLR, PQCL) go through a ViT.
+    """How a ViT processes query tokens (ADCLR, PQCL).
 
-    attention "unidirectional": a query attends to the raw tokens and to itself, raw tokens only to raw tokens.
-    "query_to_query": queries attend to each other as well. "bidirectional": everything attends to everything.
-    content "pixels": a query's tokens are the patches of its crop, in both branches, and its vector is their mean
-    (ADCLR). "mask": the student's tokens are the mask token at the places of the crop's patches; the teacher encodes
-    the crop by itself, as an image, and answers with its patches; tokens are compared one by one (PQCL).
-    positions "none": queries have no position. "crop": all tokens of a query get the view's position at the centre of
-    its crop. "sincos": each token has a sine-cosine position at its own place, inside the view or not, and the model's
-    own positions are sine-cosine ones too, which do not learn. "learned": each token gets the model's own position at
-    its place, or at the view's border where it lies outside.
-    tokens_per_side: Patches on a side of a query, which is as many tokens squared. They attend to each other.
-    reference_positions: Places as in PQCL's official code: the corners of patches, and not mirrored where the view is.
+    Attributes:
+        attention: "unidirectional": queries attend to the image tokens and to themselves, and image tokens only to
+            image tokens. "query_to_query": queries attend to each other, too. "bidirectional": full attention.
+        positions: "none": queries have no position embedding. "crop": all tokens of a query have the embedding at the
+            centre of the crop. "sincos": each token has a sine-cosine embedding at its position, inside or outside the
+            view; the model's embeddings are fixed sine-cosine embeddings, too. "learned": each token has the model's
+            embedding at its position, or at the border of the view if it is outside.
+        tokens_per_side: Number of patches along a side of a query, which has the square of this number of tokens. They
+            attend to each other.
+        content: "pixels": the tokens of a query are the patches of its crop in both branches, and its vector is their
+            mean (ADCLR). "mask": the student's tokens are mask tokens at the positions of the crop's patches, the
+            teacher encodes the crop as a separate image, and tokens are compared one by one (PQCL).
+        reference_positions: Use the positions of PQCL's official code: corners of patches, not mirrored in flipped
+            views.
     """
 
     attention: Literal["unidirectional", "bidirectional", "query_to_query"] = "unidirectional"
@@ -142,12 +145,13 @@ class QueryRule:
 
 @dataclass(frozen=True)
 class NetworkRules:
-    """What a recipe asks of a network: it is built with these, see `Network.following`.
+    """Requirements of a recipe on the network, which `Network.following` applies.
 
-    lateral_dropout: On what the decoder takes from the encoder; None for none.
-    query_rule: How query tokens go through a ViT.
-    masks: Whether views come with masks of patches.
-    official_positions: Whether a ViT's positions are resampled to other sizes as in DINO's code, not as in timm.
+    Attributes:
+        lateral_dropout: Dropout between encoder and decoder, or None.
+        query_rule: How a ViT processes query tokens.
+        masks: Whether views have patch masks.
+        official_positions: Resample the position embeddings of a ViT as in DINO's code instead of timm's.
     """
 
     lateral_dropout: LateralDropout | None = None
@@ -158,9 +162,9 @@ class NetworkRules:
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """Named exception for parameters: those whose name matches the regular expression `pattern` on the student.
+    """Optimiser settings for the student's parameters whose names match the regular expression `pattern`.
 
-    Names begin with "network.", "heads.TERM." or "objectives.TERM.".
+    Names start with "network.", "heads.TERM." or "objectives.TERM.".
     """
 
     pattern: str
@@ -174,25 +178,25 @@ class ParameterRule:
 
 @dataclass(frozen=True)
 class OptimiserSpec:
-    """Optimiser and learning rate. The peak rate is `base_lr * global batch / 256`.
+    """Optimiser and learning rate schedule. The peak learning rate is `base_lr * global batch / 256`.
 
     Attributes:
         name: lars, lamb, sgd or adamw.
-        base_lr: Peak learning rate at a global batch of 256 images.
-        weight_decay: A number or a schedule.
-        momentum: Of LARS and SGD.
+        base_lr: Peak learning rate at a global batch size of 256.
+        weight_decay: Number or schedule.
+        momentum: Momentum of LARS and SGD.
         warmup_epochs: Epochs of linear warm-up.
-        warmup_start: Learning rate at step 0 as a share of the peak.
+        warmup_start: Learning rate at step 0, relative to the peak.
         final_lr: Absolute learning rate at the end of the cosine.
-        final_share: Share of the peak that is added to it.
+        final_share: Fraction of the peak that is added to `final_lr`.
         peak_twice: See `WarmupCosine`.
-        decay_one_dimensional: Whether biases and norm parameters are decayed (and, by LARS, adapted).
-        clip_norm: Largest gradient norm, None for no clipping.
-        clip_each_parameter: Clip each tensor by itself (DINO) instead of all together.
-        rules: Exceptions, first match counts.
-        encoder_lr_scale: Factor of the learning rate of the encoder's weights, beside that of a rule.
-        decoder_lr_scale: The same of the decoder's weights; heads have neither.
-        layer_decay: Factor from the rate of a layer of the encoder to that of the layer before it.
+        decay_one_dimensional: Apply weight decay (and LARS's trust ratio) to biases and norm parameters, too.
+        clip_norm: Largest gradient norm, or None for no clipping.
+        clip_each_parameter: Clip the gradient of each tensor separately (DINO) instead of the global norm.
+        rules: Rules for parameters. The first match is used.
+        encoder_lr_scale: Factor of the encoder's learning rate, in addition to that of a rule.
+        decoder_lr_scale: Factor of the decoder's learning rate. Heads have neither factor.
+        layer_decay: Factor of the learning rate from each encoder layer to the one before it.
     """
 
     name: Literal["lars", "lamb", "sgd", "adamw"]
@@ -217,18 +221,18 @@ class OptimiserSpec:
         return self.base_lr * global_batch / 256
 
     def lr_schedule(self, peak: float) -> WarmupCosine:
-        """Return the learning rate's schedule for a given peak."""
+        """Return the learning rate schedule for a peak."""
         end = self.final_lr + peak * self.final_share
         return WarmupCosine(peak * self.warmup_start, peak, end, self.warmup_epochs, self.peak_twice)
 
 
 @dataclass(frozen=True)
 class EncoderInit:
-    """How a method's source begins an encoder with random weights; None leaves the library's.
+    """Initialisation of a random encoder as in the method's official code. None keeps the library's initialisation.
 
     Attributes:
-        fan: Kaiming's normal distribution of a ResNet's convolutions for the fan "in" or "out", the libraries' own.
-        zero_gamma: Whether the last norm of every residual block of a ResNet begins with zeros, or with ones.
+        fan: Kaiming normal initialisation of a ResNet's convolutions with fan "in" or "out" (the libraries use "out").
+        zero_gamma: Initialise the last norm of every residual block of a ResNet with zeros (True) or ones (False).
         class_token_std: Standard deviation of a ViT's class token.
     """
 
@@ -239,34 +243,34 @@ class EncoderInit:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method, complete: what is compared, on which views, and how it is optimised.
+    """A complete method: terms, views and optimiser.
 
     Attributes:
-        name: The method's name.
-        terms: At least one; weights need not sum to one.
-        views: The views of one image in one step.
-        optimiser: Optimiser and learning rate.
-        teacher_momentum: Of the moving teacher; None for methods whose second branch is the student itself without
-            gradient (SimSiam) or that have none (SimCLR, Barlow Twins, VICReg).
-        teacher_views: The roles of views that the teacher sees.
-        teacher_buffers: BatchNorm statistics of the teacher: "own" (from its own forwards), "copied" from the
+        name: Name of the method.
+        terms: One or more terms. Their weights need not sum to one.
+        views: Views of one image in one step.
+        optimiser: Optimiser and learning rate schedule.
+        teacher_momentum: Momentum of the teacher. None for methods without a teacher (SimCLR, Barlow Twins, VICReg), or
+            whose second branch is the student without gradient (SimSiam).
+        teacher_views: Roles of the views that the teacher sees.
+        teacher_buffers: BatchNorm statistics of the teacher: "own" (from its own forward passes), "copied" from the
             student at every step, or "averaged" like the parameters.
-        encoder_init: How a random encoder begins; None for as its library does.
-        forward_views: One forward pass "per_view", or all views of one size "per_size" (BatchNorm sees them together).
+        encoder_init: Initialisation of a random encoder. None keeps the library's.
+        forward_views: One forward pass "per_view", or one for all views of a size ("per_size", shared by BatchNorm).
         lateral_dropout: See `LateralDropout`.
-        teacher_lateral_dropout: Whether it acts in the teacher too.
-        decoder_padding: How the decoder's convolutions pad while pre-training, in both branches: with "zeros", as the
-            model does, or by "reflect".
+        teacher_lateral_dropout: Whether lateral dropout acts in the teacher, too.
+        decoder_padding: Padding of the decoder's convolutions during pre-training, in both branches: "zeros" or
+            "reflect".
         query_rule: See `QueryRule`.
-        official_positions: Whether a ViT's positions are resampled to local views as in DINO's code, not as in timm.
-        export: Which branch is exported.
-        epochs: The paper's number of epochs at its scale.
-        batch_size: The paper's global batch.
+        official_positions: Resample a ViT's position embeddings to local views as in DINO's code instead of timm's.
+        export: Branch to export.
+        epochs: Number of epochs in the paper.
+        batch_size: Global batch size in the paper.
         shuffle_batch_norm: Shuffle the teacher's images across ranks, so that BatchNorm leaks nothing (MoCo, DenseCL).
-        reference_double_momentum_counter: DeCon's official counter runs at twice the pace: the momentum reaches 1
-            at half of the run and falls back to its start. Default off.
-        reference_frozen_teacher: Regular expression of teacher parameters (as "heads.TERM....") that never move, as
-            the decoder's prototypes in DeCon's official code. Default none.
+        reference_double_momentum_counter: Advance the momentum twice per step as in DeCon's official code: it reaches 1
+            halfway through the run and falls back to its start. Off by default.
+        reference_frozen_teacher: Regular expression of teacher parameters ("heads.TERM....") that are not updated, such
+            as the decoder's prototypes in DeCon's official code. None by default.
     """
 
     name: str
@@ -293,74 +297,76 @@ class Recipe:
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
         if not names:
-            raise RecipeError(f"Recipe {self.name!r} has no term; give it at least one.")
+            raise RecipeError(f"Recipe {self.name!r} has no terms; add at least one.")
         if len(set(names)) != len(names):
-            raise RecipeError(f"Recipe {self.name!r} names a term twice: {', '.join(names)}.")
+            raise RecipeError(f"Recipe {self.name!r} has two terms of the same name ({', '.join(names)}); rename one.")
         check_names(self)
         for term in self.terms:
             self.check_points(term)
 
     @property
     def network_rules(self) -> NetworkRules:
-        """What the recipe asks of its network."""
+        """Requirements of the recipe on its network."""
         masks = self.views.masks is not None
         return NetworkRules(self.lateral_dropout, self.query_rule, masks, self.official_positions)
 
     @property
     def one_way(self) -> bool:
-        """Whether the student needs to see the first view alone and the teacher the second, for all terms."""
+        """Whether all terms only need the student on the first view and the teacher on the second view."""
         two = len(self.views.views) == 2 and self.teacher_momentum is not None
         return two and all(term.objective.one_way for term in self.terms)
 
     def head_of(self, term: Term) -> HeadSpec:
-        """Return the head spec that `term` uses, its own or the one it shares."""
+        """Return the head spec of `term`, which may belong to another term."""
         if not isinstance(term.head, SameHead):
             return term.head
         owner = next((other for other in self.terms if other.name == term.head.term), None)
         if owner is None or isinstance(owner.head, SameHead):
-            raise RecipeError(f"Term {term.name!r} shares the head of {term.head.term!r}, which has none of its own.")
+            raise RecipeError(f"Term {term.name!r} shares the head of {term.head.term!r}, which does not own a head.")
         return owner.head
 
     def check(self, taps: dict[str, Tap]) -> None:
-        """Raise `RecipeError` for a term on a tap that is missing or of the wrong kind."""
+        """Raise `RecipeError` if the tap of a term is missing or has the wrong kind."""
         for term in self.terms:
             if term.tap not in taps:
-                raise RecipeError(f"Term {term.name!r} reads tap {term.tap!r}; the model has {', '.join(taps)}.")
+                raise RecipeError(
+                    f"Term {term.name!r} needs the tap {term.tap!r}, but the model only has {', '.join(taps)}."
+                )
             kind, takes = taps[term.tap].kind, self.head_of(term).kinds
             if kind not in takes:
-                raise RecipeError(f"Term {term.name!r} needs a {' or a '.join(takes)}; {term.tap} is a {kind}.")
+                raise RecipeError(f"Term {term.name!r} needs a {' or a '.join(takes)}, but {term.tap} is a {kind}.")
             self.check_target(term, taps)
 
     def check_target(self, term: Term, taps: dict[str, Tap]) -> None:
-        """Raise `RecipeError` for a target that the teacher cannot give."""
+        """Raise `RecipeError` if the teacher cannot provide the target of a term."""
         target, head = term.target, self.head_of(term)
         if target is None:
             return
         if target.tap not in taps or taps[target.tap].part != "encoder" or taps[target.tap].kind not in head.kinds:
             known = [name for name, tap in taps.items() if tap.part == "encoder" and tap.kind in head.kinds]
             raise RecipeError(
-                f"Term {term.name!r} predicts {target.tap!r}, which is no map of the encoder; choose one of "
+                f"Term {term.name!r} has the target {target.tap!r}, which is not an encoder feature map; choose one of "
                 f"{', '.join(known)}."
             )
         if not isinstance(head, RawHeadSpec):
-            raise RecipeError(f"Term {term.name!r} has a target, so its head is a RawHeadSpec and not {head}.")
+            raise RecipeError(f"Term {term.name!r} has a target, so its head must be a RawHeadSpec, not {head}.")
         if self.teacher_momentum is None or not set(target.roles) <= set(self.teacher_views):
             raise RecipeError(
-                f"Term {term.name!r} has a target of {' and '.join(target.roles)} views; give the recipe a teacher "
-                "that sees them."
+                f"Term {term.name!r} has a target on {' and '.join(target.roles)} views, which the teacher does not "
+                "see; add them to teacher_views."
             )
 
     def check_points(self, term: Term) -> None:
-        """Raise `RecipeError` for a term that samples points which the views do not have, or cannot compare them."""
+        """Raise `RecipeError` if a term samples points that the views lack, or its objective does not support them."""
         count, region, drawn = term.cells.points, term.objective.points, self.views.points
         if count is None:
             return
         if region is None:
-            raise RecipeError(f"Term {term.name!r} compares whole maps, so it cannot sample points of them.")
+            raise RecipeError(f"Term {term.name!r} compares whole feature maps, so it cannot sample points.")
         if drawn is None or (drawn.count, drawn.region) != (count, region):
             raise RecipeError(
-                f"Term {term.name!r} samples {count} points of each view's {region}; give the recipe's views "
-                f"points=PointSpec({count}, {region!r})."
+                f"Term {term.name!r} samples {count} points in the {region} of each view; set "
+                f"points=PointSpec({count}, {region!r}) in the views of the recipe."
             )
 
     def with_terms(self, *terms: Term) -> Recipe:

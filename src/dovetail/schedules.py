@@ -1,7 +1,7 @@
-"""Values that change during a run: pure functions of where the run stands, plain data that can be saved.
+"""Schedules: values that change during a run, as pure functions of the step. They are plain data and can be saved.
 
-A schedule is asked for its value at a `Moment`; nothing here counts, so nothing can be advanced twice or be
-lost on resume.
+A schedule has no internal counter: its value depends only on the `Moment`. So it cannot be advanced twice or get lost
+on resume.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands: `step` optimiser steps are done, of `total_steps`, `steps_per_epoch` to an epoch."""
+    """The position in a run: number of finished optimiser steps, total steps, and steps per epoch."""
 
     step: int
     total_steps: int
@@ -21,21 +21,21 @@ class Moment:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Number of finished epochs."""
         return self.step // max(self.steps_per_epoch, 1)
 
     @property
     def progress(self) -> float:
-        """Share of the run done, in [0, 1]."""
+        """Finished fraction of the run, in [0, 1]."""
         return self.step / max(self.total_steps, 1)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From `start` to `end` along half a cosine: `end + (start - end) (1 + cos(pi step / total)) / 2`.
+    """Cosine schedule from `start` to `end`: `end + (start - end) (1 + cos(pi step / total)) / 2`.
 
-    Teacher momentum (SlotCon, PixPro, DINO, BYOL) and DINO's weight decay. The last step used is `total - 1`,
-    so `end` itself is approached and, as in the official codes, not reached.
+    Used for the teacher momentum (SlotCon, PixPro, DINO, BYOL) and for DINO's weight decay. As in the official code,
+    the last step is `total - 1`, so `end` is approached, but not reached.
     """
 
     start: float
@@ -47,10 +47,10 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear from `start` to `peak` over `warmup_epochs`, then half a cosine to `end`.
+    """Linear warm-up from `start` to `peak` over `warmup_epochs`, then a cosine to `end`.
 
-    `peak_twice=False` (SlotCon, PixPro, MoCo v3): the ramp would reach `peak` at the first cosine step.
-    `peak_twice=True` (DINO, iBOT): the ramp's last step has the peak, and so has the first cosine step.
+    With `peak_twice=False` (SlotCon, PixPro, MoCo v3), the first cosine step has the value `peak`. With
+    `peak_twice=True` (DINO, iBOT), the last warm-up step has it, too.
     """
 
     start: float
@@ -70,9 +70,9 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class LinearByEpoch:
-    """`start` in epoch 0, in equal steps to `end` in epoch `epochs - 1`, constant from there (DINO's temperature).
+    """Linear schedule per epoch: `start` in epoch 0, `end` from epoch `epochs - 1` on (DINO's temperature).
 
-    `delay_epochs` at `start` come before all that (iBOT's patch temperature, while nothing is masked yet).
+    The value stays at `start` for `delay_epochs` first (iBOT's patch temperature, while no patch is masked).
     """
 
     start: float
@@ -85,14 +85,14 @@ class LinearByEpoch:
         if epoch < 0:
             return self.start
         if epoch >= self.epochs - 1:
-            # A ramp of one epoch is its first value, then the end.
+            # With a single epoch, the value is `start` in that epoch and `end` afterwards.
             return self.start if epoch == 0 and self.epochs == 1 else self.end
         return self.start + (self.end - self.start) * epoch / (self.epochs - 1)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Another schedule's values, multiplied by `factor`."""
+    """A schedule multiplied by `factor`."""
 
     schedule: Callable[[Moment], float]
     factor: float
@@ -102,18 +102,18 @@ class Scaled:
 
 
 Schedule = float | Callable[[Moment], float]
-"""A number, or a function of where a run stands: one of this file's, or any other."""
+"""A number, or a function of a `Moment`, such as the schedules of this module."""
 
 
 def value_at(schedule: Schedule, moment: Moment) -> float:
-    """Return the schedule's value at `moment`; a plain number is its own value."""
+    """Return the value of a schedule at `moment`. A number is constant."""
     if isinstance(schedule, (int, float)):
         return float(schedule)
     return schedule(moment)
 
 
 def scaled(schedule: Schedule, factor: float) -> Schedule:
-    """Return the schedule with all its values multiplied by `factor`."""
+    """Return the schedule multiplied by `factor`."""
     if isinstance(schedule, (int, float)):
         return schedule * factor
     if isinstance(schedule, WarmupCosine):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import dovetail
-from dovetail.data.apart import apart
+from dovetail.data.isolated import run_isolated
 from dovetail.data.loader import ViewDataset, ViewLoader, make_loader
 from dovetail.data.open import open_source
 from dovetail.data.order import StepSampler
@@ -121,7 +121,7 @@ def test_files_may_go_and_change_during_the_run(tmp_path: Path, workers: int) ->
     loader = ViewLoader(dataset, sampler, plan=PLAN, num_workers=workers, skipped=SkippedLog(log, 40))
     assert sum(len(batch) for batch in loader) == 40
     assert named(log) == {os.fspath(path) for path in paths[:4]}
-    assert "it is no regular file" in log.read_text()
+    assert "it is not a regular file" in log.read_text()
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def without_privileges() -> Iterator[None]:
         yield
         return
     # What processes need is imported where it may lie in root's own folder.
-    apart(lambda: torch.ones(1), seconds=60)
+    run_isolated(lambda: torch.ones(1), seconds=60)
     os.seteuid(NOBODY)
     try:
         yield

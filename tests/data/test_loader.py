@@ -220,7 +220,7 @@ def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:
 
 
 def test_too_few_images(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match="3 images are too few for a batch of 4"):
+    with pytest.raises(DovetailError, match="3 images, but a batch needs 4"):
         loader(folder_of(tmp_path, 3))
 
 

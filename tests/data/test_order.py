@@ -56,12 +56,12 @@ def test_what_does_not_fill_a_batch_is_left_out() -> None:
 
 
 def test_too_few_images() -> None:
-    with pytest.raises(DovetailError, match="7 images are too few for a batch of 8; use --batch-size 7 or more images"):
+    with pytest.raises(DovetailError, match="7 images, but a batch needs 8; use --batch-size 7 or more images"):
         StepSampler(7, 8, seed=0, total_steps=1)
 
 
 def test_batch_that_does_not_divide() -> None:
-    with pytest.raises(DovetailError, match="A batch of 10 does not divide over 4 devices; use --batch-size 8"):
+    with pytest.raises(DovetailError, match="10 is not divisible by 4 devices; use --batch-size 8"):
         StepSampler(20, 10, seed=0, total_steps=1, world_size=4)
     with pytest.raises(DovetailError, match="use --batch-size 4"):
         StepSampler(20, 3, seed=0, total_steps=1, world_size=2, micro_batches=2)

@@ -52,7 +52,7 @@ def test_modules_are_imported_without(without: None, name: str) -> None:
 
 def test_workers_are_watched_without(without: None) -> None:
     watch = anew("dovetail.data.reading.watch")
-    watch.leave_deaths_to_us()
+    watch.remove_worker_death_handler()
     assert not watch.asked_to_stop([])
     assert watch.ReadingWatch(0).lost([]) == {}
 

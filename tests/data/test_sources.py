@@ -51,9 +51,9 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.Capt
     for number in range(3):
         (tmp_path / "photos" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "photos" / "raw.nef").write_bytes(b"raw")
-    assert open_source(tmp_path).left_out == "Left out: 3 .heic files and 1 .nef file, which are not read as images."
+    assert open_source(tmp_path).left_out == "Skipped 3 .heic files and 1 .nef file (not supported as images)."
     assert run_command(["prepare", "--data", str(tmp_path / "photos"), "--shards", str(tmp_path / "shards")]) == 0
-    assert "Left out: 3 .heic files and 1 .nef file" in capsys.readouterr().out
+    assert "Skipped 3 .heic files and 1 .nef file" in capsys.readouterr().out
     archive = tmp_path / "photos.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for path in (tmp_path / "photos").iterdir():
@@ -121,9 +121,9 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_missing_folder_says_what_is_beside_it(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DovetailError, match=r"no folder, archive or list of images at .*photo'; .* has photos"):
+    with pytest.raises(DovetailError, match=r"no folder, archive or list of images at .*photo'; .* contains photos"):
         open_source(tmp_path / "photo")
-    with pytest.raises(DovetailError, match="is missing too"):
+    with pytest.raises(DovetailError, match="is missing, too"):
         open_source(tmp_path / "nowhere" / "photo")
 
 
@@ -138,7 +138,7 @@ def test_list_of_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\n \n", "names no image"), (b"\0\1", "is no text"), (b"\xff\xd8\xff\xe0", "is an image")],
+    [(b"\n \n", "is empty"), (b"\0\1", "is not a text file"), (b"\xff\xd8\xff\xe0", "is a single image")],
 )
 def test_list_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list").write_bytes(content)

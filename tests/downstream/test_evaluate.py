@@ -42,7 +42,7 @@ def test_linear_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest
     options = ["--run", str(run), "--data", str(data), "--workers", "2", "--epochs", "30", "--accelerator", "cpu"]
     assert run_command(["evaluate", "linear", *options, "--lr", "0.01", "0.3"]) == 0
     shown = capsys.readouterr().out
-    assert "was chosen on a tenth" in shown
+    assert "on a tenth of the training images" in shown
     content = json.loads((run / "evaluate-linear" / "results.json").read_text())
     assert content["rows"][0]["scores"]["top1"]["mean"] > 0.8
     assert content["config"]["lr"] == [0.01, 0.3]
@@ -67,7 +67,7 @@ def test_a_rate_at_which_the_probe_bursts_is_told(data: Path, tmp_path: Path, mo
     with pytest.raises(dovetail.DovetailError, match=r"lr is 1e\+38; it must be at most 1e\+06"):
         dovetail.evaluate_linear(run=run, data=data, lr=[1e38], epochs=5, accelerator="cpu", workers=0)
     monkeypatch.setattr("dovetail.options.Range.holds", lambda *_: True)
-    with pytest.raises(dovetail.DovetailError, match=r"stop being numbers at the learning rate 1e\+38; lower --lr"):
+    with pytest.raises(dovetail.DovetailError, match=r"are NaN at the learning rate 1e\+38; use a lower --lr"):
         dovetail.evaluate_linear(run=run, data=data, lr=[1e38], epochs=5, accelerator="cpu", workers=0)
 
 
@@ -82,7 +82,7 @@ def test_the_class_token_of_the_last_block_is_timms_own() -> None:
 
 
 def test_sizes_that_fit_no_patches_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(dovetail.DovetailError, match="the model's patches are 16 px"):
+    with pytest.raises(dovetail.DovetailError, match=r"patch size \(16 px\)"):
         dovetail.evaluate_knn(model="timm/test_vit", data=data, out=tmp_path, image_size=40, workers=0)
 
 
@@ -92,7 +92,7 @@ def test_a_class_without_training_images_is_told(tmp_path: Path) -> None:
         path.unlink()
     results = dovetail.evaluate_knn(model="timm/test_resnet", data=data, out=tmp_path / "o", k=[1], workers=0)
     assert results is not None
-    assert results.notes == ("No training image is of class n00000001.",)
+    assert results.notes == ("There are no training images of class n00000001.",)
 
 
 def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,11 +111,11 @@ def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["evaluate"], "needs one word more: knn, linear, dense"),
+        (["evaluate"], "expects another word: knn, linear, dense"),
         (["evaluate", "kn"], "did you mean 'knn'?"),
-        (["evaluate", "knn", "--out", "x"], "No data was named"),
-        (["evaluate", "knn", "--data", "x"], "No folder for the results was named"),
-        (["evaluate", "knn", "--data", "x", "--out", "y"], "No run was named"),
+        (["evaluate", "knn", "--out", "x"], "--data is missing"),
+        (["evaluate", "knn", "--data", "x"], "--out is missing"),
+        (["evaluate", "knn", "--data", "x", "--out", "y"], "--run is missing"),
         (["evaluate", "knn", "--data", "x", "--run", "nowhere"], "nowhere"),
         (["evaluate", "knn", "--k", "many"], "many"),
     ],

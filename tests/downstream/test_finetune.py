@@ -83,7 +83,7 @@ def test_a_table_over_starts_fractions_and_seeds(
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 16
     assert "±" in capsys.readouterr().out
     assert run_command(["finetune", "segment", *options]) == 0  # goes on where all is done
-    assert "16 trials had been finished" in capsys.readouterr().out
+    assert "16 trials already finished" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text()) == content
     with (masks / "images" / "0.png").open("ab") as file:
         file.write(b" ")  # other data
@@ -183,14 +183,14 @@ def test_the_start_on_auto_is_all_that_fits(
     assert chosen_starts(["auto"], source, target=target) == (expected,)
     assert chosen_starts(["random", "auto", "random"], source, target=target)[0] == "random"
     if run_of is not None and "+" in run_of and expected == "encoder":
-        with pytest.raises(DovetailError, match=r"has another decoder than the run .*; give --start encoder"):
+        with pytest.raises(DovetailError, match=r"has another decoder than the run .*; use --start encoder"):
             chosen_starts(["all"], source, target=target)
     if run_of == "timm/test_resnet":
         assert chosen_starts(["all"], source, target=target) == ("all",)  # all there is
-        with pytest.raises(DovetailError, match="has pre-trained no decoder"):
+        with pytest.raises(DovetailError, match="no pre-trained decoder"):
             chosen_starts(["decoder"], source, target=target)
     if run is None:
-        with pytest.raises(DovetailError, match="or --start random"):
+        with pytest.raises(DovetailError, match="or use --start random"):
             chosen_starts(["all"], source, target=target)
 
 
@@ -224,7 +224,7 @@ def test_dilation_gives_the_stride(tmp_path: Path) -> None:
         (["--fraction", "2"], "fraction is 2"),
         (["--seeds", "0"], "seeds is 0"),
         (["--classes", "2"], "holds label 2"),
-        (["--decoder", "upernet"], "does not go on"),
+        (["--decoder", "upernet"], "does not support"),
         (["--crop-size", "4"], "crop_size is 4"),
     ],
 )
@@ -270,7 +270,7 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [((0, 255), "to learn from hold class 0 alone, 255 being ignored"), ((255, 255), "hold nothing that counts")],
+    [((0, 255), "contain only class 0 (ignored: 255)"), ((255, 255), "contain no labelled pixels")],
 )
 def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
     values: tuple[int, int], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -310,13 +310,13 @@ def test_a_decoder_that_was_not_trained_is_none(tmp_path: Path) -> None:
     assert chosen_starts(["auto", "decoder"], source, target=target) == ("all", "decoder")
     (run / "exported" / "model.json").write_text(json.dumps(info | {"untrained": names}))
     assert chosen_starts(["auto", "all"], source, target=target) == ("encoder", "all")
-    with pytest.raises(DovetailError, match="no decoder"):
+    with pytest.raises(DovetailError, match="no pre-trained decoder"):
         chosen_starts(["decoder"], source, target=target)
 
 
 def test_a_fine_tuned_run_is_no_start(masks: Path, tmp_path: Path) -> None:
     dovetail.finetune_segment(model="timm/test_resnet", data=masks, out=tmp_path, steps=1, batch_size=2, **FAST)
-    with pytest.raises(DovetailError, match="holds a fine-tuned model; name its pre-training run"):
+    with pytest.raises(DovetailError, match="contains a fine-tuned model; specify its pre-training run"):
         dovetail.evaluate_knn(run=tmp_path, data=masks, out=tmp_path / "o")
 
 
@@ -374,4 +374,4 @@ def test_detection_of_masks_from_the_command_line(
 
 def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["finetune", "detect", "--run", str(run), "--data", str(masks), "--out", str(tmp_path)]) == 2
-    assert "is no COCO set" in capsys.readouterr().err
+    assert "is not a COCO dataset" in capsys.readouterr().err

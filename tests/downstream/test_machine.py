@@ -40,7 +40,7 @@ def test_number_formats() -> None:
 def test_losses_that_are_no_numbers_are_refused() -> None:
     assert checked_loss(torch.tensor(0.5), 0) == 0.5
     for value in (float("nan"), float("inf")):
-        with pytest.raises(DovetailError, match=r"The loss is (nan|inf) at step 3; lower --lr"):
+        with pytest.raises(DovetailError, match=r"The loss is (nan|inf) at step 3; use a lower --lr"):
             checked_loss(torch.tensor(value), 2)
 
 

@@ -54,7 +54,7 @@ def test_segmentation_masks_have_the_photographs_sizes(
     segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", **FAST)
-    assert capsys.readouterr().out.startswith(f"3 images, predictions in {out}; 1 could not be read: broken.jpg (see ")
+    assert capsys.readouterr().out.startswith(f"3 images, predictions in {out}; skipped 1 unreadable: broken.jpg (see ")
     assert unread_in(out) == ["broken.jpg"]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
     with Image.open(out / "a.jpg.png") as mask:
@@ -76,7 +76,7 @@ def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_pat
     before = {path: path.read_bytes() for path in photos.rglob("*.*")}
     (tmp_path / "link").symlink_to(photos)
     for out in (photos, tmp_path / "link"):
-        with pytest.raises(dovetail.DovetailError, match=r"b\.png is to be read, and would be written over"):
+        with pytest.raises(dovetail.DovetailError, match=r"b\.png is an input image and would be overwritten"):
             dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "few.txt").write_text("../photos/a.png\n../photos/deep/b.png\n")
@@ -184,7 +184,7 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert run_command(["compare", str(tmp_path / "runs" / "one"), str(tmp_path / "other")]) == 0
     shown = capsys.readouterr().out
-    assert "measured on different data" in shown
+    assert "evaluated on different data" in shown
     assert "classes " in shown
     assert "fewer " in shown
     rows = dovetail.compare([str(tmp_path / "runs" / "one" / "evaluate-knn")])["evaluate knn"]
@@ -202,12 +202,12 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["compare"], "No results were named"),
-        (["compare", "nowhere"], "There is no file or folder nowhere"),
-        (["compare", "new\nline"], "There is no file or folder new\\nline; name"),
-        (["compare", "."], "None of the 1 folders"),
-        (["predict", "--data", "x", "--out", "y"], "No fine-tuned run was named"),
-        (["predict", "--run", ".", "--data", ".", "--out", "y"], "holds no fine-tuned model"),
+        (["compare"], "results is missing"),
+        (["compare", "nowhere"], "nowhere does not exist"),
+        (["compare", "new\nline"], "new\\nline does not exist"),
+        (["compare", "."], "in the 1 folders"),
+        (["predict", "--data", "x", "--out", "y"], "--run is missing"),
+        (["predict", "--run", ".", "--data", ".", "--out", "y"], "contains no fine-tuned model"),
     ],
 )
 def test_mistakes_get_one_sentence(

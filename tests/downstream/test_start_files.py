@@ -21,5 +21,5 @@ def test_a_file_of_another_program_in_the_place_of_a_run(tmp_path: Path) -> None
     assert chosen_starts(["auto"], source, target=network.model) == ("encoder",)
     found = network.model.get_parameter("encoder.conv1.weight").detach()
     assert torch.equal(found, resnet.conv1.weight.detach())
-    with pytest.raises(WeightsError, match="name the model with --model"):
+    with pytest.raises(WeightsError, match="specify the model with --model"):
         source_of(tmp_path / "moco.pth.tar", None)

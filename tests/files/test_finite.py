@@ -57,7 +57,7 @@ class Overflowing(torch.optim.SGD):
 @pytest.mark.parametrize("skipped", [0, 10])
 def test_a_run_that_ends_in_nan_exports_nothing(photos: Path, tmp_path: Path, skipped: int) -> None:
     out = tmp_path / "run"
-    sentence = "The model after step 1 holds values that are not finite numbers, first in '.*try a lower learning rate"
+    sentence = "The model after step 1 contains NaN or infinite values, first in '.*try a lower learning rate"
     with pytest.raises(DovetailError, match=sentence):
         dovetail.pretrain(
             data=photos,
@@ -93,9 +93,9 @@ def test_weights_with_nan_are_not_read(
     run: Path, photos: Path, tmp_path: Path, ending: str, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, name = spoiled(run, tmp_path / "spoiled", ending, value)
-    sentence = f"{path} holds values that are not finite numbers, first in {name!r}"
+    sentence = f"{path} contains NaN or infinite values, first in {name!r}"
     for read in (dovetail.load, lambda path: dovetail.load_into(dovetail.load(run), path)):
-        with pytest.raises(DovetailError, match="not finite numbers, first in") as caught:
+        with pytest.raises(DovetailError, match="NaN or infinite values, first in") as caught:
             read(path)
         assert sentence in str(caught.value)
     commands = [
@@ -126,7 +126,7 @@ def test_fine_tuning_to_nan_reports_no_score(run: Path, tmp_path: Path, capsys: 
 def test_a_fine_tuned_model_with_nan_is_not_used(run: Path, tmp_path: Path) -> None:
     path, name = spoiled(run, tmp_path / "spoiled", "weight", math.nan)
     model: Any = dovetail.load(run)
-    with pytest.raises(DovetailError, match="not finite numbers") as caught:
+    with pytest.raises(DovetailError, match="NaN or infinite values") as caught:
         load_weights(model, path.parent)
     assert repr(name) in str(caught.value)
     assert json.loads((path.parent / "model.json").read_text())

@@ -144,7 +144,7 @@ def test_a_folder_in_use_is_left_alone_by_every_verb(
         for given in WRITES[verb]:
             assert run_command([*verb.split(), *(one.format(**places) for one in given)]) == 2
             told = capsys.readouterr().err
-            assert re.fullmatch(r"dovetail: Another process of dovetail writes into \S+; wait until .*\.\n", told), told
+            assert re.fullmatch(r"dovetail: Another dovetail process is writing to \S+; wait until .*\.\n", told), told
         assert contents(copied) == before
     assert {path.name for path in (tmp_path / "held").iterdir()} == {LOCK}
     assert not (tmp_path / "new").exists()
@@ -154,7 +154,7 @@ def test_a_thread_takes_a_folder_that_it_holds_once_more(tmp_path: Path) -> None
     with in_use(tmp_path / "out"):
         with in_use(tmp_path / "out"):
             (tmp_path / "out" / "file").touch()
-        with ThreadPoolExecutor() as other, pytest.raises(DovetailError, match="Another process"):
+        with ThreadPoolExecutor() as other, pytest.raises(DovetailError, match="Another dovetail process"):
             other.submit(lambda: in_use(tmp_path / "out").__enter__()).result()
     with held(tmp_path / "out"):
         pass
@@ -194,7 +194,7 @@ def test_a_lock_of_a_killed_process_is_taken_over_where_the_system_has_no_locks(
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
             second = subprocess.run(command, input="", capture_output=True, text=True)
-            assert "Another process of dovetail writes into" in second.stderr
+            assert "Another dovetail process is writing to" in second.stderr
             process.kill()
     assert (tmp_path / "run" / LOCK).exists()
 
@@ -208,11 +208,11 @@ def test_what_is_written_into_a_run_is_not_its_data(
     assert run_command(["embed", "--run", str(run), "--data", str(photos), "--out", str(run / "e.npy")]) == 0
     capsys.readouterr()
     assert run_command(["pretrain", "--out", str(run), "--resume"]) == 0
-    assert "Left out: 1 folder of pre-training runs." in capsys.readouterr().out
+    assert "Skipped 1 folder of pre-training runs." in capsys.readouterr().out
     (data / "more.png").write_bytes((data / "0.png").read_bytes())
     assert run_command(["pretrain", "--out", str(run), "--resume"]) == 2
     told = capsys.readouterr().err
-    assert "there were 8 images, and there are 9; put back the images that it began with" in told
+    assert "expected 8 images, got 9" in told
     assert "overwrite" not in told
 
 
@@ -242,7 +242,7 @@ def test_an_emptied_config_gives_way_to_its_copy(copied: Path) -> None:
     assert read_config(copied) == whole
     assert dovetail.pretrain(out=copied, resume=True).finished
     (copied / "config.yaml").write_text("# nothing\n")
-    with pytest.raises(DovetailError, match=f"holds no options; put back the run's own config.yaml.*{COPY}"):
+    with pytest.raises(DovetailError, match=f"contains no options; restore it from .*{COPY}"):
         dovetail.pretrain(out=copied, resume=True)
 
 

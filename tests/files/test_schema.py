@@ -34,7 +34,7 @@ class Plain:
     [
         ({"side": 3, "kind": "open", "sizes": [1, 2.5, math.nan], "names": ["a"], "other": object}, []),
         ({}, ["has no side"]),
-        ([1], ["holds [1] and not names with values"]),
+        ([1], ["contains [1] instead of names with values"]),
         ({"side": "3"}, ["has side '3', which is not a whole number"]),
         ({"side": 3.0}, ["has side 3.0, which is not a whole number"]),
         ({"side": True}, ["has side True, which is not a whole number"]),
@@ -54,14 +54,14 @@ def test_each_field_that_does_not_fit_is_told(content: Any, faults: list[str]) -
 def test_a_content_that_fits_is_converted() -> None:
     assert converted({"name": "a", "numbers": [1, 2]}, Plain, "here", "go") == Plain("a", (1.0, 2.0))
     assert converted({"name": "a", "else": 3}, Plain, "here", "go") == Plain("a")
-    with pytest.raises(DovetailError, match=r"^here has a field 'else' that is not known; go\.$"):
+    with pytest.raises(DovetailError, match=r"^here has an unknown field 'else'; go\.$"):
         converted({"name": "a", "else": 3}, Plain, "here", "go", closed=True)
     with pytest.raises(DovetailError, match=r"^here has no name; go\.$"):
         converted({}, Plain, "here", "go")
 
 
 def test_messages_without_words_of_ours_are_quoted() -> None:
-    assert in_words("Number out of range - at `$.a`") == "which does not fit at a (Number out of range)"
+    assert in_words("Number out of range - at `$.a`") == "which is invalid at a (Number out of range)"
 
 
 def test_files_are_bounded_and_plain(tmp_path: Path) -> None:

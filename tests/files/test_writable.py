@@ -114,4 +114,4 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         for verb in (["finetune", "segment"], ["predict"]):
             assert run_command([*verb, "--data", str(tmp_path), "--run", str(run), "--out", str(out)]) == 2
-            assert "file is a file; name a folder with --out" in capsys.readouterr().err
+            assert "file is a file; specify a folder with --out" in capsys.readouterr().err

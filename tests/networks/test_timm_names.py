@@ -253,7 +253,7 @@ def test_runs_are_measured_and_fine_tuned(model: str, tmp_path: Path) -> None:
 
 
 def test_a_model_that_takes_other_channels_than_the_images_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match="takes 1 channels, and images are read with 3; give --in-channels 1"):
+    with pytest.raises(DovetailError, match="expects 1 channels, but images are read with 3; specify --in-channels 1"):
         dovetail.pretrain(
             data=class_folder(tmp_path / "photos"),
             model="timm.create_model('test_resnet', in_chans=1)",

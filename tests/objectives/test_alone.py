@@ -41,7 +41,7 @@ def test_the_numbers_are_those_of_a_run(method: str) -> None:
     learner = tiny_learner(method)
     views = make_views(learner.recipe.views, seed=1)
     whole = learner(views, START)
-    student, teacher = learner.answers(views), learner.targets(views)
+    student, teacher = learner.student_outputs(views), learner.teacher_outputs(views)
     for term in learner.recipe.terms:
         alone = term.objective.build(learner.recipe.head_of(term))
         alone.load_state_dict(learner.objectives[term.name].state_dict())

@@ -156,7 +156,7 @@ def test_the_students_query_tokens_have_no_pixels_and_the_teachers_targets_have(
     assert torch.equal(embedded(made, views[0]), embedded(made, others[0]))
     for name, value in made.student(views).items():
         assert all(torch.equal(one, other) for one, other in zip(value, made.student(others)[name], strict=True))
-    first, second = made.targets(views), made.targets(others)
+    first, second = made.teacher_outputs(views), made.teacher_outputs(others)
     assert torch.equal(first["cls"][0], second["cls"][0])
     assert not torch.allclose(first["queries"][0], second["queries"][0], atol=1e-3)
 
@@ -172,7 +172,7 @@ def test_the_teacher_encodes_a_crop_by_itself_as_an_image() -> None:
         image = replace(views[0], pixels=crops[:, query], mask=None, masked=None, queries=None, query_box=None)
         patches = network(image, ["patches"])["patches"]  # [B, 9, C]
         expected = made.teacher.heads["cls"](patches)
-        found = made.targets(views)["queries"]
+        found = made.teacher_outputs(views)["queries"]
         assert len(found) == 2
         for logits in found:
             torch.testing.assert_close(logits[:, query * G : (query + 1) * G], expected)
@@ -183,7 +183,7 @@ def test_the_query_term_is_that_of_a_plain_reference() -> None:
     objective = made.objectives["queries"]
     objective.centre.copy_(torch.linspace(-0.5, 0.5, 12))  # type: ignore[union-attr]
     views = make_views(made.recipe.views, dtype=torch.float64)
-    student, teacher = made.student(views)["queries"], made.targets(views)["queries"][0]
+    student, teacher = made.student(views)["queries"], made.teacher_outputs(views)["queries"][0]
     centre = objective.centre.tolist()  # type: ignore[union-attr]
     total, count = 0.0, 0
     for logits in student:
@@ -209,7 +209,7 @@ def test_queries_have_a_centre_of_their_own() -> None:
     made = learner(query_centre_momentum=0.6)
     views = make_views(made.recipe.views)
     made(views, START)
-    target = made.targets(views)["queries"][0]
+    target = made.teacher_outputs(views)["queries"][0]
     made.update()
     torch.testing.assert_close(made.objectives["queries"].centre, 0.4 * target.mean(dim=1).mean(dim=0))
     assert not torch.allclose(made.objectives["queries"].centre, made.objectives["cls"].centre, atol=1e-4)
@@ -240,7 +240,7 @@ def test_permuting_queries_permutes_their_tokens() -> None:
     ]
     for found, expected in (
         (made.student(swapped)["queries"], made.student(views)["queries"]),
-        (made.targets(swapped)["queries"], made.targets(views)["queries"]),
+        (made.teacher_outputs(swapped)["queries"], made.teacher_outputs(views)["queries"]),
     ):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, torch.cat([other[:, G:], other[:, :G]], dim=1))

@@ -107,7 +107,7 @@ def test_queries_have_a_centre_of_their_own() -> None:
     _, queried = pair("dino", query_centre_momentum=0.5)
     _, views = views_with_and_without_queries(queried)
     queried(views, START)
-    targets = queried.targets(views)
+    targets = queried.teacher_outputs(views)
     queried.update()
     for name, share in (("cls", 0.1), ("queries", 0.5)):
         objective = queried.objectives[name]
@@ -141,7 +141,7 @@ def test_pairing_chooses_the_other_view_or_the_same() -> None:
     _, views = views_with_and_without_queries(cross)
     for learner in (cross, same):
         learner.student.eval()
-    student, teacher = cross.student(views)["queries"], cross.targets(views)["queries"]
+    student, teacher = cross.student(views)["queries"], cross.teacher_outputs(views)["queries"]
     made = [learner(views, START).parts["queries/loss"] for learner in (cross, same)]
 
     def entropy(u: int, v: int) -> torch.Tensor:

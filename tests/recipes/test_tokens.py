@@ -108,7 +108,7 @@ def test_masks_change_the_students_global_tokens() -> None:
 def test_selfpatchs_teacher_sees_local_views_and_dinos_does_not() -> None:
     for name, count in (("selfpatch", 4), ("dino", 2)):
         made = learner(name)
-        targets = made.targets(make_views(made.recipe.views))
+        targets = made.teacher_outputs(make_views(made.recipe.views))
         assert [len(outputs) for outputs in targets.values()] == [count]
 
 
@@ -123,7 +123,7 @@ def test_local_views_of_one_size_go_through_as_one_batch() -> None:
 def test_the_teacher_has_no_stochastic_depth() -> None:
     made = learner()
     views = make_views(made.recipe.views)
-    targets = [made.targets(views)["cls"][0] for _ in range(2)]
+    targets = [made.teacher_outputs(views)["cls"][0] for _ in range(2)]
     assert torch.equal(*targets)
 
 

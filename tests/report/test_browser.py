@@ -137,14 +137,14 @@ def test_the_keyboard_reaches_everything_and_copies(slot_run: Path, chromium: Br
         if name in seen:
             break
         seen.append(name)
-    assert seen[0] == "To the content"
+    assert seen[0] == "Skip to content"
     assert {
         "Curves",
         "Slots of term encoder",
         "Slots of term decoder_p2",
         "example",
         "copy",
-        "Options of the run (config.yam",
+        "Run options (config.yaml)",
     } <= set(seen)
     chromium.run("document.getElementById('copy').focus()")
     chromium.press("Enter")
@@ -153,5 +153,5 @@ def test_the_keyboard_reaches_everything_and_copies(slot_run: Path, chromium: Br
         if said:
             break
         time.sleep(0.1)
-    assert said in ("Copied.", "Selected; copy it with Ctrl+C.")
+    assert said in ("Copied.", "Selected; press Ctrl+C to copy.")
     assert chromium.console() == []

@@ -14,7 +14,7 @@ from dovetail.report.embedding import Embeddings, embed
 def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "e.npy").mkdir()
-    for out, sentence in (("file/e.npy", "file is a file; name a folder"), ("e.npy", "is a folder; name a file")):
+    for out, sentence in (("file/e.npy", "file is a file; specify a folder"), ("e.npy", "is a folder; specify a file")):
         with pytest.raises(DovetailError, match=sentence):
             embed(run=tmp_path / "nowhere", data=[tmp_path / "a.jpg"], out=tmp_path / out)
 

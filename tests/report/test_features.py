@@ -36,7 +36,7 @@ def test_constant_and_narrow_maps_are_drawn() -> None:
     flat = coloured(torch.ones(2, 8, 3, 3))
     assert len(np.unique(np.stack(flat.pictures).reshape(-1, 3), axis=0)) == 1
     assert coloured(torch.randn(1, 1, 2, 2)).pictures[0].shape == (2, 2, 3)
-    with pytest.raises(DovetailError, match="drawn of maps"):
+    with pytest.raises(DovetailError, match="need a feature map"):
         coloured(torch.ones(2, 8))
 
 

@@ -51,7 +51,7 @@ def test_a_run_without_a_place_for_results_keeps_its_page(tmp_path: Path) -> Non
     dovetail.finetune_classify(run=run, data=class_folder(tmp_path / "set"), steps=1, **FAST)
     assert (run / PAGE).read_text() == "an older page"
     page = (run / "finetune-classify" / PAGE).read_text()
-    assert re.search(r"<figcaption>\w+, taken for \w+</figcaption>", page)
+    assert re.search(r"<figcaption>\w+, predicted as \w+</figcaption>", page)
     assert 'id="curves"' in page  # the loss; there are too few steps for scores along the way
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dovetail.data.reading.decode import Photograph
+from dovetail.data.reading.decode import LazyImage
 from dovetail.data.sources import PathSource
 from dovetail.report.page import PAGE, Page
 from tests.report.conftest import HOSTILE, pretrained
@@ -118,7 +118,7 @@ def test_the_page_tells_what_was_run(slot_run: Path) -> None:
     text = " ".join("".join(outline(slot_run).text).split())
     for words in (
         *("decon-sl on timm/test_resnet+fpn", "Finished", "step 2 of 2", "9 images, all readable", "2 global of 64 px"),
-        *("encoder on c5, decoder_p2 on p2", "torch 2.", "load_into", "prototypes=6", "Term decoder_p2, raw"),
+        *("encoder on c5, decoder_p2 on p2", "torch 2.", "load_into", "prototypes=6", "Term decoder_p2 (unweighted)"),
         *("optimiser steps", "images per second", "Encoder, tap c5", "Decoder, tap p2", "Before", "SlotCon (terms"),
     ):
         assert words in text, words
@@ -126,7 +126,7 @@ def test_the_page_tells_what_was_run(slot_run: Path) -> None:
 
 def test_queries_are_drawn_on_their_source(query_run: Path) -> None:
     text = " ".join("".join(outline(query_run).text).split())
-    assert "the crops of queries" in text
+    assert "are query crops" in text
     assert "3 query crops of 16 px" in text
     assert "q3" in text
 
@@ -154,7 +154,7 @@ def test_tensorboard_gets_the_page_s_pictures(
 class Hanging(PathSource):
     """Images on a disk that does not answer."""
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         time.sleep(600)
         return super().open(index, channels)
 
@@ -170,7 +170,7 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     source = Hanging([photos / "plain.jpg", photos / "plain.jpg"])
     subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load")
     page = Page.prepare(subject, restored.before)
-    assert "without images: reading took more than 0.5 seconds" in caplog.text
+    assert "has no images: reading took more than 0.5 seconds" in caplog.text
     assert page.examples == page.images == []
     assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
 
@@ -188,7 +188,7 @@ def test_the_page_is_written_while_a_run_goes_and_a_failure_stops_no_run(
     pretrained(photos, tmp_path)
     assert states == ["running", "finished"]
     assert not (tmp_path / PAGE).exists()
-    assert "page could not be written (RuntimeError: no ink)" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert "page cannot be written (RuntimeError: no ink)" in (tmp_path / "train.log").read_text(encoding="utf-8")
     assert (tmp_path / "exported").is_dir()
 
 

@@ -83,8 +83,8 @@ def test_neighbours_have_their_names_and_cosines(slot_run: Path, photos: Path) -
 @pytest.mark.parametrize(
     ("what", "which", "sentence"),
     [
-        ("slots", "query_run", "has no slots; choose a run of slotcon or decon-sl"),
-        ("attention", "slot_run", "is no ViT with plain attention"),
+        ("slots", "query_run", "has no slots; use a run of slotcon or decon-sl"),
+        ("attention", "slot_run", "is not a ViT with plain attention"),
     ],
 )
 def test_pictures_that_a_run_cannot_give_are_refused(
@@ -96,12 +96,12 @@ def test_pictures_that_a_run_cannot_give_are_refused(
 
 
 def test_a_folder_without_a_run_and_a_wrong_size_are_refused(slot_run: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match="no run in"):
+    with pytest.raises(DovetailError, match="contains no run"):
         visualize.pca(run=tmp_path, images=photos, out=tmp_path)
-    with pytest.raises(DovetailError, match="give a multiple of 32"):
+    with pytest.raises(DovetailError, match="expects a multiple of 32"):
         visualize.pca(run=slot_run, images=photos, out=tmp_path, side_px=65)
     for draw in (visualize.pca, visualize.correspondence, visualize.neighbours):
-        with pytest.raises(DovetailError, match="give a folder of images with --images"):
+        with pytest.raises(DovetailError, match="--images is missing"):
             draw(run=slot_run, out=tmp_path)
     with pytest.raises(DovetailError, match="most is 0"):
         visualize.correspondence(run=slot_run, images=photos, out=tmp_path, most=0)
@@ -206,8 +206,8 @@ def test_embeddings_come_with_their_paths(slot_run: Path, photos: Path, tmp_path
 def test_endings_and_missing_packages_get_a_sentence(
     slot_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DovetailError, match=r"must end in \.npy or \.parquet"):
+    with pytest.raises(DovetailError, match=r"expected \.npy or \.parquet"):
         embed(run=slot_run, data=photos, out=tmp_path / "x.csv")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DovetailError, match=r"install dovetail-ssl\[parquet\]"):
+    with pytest.raises(DovetailError, match=r"dovetail-ssl\[parquet\]"):
         embed(run=slot_run, data=photos, out=tmp_path / "x.parquet")

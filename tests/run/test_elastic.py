@@ -37,7 +37,7 @@ def test_devices_share_a_batch_as_evenly_as_memory_allows(share: int, world_size
 
 
 def test_a_batch_that_does_not_divide_names_devices_that_do() -> None:
-    with pytest.raises(DovetailError, match="96 images of a step do not divide over 5 devices; go on with 4 or 6"):
+    with pytest.raises(DovetailError, match="96 is not divisible by 5 devices; resume with --devices 4 or 6"):
         share_batch(96, 5, most=8)
 
 

@@ -84,7 +84,7 @@ def test_a_module_given_in_python_is_not_changed(
 def test_a_module_that_cannot_be_copied_gets_a_sentence() -> None:
     module = Own()
     module.scale = torch.ones(3, requires_grad=True) * 2  # no leaf, which torch does not copy
-    with pytest.raises(dovetail.DovetailError, match="The Own cannot be copied, and training must not change yours"):
+    with pytest.raises(dovetail.DovetailError, match="The Own cannot be copied"):
         network_for(PretrainOptions(model=module, encoder="encoder", decoder="decoder"))
 
 
@@ -134,12 +134,14 @@ def test_frozen_weights_and_adapters_train_as_the_caller_set_them(
 def test_the_path_of_a_module_is_imported_when_it_is_typed() -> None:
     parts = {"encoder": "encoder", "decoder": "decoder", "model": "tests.run.test_network:Own"}
     assert type(network_for(PretrainOptions.given(parts)).model).__name__ == "Own"
-    with pytest.raises(dovetail.DovetailError, match="Python code, which a file may not choose; name it with --model"):
+    with pytest.raises(
+        dovetail.DovetailError, match="Python code, which a file may not select; specify it with --model"
+    ):
         network_for(PretrainOptions.given(parts, from_file=["model"]))
     for path, sentence in (
         ("tests.run.test_network:Owm", "did you mean 'Own'"),
         ("tests.run.nowhere:Own", "no module 'tests.run.nowhere' for the model"),
-        ("tests.run.test_network:TINY", "gives a dict; name a module"),
+        ("tests.run.test_network:TINY", "returned a dict; specify a torch"),
     ):
         with pytest.raises(dovetail.DovetailError, match=sentence):
             network_for(PretrainOptions.given(parts | {"model": path}))

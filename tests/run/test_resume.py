@@ -51,7 +51,7 @@ def test_a_resumed_run_needs_no_starting_weights(
     run = pretrain(out=tmp_path / "run", init=str(start))
     shutil.rmtree(start)
     assert dovetail.pretrain(out=tmp_path / "run", resume=True) == run
-    assert "The run goes on with its own weights" in caplog.text
+    assert "The run continues with its own weights" in caplog.text
 
 
 def test_names_in_a_config_send_nothing_to_the_terminal(
@@ -77,7 +77,7 @@ def test_options_that_a_resumed_run_may_change_count_as_named(
 
 def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
     pretrain(out=tmp_path)
-    with pytest.raises(dovetail.DovetailError, match="has method 'decon-sl', not 'slotcon'"):
+    with pytest.raises(dovetail.DovetailError, match="method 'decon-sl', which cannot be changed to 'slotcon'"):
         dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
 
 
@@ -89,7 +89,7 @@ def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
     first = pretrain(out=tmp_path, **asked)
     again = pretrain(out=tmp_path, resume=True, **asked)
     assert again.folder == first.folder
-    with pytest.raises(dovetail.DovetailError, match=r"has recipe .*'local_scale': .*leave recipe out"):
+    with pytest.raises(dovetail.DovetailError, match=r"has recipe .*'local_scale': .*omit recipe"):
         dovetail.pretrain(out=tmp_path, resume=True, recipe={"local_scale": (0.2, 0.4)})
 
 
@@ -100,7 +100,7 @@ def test_resume_refuses_another_run_that_is_the_default(
     again = ["pretrain", "--out", str(tmp_path), "--resume"]
     for option, value, had in (("method", "decon-sl", "'densecl'"), ("seed", "0", "7")):
         assert run_command([*again, f"--{option}", value]) == 2
-        assert f"has {option} {had}, not" in capsys.readouterr().err
+        assert f"has {option} {had}, which cannot be changed" in capsys.readouterr().err
     assert run_command([*again, "--method", "densecl", "--seed", "7", "--recipe.hidden", "16", "--lr", "auto"]) == 0
     # As it was, though the file does not name it.
     assert run_command([*again, "--method", "densecl", "--recipe.temperature", "0.2"]) == 0
@@ -114,7 +114,9 @@ def test_resume_knows_the_preset_of_the_first_time(
     first = pretrain(out=tmp_path / preset, preset=preset)
     assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
     pretrain(out=tmp_path / "paper", preset="paper")
-    with pytest.raises(dovetail.DovetailError, match="has preset 'paper', not 'small'; leave preset out"):
+    with pytest.raises(
+        dovetail.DovetailError, match="preset 'paper', which cannot be changed to 'small' on resume; omit preset"
+    ):
         dovetail.pretrain(out=tmp_path / "paper", preset="small", resume=True)
 
 
@@ -179,18 +181,18 @@ def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
     again = ["pretrain", "--out", str(tmp_path / "here" / "run"), "--resume"]
     assert run_command(again) == 0
     (tmp_path / "here" / "photos").rename(tmp_path / "there" / "moved")
-    with pytest.raises(dovetail.DovetailError, match=r"are not at .*photos any more; say where with --data"):
+    with pytest.raises(dovetail.DovetailError, match=r"no longer at .*photos; specify their path with --data"):
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True)
     assert run_command([*again, "--data", "moved"]) == 0
     saved = yaml.safe_load((tmp_path / "here/run/config.yaml").read_text())
     assert saved["data"] == str(tmp_path / "there" / "moved")
     (tmp_path / "there" / "moved" / "03.jpg").rename(tmp_path / "there" / "moved" / "x.jpg")
     with pytest.raises(
-        dovetail.DovetailError, match=r"not those of the run in .*: their names or their order are others"
+        dovetail.DovetailError, match=r"not those of the run in .* \(their names or their order changed"
     ):
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
     (tmp_path / "there" / "moved" / "x.jpg").unlink()
-    with pytest.raises(dovetail.DovetailError, match="there were 12 images, and there are 11; give the same images"):
+    with pytest.raises(dovetail.DovetailError, match="expected 12 images, got 11"):
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
 
 
@@ -237,15 +239,15 @@ def test_a_length_that_a_run_cannot_take_is_refused(
     photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
     pretrain(out=tmp_path / "run", epochs=2, max_steps=None)
-    with pytest.raises(dovetail.OptionsError, match="has finished its 6 steps, more than the 3 asked for"):
+    with pytest.raises(dovetail.OptionsError, match="has finished 6 steps, more than the 3 requested"):
         dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=1)
-    with pytest.raises(dovetail.OptionsError, match=r"has seed 0, not 1; leave seed out to resume it\."):
+    with pytest.raises(dovetail.OptionsError, match=r"has seed 0, .*; omit seed\."):
         dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=4, seed=1)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 2
     assert dovetail.pretrain(out=tmp_path / "run", resume=True, epochs=3).step == 9
     with pytest.raises(dovetail.Interrupted):
         pretrain(out=tmp_path / "stopped", data=Stopping(photos, 8), max_steps=6)
-    with pytest.raises(dovetail.OptionsError, match=r"has max_steps 6, not 9; .* lengthen it when it is finished"):
+    with pytest.raises(dovetail.OptionsError, match=r"has max_steps 6, .* finish the run first, then lengthen it"):
         dovetail.pretrain(out=tmp_path / "stopped", resume=True, max_steps=9, data=Stopping(photos, None))
 
 

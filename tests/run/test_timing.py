@@ -67,5 +67,7 @@ def test_a_budget_is_written_down_as_the_steps_that_ran(photos: Path, tmp_path: 
 
 
 def test_a_long_run_says_what_a_shorter_one_is() -> None:
-    assert timing.expected(0.8, 9600).startswith("Expected time: about 2 h 8 min (9,600 steps of 0.8 s). A shorter")
+    assert timing.expected(0.8, 9600).startswith(
+        "Expected time: about 2 h 8 min (9,600 steps of 0.8 s). For a shorter run"
+    )
     assert timing.expected(0.8, 200) == "Expected time: about 3 min (200 steps of 0.8 s)."

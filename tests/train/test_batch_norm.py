@@ -9,8 +9,8 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
-from dovetail.heads import rows
-from dovetail.heads.rows import statistics
+from dovetail.heads import masked_mlp
+from dovetail.heads.masked_mlp import statistics
 from dovetail.train import batch_norm
 from dovetail.train.batch_norm import JointBatchNorm, JointBatchNormAct, joint_batch_norm
 from dovetail.train.shuffle import has_own_statistics
@@ -40,7 +40,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Two processes, of which this is the first; the list takes the other one's counts, means and variances."""
     other: list[Tensor] = []
     monkeypatch.setattr(batch_norm, "world_size", lambda: 2)
-    monkeypatch.setattr(rows, "gather_with_gradient", lambda own: torch.cat([own, *other]))
+    monkeypatch.setattr(masked_mlp, "gather_with_gradient", lambda own: torch.cat([own, *other]))
     return other
 
 

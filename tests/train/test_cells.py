@@ -51,17 +51,17 @@ def test_sampled_cells_are_rows_and_the_objective_learns_the_maps_size() -> None
 
 
 def test_cells_are_chosen_in_one_way() -> None:
-    with pytest.raises(DovetailError, match="either sampled"):
+    with pytest.raises(DovetailError, match="cannot have a grid or a border"):
         Cells(grid=4, points=3)
 
 
 def test_terms_and_views_agree_on_the_points() -> None:
     recipe = tiny_learner("decon-sl", decoder_cells=24).recipe
     assert recipe.views.points == PointSpec(24)
-    with pytest.raises(DovetailError, match=r"samples 24 points of each view's overlap; give .* points=PointSpec"):
+    with pytest.raises(DovetailError, match=r"samples 24 points in the overlap of each view; set points=PointSpec"):
         replace(recipe, views=replace(recipe.views, points=None))
     byol = tiny_learner("decon-sl-byol").recipe
-    with pytest.raises(DovetailError, match="compares whole maps"):
+    with pytest.raises(DovetailError, match="compares whole feature maps"):
         byol.with_terms(*(replace(term, cells=Cells(points=24)) for term in byol.terms))
 
 

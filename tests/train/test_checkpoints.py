@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dovetail.errors import DovetailError
-from dovetail.train import sealed
+from dovetail.train import checksummed
 from dovetail.train.checkpoints import Checkpoints, read
-from dovetail.train.sealed import is_whole
+from dovetail.train.checksummed import is_whole
 
 
 def state(step: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_a_kill_or_a_full_disk_while_writing_leaves_the_last_one(
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealed.torch, "save", full)
+    monkeypatch.setattr(checksummed.torch, "save", full)
     with pytest.raises(DovetailError, match="No space left"):
         kept.save(state(3))
     loaded = kept.load()
@@ -136,7 +136,7 @@ def test_a_checkpoint_with_code_runs_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("DOVETAIL_TEST_FOLDER", str(made))
     path = tmp_path / "last.ckpt"
     torch.save({"step": Code()}, path)
-    sealed.seal(path)
+    checksummed.seal(path)
     assert is_whole(path)
     with pytest.raises(DovetailError, match="cannot be read"):
         read(path)

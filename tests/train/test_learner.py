@@ -108,9 +108,9 @@ def test_a_term_on_a_tap_of_the_wrong_kind_gets_a_sentence() -> None:
     network = build_network("timm/test_vit", image_size=64)
     recipe = tiny_recipe("slotcon", {"c4": network.taps["c4"]})
     wrong = recipe.with_terms(replace(recipe.terms[0], tap="cls"))
-    with pytest.raises(DovetailError, match="'encoder' needs a map; cls is a vector"):
+    with pytest.raises(DovetailError, match="'encoder' needs a map, but cls is a vector"):
         Learner(wrong, network)
-    with pytest.raises(DovetailError, match="reads tap 'p9'"):
+    with pytest.raises(DovetailError, match="needs the tap 'p9'"):
         Learner(recipe.with_terms(replace(recipe.terms[0], tap="p9")), network)
 
 

@@ -75,7 +75,7 @@ def test_the_conclusion_claims_what_was_shown() -> None:
     runs = {"base": Path("a"), "targets": Path("b")}
     better, worse = Difference(3.0, 1.0, 5), Difference(0.2, 2.0, 5, 400)
     assert "encoder-targets, whole helped most" in conclusion({encoder: worse, whole: better}, alone, runs)
-    assert "no gain of pre-training over ImageNet weights can be shown" in conclusion({encoder: worse}, alone, runs)
+    assert "No significant gain of pre-training over ImageNet weights" in conclusion({encoder: worse}, alone, runs)
     assert "too few seeds" in conclusion({encoder: Difference(9.0, None, 2)}, alone, runs)
 
 
@@ -133,5 +133,5 @@ def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "try" / "report.html").is_file()
     capsys.readouterr()
     again = dovetail.try_out(**asked)
-    assert "(finished before)" in capsys.readouterr().out
+    assert "(already finished)" in capsys.readouterr().out
     assert [row.scores for row in again.rows] == [row.scores for row in results.rows]

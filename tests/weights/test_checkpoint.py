@@ -45,10 +45,10 @@ def test_no_code_is_run(tmp_path: Path, old: bool) -> None:
     made = tmp_path / "made"
     content = {"weight": torch.ones(2), "x": Code(made)}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    with pytest.raises(WeightsError, match=r"holds more than tensors.*no code of a file is run"):
+    with pytest.raises(WeightsError, match=r"contains Python objects.*torch\.save\(model\.state_dict\(\)"):
         read_weights(tmp_path / "a.pth")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(WeightsError, match=r"holds more than tensors \(torch\.nn\.modules\.linear\.Linear\)"):
+    with pytest.raises(WeightsError, match=r"contains Python objects \(torch\.nn\.modules\.linear\.Linear\)"):
         read_weights(tmp_path / "module.pt")
     (tmp_path / "plain.bin").write_bytes(pickle.dumps(Code(made)))
     with pytest.raises(WeightsError):
@@ -65,11 +65,11 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 
 def test_nothing_stands_for_more_memory_than_the_file_has(tmp_path: Path) -> None:
     torch.save({"wide": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pth")
-    with pytest.raises(WeightsError, match="more values than it holds, first in 'wide'"):
+    with pytest.raises(WeightsError, match="larger than its data, such as 'wide'"):
         read_weights(tmp_path / "wide.pth")
     value = torch.zeros(1000)
     torch.save({str(index): value for index in range(1000)}, tmp_path / "shared.pth")
-    with pytest.raises(WeightsError, match="more values"):
+    with pytest.raises(WeightsError, match="larger than its data"):
         read_weights(tmp_path / "shared.pth")
     torch.save({"meta": torch.zeros(1 << 40, device="meta")}, tmp_path / "meta.pth")
     with pytest.raises(WeightsError):
@@ -81,7 +81,7 @@ def test_nothing_stands_for_more_memory_than_the_file_has(tmp_path: Path) -> Non
     ):
         for entry in archive.namelist():
             packed.writestr(entry, archive.read(entry))
-    with pytest.raises(WeightsError, match="is compressed"):
+    with pytest.raises(WeightsError, match="is a compressed archive"):
         read_weights(tmp_path / "bomb.pth")
 
 
@@ -94,11 +94,11 @@ def test_tied_weights_are_no_attack(tmp_path: Path) -> None:
 def test_files_without_tensors(tmp_path: Path) -> None:
     for name, content in (("list", [torch.ones(2)]), ("empty", {}), ("tensor", torch.ones(2))):
         torch.save(content, tmp_path / f"{name}.pth")
-        with pytest.raises(WeightsError, match="holds no tensors by name"):
+        with pytest.raises(WeightsError, match="contains no named tensors"):
             read_weights(tmp_path / f"{name}.pth")
 
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.tensor([1.0, torch.nan])}}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"not finite numbers, first in 'state_dict\.a'"):
+    with pytest.raises(WeightsError, match=r"NaN or infinite values, first in 'state_dict\.a'"):
         read_weights(tmp_path / "a.pth")

@@ -106,7 +106,7 @@ def test_loading_into_the_same_model(tmp_path: Path, place: str) -> None:
     for name in report.matched:
         assert torch.equal(target.state_dict()[name], network.model.state_dict()[name])
     text = str(report)
-    assert text.startswith(f"{len(report.matched)} tensors loaded\n2 left fresh: segmentation_head.0.weight")
+    assert text.startswith(f"{len(report.matched)} tensors loaded\n2 kept as initialised: segmentation_head.0.weight")
 
 
 def test_unreached_branches_stay_as_they_are(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     other = smp.Unet("resnet18", encoder_weights=None, decoder_channels=(256, 128, 64, 32, 8))
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(
-        DovetailError, match=r"of another shape: decoder\.blocks\.4\.conv1\.0\.weight \(\[16, 32, 3, 3\]"
+        DovetailError, match=r"another shape: decoder\.blocks\.4\.conv1\.0\.weight \(.* got \[16, 32, 3, 3\]"
     ):
         load_into(other, tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items()), "strict must not write"
@@ -151,9 +151,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_nothing_in_common_always_raises(tmp_path: Path, strict: bool) -> None:
     export(tmp_path)
-    with pytest.raises(DovetailError, match="tensors"):
+    with pytest.raises(DovetailError, match="No tensor in"):
         load_into(timm.create_model("convnext_atto"), tmp_path, strict=strict)
-    with pytest.raises(DovetailError, match="None of the tensors"):
+    with pytest.raises(DovetailError, match="No tensor in"):
         load_into(nn.Linear(3, 4), tmp_path, strict=strict)
 
 
@@ -221,9 +221,9 @@ def test_bare_files(tmp_path: Path) -> None:
     own = nn.Sequential(nn.Conv2d(3, 4, 1))
     save_file(own.state_dict(), tmp_path / "own.safetensors")
     assert load_into(own, tmp_path / "own.safetensors").matched == ("0.weight", "0.bias")
-    with pytest.raises(DovetailError, match="not known which part"):
+    with pytest.raises(DovetailError, match="was not found"):
         load_into(own, tmp_path / "own.safetensors", part="encoder")
-    with pytest.raises(DovetailError, match="does not say how its model is built"):
+    with pytest.raises(DovetailError, match="has no constructor call"):
         load(tmp_path / "own.safetensors")
 
 
@@ -278,14 +278,14 @@ def test_another_version_of_the_library(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     weights.pop("encoder.conv1.weight")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(DovetailError, match="as another version of its library builds it"):
+    with pytest.raises(DovetailError, match="installed version of its library"):
         load(tmp_path)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match=r"holds no model\.safetensors"):
+    with pytest.raises(DovetailError, match=r"model\.safetensors"):
         read_exported(tmp_path)
-    with pytest.raises(DovetailError, match="no file"):
+    with pytest.raises(DovetailError, match="nowhere does not exist"):
         read_exported(tmp_path / "nowhere")
     (tmp_path / "text.safetensors").write_text("not weights")
     with pytest.raises(DovetailError, match=r"is not a \.safetensors file"):
@@ -339,13 +339,18 @@ def test_detectron2_and_mm_names(tmp_path: Path) -> None:
     ("name", "format", "to", "sentence"),
     [
         ("timm/resnet18", "tim", "a.pt", "did you mean 'timm'"),
-        ("timm/resnet18", "timm", "a.bin", "must end in"),
+        ("timm/resnet18", "timm", "a.bin", "unsupported suffix"),
         ("timm/resnet18", "decoder", "a.pt", "has no decoder"),
-        ("timm/resnet18", "smp", "a.pt", "is no model of smp"),
-        ("timm/test_efficientnet", "detectron2", "a.pt", r"no names for the encoder of .*ConvNeXt, Swin, ViT, ResNet"),
-        ("timm/convnext_atto", "ultralytics", "a.pt", "ultralytics has no names for the encoder"),
-        ("timm/convnext_atto", "torchvision", "a.pt", "neither torchvision's own nor a ResNet"),
-        ("timm/resnet18", "nnunet", "a.pt", "is no network of nnU-Net"),
+        ("timm/resnet18", "smp", "a.pt", "is not a model of smp"),
+        (
+            "timm/test_efficientnet",
+            "detectron2",
+            "a.pt",
+            r"does not support the encoder of .*ConvNeXt, Swin, ViT, ResNet",
+        ),
+        ("timm/convnext_atto", "ultralytics", "a.pt", "ultralytics does not support the encoder"),
+        ("timm/convnext_atto", "torchvision", "a.pt", "supports ResNets and models of torchvision"),
+        ("timm/resnet18", "nnunet", "a.pt", "is not an nnU-Net network"),
         ("smp/unet/resnet18", "detectron2", "a.pt", "no counterpart of this decoder"),
     ],
 )
@@ -361,7 +366,7 @@ def test_files_that_cannot_be_written(tmp_path: Path, ending: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / f"folder.{ending}").mkdir()
     for to in (tmp_path / "file" / f"x.{ending}", tmp_path / f"folder.{ending}"):
-        with pytest.raises(DovetailError, match=r"cannot be written \(.+\); name another file with --to"):
+        with pytest.raises(DovetailError, match=r"cannot be written \(.+\); specify another file with --to"):
             export_weights(tmp_path, format="decoder", to=to)
 
 
@@ -378,7 +383,7 @@ def test_all_that_was_trained_of_an_own_module_is_loaded(tmp_path: Path) -> None
     assert torch.equal(target.skip[0].weight, model.skip[0].weight)
     wider = Ushaped()
     wider.skip[0] = torch.nn.Conv2d(8, 16, 3)
-    with pytest.raises(DovetailError, match=r"of another shape: skip.0.weight"):
+    with pytest.raises(DovetailError, match=r"another shape: skip.0.weight"):
         load_into(wider, tmp_path)
     assert load_into(Ushaped(), tmp_path, part="encoder").matched == (
         "deep.0.weight",

@@ -1,1 +1,1 @@
-"""Image sources and labelled sets: reading, decoding, resumable sampling."""
+"""Image sources: reading, decoding, resumable sampling."""

@@ -1,4 +1,4 @@
-"""Which files of a folder are images: one walk for every verb."""
+"""Finds the images in a folder. Every command uses this one walk."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dovetail.data.reading.decode import SUFFIXES, looks_like_image
 from dovetail.errors import DataError, counted
 
 HEAD_BYTES = 16
-OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # which every run's folder has after its first steps
+OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # every run folder has these after its first steps
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds, with everything below it.
+    """The contents of a folder and its subfolders.
 
     Attributes:
-        images: Paths, sorted.
-        others: How many other files there are of each suffix.
-        num_folders: In it and below.
-        num_runs: Folders of pre-training runs below it, which are not entered.
+        images: Sorted paths of the images.
+        others: Number of other files by suffix.
+        num_folders: Number of subfolders, at any depth.
+        num_runs: Number of pre-training run folders, which are not searched.
     """
 
     images: list[str]
@@ -32,23 +32,22 @@ class Listing:
     num_runs: int = 0
 
     def left_out(self) -> str:
-        """Return sentences on the files and runs that are not read; nothing where there is none."""
-        runs = f"Left out: {counted(self.num_runs, 'folder')} of pre-training runs." if self.num_runs else ""
+        """Return sentences about the files and run folders that are skipped, or an empty string."""
+        runs = f"Skipped {counted(self.num_runs, 'folder')} of pre-training runs." if self.num_runs else ""
         return "\n".join(filter(None, [left_out(self.others), runs]))
 
 
 def left_out(others: Counter[str], num_folders: int = 0) -> str:
-    """Return a sentence on files and folders that are not read as images; nothing for none."""
+    """Return a sentence about files and folders that are skipped, or an empty string."""
     count = sum(others.values()) + num_folders
-    verb = "is" if count == 1 else "are"
-    return f"Left out: {inventory(others, num_folders)}, which {verb} not read as images." if count else ""
+    return f"Skipped {inventory(others, num_folders)} (not supported as images)." if count else ""
 
 
 def list_images(folder: Path) -> Listing:
-    """Return the images in `folder` and below; links are followed, loops of them walked once.
+    """Return the images in `folder` and its subfolders. Links are followed, and loops of links are walked once.
 
-    Left out are hidden files, and what lies in the folders of pre-training runs below it: embeddings and pictures that
-    are written into a run must not become its data.
+    Hidden files are skipped, and so are the folders of pre-training runs: the pictures that are written into a run
+    folder must not become training data.
     """
     others: Counter[str] = Counter()
     images = []
@@ -65,8 +64,10 @@ def list_images(folder: Path) -> Listing:
 
 
 def _walk(folder: Path, runs: list[str]) -> Iterator[os.DirEntry[str]]:
-    """Yield every entry below `folder` that is not hidden; each real folder is entered once, and none of `runs`, which
-    are noted."""
+    """Yield every entry below `folder` that is not hidden.
+
+    Each real folder is entered once. Run folders are not entered; their paths are appended to `runs`.
+    """
     root = os.fspath(folder)
     waiting, seen = [root], set()
     while waiting:
@@ -79,7 +80,7 @@ def _walk(folder: Path, runs: list[str]) -> Iterator[os.DirEntry[str]]:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             raise DataError(
-                f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or leave it out."
+                f"The folder {current!r} cannot be read ({error.strerror}); change its permissions or move it away."
             ) from error
         if current != root and {entry.name for entry in entries} >= OF_A_RUN:
             runs.append(current)
@@ -99,7 +100,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    """Return whether the file is an image by its name or, where the name does not tell, by its content."""
+    """Return whether the file looks like an image, judged by its name first and by its content otherwise."""
     named = named_as_image(entry.name)
     try:
         if named or not entry.is_file():
@@ -107,16 +108,16 @@ def _is_candidate(entry: os.DirEntry[str]) -> bool:
         with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path would be made for each of millions of files)
             return looks_like_image(file.read(HEAD_BYTES))
     except OSError:
-        return named  # a broken link is named as skipped, not forgotten
+        return named  # a broken link is reported as skipped
 
 
 def named_as_image(name: str) -> bool:
-    """Return whether a file is an image by its name."""
+    """Return whether a file has the suffix of an image format."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (a Path for each of millions of files)
 
 
 def inventory(files: Counter[str], num_folders: int) -> str:
-    """Return such as "3 .txt files and 2 folders", the most frequent suffixes first."""
+    """Return a count such as "3 .txt files and 2 folders", with the most frequent suffixes first."""
     ranked = sorted(files.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{count} {suffix + ' ' if suffix else ''}file{'s' if count > 1 else ''}" for suffix, count in ranked[:3]]
     rest = sum(count for _, count in ranked[3:])
@@ -128,5 +129,5 @@ def inventory(files: Counter[str], num_folders: int) -> str:
 
 
 def with_slashes(name: str) -> str:
-    """Return a path that was written on Windows as one of this system; others as they are."""
+    """Return a path with forward slashes, also if it was written on Windows."""
     return name.replace("\\", "/")

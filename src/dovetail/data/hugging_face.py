@@ -1,10 +1,10 @@
-"""Tables of Hugging Face's `datasets`: images as the bytes in a column, decoded here as every other file.
+"""Hugging Face datasets. The encoded bytes are read from an image column and decoded like any other file.
 
-    a folder that `save_to_disk` wrote      the split "train", or the only one
-    hf:NAME or hf:NAME#SPLIT                what `load_dataset` finds: a folder of Parquet files, or a set of the hub
+    a folder written by `save_to_disk`      the split "train", or the only one
+    hf:NAME or hf:NAME#SPLIT                anything that `load_dataset` finds: Parquet files or a dataset of the hub
     a `datasets.Dataset`                    in Python
 
-The table stays on disk; what is in memory does not grow with it. The package is optional:
+The table stays on disk, so memory use does not grow with the dataset. The package is optional:
 `pip install dovetail-ssl[datasets]`.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.data.order import Order, ShardOrder
-from dovetail.data.reading.decode import Photograph, UnreadableError, open_bytes, read_file
+from dovetail.data.reading.decode import LazyImage, UnreadableError, open_bytes, read_file
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DataError, ResourceError
 from dovetail.provenance import refuse_network_in_file
@@ -29,15 +29,15 @@ WINDOW_IMAGES = 20_000
 
 
 class TableSource(ImageSource):
-    """Images in one column of a table, its rows in the order of shards: runs of rows that are read together."""
+    """Images in one column of a table. Rows are shuffled in blocks, like shards, so that reads stay sequential."""
 
     def __init__(self, table: Any, column: str, *, called: str = "table") -> None:
-        """Take a `datasets.Dataset` whose images are not decoded, see `undecoded`.
+        """Wrap a `datasets.Dataset` whose images are not decoded (see `undecoded`).
 
         Args:
-            table: Rows with {"bytes": ..., "path": ...} in `column`.
-            column: Of the images.
-            called: What to call the table in errors.
+            table: Table with {"bytes": ..., "path": ...} in `column`.
+            column: Name of the image column.
+            called: Name of the table in error messages.
         """
         self._table = table.select_columns(column)
         self._column = column
@@ -57,7 +57,7 @@ class TableSource(ImageSource):
             counts[-1] = rest
         return ShardOrder(counts, seed=seed, epoch=epoch, window_images=WINDOW_IMAGES)
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_bytes(self.encoded(index), channels)
 
     def encoded(self, index: int) -> bytes:
@@ -66,21 +66,21 @@ class TableSource(ImageSource):
         except Exception as error:  # Arrow raises almost anything on damaged files
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
         if not value or (value.get("bytes") is None and not value.get("path")):
-            raise UnreadableError(f"its row has nothing in column {self._column!r}")
+            raise UnreadableError(f"its row has no image in column {self._column!r}")
         content: bytes | None = value["bytes"]
         return read_file(value["path"]) if content is None else content
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved a set in a folder."""
+    """Return whether a folder was written by `datasets.Dataset.save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def open_table(data: Any, *, fetch: bool = True) -> TableSource:
-    """Return the images in a table, named as in the module's docstring; "hf:" needs `fetch`, as it reaches the hub.
+    """Open a Hugging Face dataset (see the module's docstring for its names). Names with "hf:" need `fetch`.
 
     Raises:
-        DovetailError: Without the package, and for a table that cannot be read or has no column of images.
+        DovetailError: The package is not installed, or the table cannot be read or has no image column.
     """
     if isinstance(data, str) and data.startswith(NAMED):
         refuse_network_in_file("data", data, typed=fetch)
@@ -95,7 +95,7 @@ def open_table(data: Any, *, fetch: bool = True) -> TableSource:
     called = str(data) if isinstance(data, str | Path) else "dataset"
     table = only_split(found, called)
     if type(table).__name__.startswith("Iterable"):
-        raise DataError(f"{called} is read as a stream, which cannot go on where it stopped; load it as a table.")
+        raise DataError(f"{called} is a streaming dataset, which cannot be resumed; load it without streaming.")
     return TableSource(undecoded(table), image_column(table, called), called=called)
 
 
@@ -105,14 +105,14 @@ def installed(asked: str) -> Any:
         import datasets
     except ImportError as error:
         raise ResourceError(
-            f"{asked} is a Hugging Face dataset, and the package datasets is not installed; install it with "
+            f"{asked} is a Hugging Face dataset, but the package datasets is not installed; install it with "
             "`pip install 'dovetail-ssl[datasets]'`."
         ) from error
     return datasets
 
 
 def read(load: Callable[[], Any], what: str) -> Any:
-    """Return what `load` does; raise `DataError` where it fails."""
+    """Return `load()`, and raise `DataError` if it fails."""
     try:
         return load()
     except Exception as error:  # Arrow and the hub raise almost anything
@@ -121,18 +121,18 @@ def read(load: Callable[[], Any], what: str) -> Any:
 
 
 def only_split(found: Any, called: str) -> Any:
-    """Return a table itself, or of several splits the one named train, or the only one."""
+    """Return the table: of several splits the one named "train", or the only one."""
     if not isinstance(found, dict):
         return found
     if "train" not in found and len(found) != 1:
         raise DataError(
-            f"{called} has the splits {', '.join(map(str, found))} and none named train; name one as 'hf:NAME#SPLIT'."
+            f"{called} has the splits {', '.join(map(str, found))} and none named train; specify one: 'hf:NAME#SPLIT'."
         )
     return found["train"] if "train" in found else next(iter(found.values()))
 
 
 def undecoded(table: Any) -> Any:
-    """Return a table whose images are given as their bytes."""
+    """Return the table with its image columns cast to encoded bytes."""
     import datasets
 
     for name in image_columns(table):
@@ -141,22 +141,22 @@ def undecoded(table: Any) -> Any:
 
 
 def image_columns(table: Any) -> list[str]:
-    """Return the names of the columns that hold images."""
+    """Return the names of the image columns."""
     return [name for name, feature in (table.features or {}).items() if type(feature).__name__ == "Image"]
 
 
 def image_column(table: Any, called: str) -> str:
-    """Return the one column of images, or the one with the usual name.
+    """Return the name of the image column: the only one, or the one with a usual name such as "image".
 
     Raises:
-        DataError: For none, and for several without such a name.
+        DataError: There is no image column, or several and none has a usual name.
     """
     columns = image_columns(table)
     usual = [name for name in IMAGES if name in columns]
     if len(columns) == 1 or usual:
         return usual[0] if usual else columns[0]
-    found = f"several columns of images ({', '.join(columns)})" if columns else "no column of images"
+    found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
     raise DataError(
-        f"{called} has {found} among {', '.join(table.features or {})}; call one of them {IMAGES[0]!r}, of the kind "
+        f"{called} has {found} among {', '.join(table.features or {})}; name one column {IMAGES[0]!r} and cast it to "
         "datasets.Image."
     )

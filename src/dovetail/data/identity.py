@@ -1,4 +1,4 @@
-"""Which images a run began with, so that one that goes on elsewhere has the same: `data.json` in its folder."""
+"""Records which images a run started with (`data.json` in the run folder), to check them when it is resumed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FILE = "data.json"
 
 
 class Identity(TypedDict):
-    """`images` of a source, and a hash of their `names` below what they share; None where names say nothing."""
+    """Number of `images`, and a hash of their `names` relative to the common folder (None without file names)."""
 
     images: int
     names: str | None
 
 
 def identity_of(source: ImageSource) -> Identity:
-    """Return what tells a source's images from others, wherever they lie."""
+    """Return the identity of a source's images, which does not depend on the folder they are in."""
     from dovetail.data.shards.source import ShardSource  # builds on sources
 
     names: str | None = None
@@ -37,7 +37,7 @@ def identity_of(source: ImageSource) -> Identity:
 
 
 def hashed(names: Iterable[str]) -> str:
-    """Return a hash of names in their order."""
+    """Return a hash of the names, in order."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(os.fsencode(name) + b"\0")
@@ -45,7 +45,7 @@ def hashed(names: Iterable[str]) -> str:
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """Return what a run's folder says of its images; None where it says nothing, as of older versions."""
+    """Return the identity saved in a run folder, or None (older versions saved none)."""
     path = folder / FILE
     try:
         return parsed(path.read_bytes(), Identity) if path.is_file() else None
@@ -54,14 +54,14 @@ def read_identity(folder: Path) -> Identity | None:
 
 
 def write_identity(folder: Path, identity: Identity) -> None:
-    """Write it down in a run's folder."""
+    """Save the identity in a run folder."""
     (folder / FILE).write_text(json.dumps(identity) + "\n", encoding="utf-8")
 
 
 def difference(before: Identity, now: Identity) -> str:
-    """Return in words what differs; nothing where the images are the same."""
+    """Return a description of the difference, or an empty string if the images are the same."""
     if before["images"] != now["images"]:
-        return f"there were {before['images']:,} images, and there are {now['images']:,}"
+        return f"expected {before['images']:,} images, got {now['images']:,}"
     if None not in (before["names"], now["names"]) and before["names"] != now["names"]:
-        return "their names or their order are others"
+        return "their names or their order changed"
     return ""

@@ -1,4 +1,4 @@
-"""From a source of images to batches of views, in loading processes."""
+"""Loads batches of views from an image source, in worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.reading.deadline import deadline
 from dovetail.data.reading.decode import UnreadableError
-from dovetail.data.reading.room import batches_ahead, check_open_files
+from dovetail.data.reading.limits import batches_ahead, check_open_files
 from dovetail.data.reading.skipped import SkippedLog
 from dovetail.data.reading.values import all_levels, use_values, value_range
 from dovetail.data.reading.watch import (
@@ -28,8 +28,8 @@ from dovetail.data.reading.watch import (
     asked_to_stop,
     can_fork,
     end_with_parent,
-    leave_deaths_to_us,
     next_of,
+    remove_worker_death_handler,
 )
 from dovetail.data.sources import ImageSource
 from dovetail.errors import ResourceError, StoppedWaiting
@@ -41,16 +41,16 @@ from dovetail.views.sampling import draw_views, needed_shrink
 IMAGE_SECONDS = 60.0
 BATCH_SECONDS = 600.0
 POLL_SECONDS = 1.0
-AHEAD_BATCHES = 4  # that each process loads before they are wanted
-TENSORS, TENSORS_EACH = 4, 4  # in a batch: of its own, and of each view, about
-MOST_REQUESTS = 3  # to end, without a batch in between: more come from somebody who wants the processes gone
+AHEAD_BATCHES = 4  # batches that each worker prefetches
+TENSORS, TENSORS_EACH = 4, 4  # tensors in a batch: a fixed number, and about so many for each view
+MOST_REQUESTS = 3  # requests to stop without a batch in between; after more, somebody wants the workers gone
 _REPLACEMENT_TRIES = 64
 
 
 class ViewDataset(Dataset[Sample]):
     """The views of every image of a source, as a pure function of (seed, epoch, index).
 
-    In the place of an unreadable image comes another one, drawn from the same three numbers.
+    An unreadable image is replaced by another one, which is drawn from the same three numbers.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class ViewDataset(Dataset[Sample]):
         in_channels: int = 3,
         image_seconds: float = IMAGE_SECONDS,
     ) -> None:
-        """Keep what is needed; nothing is read.
+        """Create the dataset without reading any image.
 
         Args:
-            source: Of images.
-            plan: The views wanted.
-            seed: Of the run.
-            in_channels: Of the pixels.
-            image_seconds: What takes longer to read counts as unreadable.
+            source: Image source.
+            plan: Views to draw from each image.
+            seed: Seed of the run.
+            in_channels: Number of channels that images are decoded with.
+            image_seconds: An image that takes longer to read counts as unreadable.
         """
         self.image_seconds = image_seconds
-        self.value_range = value_range()  # of loading processes, too
+        self.value_range = value_range()  # workers use it, too
         self._watch: ReadingWatch | None = None
         self._source = source
         self._plan = plan
@@ -84,12 +84,12 @@ class ViewDataset(Dataset[Sample]):
         return self._source.num_images
 
     def watch(self, num_workers: int) -> ReadingWatch:
-        """Return what tells, from now on, what so many loading processes read; to be called before they start."""
+        """Return a watch over what the workers read. Call this before they start."""
         self._watch = ReadingWatch(num_workers)
         return self._watch
 
     def give_up(self, index: int, reason: str) -> None:
-        """Count image `index` as unreadable."""
+        """Mark image `index` as unreadable."""
         self._unreadable[index] = Skipped(index, self._source.name(index), reason)
 
     def __getitem__(self, key: Key) -> Sample:
@@ -100,15 +100,15 @@ class ViewDataset(Dataset[Sample]):
             try:
                 sample = self._read(epoch, index, candidate)
             except (UnreadableError, MemoryError) as error:
-                self.give_up(candidate, str(error) or "there is not enough memory for it")
+                self.give_up(candidate, str(error) or "out of memory")
                 skipped.append(self._unreadable[candidate])
             else:
                 return replace(sample, skipped=tuple(skipped))
-        # Workers do not raise: the log in the main process says what happened, in one sentence.
+        # Workers do not raise: the log in the main process reports what happened in one sentence.
         return replace(self._blank(epoch, index), skipped=tuple(skipped))
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """Yield `index`, then the images to take instead."""
+        """Yield `index`, then its replacements."""
         yield index
         rng = stream(Purpose.REPLACEMENT, seed=self._seed, epoch=epoch, index=index)
         for _ in range(_REPLACEMENT_TRIES):
@@ -120,17 +120,17 @@ class ViewDataset(Dataset[Sample]):
         self._source.fetch(candidate)
         watched = nullcontext() if self._watch is None else self._watch.reading(candidate)
         with watched, deadline(self.image_seconds), all_levels():
-            photograph = self._source.open(candidate, self._in_channels)
-            width, height = photograph.width_px, photograph.height_px
+            image = self._source.open(candidate, self._in_channels)
+            width, height = image.width_px, image.height_px
             rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
             draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
-            pixels = photograph.decode(needed_shrink(draw, self._plan))
-        if value_range() is not None:  # those of 8 bits, too, as a batch has one type
+            pixels = image.decode(needed_shrink(draw, self._plan))
+        if value_range() is not None:  # 8-bit images, too: a batch has one dtype
             pixels = pixels.float()
         return render(pixels, draw, self._plan, source_px=(width, height), epoch=epoch, index=index, used=candidate)
 
     def _blank(self, epoch: int, index: int) -> Sample:
-        """Return black views, which only say that nothing could be read."""
+        """Return black views, which stand for an image that could not be read."""
         rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
         draw = draw_views(rng, self._plan, height=1, width=1, epoch=epoch)
         black = torch.zeros(self._in_channels, 1, 1, dtype=torch.uint8 if value_range() is None else torch.float32)
@@ -138,12 +138,12 @@ class ViewDataset(Dataset[Sample]):
 
 
 class ViewLoader:
-    """Batches of views from the start step to the end of the run, in one iteration over all epochs.
+    """Yields batches of views from the start step to the end of the run, over all epochs.
 
     Attributes:
-        plan: The plan of the views, for `to_views`.
+        plan: Plan of the views, for `to_views`.
         steps_per_epoch: Optimiser steps in one epoch.
-        skipped: What could not be read so far.
+        skipped: Log of the images that could not be read so far.
     """
 
     def __init__(
@@ -157,18 +157,18 @@ class ViewLoader:
         batch_seconds: float = BATCH_SECONDS,
         ahead: int = AHEAD_BATCHES,
     ) -> None:
-        """See `make_loader`; where loading processes give nothing for `batch_seconds`, the run ends.
+        """See `make_loader`. The run ends if the workers return no batch for `batch_seconds`.
 
-        Each process reads `ahead` batches before they are wanted.
+        Each worker prefetches `ahead` batches.
         """
         self._batch_seconds = batch_seconds
         self._stop_asked: Callable[[], bool] = lambda: False
-        self._killed: Counter[int] = Counter()  # processes, by the image that they read
-        self._requests = 0  # to end that came to loading processes since the last batch
+        self._killed: Counter[int] = Counter()  # number of killed workers by the image that they were reading
+        self._requests = 0  # requests to stop that workers received since the last batch
         self._poll_seconds = min(POLL_SECONDS, dataset.image_seconds, batch_seconds)
         self._dataset = dataset
         self._sampler = sampler
-        # What a decoder never comes back from can only be left behind together with its process.
+        # A decoder that hangs can only be stopped together with its process.
         alone = num_workers == 0 and can_fork()
         self._num_processes = 1 if alone else num_workers
         self._ahead = (1 if alone else ahead) if self._num_processes else None
@@ -181,14 +181,14 @@ class ViewLoader:
         return len(self._sampler)
 
     def stop_when(self, asked: Callable[[], bool]) -> None:
-        """Ask this about every second while a batch is waited for, and raise `StoppedWaiting` when it says so."""
+        """Call `asked` about every second while waiting for a batch, and raise `StoppedWaiting` if it returns True."""
         self._stop_asked = asked
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """Yield batches, and start again after the last one where a process ended with its image, or was asked to.
+        """Yield batches. Workers are restarted after the last batch if one of them crashed or was asked to stop.
 
         Raises:
-            DovetailError: Most images cannot be read, or a worker hangs or is killed.
+            DovetailError: Most images cannot be read, or a worker hangs or was killed.
         """
         done = 0
         while done < len(self):
@@ -199,7 +199,7 @@ class ViewLoader:
                 done += 1
 
     def _batches(self, done: int, watch: ReadingWatch) -> Iterator[ViewBatch]:
-        """Yield the batches after the first `done`, up to one that has to be loaded again."""
+        """Yield the batches after the first `done`, until one has to be loaded again."""
         batches = self._started(done)
         workers: list[BaseProcess] = batches._workers if self._num_processes else []
         while True:
@@ -216,7 +216,7 @@ class ViewLoader:
             self._requests = 0
 
     def _next(self, batches: Iterator[ViewBatch], workers: list[BaseProcess]) -> ViewBatch:
-        """Return the next batch; raise `RuntimeError` where a process ended, or gave nothing for too long."""
+        """Return the next batch. Raise `RuntimeError` if a worker died, or returned nothing for too long."""
         waited = 0.0  # not by the clock: see `dovetail.data.reading.watch`
         while True:
             try:
@@ -224,16 +224,17 @@ class ViewLoader:
             except RuntimeError as error:
                 waited += self._poll_seconds
                 if self._stop_asked():
-                    for worker in workers:  # what hangs would hold up the end of this process, too
+                    for worker in workers:  # a worker that hangs would keep this process from exiting
                         worker.kill()
                     raise StoppedWaiting from error
                 if "timed out" not in str(error) or waited >= self._batch_seconds:
                     raise
 
     def _must_start_again(self, workers: list[BaseProcess], watch: ReadingWatch) -> bool:
-        """Give up the images that loading processes are stuck with or died of, and those that two were killed with.
+        """Give up the images that made a worker hang or crash, and images during which two workers were killed.
 
-        Return whether the batch can be loaded again: nothing more is lost where a process was killed or asked to end.
+        Returns:
+            Whether the batch can be loaded again.
         """
         lost = watch.lost(workers)
         killed = watch.killed(workers)
@@ -241,7 +242,7 @@ class ViewLoader:
             if index is not None:
                 self._killed[index] += 1
                 if self._killed[index] > 1:
-                    lost[index] = "two processes were killed while they read it (SIGKILL), as for want of memory"
+                    lost[index] = "two workers were killed while reading it (SIGKILL), probably out of memory"
         for index, reason in lost.items():
             self._dataset.give_up(index, reason)
         if lost or any(index is not None for index in killed):
@@ -252,7 +253,7 @@ class ViewLoader:
         return self._requests <= MOST_REQUESTS
 
     def _started(self, done: int) -> Any:
-        """Return an iterator over the batches after the first `done`, with processes of its own that have started."""
+        """Return an iterator over the batches after the first `done`, with newly started workers."""
         batches = iter(
             DataLoader(
                 self._dataset,
@@ -264,30 +265,30 @@ class ViewLoader:
                 worker_init_fn=_start_worker,
                 timeout=self._poll_seconds if self._num_processes else 0,
                 multiprocessing_context=self._context,
-                generator=torch.Generator(),  # starting again must not draw from the training's random numbers
+                generator=torch.Generator(),  # a restart must not draw from the random numbers of the training
             )
         )
-        leave_deaths_to_us()
+        remove_worker_death_handler()
         return batches
 
     def _lost(self, error: RuntimeError) -> Exception:
-        """Return the sentence on a worker that gives nothing any more; other errors as they are."""
+        """Return the error for a worker that hangs or died; other errors are returned unchanged."""
         text = str(error)
         if "timed out" in text:
             return ResourceError(
-                f"No images came from the loading processes for {self._batch_seconds:g} seconds; check the disk that "
-                "they are on and go on with --resume."
+                f"The data loading workers returned no batch for {self._batch_seconds:g} seconds; check the disk that "
+                "holds the images, then resume the run with --resume."
             )
         if "DataLoader worker (pid" in text:
             return ResourceError(
-                f"A loading process ended ({text.splitlines()[0].rstrip('.')}), most often for want of memory; go on "
-                "with --resume, and with fewer --workers or fewer other programs beside it."
+                f"A data loading worker died ({text.splitlines()[0].rstrip('.')}), most likely out of memory; resume "
+                "the run with --resume and fewer --workers, or close other programs."
             )
         return error
 
 
 class _Rest(Sampler[list[Key]]):
-    """A sampler's lists after the first `done`."""
+    """The batches of a sampler after the first `done`."""
 
     def __init__(self, sampler: StepSampler, done: int) -> None:
         self._sampler = sampler
@@ -315,26 +316,26 @@ def make_loader(
     num_workers: int = 0,
     skipped_file: Path | None = None,
 ) -> ViewLoader:
-    """Return the loader of this rank's batches; the number of workers changes nothing but the speed.
+    """Return the loader of this rank's batches. The number of workers changes the speed and nothing else.
 
     Args:
-        source: Of images; see `open_source`.
-        plan: The views wanted; `to_views` needs the same one.
+        source: Image source (see `open_source`).
+        plan: Views to draw from each image; `to_views` needs the same plan.
         global_batch: Images in one optimiser step, over all ranks and micro-batches.
         total_steps: Optimiser steps of the whole run.
-        seed: Of the run.
-        start_step: Where a resumed run goes on.
-        rank: This process.
+        seed: Seed of the run.
+        start_step: First step, for a resumed run.
+        rank: Rank of this process.
         world_size: Number of processes.
-        micro_batches: Batches that this rank's part of a step comes in.
-        in_channels: Of the pixels.
-        num_workers: Loading processes, each of which reads several batches ahead. With 0, one forked process reads one
-            batch ahead, so `source` need not be picklable. Where processes cannot fork (`can_fork`), this process
-            reads, and a decoder that hangs blocks the run.
-        skipped_file: Where unreadable images are named; None keeps only their count.
+        micro_batches: Number of micro-batches in this rank's part of a step.
+        in_channels: Number of channels that images are decoded with.
+        num_workers: Number of workers, each of which prefetches several batches. With 0, one forked process prefetches
+            one batch, so `source` need not be picklable. Where processes cannot fork (`can_fork`), images are read in
+            this process, and a decoder that hangs blocks the run.
+        skipped_file: File that lists unreadable images. None only counts them.
 
     Raises:
-        DovetailError: There are fewer images than a batch takes, or the batch does not divide evenly.
+        DovetailError: There are fewer images than a batch needs, or the batch does not divide evenly.
     """
     sampler = StepSampler(
         source.num_images,
@@ -363,10 +364,10 @@ def make_loader(
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process ends the workers after it has saved.
+    # Ctrl-C reaches the whole process group; the main process stops the workers after it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM's question to the run comes to every process of it
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM sends it to every process of the job
     end_with_parent()
     torch.set_num_threads(1)
     worker = get_worker_info()

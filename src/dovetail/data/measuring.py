@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, measured over some images."""
+"""Measures the mean and standard deviation of each channel over some images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dovetail.data.sources import ImageSource
 from dovetail.views.plan import ViewPlan
 
 LOOKED_AT = 64  # images
-LEAST = 1e-3  # of a deviation, as of a band that is empty in all images
+LEAST = 1e-3  # lower bound of a deviation: a band may be empty in all images
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def measured(source: ImageSource, channels: int, *, seed: int) -> Statistics | None:
-    """Return the mean and the deviation of each channel, for values in [0, 1], over the first images of a run.
+    """Return the mean and the standard deviation of each channel, for values in [0, 1], over the first images of a run.
 
     Args:
-        source: Of the images.
-        channels: How many channels they are read with.
-        seed: Of the run, which decides what images are the first.
+        source: Image source.
+        channels: Number of channels that images are decoded with.
+        seed: Seed of the run, which decides which images come first.
 
     Returns:
-        The two, rounded to 4 digits; None where none of the images can be read.
+        Mean and standard deviation, rounded to 4 digits; None if none of the images can be read.
     """
     total, squares = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     count = 0
@@ -48,10 +48,10 @@ def measured(source: ImageSource, channels: int, *, seed: int) -> Statistics | N
 
 
 def rounded(values: torch.Tensor) -> list[float]:
-    """Return numbers with 4 significant digits, as they are printed and saved."""
+    """Return the values rounded to 4 significant digits, as they are printed and saved."""
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
 def needs_measuring(plan: ViewPlan, channels: int) -> bool:
-    """Whether a plan has no statistics for images of so many channels."""
+    """Return whether a plan lacks statistics for images with this number of channels."""
     return len(plan.mean) != channels or len(plan.std) != channels

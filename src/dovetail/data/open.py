@@ -1,4 +1,4 @@
-"""Opening images: whatever names them becomes a source."""
+"""Opens image data: a path, a URL or a Python object becomes an `ImageSource`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from dovetail.errors import DataError
 
 
 def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:
-    """Return the images that `data` means.
+    """Open `data` as an image source.
 
     Args:
-        data: A folder (searched with everything below it), a .zip or uncompressed .tar of images, a text file with one
-            path a line (relative ones start from the file's folder), a folder or a pattern of WebDataset shards (see
+        data: A folder (searched recursively), a .zip or uncompressed .tar of images, a text file with one path per
+            line (relative to the file's folder), a folder or a pattern of WebDataset shards (see
             `dovetail.data.shards.names`), a Hugging Face dataset (see `dovetail.data.hugging_face`), a sequence of
             paths, a map-style dataset or a sequence of images.
-        fetch: Whether `data` may name what is fetched over the network: a URL, or "hf:NAME". False for a name that
-            was read from a file.
+        fetch: Whether `data` may be fetched over the network: a URL or "hf:NAME". False if the name was read from a
+            file.
 
     Raises:
-        DovetailError: There is no such folder or file, or no image in it, or it may not be fetched.
+        DovetailError: The folder or file does not exist, has no image in it, or may not be fetched.
     """
     if isinstance(data, str) and data.startswith("pipe:"):
         raise DataError(
-            f"{data!r} is a command, and commands are not run any more; copy the shards to a disk, or give a URL."
+            f"{data!r} is a command, which is no longer supported; copy the shards to a disk, or specify a URL."
         )
     source = next(kind.open(data, fetch) for kind in SOURCES.values() if kind.takes(data))
     if source.num_images == 0:
-        raise DataError(f"The {type(data).__name__} of images is empty; give at least one.")
+        raise DataError(f"The {type(data).__name__} of images is empty; pass at least one image.")
     return source
 
 
@@ -44,8 +44,8 @@ class SourceKind:
     """A kind of data.
 
     Attributes:
-        takes: Whether data is of this kind.
-        open: Returns its source; the second argument is `fetch` of `open_source`.
+        takes: Returns whether data is of this kind.
+        open: Opens the data; the second argument is `fetch` of `open_source`.
     """
 
     takes: Callable[[Any], bool]
@@ -53,12 +53,12 @@ class SourceKind:
 
 
 def is_path(data: Any) -> bool:
-    """Whether `data` is a path, or the text of one."""
+    """Return whether `data` is a path, as a `Path` or a string."""
     return isinstance(data, str | Path)
 
 
 def _from_shards(data: Any, fetch: bool) -> ImageSource:
-    from dovetail.data.shards.source import open_shards  # it builds on the sources that are opened here
+    from dovetail.data.shards.source import open_shards  # it imports the sources of this module
 
     return open_shards(str(data), fetch=fetch)
 
@@ -70,7 +70,7 @@ def _from_table(data: Any, fetch: bool) -> ImageSource:
 
 
 def is_hugging_face(data: Any) -> bool:
-    """Whether `data` is, or names, a Hugging Face dataset; the package need not be installed for that."""
+    """Return whether `data` is, or names, a Hugging Face dataset. The package need not be installed."""
     from dovetail.data.hugging_face import NAMED, is_saved
 
     if isinstance(data, str | Path):
@@ -92,11 +92,11 @@ def _from_path(path: Path) -> ImageSource:
         else []
     )
     there = (
-        f"{parent} has {', '.join(beside)}"
+        f"{parent} contains {', '.join(beside)}"
         if beside
-        else f"{parent} is {'empty' if parent.is_dir() else 'missing too'}"
+        else f"{parent} is {'empty' if parent.is_dir() else 'missing, too'}"
     )
-    raise DataError(f"There is no folder, archive or list of images at {str(path)!r}; {there}.")
+    raise DataError(f"Found no folder, archive or list of images at {str(path)!r}; {there}.")
 
 
 SOURCES: Mapping[str, SourceKind] = {
@@ -109,4 +109,4 @@ SOURCES: Mapping[str, SourceKind] = {
     ),
     "dataset": SourceKind(lambda data: True, lambda data, fetch: DatasetSource(data)),
 }
-"""Every kind of data that `open_source` takes; the first that takes it opens it."""
+"""All kinds of data that `open_source` supports; the first one whose `takes` returns True opens it."""

@@ -1,4 +1,4 @@
-"""Which images a rank sees at which step: a pure function of the seed, so that resuming is a number."""
+"""The order of images: which images a rank sees at which step is a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class Order(Protocol):
-    """One epoch's images: `order[first:last]` are the numbers of those at these places."""
+    """The image order of one epoch: `order[first:last]` are the image indices at these positions."""
 
     def __getitem__(self, places: slice, /) -> np.ndarray:
-        """Return int64 numbers."""
+        """Return image indices as int64."""
         ...
 
 
 class OrderOf(Protocol):
-    """How a source puts its images in order."""
+    """Returns the order of a source's images."""
 
     def __call__(self, *, seed: int, epoch: int) -> Order:
-        """Return the order of one epoch, a pure function of the two."""
+        """Return the order of one epoch, a pure function of seed and epoch."""
         ...
 
 
 class ShardOrder:
-    """One epoch over shards: all of them in a new order, and within every window of shards all images shuffled.
+    """One epoch over shards: the shards are shuffled, then the images within each window of shards.
 
-    So that shards are read one after the other, a window at a time, and each image once. Any place of the epoch
-    is found by arithmetic on the shards' sizes: nothing is kept for each image but for those of one window.
+    Shards are read one after the other, a window at a time, and each image is read once. Positions are computed from
+    the sizes of the shards, so only the indices of one window are kept in memory.
     """
 
     def __init__(self, counts: np.ndarray, *, seed: int, epoch: int, window_images: int) -> None:
-        """Put the shards in order.
+        """Shuffle the shards.
 
         Args:
-            counts: [shards] int64, images in each.
-            seed: Of the run.
-            epoch: Of the run.
-            window_images: Images that are shuffled together, about: a window ends with a shard.
+            counts: Number of images in each shard, [shards] int64.
+            seed: Seed of the run.
+            epoch: Epoch, counted from 0.
+            window_images: Approximate number of images that are shuffled together. A window ends with a shard.
         """
         self._seed, self._epoch = seed, epoch
         shards = stream(Purpose.ORDER, seed=seed, epoch=epoch).permutation(len(counts))
         begins = np.cumsum(counts[shards]) - counts[shards]  # places in the epoch
         self._begins = begins
-        # From a place to an image's number: what has to be added in each shard.
+        # What to add to a position in each shard to get the image's index.
         self._moves = (np.cumsum(counts) - counts)[shards] - begins
         window = begins // max(window_images, 1)
         first = np.flatnonzero(np.diff(window, prepend=-1))
-        self._windows = begins[first]  # the place where each begins
+        self._windows = begins[first]  # the position where each window begins
         self._num_images = int(counts.sum())
         self._known: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __getitem__(self, places: slice, /) -> np.ndarray:
-        """Return the numbers of the images at `places`, a slice without a step."""
+        """Return the indices of the images at `places`, a slice without a step."""
         first, last, _ = places.indices(self._num_images)
         parts = [np.empty(0, dtype=np.int64)]
         while first < last:
@@ -77,7 +77,7 @@ class ShardOrder:
         return np.concatenate(parts)
 
     def _window(self, window: int) -> np.ndarray:
-        """Return the numbers of a window's images in their order; the last window asked for is remembered."""
+        """Return the shuffled image indices of a window. The last window is cached."""
         if self._known[0] != window:
             begin = int(self._windows[window])
             end = int(self._windows[window + 1]) if window + 1 < len(self._windows) else self._num_images
@@ -89,11 +89,11 @@ class ShardOrder:
 
 
 class StepSampler(Sampler[list[Key]]):
-    """Yields, step by step, the (epoch, index) pairs of this rank.
+    """Yields the (epoch, index) pairs of this rank, step by step.
 
-    Every epoch is a new order of all images, cut into global batches; what does not fill a batch at its end is
-    left out. The global batch of a step does not depend on the number of ranks: rank r takes the r-th of `world_size`
-    equal runs of it. With `micro_batches` a rank's part comes in that many equal lists, one after another.
+    Every epoch shuffles all images and cuts them into global batches; the incomplete last batch is dropped. The global
+    batch of a step does not depend on the number of ranks: rank r takes the r-th of `world_size` equal parts. With
+    `micro_batches`, a rank's part is yielded as that many equal lists, one after another.
     """
 
     def __init__(
@@ -109,27 +109,27 @@ class StepSampler(Sampler[list[Key]]):
         micro_batches: int = 1,
         order_of: OrderOf | None = None,
     ) -> None:
-        """Check that the sizes fit.
+        """Check the sizes and create the sampler.
 
         Args:
-            num_images: Of the source.
+            num_images: Number of images in the source.
             global_batch: Images in one optimiser step, over all ranks and micro-batches.
-            seed: Of the run.
-            total_steps: Of the whole run.
-            start_step: Where to go on; steps before it are not yielded.
-            rank: This process.
+            seed: Seed of the run.
+            total_steps: Optimiser steps of the whole run.
+            start_step: First step to yield, for a resumed run.
+            rank: Rank of this process.
             world_size: Number of processes.
-            micro_batches: Lists that one step's part is split into (gradient accumulation).
-            order_of: How the images of an epoch are put in order; `epoch_order` unless given.
+            micro_batches: Number of lists that this rank's part of a step is split into (gradient accumulation).
+            order_of: Returns the image order of an epoch. Default: `epoch_order`.
 
         Raises:
-            OptionsError: There are fewer images than a batch takes, or the batch does not divide evenly.
+            OptionsError: There are fewer images than a batch needs, or the batch does not divide evenly.
         """
         self._steps_per_epoch = steps_per_epoch(num_images, global_batch)
         if global_batch % (world_size * micro_batches):
             pieces = f"{world_size} devices" + (f" x {micro_batches} micro-batches" if micro_batches > 1 else "")
             near = global_batch - global_batch % (world_size * micro_batches) or world_size * micro_batches
-            raise OptionsError(f"A batch of {global_batch} does not divide over {pieces}; use --batch-size {near}.")
+            raise OptionsError(f"A batch size of {global_batch} is not divisible by {pieces}; use --batch-size {near}.")
         self._num_images = num_images
         self._global_batch = global_batch
         self._seed = seed
@@ -162,10 +162,10 @@ class StepSampler(Sampler[list[Key]]):
 
 
 def steps_per_epoch(num_images: int, global_batch: int) -> int:
-    """Return the full batches in an epoch; raise `OptionsError` if there is not one."""
+    """Return the number of full batches in an epoch. Raise `OptionsError` if there is none."""
     if num_images < global_batch:
         raise OptionsError(
-            f"{counted(num_images, 'image')} {'is' if num_images == 1 else 'are'} too few for a batch "
-            f"of {global_batch}; use --batch-size {num_images} or more images."
+            f"Found {counted(num_images, 'image')}, but a batch needs {global_batch}; "
+            f"use --batch-size {num_images} or more images."
         )
     return num_images // global_batch

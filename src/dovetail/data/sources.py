@@ -1,6 +1,4 @@
-"""Where images come from: a folder, an archive, a list of paths, or a dataset. All are numbered from 0 in a stable
-order.
-"""
+"""Image sources: a folder, an archive, a list of paths, or a dataset. Images are indexed from 0 in a stable order."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from dovetail.data.order import Order, epoch_order
 from dovetail.data.reading.archives import Archive, Member
 from dovetail.data.reading.decode import (
     FORMATS_READ,
-    Photograph,
+    LazyImage,
     UnreadableError,
     from_array,
     from_image,
@@ -35,10 +33,10 @@ from dovetail.errors import DataError
 
 
 class ImageSource(ABC):
-    """Numbered images. Instances are small and can be pickled, so that workers take a copy each.
+    """Indexed images. Sources are small and picklable, so each worker gets its own copy.
 
     Attributes:
-        left_out: A sentence on what is beside the images and not read; nothing where there is nothing.
+        left_out: A sentence about files that are skipped, or an empty string.
     """
 
     left_out: str = ""
@@ -46,25 +44,25 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def num_images(self) -> int:
-        """The number of images, unreadable ones included."""
+        """Number of images, including unreadable ones."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return the name of image `index` for people: its path where it has one."""
+        """Return a readable name of image `index`: its path if it has one."""
 
     @abstractmethod
-    def open(self, index: int, channels: int) -> Photograph:
-        """Return image `index` with that many channels; raise `UnreadableError` if it cannot be read."""
+    def open(self, index: int, channels: int) -> LazyImage:
+        """Open image `index` with `channels` channels. Raise `UnreadableError` if it cannot be read."""
 
     def order(self, *, seed: int, epoch: int) -> Order:
-        """Return the order of an epoch, a pure function of the two: any permutation that suits how they are stored."""
+        """Return the image order of an epoch, a pure function of seed and epoch. Override it to suit the storage."""
         return epoch_order(self.num_images, seed=seed, epoch=epoch)
 
-    def fetch(self, index: int) -> None:  # noqa: B027 - most images are near
-        """Bring image `index` near where it is far; this may take longer than reading an image may."""
+    def fetch(self, index: int) -> None:  # noqa: B027 - most images are local
+        """Download image `index` if it is remote. The time limit for reading an image does not apply here."""
 
     def encoded(self, index: int) -> bytes:
-        """Return image `index` as the bytes of a file; raise `UnreadableError` if it cannot be read."""
+        """Return image `index` as the bytes of a file. Raise `UnreadableError` if it cannot be read."""
         pixels = self.open(index, 3).decode(1).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -72,7 +70,7 @@ class ImageSource(ABC):
 
 
 class PathSource(ImageSource):
-    """Images in files, in the order of `paths`."""
+    """Image files, in the order of `paths`."""
 
     def __init__(self, paths: Iterable[str | Path], *, left_out: str = "") -> None:
         self.left_out = left_out
@@ -85,7 +83,7 @@ class PathSource(ImageSource):
     def name(self, index: int) -> str:
         return self._paths[index]
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_file(self._paths[index], channels)
 
     def encoded(self, index: int) -> bytes:
@@ -93,7 +91,7 @@ class PathSource(ImageSource):
 
 
 class ArchiveSource(ImageSource):
-    """Images in an archive, in its order; what the archive says of them is trusted in nothing."""
+    """Images in an archive, in its order. Nothing that the archive says about its members is trusted."""
 
     def __init__(self, archive: Archive) -> None:
         """List the archive.
@@ -114,7 +112,7 @@ class ArchiveSource(ImageSource):
         self.left_out = left_out(others)
         if not self._members:
             raise DataError(
-                f"Found {inventory(others, 0)} but no images in {str(archive.path)!r}; give an archive of "
+                f"Found {inventory(others, 0)} but no images in {str(archive.path)!r}; expected an archive of "
                 f"{FORMATS_READ}."
             )
 
@@ -125,14 +123,14 @@ class ArchiveSource(ImageSource):
     def name(self, index: int) -> str:
         return f"{self._archive.path}/{self._members[index].name}"
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_bytes(self.encoded(index), channels)
 
     def encoded(self, index: int) -> bytes:
         return self._archive.read(self._members[index])
 
     def _is_candidate(self, member: Member) -> bool:
-        """Return whether the member is an image by its name or, where the name does not tell, by its content."""
+        """Return whether the member looks like an image, judged by its name first and by its content otherwise."""
         if named_as_image(member.name):
             return True
         try:
@@ -142,14 +140,14 @@ class ArchiveSource(ImageSource):
 
 
 class DatasetSource(ImageSource):
-    """Images of a map-style dataset whose items are images, or tuples that begin with one.
+    """A map-style dataset whose items are images, or tuples with an image first.
 
-    An image is a Pillow image, an array [H, W] or [H, W, C], or a tensor [C, H, W]; uint8, or floating in [0, 1].
+    An image is a Pillow image, an array [H, W] or [H, W, C], or a tensor [C, H, W]; uint8, or float in [0, 1].
     """
 
     def __init__(self, dataset: Dataset[Any] | Sequence[Any]) -> None:
         if not isinstance(dataset, Sized):
-            raise DataError(f"A {type(dataset).__name__} has no length; give a map-style dataset.")
+            raise DataError(f"A {type(dataset).__name__} has no length; pass a map-style dataset.")
         self._dataset: Any = dataset
         self._num_images = len(dataset)
 
@@ -160,10 +158,10 @@ class DatasetSource(ImageSource):
     def name(self, index: int) -> str:
         return f"{type(self._dataset).__name__}[{index}]"
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         try:
             item = self._dataset[index]
-        except Exception as error:  # somebody else's code: one bad item must not end the run
+        except Exception as error:  # user code: one bad item must not end the run
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
         image = item[0] if isinstance(item, tuple | list) and len(item) else item
         if isinstance(image, Image.Image):
@@ -172,27 +170,27 @@ class DatasetSource(ImageSource):
             image = image.movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
         if isinstance(image, np.ndarray):
             return from_array(image, channels)
-        raise UnreadableError(f"a {type(image).__name__} is no image")
+        raise UnreadableError(f"expected an image, got {type(image).__name__}")
 
 
 def read_list(path: Path) -> list[str]:
-    """Return the paths in a text file, one a line; empty lines are left out."""
+    """Return the paths in a text file, one per line. Empty lines are skipped."""
     content = path.read_bytes()
     if looks_like_image(content[:HEAD_BYTES]):
-        raise DataError(f"{str(path)!r} is an image; give the folder it lies in, or a text file of paths.")
+        raise DataError(f"{str(path)!r} is a single image; specify its folder, or a text file of paths.")
     if b"\0" in content:
         raise DataError(
-            f"{str(path)!r} is no text; give a folder, an archive, or a text file with one path on each line."
+            f"{str(path)!r} is not a text file; specify a folder, an archive, or a text file with one path per line."
         )
     lines = os.fsdecode(content).split("\n")
     paths = [_listed(path.parent, line.strip()) for line in lines if line.strip()]
     if not paths:
-        raise DataError(f"The list {str(path)!r} names no image; write one path on each line.")
+        raise DataError(f"The list {str(path)!r} is empty; write one image path per line.")
     return paths
 
 
 def _listed(folder: Path, name: str) -> str:
-    """Return the path that a line of a list names; backslashes of Windows separate folders where that is a file."""
+    """Return the path in a line of a list. Windows backslashes are converted if no such file exists."""
     found = os.path.join(folder, name)  # noqa: PTH118 (keeps odd bytes)
     if "\\" in name and not os.path.exists(found):  # noqa: PTH110 (as above)
         return os.path.join(folder, with_slashes(name))  # noqa: PTH118
@@ -200,20 +198,20 @@ def _listed(folder: Path, name: str) -> str:
 
 
 def find_images(folder: Path) -> Listing:
-    """Return the images in `folder` and below; see `list_images`.
+    """Return the images in `folder` and its subfolders (see `list_images`).
 
     Raises:
-        DataError: There is none; the message tells what was found.
+        DataError: There is no image; the message lists what was found.
     """
     found = list_images(folder)
     if not found.images:
         raise DataError(
-            f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; give a folder of "
-            f"{FORMATS_READ}."
+            f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; expected a folder "
+            f"of {FORMATS_READ}."
         )
     return found
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a file in an archive would be hidden in a folder, or was put there by a Mac."""
+    """Return whether a file in an archive is hidden, or was added by macOS."""
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))

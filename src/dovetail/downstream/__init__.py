@@ -1,1 +1,1 @@
-"""What a run is worth on labelled images: probes, fine-tuning, predictions."""
+"""Evaluation on labelled images: probes, fine-tuning, predictions."""

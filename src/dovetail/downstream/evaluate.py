@@ -1,4 +1,4 @@
-"""`evaluate knn`, `evaluate linear` and `evaluate dense`: how good a run's frozen features are."""
+"""`evaluate knn`, `evaluate linear` and `evaluate dense`: evaluation of a run's frozen features."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @takes(EvaluateKnnOptions)
 def evaluate_knn(options: EvaluateKnnOptions) -> Results | None:
-    """Classify images by the weighted votes of their nearest neighbours among a run's frozen features.
+    """Evaluate a run's frozen features with a weighted k-nearest-neighbour classifier.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or the evaluation cannot be carried out.
     """
     from dovetail.downstream.labels.checking import check_images
     from dovetail.downstream.probe.job import evaluate_knn as job
@@ -34,13 +34,13 @@ def evaluate_knn(options: EvaluateKnnOptions) -> Results | None:
 
 @takes(EvaluateLinearOptions)
 def evaluate_linear(options: EvaluateLinearOptions) -> Results | None:
-    """Train a linear classifier on a run's frozen features, computed once without augmentation.
+    """Evaluate a run's frozen features with a linear classifier. Features are computed once without augmentation.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or the evaluation cannot be carried out.
     """
     from dovetail.downstream.labels.checking import check_images
     from dovetail.downstream.probe.job import evaluate_linear as job
@@ -50,13 +50,13 @@ def evaluate_linear(options: EvaluateLinearOptions) -> Results | None:
 
 @takes(EvaluateDenseOptions)
 def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
-    """Measure frozen maps of the encoder and the decoder on labelled pixels, without fine-tuning.
+    """Evaluate frozen feature maps of encoder and decoder on labelled pixels.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or the evaluation cannot be carried out.
     """
     from dovetail.downstream.dense.checking import check_dense
     from dovetail.downstream.dense.job import measure_dense
@@ -75,26 +75,26 @@ OptionsT = TypeVar("OptionsT", bound=MeasureOptions)
 def measured(
     kind: str, options: OptionsT, job: Callable[[OptionsT], Results], check: Callable[[], None]
 ) -> Results | None:
-    """Do what every verb that measures does: check the data, or measure and write results.
+    """Check the data, or evaluate and write results. All evaluation and fine-tuning commands use this function.
 
     Args:
-        kind: Name of the folder for results in the run's, unless another was given.
-        options: Of the verb.
-        job: Measures.
+        kind: Name of the default results folder within the run folder.
+        options: Options of the command.
+        job: Carries out the evaluation.
         check: Reads the data and lists its faults.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: Without data, without a folder that can be written to, and as the job and the check do.
+        DovetailError: The data or a writable folder is missing, or the job or the check fails.
     """
     from dovetail.data.reading.values import values_within
     from dovetail.downstream.start import values_of_run
     from dovetail.files.writable import check_writable
 
     if not str(options.data):
-        raise OptionsError("No data was named; give a labelled set with --data.")
+        raise OptionsError("--data is missing; specify a labelled dataset.")
     run_values = values_of_run(options.run) if options.run is not None else ()
     with values_within(options.value_range or run_values):
         if options.check:  # nothing is written
@@ -111,10 +111,10 @@ def measured(
 
 
 def folder_for(kind: str, options: MeasureOptions) -> Path:
-    """Return the folder for results: the one named, else one in the run's."""
+    """Return the folder for results: the specified one, or one in the run folder."""
     if str(options.out):
         return Path(options.out)
     if options.run is None:
-        raise OptionsError("No folder for the results was named; give one with --out.")
+        raise OptionsError("--out is missing; specify a folder for the results.")
     folder = Path(options.run)
     return (folder if folder.is_dir() else folder.parent) / kind

@@ -1,4 +1,4 @@
-"""A few test images beside what a fine-tuned model takes them for, for the pages of results.
+"""A few test images with the predictions of a fine-tuned model, for the result pages.
 
 examples/00.png, 01.png and so on, and examples/examples.json: a list of {file, caption}
 """
@@ -25,21 +25,21 @@ TRUE_COLOUR, FOUND_COLOUR = (0, 158, 115), (213, 94, 0)
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, and what it shows."""
+    """An image with its caption."""
 
     picture: Image.Image
     caption: str
 
 
 def segmented(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
-    """Return an image [3, H, W] uint8, its mask and the predicted one [H, W] over it, side by side."""
+    """Draw an image [3, H, W] uint8 side by side with overlays of its true and predicted masks [H, W]."""
     plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     tiles = [plain, *(over(image, coloured(mask)) for mask in (truth, found))]
     return Example(side_by_side(tiles), caption)
 
 
 def boxed(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
-    """Return an image [3, H, W] uint8 with its boxes [N, 4], and with those that were found, side by side."""
+    """Draw an image [3, H, W] uint8 with its true boxes [N, 4], side by side with the predicted boxes."""
     tiles = []
     for boxes, colour in ((truth, TRUE_COLOUR), (found, FOUND_COLOUR)):
         drawn = draw_bounding_boxes(image, boxes, colors=[colour] * len(boxes), width=2) if len(boxes) else image
@@ -48,7 +48,7 @@ def boxed(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Examp
 
 
 def side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Return images of one size in a row, each at most `SIDE_PX` wide and high."""
+    """Draw images of the same size in a row, each at most `SIDE_PX` wide and high."""
     scale = min(SIDE_PX / max(tiles[0].size), 1.0)
     width, height = (max(round(side * scale), 1) for side in tiles[0].size)
     row = Image.new("RGB", (len(tiles) * (width + GAP_PX) - GAP_PX, height), "white")
@@ -58,7 +58,7 @@ def side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
 
 
 def write_examples(out: Path, examples: Iterable[Example]) -> None:
-    """Write pictures into `out`, in the place of those that are there."""
+    """Write images to `out` and replace existing ones."""
     folder = out / EXAMPLES
     shutil.rmtree(folder, ignore_errors=True)
     listed = []

@@ -1,4 +1,4 @@
-"""`finetune segment`, `finetune classify` and `finetune detect`: what a run is worth after fine-tuning."""
+"""`finetune segment`, `finetune classify` and `finetune detect`: fine-tuning and evaluation of a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @takes(FinetuneSegmentOptions)
 def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
-    """Fine-tune a run for semantic segmentation and measure mIoU, aAcc and mAcc.
+    """Fine-tune a run for semantic segmentation and evaluate mIoU, aAcc and mAcc.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or fine-tuning cannot be carried out.
     """
     from dovetail.downstream.labels.checking import check_segmentation
     from dovetail.downstream.segment.job import finetune_segment as job
@@ -43,13 +43,13 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
 
 @takes(FinetuneDetectOptions)
 def finetune_detect(options: FinetuneDetectOptions) -> Results | None:
-    """Fine-tune a run for detection or instance segmentation and measure COCO's average precision.
+    """Fine-tune a run for object detection or instance segmentation and evaluate COCO's average precision.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or fine-tuning cannot be carried out.
     """
     from dovetail.downstream.detect.job import finetune_detect as job
     from dovetail.downstream.labels.checking import check_detection
@@ -59,13 +59,13 @@ def finetune_detect(options: FinetuneDetectOptions) -> Results | None:
 
 @takes(FinetuneClassifyOptions)
 def finetune_classify(options: FinetuneClassifyOptions) -> Results | None:
-    """Fine-tune a run's encoder for classification and measure top-1 (and top-5) accuracy.
+    """Fine-tune a run's encoder for classification and evaluate top-1 (and top-5) accuracy.
 
     Returns:
-        The results; None after a check without faults.
+        The results, or None with `check` if no faults were found.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or fine-tuning cannot be carried out.
     """
     from dovetail.downstream.classify.job import finetune_classify as job
     from dovetail.downstream.labels.checking import check_images
@@ -79,7 +79,7 @@ OptionsT = TypeVar("OptionsT", bound=FinetuneOptions)
 def with_pages(
     kind: str, options: OptionsT, job: Callable[[OptionsT], Results], check: Callable[[], None]
 ) -> Results | None:
-    """Do as `measured` does, write the page of the fine-tuning, and put its results into the run's page."""
+    """Run `measured`, write the page of the fine-tuning, and add its results to the run's page."""
     results = measured(kind, options, job, check)
     if results is None:
         return None

@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: `model.safetensors`, and `task.json` that says how to build and use it."""
+"""Saves and loads fine-tuned models: `model.safetensors`, and `task.json` with what is needed to build and use it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dovetail.options import MOST_SIDE_PX
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
 TaskName = Literal["classify", "segment", "detect"]
-ADVICE = "fine-tune anew"
+ADVICE = "fine-tune again"
 
 Pair = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=2, max_length=2)]
 
 
 class TaskOptions(TypedDict, total=False):
-    """Options of a task whose kinds matter before a model is built; others may be there."""
+    """Task options that are validated before a model is built. Other options are allowed."""
 
     window: Pair | None
     within_px: Pair | None
@@ -40,18 +40,18 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Task:
-    """How a fine-tuned model is built and used.
+    """What is needed to build and use a fine-tuned model.
 
     Attributes:
-        task: What it does.
-        constructor: The call that builds the bare model; see `Source`.
-        names: Of the classes.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        image_size: Side in pixels that the source was pre-trained with.
-        in_channels: Channels of the pixels.
-        options: What else building and using it needs.
-        value_range: Black and white of images with more than 8 bits, where a range was given.
+        task: Name of the task.
+        constructor: Constructor call of the bare model (see `Source`).
+        names: Class names.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        image_size: Image size of pre-training in pixels.
+        in_channels: Number of input channels.
+        options: Further options to build and use the model.
+        value_range: Values of black and white in images with more than 8 bits, if specified.
     """
 
     task: TaskName
@@ -66,17 +66,17 @@ class Task:
 
     @classmethod
     def of(cls, task: TaskName, source: Source, names: tuple[str, ...], options: Mapping[str, Any]) -> Task:
-        """Return the task of a model on `source`."""
+        """Return the task of a model that is built on `source`."""
         bare = (source.constructor, names, source.mean, source.std, source.image_size, source.in_channels)
         return cls(task, *bare, options, value_range() or ())
 
     def source(self) -> Source:
-        """Return the bare model's source, without weights."""
+        """Return the source of the bare model, without weights."""
         return Source(self.constructor, None, self.mean, self.std, self.image_size, self.in_channels)
 
 
 def save_finished(out: Path, model: nn.Module, task: Task) -> None:
-    """Write a fine-tuned model into `out`."""
+    """Write a fine-tuned model to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_tensors(state, out / WEIGHTS)
@@ -84,34 +84,36 @@ def save_finished(out: Path, model: nn.Module, task: Task) -> None:
 
 
 def read_task(folder: Path) -> Task:
-    """Return what a fine-tuned run says about its model.
+    """Return the task of a fine-tuned run.
 
     Raises:
-        RunError: For a folder without one.
+        RunError: The folder contains no fine-tuned model.
     """
     path = folder / TASK
     try:
         task = converted(read_json(path, ADVICE), Task, path, ADVICE, closed=True)
     except OSError as error:
-        raise RunError(f"{folder} holds no fine-tuned model ({TASK} is missing); name a fine-tuned run.") from error
+        raise RunError(
+            f"{folder} contains no fine-tuned model ({TASK} is missing); specify a fine-tuned run."
+        ) from error
     check_task(task, path)
     return task
 
 
 def check_task(task: Task, path: Path) -> None:
-    """Raise `RunError` where a task's numbers fit no model or one another, before memory is taken for one."""
+    """Raise `RunError` if the values of a task are invalid, before memory is allocated for the model."""
     whole = all(math.isfinite(value) for value in (*task.mean, *task.std, *task.value_range))
     if not whole or len(task.mean) != task.in_channels or len(task.std) != task.in_channels or min(task.std) <= 0:
-        raise RunError(f"{path} does not say one finite mean and one deviation above 0 for each channel; {ADVICE}.")
+        raise RunError(f"{path} needs a finite mean and a standard deviation above 0 for each channel; {ADVICE}.")
     if len(task.value_range) not in (0, 2):
-        raise RunError(f"{path} has a value_range that is no pair of numbers; {ADVICE}.")
+        raise RunError(f"{path} has a value_range that is not a pair of numbers; {ADVICE}.")
     options = converted(dict(task.options), TaskOptions, f"{path}, in its options,", ADVICE)
     if len(options.get("ids", task.names)) != len(task.names):
-        raise RunError(f"{path} has no id for each class; {ADVICE}.")
+        raise RunError(f"{path} lacks an id for each class; {ADVICE}.")
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load a fine-tuned run's weights into its model, strictly."""
+    """Load the weights of a fine-tuned run into its model strictly."""
     path = folder / WEIGHTS
     try:
         weights = load_file(path)

@@ -1,4 +1,4 @@
-"""Fine-tuning, the same for every task: what its options share, the optimiser, the learning rates and the loop."""
+"""Fine-tuning loop, optimiser and common options of all tasks."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch import Tensor, nn
 from dovetail.downstream.machine import ahead, checked_loss
 
 OnStep = Callable[[int, float], None]
-"""Called after every step with its number, from 0, and its loss."""
+"""Called after every step with the step (from 0) and the loss."""
 
 Batch = TypeVar("Batch")
 
-# A ViT's positions and tokens are tensors of three dimensions, which papers decay as little as biases.
+# Position embeddings and tokens of a ViT have three dimensions, but papers do not decay them, just like biases.
 _TOKENS = re.compile(r"(?:^|\.)(?:pos_embed|(?:cls|reg|dist)_token)$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a model is fine-tuned, for every task.
+    """Fine-tuning options of all tasks.
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Images in a step.
+        batch_size: Images per step.
         optimiser: "adamw" or "sgd" (momentum 0.9).
         lr: Peak learning rate.
-        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it; 1 gives all one rate.
-        weight_decay: Of tensors with more than one dimension.
-        decay_vectors: Whether it holds for biases and norms too.
+        layer_decay: Factor of the learning rate from each encoder layer to the one before it. 1 disables it.
+        weight_decay: Weight decay of tensors with more than one dimension.
+        decay_vectors: Whether to decay biases and norms, too.
         warmup_steps: Steps of linear warm-up.
-        drops: Shares of the steps after which the rate is a tenth of what it was.
-        seed: Of order and augmentation.
+        drops: Fractions of the steps after which the learning rate is divided by 10.
+        seed: Seed of image order and augmentation.
     """
 
     steps: int = 1000
@@ -50,17 +50,17 @@ class FitOptions:
     seed: int = 0
 
     def decayed(self, step: int) -> float:
-        """Return the share of its peak that a rate has at `step` but for warm-up and drops."""
+        """Return the learning rate at `step` relative to its peak, without warm-up and drops."""
         return 1.0
 
     def rate_share(self, step: int) -> float:
-        """Return the share of its peak that a rate has at `step`."""
+        """Return the learning rate at `step` relative to its peak."""
         warmup = min((step + 1) / (self.warmup_steps + 1), 1.0)
         dropped = 0.1 ** sum(step >= drop * self.steps for drop in self.drops)
         return float(warmup * dropped * self.decayed(step))
 
     def places(self, step: int) -> range:
-        """Return the places of a step's images in the endless list of passes; see `item_at`."""
+        """Return the positions of a step's images in the endless sequence of epochs (see `item_at`)."""
         return range(step * self.batch_size, (step + 1) * self.batch_size)
 
 
@@ -73,18 +73,18 @@ def fit(
     threads: int = 0,
     on_step: OnStep | None = None,
 ) -> list[float]:
-    """Take all optimiser steps and return the loss of each.
+    """Take all optimiser steps and return their losses.
 
     Args:
-        optimiser: With groups as of `parameter_groups`.
-        options: How many steps, and their learning rates.
-        batch: Step -> what is learned from, a pure function.
-        loss_of: Batch, step -> the loss, a scalar.
-        threads: Threads that prepare batches ahead of their use; the result does not depend on them.
+        optimiser: Optimiser with groups from `parameter_groups`.
+        options: Number of steps and learning rates.
+        batch: Returns the batch of a step, as a pure function.
+        loss_of: Returns the scalar loss for a batch and a step.
+        threads: Number of threads that prefetch batches. The result does not depend on it.
         on_step: See `OnStep`.
 
     Raises:
-        DovetailError: Where the loss stops being a number.
+        DovetailError: The loss becomes NaN or infinite.
     """
     losses: list[float] = []
     for step, inputs in enumerate(ahead(batch, range(options.steps), threads=threads)):
@@ -106,13 +106,13 @@ def optimiser_of(
     *,
     fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of named parameters, with one group for each learning rate and weight decay.
+    """Return an optimiser for named parameters, with one group for each learning rate and weight decay.
 
     Args:
         named: Names and parameters.
-        scales: Factor on the learning rate of each.
-        options: Which optimiser, and its numbers.
-        fused: Whether AdamW takes its step in one kernel; None leaves it to torch.
+        scales: Learning rate factor of each parameter.
+        options: Optimiser and its hyperparameters.
+        fused: Whether AdamW uses a fused kernel. None is torch's default.
     """
     groups = parameter_groups(
         named, scales, lr=options.lr, weight_decay=options.weight_decay, decay_vectors=options.decay_vectors
@@ -130,14 +130,14 @@ def parameter_groups(
     weight_decay: float,
     decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return a group for each learning rate and weight decay, as torch's optimisers take them, with its `peak_lr`.
+    """Return a torch parameter group with its `peak_lr` for each learning rate and weight decay.
 
     Args:
         named: Names and parameters.
-        scales: Factor on `lr` of each.
-        lr: Peak learning rate where the factor is 1.
-        weight_decay: Of tensors with more than one dimension, positions and tokens of ViTs left out.
-        decay_vectors: Whether it holds for these, biases and norms too.
+        scales: Learning rate factor of each parameter.
+        lr: Peak learning rate for a factor of 1.
+        weight_decay: Weight decay of tensors with more than one dimension, except positions and tokens of ViTs.
+        decay_vectors: Whether to decay these, biases and norms, too.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, value in named:
@@ -150,6 +150,6 @@ def parameter_groups(
 
 
 def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
-    """Set every group's learning rate to `share` of its peak."""
+    """Set the learning rate of every group to `share` times its peak."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * share

@@ -1,4 +1,4 @@
-"""What every `dovetail finetune` does: a table of trials, each of which builds, loads, learns and measures a model."""
+"""The job of all `dovetail finetune` commands: trials that each build, load, fine-tune and evaluate a model."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from dovetail.downstream.table.trials import Grid, Table, Trial, check_trained, 
 from dovetail.downstream.table.verdict import verdict
 from dovetail.errors import DovetailError, counted
 
-GLANCED = 32  # test images of a look along the way
-PICTURED = 4  # test images on the page
+GLANCED = 32  # number of test images for scores during training
+PICTURED = 4  # number of test images on the page
 
 
 class FinetunePlan(ABC):
-    """A fine-tuning of one task, all of it but the trial.
+    """A fine-tuning for one task, independent of the trial.
 
     Attributes:
-        source: Where the model comes from.
-        where: Device, number format, threads.
+        source: Source of the model.
+        where: Device, precision and number of threads.
     """
 
     source: Source
@@ -46,35 +46,35 @@ class FinetunePlan(ABC):
 
     @abstractmethod
     def model(self) -> tuple[nn.Module, nn.Module]:
-        """Return a new model with random weights, and the module in it that the source's weights go into."""
+        """Return a new model with random weights, and its submodule for the weights of the source."""
 
     @abstractmethod
     def options_for(self, trial: Trial) -> FitOptions:
-        """Return the options of a trial: its seed, and the steps that its images take."""
+        """Return the options of a trial, with its seed and its number of steps."""
 
     @abstractmethod
     def learn(self, model: nn.Module, trial: Trial, on_step: OnStep) -> None:
-        """Fine-tune a model in place on a trial's images."""
+        """Fine-tune a model in place on the images of a trial."""
 
     @abstractmethod
     def measure(self, model: nn.Module, on_batch: Callable[[int], None]) -> Fitted:
-        """Return the scores of a fine-tuned model; `on_batch` is called with the number of images done."""
+        """Return the scores of a fine-tuned model. `on_batch` is called with the number of images."""
 
     @abstractmethod
     def glancing(self, most: int) -> FinetunePlan:
-        """Return the plan with at most so many test images, evenly spaced, for a look along the way."""
+        """Return a plan with at most `most` test images, evenly spaced, for scores during training."""
 
     @abstractmethod
     def examples(self, model: nn.Module) -> list[Example]:
-        """Return pictures of all test images, of which there are few, with what a fine-tuned model takes them for."""
+        """Return images of all (few) test images with the predictions of a fine-tuned model."""
 
     @abstractmethod
     def classes(self) -> Sequence[Sequence[int]]:
-        """Return the classes that occur in each training image."""
+        """Return the classes in each training image."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what results.json says about the data: fingerprint, train_images, test_images, classes."""
+        """Return the facts about the data for results.json: fingerprint, train_images, test_images, classes."""
 
     @abstractmethod
     def task(self) -> Task:
@@ -90,15 +90,15 @@ def run_plan(
     notes: Sequence[str] = (),
     marks: Sequence[object] = (),
 ) -> Results:
-    """Run all trials that are not done yet, keep the weights of one, and return the table.
+    """Run the remaining trials, keep the weights of one of them, and return the table.
 
     Args:
-        name: Of the verb.
-        asked: Its options.
-        plan: The task.
-        starts: Starting points.
-        notes: Sentences on the data to read with the numbers.
-        marks: What decides the numbers beside options, weights, data and machine.
+        name: Name of the command.
+        asked: Options of the command.
+        plan: Plan of the task.
+        starts: Starts to compare.
+        notes: Notes on the data.
+        marks: Values that affect the scores, in addition to options, weights, data and machine.
     """
     out, facts = Path(asked.out), plan.facts()
     glance = plan.glancing(GLANCED)
@@ -139,7 +139,7 @@ def run_plan(
 
 
 def examples_of(plan: FinetunePlan, out: Path) -> list[Example]:
-    """Return pictures of a few test images with what the model in `out` takes them for."""
+    """Return images of a few test images with the predictions of the model in `out`."""
     model, _ = plan.model()
     load_weights(model, out)
     plan.where.place(model).eval()
@@ -147,7 +147,7 @@ def examples_of(plan: FinetunePlan, out: Path) -> list[Example]:
 
 
 def evenly(total: int, most: int) -> list[int]:
-    """Return at most `most` places out of `total`, evenly spaced.
+    """Return at most `most` of `total` indices, evenly spaced.
 
     >>> evenly(10, 4)
     [0, 3, 6, 9]
@@ -157,11 +157,11 @@ def evenly(total: int, most: int) -> list[int]:
 
 
 def glanced(plan: FinetunePlan, model: nn.Module) -> float | None:
-    """Return the first score of a model that is being trained, which goes on as it was; None where there is none."""
+    """Return the main score of a model during training, whose state is restored, or None if there is no score."""
     training = [module for module in model.modules() if module.training]
     try:
         return plan.measure(model, lambda done: None).main
-    except DovetailError:  # such as for images without a labelled pixel
+    except DovetailError:  # for example, the images have no labelled pixels
         return None
     finally:
         model.eval()
@@ -170,12 +170,12 @@ def glanced(plan: FinetunePlan, model: nn.Module) -> float | None:
 
 
 def per_image_of(table: Table) -> dict[tuple[str, float], list[tuple[float, ...]]]:
-    """Return how far each test image moves the first score, by start and fraction, one for each seed."""
+    """Return the influence of each test image on the main score, by start and fraction, one list per seed."""
     return {cell: [one.per_image for one in some] for cell, some in table.found.items()}
 
 
 def curves_of(table: Table) -> list[dict[str, Any]]:
-    """Return the curves of the first seed's trials: {start, fraction, loss, validation}."""
+    """Return the curves of the trials with the first seed: {start, fraction, loss, validation}."""
     return [
         {"start": start, "fraction": fraction, **vars(some[0].curve)} for (start, fraction), some in table.found.items()
     ]

@@ -1,4 +1,4 @@
-"""Where fine-tuning computes: device, number format, loading threads; the rules are those of pre-training."""
+"""Device, precision and loading threads of evaluation and fine-tuning, with the same defaults as pre-training."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ MAX_THREADS = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes: `device`, `precision` as resolved, and `threads` that read images (0 reads where it computes)."""
+    """Resolved `device` and `precision`, and the number of `threads` that read images (0 is the main thread)."""
 
     device: str
     precision: Literal["bf16", "float32"]
     threads: int
 
     def mark(self) -> str:
-        """Return what of this machine the numbers depend on."""
+        """Return the properties of this machine that affect the scores."""
         return f"{self.device} {self.precision}"
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context of the number format."""
+        """Return the autocast context of the precision."""
         if self.precision == "bf16":
             return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
         return nullcontext()
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Return `model` on the device, a convolutional one with channels last in memory."""
+        """Move `model` to the device, with channels-last memory format for convolutional models."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if is_convolutional(model) else model
 
@@ -52,14 +52,14 @@ class Machine:
 def machine(
     accelerator: Accelerator = "auto", precision: Precision = "auto", workers: int | Literal["auto"] = "auto"
 ) -> Machine:
-    """Return where to compute, "auto" resolved.
+    """Return the device, precision and number of threads, with "auto" resolved.
 
     Raises:
-        DovetailError: For an accelerator that this machine lacks, or a negative number of workers.
+        DovetailError: The accelerator is not available, or the number of workers is negative.
     """
     kind = best_accelerator() if accelerator == "auto" else accelerator
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("This machine has no CUDA GPU that torch can use; leave --accelerator on auto.")
+        raise ResourceError("This machine has no CUDA GPU that torch can use; use --accelerator auto.")
     if workers != "auto" and workers < 0:
         raise OptionsError(f"workers is {workers}; it must be at least 0.")
     if precision == "auto":
@@ -69,9 +69,9 @@ def machine(
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
-    """Yield `function(item)` in order; `threads` of them compute up to two results each ahead of their use.
+    """Yield `function(item)` in order. Each of the `threads` prefetches up to two results.
 
-    What threads run must not draw from global random state; reading and decoding of images release Python's lock.
+    The function must not use global random states. Reading and decoding images release the GIL.
     """
     if threads <= 0:
         yield from map(function, items)
@@ -91,15 +91,15 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads:
 
 
 def checked_loss(loss: Tensor, step: int) -> float:
-    """Return the loss of a step, from 0, as a number; raise `RunError` where it is none."""
+    """Return the loss of a step (from 0) as a float. Raise `RunError` if it is NaN or infinite."""
     value = loss.item()
     if not math.isfinite(value):
-        raise RunError(f"The loss is {value} at step {step + 1}; lower --lr.")
+        raise RunError(f"The loss is {value} at step {step + 1}; use a lower --lr.")
     return value
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return uint8 [B, C, H, W] as float32, each channel by its mean and deviation (values in [0, 1])."""
+    """Convert uint8 [B, C, H, W] to float32, normalised by mean and standard deviation (for values in [0, 1])."""
     centre = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     spread = torch.tensor(std, device=images.device).view(-1, 1, 1)
     return (images.float() / 255 - centre) / spread

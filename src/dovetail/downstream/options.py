@@ -1,4 +1,4 @@
-"""Options of `dovetail evaluate`, `finetune` and `predict`, and what several of them share."""
+"""Options of `dovetail evaluate`, `dovetail finetune` and `dovetail predict`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATE = Range(0, above=True, most=1e6)
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(Options):
-    """Where a verb computes."""
+    """Options for device, precision and threads."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "Device type.")
     precision: Literal["auto", "bf16", "float32"] = option(
@@ -25,10 +25,10 @@ class MachineOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Options):
-    """What every verb takes that measures a run on labelled images."""
+    """Common options of all commands that evaluate a run on labelled images."""
 
     run: str | Path | None = option(
-        None, "Run folder of a pre-training, or, with `model`, a weights file of another program, for its encoder."
+        None, "Run folder of a pre-training. With `model`, also a weight file of another program for the encoder."
     )
     data: str | Path = option("", "Labelled dataset.")
     out: str | Path = option("", "Folder for results.json. Default: a folder in the run folder.")
@@ -42,22 +42,24 @@ class MeasureOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(MeasureOptions):
-    """What every kind of fine-tuning takes."""
+    """Common options of all fine-tuning commands."""
 
     model: str | None = option(
-        None, "Model to fine-tune, if it is not the run's. Without a run or file it starts from random weights."
+        None, "Model to fine-tune, if it is not the run's. Without a run or file, it starts from random weights."
     )
     start: Sequence[str] = option(
         ("auto",),
-        "What to start from: random weights, imagenet for the library's weights of the encoder, the run's encoder, "
-        "decoder or all, or a .safetensors file or the folder of another run; several make several rows of the table. "
-        '"auto" loads all of the run that fits, without a run random weights.',
+        "Starts: random (random weights), imagenet (the library's weights of the encoder), encoder, decoder or all "
+        "(that part of the run), a .safetensors file, or the folder of another run. Each start is a row of the table. "
+        '"auto" loads all of the run that fits, or random weights without a run.',
     )
     fraction: Sequence[float] = option(
-        (1.0,), "Shares of the labelled training images to use, as nested, class-balanced subsets.", SHARE
+        (1.0,), "Fractions of the labelled training images to use, as nested, class-balanced subsets.", SHARE
     )
-    seeds: int = option(1, "Trials for each row of the table, with the seeds `seed`, `seed` + 1 and so on.", COUNT)
-    seed: int = option(0, "Seed of subsets, new weights, image order and augmentation.", NOT_NEGATIVE)
+    seeds: int = option(
+        1, "Number of trials for each row of the table, with the seeds `seed`, `seed` + 1 and so on.", COUNT
+    )
+    seed: int = option(0, "Seed of subsets, random weights, image order and augmentation.", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +122,12 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
     init: str | None = option(
         None,
         'Weights of `model`: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder '
-        "under a random decoder. Default: random weights.",
+        "with a random decoder. Default: random weights.",
     )
     at: Sequence[str] = option(
         ("auto",),
-        "Maps to measure: encoder (the deepest), decoder (the finest), one by name such as c4 or p2, or several "
-        'concatenated, such as c4+c5. "auto" measures the encoder, and the decoder if there is one.',
+        "Feature maps to evaluate: encoder (its deepest map), decoder (its finest map), a map such as c4 or p2, or "
+        'several concatenated maps such as c4+c5. "auto" evaluates the encoder, and the decoder if there is one.',
     )
     protocols: Sequence[str] = option(
         ("auto",),
@@ -135,7 +137,7 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
     )
     labels: Sequence[float] = option(
         (1.0,),
-        "Labelled training images: a share up to 1, a number above 1. Subsets are nested and class-balanced.",
+        "Labelled training images: a fraction up to 1, or a number above 1. Subsets are nested and class-balanced.",
         RATE,
     )
     seeds: int = option(1, "Number of repetitions, with other labelled images and initial centres.", COUNT)
@@ -167,13 +169,13 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
     steps: int = option(400, "For linear: optimiser steps.", COUNT)
     k: int = option(30, "For retrieval: number of nearest cells.", COUNT)
     temperature: float = option(0.02, "For retrieval: temperature of the softmax over their similarities.", RATE)
-    memory: int = option(20000, "For retrieval: most labelled cells in the memory bank.", COUNT)
+    memory: int = option(20000, "For retrieval: largest number of labelled cells in the memory bank.", COUNT)
     clusters: Sequence[int] = option(
         (0, 500),
-        "For clusters: numbers of clusters; 0 stands for the number of classes.",
+        "For clusters: numbers of clusters. 0 is the number of classes.",
         NOT_NEGATIVE,
     )
-    radius: int = option(12, "For propagation: distance in cells, to each side, from which labels are taken.", COUNT)
+    radius: int = option(12, "For propagation: radius in cells within which labels are propagated.", COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +215,7 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
     optimiser: Literal["auto", "adamw", "sgd"] = option("auto", 'Optimiser. "auto" uses the protocol\'s.')
     lr: float | Auto = option("auto", 'Peak learning rate. "auto" uses the protocol\'s.', RATE)
-    encoder_lr_scale: float = option(
-        1.0, "Factor on the learning rate of the encoder; 0 freezes the encoder.", NOT_NEGATIVE
-    )
+    encoder_lr_scale: float = option(1.0, "Factor of the encoder's learning rate. 0 freezes the encoder.", NOT_NEGATIVE)
     layer_decay: float | Auto = option(
         "auto",
         'Layer-wise learning rate decay: factor from each encoder block to the block before it. "auto" uses the '
@@ -243,17 +243,18 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     )
     auxiliary_weight: float | Auto = option(
         "auto",
-        "Weight of the auxiliary head's loss for an FCN; 0 turns it off. \"auto\" uses the protocol's, which is 0.4 on "
+        "Weight of the auxiliary head's loss for an FCN. 0 disables it. \"auto\" uses the protocol's, which is 0.4 on "
         "ADE20K and 0 otherwise.",
         NOT_NEGATIVE,
     )
     distort: Literal["auto", "on", "off"] = option(
         "auto",
-        'Random brightness, contrast, saturation and hue in training. "auto" turns it on for ADE20K.',
+        'Random brightness, contrast, saturation and hue in training. "auto" enables it for ADE20K.',
     )
     batch_norm: Literal["train", "reestimate", "frozen"] = option(
         "train",
-        'BatchNorm statistics: "train" updates the run\'s, "reestimate" starts with new ones, "frozen" keeps them.',
+        'BatchNorm statistics: "train" updates those of the run, "reestimate" recomputes them first, "frozen" keeps '
+        "them.",
     )
     inference: Literal["auto", "whole", "slide"] = option(
         "auto",
@@ -270,7 +271,7 @@ class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
         "COCO folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.",
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-detect.")
-    task: Literal["boxes", "masks"] = option("boxes", "Boxes, or boxes and masks.")
+    task: Literal["boxes", "masks"] = option("boxes", "Train on boxes, or on boxes and masks.")
     head: Literal["rcnn", "retinanet"] = option("rcnn", "Faster and Mask R-CNN, or RetinaNet (boxes only).")
     box_head: Literal["auto", "2fc", "4conv1fc"] = option(
         "auto",
@@ -289,12 +290,12 @@ class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
         Range(1 / 16, 4),
     )
     proposals: int = option(512, "For R-CNN: proposals per image that the heads are trained on.", COUNT)
-    epochs: int = option(12, "Passes over the images. 12 is the 1x schedule.", COUNT)
-    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    epochs: int = option(12, "Epochs. 12 is the 1x schedule.", COUNT)
+    steps: int | None = option(None, "Optimiser steps. Overrides epochs.", COUNT)
     batch_size: int = option(16, "Images per step.", Range(1, most=1 << 20))
     lr: float | Auto = option(
         "auto",
-        'Peak learning rate. "auto" is 0.02 for 16 images per step, in proportion for fewer, and 1e-4 for ViTs.',
+        'Peak learning rate. "auto" is 0.02 for 16 images per step, scaled linearly for fewer, and 1e-4 for ViTs.',
         RATE,
     )
     layer_decay: float = option(
@@ -319,29 +320,31 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
 
     data: str | Path = option(
         "",
-        "Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.",
+        "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-classify.")
-    epochs: int = option(100, "Passes over the images, also over a fraction of them; at least 100 steps.", COUNT)
-    steps: int | None = option(None, "Optimiser steps, in place of epochs.", COUNT)
+    epochs: int = option(
+        100, "Epochs over the images, or over a fraction of them. At least 100 steps are taken.", COUNT
+    )
+    steps: int | None = option(None, "Optimiser steps. Overrides epochs.", COUNT)
     batch_size: int = option(64, "Images per step.", Range(1, most=1 << 20))
     lr: float = option(0.001, "Peak learning rate of the classifier.", RATE)
     layer_decay: float = option(
         0.75,
-        "Layer-wise learning rate decay: factor from each encoder block to the block before it; 1 turns it off.",
+        "Layer-wise learning rate decay: factor from each encoder block to the block before it. 1 disables it.",
         SHARE,
     )
     weight_decay: float = option(0.05, "Weight decay of tensors with more than one dimension.", NOT_NEGATIVE)
-    mixup: float = option(0.0, "Parameter of mixup's Beta distribution; 0 turns it off, 0.8 is usual.", NOT_NEGATIVE)
+    mixup: float = option(0.0, "Parameter of mixup's Beta distribution. 0 disables it, 0.8 is common.", NOT_NEGATIVE)
     cutmix: float = option(
         0.0,
-        "Parameter of CutMix's Beta distribution; 0 turns it off, 1 is usual. With mixup, each batch has one of them.",
+        "Parameter of CutMix's Beta distribution. 0 disables it, 1 is common. With mixup, each batch has one of them.",
         NOT_NEGATIVE,
     )
-    randaugment: int = option(0, "Magnitude of RandAugment, 1 to 10; 0 turns it off, 9 is usual.", Range(0, 10))
+    randaugment: int = option(0, "Magnitude of RandAugment, 1 to 10. 0 disables it, 9 is common.", Range(0, 10))
     random_erasing: float = option(
         0.0,
-        "Probability of replacing a rectangle of an image by noise; 0.25 is usual.",
+        "Probability of replacing a rectangle of an image by noise. 0.25 is common.",
         Range(0, 1),
     )
     label_smoothing: float = option(0.1, "Label smoothing.", Range(0, 0.999))
@@ -356,10 +359,10 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
 class PredictOptions(MachineOptions):
     """Options of `dovetail predict`."""
 
-    run: str | Path = option("", "Folder of a fine-tuned run: its `out`.")
+    run: str | Path = option("", "Folder of a fine-tuned run.")
     data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
-    out: str | Path = option("", "Folder for the predictions.")
+    out: str | Path = option("", "Output folder for the predictions.")
     overlays: bool = option(
-        False, "For segmentation: also write every image with its classes in colour over it, into OUT/overlays."
+        False, "For segmentation: also write every image with an overlay of its classes to OUT/overlays."
     )
-    min_score: float = option(0.05, "Lowest score of a detection that is written.", Range(0, 1))
+    min_score: float = option(0.05, "For detection: lowest score of detections to write.", Range(0, 1))

@@ -1,4 +1,4 @@
-"""`predict`: what a fine-tuned run says about new images."""
+"""`predict`: writes the predictions of a fine-tuned model for new images."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from dovetail.options import takes
 
 @takes(PredictOptions)
 def predict(options: PredictOptions) -> Path:
-    """Write a fine-tuned run's predictions for a folder of images.
+    """Write the predictions of a fine-tuned model for a folder of images.
 
-    Segmentation writes one palette PNG for each image, of its size and with its name, and classes.json;
-    detection writes predictions.json, boxes (and masks) in COCO's result format with the files' names;
-    classification writes predictions.csv with the three best classes. Images that cannot be read are left out and
-    named in unread.jsonl.
+    Segmentation writes a palette PNG of the same size and name for each image, and classes.json. Detection writes
+    predictions.json with boxes (and masks) in COCO's result format and the names of the files. Classification writes
+    predictions.csv with the three best classes. Unreadable images are skipped and listed in unread.jsonl.
 
     Returns:
-        The folder of the predictions.
+        Path of the output folder.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or the predictions cannot be computed or written.
     """
     from dovetail.downstream import predictions
 

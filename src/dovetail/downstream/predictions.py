@@ -1,4 +1,4 @@
-"""The job behind `dovetail predict`."""
+"""Implements `dovetail predict`."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ OVERLAYS = Path("overlays")
 
 def predict(asked: PredictOptions) -> Path:
     """Write predictions."""
-    for name, words in (("run", "fine-tuned run"), ("data", "folder of images"), ("out", "folder to write")):
+    for name, words in (("run", "a fine-tuned run"), ("data", "a folder of images"), ("out", "an output folder")):
         if not str(getattr(asked, name)):
-            raise OptionsError(f"No {words} was named; give one with --{name}.")
+            raise OptionsError(f"--{name} is missing; specify {words}.")
     folder, out = Path(asked.run), Path(asked.out)
     check_writable(out)
     with in_use(out, keep=False):
         task = read_task(folder)
         where = machine(asked.accelerator, asked.precision, asked.workers)
-        photos = photographs(Path(asked.data))
+        photos = images_of(Path(asked.data))
         check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
         with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
             if task.task == "segment":
@@ -62,8 +62,8 @@ def predict(asked: PredictOptions) -> Path:
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """Attributes: `base`, that names are relative to, the `paths`, and of those that could not be read, why not."""
+class Images:
+    """Images to predict: `paths`, the folder `base` that names are relative to, and reasons for unreadable images."""
 
     base: Path
     paths: list[Path]
@@ -71,11 +71,11 @@ class Photographs:
 
     @property
     def read(self) -> list[Path]:
-        """Those that could be read so far."""
+        """Images that could be read so far."""
         return [path for path in self.paths if path not in self.unread]
 
     def pixels(self, where: Machine, advance: Callable[[int], None]) -> Iterator[tuple[Path, Tensor]]:
-        """Yield each image with its pixels [3, H, W] uint8; those that cannot be read are noted."""
+        """Yield each image with its pixels [3, H, W] uint8. Unreadable images are recorded."""
 
         def pixels_of(path: Path) -> Tensor | str:
             try:
@@ -91,22 +91,22 @@ class Photographs:
             advance(1)
 
     def check_any(self) -> None:
-        """Raise `DataError` where none could be read."""
+        """Raise `DataError` if no image could be read."""
         if not self.read:
             why = self.unread[self.paths[0]]
             raise DataError(f"None of the {len(self.paths)} images can be read ({why}); check the data.")
 
 
 def reason(fault: DovetailError) -> str:
-    """Return why an image cannot be read, without what to do about it."""
+    """Return the reason of an error about an image, without the advice."""
     return str(fault.__cause__ or fault)
 
 
-def photographs(data: Path) -> Photographs:
-    """Return the images in a folder, or in a list of paths; names are relative to the folder, or to the list's.
+def images_of(data: Path) -> Images:
+    """Return the images in a folder or in a list of paths. Names are relative to the folder of the images or the list.
 
     Raises:
-        DataError: Where there are none.
+        DataError: There are no images.
     """
     if data.is_dir():
         listing, base = find_images(data), data
@@ -116,42 +116,42 @@ def photographs(data: Path) -> Photographs:
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:
-        raise DataError(f"There is no folder or list of images at {data}; name one with --data.")
+        raise DataError(f"Found no folder or list of images at {data}; check --data.")
     if not found:
-        raise DataError(f"{data} holds no images; name another folder with --data.")
-    return Photographs(base, [Path(one) for one in found])
+        raise DataError(f"{data} contains no images; specify another folder with --data.")
+    return Images(base, [Path(one) for one in found])
 
 
 def relative(path: Path, base: Path) -> Path:
-    """Return an image's path below `base`, or its bare name where it is elsewhere."""
+    """Return an image's path relative to `base`, or its file name if it is not inside `base`."""
     return path.relative_to(base) if path.is_relative_to(base) else Path(path.name)
 
 
 def below(path: Path, base: Path) -> Path:
-    """Return `relative`, or the bare name where that begins with '..': what is written must stay in its folder."""
+    """Return `relative`, or the file name if that starts with '..', so that output stays in its folder."""
     name = relative(Path(os.path.normpath(path)), Path(os.path.normpath(base)))
     return Path(name.name) if ".." in name.parts else name
 
 
-def targets(task: Task, photos: Photographs, *, overlays: bool = False) -> list[Path]:
-    """Return the names of all files that predictions are written to."""
+def targets(task: Task, photos: Images, *, overlays: bool = False) -> list[Path]:
+    """Return the names of all files to write."""
     single = {"segment": "classes.json", "detect": "predictions.json", "classify": "predictions.csv"}[task.task]
     masks = list(written_names(photos.paths, photos.base).values()) if task.task == "segment" else []
     return [*masks, *(OVERLAYS / name for name in masks if overlays), Path(single), Path(UNREAD)]
 
 
 def check_apart(out: Path, names: list[Path], inputs: list[Path]) -> None:
-    """Raise `OptionsError` where a file in `out` is one of the inputs, by whatever path, and would be written over."""
+    """Raise `OptionsError` if a file to write in `out` is one of the inputs, which would be overwritten."""
     read = {identity(path) for path in inputs} - {None}
     for name in names:
         if identity(out / name) in read:
             raise OptionsError(
-                f"{out / name} is to be read, and would be written over; name another folder with --out."
+                f"{out / name} is an input image and would be overwritten; specify another folder with --out."
             )
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from all others, its links included; None where there is none."""
+    """Return the device and inode of a file, or None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -159,23 +159,23 @@ def identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def write_unread(photos: Photographs, out: Path) -> str:
-    """Write unread.jsonl, {"path", "reason"} a line, where images could not be read; return a clause on them."""
+def write_unread(photos: Images, out: Path) -> str:
+    """Write unread.jsonl with one line {"path", "reason"} per unreadable image, and return a phrase about them."""
     file = out / UNREAD
-    file.unlink(missing_ok=True)  # of an earlier time
+    file.unlink(missing_ok=True)  # from an earlier call
     if not photos.unread:
         return ""
     lines = [json.dumps({"path": str(path), "reason": why}) + "\n" for path, why in photos.unread.items()]
     file.write_text("".join(lines), encoding="utf-8")
     named = [path.name.encode("utf-8", "replace").decode() for path in photos.unread]
     listed = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
-    return f"; {len(named)} could not be read: {listed} (see {file})"
+    return f"; skipped {len(named)} unreadable: {listed} (see {file})"
 
 
 def segment(
-    task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any, *, overlays: bool
+    task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any, *, overlays: bool
 ) -> None:
-    """Write a palette PNG of classes for each image, and classes.json; with `overlays` both over each other."""
+    """Write a palette PNG of classes for each image, and classes.json. `overlays` also writes both blended."""
     options = task.options
     model, _ = build_finished(task)
     load_weights(model, folder)
@@ -207,8 +207,9 @@ def segment(
 
 
 def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
-    """Return the PNG's name for each image: that below `base`, the suffix replaced; where several would have one
-    name, the suffix is kept within it, and followed by a number where that is not enough.
+    """Return the name of the PNG for each image: its path relative to `base`, with another suffix.
+
+    If several images would have the same name, the old suffix is kept as part of it, followed by a number if needed.
     """
     plain = {path: below(path, base).with_suffix(".png") for path in paths}
     counts = Counter(plain.values())
@@ -227,9 +228,9 @@ def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
 
 
 def detections(
-    task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any, min_score: float
+    task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any, min_score: float
 ) -> None:
-    """Write predictions.json: a list of file_name, category_id, category, bbox, score and, with masks, segmentation."""
+    """Write predictions.json, a list with file_name, category_id, category, bbox, score and segmentation (masks)."""
     options = task.options
     model, _ = build_finished(task)
     load_weights(model, folder)
@@ -248,7 +249,7 @@ def detections(
 
 @dataclass(frozen=True)
 class Unlabelled(ClassFolder):
-    """Images that are black where they cannot be read; `unread` says why."""
+    """Images without labels. Unreadable images are black, and `unread` has the reason."""
 
     unread: dict[Path, str] = field(default_factory=dict)
 
@@ -260,8 +261,8 @@ class Unlabelled(ClassFolder):
             return torch.zeros(channels, side, side, dtype=torch.uint8)
 
 
-def classify(task: Task, folder: Path, photos: Photographs, out: Path, where: Machine, advance: Any) -> None:
-    """Write predictions.csv: file, and up to three pairs of class and probability, the best first."""
+def classify(task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any) -> None:
+    """Write predictions.csv: the file, and up to three pairs of class and probability, best first."""
     model, _ = build_finished(task)
     load_weights(model, folder)
     data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, unread=photos.unread)
@@ -278,6 +279,6 @@ def classify(task: Task, folder: Path, photos: Photographs, out: Path, where: Ma
 
 
 def rows_of(values: torch.Tensor, indices: torch.Tensor, names: tuple[str, ...]) -> Iterator[list[str]]:
-    """Yield class and probability in turn for each row."""
+    """Yield alternating classes and probabilities for each row."""
     for shares, labels in zip(values.tolist(), indices.tolist(), strict=True):
         yield [text for share, label in zip(shares, labels, strict=True) for text in (names[label], f"{share:.4f}")]

@@ -1,4 +1,4 @@
-"""One progress bar on the terminal; nothing where there is no terminal."""
+"""Progress bar on the terminal. Nothing is shown without a terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Counts items that are done, with a note behind the title."""
+    """Advances the bar by a number of items, with a note after the title."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Advance]:
-    """Show a bar while the block runs; what it gives is called with the number of items done since the last call.
+    """Show a progress bar during the block. Call the yielded function with the number of items since the last call.
 
     Args:
-        title: What is done.
-        total: Items in all; None where they are not counted, for a bar that only moves.
+        title: Title of the bar.
+        total: Total number of items, or None for an indeterminate bar.
     """
     from rich.console import Console
     from rich.progress import (

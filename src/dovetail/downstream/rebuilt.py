@@ -1,4 +1,4 @@
-"""A fine-tuned model built again from its folder: with its weights, or as weights for a model of the user's own."""
+"""Rebuilds a fine-tuned model from its folder, or reads its weights for another model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dovetail.weights.exported import Exported, load_whole, read_exported
 
 
 def finished_folder(source: str | Path) -> Path | None:
-    """Return the folder of the fine-tuned run that a folder or a file of weights belongs to; None for others."""
+    """Return the fine-tuned run that a folder or a weight file belongs to, or None."""
     path = Path(source)
     folder = path if path.is_dir() else path.parent
     fits = path.is_dir() or path.name == WEIGHTS
@@ -29,22 +29,22 @@ def finished_folder(source: str | Path) -> Path | None:
 
 
 def build_finished(task: Task) -> tuple[nn.Module, nn.Module]:
-    """Return a fine-tuned model with random weights, and the module in it that was pre-trained.
+    """Return a fine-tuned model with random weights, and its pre-trained submodule.
 
     Raises:
-        ModelError: Where its options fit no model.
+        ModelError: The saved options are invalid.
     """
     try:
         return built(task)
     except DovetailError:
         raise
-    except Exception as error:  # options that another program wrote make constructors raise almost anything
+    except Exception as error:  # invalid options make constructors raise almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(f"The options of the fine-tuned run fit no model ({reason}); fine-tune anew.") from error
+        raise ModelError(f"The options of the fine-tuned run are invalid ({reason}); fine-tune again.") from error
 
 
 def built(task: Task) -> tuple[nn.Module, nn.Module]:
-    """Do as `build_finished`, without a look at the options."""
+    """Build the model as `build_finished`, without handling errors."""
     source, options = task.source(), task.options
     if task.task == "segment":
         return build_segmenter(
@@ -61,14 +61,13 @@ def built(task: Task) -> tuple[nn.Module, nn.Module]:
 
 
 def load_finished(folder: Path, *, image_size: int | None = None) -> nn.Module:
-    """Return a fine-tuned run's model with its weights: a library's own model where that is all there is of it.
+    """Return the model of a fine-tuned run with its weights. A plain model of a library is returned unwrapped.
 
-    With `image_size` a ViT's positions are resampled to images of that side in pixels.
-
-    Its attributes `class_names` and `normalisation` ({"mean", "std"}, of each channel in [0, 1]) say how it is used.
+    With `image_size`, the position embeddings of a ViT are resampled to this size in pixels. The model has the
+    attributes `class_names` and `normalisation` ({"mean", "std"} of each channel in [0, 1]).
 
     Raises:
-        DovetailError: Where the weights do not fit.
+        DovetailError: The weights do not fit.
     """
     task = read_task(folder)
     if image_size is not None:
@@ -86,7 +85,7 @@ def load_finished(folder: Path, *, image_size: int | None = None) -> nn.Module:
 
 
 def exported_of(folder: Path) -> Exported:
-    """Return a fine-tuned run's weights as those of the pre-trained module in it, under that module's own names."""
+    """Return the weights of the pre-trained submodule of a fine-tuned model, with the names of that submodule."""
     task = read_task(folder)
     with torch.device("meta"):
         model, target = build_finished(task)

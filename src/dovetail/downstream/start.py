@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: a pre-training run, a part of it, or a model's name and random weights."""
+"""The starts of fine-tuning: a pre-training run, a part of it, a weight file, or random weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dovetail.weights.matching import load_into, match
 from dovetail.weights.start import begin_from
 
 Start = str
-"""One of `STARTS`, or the path of a .safetensors file or of another run's folder."""
+"""One of `STARTS`, or the path of a .safetensors file or another run folder."""
 STARTS = ("random", "imagenet", "encoder", "decoder", "all")
 OF_A_RUN: Mapping[str, SelectedPart] = {"all": "all", "encoder": "encoder", "decoder": "decoder"}
 OF_A_FILE: tuple[SelectedPart, ...] = ("all", "encoder")
-TASK_FILE = "task.json"  # which every fine-tuned run has
-MOST_FIRST = ("all", "encoder", "decoder", "imagenet", "random")  # by how much of the run they load
+TASK_FILE = "task.json"  # every fine-tuned run has this file
+MOST_FIRST = ("all", "encoder", "decoder", "imagenet", "random")  # sorted by how much of the run they load
 
 
 class Pixels(TypedDict):
-    """Side in pixels, and each channel's mean and deviation in [0, 1]."""
+    """Image size in pixels, and mean and standard deviation of each channel in [0, 1]."""
 
     size: int
     mean: tuple[float, ...]
@@ -41,18 +41,18 @@ class Pixels(TypedDict):
 
 @dataclass(frozen=True)
 class Source:
-    """A model's architecture, and weights where there is a run.
+    """The architecture of a model, and its weights if there is a run.
 
     Attributes:
-        constructor: The call that builds the bare model.
-        run: Where weights come from; None for random ones only.
-        mean: Of each channel in [0, 1], as pre-training normalised.
-        std: Deviation of each channel.
-        image_size: Side in pixels that the model was pre-trained with.
-        in_channels: Channels of the pixels.
-        model: The model's name without a run, by which its library knows its weights.
-        init: Where weights come from without a run: "imagenet" for the library's own, a .safetensors file or a run's
-            folder; None for random ones.
+        constructor: Constructor call of the bare model.
+        run: Run or weight file, or None without one.
+        mean: Mean of each channel in [0, 1] for normalisation, as in pre-training.
+        std: Standard deviation of each channel.
+        image_size: Image size of pre-training in pixels.
+        in_channels: Number of input channels.
+        model: Name of the model without a run, for which the library has weights.
+        init: Weights without a run: "imagenet" for the library's weights, a .safetensors file, a run folder, or None
+            for random weights.
     """
 
     constructor: str
@@ -65,11 +65,11 @@ class Source:
     init: str | None = None
 
     def pixels(self) -> Pixels:
-        """Return how images become what the model takes."""
+        """Return image size and normalisation of the model's input."""
         return {"size": self.image_size, "mean": self.mean, "std": self.std}
 
     def network(self, start: Start = "all") -> Network:
-        """Return the model as a network, with the weights that `start` says."""
+        """Return the model as a network, with the weights of `start`."""
         if self.model is not None:
             network = build_network(self.model, image_size=self.image_size)
         else:
@@ -78,7 +78,8 @@ class Source:
         patch = network.taps["patches"].stride if "patches" in network.taps else 1
         if self.image_size % patch:
             raise OptionsError(
-                f"The image size is {self.image_size} px, but the model's patches are {patch} px; choose a multiple."
+                f"The model expects an image size that is a multiple of its patch size ({patch} px), got "
+                f"{self.image_size}."
             )
         if self.run is None:
             begin_from(network, starting(self.init))
@@ -86,10 +87,10 @@ class Source:
         return network
 
     def load(self, model: nn.Module, start: Start) -> MatchReport | None:
-        """Load into `model` what `start` says and return the report; None for a random start.
+        """Load the weights of `start` into `model` and return the report, or None for random weights.
 
         Raises:
-            DovetailError: Without a run, and where the weights do not fit.
+            DovetailError: There is no run, or the weights do not fit.
         """
         if start == "random":
             return None
@@ -99,18 +100,18 @@ class Source:
             exported = read_exported(start)
             return load_into(model, exported, part=part_that_fits(model, exported))
         if self.run is None:
-            raise OptionsError(f"Starting from {start!r} needs a pre-training run; give its folder with --run.")
+            raise OptionsError(f"The start {start!r} needs a pre-training run; specify it with --run.")
         if not self.has_decoder:
             if start == "decoder":
-                raise OptionsError(f"The run {self.run} has pre-trained no decoder; start from its encoder.")
+                raise OptionsError(f"The run {self.run} has no pre-trained decoder; use --start encoder.")
             start = "encoder"
         return load_into(model, read_exported(self.run), part=OF_A_RUN[start])
 
     def imagenet(self) -> Exported:
-        """Return the encoder's ImageNet weights, as its library has them, under the names of the bare model."""
-        with torch.random.fork_rng(devices=[]):  # every start is to go on with the same random numbers
+        """Return the library's ImageNet weights of the encoder, with the names of the bare model."""
+        with torch.random.fork_rng(devices=[]):  # all starts continue with the same random numbers
             network = replace(self, init=None).network("random")
-            network.constructor = self.constructor  # by which its library knows the weights
+            network.constructor = self.constructor  # identifies the weights in the library
             begin_from(network, "imagenet")
         info = {"encoder_prefix": network.encoder_prefix, "decoder_prefixes": list(network.decoder_prefixes)}
         if parts := locate_parts(network.model):
@@ -118,7 +119,7 @@ class Source:
         return Exported(network.model.state_dict(), {**info, "untrained": []}, Path("the ImageNet weights"))
 
     def fits_decoder(self, model: nn.Module) -> bool:
-        """Whether the run's decoder goes into `model`, tensor by tensor; its values are not looked at."""
+        """Return whether the run's decoder fits `model`, by names and shapes."""
         if self.run is None or not self.has_decoder:
             return False
         try:
@@ -129,7 +130,7 @@ class Source:
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the run has pre-trained a decoder, or a part of one."""
+        """Return whether the run has pre-trained a decoder, or a part of it."""
         if self.run is None:
             return False
         exported = read_exported(self.run)
@@ -141,19 +142,18 @@ class Source:
 def source_of(
     run: str | Path | None, model: str | None, *, image_size: int | None = None, init: str | None = None
 ) -> Source:
-    """Return the source that a run's folder, or a model's name with the weights that `init` names, means.
+    """Return the source for a run folder, or for the name of a model with weights from `init`.
 
-    A file of another program's weights may stand in the place of the run, beside the name of its model: its encoder is
-    taken.
+    With the name of its model, `run` may also be a weight file of another program, whose encoder is used.
 
     Raises:
-        DovetailError: For neither or an unknown one, for a run of a module of the user's own, and for a run together
-            with `init`.
+        DovetailError: Neither is specified, a name is unknown, the run has a custom module, or `run` is combined with
+            `init`.
     """
     if run is not None and init is not None:
-        raise OptionsError("A run brings its own weights; leave --init out, or give --model instead of --run.")
+        raise OptionsError("--run and --init both specify weights; omit --init, or use --model instead of --run.")
     if run is None and model is None:
-        raise OptionsError("No run was named; give a pre-training run with --run, or --model for random weights.")
+        raise OptionsError("--run is missing; specify a pre-training run, or a --model with random weights.")
     if run is None:
         network = build_network(model or "", image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
@@ -161,7 +161,7 @@ def source_of(
         return Source(network.constructor, None, mean, std, size, channels, model, init)
     exported = read_exported(run)
     if model is not None and not exported.info and not (exported.path.parent / TASK_FILE).is_file():
-        # A file of another program, which says nothing of its model: the name does.
+        # A weight file of another program does not describe its model, so --model does.
         network = build_network(model, image_size=image_size or 224)
         size, channels = network.image_size, network.in_channels
         return Source(network.constructor, Path(run), IMAGENET_MEAN, IMAGENET_STD, size, channels)
@@ -181,25 +181,24 @@ def source_of(
 
 
 def values_of_run(run: str | Path | None) -> tuple[float, ...]:
-    """Return black and white of images with more than 8 bits as a run has them; () for those of their formats."""
+    """Return the value range of a run for images with more than 8 bits, or () for the default."""
     extra = {} if run is None else read_exported(run).info.get("extra", {})
     return tuple(map(float, extra.get("value_range", ())))
 
 
 def described(exported: Exported) -> dict[str, Any]:
-    """Return what an export says about its model; raise `DovetailError` for a bare file, and a fine-tuned run."""
+    """Return the description of an exported model. Raise `DovetailError` for bare files and fine-tuned runs."""
     if not exported.info and (exported.path.parent / TASK_FILE).is_file():
-        raise RunError(f"{exported.path.parent} holds a fine-tuned model; name its pre-training run.")
+        raise RunError(f"{exported.path.parent} contains a fine-tuned model; specify its pre-training run.")
     if not exported.info:
         raise WeightsError(
-            f"{exported.path} does not say how its model is built; name the model with --model, or give the folder of "
-            "a run."
+            f"{exported.path} has no description of its model; specify the model with --model, or use a run folder."
         )
     return exported.info
 
 
 def weights_mark(source: Source) -> str:
-    """Return a short hash of a source's weights, so that features kept on disk are those of this model."""
+    """Return a short hash of a source's weights, which identifies cached features."""
     if source.run is not None:
         return file_mark(read_exported(source.run).path)
     init = starting(source.init)
@@ -207,7 +206,7 @@ def weights_mark(source: Source) -> str:
 
 
 def starting(init: str | None) -> Path | str | None:
-    """Return what `init` names as `initialise` takes it: a run's folder stands for the weights that it exported."""
+    """Resolve `init` for `initialise`: a run folder is resolved to its exported weights."""
     if init is None or init == "imagenet":
         return init
     path = Path(init)
@@ -220,59 +219,58 @@ def file_mark(path: Path) -> str:
 
 
 def part_that_fits(model: nn.Module, exported: Exported) -> SelectedPart:
-    """Return the part of weights from elsewhere that a model takes whole: all, or the encoder.
+    """Return the largest part of external weights that fits a model: "all" or "encoder".
 
     Raises:
-        WeightsError: Where neither fits.
+        WeightsError: Neither part fits.
     """
     for part in OF_A_FILE:
         report, _ = match(model, exported, part=part)
         if report.matched and not (report.missing or report.unexpected or report.mismatched):
             return part
-    raise WeightsError(f"{exported.path} fits neither the whole model nor its encoder; name weights of this model.")
+    raise WeightsError(f"{exported.path} fits neither the whole model nor its encoder; specify weights of this model.")
 
 
 def marked(start: Start) -> str:
-    """Return a start's name among finished trials; that of a file changes with its content."""
+    """Return the name of a start among finished trials. The name of a file depends on its content."""
     return start if start in STARTS or not Path(start).exists() else f"{start}#{file_mark(read_exported(start).path)}"
 
 
 def most_first(start: Start) -> float:
-    """Return a start's place by how much of the run it loads; a file comes before what loads nothing of it."""
+    """Return a sort key of a start by how much of the run it loads. Files come before starts that load nothing."""
     return MOST_FIRST.index(start) if start in MOST_FIRST else MOST_FIRST.index("imagenet") - 0.5
 
 
 def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -> tuple[Start, ...]:
-    """Return the starting points asked for; "auto" is all of the run that fits, "random" without a run.
+    """Resolve the starts. "auto" is all of the run that fits, or "random" without a run.
 
     Args:
-        starts: As asked for.
-        source: The run, or a model's name.
-        target: What the weights would go into, on any device.
+        starts: Starts as specified.
+        source: Run, or name of a model.
+        target: Module that the weights would be loaded into, on any device.
 
     Raises:
-        DovetailError: For an unknown one, none, one that needs a run where there is none, and one that needs a decoder
-            which the run has not, or which the model that is fine-tuned has not.
+        DovetailError: A start is unknown, there are none, or a start needs a run or a decoder that does not exist.
     """
     fits = source.fits_decoder(target)
     best: Start = "random" if source.run is None else "all" if fits else "encoder"
     known: dict[str, Start] = {"auto": best, **{name: name for name in STARTS}}
     if not starts:
-        raise OptionsError("No starting point was named; give --start random, imagenet, encoder, decoder or all.")
+        raise OptionsError("--start is empty; specify random, imagenet, encoder, decoder or all.")
     for name in starts:
         if name not in known and Path(name).exists():
             part_that_fits(target, read_exported(name))
             known[name] = name
         if name not in known:
-            raise unknown_name("starting point", name, known)
+            raise unknown_name("start", name, known)
         if name in OF_A_RUN and source.run is None:
             raise OptionsError(
-                f"Starting from {name!r} needs a pre-training run; give its folder with --run, or --start random."
+                f"The start {name!r} needs a pre-training run; specify it with --run, or use --start random."
             )
         if name == "decoder" and not source.has_decoder:
-            raise OptionsError(f"The run {source.run} has pre-trained no decoder; start from its encoder.")
+            raise OptionsError(f"The run {source.run} has no pre-trained decoder; use --start encoder.")
         if name in ("decoder", "all") and source.has_decoder and not fits:
             raise OptionsError(
-                f"The model that is fine-tuned has another decoder than the run {source.run}; give --start encoder."
+                f"The model to fine-tune has another decoder than the run {source.run}; use --start encoder."
             )
     return tuple(dict.fromkeys(known[name] for name in starts))

@@ -1,1 +1,1 @@
-"""Files written whole, locked while in use, and read with bounds."""
+"""Files: atomic writing, locks, and reading with limits."""

@@ -1,4 +1,4 @@
-"""Files that are whole and on the disk, or not there: written aside, flushed, renamed."""
+"""Writes files atomically: to a temporary file, which is flushed to disk and renamed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one move: whoever reads it, after whatever crash, finds the old one or the new one."""
+    """Write a text file atomically. After a crash, the file has either its old or its new content."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         aside.write_text(text, encoding="utf-8", errors="replace")
@@ -17,7 +17,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def put_in_place(aside: Path, path: Path) -> None:
-    """Give a file that has been written its name, for good."""
+    """Flush a temporary file to disk and rename it to `path`."""
     with aside.open("r+b") as file:
         os.fsync(file.fileno())
     aside.replace(path)
@@ -25,7 +25,7 @@ def put_in_place(aside: Path, path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, where the system lets one."""
+    """Flush a folder's entries to disk, on systems that support it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Whether weights are numbers: asked before they are written, and after they are read."""
+"""Checks weights for NaN and infinite values, before they are written and after they are read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dovetail.errors import WeightsError
 
 @torch.no_grad()
 def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor that holds NaN or an infinity; None where there is none.
+    """Return the name of the first tensor with NaN or infinite values, or None.
 
-    Waits for the device once. Of a tensor that is cut over processes this process's part counts. Values that are no
-    floating-point tensors are left out, and so are masks for attention's logits: zeros and minus infinities.
+    This synchronises with the device once. Of a sharded tensor, only this process's shard is checked. Values other than
+    floating-point tensors are skipped, and so are attention masks, which consist of zeros and minus infinities.
     """
     found = {name: local(value) for name, value in tensors.items() if isinstance(value, Tensor)}
     found = {name: value for name, value in found.items() if value.is_floating_point() and value.numel()}
@@ -30,18 +30,18 @@ def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
 
 
 def local(value: Tensor) -> Tensor:
-    """Return a tensor, or this process's part of it."""
+    """Return a tensor, or this process's shard of it."""
     part = value.to_local() if hasattr(value, "to_local") else value
     return part.detach() if isinstance(part, Tensor) else value.detach()
 
 
 def is_mask(value: Tensor) -> bool:
-    """Whether a tensor is a matrix, or more, of zeros and minus infinities alone."""
+    """Return whether a tensor of two or more dimensions consists of zeros and minus infinities."""
     return value.ndim > 1 and bool(((value == 0) | (value == -torch.inf)).all())
 
 
 LARGEST_EXPANDED = 1 << 28
-"""Elements of a tensor that repeats its storage. A file of some bytes can claim a terabyte this way."""
+"""Largest number of elements of a tensor that repeats its storage: a tiny file could claim a terabyte this way."""
 
 
 def not_dense(tensors: Mapping[str, Any]) -> str | None:
@@ -58,18 +58,18 @@ def not_dense(tensors: Mapping[str, Any]) -> str | None:
 
 
 def check_finite(tensors: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raise `WeightsError` for values that are not finite, or no dense tensors, naming the first tensor.
+    """Raise `WeightsError` if a tensor is not dense, or has NaN or infinite values. The message names the tensor.
 
     Args:
-        tensors: By name.
-        what: That holds them, as the sentence begins.
-        advice: What to do, as the sentence ends.
+        tensors: Tensors by name.
+        what: What contains the tensors: the beginning of the message.
+        advice: What to do: the end of the message.
     """
     odd = not_dense(tensors)
     if odd is not None:
         raise WeightsError(
-            f"{what} holds a sparse or expanded tensor where a dense one is expected, {odd!r}; {advice}."
+            f"{what} contains a sparse or expanded tensor ({odd!r}) where a dense one is expected; {advice}."
         )
     name = first_not_finite(tensors)
     if name is not None:
-        raise WeightsError(f"{what} holds values that are not finite numbers, first in {name!r}; {advice}.")
+        raise WeightsError(f"{what} contains NaN or infinite values, first in {name!r}; {advice}.")

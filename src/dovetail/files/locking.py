@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder: the others get a sentence, and nothing is mixed or emptied."""
+"""Locks a folder while a process writes to it, so that two runs cannot mix or delete each other's files."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ log = logging.getLogger(__name__)
 def in_use(
     folder: Path, *, option: str = "out", otherwise: str = "", wait_s: float = 0, keep: bool = True
 ) -> Iterator[None]:
-    """Hold a folder, which is made, while something is written into it; a thread that holds it may take it again.
+    """Create and lock a folder while the block writes to it. The thread that holds the lock may acquire it again.
 
-    The system gives the lock back when the process ends, however it ends. A folder that did not exist is removed again
-    if nothing was written into it.
+    The system releases the lock when the process exits for whatever reason. A folder that did not exist before is
+    removed again if nothing was written to it.
 
     Args:
-        folder: Where things are written.
-        option: The option that named it.
-        otherwise: What to do instead of naming another folder with that option.
-        wait_s: Seconds to wait for another process, for what is written within a moment.
-        keep: Leave the lock's file there. False for folders of the user's own: it goes, unless it was there before.
+        folder: Folder to write to.
+        option: Name of the option that specifies the folder, for the error message.
+        otherwise: Advice in the error message. Default: to specify another folder with that option.
+        wait_s: Seconds to wait for another process to release the lock.
+        keep: Whether to keep the lock file. With False, for folders that belong to the user, it is deleted unless it
+            existed before.
 
     Raises:
-        DovetailError: Another process holds it, or it cannot be made.
+        DovetailError: Another process holds the lock, or the folder cannot be created.
     """
     lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
     made, fresh = not folder.exists(), not (folder / LOCK).exists()
@@ -45,21 +46,21 @@ def in_use(
             warnings.filterwarnings("ignore", message="flock not supported", category=UserWarning)
             lock.acquire(timeout=wait_s)
     except Timeout:
-        otherwise = otherwise or f"name another folder with --{option}"
+        otherwise = otherwise or f"specify another folder with --{option}"
         raise RunError(
-            f"Another process of dovetail writes into {folder}; wait until it has ended, or {otherwise}."
+            f"Another dovetail process is writing to {folder}; wait until it has finished, or {otherwise}."
         ) from None
     except (OSError, NotImplementedError) as error:  # network file systems without locks
         if isinstance(error, OSError) and not os.access(folder, os.W_OK | os.X_OK):
-            raise ResourceError(f"Cannot write to {folder}: {error.strerror}; name another folder.") from None
-        log.warning("%s cannot be locked (%s); let no other process write into it.", folder, error)
+            raise ResourceError(f"Cannot write to {folder}: {error.strerror}; specify another folder.") from None
+        log.warning("%s cannot be locked (%s); make sure that no other process writes to it.", folder, error)
     try:
         yield
     finally:
         with suppress(OSError):
             empty = made and [entry.name for entry in folder.iterdir()] == [LOCK]
             if empty or (fresh and not keep):
-                (folder / LOCK).unlink(missing_ok=True)  # before it is released: whoever waits for it makes another
+                (folder / LOCK).unlink(missing_ok=True)  # before the release: a waiting process creates another one
             if empty:
                 folder.rmdir()
         lock.release()

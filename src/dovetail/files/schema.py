@@ -1,7 +1,7 @@
-"""JSON files that anyone may have written: read in bounded memory, and checked against types by msgspec.
+"""Reads untrusted JSON files with bounded memory, and validates them against types with msgspec.
 
-A schema is a `TypedDict` or a dataclass, with ranges as `Annotated[int, msgspec.Meta(ge=1)]`. What fits no schema is
-told as the end of a sentence: "has width 'x', which is not a whole number above 0".
+A schema is a `TypedDict` or a dataclass, with ranges as `Annotated[int, msgspec.Meta(ge=1)]`. A mismatch is described
+by the end of a sentence, such as "has width 'x', which is not a whole number above 0".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dovetail.errors import DovetailError, RunError
 T = TypeVar("T")
 
 MAX_BYTES = 1 << 26
-SHOWN = 100  # letters of a value that a sentence quotes
+SHOWN = 100  # characters of a value that a message quotes
 
 WORDS = {
     "int": "a whole number",
@@ -34,24 +34,24 @@ WORDS = {
 
 
 def read_json(path: Path, advice: str, *, most_bytes: int = MAX_BYTES, raises: type[DovetailError] = RunError) -> Any:
-    """Return the content of a JSON file; NaN and infinities count as numbers.
+    """Return the content of a JSON file. NaN and infinities are accepted as numbers.
 
     Args:
-        path: The file.
-        advice: What to do, as sentences end.
-        most_bytes: Of the file.
-        raises: What the sentence is about.
+        path: Path of the file.
+        advice: What to do: the end of the error message.
+        most_bytes: Largest size of the file, in bytes.
+        raises: Class of the error.
 
     Raises:
-        DovetailError: It is larger, no plain file, or no JSON.
-        OSError: It cannot be opened.
+        DovetailError: The file is too large, not a regular file, or not JSON.
+        OSError: The file cannot be opened.
     """
-    if path.exists() and not path.is_file():  # a pipe is not waited for
+    if path.exists() and not path.is_file():  # opening a pipe would block
         raise raises(f"{path} is not a file; {advice}.")
     if path.stat().st_size > most_bytes:
         raise raises(f"{path} has more than {most_bytes:,} bytes; {advice}.")
     try:
-        return json.loads(path.read_bytes())  # a mark at its beginning, as some editors put, is no fault
+        return json.loads(path.read_bytes())  # accepts the byte order mark that some editors write
     except (ValueError, RecursionError) as error:
         raise raises(f"{path} cannot be read ({error}); {advice}.") from None
 
@@ -65,18 +65,18 @@ def converted(
     closed: bool = False,
     raises: type[DovetailError] = RunError,
 ) -> T:
-    """Return a content as its schema has it: a `TypedDict`'s fields in a dict, or a dataclass.
+    """Validate a content and convert it to its schema: a dict for a `TypedDict`, or a dataclass.
 
     Args:
-        content: Plain values, as JSON gives them.
-        kind: The schema.
-        where: The file, as sentences name it.
-        advice: What to do, as sentences end.
-        closed: Whether other fields than the schema's are refused; they are left out otherwise.
-        raises: What the sentence is about.
+        content: Plain values, as parsed from JSON.
+        kind: Schema.
+        where: Path of the file, for the error message.
+        advice: What to do: the end of the error message.
+        closed: Whether unknown fields are errors. By default, they are dropped.
+        raises: Class of the error.
 
     Raises:
-        DovetailError: The content does not fit.
+        DovetailError: The content does not match the schema.
     """
     odd = next(misfits(content, kind, closed=closed), None)
     if odd is not None:
@@ -85,15 +85,15 @@ def converted(
 
 
 def parsed(line: str | bytes, kind: type[T]) -> T | None:
-    """Return a line of a file of JSON lines by its schema; None for one that does not fit, or was cut short."""
+    """Parse one line of a JSON-lines file. Return None for a line that does not match the schema or is truncated."""
     try:
         return msgspec.convert(json.loads(line), kind)
-    except (ValueError, RecursionError):  # of both libraries
+    except (ValueError, RecursionError):  # from both libraries
         return None
 
 
 def read_lines(path: Path, kind: type[T]) -> list[T]:
-    """Return the lines of a file of JSON lines that fit a schema; none where there is no file."""
+    """Return the lines of a JSON-lines file that match a schema. The result is empty if the file does not exist."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -101,15 +101,15 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
 
 
 def misfits(content: Any, kind: Any, *, closed: bool = False) -> Iterator[str]:
-    """Yield what is wrong with each field of a content, as "has no width" or "has id 'a', which is not …".
+    """Yield a description of each mismatch, such as "has no width" or "has id 'a', which is not a number".
 
     Args:
         content: Plain values.
         kind: A `TypedDict` or a dataclass.
-        closed: Whether other fields are wrong.
+        closed: Whether unknown fields are mismatches.
     """
     if not isinstance(content, dict):
-        yield f"holds {quoted(content)} and not {WORDS['object']}"
+        yield f"contains {quoted(content)} instead of {WORDS['object']}"
         return
     if not closed and fits(content, kind):
         return
@@ -122,16 +122,16 @@ def misfits(content: Any, kind: Any, *, closed: bool = False) -> Iterator[str]:
         elif required:
             yield f"has no {name}"
     if closed:
-        yield from (f"has a field {quoted(name)} that is not known" for name in content if name not in known)
+        yield from (f"has an unknown field {quoted(name)}" for name in content if name not in known)
 
 
 def fits(content: Any, kind: Any) -> bool:
-    """Whether a content fits a type."""
+    """Return whether a content matches a type."""
     return reason_against(content, kind) is None
 
 
 def reason_against(value: Any, kind: Any) -> str | None:
-    """Return why a value does not fit a type, as "which is not a whole number"; None where it does."""
+    """Return why a value does not match a type, such as "which is not a whole number", or None if it does."""
     try:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -142,13 +142,13 @@ def reason_against(value: Any, kind: Any) -> str | None:
 
 
 def in_words(message: str) -> str:
-    """Return msgspec's message on a value as a clause: "which is not a number above 0"."""
+    """Convert a message of msgspec to a clause, such as "which is not a number above 0"."""
     text, _, place = message.partition(" - at ")
     inside = re.sub(r"[`$]", "", place).strip(".")
     inside = f" at {inside}" if inside else ""
     found = re.match(r"Expected `([^`]*)`(?: of length)?(?: ([<>=]+) (\S+?))?(?:,? got .*)?$", text)
     if found is None:
-        return f"which does not fit{inside} ({text[:SHOWN]})"
+        return f"which is invalid{inside} ({text[:SHOWN]})"
     kinds, sign, bound = found.groups()
     words = " or ".join(WORDS.get(one, one) for one in kinds.split(" | "))
     least = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
@@ -157,21 +157,21 @@ def in_words(message: str) -> str:
 
 
 def fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Return a schema's types by field, and whether a file must have the field."""
+    """Return the type of each field of a schema, and whether the field is required."""
     hints = get_type_hints(kind, include_extras=True)
     if is_dataclass(kind):
         needed = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
         return {name: (hint, name in needed) for name, hint in hints.items()}
     found = {}
     for name, hint in hints.items():
-        mark = get_origin(hint)  # which `__required_keys__` does not know where annotations are text
+        mark = get_origin(hint)  # `__required_keys__` does not see it if annotations are strings
         required = mark is Required or (mark is not NotRequired and name in kind.__required_keys__)
         found[name] = (get_args(hint)[0] if mark in (Required, NotRequired) else hint, required)
     return found
 
 
 def quoted(value: Any) -> str:
-    """Return a value as a sentence shows it, cut where it is long."""
+    """Return the repr of a value for a message, shortened if it is long."""
     try:
         text = repr(value)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Reading `model.json`, which anyone may have written: plain values of the right kinds, or a sentence."""
+"""Reads and validates `model.json`, which is untrusted."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ADVICE = "export the weights again"
 
 
 class Normalisation(TypedDict):
-    """Each channel's mean and standard deviation."""
+    """Mean and standard deviation of each channel."""
 
     mean: list[float]
     std: list[float]
 
 
 class Extra(TypedDict):
-    """What a run adds; other fields may be there."""
+    """Values added by a run. Other fields are allowed."""
 
     value_range: NotRequired[Annotated[list[float], Meta(min_length=2, max_length=2)]]
 
 
 class Described(TypedDict):
-    """What `model.json` has to say; other fields may be there."""
+    """Fields of `model.json`. Other fields are allowed."""
 
     constructor: str
     encoder_prefix: str
@@ -42,10 +42,10 @@ class Described(TypedDict):
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Return the content of a `model.json`; empty where there is none.
+    """Return the content of a `model.json`, or an empty dict if the file does not exist.
 
     Raises:
-        WeightsError: When it is no JSON, or lacks what it has to say.
+        WeightsError: The file is not JSON, or a required field is missing.
     """
     if not path.is_file():
         return {}
@@ -58,14 +58,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def normalisation_in(info: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return each channel's mean and deviation from the content of a `model.json`.
+    """Return the mean and standard deviation of each channel from the content of a `model.json`.
 
     Args:
-        info: The content.
-        channels: Channels of the pixels.
+        info: Content of the file.
+        channels: Number of channels of the images.
 
     Returns:
-        None where the file does not say them, or says them for another number of channels.
+        Mean and standard deviation, or None if the file has none, or has them for another number of channels.
     """
     found = info.get("normalisation")
     if not found:

@@ -1,4 +1,4 @@
-"""Files of tensors, which whoever may read the files beside them may read too."""
+"""Writes safetensors files with the usual access rights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from dovetail.files.finite import check_finite
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors by name in the safetensors format, with the access rights of any other new file of the folder.
+    """Write tensors by name in the safetensors format, with the access rights of other new files in the folder.
 
-    The file is whole or absent under its name, whenever the process is killed.
-
-    The library gives its files to their owner alone, so that nobody else on a cluster could load them.
+    The file is written atomically. The safetensors library makes files readable for their owner only, so other users
+    of a cluster could not load them; this function restores the usual rights.
 
     Raises:
-        DovetailError: For values that are not finite; nothing is written.
+        DovetailError: A tensor has NaN or infinite values. Nothing is written then.
     """
-    check_finite(tensors, f"What was to be written to {path}", "train again with a lower learning rate")
+    check_finite(tensors, f"The model for {path}", "train again with a lower learning rate")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.touch()
     rights = stat.S_IMODE(aside.stat().st_mode)

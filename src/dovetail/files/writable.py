@@ -1,4 +1,4 @@
-"""Whether a folder can be written to."""
+"""Checks whether a folder is writable."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dovetail.errors import OptionsError, ResourceError
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `DovetailError` where a folder cannot be made or written to, before hours were spent on what goes there."""
+    """Raise `DovetailError` if a folder cannot be created or is not writable, before a long computation starts."""
     place = next((one for one in (folder, *folder.parents) if one.exists()), folder)
     if not place.is_dir():
-        raise OptionsError(f"{place} is a file; name a folder with --out.")
+        raise OptionsError(f"{place} is a file; specify a folder with --out.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ResourceError(f"Cannot write to {place}; name another folder with --out.")
+        raise ResourceError(f"Cannot write to {place}; specify another folder with --out.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dovetail.heads.rows import normalised_rows
+from dovetail.heads.masked_mlp import normalised_rows
 from dovetail.networks.padding import ReflectingConv2d
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.views.points import cells_at, left_top

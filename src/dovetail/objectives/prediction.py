@@ -29,8 +29,8 @@ from torch import Tensor
 from dovetail.distributed import mean_over_rows
 from dovetail.errors import OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, mlp
+from dovetail.heads.masked_mlp import statistics
 from dovetail.heads.raw import RawHeadSpec
-from dovetail.heads.rows import statistics
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec
 from dovetail.schedules import Moment
 from dovetail.views.points import centres_of_cells, places, sample

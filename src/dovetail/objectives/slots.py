@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from dovetail.distributed import gather, max_over_ranks, mean_over_ranks, mean_over_rows, rank
 from dovetail.errors import RecipeError
 from dovetail.heads.base import HeadSpec, at_least_float32, full_precision, mlp
-from dovetail.heads.rows import on_host, through_rows
+from dovetail.heads.masked_mlp import on_host, through_rows
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
 from dovetail.objectives.objective import Loss, Objective, ObjectiveSpec, sample_rows
 from dovetail.schedules import Moment

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dovetail.recipes.decoder_terms import decon
     from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
     from dovetail.recipes.dense import densecl, pixpro
+    from dovetail.recipes.feature_targets import encoder_targets
     from dovetail.recipes.image import byol, moco_v2, moco_v3, simclr, simsiam
     from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, image_tap, lars, pair_views
     from dovetail.recipes.query_context import pqcl
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from dovetail.recipes.registry import METHODS, register_method
     from dovetail.recipes.slots import slotcon
     from dovetail.recipes.table import build, options_of
-    from dovetail.recipes.targets import encoder_targets
     from dovetail.recipes.tokens import dino, ibot, selfpatch
 
 _PUBLIC = {
@@ -34,7 +34,7 @@ _PUBLIC = {
     "decon": "dovetail.recipes.decoder_terms",
     "densecl": "dovetail.recipes.dense",
     "dino": "dovetail.recipes.tokens",
-    "encoder_targets": "dovetail.recipes.targets",
+    "encoder_targets": "dovetail.recipes.feature_targets",
     "ibot": "dovetail.recipes.tokens",
     "image_tap": "dovetail.recipes.image_parts",
     "lars": "dovetail.recipes.image_parts",

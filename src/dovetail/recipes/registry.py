@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
     "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
     "pqcl": Method("dovetail.recipes.query_context", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),
     "encoder-targets": Method(
-        "dovetail.recipes.targets", "dense", "Encoder targets", "this project", 2026, "a decoder", golden=False
+        "dovetail.recipes.feature_targets", "dense", "Encoder targets", "this project", 2026, "a decoder", golden=False
     ),
 }
 

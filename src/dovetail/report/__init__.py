@@ -1,1 +1,1 @@
-"""What a run looks like: its page, and pictures of what the network has learned."""
+"""The report page of a run, and visualisations of its features."""

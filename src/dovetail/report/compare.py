@@ -1,4 +1,4 @@
-"""`compare`: results and curves side by side."""
+"""`compare`: prints the results of several runs and draws their curves."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ class CompareOptions(Options):
     )
     out: str | Path | None = option(
         None,
-        "Page to write, such as comparison.html, with scores, intervals and the curves of every run. It opens offline.",
+        "Output page, such as comparison.html, with scores, confidence intervals and curves of all runs. It needs no "
+        "network.",
     )
 
 
 @takes(CompareOptions)
 def compare(options: CompareOptions) -> dict[str, list[Row]]:
-    """Print the results of several runs side by side, a table for each task, and draw their curves.
+    """Print the results of several runs side by side, one table per task, and draw their curves.
 
     Returns:
-        The rows of each task, the run's name among their settings.
+        The rows of each task. Their settings contain the name of the run.
 
     Raises:
-        DovetailError: Where nothing was named, there are neither results nor curves, or the page cannot be written.
+        DovetailError: No folders are specified, they contain neither results nor curves, or the page cannot be written.
     """
     from dovetail.downstream.table.results import RESULTS, print_table
     from dovetail.train.logs import METRICS
 
     if not options.results:
-        raise OptionsError("No results were named; give folders, as in `dovetail compare runs/*`.")
+        raise OptionsError("results is missing; specify folders, as in `dovetail compare runs/*`.")
     if options.out is not None and Path(options.out).suffix != ".html":
-        raise OptionsError(f"{options.out} must end in .html; rename it.")
+        raise OptionsError(f"--out {options.out} has an unsupported suffix; expected .html.")
     folders = [Path(name) for name in dict.fromkeys(options.results)]
     tables, notes = read_tables(folders)
     runs = [folder for folder in folders if (folder / METRICS).is_file()]
     if not tables and (options.out is None or not runs):
-        raise RunError(f"None of the {len(folders)} folders holds a {RESULTS}; evaluate or fine-tune first.")
+        raise RunError(f"Found no {RESULTS} in the {len(folders)} folders; evaluate or fine-tune first.")
     for task, rows in tables.items():
         print_table(task, rows)
     for note in notes:
@@ -65,10 +66,10 @@ def compare(options: CompareOptions) -> dict[str, list[Row]]:
 
 
 def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
-    """Return the rows of each task found in folders, and sentences to read with them.
+    """Return the rows of each task in the folders, and notes on them.
 
     Raises:
-        DovetailError: For a folder that is not there, or a file that holds no results.
+        DovetailError: A folder does not exist, or a file contains no results.
     """
     from dovetail.downstream.table.results import Row, read_results
 
@@ -82,7 +83,7 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
         rows = [Row({"run": run, **of, **row.setting}, row.scores) for row in found.rows]
         tables.setdefault(found.task, []).extend(rows)
     notes = [
-        f"The runs of '{task}' were measured on different data; compare only numbers with the same 'data'."
+        f"The runs of '{task}' were evaluated on different data; compare only scores with the same 'data'."
         for task, several in prints.items()
         if len(several) > 1
     ]
@@ -90,25 +91,25 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
 
 
 def data_name(results: Results) -> str:
-    """Return what to call the data of results: its folder's name, and the beginning of its fingerprint."""
+    """Return a short name of the dataset: the name of its folder and the start of its fingerprint."""
     return f"{Path(str(results.config.get('data', ''))).name} {str(results.data.get('fingerprint'))[:4]}".strip()
 
 
 def named_files(folders: list[Path]) -> dict[Path, str]:
-    """Return each file of results in folders and what to call it: by its folder, by its path where several are alike.
+    """Return each results file with a name: that of its folder, or its path if several folders have the same name.
 
     Raises:
-        RunError: For a folder that is not there.
+        RunError: A folder does not exist.
     """
     from dovetail.downstream.table.results import RESULTS
 
     names: dict[Path, str] = {}
     for folder in folders:
         if not folder.exists():
-            named = str(folder).replace("\n", "\\n")  # a sentence has one line
-            raise RunError(f"There is no file or folder {named}; name folders with a {RESULTS}.")
+            named = str(folder).replace("\n", "\\n")  # a message has one line
+            raise RunError(f"The file or folder {named} does not exist; specify folders with a {RESULTS}.")
         if folder.is_file() and folder.suffix != ".json":
-            continue  # `runs/*` names whatever lies there, such as the page of an earlier comparison
+            continue  # `runs/*` may match other files, such as the page of an earlier comparison
         files = [folder] if folder.is_file() else sorted({*folder.glob(RESULTS), *folder.glob(f"*/{RESULTS}")})
         for file in files:
             in_run = folder.is_dir() and file.parent != folder

@@ -1,4 +1,4 @@
-"""The page of `dovetail compare`: scores with their intervals, and the curves of the runs' pre-training."""
+"""The page of `dovetail compare`: scores with confidence intervals, and the training curves of the runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def write_comparison(
     """Write the page.
 
     Args:
-        path: Of the file.
-        tables: Rows of each task; "run" among their settings.
-        notes: Sentences to read with the tables.
-        runs: Folders of pre-training whose curves are drawn.
+        path: Path of the page.
+        tables: Rows of each task. Their settings contain "run".
+        notes: Notes on the tables.
+        runs: Folders of pre-training runs, whose curves are drawn.
 
     Raises:
-        DovetailError: Where the file cannot be written.
+        DovetailError: The file cannot be written.
     """
     histories = {name: read_history(folder) for name, folder in named(runs).items()}
     curves = [replace(plot, order=list(histories)) for plot in plots(histories) if plot.lines]
@@ -50,13 +50,13 @@ def write_comparison(
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return folders by their own names, by their whole paths where two are called alike."""
+    """Return the folders by name, or by path if several have the same name."""
     names = [folder.resolve().name for folder in runs]
     return {name if names.count(name) == 1 else str(folder): folder for name, folder in zip(names, runs, strict=True)}
 
 
 def about(folder: Path, history: History) -> dict[str, str]:
-    """Return what a run was and where it stands, in words."""
+    """Return a description of a run and its progress."""
     options = read_config(folder) if (folder / CONFIG).is_file() else {}
     last = history.last
     return {
@@ -70,7 +70,7 @@ def about(folder: Path, history: History) -> dict[str, str]:
 
 
 def task(name: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what the page shows of a task: its plots, and its table."""
+    """Return the plots and the table of a task."""
     scores = dict.fromkeys(score for row in rows for score in row.scores)
     return {
         "name": name,
@@ -82,7 +82,7 @@ def task(name: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the heads and cells of a table of all settings and scores, these in per cent."""
+    """Return the headings and cells of a table of all settings and scores, with scores in per cent."""
     settings = list(dict.fromkeys(setting for row in rows for setting in row.setting))
     scores = list(dict.fromkeys(score for row in rows for score in row.scores))
     return {
@@ -95,7 +95,7 @@ def table(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def plots(histories: Mapping[str, History]) -> list[Plot]:
-    """Return a plot for each quantity, with a line for each run that has it."""
+    """Return one plot per quantity, with a line for each run that has it."""
 
     def lines(field: str) -> list[Series]:
         found = [history.number(field, name) for name, history in histories.items()]
@@ -104,26 +104,26 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
     def each(title: str, unit: str, field: str, **how: Any) -> list[Plot]:
         return [Plot(title.format(name), unit, found, **how) for name, found in groups(histories, field).items()]
 
-    within, position = "share of variance (0 to 1)", "share within images (0 to 1)"
+    within, position = "fraction of variance (0 to 1)", "fraction within images (0 to 1)"
     return [
-        Plot("Loss, weighted sum of the terms", "loss (no unit)", lines("loss")),
-        *each("Term {}, raw loss", "loss (no unit)", "parts"),
+        Plot("Loss (weighted sum of all terms)", "loss (no unit)", lines("loss")),
+        *each("Loss of term {} (unweighted)", "loss (no unit)", "parts"),
         Plot("Learning rate", "learning rate (no unit)", lines("lr"), logarithmic=True),
-        Plot("Teacher's momentum", "share kept per step (0 to 1)", lines("teacher_momentum")),
-        Plot("Norm of the gradient", "norm (no unit)", lines("grad_norm"), logarithmic=True),
+        Plot("Teacher momentum", "momentum (0 to 1)", lines("teacher_momentum")),
+        Plot("Gradient norm", "norm (no unit)", lines("grad_norm"), logarithmic=True),
         Plot("Speed", "images per second", lines("images_per_second"), from_zero=True),
-        Plot("Waiting for data", "share of the time (0 to 1)", lines("data_wait"), from_zero=True),
+        Plot("Waiting for data", "fraction of time (0 to 1)", lines("data_wait"), from_zero=True),
         *each("Effective rank of {}", "rank (dimensions)", "effective_rank", from_zero=True, lower=MIN_RANK),
         *each("Spread of {} (0: one point, 1: even)", "spread (0 to 1)", "spread", from_zero=True, lower=MIN_SPREAD),
         *each("Within-image share of {}", within, "within_image_share", from_zero=True, lower=MIN_WITHIN),
         *each("Position share of {}", position, "position_share", from_zero=True, upper=MAX_POSITION),
         *each("Effective prototypes of {}", "prototypes (number)", "prototypes_used", from_zero=True),
-        *each("Teacher's entropy, {}", "share of largest (0 to 1)", "teacher_entropy", from_zero=True),
+        *each("Teacher entropy of {}", "fraction of maximum (0 to 1)", "teacher_entropy", from_zero=True),
     ]
 
 
 def groups(histories: Mapping[str, History], field: str) -> dict[str, list[Series]]:
-    """Return the series of a field that maps names to numbers, by name, one for each run; of raw parts the losses."""
+    """Return the series of a field that maps names to numbers, by name and run. Of "parts", only losses are used."""
     found: dict[str, list[Series]] = {}
     for run, history in histories.items():
         for one in history.group(field):

@@ -1,7 +1,7 @@
-"""`dovetail embed`: one vector for each image.
+"""`dovetail embed`: writes one feature vector per image.
 
-A ViT's class token, or the mean over the encoder's deepest map. Shapes: N images, C channels, S x S pixels, D
-dimensions.
+The vector is the class token of a ViT, or the mean over the encoder's deepest feature map. Shapes: N images,
+C channels, S x S pixels, D dimensions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dovetail.report.pixels import square
 
 
 class Embeddings(NamedTuple):
-    """`vectors` [N, D] float32 of the images `indices` of a source; `skipped` are (name, reason)."""
+    """`vectors` [N, D] float32 of the images with `indices` in a source. `skipped` has (name, reason) pairs."""
 
     vectors: NDArray[np.float32]
     indices: list[int]
@@ -46,25 +46,25 @@ class Embeddings(NamedTuple):
 
 @takes(EmbedOptions)
 def embed(options: EmbedOptions) -> Path:
-    """Write one vector for each image: a ViT's class token, or the mean over the encoder's deepest map.
+    """Write one feature vector per image: the class token of a ViT, or the mean of the encoder's deepest feature map.
 
     Returns:
-        The file.
+        Path of the output file.
 
     Raises:
-        DovetailError: For another ending, a file that cannot be written, a run without weights, no readable image,
-            or a map without a page.
+        DovetailError: The suffix is unsupported, the file cannot be written, the run has no weights, no image is
+            readable, or `page_map` is set and the run has no page.
     """
     path = Path(options.out)
     if path.suffix not in (".npy", ".parquet"):
-        raise OptionsError(f"{path} must end in .npy or .parquet; rename it.")
+        raise OptionsError(f"--out {path} has an unsupported suffix; expected .npy or .parquet.")
     if path.is_dir():
-        raise OptionsError(f"{path} is a folder; name a file with --out.")
+        raise OptionsError(f"--out {path} is a folder; specify a file.")
     check_writable(path.parent)
     if path.suffix == ".parquet":
         parquet_library()
     if options.data is None:
-        raise OptionsError("No data was named; give a folder of images with --data.")
+        raise OptionsError("--data is missing; specify a folder of images.")
     page = None if options.page_map == "none" else page_for_map(options.run, options.page_map)
     with in_use(path.parent, keep=False), pages_in_use(page):
         source = open_source(options.data)
@@ -79,7 +79,9 @@ def embed(options: EmbedOptions) -> Path:
         )
         write_embeddings(path, [source.name(index) for index in found.indices], found.vectors)
         count, width = found.vectors.shape
-        unread = f", {len(found.skipped)} could not be read: {found.skipped[0][0]}, …" if found.skipped else ""
+        unread = (
+            f", skipped {len(found.skipped)} unreadable images such as {found.skipped[0][0]}" if found.skipped else ""
+        )
         tell(f"{path}: {count} embeddings of {width} dimensions{unread}")
         if page is not None and options.page_map != "none":
             with values_within(values_of_run(options.run)):
@@ -91,12 +93,12 @@ def embed(options: EmbedOptions) -> Path:
 
 
 def pages_in_use(page: Path | None) -> AbstractContextManager[None]:
-    """Hold the run whose page gets a map; a run that goes on writes its page anew."""
-    return nullcontext() if page is None else in_use(page.parent, otherwise="leave --page-map out")
+    """Lock the run whose page gets a map, because a run in progress would overwrite its page."""
+    return nullcontext() if page is None else in_use(page.parent, otherwise="omit --page-map")
 
 
 def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32]) -> None:
-    """Write embeddings [N, D] and the names of their images into a .parquet file, or a .npy and a .json file."""
+    """Write embeddings [N, D] and the names of their images to a .parquet file, or to a .npy and a .json file."""
     with writing(path, option="out"):
         if path.suffix == ".parquet":
             with aside(path) as fresh:
@@ -110,10 +112,10 @@ def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32])
 def embeddings_of(
     run: str | Path, source: ImageSource, *, side_px: int | None, batch_size: int, where: Machine | None = None
 ) -> Embeddings:
-    """Return the embeddings of all readable images of a source, in its order.
+    """Return the embeddings of all readable images of a source, in order.
 
     Raises:
-        DovetailError: For a run without weights, a batch of none, or no readable image.
+        DovetailError: The run has no weights, or no image is readable.
     """
     weights = source_of(run, None, image_size=side_px)
     where = where or machine()
@@ -149,7 +151,7 @@ def embeddings_of(
 
 @torch.no_grad()
 def _forward(model: Features, squares: list[Tensor], weights: Source, where: Machine) -> Tensor:
-    """Return [B, D] float32 on the processor."""
+    """Return features [B, D] float32 on the CPU."""
     pixels = normalised(torch.stack(squares).to(where.device), weights.mean, weights.std)
     with where.autocast():
         found: Tensor = model(pixels)
@@ -157,17 +159,18 @@ def _forward(model: Features, squares: list[Tensor], weights: Source, where: Mac
 
 
 def parquet_library() -> Any:
-    """Return pyarrow; raise `ResourceError` where it is not installed."""
+    """Import pyarrow. Raise `ResourceError` if it is not installed."""
     try:
         return importlib.import_module("pyarrow")
     except ImportError:
         raise ResourceError(
-            "Parquet needs the package pyarrow; install dovetail-ssl[parquet], or write a .npy file."
+            "Parquet files need the package pyarrow; install it with `pip install 'dovetail-ssl[parquet]'`, or write a "
+            ".npy file."
         ) from None
 
 
 def write_parquet(arrow: Any, path: Path, names: list[str], vectors: NDArray[np.float32]) -> None:
-    """Write the columns path (text) and embedding (lists of equal length of float32)."""
+    """Write the columns path (string) and embedding (fixed-size lists of float32)."""
     flat = arrow.array(vectors.reshape(-1), type=arrow.float32())
     lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     texts = arrow.array([name.encode("utf-8", "replace").decode() for name in names], type=arrow.string())

@@ -1,4 +1,4 @@
-"""A map of embeddings in a run's page: every image at its place in two dimensions, its path on hover or by keys.
+"""A two-dimensional map of embeddings on the report page, which shows the path of an image on hover or by keyboard.
 
 Shapes: N images, D dimensions.
 """
@@ -38,7 +38,7 @@ POINT = re.compile(r'<g id="map-point-(\d+)">(.*?)(<use [^>]*?x="([\d.-]+)" y="(
 
 
 class Flat(NamedTuple):
-    """`places` [N, 2], what the two axes are, and the same in a sentence."""
+    """Coordinates `places` [N, 2], labels of the two axes, and an explanation."""
 
     places: NDArray[np.float64]
     axes: tuple[str, str]
@@ -46,26 +46,27 @@ class Flat(NamedTuple):
 
 
 def page_for_map(run: str | Path, projection: Projection) -> Path:
-    """Return the page that a map can be put into.
+    """Return the page of a run, before anything is computed.
 
     Raises:
-        DovetailError: Where the run has no page or a package is missing; asked before anything is computed.
+        DovetailError: The run has no page, or a package is missing.
     """
     page = Path(run) / PAGE
     if not page.is_file():
-        raise RunError(f"There is no page {page} to put a map into; give a run with one, or leave --page-map out.")
+        raise RunError(f"The page {page} does not exist; specify a run with a page, or omit --page-map.")
     if projection == "tsne":
         manifold()
     return page
 
 
 def manifold() -> Any:
-    """Return scikit-learn's module; raise `ResourceError` where it is not installed."""
+    """Import sklearn.manifold. Raise `ResourceError` if scikit-learn is not installed."""
     try:
         return importlib.import_module("sklearn.manifold")
     except ImportError:
         raise ResourceError(
-            "t-SNE needs the package scikit-learn; install dovetail-ssl[map], or give --page-map pca."
+            "t-SNE needs the package scikit-learn; install it with `pip install 'dovetail-ssl[map]'`, or use "
+            "--page-map pca."
         ) from None
 
 
@@ -78,16 +79,16 @@ def add_map(
     *,
     in_channels: int,
 ) -> int:
-    """Put the map of embeddings [N, D] of a source's images into a page, in place of one that is there.
+    """Add a map of the embeddings [N, D] to a page, or replace the map on it.
 
     Returns:
-        How many images are on it: at most `MOST_POINTS`, evenly spaced over the source.
+        Number of images on the map: at most `MOST_POINTS`, evenly spaced over the source.
 
     Raises:
-        DovetailError: For fewer than four images, or a page of another version.
+        DovetailError: There are fewer than four images, or another version wrote the page.
     """
     if len(indices) < LEAST:
-        raise DataError(f"A map needs at least {LEAST} readable images and found {len(indices)}; add some.")
+        raise DataError(f"A map needs at least {LEAST} readable images, got {len(indices)}; add more images.")
     chosen = np.unique(np.linspace(0, len(indices) - 1, MOST_POINTS).round().astype(int))
     flat = flattened(vectors[chosen], projection)
     svg = draw_map(flat, source, [indices[item] for item in chosen], in_channels=in_channels)
@@ -99,36 +100,36 @@ def add_map(
 
 
 def put_between(text: str, marker: str, content: str, page: Path) -> str:
-    """Return a page's text with what lies between two remarks replaced."""
+    """Replace the text between two marker comments of a page."""
     begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
     if begin not in text or end not in text:
-        raise RunError(f"{page} was written by another version and has no place for a map; run it again.")
+        raise RunError(f"{page} was written by another version and has no place for a map; run pre-training again.")
     head, tail = text.split(begin, 1)[0], text.split(end, 1)[1]
     return f"{head}{begin}{content}{end}{tail}"
 
 
 def flattened(vectors: NDArray[np.float32], projection: Projection) -> Flat:
-    """Return embeddings [N, D], brought to length 1, in two dimensions; the same ones give the same map."""
+    """Project L2-normalised embeddings [N, D] to two dimensions. The result is deterministic."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     if projection == "pca":
         projected, _ = principal_components(torch.from_numpy(unit), 2)
         total = max(float(np.square(unit - unit.mean(axis=0)).sum()), 1e-12)
         shares = [float(column.square().sum()) / total for column in projected.unbind(1)]
         first, second = (f"{share:.0%} of the variance" for share in shares)
-        words = "The axes are the first two principal components, so directions and distances mean something."
+        words = "The axes are the first two principal components, so directions and distances are meaningful."
         axes = (f"first component (no unit), {first}", f"second component (no unit), {second}")
         return Flat(projected.double().numpy(), axes, words)
     perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
     tsne = manifold().TSNE(2, perplexity=perplexity, init="pca", random_state=0)
-    words = f"t-SNE (perplexity {perplexity:.0f}) keeps neighbours together; distances between groups mean little."
+    words = f"t-SNE (perplexity {perplexity:.0f}) keeps neighbours together, but distances between groups mean little."
     axes = ("t-SNE, first axis (no unit)", "t-SNE, second axis (no unit)")
     return Flat(np.asarray(tsne.fit_transform(unit), dtype=np.float64), axes, words)
 
 
 def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int], *, in_channels: int) -> Markup:
-    """Return the map as inline SVG, each point with its path and, where there is room, its image.
+    """Return the map as inline SVG. Each point has the path of its image and, if there is room, a thumbnail.
 
-    An image that can be read no more is a point.
+    An image that is no longer readable is shown as a point.
     """
     with mpl.rc_context(STYLE | {"svg.hashsalt": "map"}):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
@@ -161,7 +162,7 @@ def draw_map(flat: Flat, source: ImageSource, indices: Sequence[int], *, in_chan
 
 
 def far_apart(places: dict[int, tuple[float, float]], least: float) -> dict[int, None]:
-    """Return those points, in order, that lie `least` or more from every earlier one of them along an axis."""
+    """Return the points, in order, whose distance to all earlier ones is `least` or more along an axis."""
     kept: dict[int, None] = {}
     for number, (x, y) in places.items():
         if all(max(abs(x - places[other][0]), abs(y - places[other][1])) >= least for other in kept):

@@ -1,4 +1,4 @@
-"""The pictures that end a run's page: slots, attention, as the method and the model have them."""
+"""Optional sections at the end of the report page: slots and attention maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dovetail.report.sheets import Sheet
 
 @dataclass(frozen=True)
 class Extra:
-    """A section of the page: its anchor, heading, words, and sheets by names that may stand in an anchor."""
+    """A section of the page: anchor, title, caption, and sheets of images by name."""
 
     id: str
     title: str
@@ -27,12 +27,12 @@ class Extra:
 
 
 def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> list[Extra]:
-    """Return the sections that this run can have; none of them without images."""
+    """Return the sections that apply to this run, or none without images."""
     if not squares:
         return []
     found: list[Extra] = []
     if slot_terms(run.recipe):
-        words = "The prototype that wins each cell. The seven that win most have colours and numbers, others are grey."
+        words = "The slot (prototype) of each cell. The seven largest slots have colours and numbers, others are grey."
         found.append(Extra("slots", "Slots", words, slot_sheet(run, names, squares)))
     network = run.after
     if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
@@ -43,7 +43,7 @@ def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) ->
     ]
     sheets = {name: draw(run, names, squares) for name, wanted, draw in drawn if wanted}
     words = (
-        "What the class token, and query tokens of five crops, attend to in the last block. Over each picture "
-        "stands its largest weight as a multiple of the mean: near 1 the attention is spread evenly."
+        "Attention of the class token, or of query tokens for five crops, in the last block. The title of each map is "
+        "its largest weight relative to the mean: a value near 1 is uniform attention."
     )
     return [*found, Extra("attention", "Attention", words, sheets)] if sheets else found

@@ -1,4 +1,4 @@
-"""What a network answers to a few images, and maps of features as colours.
+"""Feature maps of a few images, and their visualisation as colours.
 
 Shapes: N images, C channels, h x w cells, M = N h w cells in all.
 """
@@ -20,27 +20,27 @@ from dovetail.recipe import Recipe, Tap
 from dovetail.report.pixels import Rgb
 from dovetail.views.view import View
 
-MOST_CELLS = 4096  # components are found on at most this many, evenly spaced
+MOST_CELLS = 4096  # components are computed on at most this many cells, evenly spaced
 PERCENTILES = (2.0, 98.0)
-# CIE L*a*b* around these; lightness carries the first component, so that it is seen without colour vision too.
+# Ranges in CIE L*a*b*. The first component is the lightness, which is visible without colour vision, too.
 LIGHTNESS, CHROMA = (22.0, 92.0), 55.0
 
 
 class ColouredMaps(NamedTuple):
-    """Maps [h, w, 3] uint8 of every image, and the share of variance that the three colours show."""
+    """Coloured maps [h, w, 3] uint8 of all images, and the fraction of the variance that they show."""
 
     pictures: list[Rgb]
     share: float
 
 
 def maps_of(network: Network, view: View, taps: Collection[str]) -> dict[str, Tensor]:
-    """Return the named taps for a view, as float32 on the processor; the network is left as it was."""
+    """Return the taps of a network for a view, as float32 on the CPU. The state of the network is restored."""
     with at_rest(network):
         return {name: value.float().cpu() for name, value in network(view, taps).items()}
 
 
 def shown_taps(taps: dict[str, Tap], recipe: Recipe) -> list[str]:
-    """Return the maps worth looking at: the encoder's and the decoder's, those that the recipe trains first."""
+    """Return the taps to show: one of the encoder and one of the decoder, preferably taps that the recipe trains."""
     trained = [term.tap for term in recipe.terms]
     chosen = []
     for part in ("encoder", "decoder"):
@@ -55,9 +55,12 @@ def shown_taps(taps: dict[str, Tap], recipe: Recipe) -> list[str]:
 
 
 def principal_components(features: Tensor, count: int = 3) -> tuple[Tensor, float]:
-    """Return [M, count] the projections of features [M, C] on their first components, and their share of variance.
+    """Project features [M, C] on their first principal components.
 
-    The sign of each is that of its component's largest weight, so that the same features give the same picture.
+    The sign of a component is that of its largest weight, so the same features always give the same colours.
+
+    Returns:
+        Projections [M, count], and the fraction of the variance that they explain.
     """
     centred = features - features.mean(dim=0)
     every = max(1, len(centred) // MOST_CELLS)
@@ -73,12 +76,15 @@ def principal_components(features: Tensor, count: int = 3) -> tuple[Tensor, floa
 
 
 def coloured(maps: Tensor) -> ColouredMaps:
-    """Return maps [N, C, h, w] in the colours of the first three principal components of all their cells.
+    """Colour maps [N, C, h, w] by the first three principal components of all their cells.
 
-    The first is lightness, the second blue to yellow, the third green to red, in the perceptually uniform L*a*b*.
+    In the perceptually uniform L*a*b* space, the first component is the lightness, the second one blue to yellow, and
+    the third one green to red.
     """
     if maps.dim() != 4:
-        raise ModelError(f"Principal components are drawn of maps; found a tap of shape {tuple(maps.shape)}.")
+        raise ModelError(
+            f"Principal components need a feature map, got a tap of shape {tuple(maps.shape)}; use another model."
+        )
     count, channels, height, width = maps.shape
     projected, share = principal_components(maps.permute(0, 2, 3, 1).reshape(-1, channels))
     low, high = np.percentile(projected.numpy(), PERCENTILES, axis=0)
@@ -96,7 +102,7 @@ def coloured(maps: Tensor) -> ColouredMaps:
 
 
 def lab_to_rgb(lab: NDArray[np.floating]) -> Rgb:
-    """Return CIE L*a*b* [..., 3] (D65) as sRGB, clipped to what a screen can show (CIE 15, IEC 61966-2-1)."""
+    """Convert CIE L*a*b* [..., 3] (D65) to sRGB, clipped to its gamut (CIE 15, IEC 61966-2-1)."""
     lightness, a, b = np.moveaxis(np.asarray(lab, dtype=np.float64), -1, 0)
     y = (lightness + 16) / 116
     cubed = np.stack([y + a / 500, y, y - b / 200], axis=-1)

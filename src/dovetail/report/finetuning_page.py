@@ -1,4 +1,4 @@
-"""The page of a fine-tuning, and its results in the page of the run that it started from."""
+"""The page of a fine-tuning, and its results on the page of the run that it started from."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ RESULTS, LINK = "results", "results link"  # places in a run's page
 
 
 def write_pages(out: Path, results: Results, run: Path | None) -> list[Path]:
-    """Write the page of a fine-tuning into `out`, and its results into the page of its run, if `out` lies in it.
+    """Write the page of a fine-tuning to `out`, and add its results to the page of its run if `out` is inside the run.
 
     Returns:
-        The pages.
+        Paths of the pages.
 
     Raises:
-        DovetailError: Where a page cannot be written.
+        DovetailError: A page cannot be written.
     """
     page = out / PAGE
     with writing(page, option="out"):
@@ -50,7 +50,7 @@ def write_pages(out: Path, results: Results, run: Path | None) -> list[Path]:
 
 
 def rendered(out: Path, results: Results) -> str:
-    """Return the text of a fine-tuning's page."""
+    """Return the HTML of a fine-tuning page."""
     curves = plots(results)
     return filled(
         "finetuning.html.j2",
@@ -65,12 +65,12 @@ def rendered(out: Path, results: Results) -> str:
 
 
 def title_of(results: Results) -> str:
-    """Return such as "Fine-tuning, segment"."""
+    """Return a title such as "Fine-tuning, segment"."""
     return f"Fine-tuning, {results.task.removeprefix('finetune ')}"
 
 
 def section(id: str, out: Path, results: Results, *, link: str = "") -> str:
-    """Return results as a section of a page: sentences, the table, and some test images."""
+    """Return the results section of a page: notes, table, and some test images."""
     rows = by_start(results.rows)
     return filled(
         "results.html.j2",
@@ -86,7 +86,7 @@ def section(id: str, out: Path, results: Results, *, link: str = "") -> str:
 
 
 def examples(out: Path) -> list[dict[str, str]]:
-    """Return the pictures that a fine-tuning left: caption and data URI."""
+    """Return the example images of a fine-tuning: caption and data URI."""
     folder = out / EXAMPLES
     listed = parsed((folder / LISTED).read_bytes(), list[dict[str, str]]) if (folder / LISTED).is_file() else None
     return [
@@ -96,7 +96,7 @@ def examples(out: Path) -> list[dict[str, str]]:
 
 
 def classes(out: Path) -> list[tuple[str, str]]:
-    """Return each class's name and its colour over images; nothing where they are too many to tell apart."""
+    """Return the name and colour of each class, or nothing if there are too many to distinguish."""
     names = read_task(out).names
     if len(names) > MOST_NAMED:
         return []
@@ -105,7 +105,7 @@ def classes(out: Path) -> list[tuple[str, str]]:
 
 
 def plots(results: Results) -> list[Plot]:
-    """Return the curves of the first seed's trials, one plot of loss and one of score for each number of images."""
+    """Return the curves of the first seed: a plot of the loss and one of the score for each number of images."""
     curves: Sequence[Mapping[str, Any]] = results.details.get("curves", ())
     score = next(iter(results.rows[0].scores))
     images = {row.setting.get("fraction"): int(row.setting["images"]) for row in results.rows}
@@ -122,16 +122,16 @@ def plots(results: Results) -> list[Plot]:
 
 
 def series(curve: Mapping[str, Any], of: str) -> Series:
-    """Return a line of a curve by its start."""
+    """Return a curve of a start as a line of a plot."""
     points = curve[of]
     return Series(str(curve["start"]), tuple(step for step, _ in points), tuple(value for _, value in points))
 
 
 def add_results(page: Path, out: Path, results: Results) -> bool:
-    """Put results into a run's page, in the place of earlier ones of the same folder.
+    """Add results to a run's page, and replace earlier results of the same folder.
 
     Returns:
-        Whether the page has a place for them; pages of older versions have none.
+        Whether the page supports this. Pages of older versions do not.
     """
     text = page.read_text(encoding="utf-8")
     if any(f"<!-- {place} -->" not in text or f"<!-- end of {place} -->" not in text for place in (RESULTS, LINK)):
@@ -145,7 +145,7 @@ def add_results(page: Path, out: Path, results: Results) -> bool:
         before, tail = rest.split(f"<!-- end of {place} -->", 1)
         others = re.sub(rf"<!-- {own} -->.*?<!-- end of {own} -->", "", before, flags=re.DOTALL)
         text = f"{head}<!-- {place} -->{others}{content}<!-- end of {place} -->{tail}"
-    with suppress(OSError):  # a run that can only be read
+    with suppress(OSError):  # a read-only run
         replace_file(page, text)
         return True
     return False

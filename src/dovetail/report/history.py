@@ -1,4 +1,4 @@
-"""A run's `metrics.jsonl` as series, and a verdict in words on each tap's features, maps and prototypes."""
+"""The metrics of a run (`metrics.jsonl`) as series, and verdicts on its features, feature maps and prototypes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dovetail.train.monitors import (
 )
 from dovetail.train.prototypes import MAX_ENTROPY, MIN_USED, PrototypeWatch
 
-MOST = 2.0**63  # of steps and of readings; those that are no number are kept
+MOST = 2.0**63  # largest value that can be plotted; NaN is kept
 State = Literal["healthy", "low", "collapsing", "unknown"]
 
 
@@ -38,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the monitors say of a tap, a map's cells or a term's prototypes: a state, and the same in words."""
+    """A verdict of the monitors on a tap, the cells of a map or the prototypes of a term, and its explanation."""
 
     name: str
     state: State
@@ -47,17 +47,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class History:
-    """All readings of a run, oldest first; each is a line of `metrics.jsonl`."""
+    """All readings (lines of `metrics.jsonl`) of a run, oldest first."""
 
     readings: tuple[dict[str, Any], ...]
 
     @property
     def last(self) -> dict[str, Any]:
-        """The newest reading; empty before the first."""
+        """The newest reading, or an empty dict if there is none."""
         return self.readings[-1] if self.readings else {}
 
     def number(self, field: str, name: str = "") -> Series:
-        """Return the series of a field that is one number; readings without it are left out."""
+        """Return the series of a field that is a single number. Readings without it are skipped."""
         points = [(reading["step"], reading[field]) for reading in self.readings if reading.get(field) is not None]
         return Series(name or field, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
 
@@ -71,7 +71,7 @@ class History:
         return Series(name, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
 
     def verdicts(self, taps: Sequence[str]) -> list[Verdict]:
-        """Return what the monitors say of each tap by now."""
+        """Return the current verdict on each tap."""
         watch = CollapseWatch()
         for reading in self.readings:
             ranks, spreads = reading.get("effective_rank", {}), reading.get("spread", {})
@@ -79,7 +79,7 @@ class History:
         return [_verdict(tap, self._named("effective_rank", tap), self._named("spread", tap), watch) for tap in taps]
 
     def content_verdicts(self, total_steps: int) -> list[Verdict]:
-        """Return what the monitors say of the cells of each map, in a run of `total_steps`."""
+        """Return the verdict on the cells of each feature map, for a run of `total_steps`."""
         watch = ContentWatch()
         for reading in self.readings:
             within, position = _both(reading, "within_image_share", "position_share")
@@ -89,7 +89,7 @@ class History:
         return [_content_verdict(one, positions[one.name], watch) for one in named]
 
     def prototype_verdicts(self, total_steps: int) -> list[Verdict]:
-        """Return what the monitors say of the prototypes of each term that has any, in a run of `total_steps`."""
+        """Return the verdict on the prototypes of each term that has any, for a run of `total_steps`."""
         watch = PrototypeWatch()
         for reading in self.readings:
             used, entropy = _both(reading, "prototypes_used", "teacher_entropy")
@@ -100,21 +100,21 @@ class History:
 
 
 def _both(reading: dict[str, Any], first: str, second: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Return two fields of a reading, less the names that only one of them has."""
+    """Return two fields of a reading, restricted to the names that both have."""
     one, other = reading.get(first, {}), reading.get(second, {})
     return {name: one[name] for name in one if name in other}, {name: other[name] for name in other if name in one}
 
 
 def _verdict(tap: str, ranks: Series, spreads: Series, watch: CollapseWatch) -> Verdict:
     if not ranks.values or not spreads.values:
-        return Verdict(tap, "unknown", "no reading yet, or too few images in a batch to tell")
+        return Verdict(tap, "unknown", "unknown: no reading yet, or too few images in a batch")
     numbers = f"effective rank {ranks.values[-1]:.1f}, spread {spreads.values[-1]:.3f}"
     low = watch.low.get(tap, 0)
     bounds = f"bounds {MIN_RANK:g} and {MIN_SPREAD:g}"
     if low >= PATIENCE:
-        return Verdict(tap, "collapsing", f"collapsing: {numbers}, below the {bounds} in {low} readings on end")
+        return Verdict(tap, "collapsing", f"collapsing: {numbers}, below the {bounds} in {low} consecutive readings")
     if low:
-        return Verdict(tap, "low", f"low, not yet for long: {numbers} ({bounds})")
+        return Verdict(tap, "low", f"low, but not for long: {numbers} ({bounds})")
     return Verdict(tap, "healthy", f"healthy: {numbers}, above the {bounds}")
 
 
@@ -123,31 +123,31 @@ def _content_verdict(within: Series, position: Series, watch: ContentWatch) -> V
     numbers = f"within-image share {within.values[-1]:.2f}, position share {position.values[-1]:.2f}"
     alike, placed = watch.alike.get(within.name, 0), watch.placed.get(within.name, 0)
     low = max(alike, placed)
-    why = f"nearly alike within each image, below {MIN_WITHIN:g}"
+    why = f"all cells of an image are nearly equal (below {MIN_WITHIN:g})"
     if placed > alike:
-        why = f"their position in the crop, above {MAX_POSITION:g}"
+        why = f"cells mostly encode their position in the crop (above {MAX_POSITION:g})"
     if low >= PATIENCE:
-        return Verdict(name, "collapsing", f"little content: {numbers}; {why} in {low} readings on end")
+        return Verdict(name, "collapsing", f"little content: {numbers}; {why} in {low} consecutive readings")
     if low:
-        return Verdict(name, "low", f"low, not yet for long: {numbers} ({why})")
+        return Verdict(name, "low", f"low, but not for long: {numbers} ({why})")
     return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_WITHIN:g} and {MAX_POSITION:g})")
 
 
 def _prototype_verdict(used: Series, entropy: Series, watch: PrototypeWatch) -> Verdict:
     name = f"prototypes of {used.name}"
-    numbers = f"{used.values[-1]:.1f} in use, entropy of the teacher {entropy.values[-1]:.3f} of the largest"
+    numbers = f"{used.values[-1]:.1f} in use, teacher entropy {entropy.values[-1]:.3f} of the maximum"
     single, even = watch.single.get(used.name, 0), watch.uniform.get(used.name, 0)
     low = max(single, even)
-    why = f"fewer than {MIN_USED:g} in use" if single >= even else f"entropy above {MAX_ENTROPY:g}, all used alike"
+    why = f"fewer than {MIN_USED:g} in use" if single >= even else f"uniform use (entropy above {MAX_ENTROPY:g})"
     if low >= PATIENCE:
-        return Verdict(name, "collapsing", f"collapsing: {numbers}; {why} in {low} readings on end")
+        return Verdict(name, "collapsing", f"collapsing: {numbers}; {why} in {low} consecutive readings")
     if low:
-        return Verdict(name, "low", f"low, not yet for long: {numbers} ({why})")
+        return Verdict(name, "low", f"low, but not for long: {numbers} ({why})")
     return Verdict(name, "healthy", f"healthy: {numbers} (bounds {MIN_USED:g} and {MAX_ENTROPY:g})")
 
 
 def line_of_log() -> Any:
-    """Return the schema of a line: the fields of `Reading`, of which older versions wrote some alone."""
+    """Return the schema of a line: the fields of `Reading`, some of which are missing in older runs."""
     kinds = get_type_hints(Reading)
     needed = {"step": kinds.pop("step"), "loss": kinds.pop("loss")}
     others = [(name, (int | float if kind is int else kind) | UnsetType, UNSET) for name, kind in kinds.items()]
@@ -155,13 +155,13 @@ def line_of_log() -> Any:
 
 
 def plottable(reading: dict[str, Any]) -> bool:
-    """Whether every number of a reading can be drawn; NaN can."""
+    """Return whether all numbers of a reading can be plotted (including NaN)."""
     numbers = [one for value in reading.values() for one in (value.values() if isinstance(value, dict) else [value])]
     return all(one is None or not abs(one) >= MOST for one in numbers)
 
 
 def read_history(folder: Path) -> History:
-    """Return the readings in a run's folder; lines that are none, such as one that is being written, are left out."""
+    """Return the readings in a run folder. Incomplete lines, such as one that is being written, are skipped."""
     found = map(to_builtins, read_lines(folder / METRICS, line_of_log()))
     readings = {reading["step"]: reading for reading in found if plottable(reading)}
     return History(tuple(readings[step] for step in sorted(readings)))

@@ -1,4 +1,4 @@
-"""The page while a run goes: written every few minutes by the first process, and never a reason for a run to stop."""
+"""Updates the report page every few minutes during a run, in the first process. Failures never stop the run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 
 class ReportWriter(Callback):
-    """Writes a run's page after the first reading, then every `every_minutes`, and when the run ends.
+    """Callback that writes the report page after the first reading, then every `every_minutes`, and at the end.
 
-    Give it to the first process only; it asks nothing of the others.
+    Use it in the first process only. It does not communicate with other processes.
     """
 
     def __init__(self, page: Page, *, every_minutes: float) -> None:
@@ -39,7 +39,7 @@ class ReportWriter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the page where due."""
+        """Write the page if it is due."""
         module = self._module(pl_module)
         first = self._written_at is None and module.settings.logs_after(module.steps_done)
         late = self._written_at is not None and time.perf_counter() - self._written_at >= 60 * self.every_minutes
@@ -47,7 +47,7 @@ class ReportWriter(Callback):
             self._write(module, "running")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the page for good, and give the loggers its pictures."""
+        """Write the final page, and pass its images to the loggers."""
         module = self._module(pl_module)
         done = module.steps_done >= module.settings.total_steps
         extras = self._extras(module)
@@ -55,25 +55,25 @@ class ReportWriter(Callback):
         try:
             self._show(trainer.loggers, after, extras, step=module.steps_done)
         except Exception as error:
-            log.warning("The loggers lack the run's pictures (%s: %s).", type(error).__name__, error)
+            log.warning("The images of the page cannot be logged (%s: %s).", type(error).__name__, error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say on the page that the run has stopped."""
+        """Write a page that says that the run has stopped."""
         module = self._module(pl_module)
         self._write(module, "stopped", self._extras(module))
 
     def _write(self, module: LearnerModule, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
-        """Write the page; a failure is logged and forgotten."""
+        """Write the page. Failures are logged."""
         try:
             return self.page.write(module.learner.exported, state=state, extras=extras)
-        except Exception as error:  # the page is a comfort, the run is the work
-            log.warning("The run's page could not be written (%s: %s); the run goes on.", type(error).__name__, error)
+        except Exception as error:  # a failure of the page must not stop the run
+            log.warning("The report page cannot be written (%s: %s); training continues.", type(error).__name__, error)
             return {}
         finally:
             self._written_at = time.perf_counter()
 
     def _extras(self, module: LearnerModule) -> list[Extra]:
-        """Return the pictures that end the page; the page does without where they fail."""
+        """Return the optional sections of the page, or none if drawing them fails."""
         from dovetail.report.extras import extras_of
         from dovetail.report.restored import Restored
 
@@ -82,13 +82,13 @@ class ReportWriter(Callback):
         try:
             return extras_of(run, self.page.names, self.page.images)
         except Exception as error:
-            log.warning("The page lacks its last pictures (%s: %s).", type(error).__name__, error)
+            log.warning("Slots and attention are missing on the report page (%s: %s).", type(error).__name__, error)
             return []
 
     def _show(
         self, loggers: Sequence[Logger], after: dict[str, ColouredMaps], extras: Sequence[Extra], *, step: int
     ) -> None:
-        """Give all pictures to all loggers."""
+        """Pass all images to all loggers."""
         pictures = {f"{extra.id}/{name}": sheet.pixels() for extra in extras for name, sheet in extra.sheets.items()}
         if self.page.examples:
             pictures["views"] = views_sheet(self.page.examples).pixels()
@@ -102,11 +102,11 @@ class ReportWriter(Callback):
 
     def _module(self, module: LightningModule) -> LearnerModule:
         if not isinstance(module, LearnerModule):
-            raise TypeError(f"{type(module).__name__} is no LearnerModule")
+            raise TypeError(f"expected a LearnerModule, got {type(module).__name__}")
         return module
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
-    """Return a picture [h, w, 3] with its cells repeated, to about `MAP_PX` high."""
+    """Enlarge a map [h, w, 3] to a height of about `MAP_PX` by repeating its cells."""
     times = max(1, MAP_PX // picture.shape[0])
     return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,4 +1,4 @@
-"""What a run ran on, in words."""
+"""Describes the machine and the package versions of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("dovetail-ssl", "torch", "torchvision", "lightning", "timm", "segmen
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on; those not installed are left out."""
+    """Return the versions of Python and of the main packages. Packages that are not installed are skipped."""
     found = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -23,8 +23,8 @@ def versions() -> dict[str, str]:
 
 
 def machine(accelerator: str, precision: str) -> str:
-    """Return operating system, processor, accelerator and number format."""
-    words = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processor cores"
+    """Return a description of operating system, CPU, accelerator and precision."""
+    words = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores"
     if accelerator == "cuda" and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         words += ", " + ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))

@@ -23,37 +23,37 @@ class EmbedOptions(Options):
     )
     out: str | Path = option(
         "",
-        "File to write: .npy, with the paths in NAME.paths.json, or .parquet with the columns path and embedding.",
+        "Output file: .npy (with the image paths in NAME.paths.json) or .parquet with the columns path and embedding.",
         required=True,
     )
     side_px: int | None = option(
         None,
-        "Side of the centre crops in pixels. Default: that of pre-training.",
+        "Side of the centre crops in pixels. Default: the size used in pre-training.",
         Range(8, most=MOST_SIDE_PX),
     )
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
     accelerator: Accelerator = option("auto", "Device type.")
     page_map: Literal["none", "pca", "tsne"] = option(
         "none",
-        "Add a two-dimensional map of the embeddings to the run's page report.html, by principal components or by "
-        "t-SNE, which needs scikit-learn.",
+        "Add a two-dimensional map of the embeddings to the run's report.html, with principal components or t-SNE "
+        "(which needs scikit-learn).",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions(Options):
-    """What every sheet of pictures takes."""
+    """Options of all sheets of images."""
 
     run: str | Path = option("", "Run folder.", required=True)
     images: Any = option(None, "Folder of images.")
-    out: str | Path = option("", "Folder for the pictures.", required=True)
-    most: int = option(6, "Images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
+    out: str | Path = option("", "Output folder.", required=True)
+    most: int = option(6, "Number of images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
     side_px: int | None = option(
         None,
-        "Side in pixels that images are resized to. Default: the views' side for ViTs, and twice that for CNNs.",
+        "Side in pixels that images are resized to. Default: the view size for ViTs, twice the view size for CNNs.",
         Range(8, most=MOST_SIDE_PX),
     )
-    model: Any = option(None, "In Python, for a run of your own module: the same module.")
+    model: Any = option(None, "The module of the run, if it was passed in Python.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class PcaOptions(SheetOptions):
 
     init: str | None = option(
         None,
-        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
+        '"imagenet" allows the download of these weights, for a run that started from them.',
     )
 
 
@@ -82,13 +82,13 @@ class CorrespondenceOptions(SheetOptions):
 
     between: Literal["views", "images"] = option(
         "views",
-        "Match two views of each image, where the error is known and measured, or pairs of images in their order.",
+        "Match two views of each image (which also measures the error) or pairs of consecutive images.",
     )
-    most: int = option(4, "Pairs to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
-    lines: int = option(24, "Best matches to draw in each pair.", COUNT)
+    most: int = option(4, "Number of pairs to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
+    lines: int = option(24, "Number of best matches to draw in each pair.", COUNT)
     init: str | None = option(
         None,
-        'For a run that started from ImageNet weights: "imagenet", which allows their download.',
+        '"imagenet" allows the download of these weights, for a run that started from them.',
     )
 
 
@@ -96,5 +96,5 @@ class CorrespondenceOptions(SheetOptions):
 class NeighboursOptions(SheetOptions):
     """Options of `dovetail visualize neighbours`."""
 
-    count: int = option(5, "Neighbours of each image.", Range(1, most=MOST_PICTURES))
+    count: int = option(5, "Number of neighbours of each image.", Range(1, most=MOST_PICTURES))
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))

@@ -1,7 +1,7 @@
-"""`report.html`: a run on one page that needs nothing else to open.
+"""`report.html`: a self-contained report page of a run.
 
-Jinja2 escapes everything that is put into the page; only the plots are markup, and Matplotlib escapes their text. A
-content policy in the page forbids loading anything from anywhere.
+Jinja2 escapes all text. Only the plots are inserted as markup, and Matplotlib escapes their text. A content security
+policy forbids the page to load anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 from torch import Tensor
 
-from dovetail.data.apart import apart
+from dovetail.data.isolated import run_isolated
 from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError, counted
@@ -30,7 +30,7 @@ from dovetail.report.history import History, Series, read_history
 from dovetail.report.machine import machine, versions
 from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, sample_squares, shown
 from dovetail.report.plots import Plot, draw
-from dovetail.report.sample import PHOTOGRAPHS, Example, draw_sample, overlap_in_words
+from dovetail.report.sample import NUM_IMAGES, Example, draw_sample, overlap_in_words
 from dovetail.report.templating import filled, replace_file
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 SAMPLE_SECONDS = 60.0
-PX_PER_INCH = 110  # of sheets, where there is room
+PX_PER_INCH = 110  # resolution of sheets on a wide screen
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,16 @@ State = Literal["running", "finished", "stopped"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What a page is about.
+    """The run that a page describes.
 
     Attributes:
-        folder: Of the run.
-        options: Resolved parameters of `pretrain`.
-        recipe: Of the run.
-        recipe_text: The same as tables of plain text.
-        source: The images.
+        folder: Run folder.
+        options: Resolved options of `pretrain`.
+        recipe: Recipe of the run.
+        recipe_text: The recipe as plain-text tables.
+        source: Image source.
         total_steps: Optimiser steps of the whole run.
-        loading: Python that loads the weights.
+        loading: Python code that loads the weights.
     """
 
     folder: Path
@@ -73,9 +73,9 @@ class Subject:
 
 @dataclass
 class Page:
-    """The page of one run, written again and again; what does not change is made once.
+    """The page of a run, which is updated repeatedly. Constant parts are computed once.
 
-    `before` holds the untrained network's coloured maps, by tap.
+    `before` has the coloured maps of the network before pre-training, by tap.
     """
 
     subject: Subject
@@ -88,7 +88,7 @@ class Page:
 
     @classmethod
     def prepare(cls, subject: Subject, network: Network) -> Page:
-        """Return the page of a run that is about to start, with the pictures of its untrained network."""
+        """Prepare the page before the run starts, with the feature maps of the network before pre-training."""
         in_channels = network.in_channels
         side_px = picture_side(network, subject.recipe.views.views[0].size_px)
         examples, names, images = sampled(subject, in_channels=in_channels, side_px=side_px)
@@ -98,16 +98,16 @@ class Page:
         return page
 
     def coloured_maps(self, network: Network) -> dict[str, ColouredMaps]:
-        """Return the coloured maps of the sample's images, by tap."""
+        """Return the coloured maps of the sample images, by tap."""
         if not self.taps:
             return {}
         view = as_view(self.images, self.subject.recipe.views, network)
         return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
 
     def write(self, network: Network, *, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
-        """Write the page as the run now stands, in one move; returns the maps of `network` for other pictures.
+        """Write the page atomically, and return the coloured maps of `network`.
 
-        `extras` are further sections with pictures, see `dovetail.report.extras`.
+        `extras` are further sections (see `dovetail.report.extras`).
         """
         after = self.coloured_maps(network)
         text = self.render(after, network, state=state, extras=extras)
@@ -117,7 +117,7 @@ class Page:
     def render(
         self, after: Mapping[str, ColouredMaps], network: Network, *, state: State, extras: Sequence[Extra] = ()
     ) -> str:
-        """Return the page's text."""
+        """Return the HTML of the page."""
         subject, history = self.subject, read_history(self.subject.folder)
         taps = taps_in_use(subject.recipe)
         prototypes = history.prototype_verdicts(subject.total_steps)
@@ -146,13 +146,13 @@ class Page:
 
 
 def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[Example], list[str], list[Tensor]]:
-    """Return the sample's views, and names and squares of images; none where one of them hangs or crashes."""
+    """Return sample views, and names and squares of sample images, or nothing if reading an image hangs or crashes."""
     seed = int(subject.options.seed)
     read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, side_px)
     try:
-        return apart(read, seconds=SAMPLE_SECONDS)
+        return run_isolated(read, seconds=SAMPLE_SECONDS)
     except UnreadableError as error:
-        log.warning("The run's page does without images: %s.", error)
+        log.warning("The report page has no images: %s.", error)
         return [], [], []
 
 
@@ -160,13 +160,13 @@ def _read_sample(
     source: ImageSource, recipe: Recipe, seed: int, in_channels: int, side_px: int
 ) -> tuple[list[Example], list[str], list[Tensor]]:
     examples = draw_sample(source, recipe, seed=seed, in_channels=in_channels)
-    return examples, *sample_squares(source, count=PHOTOGRAPHS, side_px=side_px, channels=in_channels)
+    return examples, *sample_squares(source, count=NUM_IMAGES, side_px=side_px, channels=in_channels)
 
 
 def picture_side(network: Network, size_px: int) -> int:
-    """Return the side of images for maps: twice the views' where the network takes it, for maps twice as fine.
+    """Return the image size for feature maps: twice the view size if the network supports it, for finer maps.
 
-    ViTs stay with the size whose positions they have learned.
+    ViTs use the view size, which their position embeddings are trained for.
     """
     if any(tap.kind == "tokens" for tap in network.taps.values()):
         return size_px
@@ -178,18 +178,18 @@ def picture_side(network: Network, size_px: int) -> int:
 
 
 def taps_in_use(recipe: Recipe) -> list[str]:
-    """Return the taps of a recipe's terms, each once."""
+    """Return the taps of a recipe's terms without duplicates."""
     return list(dict.fromkeys(term.tap for term in recipe.terms))
 
 
 def model_name(options: PretrainOptions) -> str:
-    """Return the model's name; a module that was given in Python is named by its class."""
+    """Return the name of the model. A module that was passed in Python is named by its class."""
     model = options.model
     return model if isinstance(model, str) else type(model).__name__
 
 
 def facts(subject: Subject, history: History, network: Network) -> dict[str, str]:
-    """Return what was run, in words."""
+    """Return a description of the run."""
     options, source = subject.options, subject.source
     millions = sum(value.numel() for value in network.parameters()) / 1e6
     data = options.data
@@ -202,7 +202,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
         "speed": speed_in_words(history, subject),
-        **({"skipped": f"{counted(skipped, 'step')}, which gave no finite number"} if skipped else {}),
+        **({"skipped": f"{counted(skipped, 'step')} with NaN or infinite values"} if skipped else {}),
         "folder": str(subject.folder),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": machine(str(options.accelerator), str(options.precision)),
@@ -210,14 +210,14 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
 
 
 def unreadable(folder: Path) -> str:
-    """Return how many images could not be read."""
+    """Return a phrase about unreadable images."""
     path = folder / "skipped.jsonl"
     count = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else 0
-    return f"{count} of them unreadable (skipped.jsonl)" if count else "all readable so far"
+    return f"{count} unreadable (see skipped.jsonl)" if count else "all readable so far"
 
 
 def views_in_words(recipe: Recipe) -> str:
-    """Return such as "2 global of 224 px, 10 query crops of 16 px"."""
+    """Return a phrase such as "2 global of 224 px, 10 query crops of 16 px"."""
     kinds: dict[tuple[str, int], int] = {}
     for view in recipe.views.views:
         kinds[view.role, view.size_px] = kinds.get((view.role, view.size_px), 0) + 1
@@ -233,12 +233,12 @@ def images_per_step(options: PretrainOptions) -> int:
 
 
 def length_in_words(subject: Subject) -> str:
-    """Return how long the run is, in steps and in passes over the images."""
+    """Return the length of the run, in steps and epochs."""
     options, images = subject.options, images_per_step(subject.options)
     passes = subject.total_steps * images / subject.source.num_images
-    words = f"{subject.total_steps:,} optimiser steps of {images:,} images, {passes:,.1f} passes over the data"
+    words = f"{subject.total_steps:,} optimiser steps of {images:,} images, {passes:,.1f} epochs"
     parts = (
-        (options.accumulate, "micro-batches a step"),
+        (options.accumulate, "micro-batches per step"),
         (int(options.devices), "devices"),
         (options.num_nodes, "nodes"),
     )
@@ -246,7 +246,7 @@ def length_in_words(subject: Subject) -> str:
 
 
 def speed_in_words(history: History, subject: Subject) -> str:
-    """Return the speed of the last reading and, from it, the time that is left."""
+    """Return the latest speed and the estimated remaining time."""
     last = history.last
     if not last:
         return "no reading yet"
@@ -258,41 +258,41 @@ def speed_in_words(history: History, subject: Subject) -> str:
 
 
 def plots(history: History, taps: Sequence[str]) -> list[Plot]:
-    """Return the page's plots: one for each term, then what drives and watches the run; `taps` in their order."""
+    """Return the plots of the page: losses of all terms, schedules and monitors. `taps` determines the colours."""
     found: dict[str, list[Any]] = {}
     for series in history.group("parts"):
         term, _, part = series.name.partition("/")
         found.setdefault(term, []).append(type(series)(part, series.steps, series.values))
     watched = ("effective_rank", "spread", "within_image_share", "position_share")
     ranks, spreads, withins, positions = (in_order(history.group(field), taps) for field in watched)
-    shown_plots = [Plot("Loss, weighted sum of the terms", "loss (no unit)", [history.number("loss")])]
-    shown_plots += [Plot(f"Term {term}, raw", "loss (no unit)", lines) for term, lines in found.items()]
+    shown_plots = [Plot("Loss (weighted sum of all terms)", "loss (no unit)", [history.number("loss")])]
+    shown_plots += [Plot(f"Term {term} (unweighted)", "loss (no unit)", lines) for term, lines in found.items()]
     shown_plots += [
         Plot("Learning rate", "learning rate (no unit)", [history.number("lr")], from_zero=True),
-        Plot("Teacher's momentum", "share kept per step (0 to 1)", [history.number("teacher_momentum")]),
-        Plot("Weights of the terms", "weight (no unit)", history.group("weights"), from_zero=True),
-        Plot("Norm of the gradient", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
+        Plot("Teacher momentum", "momentum (0 to 1)", [history.number("teacher_momentum")]),
+        Plot("Term weights", "weight (no unit)", history.group("weights"), from_zero=True),
+        Plot("Gradient norm", "norm (no unit)", [history.number("grad_norm")], logarithmic=True),
         Plot("Speed", "images per second", [history.number("images_per_second")], from_zero=True),
-        Plot("Waiting for data", "share of the time (0 to 1)", [history.number("data_wait")], from_zero=True),
-        Plot("kNN of the frozen encoder", "share right (0 to 1)", [history.number("knn")], from_zero=True),
-        Plot("Frozen maps on labelled pixels", "mIoU (0 to 1)", history.group("dense"), from_zero=True),
+        Plot("Waiting for data", "fraction of time (0 to 1)", [history.number("data_wait")], from_zero=True),
+        Plot("kNN accuracy of the frozen encoder", "accuracy (0 to 1)", [history.number("knn")], from_zero=True),
+        Plot("mIoU of frozen feature maps", "mIoU (0 to 1)", history.group("dense"), from_zero=True),
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
-        Plot("Within-image share", "share of variance (0 to 1)", withins, from_zero=True, lower=MIN_WITHIN),
-        Plot("Position share", "share within images (0 to 1)", positions, from_zero=True, upper=MAX_POSITION),
+        Plot("Within-image share", "fraction of variance (0 to 1)", withins, from_zero=True, lower=MIN_WITHIN),
+        Plot("Position share", "fraction within images (0 to 1)", positions, from_zero=True, upper=MAX_POSITION),
         Plot("Effective prototypes", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
-        Plot("Entropy of the teacher", "share of largest (0 to 1)", history.group("teacher_entropy"), from_zero=True),
+        Plot("Teacher entropy", "fraction of maximum (0 to 1)", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
 
 
 def in_order(lines: Sequence[Series], names: Sequence[str]) -> list[Series]:
-    """Return lines in the order of names, others last, so that a name has one colour in all plots."""
+    """Sort lines in the order of `names`, others last, so that a name has the same colour in all plots."""
     return sorted(lines, key=lambda line: names.index(line.name) if line.name in names else len(names))
 
 
 def section(extra: Extra) -> dict[str, Any]:
-    """Return what the page shows of further pictures."""
+    """Return the content of an optional section."""
     svgs = []
     for name, sheet in extra.sheets.items():
         title = sheet.title.get_text()
@@ -302,7 +302,7 @@ def section(extra: Extra) -> dict[str, Any]:
 
 
 def map_row(tap: str, before: ColouredMaps | None, after: ColouredMaps, network: Network) -> dict[str, Any]:
-    """Return what the page shows of one tap: its words, and data URIs of its maps before and after."""
+    """Return the description of a tap, and data URIs of its coloured maps before and after pre-training."""
     about = network.taps[tap]
     return {
         "tap": tap,

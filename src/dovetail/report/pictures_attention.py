@@ -1,4 +1,4 @@
-"""What a ViT's class token and query tokens attend to in its last block.
+"""Attention maps of a ViT's class token and query tokens in its last block.
 
 Shapes: N images, C channels, h x w patches, T raw tokens, S queries, H heads, P pixels of a patch.
 """
@@ -25,7 +25,7 @@ from dovetail.report.sheets import Sheet, heat, put_label, short
 from dovetail.views.view import View
 
 MOST_HEADS = 6
-# Query patches are cut here: (x1, y1, x2, y2) of the image, the four quarters' middles and the centre.
+# Boxes (x1, y1, x2, y2) of the query patches, relative to the image: the centres of its quarters, and its centre.
 QUERY_BOXES = (
     *((0.1, 0.1, 0.4, 0.4), (0.6, 0.1, 0.9, 0.4), (0.35, 0.35, 0.65, 0.65)),
     *((0.1, 0.6, 0.4, 0.9), (0.6, 0.6, 0.9, 0.9)),
@@ -33,25 +33,25 @@ QUERY_BOXES = (
 
 
 class Attention(NamedTuple):
-    """Weights of the last block: `cls` [N, H, h, w] (None without a class token), `queries` [N, S, h, w]."""
+    """Attention weights of the last block: `cls` [N, H, h, w] (None without a class token), `queries` [N, S, h, w]."""
 
     cls: Tensor | None
     queries: Tensor | None
 
 
 def vit_of(run: Restored) -> ViTNetwork:
-    """Return the run's ViT; raise `ModelError` for another model, or a block whose parts are not known."""
+    """Return the ViT of a run. Raise `ModelError` for other models, and for ViTs with unknown attention layers."""
     network = run.after
     if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
         raise ModelError(
-            f"{run.options.model} is no ViT with plain attention; draw its pca instead, or take a run of such as "
-            "timm/vit_small_patch16_224."
+            f"{run.options.model} is not a ViT with plain attention; use `visualize pca` instead, or a run of a model "
+            "such as timm/vit_small_patch16_224."
         )
     return network
 
 
 def attention_of(network: ViTNetwork, view: View) -> Attention:
-    """Return the weights of the last block on the patches of `view`, a query's weights averaged over heads."""
+    """Return the attention weights of the last block on the patches of `view`, averaged over heads for queries."""
     vit, with_queries = network.vit, view.queries is not None
     patch = network.taps["patches"].stride
     height, width = (side // patch for side in view.pixels.shape[-2:])
@@ -79,15 +79,15 @@ def attention_of(network: ViTNetwork, view: View) -> Attention:
 
 
 def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
-    """Return a sheet of the class token's attention: the mean over heads, then the first heads.
+    """Return a sheet with the attention of the class token: the mean over heads, then the first heads.
 
     Raises:
-        ModelError: For a model that is no ViT or has no class token.
+        ModelError: The model is not a ViT, or has no class token.
     """
     network = vit_of(run)
     cls = attention_of(network, as_view(squares, run.recipe.views, network)).cls
     if cls is None:
-        raise ModelError(f"{run.options.model} has no class token; draw its pca instead.")
+        raise ModelError(f"{run.options.model} has no class token; use `visualize pca` instead.")
     heads = min(cls.shape[1], MOST_HEADS)
     title = f"Attention of the class token in the last block, after {run.steps}"
     sheet = Sheet(len(names), 2 + heads, title=title)
@@ -95,48 +95,48 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
         sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
         maps = [cls[row].mean(dim=0), *cls[row, :heads]]
         for column, weights in enumerate(maps, start=1):
-            words = "mean of the heads" if column == 1 else f"head {column - 1}"
+            words = "mean over heads" if column == 1 else f"head {column - 1}"
             sheet.show(row, column, heat(weights.numpy()), title=peak(weights, words if row == 0 else ""))
-    sheet.scale(0, 1, "attention, share of the picture's largest (0 to 1)")
+    sheet.scale(0, 1, "attention relative to the map's maximum (0 to 1)")
     return sheet
 
 
 def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
-    """Return a sheet of the attention of query tokens that stand for five crops of each image."""
+    """Return a sheet with the attention of query tokens for five crops of each image."""
     network = vit_of(run)
     side_px = network.taps["patches"].stride * network.rules.query_rule.tokens_per_side
     view = with_queries(as_view(squares, run.recipe.views, network), side_px)
     queries = attention_of(network, view).queries
     assert queries is not None  # the view has queries
-    title = f"Attention of query tokens in the last block, mean of the heads, after {run.steps}"
+    title = f"Attention of query tokens in the last block, mean over heads, after {run.steps}"
     sheet = Sheet(len(names), 1 + len(QUERY_BOXES), title=title)
     for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
-        photograph = shown(pixels)
-        side = len(photograph)
-        axes = sheet.show(row, 0, photograph, title=short(name), smooth=True)
+        image = shown(pixels)
+        side = len(image)
+        axes = sheet.show(row, 0, image, title=short(name), smooth=True)
         for number, box in enumerate(QUERY_BOXES, start=1):
             axes.add_patch(rectangle(box, side))
             put_label(axes, box[0] * side, box[1] * side, str(number), corner=True)
             weights = queries[row, number - 1]
             place = sheet.show(row, number, heat(weights.numpy()), title=peak(weights, words_of(number, row)))
             place.add_patch(rectangle(box, weights.shape[1]))
-    sheet.scale(0, 1, "attention, share of the picture's largest (0 to 1)")
+    sheet.scale(0, 1, "attention relative to the map's maximum (0 to 1)")
     return sheet
 
 
 def peak(weights: Tensor, words: str) -> str:
-    """Return a title that says how far the largest weight of a map [h, w] stands out: 1 is attention spread evenly."""
-    times = f"largest {float(weights.max() / weights.mean()):.1f} × mean"
+    """Return a title with the largest weight of a map [h, w] relative to its mean. 1 is uniform attention."""
+    times = f"maximum {float(weights.max() / weights.mean()):.1f} × mean"
     return f"{words}\n{times}" if words else times
 
 
 def words_of(number: int, row: int) -> str:
-    """Return a column's heading, over the first row only."""
+    """Return the heading of a column, for the first row only."""
     return f"query {number}" if row == 0 else ""
 
 
 def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
-    """Return a box in [0, 1] as an outline on an image of `side` pixels."""
+    """Return the outline of a box in [0, 1] on an image of `side` pixels."""
     left, top, right, bottom = box
     place = (left * side - 0.5, top * side - 0.5)
     size = ((right - left) * side, (bottom - top) * side)
@@ -145,7 +145,7 @@ def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
 
 
 def with_queries(view: View, side_px: int) -> View:
-    """Return a view of whole images with the crops of `QUERY_BOXES`: [N, S, C, P, P]."""
+    """Add the crops of `QUERY_BOXES` [N, S, C, P, P] to a view of whole images."""
     side = view.pixels.shape[-1]
     patches = []
     for left, top, right, bottom in QUERY_BOXES:

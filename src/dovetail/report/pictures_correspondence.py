@@ -1,7 +1,7 @@
-"""Which cells of two pictures match: nearest neighbours among the cells of a map, both ways, by cosine.
+"""Matching cells of two images: mutual nearest neighbours among the cells of a feature map, by cosine similarity.
 
-Shapes: C channels, h x w cells of a map, M = h w; S the pictures' side in pixels. Places are (x, y) in [0, 1] of a
-picture, in the order of cells.
+Shapes: C channels, h x w cells of a map, M = h w; S the side of an image in pixels. Positions are (x, y) in [0, 1] of
+an image, in the order of cells.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from dovetail.report.sheets import MAP, Sheet, short
 from dovetail.views.batch import collate, to_views
 from dovetail.views.view import View
 
-# Lines have dark edges for bright pictures, and leave out the dark end of the colours for dark ones.
+# Lines have dark edges for bright images, and the dark end of the colour map is not used, for dark images.
 COLOURS = ListedColormap(mpl.colormaps[MAP](np.linspace(0.35, 1, 256)))
 
 
 class Matches(NamedTuple):
-    """Pairs of cells: `first` and `second` [L] are indices of cells, `cosine` [L] how alike they are, best first.
+    """Pairs of cells: their indices `first` and `second` [L] and cosine similarities `cosine` [L], best first.
 
-    `nearest` [M] is each first cell's nearest second one, mutual or not.
+    `nearest` [M] is the nearest second cell of each first cell, mutual or not.
     """
 
     first: Tensor
@@ -46,7 +46,7 @@ class Matches(NamedTuple):
 
 
 def match(first: Tensor, second: Tensor) -> Matches:
-    """Return the mutual nearest neighbours among the cells of two maps [C, h, w]."""
+    """Return the mutual nearest neighbours between the cells of two maps [C, h, w]."""
     a, b = (torch.nn.functional.normalize(value.flatten(1), dim=0) for value in (first, second))
     cosine = a.T @ b  # [M, M]
     there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
@@ -58,9 +58,9 @@ def match(first: Tensor, second: Tensor) -> Matches:
 
 
 def spread_out(matches: Matches, width: int, lines: int) -> Matches:
-    """Return up to `lines` matches, best first, no two of which begin within a coarse cell of the first map.
+    """Return up to `lines` matches, best first, with at most one in each coarse cell of the first map.
 
-    The best matches crowd together on one edge; lines from all over the picture say more.
+    The best matches are often close together; lines from all parts of the image are more informative.
     """
     step = max(1, round(width / (2 * lines**0.5)))
     kept: list[int] = []
@@ -77,22 +77,22 @@ def spread_out(matches: Matches, width: int, lines: int) -> Matches:
 
 
 def cell_places(height: int, width: int) -> Tensor:
-    """Return [M, 2]: the centres (x, y) of a map's cells."""
+    """Return the centres (x, y) of the cells of a map, [M, 2]."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
 def in_image(places: Tensor, view: View) -> Tensor:
-    """Return places [M, 2] of a view's pixels as (x, y) in pixels of its one image."""
+    """Convert positions [M, 2] in a view to (x, y) in pixels of its image."""
     x = 1 - places[:, 0] if bool(view.flipped[0]) else places[:, 0]
     corner, size = view.box[0, :2], view.box[0, 2:] - view.box[0, :2]
     return (corner + torch.stack([x, places[:, 1]], dim=1) * size) * view.source_px[0]
 
 
 def median_error(first: Tensor, second: Tensor, views: tuple[View, View]) -> float | None:
-    """Return the median distance in the image, in pixels, between a cell and its match.
+    """Return the median distance between the true and the matched position of a cell, in pixels of the image.
 
-    Over the cells of the first view that lie in the second; None where there are none.
+    Only cells of the first view that are inside the second view are used. None if there are no such cells.
     """
     places = cell_places(first.shape[1], first.shape[2])
     true = in_image(places, views[0])
@@ -105,42 +105,42 @@ def median_error(first: Tensor, second: Tensor, views: tuple[View, View]) -> flo
 
 
 def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> list[Sheet]:
-    """Return a sheet of each of some images: its first two views' matches, before and after, with the error.
+    """Return a sheet per image: matches between its first two views before and after pre-training, with the error.
 
     Raises:
-        DovetailError: For a recipe with one view, or no readable image whose views overlap.
+        DovetailError: The recipe has a single global view, or no image is readable.
     """
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
-        raise OptionsError(f"The method {run.options.method} has one global view; give --between images.")
+        raise OptionsError(f"The method {run.options.method} has only one global view; use --between images.")
     dataset = ViewDataset(source, run.recipe.views, seed=int(run.options.seed), in_channels=run.in_channels)
     sheets: list[Sheet] = []
     for stretch in spread_over(source, most):
         for index in stretch:
             sample = dataset[(0, index)]
-            if sample.used == index:  # else another one stands for it, since it cannot be read
+            if sample.used == index:  # otherwise it is unreadable, and was replaced by another image
                 first, second = to_views(collate([sample]), run.recipe.views)[:2]
                 sheets.append(_views_sheet(run, source.name(index), (first, second), lines))
                 break
     if not sheets:
-        raise DataError("None of the images could be read; give others with --images.")
+        raise DataError("None of the images can be read; specify other images with --images.")
     return sheets
 
 
 def _views_sheet(run: Restored, name: str, views: tuple[View, View], lines: int) -> Sheet:
-    """Return the matches between two views of one image, before and after."""
+    """Return the matches between two views of an image, before and after pre-training."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     rows = []
     for when, network in (("before", run.before), (f"after {run.steps}", run.after)):
         maps = [_map(network, view, tap) for view in views]
         error = median_error(maps[0], maps[1], views)
-        known = "views do not overlap" if error is None else f"median error {error:.0f} px of the image"
+        known = "views do not overlap" if error is None else f"median error {error:.0f} px in the image"
         rows.append((f"{when}: {known}", maps))
     pictures = tuple(shown(unnormalised(view.pixels[0], run.recipe.views)) for view in views)
     return _sheet(f"Two views of {short(name)}, tap {tap}", pictures, rows, lines)
 
 
 def image_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
-    """Return a sheet of each two images: their matches, before and after."""
+    """Return a sheet per pair of images: their matches before and after pre-training."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     sheets = []
     for start in range(0, len(names) - 1, 2):
@@ -155,14 +155,14 @@ def image_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *
 
 
 def _map(network: Network, view: View, tap: str) -> Tensor:
-    """Return one map [C, h, w] of a view of one image, without its mask."""
+    """Return the map [C, h, w] of a view of one image, without its mask."""
     plain = View(view.pixels, view.box, view.flipped, view.source_px)
     like = next(network.parameters())
     return maps_of(network, plain.to(like.device), [tap])[tap][0]
 
 
 def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list[Tensor]]], lines: int) -> Sheet:
-    """Return rows of two pictures with lines between their best matches."""
+    """Return a sheet with rows of two images and lines between their best matches."""
     sheet = Sheet(len(rows), 2, title=title, cell=(3.4, 2.95))
     drawn = [spread_out(match(maps[0], maps[1]), maps[0].shape[2], lines) for _, maps in rows]
     low = lowest([matches.cosine for matches in drawn])
@@ -186,7 +186,7 @@ def _sheet(title: str, pictures: tuple[Rgb, ...], rows: Sequence[tuple[str, list
 
 
 def lowest(cosines: Sequence[Tensor]) -> float:
-    """Return where the scale of colours begins: just below the least cosine, so that similar ones can be told apart."""
+    """Return the lower end of the colour scale: just below the smallest cosine similarity, for good contrast."""
     least = float(torch.cat(list(cosines)).min())
     step = next((step for step in (0.5, 0.2, 0.1, 0.05, 0.02) if 1 - least > step), 0.01)
     return min(max(math.floor(least / step) * step, 0.0), 0.99)

@@ -1,4 +1,4 @@
-"""Nearest neighbours among a folder's images, as a contact sheet."""
+"""Contact sheet of nearest neighbours among the images of a folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ THUMBNAIL_PX = 240
 def neighbours_sheet(
     run: str | Path, images: Any, *, most: int, count: int, side_px: int | None, batch_size: int
 ) -> Sheet:
-    """Return the contact sheet: an image in each row, then its nearest neighbours with their cosine.
+    """Return a contact sheet: each row has an image and its nearest neighbours with their cosine similarity.
 
     Raises:
-        DovetailError: For fewer than two readable images.
+        DovetailError: There are fewer than two readable images.
     """
     source = images_in(images)
     found = embeddings_of(run, source, side_px=side_px, batch_size=batch_size)
@@ -31,7 +31,7 @@ def neighbours_sheet(
     sheet = Sheet(
         len(queries),
         1 + order.shape[1],
-        title=f"An image, then its nearest among {len(found.indices):,}, with their cosine similarity (no unit)",
+        title=f"Images and their nearest neighbours among {len(found.indices):,}, with the cosine similarity",
     )
     for row, query in enumerate(queries):
         for column, item in enumerate([query, *order[row]]):
@@ -46,7 +46,7 @@ def neighbours_sheet(
 def nearest(
     vectors: NDArray[np.float32], queries: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return, for each of Q queries, its up to `count` nearest other rows of `vectors` [N, D], and their cosines."""
+    """Return up to `count` nearest other rows of `vectors` [N, D] for each of Q queries, and their similarities."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosine = unit[queries] @ unit.T  # [Q, N]
     cosine[np.arange(len(queries)), queries] = -np.inf  # not itself

@@ -1,4 +1,4 @@
-"""SlotCon's slots over images: the prototype that wins each cell.
+"""SlotCon's slots as overlays: the prototype with the highest score in each cell.
 
 Shapes: C channels, K prototypes, h x w cells, S the images' side.
 """
@@ -23,22 +23,22 @@ from dovetail.report.pixels import as_view, shown
 from dovetail.report.restored import Restored
 from dovetail.report.sheets import Sheet, blended, put_label, short
 
-# Okabe and Ito's; slots beyond these are grey, since more colours could not be told apart.
+# Colours of Okabe and Ito. Further slots are grey, because more colours would be indistinguishable.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 REST = (128, 128, 128)
-LEAST_LABELLED = 0.05  # of an image's cells
+LEAST_LABELLED = 0.05  # fraction of an image's cells
 
 
 def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> dict[str, Sheet]:
-    """Return a sheet of the slots of each term, by the term's name.
+    """Return a sheet with the slots of each term, by term name.
 
     Raises:
-        OptionsError: For a recipe without slots.
+        OptionsError: The recipe has no slots.
     """
     terms = [term for term in run.recipe.terms if isinstance(term.objective, SlotSpec)]
     if not terms:
         raise OptionsError(
-            f"The method {run.options.method} has no slots; choose a run of slotcon or decon-sl, or draw its pca."
+            f"The method {run.options.method} has no slots; use a run of slotcon or decon-sl, or `visualize pca`."
         )
     return {term.name: _sheet(run, term, names, squares) for term in terms}
 
@@ -56,10 +56,10 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
     )
     for number, (name, pixels, winner) in enumerate(zip(names, squares, winners, strict=True)):
         row, column = 2 * (number // columns), number % columns
-        photograph = shown(pixels)
-        sheet.show(row, column, photograph, title=short(name), smooth=True)
-        axes = sheet.show(row + 1, column, blended(photograph, coloured_slots(winner, largest)))
-        scale = len(photograph) / len(winner)
+        image = shown(pixels)
+        sheet.show(row, column, image, title=short(name), smooth=True)
+        axes = sheet.show(row + 1, column, blended(image, coloured_slots(winner, largest)))
+        scale = len(image) / len(winner)
         for slot, (x, y) in label_places(winner, largest).items():
             put_label(axes, x * scale, y * scale, str(slot))
     handles = [
@@ -68,17 +68,17 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
     ]
     rest = 1 - sum(share[slot] for slot in largest)
     handles += [Patch(color="#808080", label=f"others, {rest:.0%}")] if rest > 0 else []
-    sheet.legend(handles, "share of cells")
+    sheet.legend(handles, "fraction of cells")
     return sheet
 
 
 def counted(slots: int) -> str:
-    """Return how many slots win cells, in words."""
-    return "1 slot wins all cells" if slots == 1 else f"{slots} slots win cells"
+    """Return a phrase with the number of slots in use."""
+    return "all cells belong to 1 slot" if slots == 1 else f"{slots} slots in use"
 
 
 def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:
-    """Return [h, w]: the prototype with the highest score in each cell of one image [C, S, S]."""
+    """Return the prototype with the highest score in each cell [h, w] of an image [C, S, S]."""
     owner = term.head.term if isinstance(term.head, SameHead) else term.name
     maps = maps_of(run.after, as_view([pixels], run.recipe.views, run.after), [term.tap])[term.tap]
     head = run.branch.heads[owner]
@@ -89,7 +89,7 @@ def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64
 
 
 def coloured_slots(winner: NDArray[np.int64], largest: Sequence[int]) -> NDArray[np.uint8]:
-    """Return [h, w, 3]: the colour of each cell's slot."""
+    """Return the colour of each cell's slot, [h, w, 3]."""
     colours = np.empty((*winner.shape, 3), dtype=np.uint8)
     colours[:] = REST
     for slot, colour in zip(largest, COLOURS, strict=False):
@@ -98,9 +98,9 @@ def coloured_slots(winner: NDArray[np.int64], largest: Sequence[int]) -> NDArray
 
 
 def label_places(winner: NDArray[np.int64], slots: Sequence[int]) -> dict[int, tuple[float, float]]:
-    """Return where to write each slot's number, (x, y) in cells of [h, w]: where its cells are densest.
+    """Return where to write the number of each slot, as (x, y) in cells of [h, w]: where its cells are densest.
 
-    Slots with few cells are left out, and those whose number would lie on that of a larger one.
+    Slots with few cells are skipped, and so are those whose number would overlap that of a larger slot.
     """
     side = min(winner.shape)
     around = 2 * max(1, side // 12) + 1

@@ -1,4 +1,4 @@
-"""A sample of views with their boxes on the source image, as a sheet for loggers; the page draws its own."""
+"""A sheet for loggers with sample views and their boxes in the source images. The page draws these itself."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOST_COLUMNS = 13
 
 
 def views_sheet(examples: Sequence[Example]) -> Sheet:
-    """Return a row for each image and its views, and one for its query patches where it has any."""
+    """Return a sheet with a row for each image and its views, and one for its query patches if it has any."""
     rows: list[tuple[str, Picture, tuple[Picture, ...]]] = []
     for example in examples:
         rows.append((example.name, example.source, example.views))
         if example.query_source is not None:
             rows.append((example.name, example.query_source, example.queries))
     columns = min(MOST_COLUMNS, 1 + max(len(pictures) for _, _, pictures in rows))
-    sheet = Sheet(len(rows), columns, title="Views, and where they come from")
+    sheet = Sheet(len(rows), columns, title="Views and their positions in the source images")
     for row, (name, source, pictures) in enumerate(rows):
         draw_boxes(sheet.show(row, 0, pixels_of(source), title=short(name), smooth=True), source)
         for column, picture in enumerate(pictures[: columns - 1], start=1):
@@ -37,13 +37,13 @@ def views_sheet(examples: Sequence[Example]) -> Sheet:
 
 
 def pixels_of(picture: Picture) -> Rgb:
-    """Return a picture's pixels [H, W, 3] from its data URI."""
+    """Decode the pixels [H, W, 3] of a picture from its data URI."""
     with Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",", 1)[1]))) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def draw_boxes(axes: Axes, picture: Picture) -> None:
-    """Draw a picture's boxes over it, with their numbers."""
+    """Draw the numbered boxes of a picture."""
     height, width = pixels_of(picture).shape[:2]
     for box in picture.boxes:
         left, top = box.left * width - 0.5, box.top * height - 0.5
@@ -53,7 +53,7 @@ def draw_boxes(axes: Axes, picture: Picture) -> None:
 
 
 def outline(box: Box, corner: tuple[float, float], size: tuple[float, float]) -> Rectangle:
-    """Return a box as an outline: dashed for local views, dotted for queries, hatched for the overlap."""
+    """Return the outline of a box: dashed for local views, dotted for queries, hatched for the overlap."""
     colour = BOX_COLOURS[(box.number - 1) % len(BOX_COLOURS)] if box.kind in ("global", "local") else "white"
     dashes = {"global": "-", "local": "--", "query": ":", "overlap": ":"}[box.kind]
     hatch = "//" if box.kind == "overlap" else None

@@ -1,4 +1,4 @@
-"""Images in and out of pictures: displayable arrays, data URIs, batches that a network takes.
+"""Converts images: to displayable arrays, to data URIs, and to batches for a network.
 
 Shapes: C channels, H x W pixels, N images, S the side of a square.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dovetail.data.open import open_source
-from dovetail.data.reading.decode import Photograph, UnreadableError
+from dovetail.data.reading.decode import LazyImage, UnreadableError
 from dovetail.data.sources import ImageSource
 from dovetail.downstream.probe.features import whole_view
 from dovetail.errors import OptionsError
@@ -32,28 +32,28 @@ Rgb = NDArray[np.uint8]
 
 JPEG_QUALITY = 82
 MOST_TRIES = 16
-SPARE = 2  # an image is decoded with at least this many pixels for one that is shown
+SPARE = 2  # decode at least this many pixels per displayed pixel
 
 
 def shown(pixels: Tensor) -> Rgb:
-    """Return uint8 pixels [C, H, W] as RGB: grey is repeated, of two channels the first counts, of many three."""
+    """Convert uint8 pixels [C, H, W] to RGB: the first channel is repeated, or the first three are used."""
     chosen = pixels[:3] if pixels.shape[0] >= 3 else pixels[:1].expand(3, -1, -1)
     return np.ascontiguousarray(chosen.permute(1, 2, 0).cpu().numpy())
 
 
 def unnormalised(pixels: Tensor, plan: ViewPlan) -> Tensor:
-    """Return normalised float pixels [..., C, H, W] as uint8."""
+    """Convert normalised float pixels [..., C, H, W] to uint8."""
     mean, std = (torch.tensor(one)[:, None, None] for one in statistics(plan, pixels.shape[-3]))
     return ((pixels.cpu().float() * std + mean).clamp(0, 1) * 255).round().byte()
 
 
 def jpeg_uri(pixels: Rgb) -> str:
-    """Return an image as a data URI."""
+    """Return an image as a JPEG data URI."""
     return _uri(pixels, "JPEG")
 
 
 def png_uri(pixels: Rgb) -> str:
-    """Return a picture as a data URI, exact to the last bit."""
+    """Return an image as a PNG data URI (lossless)."""
     return _uri(pixels, "PNG")
 
 
@@ -63,24 +63,24 @@ def _uri(pixels: Rgb, format: str) -> str:
     return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def shrink_for(photograph: Photograph, longest_px: int) -> int:
-    """Return the divisor (1, 2, 4 or 8) by which an image may be decoded smaller to be shown at that size."""
-    spare = max(photograph.width_px, photograph.height_px) / (SPARE * longest_px)
+def shrink_for(image: LazyImage, longest_px: int) -> int:
+    """Return the factor (1, 2, 4 or 8) by which an image may be decoded smaller for display at `longest_px`."""
+    spare = max(image.width_px, image.height_px) / (SPARE * longest_px)
     return next(shrink for shrink in (8, 4, 2, 1) if spare >= shrink or shrink == 1)
 
 
-def thumbnail(photograph: Photograph, longest_px: int) -> Rgb:
-    """Return an image as RGB with its longer side at most `longest_px`."""
-    image = Image.fromarray(shown(photograph.decode(shrink_for(photograph, longest_px))))
-    image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+def thumbnail(image: LazyImage, longest_px: int) -> Rgb:
+    """Return an image as RGB with a longer side of at most `longest_px`."""
+    small = Image.fromarray(shown(image.decode(shrink_for(image, longest_px))))
+    small.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
+    return np.asarray(small)
 
 
-def square(photograph: Photograph, side_px: int) -> Tensor:
-    """Return uint8 [C, S, S]: the shorter side brought to `side_px` and the middle taken, antialiased."""
-    shortest = min(photograph.width_px, photograph.height_px)
+def square(image: LazyImage, side_px: int) -> Tensor:
+    """Return the centre crop of an image, resized to uint8 [C, S, S] with antialiasing."""
+    shortest = min(image.width_px, image.height_px)
     shrink = next(shrink for shrink in (8, 4, 2, 1) if shortest >= SPARE * shrink * side_px or shrink == 1)
-    pixels = photograph.decode(shrink)
+    pixels = image.decode(shrink)
     height, width = pixels.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -89,9 +89,9 @@ def square(photograph: Photograph, side_px: int) -> Tensor:
 
 
 def images_in(images: Any) -> ImageSource:
-    """Return the images to draw; raise `OptionsError` where none were named, or none are there."""
+    """Open the images to draw. Raise `OptionsError` if they are not specified."""
     if images is None:
-        raise OptionsError("No images were named; give a folder of images with --images.")
+        raise OptionsError("--images is missing; specify a folder of images.")
     source = open_source(images)
     if source.left_out:
         print(source.left_out)
@@ -99,7 +99,7 @@ def images_in(images: Any) -> ImageSource:
 
 
 def spread_over(source: ImageSource, count: int) -> list[range]:
-    """Return up to `count` stretches of indices, evenly spaced over a source, to take a readable image of each."""
+    """Return up to `count` ranges of indices, evenly spaced over a source. One readable image is used from each."""
     starts = [place * source.num_images // count for place in range(count)]
     ends = [*starts[1:], source.num_images]
     stretches = [range(start, min(end, start + MOST_TRIES)) for start, end in zip(starts, ends, strict=True)]
@@ -107,9 +107,9 @@ def spread_over(source: ImageSource, count: int) -> list[range]:
 
 
 def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
-    """Return the names of up to `count` images, evenly spaced over a source, and uint8 squares [C, S, S] of them.
+    """Return the names and uint8 squares [C, S, S] of up to `count` images, evenly spaced over a source.
 
-    In place of one that cannot be read the next that can be is taken.
+    An unreadable image is replaced by the next readable one.
     """
     names: list[str] = []
     squares: list[Tensor] = []
@@ -125,7 +125,7 @@ def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: i
 
 
 def as_view(squares: Sequence[Tensor], plan: ViewPlan, network: Network) -> View:
-    """Return uint8 squares [C, S, S] as one view [N, C, S, S], normalised, on the network's device and of its dtype."""
+    """Return uint8 squares [C, S, S] as a normalised view [N, C, S, S] with the device and dtype of the network."""
     like = next(network.parameters())
     mean, std = (torch.tensor(one)[:, None, None] for one in statistics(plan, squares[0].shape[0]))
     pixels = (torch.stack(list(squares)).float() / 255 - mean) / std

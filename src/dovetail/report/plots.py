@@ -1,7 +1,7 @@
-"""Curves as small inline SVG that takes the page's colours, light or dark.
+"""Curves as inline SVG that uses the colours of the page, in light and dark mode.
 
-Matplotlib draws; text stays text, so that it can be read aloud, searched and resized. Colours are written as
-placeholders and become CSS variables afterwards.
+Plots are drawn by Matplotlib. Text is kept as text, so it can be read aloud, searched and resized. Colours are written
+as placeholders and replaced by CSS variables.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from matplotlib.ticker import FixedLocator, LogFormatter, MaxNLocator
 from dovetail.errors import printable
 from dovetail.report.history import Series
 
-# Okabe and Ito's colours (2008), told apart by colour-blind readers; lines differ in dashes as well.
+# Colours of Okabe and Ito (2008), which suit colour-blind readers. Lines also have different dashes.
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LEGEND_INCHES = 0.23  # for a row
+LEGEND_INCHES = 0.23  # height of a row
 HEADROOM = 1.08
 LONGEST_OF_TWO = 18
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 SIZE_INCHES = (4.4, 2.9)
-FONT_POINTS = 11.5  # a plot is shown at about a point for a pixel
-# What no other part of a plot is coloured with, and the variable of the page that takes its place.
+FONT_POINTS = 11.5  # plots are displayed at about one point per pixel
+# Placeholder colours, which no other part of a plot has, and the CSS variables that replace them.
 INK, GRID = "#010203", "#040506"
 VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {
     colour: f"var(--line-{number})" for number, colour in enumerate(LINE_COLOURS)
@@ -64,10 +64,10 @@ MOST_POINTS = 600  # more than the width can show
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot's title, its axis and lines. `unit` stands at the vertical axis; `lower` and `upper` are bounds to draw.
+    """A plot. `unit` is the label of the vertical axis; `lower` and `upper` are bounds to draw.
 
-    Lines have the colours of their places in `order`, of their places in `lines` unless it is given; with an `order` of
-    several names a single line is named too.
+    The colour of a line depends on its position in `order`, or in `lines` by default. If `order` has several names, a
+    single line has a legend, too.
     """
 
     title: str
@@ -81,13 +81,13 @@ class Plot:
 
 
 def draw(plot: Plot, *, name: str) -> str:
-    """Return a plot as an inline `<svg>`; `name` keeps its ids apart from those of others on the page."""
+    """Return a plot as an inline `<svg>`. `name` makes its ids unique on the page."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         return themed(svg_of(figure_of(plot)), name=name, label=plot.title)
 
 
 def figure_of(plot: Plot) -> Figure:
-    """Return a plot as a figure; `STYLE` has to be in force."""
+    """Return a plot as a figure. `STYLE` must be active."""
     order = list(plot.order or [line.name for line in plot.lines])
     named = [line.name for line in plot.lines] if len(order) > 1 else []
     figure = Figure(figsize=(SIZE_INCHES[0], SIZE_INCHES[1] + legend_height(named)), layout="constrained")
@@ -96,9 +96,9 @@ def figure_of(plot: Plot) -> Figure:
         number = order.index(line.name)
         steps, values = thinned(line)
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        dashes = DASHES[number % len(DASHES)]  # so that of two equal lines both are seen
+        dashes = DASHES[number % len(DASHES)]  # makes two equal lines visible
         marker = "o" if len(steps) == 1 else ""
-        # Matplotlib drops labels that begin with an underscore.
+        # Matplotlib drops labels that start with an underscore.
         label = f" {line.name}"
         axes.plot(steps, values, color=colour, linestyle=dashes, label=label, marker=marker, markersize=4)
     _finish(axes, plot)
@@ -107,23 +107,23 @@ def figure_of(plot: Plot) -> Figure:
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """Return in how many columns a legend of these labels fits."""
+    """Return the number of legend columns that fit these labels."""
     return 2 if max(map(len, labels), default=0) <= LONGEST_OF_TWO else 1
 
 
 def legend_height(labels: Sequence[str]) -> float:
-    """Return by how many inches a plot with a legend of these labels has to be higher than one without."""
+    """Return the height of a legend with these labels in inches."""
     return LEGEND_INCHES * -(-len(labels) // legend_columns(labels))
 
 
 def legend_of(figure: Figure, labels: Sequence[str]) -> None:
-    """Add a legend of the lines below the axes, where they have labels."""
+    """Add a legend below the axes if the lines have labels."""
     if labels:
         figure.legend(loc="outside lower left", ncols=legend_columns(labels), fontsize=FONT_POINTS - 1)
 
 
 def _finish(axes: Axes, plot: Plot) -> None:
-    """Give the axes their units, bounds and scale."""
+    """Set labels, bounds and scale of the axes."""
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(plot.unit)
     bounds = [bound for bound in (plot.lower, plot.upper) if bound is not None]
@@ -143,7 +143,7 @@ def _finish(axes: Axes, plot: Plot) -> None:
 
 
 def thinned(line: Series) -> tuple[list[int], list[float]]:
-    """Return at most `MOST_POINTS` points, each the mean of its neighbours, so that no part of a run is left out."""
+    """Return at most `MOST_POINTS` points, each the mean of neighbouring values, so all parts of a run are shown."""
     every = math.ceil(len(line.steps) / MOST_POINTS) or 1
     starts = range(0, len(line.steps), every)
     values = [line.values[start : start + every] for start in starts]
@@ -153,7 +153,7 @@ def thinned(line: Series) -> tuple[list[int], list[float]]:
 
 def svg_of(figure: Figure) -> str:
     """Return a figure as the text of an SVG file."""
-    for label in figure.findobj(Text):  # Matplotlib draws no lone surrogates, as names in a file may hold
+    for label in figure.findobj(Text):  # Matplotlib cannot draw lone surrogates, which file names may contain
         label.set_text(printable(label.get_text()))
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
@@ -161,14 +161,14 @@ def svg_of(figure: Figure) -> str:
 
 
 def themed(svg: str, *, name: str, label: str, variables: Mapping[str, str] = VARIABLES) -> str:
-    """Return Matplotlib's SVG file as a fragment of a page: own ids, the page's colours, no foreign names.
+    """Convert Matplotlib's SVG to a fragment of the page, with unique ids and the colours of the page.
 
-    `variables` maps colours of the plot to the page's.
+    `variables` maps colours of the plot to CSS variables.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
-    head, rest = svg.split(">", 1)  # the page gives the size
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would affect the whole page
+    head, rest = svg.split(">", 1)  # the page sets the size
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", head) + ">" + rest
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)

@@ -1,4 +1,4 @@
-"""A run read back from its folder: its recipe, the network that it began with, and all that it has learned."""
+"""Restores a run from its folder: its recipe, its initial network, and its trained weights."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ from dovetail.weights.start import begin_from
 
 @dataclass(frozen=True)
 class Restored:
-    """A run, read back.
+    """A restored run.
 
     Attributes:
-        folder: Of the run.
-        options: Its resolved parameters.
-        recipe: Its recipe.
-        start: The network that it began with: that of the same seed, or of the weights it started from; None where
-            these would have to be downloaded.
-        learner: Everything it has learned, from its newest checkpoint.
-        step: Optimiser steps done by then.
+        folder: Run folder.
+        options: Resolved options.
+        recipe: Recipe of the run.
+        start: Initial network, built from the seed and the starting weights. None if these would have to be downloaded.
+        learner: Trained learner from the newest checkpoint.
+        step: Optimiser step of the checkpoint.
     """
 
     folder: Path
@@ -47,7 +46,7 @@ class Restored:
 
     @property
     def before(self) -> Network:
-        """The network that it began with; raises `DovetailError` where its weights would have to be downloaded."""
+        """The initial network. Raises `DovetailError` if its weights would have to be downloaded."""
         if self.start is None:
             refuse_network_in_file("init", self.options.init, typed=False)
         assert self.start is not None
@@ -55,55 +54,55 @@ class Restored:
 
     @property
     def branch(self) -> Branch:
-        """The branch that the run exports: network and heads."""
+        """The branch that the run exports, with network and heads."""
         teacher = self.learner.teacher
         return teacher if self.recipe.export == "teacher" and teacher is not None else self.learner.student
 
     @property
     def after(self) -> Network:
-        """The network as it is now."""
+        """The trained network."""
         return self.branch.network
 
     @property
     def steps(self) -> str:
-        """Optimiser steps done, in words: "1 step", "1,480 steps"."""
+        """Number of optimiser steps as text, such as "1,480 steps"."""
         return f"{self.step:,} step{'' if self.step == 1 else 's'}"
 
     @property
     def side_px(self) -> int:
-        """Side of the run's first view."""
+        """Side of the first view in pixels."""
         return self.recipe.views.views[0].size_px
 
     @property
     def in_channels(self) -> int:
-        """Channels of the pixels."""
+        """Number of channels of the images."""
         return self.options.in_channels
 
 
 def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None = None) -> Restored:
-    """Read a run's folder.
+    """Restore a run.
 
     Args:
-        run: The folder.
-        model: For a run whose model was given in Python: the same module again.
-        init: "imagenet" allows the download of the weights that a run with this `init` began with.
+        run: Run folder.
+        model: The module of the run, if it was passed in Python.
+        init: "imagenet" allows the download of the starting weights, for a run with this `init`.
 
     Raises:
-        DovetailError: For a folder without a run or a checkpoint, and for a module that is not given again.
+        DovetailError: The folder contains no run or no checkpoint, or `model` is missing.
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
-        raise RunError(f"There is no run in {folder}: it has no {CONFIG}; give the folder of --out.")
+        raise RunError(f"{folder} contains no run ({CONFIG} is missing); specify the --out folder of a run.")
     saved = saved_options(folder)
     if model is not None:
         saved["model"] = model
     options = PretrainOptions.given(saved).changed(resume=True)
     if options.model is None:
-        raise OptionsError(f"The model of {folder} was given in Python; give the same module with model=.")
+        raise OptionsError(f"The model of {folder} was passed in Python; pass the same module as model=.")
     state = Checkpoints(folder / "checkpoints").load()
     if state is None:
         raise RunError(
-            f"The run in {folder} has no checkpoint yet; wait until it has saved one, or resume it if it was stopped."
+            f"The run in {folder} has no checkpoint yet; wait until it saves one, or resume it if it was stopped."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -121,6 +120,6 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
         learner.load_state_dict(state["learner"])
     except (RuntimeError, KeyError) as error:
         raise RunError(
-            f"The checkpoint in {folder} does not fit its config.yaml; was it written by another version?"
+            f"The checkpoint in {folder} does not fit its config.yaml; use the version of Dovetail that wrote it."
         ) from error
     return Restored(folder, options, recipe, before if known else None, learner.eval(), int(state["step"]))

@@ -1,6 +1,7 @@
-"""A sample of a run's views, with where they came from: views are a pure function of (seed, epoch, image).
+"""Sample views of a run and their positions in the source images.
 
-All boxes here are in [0, 1] of the picture that they are drawn on, x to the right, y down.
+Views are a pure function of (seed, epoch, image). Boxes are in [0, 1] of the image that they are drawn on, with x to
+the right and y down.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from dovetail.report.pixels import jpeg_uri, shown, thumbnail, unnormalised
 from dovetail.views.batch import collate, to_views
 from dovetail.views.view import View, overlap_box, overlaps
 
-PHOTOGRAPHS = 3
+NUM_IMAGES = 3
 LONGEST_PX = 420
-# Of views in turn, the same by day and night, since they lie on images.
+# Colours of consecutive views. They are the same in light and dark mode, since they are drawn on images.
 BOX_COLOURS = ("#56b4e9", "#e69f00", "#2fc799", "#e79cc6", "#f0e442", "#ff8a3d")
 
 Kind = Literal["global", "local", "overlap", "query"]
 
 
 class Box(NamedTuple):
-    """A rectangle on a picture."""
+    """A rectangle on an image."""
 
     kind: Kind
     number: int
@@ -41,7 +42,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, the size in which boxes are drawn on it, words for who cannot see it, boxes on it."""
+    """An image as a data URI, with its display size, alternative text, and boxes to draw on it."""
 
     uri: str
     width: int
@@ -52,9 +53,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One image with its views in order, and with the query patches of the first view where there are any.
+    """An image with its views, and the query patches of its first view if there are any.
 
-    `overlap` is the share of view 1 that view 2 overlaps, where the recipe aligns it and the two meet.
+    `overlap` is the fraction of view 1 that view 2 overlaps, if the recipe aligns them and they overlap.
     """
 
     name: str
@@ -66,9 +67,9 @@ class Example:
 
 
 def draw_sample(
-    source: ImageSource, recipe: Recipe, *, seed: int, in_channels: int, count: int = PHOTOGRAPHS
+    source: ImageSource, recipe: Recipe, *, seed: int, in_channels: int, count: int = NUM_IMAGES
 ) -> list[Example]:
-    """Return the views that the first `count` readable images of the first epoch give, as the run sees them."""
+    """Return the views of the first `count` readable images of the first epoch, as the run sees them."""
     dataset = ViewDataset(source, recipe.views, seed=seed, in_channels=in_channels)
     examples: list[Example] = []
     for index in source.order(seed=seed, epoch=0)[: 8 * count]:
@@ -76,13 +77,12 @@ def draw_sample(
         if sample.used < 0:
             continue
         try:
-            photograph = source.open(sample.used, in_channels)
-            picture = thumbnail(photograph, LONGEST_PX)
+            picture = thumbnail(source.open(sample.used, in_channels), LONGEST_PX)
         except UnreadableError:
             continue
         views = to_views(collate([sample]), recipe.views)
         name = source.name(sample.used)
-        enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers are as large on small images
+        enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers have the same size on small images
         height, width = (round(side * enlarged) for side in picture.shape[:2])
         plain = Picture(jpeg_uri(picture), width, height, f"Image {name}")
         pair = _first_pair(views) if slot_terms(recipe) else None
@@ -104,7 +104,7 @@ def draw_sample(
 
 
 def _corners(corners: Tensor) -> tuple[float, float, float, float]:
-    """Return (left, top, width, height) of (x1, y1, x2, y2)."""
+    """Convert (x1, y1, x2, y2) to (left, top, width, height)."""
     left, top, right, bottom = (round(float(value), 4) for value in corners)
     return left, top, round(right - left, 4), round(bottom - top, 4)
 
@@ -131,14 +131,14 @@ def _query_boxes(view: View) -> list[Box]:
 
 
 def _first_pair(views: list[View]) -> tuple[View, View] | None:
-    """Return the first two global views where they overlap."""
+    """Return the first two global views if they overlap, else None."""
     if len(views) < 2 or views[1].role != "global" or not bool(overlaps(overlap_box(views[0], views[1]))):
         return None
     return views[0], views[1]
 
 
 def _common(pair: tuple[View, View] | None) -> float | None:
-    """Return the overlap's share of the first view's area."""
+    """Return the area of the overlap relative to the first view."""
     if pair is None:
         return None
     _, _, width, height = _corners(overlap_box(*pair)[0])
@@ -169,14 +169,14 @@ def _queries(view: View, recipe: Recipe) -> tuple[Picture, ...]:
 
 
 def overlap_in_words(recipe: Recipe) -> str:
-    """Return what the hatched overlap means for this recipe."""
+    """Return an explanation of the hatched overlap for this recipe, or an empty string."""
     terms = slot_terms(recipe)
     if not terms:
         return ""
     named = "term " + terms[0] if len(terms) == 1 else "terms " + ", ".join(terms)
     return (
-        f"The hatched area is the overlap of views 1 and 2: SlotCon ({named}) resamples both views' maps on it, undoes "
-        "flips, and compares cell by cell."
+        f"The hatched area is the overlap of views 1 and 2. SlotCon ({named}) resamples the feature maps of both views "
+        "to it, undoes flips, and compares them cell by cell."
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores with their intervals: a dot for each row, or a curve over the share of labels or the like."""
+"""Plots of scores with confidence intervals: a dot per row, or a curve over a setting such as the label fraction."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ from dovetail.report.plots import (
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ROW_INCHES = 0.32
-LABEL_LETTERS = 40  # of a row's label in a line; longer ones would leave the plot no room
+LABEL_LETTERS = 40  # longest line of a row's label; longer ones would leave no room for the plot
 MOST = 101.0  # per cent, with room for half a dot
 
 
 @dataclass(frozen=True)
 class Over:
-    """A setting that a curve can go over: its axis, and the factor that brings it to the axis' unit."""
+    """A setting for the horizontal axis of a curve: its label, and the factor that converts it to the axis' unit."""
 
     axis: str
     factor: float = 1.0
-    same_as: tuple[str, ...] = ()  # settings that follow from it
+    same_as: tuple[str, ...] = ()  # settings that depend on this one
 
 
 CURVES: Mapping[str, Over] = {
-    "fraction": Over("labelled images used (% of all)", 100.0, ("images",)),
-    "k": Over("neighbours asked (number)"),
-    "labels": Over("labelled images used (number)"),
+    "fraction": Over("labelled images (% of all)", 100.0, ("images",)),
+    "k": Over("neighbours (number)"),
+    "labels": Over("labelled images (number)"),
 }
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
-    """Return the settings that tell the rows apart."""
+    """Return the settings that differ between rows."""
     names = dict.fromkeys(name for row in rows for name in row.setting)
     return [name for name in names if len({shown(row.setting.get(name)) for row in rows}) > 1]
 
 
 def words(setting: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return such as "wheat, start all"."""
+    """Return a label such as "wheat, start all"."""
     parts = [(name, setting[name]) for name in names if name in setting]
     said = (shown(value) if name == "run" else f"{name} {shown(value)}" for name, value in parts)
     return ", ".join(said) or "all"
 
 
 def draw_score(score: str, rows: Sequence[Row], *, name: str) -> str:
-    """Return a plot of one score of rows as an inline `<svg>`, in per cent; `name` keeps its ids apart."""
+    """Plot a score of rows in per cent as an inline `<svg>`. `name` makes its ids unique on the page."""
     rows = [row for row in rows if score in row.scores]
     over = next((one for one in CURVES if one in varying(rows) and all(one in row.setting for row in rows)), None)
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -69,7 +69,7 @@ def draw_score(score: str, rows: Sequence[Row], *, name: str) -> str:
 
 
 def _dots(score: str, rows: Sequence[Row]) -> Figure:
-    """Return a figure with one row below the other, best readable where rows are compared."""
+    """Return a figure with one line per row, which makes rows easy to compare."""
     names = varying(rows)
     labels = [textwrap.fill(words(row.setting, names), LABEL_LETTERS) for row in rows]
     lines = max(label.count("\n") + 1 for label in labels)
@@ -116,7 +116,7 @@ def _curves(score: str, rows: Sequence[Row], over: str) -> Figure:
 
 
 def _point(axes: Axes, score: Score, place: float, colour: str, *, horizontal: bool) -> None:
-    """Draw a mean, its interval where there is one, and small ticks for several seeds."""
+    """Draw a mean, its confidence interval if there is one, and small ticks for several seeds."""
     mean = 100 * score.mean
     x, y = (mean, place) if horizontal else (place, mean)
     interval: Any = None

@@ -1,4 +1,4 @@
-"""Sheets of pictures, as PNG files or for a page: rows and columns of images, words above and beside them."""
+"""Sheets of images in rows and columns, with titles and legends, as PNG files or for the page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from dovetail.report.plots import INK, NO_METADATA, VARIABLES, themed
 CELL_INCHES = 2.0
 DPI = 130
 FONT_POINTS = 9
-LONGEST_NAME = 22  # what fits over a picture
-MAP = "viridis"  # perceptually uniform, and read alike by colour-blind eyes
+LONGEST_NAME = 22  # number of characters that fit above an image
+MAP = "viridis"  # perceptually uniform, and suited to colour-blind readers
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
 
 
 class Sheet:
-    """A figure of `rows` x `columns` pictures without axes, with its `title`; `write` saves it."""
+    """A figure of `rows` x `columns` images without axes, with a `title`. `write` saves it."""
 
     def __init__(
         self, rows: int, columns: int, *, title: str, cell: tuple[float, float] = (CELL_INCHES, CELL_INCHES)
@@ -58,12 +58,12 @@ class Sheet:
     def show(
         self, row: int, column: int, picture: Rgb, *, title: str = "", smooth: bool = False, left: bool = False
     ) -> Axes:
-        """Put a picture into a place and return it for more; cells of maps stay squares unless `smooth`.
+        """Show an image at a position and return its axes. Cells of maps are drawn as squares unless `smooth` is set.
 
-        A title that is wider than the picture starts at its `left`.
+        `left` aligns a title that is wider than the image to its left edge.
         """
         axes: Axes = self.axes[row, column]
-        axes.set_anchor("N")  # titles of a row are level, whatever the pictures' shapes
+        axes.set_anchor("N")  # aligns the titles of a row for any shape of images
         axes.imshow(picture, interpolation="hanning" if smooth else "nearest")
         if title:
             with mpl.rc_context(STYLE):
@@ -71,7 +71,7 @@ class Sheet:
         return axes
 
     def scale(self, low: float, high: float, label: str, *, colours: str | Colormap = MAP) -> None:
-        """Add a bar that says what the colours mean."""
+        """Add a colour bar."""
         mappable = ScalarMappable(Normalize(low, high), colours)
         with mpl.rc_context(STYLE):
             bar = self.figure.colorbar(mappable, ax=list(self.axes.flat), label=label, shrink=0.6, aspect=30)
@@ -79,7 +79,7 @@ class Sheet:
         bar.solids.set_rasterized(True)
 
     def legend(self, handles: Sequence[Artist], title: str) -> None:
-        """Add a legend below the pictures."""
+        """Add a legend below the images."""
         with mpl.rc_context(STYLE):
             self.figure.legend(
                 handles=handles,
@@ -91,9 +91,9 @@ class Sheet:
             )
 
     def inline(self, *, name: str, label: str) -> str:
-        """Return the sheet as an inline `<svg>` with the page's ink, without its title, which the page sets.
+        """Return the sheet as an inline `<svg>` in the text colour of the page, without its title, which the page sets.
 
-        `name` keeps its ids apart from others'.
+        `name` makes its ids unique on the page.
         """
         text = io.StringIO()
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -113,37 +113,37 @@ class Sheet:
         return np.asarray(Image.open(file).convert("RGB"))
 
     def save(self, file: Path | IO[bytes]) -> None:
-        """Save as PNG into a file, opened or not."""
+        """Save the sheet as PNG to a path or an open file."""
         with mpl.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
             self.figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
     def write(self, path: Path) -> Path:
-        """Save as PNG and return the path."""
+        """Save the sheet as PNG and return the path."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.save(path)
         except OSError as error:
-            raise ResourceError(f"Cannot write {path}: {error.strerror}; choose another folder for --out.") from None
+            raise ResourceError(f"Cannot write {path}: {error.strerror}; specify another folder with --out.") from None
         return path
 
 
 def put_label(axes: Axes, x: float, y: float, words: str, *, corner: bool = False) -> None:
-    """Write words on a white label over a picture, around a place or with a `corner` at it."""
+    """Draw a text on a white label, centred at a position or with its corner there."""
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     places: dict[str, Any] = {"va": "top"} if corner else {"ha": "center", "va": "center"}
     axes.text(x, y, words, fontsize=FONT_POINTS - 1, color="black", bbox=box, **places)
 
 
 def short(name: str) -> str:
-    """Return a file's own name for a title: printable, and cut in its middle where it is long."""
+    """Return the name of a file for a title: printable, and shortened in the middle if it is long."""
     name = "".join(sign if sign.isprintable() else "?" for sign in Path(name).name.encode("utf-8", "replace").decode())
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def heat(weights: NDArray[np.floating]) -> Rgb:
-    """Return weights [h, w] in the colours of `MAP`, the largest at its bright end."""
+    """Colour weights [h, w] with the colour map `MAP`. The largest weight has the brightest colour."""
     top = float(weights.max())
     coloured = mpl.colormaps[MAP](weights / top if top > 0 else weights)
     pixels: Rgb = (coloured[..., :3] * 255).round().astype(np.uint8)
@@ -151,22 +151,22 @@ def heat(weights: NDArray[np.floating]) -> Rgb:
 
 
 def enlarged_to(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Return a picture [h, w, ...] with each cell spread over the pixels that it covers."""
+    """Enlarge a map [h, w, ...] by repeating its cells (nearest neighbour)."""
     rows = np.arange(height) * picture.shape[0] // height
     columns = np.arange(width) * picture.shape[1] // width
     spread: NDArray[Any] = picture[rows][:, columns]
     return spread
 
 
-def blended(photograph: Rgb, colours: Rgb, *, share: float = 0.55) -> Rgb:
-    """Return colours [h, w, 3] laid over a greyed image [H, W, 3]."""
-    height, width = photograph.shape[:2]
-    grey = photograph.mean(axis=2, keepdims=True)
+def blended(image: Rgb, colours: Rgb, *, share: float = 0.55) -> Rgb:
+    """Blend colours [h, w, 3] with a greyscale version of an image [H, W, 3]."""
+    height, width = image.shape[:2]
+    grey = image.mean(axis=2, keepdims=True)
     mixed: Rgb = np.round((1 - share) * grey + share * enlarged_to(colours, height, width)).astype(np.uint8)
     return mixed
 
 
 def rows_of(items: Sequence[Any], least: int, what: str) -> None:
-    """Raise `DataError` where there are too few images for a picture."""
+    """Raise `DataError` if there are too few images."""
     if len(items) < least:
-        raise DataError(f"{what} needs at least {least} readable images and found {len(items)}; add some.")
+        raise DataError(f"{what} needs at least {least} readable images, got {len(items)}; add more images.")

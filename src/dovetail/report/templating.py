@@ -1,4 +1,4 @@
-"""Pages from templates, and onto the disk in one move."""
+"""Renders page templates and writes pages atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.report.sample import BOX_COLOURS
 
 
 def filled(template: str, **values: Any) -> str:
-    """Return a template of this package with its values; everything but `Markup` is escaped."""
+    """Render a template of this package. All values except `Markup` are escaped."""
     environment = Environment(
         loader=PackageLoader("dovetail.report"),
         autoescape=True,
@@ -26,7 +26,7 @@ def filled(template: str, **values: Any) -> str:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a page in one move: a reader finds the old one or the new one, whole."""
+    """Write a page atomically: a reader sees either the old or the new page."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     aside.write_text(text, encoding="utf-8", errors="replace")
     aside.replace(path)

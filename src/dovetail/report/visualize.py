@@ -1,4 +1,4 @@
-"""`dovetail visualize`: what a run's network sees, as sheets of pictures."""
+"""`dovetail visualize`: visualises the features of a run's network as sheets of images."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ from dovetail.report.sheets import Sheet, rows_of, short
 
 
 class Photos(NamedTuple):
-    """Readable images of a source: their names, and uint8 squares [C, S, S]."""
+    """Readable images of a source: names and uint8 squares [C, S, S]."""
 
     names: list[str]
     squares: list[Tensor]
 
 
 def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, finer: bool = False) -> Photos:
-    """Return up to `most` images, evenly spaced; `finer` takes twice the run's size where the network can.
+    """Return up to `most` images, evenly spaced. `finer` uses twice the view size if the network supports it.
 
     Raises:
-        DovetailError: For no readable image, or a size that does not fit.
+        DovetailError: No image is readable, or the size is unsupported.
     """
     source = images_in(images)
     side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
     if side < run.after.size_multiple or side % run.after.size_multiple:
-        raise OptionsError(f"Images of {side} px do not fit; give a multiple of {run.after.size_multiple}.")
+        raise OptionsError(f"--side-px expects a multiple of {run.after.size_multiple}, got {side}.")
     with values_within(run.options.value_range):
         photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
-    rows_of(photos.names, 1, "A picture")
+    rows_of(photos.names, 1, "A sheet")
     return photos
 
 
 def written(*paths: Path) -> list[Path]:
-    """Print and return what was written."""
+    """Print and return the paths of the written files."""
     for path in paths:
         tell(path)
     return list(paths)
 
 
 def as_module(model: Any) -> nn.Module | None:
-    """Return a module given in Python; a name says nothing that the run does not say itself."""
+    """Return the module that was passed in Python. Raise `OptionsError` for anything else."""
     if model is not None and not isinstance(model, nn.Module):
-        raise OptionsError(f"model is a {type(model).__name__}; leave it out, or give the run's torch.nn.Module.")
+        raise OptionsError(f"model expects the run's torch.nn.Module or None, got {type(model).__name__}.")
     return model
 
 
 @takes(PcaOptions)
 def pca(options: PcaOptions) -> list[Path]:
-    """Draw the encoder's and the decoder's maps before and after pre-training, by their principal components.
+    """Draw the principal components of encoder and decoder feature maps before and after pre-training.
 
     Returns:
-        The file, pca.png.
+        Path of the file pca.png.
 
     Raises:
-        DovetailError: For a folder without a run or images.
+        DovetailError: The folders contain no run or no images.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
@@ -78,7 +78,7 @@ def pca(options: PcaOptions) -> list[Path]:
         taps = shown_taps(restored.after.taps, restored.recipe)
         view = as_view(photos.squares, restored.recipe.views, restored.after)
         before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
-        title = f"First three principal components, before and after {restored.steps} of {restored.options.method}"
+        title = f"First three principal components before and after {restored.steps} of {restored.options.method}"
         sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
         for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
             sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
@@ -96,13 +96,13 @@ def _coloured(network: Network, view: Any, taps: list[str]) -> dict[str, Any]:
 
 @takes(SlotsOptions)
 def slots(options: SlotsOptions) -> list[Path]:
-    """Draw which slot of SlotCon each cell belongs to, as coloured overlays.
+    """Draw the SlotCon slot of each cell as a coloured overlay.
 
     Returns:
-        One file for each term, slots-TERM.png.
+        Paths of the files slots-TERM.png, one per term.
 
     Raises:
-        DovetailError: For a run without slots.
+        DovetailError: The run has no slots.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
@@ -113,13 +113,13 @@ def slots(options: SlotsOptions) -> list[Path]:
 
 @takes(AttentionOptions)
 def attention(options: AttentionOptions) -> list[Path]:
-    """Draw what a ViT's class token and ADCLR's query tokens attend to in its last block.
+    """Draw the attention of a ViT's class token and of ADCLR's query tokens in the last block.
 
     Returns:
-        attention.png, and queries.png where the ViT takes query tokens.
+        Paths of attention.png and, if the method has query tokens, queries.png.
 
     Raises:
-        DovetailError: For a model that is no ViT.
+        DovetailError: The model is not a ViT.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
@@ -132,13 +132,13 @@ def attention(options: AttentionOptions) -> list[Path]:
 
 @takes(CorrespondenceOptions)
 def correspondence(options: CorrespondenceOptions) -> list[Path]:
-    """Draw which cells of two pictures match best, as lines, before and after pre-training.
+    """Draw the best matches between cells of two images as lines, before and after pre-training.
 
     Returns:
-        One file for each pair, correspondence-01.png and so on.
+        Paths of the files correspondence-01.png and so on, one per pair.
 
     Raises:
-        DovetailError: For too few images.
+        DovetailError: There are too few images.
     """
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
@@ -159,13 +159,13 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
 
 @takes(NeighboursOptions)
 def neighbours(options: NeighboursOptions) -> list[Path]:
-    """Draw the images that are nearest to some of them among all, as a contact sheet.
+    """Draw a contact sheet of images with their nearest neighbours.
 
     Returns:
-        The file, neighbours.png.
+        Path of the file neighbours.png.
 
     Raises:
-        DovetailError: For too few images.
+        DovetailError: There are too few images.
     """
     with in_use(Path(options.out), keep=False):
         sheet = neighbours_sheet(
@@ -189,19 +189,19 @@ KINDS: Mapping[str, Callable[..., list[Path]]] = {
 
 
 def visualize(kind: str, **options: Any) -> list[Path]:
-    """Draw what a run's network sees, as `dovetail visualize KIND` does.
+    """Visualise the features of a run, as `dovetail visualize KIND`.
 
         dovetail.visualize("pca", run="runs/wheat", images="photos/", out="pictures/")
 
     Args:
-        kind: pca, slots, attention, correspondence or neighbours; see `dovetail visualize --help`.
-        options: Those of the command, by name.
+        kind: pca, slots, attention, correspondence or neighbours (see `dovetail visualize --help`).
+        options: Options of the command by name.
 
     Returns:
         The files that were written.
 
     Raises:
-        DovetailError: For an unknown kind or option, and for what cannot be drawn.
+        DovetailError: The kind or an option is unknown, or the images cannot be drawn.
     """
     if kind not in KINDS:
         raise unknown_name("kind of picture", kind, KINDS)

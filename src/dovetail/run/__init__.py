@@ -1,1 +1,1 @@
-"""The main job: options, the run's folder, resuming, the network, and pre-training itself."""
+"""Pre-training: options, run folder, resuming, building the network, and the run itself."""

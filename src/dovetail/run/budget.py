@@ -1,7 +1,7 @@
-"""`--budget 30min`: a new run planned into a wall time, from steps that are timed on this machine.
+"""`--budget 30min`: plans a new run that fits into a wall time, based on steps that are timed on this machine.
 
-Steps come first. Where even 200 do not fit, views become smaller, and the decoder's losses look at 196 sampled cells of
-its map. A run is never longer than without a budget.
+The number of steps is reduced first. If not even 200 steps fit, the views become smaller, and then the decoder's losses
+use 196 sampled cells of its map. A budget never makes a run longer.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dovetail.run.choose import on_processor, takes_size
 from dovetail.run.options import PretrainOptions
 
 FEWEST_STEPS = 200
-SHORT_STEPS = 1000  # at most, for the preset that is made for some hundred
+SHORT_STEPS = 1000  # longest run of the preset "short", which is made for a few hundred steps
 SIDES_PX = (224, 160, 128, 96, 64)
 SAMPLED_CELLS = 196
-KEPT_SHARE = 0.9  # of the time for steps; the rest is for the start, checkpoints, the page and what a machine varies
+KEPT_SHARE = 0.9  # fraction of the time for steps; the rest is for start-up, checkpoints, the page and variance
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of some options takes: seconds for a step, and steps where no budget ends it."""
+    """The cost of a run: seconds per step, and its number of steps without a budget."""
 
     step_seconds: float
     natural_steps: int
@@ -36,13 +36,13 @@ Measure = Callable[[PretrainOptions], Cost]
 def planned(
     options: PretrainOptions, network: Network, left: Callable[[], float], measure: Measure
 ) -> tuple[PretrainOptions, str]:
-    """Return the options of a run that ends within its budget, and what was planned in one sentence.
+    """Return the options of a run that fits into its budget, and a sentence that describes the plan.
 
     Args:
-        options: With a method; epochs and steps are free.
-        network: The model.
-        left: Returns the seconds of the budget that are left.
-        measure: Times a few steps of some options.
+        options: Options with a method. Epochs and steps are replaced.
+        network: Network of the run.
+        left: Returns the remaining seconds of the budget.
+        measure: Times a few steps of a run with the options.
     """
     found, steps = options, 0
     for found in candidates(options, network):
@@ -56,19 +56,19 @@ def planned(
         if steps >= min(FEWEST_STEPS, cost.natural_steps):
             break
     size = f" on views of {found.image_size} px" if found.image_size else ""
-    told = f"The budget of {options.budget} takes {steps:,} steps of {cost.step_seconds:.2g} s{size}."
+    told = f"The budget of {options.budget} allows {steps:,} steps of {cost.step_seconds:.2g} s{size}."
     if steps < FEWEST_STEPS:
-        told += " That is little: pre-training of fewer than 200 steps was not measured."
+        told += " This is very short: runs of fewer than 200 steps were not evaluated."
     return found.changed(max_steps=max(steps, 1), budget=None), told
 
 
 def steps_within(cost: Cost, seconds: float) -> int:
-    """Return the steps that fit, never more than the run has without a budget."""
+    """Return the number of steps that fit, which never exceeds the number without a budget."""
     return min(int(KEPT_SHARE * seconds / cost.step_seconds), cost.natural_steps)
 
 
 def candidates(options: PretrainOptions, network: Network) -> Iterator[PretrainOptions]:
-    """Yield the options from the largest views to the smallest, then with sampled cells."""
+    """Yield options with decreasing view sizes, then with sampled cells."""
     if options.preset == AUTO and on_processor(options):
         options = options.changed(preset="short")
     sides = SIDES_PX[2:] if on_processor(options) else SIDES_PX

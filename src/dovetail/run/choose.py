@@ -1,18 +1,18 @@
-"""One rule for what a run was not told: method, preset, size of the views and length.
+"""Chooses the method, preset, view size and length of a run that does not specify them.
 
-The method follows from the model and from the weights that it starts with:
+The method depends on the model and on its starting weights:
 
     decoder, trained encoder     encoder-targets, with the encoder frozen for the whole run
     decoder, random encoder      decon-sl
     a CNN without a decoder      densecl
     a ViT without a decoder      dino
 
-Encoder targets improve the frozen decoder most of the methods that were measured on a trained encoder, and cost least
-(`benchmarks/results/demo.md`). The methods for an encoder alone were chosen for their cost.
+With a trained encoder, encoder-targets improves the frozen decoder most of all methods that were measured, at the
+lowest cost (`benchmarks/results/demo.md`). The methods for an encoder alone were chosen for their cost.
 
-On a processor, where neither preset nor length was given, a run takes the preset "short", views of 128 px and 480
-steps: the length for which that preset was measured. Batch size, learning rate and the rest are the rules of
-`dovetail.train.defaults`. What was given always counts more.
+On a CPU, a run without a specified preset or length uses the preset "short", views of 128 px and 480 steps, which is
+the length that this preset was evaluated with. Batch size, learning rate and other defaults are in
+`dovetail.train.defaults`. Options that are specified always override these choices.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ TARGETS = "encoder-targets"
 
 
 def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
-    """Return the options of a new run with method, preset, size and length filled in, and why in one line.
+    """Fill in method, preset, view size and length of a new run.
 
     Args:
-        options: As they were given.
-        network: The model, with the weights that it was built with.
+        options: Options as specified by the user.
+        network: Network with its initial weights.
 
     Returns:
-        The options, and a sentence for each choice; no text where nothing was chosen.
+        The options, and a sentence that explains each choice (an empty string if nothing was chosen).
     """
     options, about_method = with_method(options, network)
     options, about_length = with_length(options, network)
@@ -53,7 +53,7 @@ def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions,
 
 
 def with_method(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
-    """Return the options with a method, and with the encoder frozen where the method is made for that."""
+    """Choose the method, and freeze the encoder if the method is meant for that."""
     trained, freeze = is_trained(options, network), options.freeze_encoder_epochs
     why = ""
     if options.preset == "continue" and not trained:
@@ -77,27 +77,27 @@ def method_for(network: Network, *, trained: bool, may_freeze: bool = True) -> t
     """Return the method for a model, and the reason.
 
     Args:
-        network: The model.
+        network: Network of the run.
         trained: Whether its encoder starts from trained weights.
-        may_freeze: Whether the encoder may be frozen for the whole run, and no option of another recipe was given.
+        may_freeze: Whether the encoder may be frozen for the whole run, and no option of another recipe is specified.
     """
     if network.decoder_prefixes and trained and may_freeze:
-        return TARGETS, "a decoder with random weights learns most, and most cheaply, from an encoder that is trained"
+        return TARGETS, "the encoder is trained already, and predicting its features trains the decoder best"
     if network.decoder_prefixes:
-        start = "the encoder is trained too" if trained else "encoder and decoder start from random weights"
+        start = "the encoder is to be trained, too" if trained else "encoder and decoder start from random weights"
         return "decon-sl", f"{start}, and it trains both together"
     if is_vit(network):
-        return "dino", "the model is a ViT without a decoder, for which it is the cheapest"
-    return "densecl", "the model is an encoder without a decoder, for which it is the cheapest"
+        return "dino", "the model is a ViT without a decoder, and this is the cheapest method for it"
+    return "densecl", "the model is an encoder without a decoder, and this is the cheapest method for it"
 
 
 def is_vit(network: Network) -> bool:
-    """Whether the encoder gives tokens."""
+    """Return whether the encoder outputs tokens."""
     return any(tap.kind == "tokens" for tap in network.taps.values() if tap.part == "encoder")
 
 
 def with_length(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
-    """Return the options with what a run on a processor takes where neither preset nor length was given."""
+    """Choose preset, length and view size of a run on a CPU if neither preset nor length is specified."""
     free = options.preset == AUTO and options.epochs == AUTO and options.max_steps is None and options.budget is None
     if not free or not on_processor(options):
         return options, ""
@@ -105,16 +105,16 @@ def with_length(options: PretrainOptions, network: Network) -> tuple[PretrainOpt
     said = f"Preset short and {QUICK_STEPS} steps"
     if takes_size(options, network, QUICK_SIDE_PX):
         options, said = options.changed(image_size=QUICK_SIDE_PX), said + f" on views of {QUICK_SIDE_PX} px"
-    return options, f"{said}, because there is no GPU; --epochs, --max-steps or --budget set another length."
+    return options, f"{said}, because there is no GPU; override with --epochs, --max-steps or --budget."
 
 
 def on_processor(options: PretrainOptions) -> bool:
-    """Whether a run has no GPU."""
+    """Return whether a run uses the CPU."""
     return (best_accelerator() if options.accelerator == AUTO else options.accelerator) == "cpu"
 
 
 def takes_size(options: PretrainOptions, network: Network, side_px: int) -> bool:
-    """Whether the size of the views is free and the model, which is no ViT, takes one of `side_px`."""
+    """Return whether the view size is unspecified and the model is not a ViT and supports views of `side_px`."""
     given = options.image_size is not None or "image_size" in (options.recipe or {})
     if given or is_vit(network) or "image_size" not in options_of(options.method):
         return False
@@ -126,12 +126,12 @@ def takes_size(options: PretrainOptions, network: Network, side_px: int) -> bool
 
 
 def is_trained(options: PretrainOptions, network: Network) -> bool:
-    """Whether the encoder starts from trained weights: those of `init`, or a module's own."""
+    """Return whether the encoder starts from trained weights, from `init` or from the user's module."""
     return options.init is not None or (isinstance(options.model, nn.Module) and looks_trained(network))
 
 
 def looks_trained(network: Network) -> bool:
-    """Whether an encoder's norms have left what every library begins them with: one factor and one shift a layer."""
+    """Return whether the normalisation layers of the encoder are trained: untrained layers have constant weights."""
     prefix = network.encoder_prefix
     norms: Iterable[tuple[str, Any]] = (
         (name, module)
@@ -147,5 +147,5 @@ def looks_trained(network: Network) -> bool:
 
 
 def is_constant(values: Tensor | None) -> bool:
-    """Whether all values are the same; None, of a layer that has none, counts as such."""
+    """Return whether all values are equal. None (a layer without weights) counts as constant."""
     return values is None or bool(torch.all(values == values.reshape(-1)[0]))

@@ -1,4 +1,4 @@
-"""`export`: a run's weights in the names of a library, or its model as a program."""
+"""`export`: writes the weights of a run for another library, or its model as a program."""
 
 from __future__ import annotations
 
@@ -21,33 +21,37 @@ class ExportOptions(Options):
     run: str | Path = option("", "Folder of the run, pre-trained or fine-tuned, or an exported folder.", required=True)
     to: str | Path = option(
         "",
-        "File to write: .safetensors, .pt or .pth for weights, .onnx or .pt2 for programs. For hugging-face a folder.",
+        "Output file: .safetensors, .pt or .pth for weights, .onnx or .pt2 for programs. For hugging-face, a folder.",
         required=True,
     )
     format: Format = option(
         "model",
-        '"model" for the whole model, names unchanged ("smp" and "torchvision" likewise, for models of these '
-        'libraries, without a head that was not trained), "encoder" or "decoder" for one part, "timm" or "torchvision" '
-        'for the encoder, "detectron2" or "mmseg" for a ResNet, ConvNeXt, Swin or ViT and its FPN or FCN decoder, '
-        '"ultralytics" for a ResNet backbone, "nnunet" for a network of nnU-Net\'s, "hugging-face" for a folder of the '
-        'hub with a timm encoder, "onnx" and "torch-export" for programs that run without Dovetail.',
+        '"model" for the whole model with unchanged names ("smp" and "torchvision" do the same for models of these '
+        'libraries, but drop an untrained head), "encoder" or "decoder" for one part, "timm" or "torchvision" for the '
+        'encoder, "detectron2" or "mmseg" for a ResNet, ConvNeXt, Swin or ViT and its FPN or FCN decoder, '
+        '"ultralytics" for a ResNet backbone, "nnunet" for an nnU-Net network, "hugging-face" for a folder in the '
+        'layout of the hub with a timm encoder, "onnx" or "torch-export" for a program that runs without Dovetail.',
     )
-    part: Literal["all", "encoder"] = option("all", "Of onnx and torch-export: the whole model or its encoder alone.")
+    part: Literal["all", "encoder"] = option(
+        "all", "For onnx and torch-export: export the whole model or only its encoder."
+    )
     image_size: int | None = option(
-        None, "Of onnx and torch-export: side of the images in pixels. Default: the run's.", Range(8, most=MOST_SIDE_PX)
+        None,
+        "For onnx and torch-export: side of the input image in pixels. Default: the run's.",
+        Range(8, most=MOST_SIDE_PX),
     )
-    dynamic: bool = option(True, "Of onnx and torch-export: take images of other sizes, too.")
+    dynamic: bool = option(True, "For onnx and torch-export: support images of other sizes, too.")
 
 
 @takes(ExportOptions)
 def export(options: ExportOptions) -> Path:
-    """Write a run's weights in the names of a library, or its model as a program.
+    """Export the weights of a run for another library, or its model as a program.
 
     Returns:
-        The file, or the folder.
+        Path of the file or folder.
 
     Raises:
-        DovetailError: For a run without weights, or a format that does not fit the model.
+        DovetailError: The run has no weights, or the format does not support the model.
     """
     from dovetail.run.load import exported, load
     from dovetail.weights.formats import export_weights

@@ -1,4 +1,4 @@
-"""A run's folder: its config, and what may be emptied, resumed or written to."""
+"""The run folder: its config file, and checks before it is overwritten, resumed or written to."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PROBE = ".writable"
 OF_A_RUN = "# What ran. The recipe's options are complete: those that the preset stands for are among them.\n"
 LENGTHENED = "# Lengthened "
 PATHS = ("data", "init", "knn_data", "dense_data")
-PATTERN = re.compile(r"\{")  # of the names of shards
-LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # what a run killed before it had a config leaves
-COMMANDED = ("overwrite", "resume", "budget")  # said for one call, and not kept with a run
+PATTERN = re.compile(r"\{")  # a pattern of shard names
+LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # files that a run leaves if it is killed before it has a config
+COMMANDED = ("overwrite", "resume", "budget")  # options for one call, which are not saved with a run
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Run:
     """A finished or stopped run.
 
     Attributes:
-        folder: Where everything is: config.yaml, metrics.jsonl, train.log, checkpoints/, exported/.
-        step: Optimiser steps done.
-        total_steps: Optimiser steps of the whole run.
+        folder: Run folder with config.yaml, metrics.jsonl, train.log, checkpoints/ and exported/.
+        step: Number of finished optimiser steps.
+        total_steps: Number of optimiser steps of the whole run.
     """
 
     folder: Path
@@ -48,69 +48,70 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """Whether all steps are finished."""
         return self.step >= self.total_steps
 
     def load(self) -> nn.Module:
-        """Return the pre-trained module; see `dovetail.load`."""
+        """Load the pre-trained module (see `dovetail.load`)."""
         from dovetail.weights.exported import load
 
         return load(self.folder)
 
 
 def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
-    """Return the run's folder, made.
+    """Check and create the run folder.
 
     Raises:
-        DovetailError: If it is not empty and neither way on is chosen, cannot be written, or holds no run to overwrite.
+        DovetailError: The folder is not empty and neither `overwrite` nor `resume` is set, or it is not writable, or
+            contains no run to resume or overwrite.
     """
     if not str(out):
-        raise OptionsError("No folder for the run was named; give one with --out.")
+        raise OptionsError("--out is missing; specify a run folder.")
     if overwrite and resume:
-        raise OptionsError("--overwrite and --resume exclude each other; choose one.")
+        raise OptionsError("--overwrite and --resume cannot be combined; use one of them.")
     folder = Path(out)
     if resume and not (folder / CONFIG).is_file():
-        raise RunError(f"There is no run to resume in {folder}: it has no {CONFIG}.")
+        raise RunError(f"{folder} contains no run to resume ({CONFIG} is missing); check --out, or omit --resume.")
     try:
         if folder.exists() and not folder.is_dir():
-            raise RunError(f"{folder} is a file; name a folder for the run.")
+            raise RunError(f"{folder} is a file; specify a folder with --out.")
         if not resume and folder.is_dir() and any(entry.name not in LEFTOVERS for entry in folder.iterdir()):
             if not overwrite:
-                raise RunError(f"{folder} is not empty; add --overwrite to start anew or --resume to go on.")
+                raise RunError(f"{folder} is not empty; add --overwrite to start again or --resume to continue.")
             check_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / PROBE
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
     except OSError as error:
-        raise ResourceError(f"Cannot write to {folder}: {error.strerror}; choose another folder for --out.") from None
+        raise ResourceError(f"Cannot write to {folder}: {error.strerror}; specify another folder with --out.") from None
     return folder
 
 
 def check_run(folder: Path) -> None:
-    """Raise `RunError` where a folder does not look like a run's."""
+    """Raise `RunError` if a folder does not look like a run folder."""
     if not (folder / CONFIG).is_file():
         raise RunError(
-            f"{folder} holds files but no run ({CONFIG} is missing), so --overwrite leaves it alone; "
-            "name another folder."
+            f"{folder} contains files, but no run ({CONFIG} is missing), so --overwrite does not delete them; "
+            "specify another folder."
         )
 
 
 def refuse_sources_in(folder: Path, options: PretrainOptions) -> None:
-    """Raise `RunError` where the folder to be emptied holds what the run begins with."""
+    """Raise `RunError` if the folder to be overwritten contains input of the run."""
     for name in PATHS:
         value = getattr(options, name)
         if not isinstance(value, (str, Path)) or "://" in str(value):
             continue
         if Path(value).resolve().is_relative_to(folder.resolve()):
             raise RunError(
-                f"{name} {str(value)!r} lies in {folder}, which --overwrite empties; name another folder for --out."
+                f"{name} {str(value)!r} is inside {folder}, which --overwrite deletes; specify another --out."
             )
 
 
 def empty(folder: Path) -> None:
-    """Remove what a run left in `folder`, last of all what tells that it is a run's."""
-    entries = (entry for entry in folder.iterdir() if entry.name != LOCK)  # which this process holds
+    """Remove all files of a run. The config file, which marks a run folder, is removed last."""
+    entries = (entry for entry in folder.iterdir() if entry.name != LOCK)  # this process holds the lock
     for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -119,39 +120,36 @@ def empty(folder: Path) -> None:
 
 
 def anchored(name: str, value: Any) -> Any:
-    """Return the value of an option that names a path here as an absolute one, which holds in every working folder."""
+    """Make the path in an option absolute, so that it is valid in any working folder. Other values are unchanged."""
     if name not in PATHS or not isinstance(value, str) or value in ("", "imagenet") or "://" in value:
         return value
-    here = Path(PATTERN.split(value)[0])  # of a pattern of shards, what comes before its first brace
+    here = Path(PATTERN.split(value)[0])  # for a pattern of shards, the part before its first brace
     known = here.exists() or (here.parent.is_dir() and here.name != value)
-    return os.path.abspath(value) if known else value  # noqa: PTH100 - of a pattern, too, and links stay
+    return os.path.abspath(value) if known else value  # noqa: PTH100 - works on patterns, and keeps links
 
 
 def normal(value: Any) -> Any:
-    """Return a value as it reads in a config file."""
+    """Convert a value to the form it has in a config file."""
     if isinstance(value, tuple):
         return list(value)
     return os.fspath(value) if isinstance(value, Path) else value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a run's saved options."""
+    """Return the content of a run's config file."""
     place = folder / CONFIG
     if place.is_file() and not place.stat().st_size and (folder / COPY).is_file():
         place = folder / COPY
     content = read_options_file(place)
     if not isinstance(content, dict):
-        raise RunError(
-            f"{place} holds no options; put back the run's own {CONFIG}, of which {folder / COPY} is a copy, to go on "
-            "with its checkpoints."
-        )
+        raise RunError(f"{place} contains no options; restore it from its copy {folder / COPY} to resume the run.")
     return content
 
 
 def saved_options(folder: Path) -> dict[str, Any]:
-    """Return a run's saved options; raise `DovetailError` for names or kinds that no run has.
+    """Return the saved options of a run. Raise `DovetailError` for unknown names or wrong types.
 
-    What a call commands is not among them, whatever the file says.
+    Options for a single call, such as `overwrite`, are ignored even if the file contains them.
     """
     saved = read_config(folder)
     check_saved(PretrainOptions, saved, str(folder / CONFIG))
@@ -159,9 +157,9 @@ def saved_options(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, options: Mapping[str, Any]) -> None:
-    """Save a run's options, resolved, so that `dovetail pretrain --config` runs the same again.
+    """Save the resolved options of a run, so that `dovetail pretrain --config` repeats it.
 
-    A comment says where a run was lengthened: its schedules were those of the shorter run up to there.
+    If a run was lengthened, a comment records this, because its schedules were those of the shorter run before.
     """
     import yaml
 
@@ -169,15 +167,15 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
     plain = {name: anchored(name, normal(value)) for name, value in options.items()}
     for name in ("data", "model"):
         if not isinstance(plain[name], str):
-            plain[name] = None  # given in Python; must be given again
+            plain[name] = None  # a Python object, which must be passed again
     text = OF_A_RUN + remarks + yaml.safe_dump(plain, sort_keys=False)
     write_whole(folder / CONFIG, text)
     (folder / COPY).parent.mkdir(exist_ok=True)
-    write_whole(folder / COPY, text)  # whoever empties or loses the first can still go on from the checkpoints
+    write_whole(folder / COPY, text)  # a run whose config is lost can be resumed with the copy
 
 
 def remarks_on_length(folder: Path, options: Mapping[str, Any]) -> str:
-    """Return the comments of the config in `folder` on how its run was lengthened, and one more where `options` do."""
+    """Return the comments on lengthening in the config in `folder`, plus one if `options` lengthen the run."""
     if not (folder / CONFIG).is_file() or not (folder / CONFIG).stat().st_size:
         return ""
     before = read_config(folder)

@@ -1,4 +1,4 @@
-"""`load` and `load_into` for every folder with weights: of pre-training, and of fine-tuning."""
+"""`load` and `load_into` for pre-training runs and fine-tuned runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from dovetail.weights.exported import Exported, MatchReport, SelectedPart
 
 
 def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
-    """Build a run's model and load its weights strictly.
+    """Build the model of a run and load its weights strictly.
 
     Args:
-        source: Folder of a pre-training run, its exported folder, or the folder of a fine-tuned run. The model of the
-            last has its classes, and says in `class_names` and `normalisation` how it is used.
-        image_size: Side in pixels of the images that the model is for. A ViT's positions are resampled to the grid of
-            that size, and the match report that says so is printed. Default: the size of the run's views. Models
-            without positions take images of any size anyway.
+        source: Folder of a pre-training run, its exported folder, or the folder of a fine-tuned run. The model of a
+            fine-tuned run has its classes, and the attributes `class_names` and `normalisation`.
+        image_size: Image size of the model in pixels. The position embeddings of a ViT are resampled to this size, and
+            the match report is printed. Default: the size of the run's views. Models without position embeddings
+            support any size.
+
+    Returns:
+        The model with its weights.
 
     Raises:
-        DovetailError: For a bare file, a module of the user's own (use `load_into`), or a size the model cannot have.
+        DovetailError: The source is a bare weight file, the model is a custom module (use `load_into`), or it does not
+            support the image size.
     """
     from dovetail.downstream.rebuilt import finished_folder, load_finished
 
@@ -43,30 +47,33 @@ def load_into(
     prefix: str | None = None,
     strict: bool = True,
 ) -> MatchReport:
-    """Load weights into `model` in place and report what fitted.
+    """Load weights into `model` in place and report which tensors were loaded.
 
-    Names are matched within the encoder and within the decoder, so the target may be of another library than the
-    source, as long as the parts are of one architecture; `docs/load.md` lists the libraries. Task heads are left as
-    they are, but for those of a fine-tuned run that fit. Positions of a ViT are resampled to the model's grid, and the
-    first convolution is made for the model's channels. The report says so.
+    Names are matched within the encoder and within the decoder. So the model may come from another library than the
+    file, as long as the parts have the same architecture; `docs/load.md` lists the libraries. Task heads keep their
+    weights, except for heads of a fine-tuned run that fit. The position embeddings of a ViT are resampled to the
+    model's grid, and the first convolution is adapted to the model's number of input channels. The report lists these.
 
     Args:
-        model: The module to fine-tune.
-        source: Folder of a run, pre-trained or fine-tuned, exported folder, or file of weights, of another program too:
+        model: Module to load the weights into.
+        source: Folder of a pre-training or fine-tuned run, exported folder, or weight file, also of another program:
             .safetensors, .pth, .pt, .ckpt, .bin or .pth.tar.
-        part: Load everything, or only one part. A decoder that the file does not have is left as it is.
-        prefix: Of the part's names in the model, the encoder's for "all", such as "model.backbone."; found by itself
-            unless given.
-        strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
+        part: Load everything, or only one part. A decoder that the file lacks keeps its weights.
+        prefix: Prefix of the part's names in the model (of the encoder for "all"), such as "model.backbone.". By
+            default, it is found automatically.
+        strict: Raise an error if a tensor is missing, unexpected or has another shape. The model is not changed then.
+
+    Returns:
+        Report of the tensors that were loaded and those that were not.
 
     Raises:
-        WeightsError: As `strict` says, and always when nothing fits.
+        WeightsError: No tensor fits, or `strict` is set and some tensors do not fit.
     """
     return matching.load_into(model, exported(source), part=part, prefix=prefix, strict=strict)
 
 
 def exported(source: str | Path) -> Exported:
-    """Return the weights of a run, pre-trained or fine-tuned; see `dovetail.weights.exported.read_exported`."""
+    """Return the weights of a pre-training or fine-tuned run (see `dovetail.weights.exported.read_exported`)."""
     from dovetail.downstream.rebuilt import exported_of, finished_folder
 
     folder = finished_folder(source)

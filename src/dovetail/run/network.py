@@ -1,4 +1,4 @@
-"""The network of a run: built from what was asked for, and given its starting weights."""
+"""Builds the network of a run and loads its starting weights."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def network_for(options: PretrainOptions) -> Network:
-    """Return the network of the model that was asked for; a module given in Python is copied, not changed."""
+    """Build the network of the model that the options specify. A module passed in Python is copied, not changed."""
     model = own_model(options)
     if not isinstance(model, (str, nn.Module)):
-        raise ModelError(f"model is a {type(model).__name__}; give a name or a torch.nn.Module.")
+        raise ModelError(f"model expects a name or a torch.nn.Module, got {type(model).__name__}.")
     network = build_network(
         copied(model) if isinstance(model, nn.Module) else model,
         in_channels=options.in_channels,
@@ -46,60 +46,61 @@ def network_for(options: PretrainOptions) -> Network:
         drop_path=options.drop_path,
         checkpoint_blocks=options.checkpoint_blocks,
     )
-    if network.in_channels != options.in_channels:  # a call may say its own
+    if network.in_channels != options.in_channels:  # a constructor call may set another number
         raise ModelError(
-            f"The model takes {network.in_channels} channels, and images are read with {options.in_channels}; give "
-            f"--in-channels {network.in_channels}."
+            f"The model expects {network.in_channels} channels, but images are read with {options.in_channels}; "
+            f"specify --in-channels {network.in_channels}."
         )
     return network
 
 
 def own_size(method: str) -> int | None:
-    """Return the side of a finished recipe's views in pixels; None of a method with options, and of one not chosen."""
+    """Return the view size of a fixed recipe in pixels, or None for methods with options and for "auto"."""
     return None if method == AUTO else METHODS[parse(method).base].image_size
 
 
 def own_model(options: PretrainOptions) -> Any:
-    """Return the model that was asked for, made where it is the path of a class, a function or a module.
+    """Return the model in the options. The import path of a class, a function or a module is resolved to a module.
 
     Raises:
-        DovetailError: The path is that of something else, or a file names it, which may not choose code to run.
+        DovetailError: The path leads to something else, or comes from a file, which may not select code to run.
     """
     model = options.model
     if not isinstance(model, str) or not is_path(model):
         return model
     if not options.typed("model"):
-        raise OptionsError(f"The model {model} is Python code, which a file may not choose; name it with --model.")
+        raise OptionsError(f"The model {model} is Python code, which a file may not select; specify it with --model.")
     found = import_path(model, "model")
     if isinstance(found, nn.Module):
         return found
     made = found() if callable(found) else found
     if not isinstance(made, nn.Module):
         raise ModelError(
-            f"{model} gives a {type(made).__name__}; name a module, or what returns one without arguments."
+            f"{model} returned a {type(made).__name__}; specify a torch.nn.Module, or a class or function that returns "
+            "one without arguments."
         )
     return made
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a module, with weights, flags and hooks of its own; raise `ModelError` where none can be."""
+    """Return a deep copy of a module. Raise `ModelError` if it cannot be copied."""
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"The {type(model).__name__} cannot be copied, and training must not change yours ({reason}); give a "
-            "module that copy.deepcopy takes."
+            f"The {type(model).__name__} cannot be copied ({reason}), but training must not change your module; pass a "
+            "module that copy.deepcopy supports."
         ) from error
 
 
 def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, needed: bool) -> MatchReport | None:
-    """Give a network the weights that `init` names; a run that goes on has others, and is only told what is missing.
+    """Load the weights that `init` specifies. For a resumed run, which has its own weights, failures are warnings.
 
-    Weights are downloaded only where the command line or Python named them.
+    Weights are only downloaded if `init` was specified on the command line or in Python.
 
     Returns:
-        What was loaded from a file; None without one.
+        Report of the tensors that were loaded from a file, or None without a file.
     """
     report = None
     init = options.init
@@ -112,14 +113,14 @@ def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, ne
     except DovetailError as error:
         if needed:
             raise
-        log.warning("%s The run goes on with its own weights.", printable(str(error)))
+        log.warning("%s The run continues with its own weights.", printable(str(error)))
     if needed and recipe.query_rule.positions == "sincos":
         check_positions(network)
     return report
 
 
 def begin_random(network: Network, recipe: Recipe, options: PretrainOptions) -> None:
-    """Give an encoder that starts from random weights those of the recipe; a module given in Python keeps its own."""
+    """Initialise a random encoder as the recipe says. A module passed in Python keeps its weights."""
     if options.init is not None or not isinstance(options.model, str) or is_path(options.model):
         return
     if recipe.encoder_init is not None:
@@ -129,26 +130,26 @@ def begin_random(network: Network, recipe: Recipe, options: PretrainOptions) -> 
 
 
 def starting_weights(init: str | None) -> str | Path | None:
-    """Return what `init` names: a run's folder stands for its exported model."""
+    """Return the weight file that `init` specifies: a run folder is resolved to its exported model."""
     if init is None or init == "imagenet" or not Path(init).is_dir():
         return init
-    from dovetail.downstream.start import TASK_FILE  # labelled sets take a while to import
+    from dovetail.downstream.start import TASK_FILE  # slow to import
 
     folder = Path(init)
     found = next((path for path in (folder / EXPORTED / MODEL_FILE, folder / MODEL_FILE) if path.is_file()), None)
     if (folder / TASK_FILE).is_file():
-        raise WeightsError(f"{init} holds a fine-tuned model; name the pre-training run that it was made from.")
+        raise WeightsError(f"{init} contains a fine-tuned model; specify the pre-training run that it started from.")
     if found is None and (folder / CONFIG).is_file():
-        raise WeightsError(f"The run {init} has exported no weights yet; finish it with --resume first.")
+        raise WeightsError(f"The run {init} has no exported weights yet; finish it with --resume first.")
     if found is None:
-        raise WeightsError(f"{init} holds no pre-training run; name the folder of one, or a file of weights.")
+        raise WeightsError(f"{init} contains no pre-training run; specify a run folder or a weight file.")
     return found
 
 
 def normalised_recipe(recipe: Recipe, network: Network, options: PretrainOptions) -> Recipe:
-    """Return the recipe with the mean and deviation that were given, or else those of the weights to start from.
+    """Return the recipe with the specified mean and standard deviation, or those of the starting weights.
 
-    A resumed run that names none is older than these options, and keeps the recipe's.
+    A resumed run without them was saved before these options existed, and keeps those of the recipe.
     """
     found: Any = (tuple(options.mean), tuple(options.std)) if options.mean else None
     if found is None and not options.resume:

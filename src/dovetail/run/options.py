@@ -15,7 +15,7 @@ from dovetail.train.options import EngineOptions
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """What is trained, how, and on which images."""
+    """Options for the data, the model and the method."""
 
     data: Any = option(
         None,
@@ -32,18 +32,18 @@ class ModelOptions(Options):
     )
     method: Any = option(
         "auto",
-        "Name of a method (`dovetail methods` lists them), auto to choose by the model and the weights to start from, "
-        "package.module:function for one of your own, or (in Python) "
-        "a function (taps, **options) -> Recipe or a Recipe.",
+        "Name of a method (`dovetail methods` lists them), auto to choose one by the model and its starting weights, "
+        "package.module:function for your own method, or (in Python) a function (taps, **options) -> Recipe or a "
+        "Recipe.",
     )
-    out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is given.")
+    out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is set.")
     preset: Literal["auto", "paper", "small", "short", "continue"] = option(
         "auto",
         'Sizes of heads, queues and similar: "paper" as published, "small" for up to 20,000 images or without a GPU. '
-        '"short" also has momenta and rates for a few hundred steps; "continue" has these for an encoder with trained '
-        "weights, which it freezes for half of the run and then trains at a tenth of the rate. "
-        '"auto" takes "short" for a run without a GPU whose length is not given, and else "small" or "paper". '
-        "Options in `recipe` override the preset.",
+        '"short" also adapts momenta and learning rates to a few hundred steps. "continue" does the same for an '
+        "encoder with trained weights, which is frozen for half of the run and then trained with a tenth of the "
+        'learning rate. "auto" selects "short" for a run without a GPU and without a specified length, otherwise '
+        '"small" or "paper". Options in `recipe` override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(
@@ -53,78 +53,82 @@ class ModelOptions(Options):
     value_range: Sequence[float] = option(
         (),
         "Values of black and white in images with more than 8 bits per channel, such as 0 4095 for 12 bits. Values "
-        "outside are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
+        "outside this range are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
     )
     init: str | None = option(
         None,
-        "Weights to start from: a run folder, a weights file, also of another program (.safetensors, .pth, .pt, .ckpt, "
+        "Weights to start from: a run folder, a weight file, also of another program (.safetensors, .pth, .pt, .ckpt, "
         '.bin, .pth.tar), or "imagenet" for ImageNet weights of the encoder. A decoder that the file does not have '
-        "starts at random. ImageNet weights of EfficientNet-Lite0 come from an installed package, the others from the "
-        "model library's hub.",
+        "starts from random weights. ImageNet weights of EfficientNet-Lite0 come from an installed package, all others "
+        "from the model library's hub.",
     )
     mean: Sequence[float] = option(
         (),
-        "Mean of each channel for normalisation, for values in [0, 1]. Default: the one that the weights in `init` "
+        "Mean of each channel for normalisation, for values in [0, 1]. Default: the mean that the weights in `init` "
         "were trained with if it is known, otherwise ImageNet's.",
     )
-    std: Sequence[float] = option((), "Standard deviation of each channel for normalisation; default as for `mean`.")
+    std: Sequence[float] = option((), "Standard deviation of each channel for normalisation. Default: as for `mean`.")
     encoder: str | None = option(
-        None, "For your own module: path of the submodule that is the encoder, or several paths with commas in between."
+        None, "For your own module: path of the encoder submodule, or several comma-separated paths."
     )
     decoder: str | None = option(
-        None, "For your own module: path of the submodule that is the decoder, or several paths with commas in between."
+        None, "For your own module: path of the decoder submodule, or several comma-separated paths."
     )
     taps: dict[str, str] | None = option(
         None,
-        "For your own module: path of the submodule that returns each tap's map, such as --taps.c5 backbone.layer4. "
-        "Default: all maps of encoder and decoder.",
+        "For your own module: path of the submodule that outputs each tap's feature map, such as --taps.c5 "
+        "backbone.layer4. Default: all feature maps of encoder and decoder.",
     )
     drop_path: float = option(
-        0.0, "For timm ViTs given by name: stochastic depth rate of the last block, in [0, 1). The teacher has none."
+        0.0,
+        "For timm ViTs specified by name: stochastic depth rate of the last block, in [0, 1). It is off in the "
+        "teacher.",
     )
     checkpoint_blocks: bool = option(
-        False, "For timm ViTs given by name: recompute blocks in the backward pass to save memory."
+        False, "For timm ViTs specified by name: recompute blocks in the backward pass to save memory."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(EngineOptions, ModelOptions):
-    """Every option of `dovetail pretrain`."""
+    """All options of `dovetail pretrain`."""
 
     report_every_minutes: float = option(
-        5.0, "Minutes between two updates of the page report.html; 0 writes no page.", NOT_NEGATIVE, movable=True
+        5.0, "Minutes between updates of the report.html page. 0 disables the page.", NOT_NEGATIVE, movable=True
     )
     knn_data: str | Path | None = option(
         None,
-        "Folder with train/CLASS/ and val/CLASS/ images, as for `dovetail evaluate knn`. The log then has the kNN "
-        "accuracy (k = 20) of the current encoder. These images are never trained on.",
+        "Folder with train/CLASS/ and val/CLASS/ images, as for `dovetail evaluate knn`. Logs the kNN accuracy "
+        "(k = 20) of the current encoder. These images are not used for training.",
         movable=True,
     )
     dense_data: str | Path | None = option(
         None,
-        "Images with masks, as for `dovetail evaluate dense`. The log then has the mIoU of the frozen encoder and "
-        "decoder maps, by a linear classifier and by retrieval. These images are never trained on.",
+        "Images with masks, as for `dovetail evaluate dense`. Logs the mIoU of the frozen encoder and decoder "
+        "features, with a linear classifier and with retrieval. These images are not used for training.",
         movable=True,
     )
     loggers: Sequence[Any] = option(
         (),
-        "Loggers beside TensorBoard: wandb, mlflow, or both (their packages must be installed), or (in Python) "
+        "Loggers in addition to TensorBoard: wandb, mlflow, or both (their packages must be installed), or (in Python) "
         "Lightning loggers.",
         movable=True,
     )
-    callbacks: Sequence[Any] = option((), "Lightning callbacks, called after the run's own.", movable=True, python=True)
+    callbacks: Sequence[Any] = option(
+        (), "Lightning callbacks, called after the built-in ones.", movable=True, python=True
+    )
     trainer_args: dict[str, Any] | None = option(
         None,
-        "Further arguments of Lightning's Trainer, such as profiler or detect_anomaly; those that an option of this "
-        "function stands for are refused.",
+        "Further arguments of Lightning's Trainer, such as profiler or detect_anomaly. Arguments that correspond to an "
+        "option of this function are rejected.",
         movable=True,
         python=True,
     )
     optimiser: Any = option(
         None,
-        "Function from torch's parameter groups to a torch optimiser, such as torch.optim.NAdam or a functools.partial "
-        "of it, in place of the recipe's. Its lr and weight_decay count unless lr is given; the built-in optimisers "
-        "are chosen with the recipe's option optimiser.",
+        "Function that takes parameter groups and returns a torch optimiser, such as torch.optim.NAdam or a "
+        "functools.partial of it. Replaces the recipe's optimiser. Its lr and weight_decay are used unless lr is "
+        "specified. Built-in optimisers are selected with the recipe's option optimiser.",
         movable=True,
         python=True,
     )
@@ -146,39 +150,39 @@ class PretrainOptions(EngineOptions, ModelOptions):
     )
     budget: str | None = option(
         None,
-        'Wall time for the run, such as "30min", "2h" or "90s". Sets the number of steps, and smaller views where few '
-        "steps fit, from a few steps that are timed first. For runs of one process.",
+        'Wall time for the run, such as "30min", "2h" or "90s". Times a few steps first, then sets the number of '
+        "steps, and smaller views if few steps fit. For runs of one process.",
     )
-    overwrite: bool = option(False, "Delete what is in `out` first.")
+    overwrite: bool = option(False, "Delete the contents of `out` first.")
     resume: bool = option(
         False,
-        "Resume the run in `out` exactly where it stopped. Other devices may be used with the same global batch size. "
-        "A finished run is lengthened with a larger `epochs` or `max_steps`.",
+        "Resume the run in `out` exactly where it stopped. The number of devices may change; the global batch size "
+        "stays the same. A finished run is lengthened with a larger `epochs` or `max_steps`.",
     )
 
     def check_complete(self) -> None:
-        """Raise `OptionsError` where something without a default is missing, and for statistics that do not fit."""
+        """Raise `OptionsError` if a required option is missing, or mean and std are invalid."""
         if self.data is None:
-            raise OptionsError("No data was named; give a folder of images with --data.")
+            raise OptionsError("--data is missing; specify a folder of images.")
         if self.model is None:
-            raise OptionsError("No model was named; give one such as --model smp/unet/resnet50.")
+            raise OptionsError("--model is missing; specify a model such as --model smp/unet/resnet50.")
         self.check_budget()
         mean, std = self.mean, self.std
         if any(len(one) not in (0, self.in_channels) for one in (mean, std)) or len(mean) != len(std):
             raise OptionsError(
-                f"mean is {list(mean)} and std is {list(std)}; give both, with one number for each of the "
-                f"{self.in_channels} channels, or neither."
+                f"mean and std expect {self.in_channels} numbers each (one per channel) or none, got {list(mean)} and "
+                f"{list(std)}."
             )
         if any(value <= 0 for value in std):
-            raise OptionsError(f"std is {list(std)}; each number must be above 0.")
+            raise OptionsError(f"std expects numbers above 0, got {list(std)}.")
 
     def check_budget(self) -> None:
-        """Raise `OptionsError` for a budget that is no duration, or beside what it would plan."""
+        """Raise `OptionsError` for a budget that is not a duration, or conflicts with other options."""
         if self.budget is None:
             return
         seconds_in(self.budget)
         if self.resume:
-            raise OptionsError("budget plans a new run, and a run that goes on has its length; leave --budget out.")
+            raise OptionsError("--budget plans a new run, but --resume continues one; omit --budget.")
         for name in ("epochs", "max_steps"):
             if name in self.named and getattr(self, name) != self.default_of(name):
-                raise OptionsError(f"budget and {name} both set the length of the run; give one of them.")
+                raise OptionsError(f"budget and {name} both set the length of the run; specify only one of them.")

@@ -1,4 +1,4 @@
-"""`pretrain`: a folder of images and a model's name in, a run folder with weights out."""
+"""`pretrain`: trains a model on unlabelled images and writes a run folder with its weights."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from dovetail.provenance import refuse_decided_in_file, refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes.registry import name_of
 from dovetail.recipes.spelling import refuse_other_spellings
-from dovetail.run.beside import dense_of, knn_of, report_of
 from dovetail.run.budget import Cost, planned
 from dovetail.run.choose import chosen
 from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
+from dovetail.run.online import dense_of, knn_of, report_of
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
@@ -64,23 +64,23 @@ def pretrain(options: PretrainOptions) -> Run:
     """Pre-train a model on unlabelled images.
 
     Returns:
-        The run; `run.load()` gives the pre-trained module.
+        The run. `run.load()` returns the pre-trained module.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or the run cannot be carried out.
     """
     refuse_decided_in_file(options)
     if options.typed("method"):
         options = options.changed(method=name_of(options.method))
     refuse_other_spellings(options, options.recipe)
-    again = requeued() and (Path(options.out) / CONFIG).is_file()  # by the first command, --overwrite included
+    again = requeued() and (Path(options.out) / CONFIG).is_file()  # SLURM repeats the command, with --overwrite
     if again:
         options = options.changed(resume=True, overwrite=False)
     first = is_first_process()
     how = {"overwrite": options.overwrite, "resume": options.resume}
     folder = check_out(options.out, **how) if first else Path(options.out)
     with in_use(folder) if first else nullcontext():
-        if first:  # what another process has written meanwhile counts
+        if first:  # check again: another process may have written to the folder meanwhile
             check_out(options.out, **how)
         if options.resume:
             options = resumed(options, folder)
@@ -93,7 +93,7 @@ def pretrain(options: PretrainOptions) -> Run:
 
 
 def execute(options: PretrainOptions, out: Path) -> Run:
-    """Run the pre-training in `out`, which is emptied, where it is to be, once all that can be refused has been."""
+    """Run the pre-training in `out`. With `overwrite`, the folder is emptied after all options have been checked."""
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
         check_loggers(options.loggers)
@@ -149,7 +149,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
 
 
 def with_statistics(recipe: Recipe, source: ImageSource, options: PretrainOptions) -> Recipe:
-    """Return the recipe with a mean and a deviation measured over some images, where it has none for their channels."""
+    """Measure mean and standard deviation over some images if the recipe has none for their number of channels."""
     if options.resume or not needs_measuring(recipe.views, options.in_channels):
         return recipe
     found = measured(source, options.in_channels, seed=options.seed)
@@ -159,25 +159,25 @@ def with_statistics(recipe: Recipe, source: ImageSource, options: PretrainOption
 
 
 def planned_run(options: PretrainOptions, source: ImageSource, network: Network) -> PretrainOptions:
-    """Return the options with what was left open chosen, and planned into the budget; say what and why."""
+    """Fill in unspecified options, plan the run into its budget, and print the choices with their reasons."""
     began = time.monotonic()
     options, why = chosen(options, network)
     if options.budget is not None:
         seconds, measure = seconds_in(options.budget), partial(cost_of, source=source, network=network)
         options, told = planned(options, network, lambda: seconds - (time.monotonic() - began), measure)
         why = f"{why} {told}".strip()
-    network.image_size = options.image_size or network.image_size  # which the exported model is used with
+    network.image_size = options.image_size or network.image_size  # the exported model is used with this size
     if why and is_first_process():
         tell(why)
     return options
 
 
 def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> Cost:
-    """Return what a run of some options takes, timed on copies."""
+    """Return the cost of a run with these options, timed on copies."""
     torch_state = torch.get_rng_state()
     recipe, settings, _ = resolved_run(options, source, network)
     if settings.world_size > 1:
-        raise OptionsError("budget plans runs of one process; give --max-steps instead, or --devices 1.")
+        raise OptionsError("--budget supports runs of one process only; use --max-steps or --devices 1 instead.")
     check_views(recipe, network, settings)
     learner = build_learner(recipe, copy.deepcopy(network).following(recipe.network_rules))
     torch.set_rng_state(torch_state)
@@ -187,16 +187,16 @@ def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> 
 
 
 def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
-    """Raise `DovetailError` where the network does not take views of their size."""
+    """Raise `DovetailError` if the network does not support the sizes of the views."""
     for view in recipe.views.views:
-        # Queries need a view with query patches, and no image size can be wrong for them alone.
+        # Queries need a view with query patches. A size that suits the other taps suits them, too.
         taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
         taps |= {term.target.tap for term in recipe.terms if term.target and view.role in term.target.roles}
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
 
 
 def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begun: bool) -> None:
-    """Empty the folder where it is to be overwritten, and note which images the run has."""
+    """Empty the folder if it is to be overwritten, and save the identity of the images."""
     identity = identity_of(source)
     first = is_first_process()
     if options.resume:
@@ -221,7 +221,7 @@ def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
 def batches_from(
     source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path | None, start: int
 ) -> Iterable[ViewBatch]:
-    """Return this process's batches from step `start` on; unreadable images are named in the run's folder `out`."""
+    """Return this process's batches from step `start` on. Unreadable images are logged in the run folder `out`."""
     return make_loader(
         source,
         recipe.views,
@@ -239,13 +239,13 @@ def batches_from(
 
 
 def views_of(batch: ViewBatch, device: torch.device, *, recipe: Recipe) -> list[View]:
-    """Return a batch's views on the device."""
+    """Return the views of a batch on the device."""
     return to_views(batch, recipe.views, device)
 
 
 @rank_zero_only
 def export_run(learner: Learner, config: PretrainOptions, settings: Settings, out: Path) -> None:
-    """Write the weights and say how to load them."""
+    """Export the weights and print how to load them."""
     network: Network = learner.exported
     mean, std = statistics(learner.recipe.views, config.in_channels)
     extra: dict[str, Any] = {
@@ -258,15 +258,15 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
     try:
         save_exported(network, fresh, method=config.method, extra=extra, mean=mean, std=std)
         (out / EXPORTED).mkdir(exist_ok=True)
-        for file in sorted(fresh.iterdir()):  # each whole or absent, whenever the run is killed
+        for file in sorted(fresh.iterdir()):  # each file is replaced atomically
             file.replace(out / EXPORTED / file.name)
         flush_folder(out / EXPORTED)
         fresh.rmdir()
     except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"The weights could not be written to {out / EXPORTED} ({error}); make room there and add --resume."
+            f"The weights cannot be written to {out / EXPORTED} ({error}); free disk space and add --resume."
         ) from error
-    tell(f"\nThe {learner.recipe.export}'s weights are in {out / EXPORTED}. To fine-tune them:\n")
+    tell(f"\nThe weights of the {learner.recipe.export} are in {out / EXPORTED}. To fine-tune them:\n")
     tell(example(network, out))
     checkpoints = Checkpoints(out / "checkpoints")
     checkpoints.prune()
@@ -275,11 +275,11 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
 
 
 def requeued() -> bool:
-    """Whether SLURM runs this job again, with the command that it had at first."""
+    """Return whether SLURM has requeued this job, which repeats its first command."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a distributed run that makes the folder; launchers number the others."""
+    """Return whether this is the first process of a distributed run, which creates the folder."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
     return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0

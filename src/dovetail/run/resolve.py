@@ -1,4 +1,4 @@
-"""What a run is: its recipe and its numbers, with everything on "auto" filled in."""
+"""Resolves the recipe and the settings of a run: replaces every "auto" by a value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class HasImages(Protocol):
-    """What of a source decides a run's numbers."""
+    """An image source, as far as the settings depend on it."""
 
     @property
     def num_images(self) -> int: ...
@@ -32,14 +32,14 @@ class HasImages(Protocol):
 def resolved_run(
     options: PretrainOptions, source: HasImages, network: Network
 ) -> tuple[Recipe, Settings, dict[str, Any]]:
-    """Return a run's recipe, its settings, and the recipe's options."""
+    """Return the recipe, the settings and the recipe options of a run."""
     chosen = recipe_options(options, source, network)
     recipe = build(options.method, network.taps, chosen)
     settings = resolve(recipe, options, num_images=source.num_images)
     if options.preset == "continue" and options.freeze_encoder_epochs == "auto" and network.decoder_prefixes:
         frozen = presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch
         settings = replace(settings, freeze_encoder_epochs=float(f"{frozen:.4g}"))
-    if not options.resume:  # a saved run names what it was shortened to
+    if not options.resume:  # a saved run has its shortened values
         free = options_of(options.method).keys() - dict(options.recipe or {}).keys()
         chosen |= shortened(recipe, settings, free) | typed_rate(options, settings, chosen)
         recipe = build(options.method, network.taps, chosen)
@@ -47,9 +47,9 @@ def resolved_run(
 
 
 def recipe_options(options: PretrainOptions, source: HasImages, network: Network) -> dict[str, Any]:
-    """Return the options of the recipe: the preset's, then those that were given."""
+    """Return the options of the recipe: those of the preset, overridden by those that are specified."""
     given, method, resume = dict(options.recipe or {}), options.method, options.resume
-    # A run saves what its preset stood for among the recipe's options, and which it was; these count when it goes on.
+    # A run saves the options of its preset among the recipe's options, so a resumed run needs no preset.
     preset = "paper" if resume else preset_of(options, source.num_images)
 
     def gathered(optimiser: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def recipe_options(options: PretrainOptions, source: HasImages, network: Network
         size = {} if options.image_size is None else {"image_size": options.image_size}
         return with_later_options(method, presets.beside(found, given, method) | size | given, resume=resume)
 
-    if resume or "optimiser" in given:  # a run from before there was a choice goes on with what it had
+    if resume or "optimiser" in given:  # older runs had no choice, and keep their optimiser
         return gathered(str(given.get("optimiser", "published")))
     found, layer_normed = gathered("published"), is_layer_normed(network)
     suited = suited_optimiser(method, network.taps, found, layer_normed=layer_normed)
@@ -65,11 +65,11 @@ def recipe_options(options: PretrainOptions, source: HasImages, network: Network
 
 
 def typed_rate(options: PretrainOptions, settings: Settings, chosen: Mapping[str, Any]) -> dict[str, float]:
-    """Return the recipe's rate at a batch of 256 that a typed `lr` stands for, where the rate of biases depends on it.
+    """Convert a specified `lr` to the recipe's `base_lr` (batch size 256) if the biases have their own learning rate.
 
     Args:
-        options: Of the run.
-        settings: Of the run, with its batch.
+        options: Options of the run.
+        settings: Settings of the run, with its batch size.
         chosen: Options of the recipe.
     """
     if options.lr == "auto" or not options.typed("lr") or chosen.get("bias_lr") is None:
@@ -78,59 +78,59 @@ def typed_rate(options: PretrainOptions, settings: Settings, chosen: Mapping[str
 
 
 def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
-    """Return the preset that a run takes."""
+    """Return the preset of a run."""
     accelerator = best_accelerator() if options.accelerator == "auto" else options.accelerator
     return presets.choose(options.preset, num_images=num_images, accelerator=accelerator)
 
 
 def check_freeze(settings: Settings, network: Network) -> None:
-    """Raise `OptionsError` where no weight of the model would be trained; warn where the encoder never thaws."""
+    """Raise `OptionsError` if no weights would be trained. Warn if the encoder is frozen for the whole run."""
     epochs = settings.freeze_encoder_epochs
     if epochs == math.inf and not network.decoder_prefixes:
         raise OptionsError(
-            "freeze_encoder_epochs is 'all' and the model has no decoder, so none of its weights would be trained; "
-            "choose a model with a decoder, or a number of epochs."
+            "freeze_encoder_epochs is 'all', but the model has no decoder, so no weights would be trained; use a model "
+            "with a decoder, or a number of epochs."
         )
     if 0 < epochs < math.inf and frozen_throughout(settings):
         log.warning(
-            "The encoder is frozen for the whole run of %d steps, because freeze_encoder_epochs is %g.",
+            "The encoder is frozen for all %d steps of the run, because freeze_encoder_epochs is %g.",
             *(settings.total_steps, epochs),
         )
 
 
 def frozen_throughout(settings: Settings) -> bool:
-    """Whether the encoder is frozen for the whole run."""
+    """Return whether the encoder is frozen for the whole run."""
     epochs = settings.freeze_encoder_epochs
     return epochs == math.inf or round(epochs * settings.steps_per_epoch) >= settings.total_steps
 
 
 def check_targets(recipe: Recipe, settings: Settings, options: PretrainOptions) -> None:
-    """Warn where a recipe predicts features of an encoder that has random weights or moves."""
+    """Warn if a recipe predicts features of an encoder that is random or is trained itself."""
     if all(term.target is None for term in recipe.terms):
         return
     if options.init is None and isinstance(options.model, str):
         log.warning(
-            "%s predicts the encoder's features, and this encoder has random weights; start from trained ones with "
-            "--init, such as --init imagenet.",
+            "%s predicts the features of the encoder, but this encoder has random weights; start from trained weights "
+            "with --init, such as --init imagenet.",
             recipe.name,
         )
     if not frozen_throughout(settings):
         log.warning(
-            "%s predicts the encoder's features, and this encoder is trained, which moves its own targets; freeze it "
+            "%s predicts the features of the encoder, but this encoder is trained, so the targets change; freeze it "
             "with --freeze-encoder-epochs all.",
             recipe.name,
         )
 
 
 def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict[str, float]:
-    """Return how long warm-up and frozen prototypes last in a run for which the recipe's epochs of them are too many.
+    """Limit warm-up and frozen prototypes to a quarter of the run, and return the epochs that changed.
 
-    They take a quarter of the run at most: else a run of some hundred steps would end while it warms up.
+    Otherwise a run of a few hundred steps would end during warm-up.
 
     Args:
-        recipe: As published, or as a preset has it.
-        settings: Of the run.
-        free: Options that were not given by themselves.
+        recipe: Recipe as published, or with the values of a preset.
+        settings: Settings of the run.
+        free: Names of options that the user did not specify.
     """
     most = settings.total_steps / settings.steps_per_epoch / 4
     frozen = max((rule.frozen_epochs for rule in recipe.optimiser.rules), default=0.0)
@@ -139,7 +139,7 @@ def shortened(recipe: Recipe, settings: Settings, free: Collection[str]) -> dict
 
 
 def config_of(options: PretrainOptions, settings: Settings, chosen: dict[str, Any], recipe: Recipe) -> PretrainOptions:
-    """Return the options with everything on "auto" filled in, the preset's among the recipe's, as they are saved."""
+    """Return the options to save: "auto" is replaced by values, and the preset's options are among the recipe's."""
     mean, std = statistics(recipe.views, options.in_channels)
     resolved = settings.engine_options()
     if options.freeze_encoder_epochs == "all":  # infinite there
@@ -150,7 +150,7 @@ def config_of(options: PretrainOptions, settings: Settings, chosen: dict[str, An
 
 
 def kept_options(config: PretrainOptions) -> dict[str, Any]:
-    """Return the options that a run keeps, by name."""
+    """Return the options that are saved with a run, by name."""
     left_out = {*COMMANDED, *config.given_in_python()}
     kept = {name: value for name, value in config.as_dict().items() if name not in left_out}
     kept["loggers"] = [one for one in config.loggers if isinstance(one, str)]

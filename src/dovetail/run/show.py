@@ -1,4 +1,4 @@
-"""`show`: a method's recipe as published, or as a run takes it with the options of `pretrain`."""
+"""`show`: prints the recipe of a method as published, or as a run with the options of `pretrain` uses it."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.options import PretrainOptions
 
 ASSUMED_IMAGES = 1000
-OF_THE_METHOD = frozenset({"method", "model", "recipe", "image_size"})  # which the published recipe takes too
+OF_THE_METHOD = frozenset({"method", "model", "recipe", "image_size"})  # options that also apply to published recipes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(PretrainOptions):
-    """Options of `dovetail show`: those of `dovetail pretrain`, of which none is required."""
+    """Options of `dovetail show`: the options of `dovetail pretrain`, all optional."""
 
     method: Any = option(
         AUTO,
-        "Name of the method, such as decon-sl, decon-ml-densecl, slotcon, or package.module:function; auto chooses as "
-        "a run does.",
+        "Name of the method, such as decon-sl, decon-ml-densecl, slotcon, or package.module:function. auto chooses "
+        "the method as `dovetail pretrain` does.",
         positional=True,
     )
 
 
 @dataclass(frozen=True)
 class Images:
-    """A number of images, in the place of the images."""
+    """A number of images, which stands in for an image source."""
 
     num_images: int
 
 
 @takes(ShowOptions)
 def show(options: ShowOptions) -> None:
-    """Print a method's recipe: terms, taps, heads, weights, views, schedules, optimiser.
+    """Print the recipe of a method: terms, taps, heads, weights, views, schedules, optimiser.
 
-    With a method and no option of a run, it is the published recipe. Else it is what `dovetail pretrain` takes with the
-    same options, with all its numbers: method, preset, size, length and batch are chosen as it chooses them, from the
-    images of `data` where they are given.
+    With a method and no options of a run, the published recipe is printed. Otherwise the recipe is resolved as by
+    `dovetail pretrain` with the same options, including method, preset, view size, length and batch size. If `data` is
+    specified, the choices depend on its number of images.
 
     Raises:
-        DovetailError: For anything that `pretrain` refuses before its first step.
+        DovetailError: `pretrain` would reject the options before its first step.
     """
     refuse_other_spellings(options, options.recipe)
     options = options.changed(method=name_of(options.method))
@@ -54,7 +54,7 @@ def show(options: ShowOptions) -> None:
 
 
 def show_run(options: PretrainOptions) -> None:
-    """Print what a run takes."""
+    """Print the recipe and the settings of a run."""
     from dovetail.data.open import open_source
     from dovetail.run.choose import chosen
     from dovetail.run.network import network_for
@@ -70,7 +70,7 @@ def show_run(options: PretrainOptions) -> None:
     if why:
         print(why)
     if options.data is None:
-        print(f"Without --data, {ASSUMED_IMAGES:,} images are assumed.")
+        print(f"Assuming {ASSUMED_IMAGES:,} images, because --data is not specified.")
     console = wide_console()
     console.print(f"{options.method} on {options.model}", style="bold")
     console.print(settings.table())

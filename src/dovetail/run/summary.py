@@ -1,4 +1,4 @@
-"""What a run says before its first step and after its last: sizes, terms, and how to load the weights."""
+"""The summary that a run prints before its first step, and the instructions that it prints at the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def announce(
     out: Path,
     loaded: MatchReport | None = None,
 ) -> None:
-    """Save and print what was resolved, before the first step, with what was `loaded` from a file of weights."""
+    """Save and print the resolved options before the first step. `loaded` is the report of the weight file."""
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
@@ -59,31 +59,31 @@ def announce(
 
 
 def frozen_line(network: Network) -> str:
-    """Return how much of a model stays as it is, because it came with `requires_grad=False`."""
+    """Describe the parameters that are not trained because they have `requires_grad=False`."""
     sizes = {name: value.numel() for name, value in network.model.named_parameters()}
     numbers = sum(sizes[name] for name in network.frozen)
     return (
-        f"{len(network.frozen):,} of {counted(len(sizes), 'parameter')} have requires_grad=False and stay as they are "
-        f"({numbers:,} of {sum(sizes.values()):,} numbers)"
+        f"{len(network.frozen):,} of {counted(len(sizes), 'parameter')} have requires_grad=False and are not trained "
+        f"({numbers:,} of {sum(sizes.values()):,} values)"
     )
 
 
 def as_it_runs(recipe: Recipe, settings: Settings) -> Recipe:
-    """Return a recipe with the length and the batch of a run in the place of the paper's, to be read."""
+    """Return a recipe with the length and batch size of a run instead of the published ones, for display."""
     return replace(recipe, epochs=settings.epochs, batch_size=settings.global_batch)
 
 
 def ran_in_words(config: PretrainOptions, settings: Settings) -> str:
-    """Return a line on the length of a run, its batch, rate and preset."""
+    """Return a line with the length, batch size, learning rate and preset of a run."""
     return (
-        f"What runs: {counted(settings.total_steps, 'step')} of {counted(settings.global_batch, 'image')} "
+        f"This run: {counted(settings.total_steps, 'step')} of {counted(settings.global_batch, 'image')} "
         f"({counted(settings.epochs, 'epoch')} of {counted(settings.num_images, 'image')}), peak learning rate "
         f"{settings.lr:.4g}, preset {config.preset}\n\n"
     )
 
 
 def term_line(recipe: Recipe, network: Network, name: str) -> str:
-    """Return one line on a term: tap, cells and weight."""
+    """Return one line that describes a term: weight, tap and cells."""
     term = next(one for one in recipe.terms if one.name == name)
     tap = network.taps[term.tap]
     cells = recipe.views.views[0].size_px // tap.stride
@@ -104,7 +104,7 @@ def term_line(recipe: Recipe, network: Network, name: str) -> str:
 
 @rank_zero_only
 def tell_of_source(source: ImageSource) -> None:
-    """Say what is left out of a source, and where its values use little of their range."""
+    """Print which files of a source are skipped, and warn if its images use little of their value range."""
     if source.left_out:
         tell(source.left_out)
     if isinstance(source, PathSource):
@@ -114,40 +114,45 @@ def tell_of_source(source: ImageSource) -> None:
 
 
 def check_same_images(identity: Identity, out: Path, *, moved: bool, begun: bool) -> None:
-    """Look whether a run that goes on has the images that it began with.
+    """Check that a resumed run has the same images as before.
 
     Args:
-        identity: Of the images that there are now.
-        out: The run's folder.
-        moved: Whether the images were named again.
+        identity: Identity of the current images.
+        out: Run folder.
+        moved: Whether `data` is specified again.
         begun: Whether there is a checkpoint.
 
     Raises:
-        DataError: They were named again, and are others; or there is a checkpoint, and they are more or fewer.
+        DataError: `data` is specified again and has other images, or there is a checkpoint and the number of images
+            has changed.
     """
     before = read_identity(out)
     if before is None:
         if moved and rank() == 0:
-            log.warning("The run in %s does not say which images it began with; it goes on with those named.", out)
+            log.warning(
+                "The run in %s has no record of its images, so the images in --data were not compared with them.", out
+            )
         return
     told = difference(before, identity)
     if told and moved:
-        raise DataError(f"The images of --data are not those of the run in {out}: {told}; give the same images.")
+        raise DataError(f"The images in --data are not those of the run in {out} ({told}); specify the same images.")
     if begun and before["images"] != identity["images"]:
         raise DataError(
-            f"The images of the run in {out} have changed: {told}; put back the images that it began with, or say "
-            "where they are with --data."
+            f"The images of the run in {out} have changed ({told}); restore the images, or specify their new path with "
+            "--data."
         )
     if told and rank() == 0:
-        log.warning("The images of the run in %s have changed: %s. It goes on with those that are there.", out, told)
+        log.warning(
+            "The images of the run in %s have changed (%s). The run continues with the current images.", out, told
+        )
 
 
 def example(network: Network, out: Path) -> str:
-    """Return Python that makes the model and loads the run into it, ready to paste."""
+    """Return Python code that builds the model and loads the run into it."""
     call, construction = network.constructor, Construction.parse(network.constructor)
     lines = ["    import dovetail"]
     if construction is None:
-        lines.append("    model = ...  # your own module, as it was given")
+        lines.append("    model = ...  # your own module")
     else:
         module = construction.path.rpartition(".")[0]
         lines += [
@@ -170,11 +175,11 @@ def told_of_checkpoint(last: Path) -> str:
 
 
 def next_steps(out: Path) -> str:
-    """Return the command that measures what a finished run gained, and where its page is."""
+    """Return the command that evaluates a finished run, and the path of its report page."""
     command = f"    dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start random all"
     page = out / "report.html"
-    shown = [f"\nThe run's page is {page}."] if page.is_file() else []
-    return "\n".join(["\nTo measure what it gained on labelled images:\n", command, *shown])
+    shown = [f"\nThe report of the run is {page}."] if page.is_file() else []
+    return "\n".join(["\nTo measure the gain from pre-training on labelled images:\n", command, *shown])
 
 
 IMPORTED_AS = {"smp": "segmentation_models_pytorch as smp"}

@@ -1,7 +1,7 @@
-"""How long a run will take: a few steps on a copy of the learner that is thrown away, before the run begins.
+"""Estimates the duration of a run from a few steps with a temporary copy of the learner.
 
-The copy sees a real batch and takes whole optimiser steps. The run's weights, statistics and random numbers stay as
-they were, so that a run ends in the same bits with and without it.
+The copy takes whole optimiser steps on a real batch. The weights, statistics and random numbers of the run are not
+changed, so the result of the run is bit-equal with and without timing.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from dovetail.train.engine import precision_plugin
 from dovetail.train.learner import Learner
 from dovetail.train.step import Batches, LearnerModule, ToViews
 
-LEAST_STEPS = 100  # of a shorter run the first line of the log comes as soon
+LEAST_STEPS = 100  # in a shorter run, the first line of the log comes as soon as the estimate
 WARM_UP, TIMED = 1, 3
 LONG_SECONDS = 3600.0
-SLOWER = 1.3  # by which threads must be slower than one of them alone to be named
+SLOWER = 1.3  # warn if several threads are slower than a single one by this factor
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of an optimiser step: with the threads at hand, and with one where that was measured."""
+    """Seconds per optimiser step, with all threads and (if measured) with a single thread."""
 
     seconds: float
     single_thread: float | None = None
@@ -45,17 +45,20 @@ class StepTime:
 def time_steps(
     learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings, compare_threads: bool = False
 ) -> StepTime:
-    """Return the time of a step: the median of three after one more, or that of reading a batch where it is longer.
+    """Return the duration of a step: the median of three steps after a warm-up step, or the time to load a batch.
 
     Args:
-        learner: Stays as it is.
-        batches: As of `dovetail.train.engine.train`.
-        to_views: Likewise.
-        settings: Of the run.
-        compare_threads: Whether to time a step with one thread too, on a processor.
+        learner: Learner of the run, which is not changed.
+        batches: As for `dovetail.train.engine.train`.
+        to_views: As for `dovetail.train.engine.train`.
+        settings: Settings of the run.
+        compare_threads: Whether to time a step with a single thread, too (on a CPU).
+
+    Returns:
+        Seconds per step: computing or data loading, whichever is longer.
 
     Raises:
-        DovetailError: Where a step cannot be taken.
+        DovetailError: A step fails.
     """
     device = torch.device(settings.accelerator)
     micro_batches, reading = first_batches(batches, settings)
@@ -78,7 +81,7 @@ def time_steps(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread within."""
+    """Use a single thread in the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 
 def first_batches(batches: Batches, settings: Settings) -> tuple[list[Any], float]:
-    """Return the batches of the first step, and the seconds in which the next ones were read by the run's processes."""
+    """Return the batches of the first step, and the seconds per step that the workers of the run need for loading."""
     iterator = iter(batches(0))
     found = list(islice(iterator, settings.accumulate))
     before = time.perf_counter()
@@ -99,7 +102,7 @@ def first_batches(batches: Batches, settings: Settings) -> tuple[list[Any], floa
 
 
 def timed_step(module: LearnerModule, optimiser: Any, micro_batches: list[Any], device: torch.device) -> float:
-    """Take one optimiser step, as Lightning does, and return its seconds."""
+    """Take one optimiser step as Lightning does, and return its duration in seconds."""
     before = time.perf_counter()
     precision = precision_plugin(module.settings)
     for index, batch in enumerate(micro_batches):
@@ -119,7 +122,7 @@ def timed_step(module: LearnerModule, optimiser: Any, micro_batches: list[Any], 
 
 @contextmanager
 def as_it_was(device: torch.device) -> Iterator[None]:
-    """Put back the state of random numbers, and how GPUs multiply, afterwards; the run's own ways hold within."""
+    """Use the run's matmul precision in the block, and restore it and the random state afterwards."""
     matmul = torch.get_float32_matmul_precision()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
         if device.type == "cuda":
@@ -131,25 +134,25 @@ def as_it_was(device: torch.device) -> Iterator[None]:
 
 
 def tell_time(learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings) -> StepTime | None:
-    """Say how long a run of one process will take; nothing of a short one, or where it cannot be timed."""
+    """Print the expected duration of a single-process run, unless it is short or cannot be timed."""
     if settings.total_steps <= LEAST_STEPS or settings.world_size > 1:
         return None
     try:
         found = time_steps(learner, batches=batches, to_views=to_views, settings=settings, compare_threads=True)
-    except (DovetailError, torch.OutOfMemoryError):  # the run itself says what is wrong
+    except (DovetailError, torch.OutOfMemoryError):  # the run itself will report the error
         return None
     print(expected(found.seconds, settings.total_steps), flush=True)
     if found.single_thread is not None and SLOWER * found.single_thread < found.seconds:
         log.warning(
-            "A step takes %.2g s with %d threads and %.2g s with one: other programs keep the processor busy. Set "
-            "OMP_NUM_THREADS=1 before the command to take one.",
+            "A step takes %.2g s with %d threads, but %.2g s with one thread, because other programs use the CPU. Set "
+            "OMP_NUM_THREADS=1 before the command to use one thread.",
             *(found.seconds, torch.get_num_threads(), found.single_thread),
         )
     return found
 
 
 def expected(step_seconds: float, steps: int) -> str:
-    """Return how long a run takes, and of a long one what a shorter run is.
+    """Return the expected duration of a run, with advice if it is long.
 
     >>> expected(0.8, 2000)
     'Expected time: about 27 min (2,000 steps of 0.8 s).'
@@ -159,7 +162,7 @@ def expected(step_seconds: float, steps: int) -> str:
     if seconds > LONG_SECONDS:
         fewer = max(int(LONG_SECONDS / 2 / step_seconds), 1)
         said += (
-            f" A shorter run: --budget 30min plans one of about {counted(fewer, 'step')}; more images a second come "
-            "from a smaller --image-size or a GPU."
+            f" For a shorter run, use --budget 30min (about {counted(fewer, 'step')}). A smaller --image-size or a GPU "
+            "makes it faster."
         )
     return said

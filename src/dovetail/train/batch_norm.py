@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dovetail.distributed import world_size
 from dovetail.heads.base import at_least_float32
-from dovetail.heads.rows import move_statistics, normalised, statistics
+from dovetail.heads.masked_mlp import move_statistics, normalised, statistics
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@
     checkpoints/previous.ckpt     the previous one, in case the disk damages the newest; until the run is finished
     checkpoints/epoch-0010.ckpt   kept checkpoints, by number of finished epochs
 
-A checkpoint is a file (see `dovetail.train.sealed`) or, for a run with sharded weights, a folder (see
-`dovetail.train.pieces`). Callers do not need to distinguish them.
+A checkpoint is a file (see `dovetail.train.checksummed`) or, for a run with sharded weights, a folder (see
+`dovetail.train.sharded_checkpoints`). Callers do not need to distinguish them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch import Tensor
 from dovetail.distributed import rank
 from dovetail.errors import DovetailError, ResourceError, RunError
 from dovetail.files.finite import check_finite
-from dovetail.train import pieces
-from dovetail.train.pieces import together
-from dovetail.train.sealed import flush_folder, link_or_copy, read_sealed, write_sealed
+from dovetail.train import sharded_checkpoints
+from dovetail.train.checksummed import flush_folder, link_or_copy, read_sealed, write_sealed
+from dovetail.train.sharded_checkpoints import together
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -79,7 +79,7 @@ class Checkpoints:
 
         def write() -> None:
             together(clear)
-            pieces.write(state, fresh)
+            sharded_checkpoints.write(state, fresh)
             together(place)
 
         self._careful(write, fresh)
@@ -133,7 +133,7 @@ class Checkpoints:
         """Return the state of the newest intact checkpoint on the CPU, or None if there is no checkpoint.
 
         Args:
-            whole: Load sharded tensors completely; otherwise `pieces.fill` loads them later.
+            whole: Load sharded tensors completely; otherwise `sharded_checkpoints.fill` loads them later.
 
         Raises:
             RunError: If there are checkpoints, but all are damaged.
@@ -181,7 +181,7 @@ def read(path: Path, *, whole: bool = True) -> dict[str, Any]:
     Raises:
         DovetailError: If the file is damaged, contains code, or is not a checkpoint.
     """
-    return pieces.read(path, whole=whole) if path.is_dir() else read_sealed(path)
+    return sharded_checkpoints.read(path, whole=whole) if path.is_dir() else read_sealed(path)
 
 
 def remove(path: Path) -> None:

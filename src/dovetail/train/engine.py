@@ -37,8 +37,8 @@ from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
 from dovetail.train.overseer import CHECKPOINT_FORMAT, AtTheEnd, Dense, Knn, Overseer
 from dovetail.train.own import Own, trainer_arguments
-from dovetail.train.pieces import FOLDER
 from dovetail.train.profiling import WARM_UP, StepProfile
+from dovetail.train.sharded_checkpoints import FOLDER
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
 
 PATIENCE_SECONDS = 10.0  # waiting time for a batch after a run with several processes is asked to stop

@@ -64,7 +64,7 @@ class Branch(nn.Module):
                 for view, at in zip(views, taps, strict=True)
                 if view.role in roles
             ]
-            outputs[term.name] = self.through_head(term, inputs)
+            outputs[term.name] = self.apply_head(term, inputs)
         return outputs
 
     def taps_of(self, views: Sequence[View]) -> list[dict[str, Tensor]]:
@@ -98,7 +98,7 @@ class Branch(nn.Module):
         whole = any(other.tap == term.tap and other.cells.points is None for other in self.recipe.terms)
         return term.tap if whole or term.tap not in self.network.point_taps else at_points(term.tap)
 
-    def through_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
+    def apply_head(self, term: Term, inputs: list[Tensor]) -> list[Any]:
         """Return the head's output for each input; with "per_size", inputs of the same shape share a pass."""
         owner, output = (term.head.term, term.head.output) if isinstance(term.head, SameHead) else (term.name, "")
         head = self.heads[owner]
@@ -142,9 +142,9 @@ class Learner(nn.Module):
     def forward(self, views: Sequence[View], moment: Moment) -> Loss:
         """Return the weighted sum of the terms, and the raw parts of every term as "TERM/PART" (with "TERM/loss")."""
         with phase("student"):
-            student = self.answers(views)
+            student = self.student_outputs(views)
         with phase("teacher"):
-            teacher = self.targets(views)
+            teacher = self.teacher_outputs(views)
         with phase("losses"):
             return self.losses(views, moment, student, teacher)
 
@@ -173,7 +173,7 @@ class Learner(nn.Module):
             return seen
         return seen + [replace(view, points=None) for view in views if view.role in term.target.roles]
 
-    def answers(self, views: Sequence[View]) -> Outputs:
+    def student_outputs(self, views: Sequence[View]) -> Outputs:
         """Return the student's outputs; None replaces the second view if only the first is compared."""
         if not self.recipe.one_way:
             outputs: Outputs = self.student(views)
@@ -181,7 +181,7 @@ class Learner(nn.Module):
         return {name: [first, None] for name, (first,) in self.student(views[:1]).items()}
 
     @torch.no_grad()
-    def targets(self, views: Sequence[View]) -> Outputs:
+    def teacher_outputs(self, views: Sequence[View]) -> Outputs:
         """Return the teacher's outputs for its views, without masks.
 
         None replaces the first of two views if only the second is compared.

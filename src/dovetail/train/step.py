@@ -28,8 +28,8 @@ from dovetail.train.optimisers import clip_gradients, drop_frozen_gradients, rul
 from dovetail.train.own import Own
 from dovetail.train.parts import average_whole_gradients
 from dovetail.train.phases import phase
-from dovetail.train.pieces import FOLDER, fill, placed_optimiser_state
 from dovetail.train.prototypes import PrototypeUse, prototype_uses
+from dovetail.train.sharded_checkpoints import FOLDER, fill, placed_optimiser_state
 from dovetail.train.sharding import cut_over, put_together
 from dovetail.train.undo import Undo
 from dovetail.views.view import View

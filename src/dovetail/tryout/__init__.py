@@ -1,1 +1,1 @@
-"""`dovetail try`: whether pre-training is worth it on one's own images, and which, within a wall time."""
+"""`dovetail try`: measures whether pre-training is worth it on the user's images, within a time budget."""

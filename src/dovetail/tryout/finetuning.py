@@ -1,4 +1,4 @@
-"""Fine-tuning of the best few starts, one seed after the other, until the budget is spent."""
+"""Fine-tunes the best starts, one seed after another, until the budget is used up."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dovetail.weights.exported import read_exported
 
 CPU_BATCH, SMALLEST_CROP_PX = 8, 32
 FEWEST_STEPS, USUAL_STEPS, PASSES = 40, 500, 40
-PROBES = (3, 9)  # steps of two short trials, whose difference is the time of a step
-KEPT_SHARE = 0.9  # of what is left, for what a machine varies
+PROBES = (3, 9)  # steps of two short trials; the difference of their durations is the time of six steps
+KEPT_SHARE = 0.9  # fraction of the remaining time to plan for, since the speed of a machine varies
 SCORE = "mIoU"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How long a trial takes, and how many images it learns from."""
+    """The duration of a trial, and its number of training images."""
 
     step_seconds: float
     other_seconds: float
@@ -36,17 +36,17 @@ class Trial:
 
 
 class FineTuning:
-    """Fine-tunes starts of one model with the same seeds."""
+    """Fine-tunes a model from several starts with the same seeds."""
 
     def __init__(self, options: TryOptions, runs: Mapping[str, Path], out: Path) -> None:
-        """`runs` are the folders of the pre-trainings by name, `out` is where trials are written."""
+        """Create the fine-tuning. `runs` are the pre-training folders by name, `out` is the folder for trials."""
         self.options = options
         self.runs = runs
         self.out = out
         self.last: Results | None = None
 
     def call(self, start: Start, *, out: Path, seeds: int, steps: int) -> Results:
-        """Fine-tune from a start with the seeds that are not done yet; every start's pixels are the runs' own."""
+        """Fine-tune from a start with the remaining seeds. All starts use the normalisation of the runs."""
         run = self.runs[start.run] if start.run else next(iter(self.runs.values()))
         asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
         if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
@@ -67,7 +67,7 @@ class FineTuning:
         return found
 
     def timed(self, start: Start) -> Trial:
-        """Return what a trial takes, from two short ones that are thrown away."""
+        """Return the duration of a trial, measured with two short trials that are discarded."""
         seconds, images = [], 1
         for steps in PROBES:
             with TemporaryDirectory() as folder:
@@ -80,12 +80,12 @@ class FineTuning:
         return Trial(step, max(seconds[0] - PROBES[0] * step, 0.0), images)
 
     def rounds(self, starts: Sequence[Start], steps: int, clock: Clock) -> dict[Start, tuple[float, ...]]:
-        """Return the scores of each start, one a seed: of as many seeds as the budget allows, one at least."""
+        """Return the scores of each start, one per seed, for as many seeds as the budget allows (at least one)."""
         scores: dict[Start, tuple[float, ...]] = {}
         slowest = 0.0
         for seeds in range(1, self.options.seeds + 1):
             if scores and slowest > clock.left():
-                print(f"{in_words(max(clock.left(), 1))} are left, too little for another seed.", flush=True)
+                print(f"{in_words(max(clock.left(), 1))} left, which is too short for another seed.", flush=True)
                 break
             began = time.monotonic()
             with clock.stage("fine-tuning"):
@@ -94,14 +94,14 @@ class FineTuning:
         return scores
 
     def scores(self, start: Start, seeds: int, steps: int) -> tuple[float, ...]:
-        """Return a start's scores, one a seed."""
+        """Return the scores of a start, one per seed."""
         name = f"{start.run or 'none'}-{Path(start.part).stem}"
         found = self.call(start, out=self.out / name, seeds=seeds, steps=steps)
         return found.rows[0].scores[SCORE].values
 
 
 def steps_for(trial: Trial, *, starts: int, seconds: float) -> int:
-    """Return the steps of a trial such that three seeds of every start fit, within what is usual for the images."""
+    """Return the number of steps per trial so that three seeds of every start fit, up to the usual number of steps."""
     each = KEPT_SHARE * seconds / (starts * FEWEST_DRAWN)
     usual = max(USUAL_STEPS, PASSES * trial.train_images // 16)
     return min(max(int((each - trial.other_seconds) / trial.step_seconds), FEWEST_STEPS), usual)

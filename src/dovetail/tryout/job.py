@@ -1,7 +1,7 @@
-"""`try_out`, the function behind `dovetail try`: pre-train in several ways, measure frozen, fine-tune the best, say it.
+"""`try_out`, the function behind `dovetail try`: pre-trains, evaluates frozen features, fine-tunes, and judges.
 
-Everything lies in one folder: a run for each pre-training, `frozen/`, `finetune/`, results.json, report.html. The same
-command goes on where it was stopped.
+All results are in one folder: a run for each pre-training, `frozen/`, `finetune/`, results.json and report.html. The
+same command resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from dovetail.downstream.table.results import Results
     from dovetail.tryout.plan import Clock, Plan, Start
 
-BEST = 2  # starts that are fine-tuned beside the one without pre-training
+BEST = 2  # number of starts to fine-tune in addition to the one without pre-training
 FROZEN = ("encoder", "decoder")
 
 
 @takes(TryOptions)
 def try_out(options: TryOptions) -> Results:
-    """Say within a wall time whether pre-training is worth it on one's own images, and which.
+    """Measure within a time budget whether pre-training is worth it on your images, and which method is best.
 
-    A base method, DeCon over it and, from trained weights, encoder targets pre-train one model. Frozen maps are
-    measured for all of them, the best two starts and the one without pre-training are fine-tuned with the same seeds,
-    and the differences are judged seed by seed.
+    One model is pre-trained with a base method, with DeCon on top of it and, if it starts from trained weights, with
+    encoder-targets. The frozen feature maps of all runs are evaluated. Then the best two starts and the one without
+    pre-training are fine-tuned with the same seeds, and the differences are compared seed by seed.
 
     Returns:
-        The results: a row for each start, and the verdict among the notes.
+        The results: a row for each start. The notes contain the verdict.
 
     Raises:
-        DovetailError: For anything that was asked for and cannot be done, in one sentence.
+        DovetailError: An option is invalid, or a step cannot be carried out.
     """
     options.check_complete()
     from dovetail.files.locking import in_use
@@ -51,18 +51,19 @@ def try_out(options: TryOptions) -> Results:
         plan = plan_of(options)
         methods = ", ".join(one.method for one in plan.pretrainings)
         print(
-            f"{plan.model} from {plan.starts[0].title}, {options.budget}: {methods}; then frozen maps, then the best."
+            f"{plan.model} from {plan.starts[0].title}, {options.budget}: pre-training with {methods}, then evaluation "
+            "of frozen features, then fine-tuning of the best."
         )
         runs = pretrained(options, plan, clock, out)
         frozen = measured_frozen(options, plan, runs, clock, out)
         picked = best_starts(plan, frozen)
-        print(f"Best frozen maps: {', '.join(one.title for one in picked[1:])}; fine-tuning from them.", flush=True)
+        print(f"Best frozen features: {', '.join(one.title for one in picked[1:])}. Fine-tuning them.", flush=True)
         return finished(options, plan, runs, frozen, picked, clock, out)
 
 
 @contextmanager
 def stopping_in(out: Path) -> Iterator[None]:
-    """Say in one sentence that the same command goes on, whatever part of it was stopped.
+    """Convert an interruption to an error that says how to resume.
 
     Raises:
         Interrupted: After Ctrl-C, or a signal that ends a job or a terminal.
@@ -79,7 +80,7 @@ def stopping_in(out: Path) -> Iterator[None]:
 
 
 def pretrained(options: TryOptions, plan: Plan, clock: Clock, out: Path) -> dict[str, Path]:
-    """Pre-train in every way that is not done yet and return the folders by name."""
+    """Carry out the remaining pre-trainings and return their folders by name."""
     from dovetail.run.folder import CONFIG
     from dovetail.run.network import EXPORTED
     from dovetail.run.pretrain import pretrain
@@ -113,7 +114,7 @@ def pretrained(options: TryOptions, plan: Plan, clock: Clock, out: Path) -> dict
 def measured_frozen(
     options: TryOptions, plan: Plan, runs: Mapping[str, Path], clock: Clock, out: Path
 ) -> dict[str | None, dict[str, float]]:
-    """Return the mIoU of frozen maps by a linear classifier, {run: {encoder or decoder: share}}; None is no run."""
+    """Evaluate frozen features with a linear classifier: {run: {"encoder" or "decoder": mIoU}}. None is no run."""
     from dovetail.downstream.evaluate import evaluate_dense
     from dovetail.downstream.table.results import RESULTS, read_results
     from dovetail.weights.exported import read_exported
@@ -145,7 +146,7 @@ def measured_frozen(
 
 
 def best_starts(plan: Plan, frozen: Mapping[str | None, Mapping[str, float]]) -> list[Start]:
-    """Return the start without pre-training and those whose frozen map gained most over the same one's."""
+    """Return the start without pre-training and the starts whose frozen features gained most over it."""
     alone, *others = plan.starts
 
     def gain(start: Start) -> float:
@@ -163,13 +164,13 @@ def finished(
     clock: Clock,
     out: Path,
 ) -> Results:
-    """Fine-tune, judge, and write results.json and the page."""
+    """Fine-tune, judge the results, and write results.json and the page."""
     from dovetail.report.compare_page import write_comparison
     from dovetail.tryout.finetuning import FineTuning, steps_for
     from dovetail.tryout.verdict import results_of
 
     tuning = FineTuning(options, runs, out / "finetune")
-    if "steps" not in clock.state:  # what was planned holds when the command goes on
+    if "steps" not in clock.state:  # a resumed command keeps its plan
         with clock.stage("timing"):
             trial = tuning.timed(picked[0])
         clock.state |= {
@@ -178,9 +179,9 @@ def finished(
         }
         clock.save()
     steps = int(clock.state["steps"])
-    print(f"\nFine-tuning takes {steps:,} steps a trial; {in_words(max(clock.left(), 1))} are left.", flush=True)
+    print(f"\nFine-tuning with {steps:,} steps per trial; {in_words(max(clock.left(), 1))} left.", flush=True)
     scores = tuning.rounds(picked, steps, clock)
-    assert tuning.last is not None  # one seed at least was run
+    assert tuning.last is not None  # at least one seed was run
     results = results_of(options, plan, runs, frozen, scores, clock, tuning.last)
     page = out / "report.html"
     write_comparison(page, {"try": list(results.rows)}, results.notes, list(runs.values()))

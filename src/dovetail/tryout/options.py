@@ -15,33 +15,35 @@ from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, Options, Range, 
 class TryOptions(Options):
     """Options of `dovetail try`."""
 
-    data: str | Path = option("", "Unlabelled images, as of `dovetail pretrain`.")
-    labels: str | Path = option("", "Labelled images for segmentation, as of `dovetail finetune segment`.")
-    budget: str = option("2h", 'Wall time for all of it, such as "30min" or "2h".')
-    out: str | Path = option("", "Folder for the runs, results.json and the page; the same command goes on in it.")
+    data: str | Path = option("", "Unlabelled images, as for `dovetail pretrain`.")
+    labels: str | Path = option("", "Labelled images for segmentation, as for `dovetail finetune segment`.")
+    budget: str = option("2h", 'Wall time for everything, such as "30min" or "2h".')
+    out: str | Path = option("", "Folder for the runs, results.json and the page. The same command resumes in it.")
     model: str = option(
         "auto",
-        'Name of the model, as of `dovetail pretrain`; "auto" is an FPN, on EfficientNet-Lite0 where its package is '
-        "installed (no download), else on a ResNet-18, on a GPU a ResNet-50.",
+        'Name of the model, as for `dovetail pretrain`. "auto" is an FPN with EfficientNet-Lite0 if its package is '
+        "installed (no download), otherwise with a ResNet-18, or a ResNet-50 on a GPU.",
     )
     init: str = option(
         "auto",
-        'Weights to start from: "imagenet", "random", or a .safetensors file; "auto" is imagenet where the weights '
-        "need no download, else random.",
+        'Weights to start from: "imagenet", "random", or a .safetensors file. "auto" is imagenet if the weights need '
+        "no download, otherwise random.",
     )
     image_size: int | None = option(
-        None, "Side of the views in pixels; chosen by the budget unless given.", Range(8, most=MOST_SIDE_PX)
+        None, "Side of the views in pixels. Default: chosen to fit the budget.", Range(8, most=MOST_SIDE_PX)
     )
-    classes: int | None = option(None, "Number of classes of images beside masks; counted unless given.", COUNT)
+    classes: int | None = option(
+        None, "Number of classes, for folders of images and masks. Default: counted in the masks.", COUNT
+    )
     label_map: Sequence[str] = option(
-        (), "What the labels or colours of images beside masks mean, as of `dovetail finetune segment`."
+        (), "Labels or colours of the classes, for folders of images and masks, as for `dovetail finetune segment`."
     )
-    seeds: int = option(5, "Seeds of fine-tuning at most; as many are run as the budget allows.", COUNT)
-    seed: int = option(0, "Seed of everything that is drawn.", NOT_NEGATIVE)
+    seeds: int = option(5, "Largest number of fine-tuning seeds. Fewer are used if the budget is short.", COUNT)
+    seed: int = option(0, "Random seed.", NOT_NEGATIVE)
 
     def check_complete(self) -> None:
-        """Raise `OptionsError` where something without a default is missing, or the budget is no duration."""
-        for name, what in {"data": "a folder of images", "labels": "a labelled set", "out": "a folder"}.items():
+        """Raise `OptionsError` if a required option is missing, or the budget is not a duration."""
+        for name, what in {"data": "a folder of images", "labels": "a labelled dataset", "out": "a folder"}.items():
             if not str(getattr(self, name)):
-                raise OptionsError(f"{name} is missing; give {what} with --{name}.")
+                raise OptionsError(f"{name} is missing; specify {what} with --{name}.")
         seconds_in(self.budget)

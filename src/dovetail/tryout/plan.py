@@ -1,4 +1,4 @@
-"""What is tried, and how the time is shared: pre-training first, then frozen maps, then fine-tuning of the best."""
+"""Plans `dovetail try`: the pre-trainings, the starts to compare, and the time for each stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dovetail.run.choose import is_vit
 from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.options import TryOptions
 
-PRETRAINING_SHARE = 0.45  # of the budget, for all pre-trainings together
+PRETRAINING_SHARE = 0.45  # fraction of the budget for all pre-trainings together
 STATE = "state.json"
 LITE0 = (
     "smp.FPN(encoder_name='tu-tf_efficientnet_lite0', decoder_pyramid_channels=128, decoder_segmentation_channels=128)"
@@ -29,11 +29,11 @@ LITE0 = (
 
 @dataclass(frozen=True)
 class PreTraining:
-    """A pre-training that is tried.
+    """A pre-training to try.
 
     Attributes:
-        name: Of its folder.
-        method: Of its recipe.
+        name: Name of its folder.
+        method: Name of the method.
     """
 
     name: str
@@ -42,12 +42,12 @@ class PreTraining:
 
 @dataclass(frozen=True)
 class Start:
-    """A start of fine-tuning that is compared.
+    """A start of fine-tuning to compare.
 
     Attributes:
-        title: What it is called.
-        run: Name of the pre-training; None for none.
-        part: What is loaded of it: encoder or all.
+        title: Name in tables and messages.
+        run: Name of the pre-training, or None without pre-training.
+        part: Part to load: "encoder" or "all".
     """
 
     title: str
@@ -56,19 +56,19 @@ class Start:
 
     @property
     def tap(self) -> str:
-        """The frozen map that shows what the start brings: the decoder's, or the encoder's under a random decoder."""
+        """The frozen features that are evaluated for this start: "decoder" or "encoder"."""
         return "decoder" if self.part == "all" else "encoder"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A model with its first weights, and what is tried on it.
+    """A model with its starting weights, the pre-trainings to try, and the starts to compare.
 
     Attributes:
-        model: Its name.
-        init: Weights to start from; None for random ones.
-        pretrainings: In the order in which they run.
-        starts: What is compared, that without pre-training first.
+        model: Name of the model.
+        init: Weights to start from, or None for random weights.
+        pretrainings: Pre-trainings in the order in which they run.
+        starts: Starts to compare. The first one has no pre-training.
     """
 
     model: str
@@ -78,16 +78,16 @@ class Plan:
 
 
 def plan_of(options: TryOptions) -> Plan:
-    """Return what is tried.
+    """Plan the comparison.
 
     Raises:
-        DovetailError: For a model that cannot be built, or one without a decoder.
+        DovetailError: The model cannot be built, or has no decoder.
     """
     model = options.model if options.model != "auto" else default_model()
     network = build_network(model)
     if not network.decoder_prefixes:
         raise RunError(
-            f"{model} has no decoder, and the comparison is of whole models; give one such as timm/NAME+fpn."
+            f"{model} has no decoder, but `dovetail try` compares whole models; specify a model such as timm/NAME+fpn."
         )
     init = first_weights(options.init, network)
     base = "dino" if is_vit(network) else "densecl"
@@ -107,21 +107,21 @@ def plan_of(options: TryOptions) -> Plan:
 
 
 def default_model() -> str:
-    """Return the model where none is named."""
+    """Return the default model."""
     if lite0.installed_version() is not None:
         return LITE0
     return "smp/fpn/resnet50" if best_accelerator() == "cuda" else "smp/fpn/resnet18"
 
 
 def first_weights(init: str, network: Network) -> str | None:
-    """Return the weights that `init` means; None for random ones."""
+    """Return the starting weights, or None for random weights."""
     if init == "auto":
         return None if is_downloaded(network, "imagenet") else "imagenet"
     return None if init == "random" else init
 
 
 class Clock:
-    """Seconds that were spent in a folder, over all calls of the command, and what they were spent for."""
+    """Records the seconds spent on each stage, over all calls of the command in a folder."""
 
     def __init__(self, out: Path, budget: float) -> None:
         self.path = out / STATE
@@ -132,19 +132,19 @@ class Clock:
                 self.state = json.loads(self.path.read_text(encoding="utf-8"))
                 self.spent()
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise RunError(f"{self.path} cannot be read ({error}); name another folder with --out.") from error
+                raise RunError(f"{self.path} cannot be read ({error}); specify another folder with --out.") from error
 
     def spent(self) -> float:
-        """Return the seconds that are spent."""
+        """Return the seconds spent so far."""
         return float(sum(self.state["seconds"].values()))
 
     def left(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return self.budget - self.spent()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds of a stage, also of one that is stopped."""
+        """Record the seconds of a stage, also if it is interrupted."""
         began = time.monotonic()
         try:
             yield
@@ -154,5 +154,5 @@ class Clock:
             self.save()
 
     def save(self) -> None:
-        """Write the state."""
+        """Write the state file."""
         write_whole(self.path, json.dumps(self.state, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What was found, in a table and in a paragraph."""
+"""Results of `dovetail try`: a table and a verdict."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, Plan, Start
 
 SELECTION = (
-    "The starts that were fine-tuned were chosen by frozen maps of the same test images, so their gains may be a "
-    "little larger here than on new images; and there is one pre-training of each kind, whose own chance the seeds do "
-    "not cover."
+    "The starts for fine-tuning were selected by frozen features on the same test images, so their gains may be "
+    "slightly larger here than on new images. Each method was pre-trained once, so the seeds do not cover the variance "
+    "of pre-training."
 )
 
 
@@ -29,7 +29,7 @@ def results_of(
     clock: Clock,
     last: Results,
 ) -> Results:
-    """Return the table with the verdict as its notes; `last` is of a fine-tuning, and says data and device."""
+    """Return the table, with the verdict in its notes. `last` is a fine-tuning result with data and device."""
     rows = [
         Row(
             {"start": start.title},
@@ -44,7 +44,7 @@ def results_of(
     told = [
         sentence(found, start.title, alone.title, images=images, score=SCORE) for start, found in differences.items()
     ]
-    notes = (*told, conclusion(differences, alone, runs), f"All of it took {in_words(clock.spent())}.", SELECTION)
+    notes = (*told, conclusion(differences, alone, runs), f"Total time: {in_words(clock.spent())}.", SELECTION)
     config = {
         name: anchored(name, str(value) if isinstance(value, Path) else value)
         for name, value in options.as_dict().items()
@@ -53,17 +53,17 @@ def results_of(
 
 
 def conclusion(differences: Mapping[Start, Difference], alone: Start, runs: Mapping[str, Path]) -> str:
-    """Return what to do, from paired differences to the start without pre-training."""
+    """Return a recommendation, based on paired differences to the start without pre-training."""
     helped = {start: found for start, found in differences.items() if found.shown and found.mean > 0}
     if helped:
         best = max(helped, key=lambda start: helped[start].mean)
         return (
-            f"Pre-training is worth it on these images: {best.title} helped most, and its weights are in "
-            f"{runs[best.run or '']}; go on from there with a longer budget, or load them with dovetail.load_into."
+            f"Pre-training is worth it on these images: {best.title} gained most. Its weights are in "
+            f"{runs[best.run or '']}; load them with dovetail.load_into, or pre-train longer with this method."
         )
     if any(found.half_width is None for found in differences.values()):
-        return "There were too few seeds to tell whether pre-training is worth it; give a longer --budget."
+        return "There are too few seeds to decide whether pre-training is worth it; use a longer --budget."
     return (
-        f"Within this budget no gain of pre-training over {alone.title} can be shown on these images; start from "
-        f"{alone.title}, or try again with a longer --budget or more test images."
+        f"No significant gain of pre-training over {alone.title} was found on these images within this budget; start "
+        f"from {alone.title}, or try again with a longer --budget or more test images."
     )

@@ -1,1 +1,1 @@
-"""Weights in and out: exported folders, match reports, formats of other libraries."""
+"""Saving and loading weights: exported folders, match reports, formats of other libraries."""

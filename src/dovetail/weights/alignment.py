@@ -1,7 +1,7 @@
-"""Where one set of tensor names lies in another: found by the names that both have in common, and their shapes.
+"""Aligns the tensor names of a file with those of a model, by common names and shapes.
 
-A file's names have prefixes of wrappers and of dictionaries ("state_dict.module.encoder_q."), and a model has its
-encoder below one of its own ("backbone.body."). All pairs of prefixes that make two names equal are counted.
+Names in a file have prefixes of wrappers and dictionaries ("state_dict.module.encoder_q."), and the encoder of a model
+has a prefix, too ("backbone.body."). All pairs of prefixes that make two names equal are counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
-# Of several copies of one network in a file, the one that its method's published code evaluates.
+# If a file has several copies of a network, prefer the one that the method's published code evaluates.
 _FIRST = re.compile(r"(^|[._])(teacher|ema|model_ema|state_dict_ema|averaged_model)([._]|$)")
 _LAST = re.compile(r"(^|[._])(momentum|encoder_k|target|key)([._]|$)|_momentum\b|momentum_")
 _SLOTCON = re.compile(r"\bgrouping_[qk]\.")
@@ -22,13 +22,13 @@ _SLOTCON = re.compile(r"\bgrouping_[qk]\.")
 
 @dataclass(frozen=True)
 class Alignment:
-    """A prefix of the file's names and one of the model's, after which both go on alike.
+    """A prefix in the file and a prefix in the model after which the names agree.
 
     Attributes:
-        source: The file's prefix; "" for none.
-        target: The model's.
-        shapes: Tensors of one name and shape.
-        names: Tensors of one name.
+        source: Prefix in the file, "" for none.
+        target: Prefix in the model, "" for none.
+        shapes: Number of tensors whose name and shape agree.
+        names: Number of tensors whose name agrees.
     """
 
     source: str
@@ -38,11 +38,11 @@ class Alignment:
 
 
 def best_alignment(source: Mapping[str, Shape], target: Mapping[str, Shape]) -> Alignment | None:
-    """Return the pair of prefixes under which most tensors have one name and shape; None without a common name.
+    """Return the pair of prefixes under which most names and shapes agree, or None if no names agree.
 
     Args:
-        source: Shapes by the file's names, in the common spelling.
-        target: Shapes by the model's names, likewise.
+        source: Shapes by name in the file, in the common spelling.
+        target: Shapes by name in the model, in the common spelling.
     """
     by_suffix: dict[str, list[tuple[str, Shape]]] = defaultdict(list)
     for name, shape in target.items():
@@ -67,11 +67,11 @@ def best_alignment(source: Mapping[str, Shape], target: Mapping[str, Shape]) -> 
 
 
 def preference(prefix: str, *, slotcon: bool = False) -> int:
-    """Return how much one copy of a network counts before another, by its prefix.
+    """Return the priority of a copy of the network by its prefix (higher is better).
 
     Args:
-        prefix: Of the file's names.
-        slotcon: Whether the file is SlotCon's, whose code hands on the encoder of the keys.
+        prefix: Prefix of names in the file.
+        slotcon: Whether the file was written by SlotCon's code, which exports the key encoder.
     """
     if slotcon:
         return 1 if "encoder_k" in prefix else 0
@@ -79,11 +79,11 @@ def preference(prefix: str, *, slotcon: bool = False) -> int:
 
 
 def _cuts(name: str) -> Iterator[tuple[str, str]]:
-    """Yield a name cut in two before each of its parts but the last, the whole name first."""
+    """Yield all splits of a name into prefix and suffix at dots, starting with an empty prefix."""
     place = -1
     while True:
         prefix, suffix = name[: place + 1], name[place + 1 :]
-        if place >= 0 and "." not in suffix and "_" not in suffix:  # "weight" alone tells nothing
+        if place >= 0 and "." not in suffix and "_" not in suffix:  # "weight" alone is ambiguous
             return
         yield prefix, suffix
         place = name.find(".", place + 1)
@@ -96,13 +96,13 @@ def _alike(one: Shape, other: Shape) -> bool:
 
 
 def nearest(source: Iterable[str], target: Iterable[str], *, count: int = 3, most: int = 200) -> list[tuple[str, str]]:
-    """Return the names of a file that are nearest to names of a model, each with that name; numbers in them count once.
+    """Return the most similar pairs of names, file first. Names that differ only in numbers count once.
 
     Args:
-        source: The file's names.
-        target: The model's.
-        count: How many pairs.
-        most: How many different names of each side are looked at.
+        source: Names in the file.
+        target: Names in the model.
+        count: Number of pairs to return.
+        most: Largest number of different names of each side to compare.
     """
     ours = {re.sub(r"\d+", "0", name): name for name in reversed(list(target))}
     theirs = {re.sub(r"\d+", "0", name): name for name in reversed(list(source))}

@@ -1,10 +1,10 @@
-"""Weights out of a run: exported folders, reading them, and the report on what fits a model.
+"""Exported weights of a run: writing and reading exported folders, and the report of what fits a model.
 
-An exported folder holds
+An exported folder contains
 
-* `model.safetensors`: the whole `state_dict` of the user's model, names unchanged;
-* `encoder.safetensors`, `decoder.safetensors`: one part each, named as in the part's own `state_dict`;
-* `model.json`: the constructor call, where the parts are, and which tensors pre-training never trained.
+* `model.safetensors`: the whole `state_dict` of the user's model, with unchanged names;
+* `encoder.safetensors`, `decoder.safetensors`: one part each, with the names of the part's own `state_dict`;
+* `model.json`: the constructor call, the prefixes of the parts, and the tensors that pre-training did not train.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODEL_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported folder, read. `info` is the content of `model.json`, empty for a bare file of weights."""
+    """The contents of an exported folder. `info` is the content of `model.json`, empty for a bare weight file."""
 
     weights: dict[str, Tensor]
     info: dict[str, Any]
@@ -43,14 +43,14 @@ class Exported:
 
     @property
     def parts(self) -> Parts | None:
-        """Where the parts are in the names of `weights`; None for a bare file."""
+        """Prefixes of the parts in the names of `weights`, or None for a bare file."""
         info = self.info
         return Parts(info["encoder_prefix"], tuple(info["decoder_prefixes"])) if info else None
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A tensor whose shape in the file differs from the model's."""
+    """A tensor whose shape in the file differs from its shape in the model."""
 
     name: str
     found: tuple[int, ...]
@@ -59,20 +59,22 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What loading did, by names of the target's tensors (`unexpected` and `left_over`: by names in the file).
+    """The result of loading weights into a model.
+
+    Names are those of the model's tensors, except for `unexpected` and `left_over`, which are names in the file.
 
     Attributes:
-        matched: Loaded.
-        missing: In the target, but not in the file.
-        unexpected: Of the network and in the file, but not in the target.
-        mismatched: In both, of different shapes.
-        fresh: Left as they are in the target: never trained by pre-training (task heads, unused branches), or of a
-            decoder that the file does not have.
-        resampled: Loaded, with positions resampled to the target's grid.
-        channels: Loaded, with the first convolution made for the target's number of channels.
-        left_over: In the file and of no use to the target: classifiers, projectors, other copies of the network.
-        precision: Number formats of the file where they are others than float32, such as "float16".
-        source: The file, whose names it has, and under which prefix.
+        matched: Loaded tensors.
+        missing: Tensors of the model that are missing in the file.
+        unexpected: Tensors in the file that belong to the network, but are not in the model.
+        mismatched: Tensors whose shapes differ.
+        fresh: Tensors that keep the model's values: pre-training did not train them (task heads, unused branches), or
+            they belong to a decoder that the file does not have.
+        resampled: Loaded tensors whose positions were resampled to the model's grid.
+        channels: Loaded first convolutions that were adapted to the model's number of input channels.
+        left_over: Tensors in the file that the model does not need: classifiers, projectors, other copies.
+        precision: Dtypes in the file other than float32, such as "float16".
+        source: The file, the library that named its tensors, and their prefix.
     """
 
     matched: tuple[str, ...]
@@ -87,19 +89,19 @@ class MatchReport:
     source: str = ""
 
     def __str__(self) -> str:
-        """Return a line for each kind, with the first names of it."""
+        """Return one line per kind of result, with the first names."""
         precision = f", stored as {self.precision}" if self.precision else ""
         lines = [
             f"{counted(len(self.matched), 'tensor')} loaded{f' from {self.source}' if self.source else ''}{precision}"
         ]
         for what, names in (
             ("resampled to another grid", self.resampled),
-            ("made for another number of channels", self.channels),
-            ("left fresh", self.fresh),
+            ("adapted to another number of channels", self.channels),
+            ("kept as initialised", self.fresh),
             ("missing in the file", self.missing),
             ("unexpected in the file", self.unexpected),
-            ("of another shape", tuple(one.name for one in self.mismatched)),
-            ("left over in the file", self.left_over),
+            ("with another shape", tuple(one.name for one in self.mismatched)),
+            ("unused in the file", self.left_over),
         ):
             if names:
                 lines.append(f"{len(names)} {what}: {some(names)}")
@@ -115,15 +117,15 @@ def save_exported(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Write a network's model into `folder` as described above.
+    """Write the model of a network to an exported folder (see the module's docstring).
 
     Args:
-        network: The branch to export.
-        folder: Made when it is missing; files in it are replaced.
-        method: Name of the recipe.
-        extra: Further plain values for `model.json`, under "extra".
-        mean: Per-channel mean that pixels were normalised with, in [0, 1].
-        std: Per-channel deviation.
+        network: Network to export.
+        folder: Output folder. It is created if it is missing, and its files are replaced.
+        method: Name of the method.
+        extra: Further plain values for `model.json`, stored under "extra".
+        mean: Mean of each channel that images were normalised with, for values in [0, 1].
+        std: Standard deviation of each channel.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: _plain(value) for name, value in network.model.state_dict().items()}
@@ -145,7 +147,7 @@ def save_exported(
 
 
 def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[str, Any]:
-    """Return what `model.json` says about the model itself."""
+    """Return the entries of `model.json` that describe the model."""
     return {
         "format": 1,
         "constructor": network.constructor,
@@ -165,32 +167,36 @@ def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[s
 
 
 def part_of(weights: Mapping[str, Tensor], parts: Parts, part: str) -> dict[str, Tensor]:
-    """Return the tensors of one part under their local names."""
+    """Return the tensors of one part by local name."""
     located = {name: parts.split(name) for name in weights}
     return {local: weights[name] for name, (where, local) in located.items() if where == part}
 
 
 def _plain(value: Tensor) -> Tensor:
-    """Return a tensor of its own memory on the CPU; floating-point ones as float32."""
+    """Return a contiguous copy of a tensor on the CPU. Floating-point tensors become float32."""
     value = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
     return value.clone(memory_format=torch.contiguous_format)
 
 
 def read_exported(source: str | Path) -> Exported:
-    """Read a run folder, an exported folder, or a file of weights, a .safetensors one with or without `model.json`.
+    """Read a run folder, an exported folder, or a weight file (a .safetensors file with or without `model.json`).
 
     Raises:
-        WeightsError: When there is nothing to read.
+        WeightsError: There are no weights at `source`, or they cannot be read.
     """
     path = Path(source)
     if path.is_dir():
         places = [path / MODEL_FILE, path / "exported" / MODEL_FILE]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise WeightsError(f"{path} holds no {MODEL_FILE}, nor does its folder 'exported'; has the run exported?")
+            raise WeightsError(
+                f"{path} contains no {MODEL_FILE}, and neither does its folder 'exported'; finish the run first."
+            )
         path = found
     if not path.is_file() and path.suffix not in SUFFIXES:
-        raise WeightsError(f"There is no file or folder {path}; give a run, an exported folder or a file of weights.")
+        raise WeightsError(
+            f"The file or folder {path} does not exist; specify a run folder, an exported folder or a weight file."
+        )
     weights = read_weights(path)
     info = read_sidecar(path.parent / SIDECAR) if path.suffix == ".safetensors" else {}
     if info and path.name in ("encoder.safetensors", "decoder.safetensors"):
@@ -199,10 +205,10 @@ def read_exported(source: str | Path) -> Exported:
 
 
 def _info_of_part(info: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the sidecar of the whole model as that of one part's file, whose names are local."""
+    """Convert the sidecar of the whole model to that of one part, whose names are local."""
     parts = Parts(info["encoder_prefix"], tuple(info["decoder_prefixes"]))
     located = [parts.split(name) for name in info["untrained"]]
-    decoders = [""] if part == "decoder" else []  # every local name of the file is the decoder's
+    decoders = [""] if part == "decoder" else []  # all names in this file belong to the decoder
     return {
         **info,
         "encoder_prefix": "",
@@ -212,19 +218,22 @@ def _info_of_part(info: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def some(names: Sequence[str], count: int = 4) -> str:
-    """Return the first of several names in words."""
+    """Return the first names as a comma-separated list."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
-    """Build the exported model from its constructor call and load its weights strictly; see `dovetail.load`.
+    """Build the exported model with its constructor call and load its weights strictly (see `dovetail.load`).
 
     Raises:
-        DovetailError: For a bare file, a module of the user's own (use `load_into`), or a size the model cannot have.
+        DovetailError: The source is a bare weight file, the model is a custom module (use `load_into`), or it does not
+            support the image size.
     """
     exported = read_exported(source)
     if not exported.info or exported.path.name != MODEL_FILE:
-        raise WeightsError(f"{exported.path} does not say how its model is built; build it and use load_into.")
+        raise WeightsError(
+            f"{exported.path} has no constructor call for its model; build the model yourself and use load_into."
+        )
     call = exported.info["constructor"]
     model = construct(call if image_size is None else at_size(call, image_size))
     load_whole(model, exported.weights, exported.path)
@@ -232,15 +241,15 @@ def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
 
 
 def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> MatchReport:
-    """Load a whole state strictly into a model that may be built for another image size, and print what was resampled.
+    """Load all weights strictly into a model that may have another image size, and print the resampled tensors.
 
     Args:
-        model: Changed in place.
-        weights: Of the same names; positions may be of another grid.
-        path: Of their file, for sentences.
+        model: Model to load the weights into.
+        weights: Weights with the names of the model. Positions may have another grid.
+        path: Path of the file, for error messages.
 
     Raises:
-        WeightsError: When a name or a shape differs.
+        WeightsError: A name or a shape differs.
     """
     state = model.state_dict()
     fitting = {
@@ -251,8 +260,8 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> M
     values = {name: one.value for name, one in fitting.items() if one is not None}
     if not values.keys() == state.keys() == weights.keys():
         raise WeightsError(
-            f"The weights in {path} do not fit {type(model).__name__}, as another version of its library builds it; "
-            "install the version it was exported with, or use load_into."
+            f"The weights in {path} do not fit {type(model).__name__} as the installed version of its library builds "
+            "it; install the version that they were exported with, or use load_into."
         )
     model.load_state_dict(values, strict=True)
     resampled = tuple(name for name, one in fitting.items() if one is not None and one.how == "resampled")

@@ -1,4 +1,4 @@
-"""Tensors that fit another model of the same architecture: positions of another grid, pixels of other channels.
+"""Adapts tensors to another model of the same architecture: position grids and numbers of input channels.
 
 Shapes: N positions, P of them for class and register tokens, C channels, w the side of a window, h heads.
 """
@@ -19,25 +19,25 @@ How = Literal["as it is", "resampled", "channels"]
 
 
 class Fitted(NamedTuple):
-    """A tensor of the wanted shape, and what was done to it."""
+    """A tensor with the required shape, and how it was adapted."""
 
     value: Tensor
     how: How
 
 
 def fitted(name: str, value: Tensor, wanted: tuple[int, ...], *, first_convolution: bool) -> Fitted | None:
-    """Return a tensor in the shape that a model wants; None where it cannot have it.
+    """Adapt a tensor to the shape that a model needs. Return None if that is not possible.
 
     Args:
-        name: In the common spelling.
-        value: From the file.
-        wanted: The model's shape.
-        first_convolution: Whether it is the one that takes the pixels.
+        name: Name of the tensor, in the common spelling.
+        value: Tensor from the file.
+        wanted: Shape in the model.
+        first_convolution: Whether the tensor is the weight of the first convolution, whose input is the image.
     """
     found = tuple(value.shape)
     if found == wanted:
         return Fitted(value, "as it is")
-    if _squeezed(found) == _squeezed(wanted):  # a layer on all channels of each place: linear, or a 1 x 1 convolution
+    if _squeezed(found) == _squeezed(wanted):  # a linear layer and a 1 x 1 convolution are equivalent
         return Fitted(value.reshape(wanted), "as it is")
     if name.endswith(POSITIONS) and len(found) == len(wanted) == 3 and found[2] == wanted[2]:
         resampled = resampled_positions(value, wanted[1])
@@ -55,8 +55,8 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def tokens_before(positions: int) -> int | None:
-    """Return how many of N positions stand before a square grid's: 0, 1, 2 or 5; None where none of them fits."""
-    for before in (0, 1, 2, 5):  # none, the class token, distillation's too, four registers too
+    """Return how many of N positions precede a square grid: 0, 1, 2 or 5. None if no number fits."""
+    for before in (0, 1, 2, 5):  # none; class token; class and distillation tokens; class token and four registers
         side = math.isqrt(max(positions - before, 0))
         if side and side * side == positions - before:
             return before
@@ -64,10 +64,10 @@ def tokens_before(positions: int) -> int | None:
 
 
 def resampled_positions(value: Tensor, wanted: int) -> Tensor | None:
-    """Return positions [1, N, C] for another square grid, bicubic as in timm; None where a grid is not square.
+    """Resample positions [1, N, C] to another square grid, bicubic as in timm. None if a grid is not square.
 
-    Positions of class tokens that the file has not are zeros, and those that the model has not are left out; see
-    `moved_class_position`.
+    Positions of class tokens that the file lacks are zero, and those that the model lacks are dropped (see
+    `moved_class_position`).
     """
     before, room = tokens_before(value.shape[1]), tokens_before(wanted)
     if before is None or room is None:
@@ -80,9 +80,9 @@ def resampled_positions(value: Tensor, wanted: int) -> Tensor | None:
 
 
 def moved_class_position(token: Tensor, positions: Tensor, wanted: int) -> Tensor | None:
-    """Return a class token [1, 1, C] with its position added, for a model whose class token has none.
+    """Add its position to a class token [1, 1, C], for a model whose class token has no position.
 
-    Their sum is all that a ViT sees of either, so nothing is lost. None where the model has a place for the position.
+    Nothing is lost, as a ViT only uses their sum. Returns None if the model has a position for the class token.
     """
     before, room = tokens_before(positions.shape[1]), tokens_before(wanted)
     if before != 1 or room != 0:
@@ -91,7 +91,7 @@ def moved_class_position(token: Tensor, positions: Tensor, wanted: int) -> Tenso
 
 
 def resampled_windows(value: Tensor, wanted: tuple[int, ...]) -> Tensor | None:
-    """Return a table of relative positions [(2w-1)^2, h] for another square window; None where one is not square."""
+    """Resample relative positions [(2w-1)^2, h] to another square window. None if a window is not square."""
     sides = [math.isqrt(rows) for rows in (value.shape[0], wanted[0])]
     if any(side * side != rows or side % 2 == 0 for side, rows in zip(sides, (value.shape[0], wanted[0]), strict=True)):
         return None
@@ -103,10 +103,10 @@ def resampled_windows(value: Tensor, wanted: tuple[int, ...]) -> Tensor | None:
 
 
 def other_channels(weight: Tensor, wanted: int) -> Tensor:
-    """Return the first convolution [O, I, k, k] for pixels of another number of channels.
+    """Adapt the weight of the first convolution [O, I, k, k] to another number of input channels.
 
-    One channel takes the sum over the file's, as timm has it. More take them in turn, scaled by I / wanted, so that the
-    answer to channels that are all alike stays what it was.
+    For one channel, the weights are summed over the input channels, as in timm. For more channels, they are repeated
+    and scaled by I / wanted, so the output for equal channels stays the same.
     """
     weight = weight.float()
     if wanted == 1:

@@ -1,4 +1,4 @@
-"""Exported weights under the names of other libraries."""
+"""Converts exported weights to the tensor names of other libraries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dovetail.weights.exported import Exported, part_of, read_exported, some
 from dovetail.weights.outgoing import RULES, body_prefix, encoder_for, family_of
 
 _NNUNET = re.compile(r"(.*\.)?encoder\.(stem|stages\.\d+\.\d+)\.(convs|blocks)\.")
-COUNTER = "num_batches_tracked"  # frozen BatchNorm has none, and nothing reads it
+COUNTER = "num_batches_tracked"  # frozen BatchNorm lacks it, and nothing reads it
 
 
 @dataclass(frozen=True)
 class Written:
-    """What `export_weights` wrote."""
+    """The result of `export_weights`: the file, the number of tensors, and a description of them."""
 
     path: Path
     tensors: int
@@ -34,54 +34,55 @@ class Written:
 
 
 FORMATS: tuple[str, ...] = ("model", "encoder", "decoder", "timm", "torchvision", "smp")
-FORMATS += ("detectron2", "mmseg", "ultralytics", "nnunet")  # of programs with names of their own
-_BELOW = {"detectron2": "model", "nnunet": "network_weights"}  # the key that a program looks under
+FORMATS += ("detectron2", "mmseg", "ultralytics", "nnunet")  # programs that name tensors differently
+_BELOW = {"detectron2": "model", "nnunet": "network_weights"}  # the key that a program expects the weights under
 
 
 def export_weights(source: str | Path | Exported, *, format: str, to: str | Path) -> Written:
     """Write exported weights for another program.
 
     Args:
-        source: Run folder, exported folder or its `model.safetensors`; or one of them, read.
-        format: "model" (all, names unchanged), "encoder" or "decoder" (local names), "timm" or "torchvision" (the
-            encoder as that library's classifier names it, for ResNets and for models of that library), "smp" (a model
-            of that library), "detectron2" or "mmseg" (trained tensors of a ResNet, ConvNeXt, Swin or ViT, and of an
-            FPN or FCN decoder), "ultralytics" (a ResNet, as in its TorchVision backbone), "nnunet" (nnU-Net's own
-            network, pre-trained as a module of the user's own).
-        to: The file: .safetensors, or .pt or .pth for `torch.load`.
+        source: Run folder, exported folder or its `model.safetensors`, or an `Exported` object.
+        format: One of "model" (all tensors, names unchanged), "encoder" or "decoder" (local names), "timm" or
+            "torchvision" (the encoder with the names of that library's classifier, for ResNets and for models of that
+            library), "smp" (a model of that library), "detectron2" or "mmseg" (trained tensors of a ResNet, ConvNeXt,
+            Swin or ViT, and of an FPN or FCN decoder), "ultralytics" (a ResNet, as in its TorchVision backbone),
+            "nnunet" (a network of nnU-Net, pre-trained as a custom module).
+        to: Output file: .safetensors, or .pt or .pth for `torch.load`.
 
     Raises:
-        DovetailError: For an unknown format or ending, when the model cannot be put so, or the file not be written.
+        DovetailError: The format or suffix is unsupported, the model does not fit the format, or the file cannot be
+            written.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     path = Path(to)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise OptionsError(f"{path} must end in .safetensors, .pt or .pth; rename it.")
+        raise OptionsError(f"--to {path} has an unsupported suffix; expected .safetensors, .pt or .pth.")
     exported = source if isinstance(source, Exported) else read_exported(source)
     if exported.parts is None:
-        raise WeightsError(f"{exported.path} has no {SIDECAR} beside it; give the exported folder.")
+        raise WeightsError(f"Found no {SIDECAR} in the folder of {exported.path}; specify an exported folder.")
     weights, what = _in_format(exported, exported.parts, format)
     if not weights:
-        raise OptionsError(f"The model in {exported.path} has no {format}; choose another format.")
+        raise OptionsError(f"The model in {exported.path} has no {format}; specify another format.")
     with writing(path, option="to"):
         write_weights(weights, path, below=_BELOW.get(format))
     return Written(path, len(weights), what)
 
 
 def _in_format(exported: Exported, parts: Parts, format: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors under the format's names, and what they are in words."""
+    """Return the tensors by their names in the format, and a description of them."""
     library = str(exported.info["constructor"]).partition(".")[0]
     whole = f"the whole of {exported.info['constructor']}"
     if format == "model":
         return exported.weights, whole
     if format == library and format in ("smp", "torchvision"):
-        # A head that nothing trained has the wrong number of classes for whoever loads the file.
+        # An untrained head has the wrong number of classes for the user of the file.
         fresh = [name for name in exported.info.get("untrained", ()) if parts.split(name)[0] == "head"]
         weights = {name: value for name, value in exported.weights.items() if name not in fresh}
         return weights, f"{whole} without its untrained head ({some(fresh)})" if fresh else whole
     if format == "smp":
-        raise OptionsError(f"{exported.info['constructor']} is no model of smp; choose another format.")
+        raise OptionsError(f"{exported.info['constructor']} is not a model of smp; specify another format.")
     if format == "decoder":
         return part_of(exported.weights, parts, format), "the decoder"
     encoder = part_of(exported.weights, parts, "encoder")
@@ -95,15 +96,15 @@ def _in_format(exported: Exported, parts: Parts, format: str) -> tuple[dict[str,
     if format in ("timm", "torchvision"):
         if not is_resnet(list(encoder)):
             raise OptionsError(
-                f"The encoder of {exported.info['constructor']} is neither {format}'s own nor a ResNet, so its names "
-                f"are none of {format}'s; choose 'encoder'."
+                f"The format {format} supports ResNets and models of {format}, but not the encoder of "
+                f"{exported.info['constructor']}; use the format 'encoder'."
             )
         return encoder, f"the encoder as {format}'s ResNet without classifier"
     return _for_other_framework(exported, parts, format), f"the trained encoder and decoder for {format}"
 
 
 def _is_timms(exported: Exported) -> bool:
-    """Whether the encoder is a model of timm: of a plain one, of a composed one, or of smp's "tu-" encoders."""
+    """Return whether the encoder is a timm model: alone, in a composed model, or as a "tu-" encoder of smp."""
     call = str(exported.info["constructor"])
     construction = Construction.parse(call)
     return call.startswith(("timm.", "dovetail.networks.")) or (
@@ -114,11 +115,11 @@ def _is_timms(exported: Exported) -> bool:
 
 
 def _for_nnunet(exported: Exported) -> dict[str, Tensor]:
-    """Return the tensors of a network of nnU-Net's, which it takes by name, without its segmentation layers."""
+    """Return the tensors of an nnU-Net network without its segmentation layers. nnU-Net matches them by name."""
     if not any(_NNUNET.match(name) for name in exported.weights):
         raise OptionsError(
-            f"The model in {exported.path} is no network of nnU-Net, whose encoder has names such as "
-            "encoder.stages.0.0.convs.0.conv.weight; pre-train that network as a module of your own."
+            f"The model in {exported.path} is not an nnU-Net network (expected names such as "
+            "encoder.stages.0.0.convs.0.conv.weight); pre-train an nnU-Net network as a custom module."
         )
     return {name: value for name, value in exported.weights.items() if ".seg_layers." not in name}
 
@@ -127,12 +128,13 @@ def _for_other_framework(exported: Exported, parts: Parts, format: str) -> dict[
     never = set(exported.info["untrained"])
     trained = {name: value for name, value in exported.weights.items() if name not in never}
     encoder, decoder = part_of(trained, parts, "encoder"), part_of(trained, parts, "decoder")
-    # The blocks of all levels are in the file, trained or not; their number tells the finest level.
+    # The file has the blocks of all levels, trained or not. Their number determines the finest level.
     blocks = {name.split(".")[1] for name in part_of(exported.weights, parts, "decoder") if name.startswith("inner_")}
     named = encoder_for(format, encoder)
     if named is None:
         raise OptionsError(
-            f"{format} has no names for the encoder of {exported.info['constructor']}; choose 'encoder', or one of "
+            f"The format {format} does not support the encoder of {exported.info['constructor']}; use the format "
+            "'encoder', or one of the supported encoders: "
             f"{', '.join(family for known, family in (*RULES, ('detectron2', 'ResNet')) if known == format)}."
         )
     body = body_prefix(format, family_of(list(encoder)), pyramid=bool(blocks))

@@ -1,6 +1,6 @@
-"""Models as programs that need no Dovetail: ONNX, torch.export, and folders in the layout of the Hugging Face hub.
+"""Exports models that run without Dovetail: ONNX, torch.export, and folders in the layout of the Hugging Face hub.
 
-Shapes: B images, C channels, H x W pixels. Graphs take pixels [B, C, H, W] as the model takes them, normalised.
+Shapes: B images, C channels, H x W pixels. The input of a graph is the model's input: normalised pixels [B, C, H, W].
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ GRAPHS: tuple[GraphFormat, ...] = ("onnx", "torch-export", "hugging-face")
 ENDINGS: Mapping[str, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 OPSET = 18
 LEAST_SIDE_PX = 256
-CLOSE = 1e-3  # of the largest value: float32 in another order of operations
+CLOSE = 1e-3  # relative to the largest value: float32 operations in another order
 
 
 class EncoderMaps(nn.Module):
-    """An encoder by itself, from pixels [B, C, H, W] to its maps, finest first."""
+    """The encoder alone: maps pixels [B, C, H, W] to its feature maps, finest first."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.encoder = timm_encoder(model) or smp_encoder(model)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return maps of strides 4 to 32 of a timm encoder, and all that smp's encoder gives but the pixels."""
+        """Return the feature maps of strides 4 to 32 of a timm encoder, or all feature maps of an smp encoder."""
         if hasattr(self.encoder, "forward_intermediates"):
             return tuple(intermediates(self.encoder, pixels, [place for place, _ in pyramid_stages(self.encoder)]))
         return tuple(self.encoder(pixels)[1:])
 
 
 def timm_encoder(model: nn.Module) -> nn.Module | None:
-    """Return the timm model that a module is or has as its encoder; None where it has none."""
+    """Return the timm model that a module is, or has as its encoder. None if there is none."""
     inner = dict(model.named_children()).get("encoder", model)
     return inner if type(inner).__module__.startswith("timm.") else None
 
 
 def smp_encoder(model: nn.Module) -> nn.Module:
-    """Return the encoder of segmentation_models_pytorch's model; raise `OptionsError` for others."""
+    """Return the encoder of a segmentation_models_pytorch model. Raise `OptionsError` for other models."""
     if not isinstance(model, SegmentationModel):
-        raise OptionsError(f"{type(model).__name__} has no encoder that runs by itself; export the whole model.")
+        raise OptionsError(f"The encoder of {type(model).__name__} cannot run on its own; export the whole model.")
     encoder: nn.Module = model.get_submodule("encoder")
     return encoder
 
@@ -68,29 +68,29 @@ def export_graph(
     image_size: int = 224,
     dynamic: bool = True,
 ) -> Written:
-    """Write a model so that programs without Dovetail run it.
+    """Export a model so that it runs without Dovetail.
 
     Args:
-        model: With its weights.
-        format: "onnx" (opset 18, compared with PyTorch's answer before it is written), "torch-export" (for
+        model: Model with its weights.
+        format: One of "onnx" (opset 18; its output is compared with PyTorch's first), "torch-export" (for
             `torch.export.load`), or "hugging-face" (a folder with config.json and model.safetensors of a timm encoder,
             for `timm.create_model("local-dir:FOLDER")` and for transformers' timm wrapper).
-        to: The file, .onnx or .pt2; for "hugging-face" a folder.
-        part: The whole model, or its encoder alone, which answers with its maps.
-        channels: Of the pixels.
-        image_size: Side of the pixels in pixels; other sizes work too where `dynamic`.
-        dynamic: Leave the number of images and their sides open; else only the number of images.
+        to: Output file, .onnx or .pt2; a folder for "hugging-face".
+        part: The whole model, or only its encoder, which returns its feature maps.
+        channels: Number of input channels.
+        image_size: Side of the input image, in pixels. With `dynamic`, other sizes work, too.
+        dynamic: Whether height and width are dynamic. The batch size always is.
 
     Raises:
-        OptionsError: For a model that the format does not take, and where a package is missing.
+        OptionsError: The format does not support the model, or a package is missing.
     """
     path = Path(to)
     if format == "hugging-face":
         return _hugging_face(model, path)
     if path.suffix != ENDINGS[format]:
-        raise OptionsError(f"{path} must end in {ENDINGS[format]} for {format}; rename it.")
+        raise OptionsError(f"--to {path} has an unsupported suffix; expected {ENDINGS[format]} for {format}.")
     module = (EncoderMaps(model) if part == "encoder" else model).eval()
-    # A side that leaves the deepest map with a single cell would be taken for a fixed one.
+    # torch.export would treat a side as fixed if the deepest feature map had a single cell.
     side = image_size * -(-LEAST_SIDE_PX // image_size) if dynamic else image_size
     pixels = torch.rand(2, channels, side, side)
     sides = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
@@ -104,7 +104,7 @@ def export_graph(
 
 
 def _torch_export(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:
-    """Write a program of `torch.export`, and return what to say of it."""
+    """Write a program of `torch.export`, and return a note for the summary."""
     with torch.no_grad():
         program = _built(lambda: torch.export.export(module, (pixels,), dynamic_shapes=(sides,)), module)
     with path.open("wb") as file:
@@ -113,11 +113,11 @@ def _torch_export(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path
 
 
 def _onnx(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:
-    """Write an ONNX model that answers as PyTorch does, and return how nearly."""
+    """Write an ONNX model whose output agrees with PyTorch's, and return a note on the difference."""
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if absent:
         raise OptionsError(
-            f"ONNX needs the package {absent[0]}, which is not installed; install it with "
+            f"ONNX export needs the package {absent[0]}, which is not installed; install it with "
             '`pip install "dovetail-ssl[onnx]"`.'
         )
     import onnxruntime
@@ -138,25 +138,26 @@ def _onnx(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) 
     apart = max(float(np.abs(ours - theirs.numpy()).max() / max(theirs.abs().max(), 1e-6)) for ours, theirs in pairs)
     if apart > CLOSE:
         raise OptionsError(
-            f"The ONNX model answers up to {apart:.1g} of the largest value apart from PyTorch; export 'torch-export'."
+            f"The output of the ONNX model differs from PyTorch's by {apart:.1g} (relative to the largest value); use "
+            "the format 'torch-export'."
         )
-    return f", opset {OPSET}, within {apart:.1g} of PyTorch's answer"
+    return f", opset {OPSET}, within {apart:.1g} of PyTorch's output"
 
 
 def _built(make: Callable[[], Any], module: nn.Module) -> Any:
-    """Return what `make` gives; raise `OptionsError` where PyTorch cannot put the module into a graph."""
+    """Return `make()`. Raise `OptionsError` if PyTorch cannot export the module as a graph."""
     try:
         return make()
-    except Exception as error:  # the exporter raises almost anything for code that it cannot follow
+    except Exception as error:  # the exporter raises almost anything for code that it does not support
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         raise OptionsError(
-            f"PyTorch cannot put {type(module).__name__} into a graph ({reason}); leave the sides of the images fixed "
-            "with --dynamic false, or export the encoder with --part encoder."
+            f"PyTorch cannot export {type(module).__name__} as a graph ({reason}); fix the size of the images with "
+            "--dynamic false, or export only the encoder with --part encoder."
         ) from error
 
 
 def _flat(answer: Any) -> list[Tensor]:
-    """Return the tensors of a module's answer in order."""
+    """Return the tensors in a module's output, in order."""
     if isinstance(answer, Tensor):
         return [answer]
     values = answer.values() if isinstance(answer, Mapping) else answer
@@ -164,13 +165,13 @@ def _flat(answer: Any) -> list[Tensor]:
 
 
 def _hugging_face(model: nn.Module, folder: Path) -> Written:
-    """Write a timm encoder as timm's own tools put it on the hub."""
+    """Write a timm encoder in timm's layout for the Hugging Face hub."""
     encoder = timm_encoder(model)
     if encoder is None:
         raise OptionsError(
-            f"The encoder of {type(model).__name__} is none of timm's; load the run into a model of transformers with "
-            "dovetail.load_into, and save that with its save_pretrained."
+            f"The encoder of {type(model).__name__} is not a timm model; load the run into a transformers model with "
+            "dovetail.load_into, and save that model with save_pretrained."
         )
     with writing(folder / "model.safetensors", option="to"):
         save_for_hf(encoder, str(folder), safe_serialization=True)
-    return Written(folder, len(encoder.state_dict()), "the encoder as timm puts it on the Hugging Face hub")
+    return Written(folder, len(encoder.state_dict()), "the encoder in timm's layout for the Hugging Face hub")

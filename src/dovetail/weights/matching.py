@@ -1,4 +1,4 @@
-"""Which tensor of a file goes where in a model: by names of libraries, prefixes, parts and shapes."""
+"""Matches the tensors of a file with those of a model, by library-specific names, prefixes, parts and shapes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dovetail.weights.spellings import PLAIN, Spelling, plain_merging, spellings
 
 Shape = tuple[int, ...]
 Key = tuple[str, str]  # part, and name within it in the common spelling
-_ALL = "all"  # the part of modules whose parts are not known
-# What an encoder may have and a file of the same encoder lacks: each is left as it is, and said.
+_ALL = "all"  # the part of modules whose parts are unknown
+# Tensors that an encoder may have but a file of the same encoder may lack. They keep their values, and are reported.
 _OPTIONAL = re.compile(r"^(norm\d*|fc_norm|norm_pre|mask_token|dist_token|reg_token)(\.|$)")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A tensor of a file, or one of the pieces that it stands for."""
+    """A tensor of a file, or one of the pieces of a fused tensor."""
 
     name: str
     value: Tensor
@@ -36,20 +36,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Filling:
-    """What is written into one tensor of the model: pieces, one below the other along the rows."""
+    """The values for one tensor of the model: pieces that are concatenated along the rows."""
 
     pieces: tuple[Tensor, ...]
     finish: Callable[[Tensor], Tensor] | None = None
 
     def into(self, target: Tensor) -> None:
-        """Write it."""
+        """Write the values into `target`."""
         value = self.pieces[0] if len(self.pieces) == 1 else torch.cat([one.to(target.dtype) for one in self.pieces])
         target.copy_(value if self.finish is None else self.finish(value))
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be loaded: weights, which part of them, and whether task heads."""
+    """The request: the weights, the part to load, and whether to load task heads."""
 
     exported: Exported
     part: SelectedPart
@@ -58,7 +58,7 @@ class _Asked:
 
 @dataclass
 class _Found:
-    """What a match has found so far, by names of the model."""
+    """The results of a match so far, by names in the model."""
 
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -79,35 +79,38 @@ def load_into(
     heads: bool = False,
     strict: bool = True,
 ) -> MatchReport:
-    """Load weights into `model` in place and report what fitted.
+    """Load weights into `model` in place and report which tensors were loaded.
 
-    Names are matched within the encoder and within the decoder, so the target may be of another library than the
-    source, as long as the parts are of one architecture. Task heads are left as they are.
+    Names are matched within the encoder and within the decoder. So the model may come from another library than the
+    file, as long as the parts have the same architecture. Task heads keep their values.
 
     Args:
-        model: The module to write into.
-        source: Run folder, exported folder or file of weights; or one of them, read.
+        model: Module to load the weights into.
+        source: Run folder, exported folder or weight file, or an `Exported` object.
         part: Load everything, or only one part.
-        prefix: Of that part's names in the model, the encoder's for "all", such as "model.backbone."; found by itself
-            where it is not given.
-        parts: Where the parts of the model are, where that is known.
-        heads: Load task heads too, where the file has them in the same shapes; those of fine-tuned runs always are.
-        strict: Raise when anything is missing, unexpected or of another shape, before the model is touched.
+        prefix: Prefix of the part's names in the model (of the encoder for "all"), such as "model.backbone.". By
+            default, it is found automatically.
+        parts: Prefixes of all parts of the model, if known.
+        heads: Load task heads, too, if the file has them with the same shapes. Heads of fine-tuned runs are always
+            loaded.
+        strict: Raise an error if a tensor is missing, unexpected or has another shape. The model is not changed then.
+
+    Returns:
+        Report of the tensors that were loaded and those that were not.
 
     Raises:
-        WeightsError: As `strict` says, and always when nothing fits.
+        WeightsError: No tensor fits, or `strict` is set and some tensors do not fit.
     """
     exported = source if isinstance(source, Exported) else read_exported(source)
     report, fillings = match(model, exported, part=part, prefix=prefix, parts=parts, heads=heads)
     if not report.matched:
         why = faults(report) if report.mismatched else _nearest_in_words(exported.weights, model.state_dict())
         raise WeightsError(
-            f"None of the tensors in {exported.path} fits {type(model).__name__} ({why}); build the model that was "
-            "pre-trained."
+            f"No tensor in {exported.path} fits {type(model).__name__} ({why}); use the model that was pre-trained."
         )
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise WeightsError(
-            f"{exported.path} does not fit {type(model).__name__}: {faults(report)}; build the model that was "
+            f"{exported.path} does not fit {type(model).__name__} ({faults(report)}); use the model that was "
             "pre-trained, or load with strict=False."
         )
     state = model.state_dict()
@@ -126,7 +129,7 @@ def match(
     parts: Parts | None = None,
     heads: bool = False,
 ) -> tuple[MatchReport, dict[str, Filling]]:
-    """Return the report, and what goes into which tensor of the model; changes nothing. See `load_into`."""
+    """Return the report and the values for each tensor of the model, which is not changed. See `load_into`."""
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     located = _given_parts(prefix, part) or parts or locate_parts(model)
     asked = _Asked(exported, part, heads or "task" in exported.info)
@@ -134,14 +137,14 @@ def match(
         return _described(asked, shapes, located)
     if part != "all" and located is None:
         raise OptionsError(
-            f"It is not known which part of {type(model).__name__} is the {part}; load part='all', name its prefix, or "
-            "load into that part itself."
+            f"The {part} of {type(model).__name__} was not found; load part='all', specify its prefix, or load into "
+            "that submodule."
         )
     return _bare(asked, shapes, located)
 
 
 def _given_parts(prefix: str | None, part: SelectedPart) -> Parts | None:
-    """Return the parts that a prefix says."""
+    """Return the parts that follow from a prefix."""
     if prefix is None:
         return None
     prefix = f"{prefix.rstrip('.')}." if prefix else ""
@@ -151,14 +154,14 @@ def _given_parts(prefix: str | None, part: SelectedPart) -> Parts | None:
 def _described(
     asked: _Asked, shapes: Mapping[str, Shape], located: Parts | None
 ) -> tuple[MatchReport, dict[str, Filling]]:
-    """Match weights whose parts are known: under the model's own parts, or under a prefix that is found."""
+    """Match weights whose parts are known, using the parts of the model or an automatically found prefix."""
     exported = asked.exported
     source = _origins(exported, PLAIN, exported.parts)
     found = _match(asked, source, _keys(shapes, PLAIN, located or exported.parts), shapes, PLAIN)
     encoder = {key[1]: tuple(one.value.shape) for key, one in source.items() if key[0] == "encoder"}
     if asked.part == "decoder" or not encoder or 2 * len(found[0].matched) > len(encoder):
         return found
-    # The parts lie deeper than thought, or are of a library that is not known here.
+    # The parts have a longer prefix than expected, or belong to an unknown library.
     most, whole = len(found[0].matched), _flat(exported.weights, PLAIN)
     for spelling in spellings_of(shapes):
         target = _flat(shapes, spelling)
@@ -171,7 +174,7 @@ def _described(
 
 
 def _bare(asked: _Asked, shapes: Mapping[str, Shape], located: Parts | None) -> tuple[MatchReport, dict[str, Filling]]:
-    """Match a file that says nothing of itself: under the spellings and the prefixes that fit best."""
+    """Match a bare weight file, using the spellings and the prefixes that fit best."""
     exported, part = asked.exported, asked.part
     wanted = {
         name: shape
@@ -198,14 +201,14 @@ def _bare(asked: _Asked, shapes: Mapping[str, Shape], located: Parts | None) -> 
 
 
 def _as_foreign(report: MatchReport, exported: Exported, spelling: Spelling, where: Alignment) -> MatchReport:
-    """Return the report on a file of another program: what a model may lack is left fresh, and where it was found."""
+    """Add the file, its spelling and its prefix to a report."""
     told = [] if spelling is PLAIN else [f"names of {spelling.name}"]
-    told += [f"those under {where.source!r}"] if where.source else []
+    told += [f"prefix {where.source!r}"] if where.source else []
     return replace(report, source=", ".join([exported.path.name, *told]))
 
 
 def _origins(exported: Exported, spelling: Spelling, parts: Parts | None) -> dict[Key, Origin]:
-    """Return the tensors of a file by their keys, fused ones in pieces."""
+    """Return the tensors of a file by key. Fused tensors are split."""
     found: dict[Key, Origin] = {}
     for name, value in exported.weights.items():
         pieces = spelling.pieces(name)
@@ -217,7 +220,7 @@ def _origins(exported: Exported, spelling: Spelling, parts: Parts | None) -> dic
 
 
 def _keys(shapes: Mapping[str, Shape], spelling: Spelling, parts: Parts | None) -> dict[str, tuple[Key, ...]]:
-    """Return the keys of each tensor of a model."""
+    """Return the keys of each tensor in a model."""
     found: dict[str, tuple[Key, ...]] = {}
     for name, shape in shapes.items():
         if parts is not None and parts.split(name)[0] == "head":
@@ -231,7 +234,7 @@ def _keys(shapes: Mapping[str, Shape], spelling: Spelling, parts: Parts | None) 
 
 
 def _flat(tensors: Mapping[str, Any], spelling: Spelling) -> dict[str, Shape]:
-    """Return shapes by name in the common spelling, fused tensors in pieces."""
+    """Return shapes by name in the common spelling. Fused tensors are split."""
     found = {}
     for name, value in tensors.items():
         shape = tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
@@ -242,7 +245,7 @@ def _flat(tensors: Mapping[str, Any], spelling: Spelling) -> dict[str, Shape]:
 
 
 def _key(name: str, parts: Parts | None) -> Key:
-    """Return what names of one tensor in two models have in common."""
+    """Return the key of a tensor, which is the same in all models."""
     return (_ALL, name) if parts is None else parts.split(name)
 
 
@@ -253,7 +256,7 @@ def _match(
     shapes: Mapping[str, Shape],
     spelling: Spelling,
 ) -> tuple[MatchReport, dict[str, Filling]]:
-    """Return what fits where, given the keys of both sides."""
+    """Match the tensors of a file and a model by their keys."""
     exported, part = asked.exported, asked.part
     never = {key for name in exported.info.get("untrained", ()) for key in _pieces_of(name, exported.parts)}
     source = _with_class_positions(source, keys, shapes)
@@ -264,7 +267,7 @@ def _match(
         if part != "all" and where not in (part, _ALL):
             continue
         origins = [source[key] for key in each if key in source]
-        # Of a head, what the file trained fits or is another task's; a bare file does not say what was trained.
+        # A trained head fits, or belongs to another task. A bare file does not say what was trained.
         learned = (bool(exported.info) or asked.heads) and len(origins) == len(each)
         if asked.heads:
             learned = learned and tuple(origins[0].value.shape) == shapes[name]
@@ -292,7 +295,7 @@ def _fill(
     *,
     first_convolution: bool,
 ) -> None:
-    """Note what goes into one tensor of the model, or that it does not fit."""
+    """Record the values for one tensor of the model, or that its shape does not fit."""
     wanted = (shape[0] // len(keys), *shape[1:]) if len(keys) > 1 else shape
     made = [
         fitted(key[1], origin.value, wanted, first_convolution=first_convolution)
@@ -313,7 +316,7 @@ def _fill(
 def _with_class_positions(
     source: Mapping[Key, Origin], keys: Mapping[str, tuple[Key, ...]], shapes: Mapping[str, Shape]
 ) -> dict[Key, Origin]:
-    """Return a file's tensors with the class token's position in the token, where the model has no place for it."""
+    """Add the position of the class token to the token if the model has no position for it."""
     changed = dict(source)
     for name, (key, *_) in keys.items():
         if not key[1].endswith(POSITIONS) or key not in source or len(shapes[name]) != 3:
@@ -335,7 +338,7 @@ def _reported(
     *,
     foreign: bool,
 ) -> MatchReport:
-    """Return the report: of what is left of the file, what the model should have had, and what it need not have."""
+    """Return the report. The remaining tensors of the file are unexpected or not needed."""
     taken = {key for each in keys.values() for key in each}
     exported, part, described = asked.exported, asked.part, bool(asked.exported.info)
     rest: dict[str, Key] = {}
@@ -365,15 +368,14 @@ def _reported(
 
 
 def _kind(name: str) -> str:
-    """Return the first part of a name without its number: "layer" of "layer1.0.conv1.weight"."""
+    """Return the first part of a name without its number, such as "layer" for "layer1.0.conv1.weight"."""
     return re.sub(r"\d+$", "", name.partition(".")[0])
 
 
 def _belongs(key: Key, value: Tensor, kinds: set[tuple[str, str]]) -> bool:
-    """Whether a tensor that has no place is of the network itself, as blocks beyond the model's depth are.
+    """Return whether a tensor without a match belongs to the network, such as blocks beyond the model's depth.
 
-    Biases of zeros are nothing; DINOv3 has them where its own code masks them. Norms of single stages belong to
-    detectors.
+    Biases of zeros are ignored; DINOv3 has them where its code masks them. Norms of single stages belong to detectors.
     """
     kind = _kind(key[1])
     silent = key[1].endswith("bias") and not bool(value.any())
@@ -383,7 +385,7 @@ def _belongs(key: Key, value: Tensor, kinds: set[tuple[str, str]]) -> bool:
 def _missing(
     found: _Found, keys: Mapping[str, tuple[Key, ...]], source: Mapping[Key, Origin], *, described: bool, foreign: bool
 ) -> tuple[list[str], list[str]]:
-    """Return what is missing, and what is left fresh: a decoder that the file does not have at all, too."""
+    """Return the missing tensors, and those that keep their values, such as a decoder that the file does not have."""
     missing, fresh = list(found.missing), list(found.fresh)
     has_decoder = any(key[0] == "decoder" for key in source) and (
         described or any(keys[name][0][0] == "decoder" for name in found.matched)
@@ -400,7 +402,7 @@ def _missing(
 
 
 def _precisions(source: Mapping[Key, Origin], found: _Found, keys: Mapping[str, tuple[Key, ...]]) -> str:
-    """Return the number format of a file's weights where it is not float32."""
+    """Return the dtypes of the loaded weights other than float32."""
     kinds = {
         str(source[key].value.dtype).removeprefix("torch.")
         for name in found.matched
@@ -411,16 +413,16 @@ def _precisions(source: Mapping[Key, Origin], found: _Found, keys: Mapping[str, 
 
 
 def _nearest_in_words(source: Iterable[str], target: Iterable[str]) -> str:
-    """Return the names that are nearest to each other, in one clause."""
+    """Describe the most similar names."""
     pairs = nearest(source, target)
     if not pairs:
         return "one of them has no tensors"
     told = ", ".join(f"{theirs} in the file and {ours} in the model" for theirs, ours in pairs)
-    return f"the nearest names are {told}"
+    return f"the most similar names are {told}"
 
 
 def faults(report: MatchReport) -> str:
-    """Return what does not fit as one clause."""
-    shapes = [f"{one.name} ({list(one.found)}, not {list(one.wanted)})" for one in report.mismatched]
-    every = (("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", shapes))
+    """Describe the tensors that do not fit."""
+    shapes = [f"{one.name} (expected {list(one.wanted)}, got {list(one.found)})" for one in report.mismatched]
+    every = (("missing", report.missing), ("unexpected", report.unexpected), ("with another shape", shapes))
     return "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in every if names)

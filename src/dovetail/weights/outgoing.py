@@ -1,8 +1,8 @@
-"""Names of encoders in detectron2, the mm libraries and Ultralytics: the other way round than `spellings`.
+"""Converts encoder names to those of detectron2, the mm libraries and Ultralytics (the inverse of `spellings`).
 
 ResNets and feature pyramids are in `dovetail.networks.names`. Sources: detectron2's `modeling/backbone/swin.py` and
-`vit.py`, mmpretrain's `convnext.py` and `swin_transformer.py`, mmsegmentation's `vit.py`, ConvNeXt's own code, and the
-class TorchVision of Ultralytics' `nn/modules/block.py`.
+`vit.py`, mmpretrain's `convnext.py` and `swin_transformer.py`, mmsegmentation's `vit.py`, the official ConvNeXt code,
+and the class TorchVision in Ultralytics' `nn/modules/block.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OWN_CONVNEXT: Rules = (
 )
 _OWN_SWIN: Rules = (
     (r"^layers\.(\d)\.downsample\.", lambda found: f"layers.{int(found[1]) - 1}.downsample."),
-    (r"^norm\.", "norm3."),  # of the deepest stage; the others have norms of their own
+    (r"^norm\.", "norm3."),  # the deepest stage; the other stages have their own norms
 )
 _MM_FFN: Rules = (
     (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
@@ -72,7 +72,7 @@ RULES: Mapping[tuple[str, Family], Rules] = {
 
 
 def family_of(names: Sequence[str]) -> Family | None:
-    """Return which kind of encoder has these local names; None for others."""
+    """Return the family of the encoder with these local names, or None for others."""
     if is_resnet(list(names)):
         return "ResNet"
     plain = {local_name(name) for name in names}
@@ -84,11 +84,11 @@ def family_of(names: Sequence[str]) -> Family | None:
 
 
 def encoder_for(format: str, encoder: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return an encoder's tensors as a library names them within its backbone; None where it has no such names.
+    """Rename an encoder's tensors to a library's names within its backbone. None if the encoder is unsupported.
 
     Args:
         format: "detectron2", "mmseg" or "ultralytics".
-        encoder: By local names.
+        encoder: Tensors by local name.
     """
     family = family_of(list(encoder))
     if format == "detectron2" and family == "ResNet":
@@ -103,13 +103,13 @@ def encoder_for(format: str, encoder: Mapping[str, Tensor]) -> dict[str, Tensor]
         for pattern, replacement in RULES[format, family]:
             plain = re.sub(pattern, replacement, plain)
         named[plain] = value
-    if (format, family) == ("detectron2", "ViT"):  # ViTDet has no class token and no norm behind its blocks
+    if (format, family) == ("detectron2", "ViT"):  # ViTDet has no class token and no norm after its blocks
         return {name: value for name, value in named.items() if name.startswith(("patch_embed", "blocks", "pos_embed"))}
     return named
 
 
 def body_prefix(format: str, family: Family | None, *, pyramid: bool) -> str:
-    """Return the prefix of a library's backbone in its models."""
+    """Return the prefix of the backbone in a library's models."""
     if format == "ultralytics":
         return "model.0.m."
     if format == "mmseg":

@@ -1,11 +1,11 @@
-"""How libraries and released checkpoints name the tensors of one network, and one spelling that all have in common.
+"""Tensor names of libraries and released checkpoints ("spellings"), and their conversion to a common spelling.
 
-The common spelling is that of timm's and torchvision's models, with queries, keys and values apart: "attn.qkv.weight"
-[3C, C] stands for "attn.q.weight", "attn.k.weight" and "attn.v.weight", [C, C] each. Both sides of a match are brought
-to it, a file's names and a model's, so that each library needs one table alone, for both directions.
+The common spelling is that of timm and torchvision, with separate queries, keys and values: "attn.qkv.weight" [3C, C]
+becomes "attn.q.weight", "attn.k.weight" and "attn.v.weight", [C, C] each. The names in a file and those in a model are
+both converted to it, so each library needs only one table for both directions.
 
-Sources of the names, as released in 2022 to 2026: torchvision's `models`, Hugging Face transformers 4 and 5 (names in
-files and in modules differ there), detectron2's `modeling/backbone`, mmpretrain's and mmsegmentation's
+Sources of the names, as released in 2022 to 2026: torchvision's `models`, Hugging Face transformers 4 and 5 (whose
+names differ between files and modules), detectron2's `modeling/backbone`, mmpretrain's and mmsegmentation's
 `models/backbones`, and the official code of DINOv2, DINOv3, ConvNeXt, Swin and SegFormer.
 """
 
@@ -24,13 +24,13 @@ Replacement = str | Callable[[re.Match[str]], str]
 
 @dataclass(frozen=True)
 class Spelling:
-    """Names of tensors as one library has them.
+    """The tensor names of one library.
 
     Attributes:
-        name: In words.
-        sign: Found in a name that this spelling alone has.
-        rules: Patterns and what takes their place, in order, wherever they are found: prefixes stay.
-        unfold: Whether patches are merged in the order of `torch.nn.Unfold`; see `plain_merging`.
+        name: Readable name of the spelling.
+        sign: Regular expression that matches a name only this spelling has.
+        rules: Regular expressions and their replacements, applied in order anywhere in a name (prefixes are kept).
+        unfold: Whether patches are merged in the order of `torch.nn.Unfold` (see `plain_merging`).
     """
 
     name: str
@@ -39,13 +39,13 @@ class Spelling:
     unfold: bool = False
 
     def common(self, name: str) -> str:
-        """Return a name in the common spelling, not yet split into queries, keys and values."""
+        """Return a name in the common spelling, without splitting queries, keys and values."""
         for pattern, replacement in self.rules:
             name = re.sub(pattern, replacement, name)
         return name
 
     def pieces(self, name: str) -> tuple[str, ...]:
-        """Return the names of the tensors in the common spelling that one stands for, in order along its rows."""
+        """Return the common names of the pieces of a tensor, in the order of its rows."""
         plain = local_name(self.common(name))
         plain = re.sub(r"\battn\.([qkv])_(?:proj\.)?(weight|bias)$", r"attn.\1.\2", plain)
         plain = re.sub(r"\bgamma_([12])$", r"ls\1.gamma", plain)
@@ -57,12 +57,12 @@ class Spelling:
 
 
 def _more(text: str, by: int = 1) -> Callable[[re.Match[str]], str]:
-    """Return a replacement: `text` with the first group's number, `by` more, in the place of {}."""
+    """Return a replacement function that formats `text` with the first group's number plus `by`."""
     return lambda found: text.format(int(found[1]) + by, *found.groups()[1:])
 
 
 def _half(found: re.Match[str]) -> str:
-    """Return the number of a stage in torchvision's `features`, where every second entry is a stage."""
+    """Return the stage number for torchvision's `features`, in which every second entry is a stage."""
     return str((int(found[1]) - 1) // 2)
 
 
@@ -295,21 +295,21 @@ SPELLINGS: tuple[Spelling, ...] = (
 
 
 def spellings_of(names: Iterable[str]) -> list[Spelling]:
-    """Return the spellings that names may have, the common one first."""
+    """Return the spellings that match some of the names. The common spelling comes first."""
     every = list(names)
     return [PLAIN, *(one for one in SPELLINGS if any(re.search(one.sign, name) for name in every))]
 
 
 def plain_merging(name: str, value: Tensor, *, back: bool = False) -> Tensor:
-    """Return a tensor of Swin's patch merging with its 4C inputs in Swin's own order.
+    """Reorder the 4C inputs of Swin's patch merging to the order of the official code.
 
-    `torch.nn.Unfold` puts channels first and the 2 x 2 places after them, row by row; Swin's own code has the places
+    `torch.nn.Unfold` orders channels first, then the 2 x 2 positions row by row. The official code orders the positions
     first, column by column.
 
     Args:
-        name: In the common spelling; others than those of a merging stay as they are.
-        value: [4C] or [2C, 4C].
-        back: From Swin's own order to that of Unfold.
+        name: Name in the common spelling. Tensors of other layers are returned unchanged.
+        value: Tensor [4C] or [2C, 4C].
+        back: Convert from the official order to that of Unfold instead.
     """
     if not re.search(r"\bdownsample\.(reduction\.weight|norm\.(weight|bias))$", name):
         return value

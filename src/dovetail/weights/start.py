@@ -1,4 +1,4 @@
-"""Where the weights of a network start: at random, at the library's ImageNet weights, or at a file's."""
+"""Initialises a network: random weights, ImageNet weights of the library, or weights from a file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dovetail.weights.matching import load_into
 
 
 def begin_from(network: Network, init: str | Path | Exported | None) -> MatchReport | None:
-    """Give a network its starting weights.
+    """Load the starting weights of a network.
 
     Args:
-        network: The network; its parameters are written in place.
-        init: None leaves it as it is; "imagenet" takes supervised weights for the encoder, see
-            `dovetail.networks.initialise`; else the file of an exported run, or a file of another program's. A file
-            must hold the whole encoder. A decoder that it does not have is left as it is.
+        network: Network whose parameters are written in place.
+        init: None keeps the random weights. "imagenet" loads supervised weights into the encoder (see
+            `dovetail.networks.initialise`). Anything else is the folder or file of an exported run, or a weight file
+            of another program, which must contain the whole encoder. A decoder that it lacks keeps its weights.
 
     Returns:
-        What was loaded from a file; None without one.
+        Report of the tensors that were loaded from a file, or None without a file.
 
     Raises:
-        WeightsError: When weights cannot be fetched or read, or do not fit.
+        WeightsError: The weights cannot be downloaded or read, or do not fit.
     """
     if init is None or init == "imagenet":
         initialise(network, "imagenet" if init else None)
         return None
     exported = init if isinstance(init, Exported) else read_exported(init)
-    # What an earlier run did not train may have been trained before it.
+    # Tensors that an earlier run did not train may have been trained before it.
     exported = replace(exported, info={**exported.info, "untrained": []} if exported.info else {})
     parts = locate_parts(network.model) or Parts(network.encoder_prefix, network.decoder_prefixes)
     return load_into(network.model, exported, parts=parts, heads=True)

@@ -154,7 +154,7 @@ def test_links_and_devices_in_tars_are_refused(tmp_path: Path) -> None:
     found = reasons(path)
     assert found.pop("folder/passwd.jpg") is None  # lies in the archive: the link beside it is not followed
     assert len(found) == len(evil)
-    assert all(reason and ("link" in reason or "no plain file" in reason) for reason in found.values())
+    assert all(reason and ("link" in reason or "not a regular file" in reason) for reason in found.values())
 
 
 def test_links_encryption_and_odd_methods_in_zips_are_refused(tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ def test_links_encryption_and_odd_methods_in_zips_are_refused(tmp_path: Path) ->
     assert found.pop("plain.jpg") is None
     words = {
         "link": "a link",
-        "pipe": "no plain",
-        "lzma": "neither stored",
+        "pipe": "not a regular",
+        "lzma": "unsupported",
         "locked": "encrypted",
-        "other": "contradicts",
+        "other": "two different sizes",
     }
     assert {name.removesuffix(".jpg") for name in found} == words.keys()
     assert all(words[name.removesuffix(".jpg")] in (reason or "") for name, reason in found.items())
@@ -188,9 +188,9 @@ def test_bombs_of_bytes_are_refused_before_they_grow(tmp_path: Path, monkeypatch
     assert "more than 200 times" in (found["bomb.jpg"] or "")
     assert found["small.npy"] is None  # too small to harm
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1 << 19)
-    assert all("more than the limit" in (reason or "") for reason in reasons(path).values())
+    assert all("exceed the limit" in (reason or "") for reason in reasons(path).values())
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100)
-    assert "more than the limit" in (reasons(tar_of(tmp_path / "a.tar", {"a.jpg": PHOTO}))["a.jpg"] or "")
+    assert "exceed the limit" in (reasons(tar_of(tmp_path / "a.tar", {"a.jpg": PHOTO}))["a.jpg"] or "")
 
 
 def test_a_member_never_gives_more_than_it_promised(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_member_never_gives_more_than_it_promised(tmp_path: Path) -> None:
     member = next(archive.members())
     tracemalloc.start()
     try:
-        with pytest.raises(UnreadableError, match="another checksum"):
+        with pytest.raises(UnreadableError, match="checksum does not match"):
             archive.read(member)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -215,13 +215,13 @@ def test_bombs_of_members_get_a_sentence(tmp_path: Path, kind: str, monkeypatch:
     path = MAKERS[kind](tmp_path / f"many.{kind}", {f"{number}.jpg": b"x" for number in range(9)})
     assert open_source(path).num_images == 9
     monkeypatch.setattr(archives, "MAX_MEMBERS", 8)
-    with pytest.raises(DovetailError, match=rf"many\.{kind}' cannot be listed .* more than 8 members\); fetch"):
+    with pytest.raises(DovetailError, match=rf"many\.{kind}' cannot be listed .* more than 8 members\)"):
         open_source(path)
 
 
 def test_bombs_of_pixels_are_refused(tmp_path: Path) -> None:
     source = open_source(zip_of(tmp_path / "photos.zip", {"bomb.png": png_of(40000, 40000, bytes(10_000))}))
-    with pytest.raises(UnreadableError, match="pixels are more than the limit"):
+    with pytest.raises(UnreadableError, match="pixels exceed the limit"):
         source.open(0, 3)
 
 
@@ -284,11 +284,11 @@ def test_what_a_zip_says_of_places_is_checked(tmp_path: Path) -> None:
     good = next(archive.members())
     far = Member("far.jpg", 10**9, 10**9, 10**9)
     for member, words in (
-        (far, "ends before"),
+        (far, "truncated"),
         (Member("wrong.jpg", 3, good.stored_bytes, good.num_bytes), "no header"),
         (Member("deep.jpg", -5, 10, 10), "Invalid argument"),
-        (Member("crc.jpg", 0, good.stored_bytes, good.num_bytes, deflated=True, checksum=1), "another checksum"),
-        (Member("raw.jpg", 0, good.stored_bytes, good.stored_bytes, checksum=1), "another checksum"),
+        (Member("crc.jpg", 0, good.stored_bytes, good.num_bytes, deflated=True, checksum=1), "checksum does not match"),
+        (Member("raw.jpg", 0, good.stored_bytes, good.stored_bytes, checksum=1), "checksum does not match"),
     ):
         with pytest.raises(UnreadableError, match=words):
             archive.read(member)
@@ -312,7 +312,7 @@ def test_archives_that_cannot_be_used_get_a_sentence(tmp_path: Path) -> None:
         open_source(tmp_path / "notes.tar")
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "notes.tar", "a.jpg")
-    with pytest.raises(DovetailError, match=r"compressed as a whole.*decompress it to a plain \.tar"):
+    with pytest.raises(DovetailError, match=r"compressed tar.*decompress it to a plain \.tar"):
         open_source(tmp_path / "photos.tar.gz")
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from dovetail.data.loader import ViewDataset, ViewLoader
 from dovetail.data.order import StepSampler
 from dovetail.data.reading.deadline import deadline
-from dovetail.data.reading.decode import Photograph, UnreadableError, open_bytes
+from dovetail.data.reading.decode import LazyImage, UnreadableError, open_bytes
 from dovetail.data.reading.skipped import SkippedLog
 from dovetail.data.reading.watch import next_of
 from dovetail.data.sources import ImageSource
@@ -45,7 +45,7 @@ class Stuck(ImageSource):
     def name(self, index: int) -> str:
         return f"{index}"
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         while True:
             time.sleep(1)
@@ -54,7 +54,7 @@ class Stuck(ImageSource):
 class Dying(Stuck):
     """An image whose decoder takes the process with it."""
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
@@ -81,7 +81,7 @@ class Hopeless(ImageSource):
     def name(self, index: int) -> str:
         return f"{index}.jpg"
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         if index == self.hang:
             hang()
         if index == self.crash:
@@ -120,14 +120,14 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_photograph_alone(
         assert (batch.used != batch.index).equal((batch.index == 3) | (batch.index == crash))
     reasons = {json.loads(line)["path"]: json.loads(line)["reason"] for line in log.read_text().splitlines()}
     assert reasons.pop("3.jpg") == "it could not be read within 1.5 seconds"
-    assert reasons == ({f"{crash}.jpg": "the library that decodes it crashed (SIGSEGV)"} if crash >= 0 else {})
+    assert reasons == ({f"{crash}.jpg": "its decoder crashed (SIGSEGV)"} if crash >= 0 else {})
 
 
 @pytest.mark.parametrize(
     ("source", "batch_seconds", "sentence"),
     [
-        (Stuck(), 3.0, "No images came from"),
-        (Dying(), 600.0, "8 of 8 images tried cannot be read.*two processes were killed"),
+        (Stuck(), 3.0, "returned no batch for"),
+        (Dying(), 600.0, "8 of 8 images cannot be read.*two workers were killed"),
     ],
 )
 def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, batch_seconds: float, sentence: str) -> None:
@@ -151,7 +151,7 @@ class Killed(Hopeless):
         super().__init__(hang=-1, crash=-1)
         self.folder, self.times = folder, times
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         if index == 3 and len(list(self.folder.iterdir())) < self.times:
             (self.folder / str(time.monotonic_ns())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -175,7 +175,7 @@ def test_a_killed_process_costs_an_image_at_the_second_time_alone(tmp_path: Path
         assert (batch.used != batch.index).equal((batch.index == 3) & given_up)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     assert [line["path"] for line in lines] == (["3.jpg"] if given_up else [])
-    assert all("killed while they read it (SIGKILL), as for want of memory" in line["reason"] for line in lines)
+    assert all("two workers were killed while reading it (SIGKILL)" in line["reason"] for line in lines)
 
 
 def test_a_loader_that_is_asked_to_stop_does_not_wait_on() -> None:
@@ -201,7 +201,7 @@ class Asked(Hopeless):
         super().__init__(hang=-1, crash=-1)
         self.notes, self.number, self.times = notes, number, times
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         if index == 3 and len(list(self.notes.iterdir())) < self.times:
             (self.notes / str(os.getpid())).touch()
             # Not by its parent, of which torch's processes take it as a matter of course.
@@ -242,7 +242,7 @@ def test_a_request_to_the_whole_job_costs_no_photograph(tmp_path: Path, workers:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_who_asks_again_and_again_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match="A loading process ended"):
+    with pytest.raises(DovetailError, match="A data loading worker died"):
         list(asked(tmp_path / "asked", signal.SIGTERM, 100, 1))
 
 
@@ -270,7 +270,7 @@ class Slow(Hopeless):
         super().__init__(hang=hang, crash=-1)
         self.told, self.seconds = told, seconds
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         if index == 3:
             self.told.send(os.getpid())  # cannot be pickled, so no process can be started anew with it
             time.sleep(self.seconds)

@@ -57,7 +57,7 @@ def test_what_names_shards(tmp_path: Path) -> None:
 def test_sizes_of_others_are_read_with_care(tmp_path: Path, content: str) -> None:
     file = tmp_path / "sizes.json"
     file.write_text(content)
-    with pytest.raises(DovetailError, match="remove it to have the shards counted"):
+    with pytest.raises(DovetailError, match="delete it to have the images counted"):
         read_sizes(file)
 
 

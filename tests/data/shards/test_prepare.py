@@ -59,11 +59,11 @@ def test_datasets_of_arrays_are_written_too(tmp_path: Path) -> None:
 def test_a_folder_is_not_emptied_of_anything_else(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     prepare(data=photos, shards=out)
-    with pytest.raises(DovetailError, match="holds shards; add --overwrite"):
+    with pytest.raises(DovetailError, match="already contains shards; add --overwrite"):
         prepare(data=photos, shards=out)
     prepare(data=photos, shards=out, images_per_shard=4, overwrite=True)
     assert len(list(out.glob("*.tar"))) == 2
-    with pytest.raises(DovetailError, match="is where the images are"):
+    with pytest.raises(DovetailError, match="--shards is the folder of the images"):
         prepare(data=out, shards=out, overwrite=True)
     (out / "mine.txt").touch()
     with pytest.raises(DovetailError, match=r"other files, such as 'mine.txt'"):
@@ -77,12 +77,12 @@ def test_old_shards_stay_until_the_photographs_are_found(
     monkeypatch.chdir(tmp_path)
     prepare(data=photos, shards="shards", images_per_shard=4)
     before = {path: path.read_bytes() for path in Path("shards").iterdir()}
-    with pytest.raises(DovetailError, match="There is no folder"):
+    with pytest.raises(DovetailError, match="Found no folder"):
         prepare(data="fotos", shards="shards", overwrite=True)
     Path("one.tar").symlink_to("shards/shard-000000.tar")
     inside = tmp_path / "shards" / "shard-000001.tar"
     for data in ("shards/shard-{000000..000001}.tar", inside, f"file://{inside}", "one.tar", open_source("shards")):
-        with pytest.raises(DovetailError, match=r"shard-00000\d\.tar is to be removed, and the images are read"):
+        with pytest.raises(DovetailError, match=r"shard-00000\d\.tar would be replaced"):
             prepare(data=data, shards=tmp_path / "shards", overwrite=True)
     assert before == {path: path.read_bytes() for path in Path("shards").iterdir()}
 
@@ -90,8 +90,8 @@ def test_old_shards_stay_until_the_photographs_are_found(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shards": "s"}, "No data was named"),
-        ({"data": "photos"}, "No folder for the shards"),
+        ({"shards": "s"}, "--data is missing"),
+        ({"data": "photos"}, "--shards is missing"),
         ({"data": "photos", "shards": "s", "images_per_shard": 0}, "must be at least 1"),
         ({"data": "photos", "shards": "photos/a.b c.png"}, "is a file"),
     ],

@@ -56,5 +56,5 @@ def test_paired_differences_are_narrower_than_their_parts() -> None:
     assert None not in (gap.low, gap.high, alone.low, alone.high)
     assert gap.high - gap.low < 0.2 * (alone.high - alone.low)  # type: ignore[operator]
     assert gap.low > 0  # type: ignore[operator]
-    with pytest.raises(DovetailError, match="do not pair"):
+    with pytest.raises(DovetailError, match="cannot be paired"):
         difference([first], [counts(29)])

@@ -29,13 +29,13 @@ def test_cells_of_uneven_size_share_all_pixels_by_their_centres() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(DovetailError, match="holds label 7, but there are 3 classes"):
+    with pytest.raises(DovetailError, match="label 7, but there are 3 classes"):
         cell_shares(torch.full((4, 4), 7), (2, 2), classes=3, ignore_index=255)
-    with pytest.raises(DovetailError, match="give a larger mask"):
+    with pytest.raises(DovetailError, match="use a larger mask"):
         cell_shares(torch.zeros(2, 2, dtype=torch.int64), (4, 4), classes=3, ignore_index=255)
     pool = Pool([4])
     pool.add(torch.ones(2, 3), torch.zeros(2, 2), torch.tensor([], dtype=torch.int64))
-    with pytest.raises(DovetailError, match="no pixel that counts"):
+    with pytest.raises(DovetailError, match="no labelled pixels"):
         pool.taken([0], 10)
 
 

@@ -56,7 +56,7 @@ def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pyte
     assert [row["setting"]["labels"] for row in content["rows"]] == [4, 6, 4, 6]
     assert all(len(row["scores"]["mIoU"]["values"]) == 2 for row in content["rows"])
     assert run_command(["evaluate", "dense", "--data", str(data), "--check"]) == 0
-    assert "No fault" in capsys.readouterr().out
+    assert "Found no faults" in capsys.readouterr().out
 
 
 def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
     assert from_file == found(model=name, init=str(run)) == found(run=run)  # normalised as the run was
     assert from_file != found(model=name)
     assert found(model=name, seed=1) == found(model=name, seed=1) != found(model=name)
-    with pytest.raises(dovetail.DovetailError, match="leave --init out"):
+    with pytest.raises(dovetail.DovetailError, match="omit --init"):
         found(run=run, init=str(file))
     with pytest.raises(dovetail.DovetailError, match="nowhere"):
         found(model=name, init="nowhere.safetensors")
@@ -104,7 +104,7 @@ def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:
     assert fine["J&F"].mean == pytest.approx((fine["J"].mean + fine["F"].mean) / 2)
     assert deep["J"].mean < fine["J"].mean  # 4 cells for 64 pixels
     assert results.data["frames"] == 16
-    with pytest.raises(dovetail.DovetailError, match="does not measure; give propagation"):
+    with pytest.raises(dovetail.DovetailError, match=r"does not support .*; use propagation"):
         dovetail.evaluate_dense(
             model="timm/test_resnet", data=sequences, protocols=["linear"], out=tmp_path / "o", **FAST
         )
@@ -116,13 +116,13 @@ def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"protocols": ["propagation"]}, "The data are images beside masks"),
+        ({"protocols": ["propagation"]}, "does not support images with masks"),
         ({"protocols": ["linea"]}, "did you mean 'linear'"),
-        ({"protocols": []}, "No protocol was named"),
-        ({"labels": [40]}, "labels is 40, but there are 12"),
+        ({"protocols": []}, "--protocols is empty"),
+        ({"labels": [40]}, "labels is 40, but there are only 12"),
         ({"labels": [-1.0]}, "labels is -1"),
         ({"at": ["decoder"]}, "no decoder"),
-        ({"image_size": 70}, "give --image-size 64"),
+        ({"image_size": 70}, "use --image-size 64"),
         ({"classes": 2}, "but there are 2 classes"),
         ({"memory": 0}, "memory is 0"),
     ],

@@ -28,8 +28,8 @@ def test_names_of_taps() -> None:
     for names, sentence in (
         (["decoder"], "no decoder"),
         (["c9"], "There is no tap 'c9'"),
-        (["cls"], "is no map"),
-        ([], "No tap was named"),
+        (["cls"], "is not a feature map"),
+        ([], "--at is empty"),
     ):
         with pytest.raises(DovetailError, match=sentence):
             resolve_taps(alone, names)
@@ -58,7 +58,7 @@ def test_maps_are_those_of_the_resized_images_and_the_network_is_left_alone(tmp_
 
 def test_sizes_that_the_model_does_not_take(tmp_path: Path) -> None:
     data = open_segmentation(mask_folder(tmp_path, train=3)).train
-    with pytest.raises(DovetailError, match="give --image-size 96"):
+    with pytest.raises(DovetailError, match="use --image-size 96"):
         NetworkMaps(build_network("smp/fpn/resnet18", image_size=64), data, ("c5",), 100, *HALF, CPU)
 
 
@@ -84,7 +84,7 @@ def test_masks_take_the_nearest_label() -> None:
 
 
 def test_arrays_of_other_shapes_are_refused() -> None:
-    with pytest.raises(DovetailError, match=r"give .N, C, h, w"):
+    with pytest.raises(DovetailError, match=r"Expected maps .N, C, h, w"):
         ArrayMaps({"x": torch.zeros(2, 3, 4)}, torch.zeros(2, 8, 8))
-    with pytest.raises(DovetailError, match="No map was given"):
+    with pytest.raises(DovetailError, match="maps is empty"):
         ArrayMaps({}, torch.zeros(2, 8, 8))

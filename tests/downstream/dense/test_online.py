@@ -56,7 +56,7 @@ def test_log_and_page_show_it(measured: Path) -> None:
     assert "mIoU of frozen maps before training: encoder/linear" in log
     assert "mIoU encoder/linear" in log
     page = (measured / "report.html").read_text(encoding="utf-8")
-    assert "Frozen maps on labelled pixels" in page
+    assert "mIoU of frozen feature maps" in page
     assert "decoder/retrieval" in page
 
 
@@ -79,7 +79,7 @@ def test_masks_are_read_once_so_that_a_run_does_not_depend_on_them(data: Path, t
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(dovetail.DovetailError, match="known"):
+    with pytest.raises(dovetail.DovetailError, match="unknown"):
         run_on(data, tmp_path / "a", dense_data=data / "train" / "images")
     with pytest.raises(dovetail.DovetailError, match="leave out --dense-data"):
         run_on(data, tmp_path / "b", dense_data=data, strategy="fsdp", devices=2, batch_size=2)

@@ -110,9 +110,9 @@ def test_first_and_last_frames_do_not_count_and_missing_masks_are_left_out() -> 
     masks[2] = None
     assert sequence_scores("s", [right, wrong, right, wrong], masks).region == (1.0,)
     masks[1] = masks[3] = None
-    with pytest.raises(DovetailError, match="after the first has a mask"):
+    with pytest.raises(DovetailError, match="has no mask after the first frame"):
         sequence_scores("s", [right] * 4, masks)
-    with pytest.raises(DovetailError, match="holds no object"):
+    with pytest.raises(DovetailError, match="has no objects"):
         sequence_scores("s", [right], [torch.zeros(24, 24, dtype=torch.int64), right])
 
 

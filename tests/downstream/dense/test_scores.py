@@ -123,14 +123,14 @@ def test_images_without_labels_are_no_hindrance() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"labels": (0.0,)}, "labels is 0"),
-        ({"labels": (2.5,)}, "give a whole number"),
-        ({"labels": (11,)}, "there are 10 training images"),
-        ({"labels": ()}, "No number of labelled images"),
+        ({"labels": (0.0,)}, "labels expects"),
+        ({"labels": (2.5,)}, "must be an integer"),
+        ({"labels": (11,)}, "only 10 training images"),
+        ({"labels": ()}, "labels is empty"),
         ({"protocols": ("linea",)}, "did you mean 'linear'"),
-        ({"lr": (0.0,)}, "lr is 0"),
+        ({"lr": (0.0,)}, "lr expects"),
         ({"k": 0}, "k is 0"),
-        ({"clusters": (-1,)}, "clusters is"),
+        ({"clusters": (-1,)}, "clusters expects"),
         ({"weight_decay": ()}, "at least one value"),
     ],
 )
@@ -145,5 +145,5 @@ def test_labels_beyond_the_classes_are_refused() -> None:
     with pytest.raises(DovetailError, match="there are 2 classes"):
         dense_scores(train, test, classes=2, options=DenseOptions(steps=1))
     nothing = ArrayMaps(test.maps, torch.full_like(test.masks, 255))
-    with pytest.raises(DovetailError, match="No labelled pixel of a test image"):
+    with pytest.raises(DovetailError, match="have no labelled pixels"):
         dense_scores(train, nothing, classes=3, options=DenseOptions(steps=1, protocols=("retrieval",)))

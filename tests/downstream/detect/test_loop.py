@@ -102,11 +102,11 @@ def test_what_is_clipped_or_left_out_at_the_edges_is_counted(data: CocoSet, capl
     beyond = [[-9.0, 3.0, -2.0, 3.0, -2.0, 9.0, -9.0, 9.0]]
     changed = replace(image, objects=(image.objects[0], replace(image.objects[1], segmentation=beyond)))
     one = replace(data, images=(changed,))
-    assert "1 object is left out of training, as no pixel of the mask" in objects_at_edges(
+    assert "1 object is left out of training, because no pixel of the mask" in objects_at_edges(
         one, with_masks=True, learned=True
     )
-    assert "1 object is counted as missed, as no pixel" in objects_at_edges(one, with_masks=True, learned=False)
-    assert undrawn_masks(one).endswith("1 mask without a pixel inside the image left out.")
+    assert "1 object is counted as missed, because no pixel" in objects_at_edges(one, with_masks=True, learned=False)
+    assert undrawn_masks(one).endswith("1 mask without a pixel inside the image skipped.")
     assert undrawn_masks(data) == ""
 
 
@@ -196,17 +196,17 @@ def test_sets_without_objects_or_masks_are_faulty(data: CocoSet) -> None:
     crowd = tuple(one for one in data.images[0].objects if one.crowd or not one.has_area)
     only_crowds = replace(data, images=(replace(data.images[0], objects=crowd), data.images[1]))
     (fault,) = faults_of_objects(data, only_crowds, "boxes")
-    assert "json holds no object to measure on among 2 images" in fault
+    assert "has no objects to evaluate on in 2 images" in fault
     images = (replace(one, objects=tuple(replace(o, segmentation=None) for o in one.objects)) for one in data.images)
     boxes = replace(data, images=tuple(images))
     assert faults_of_objects(data, boxes, "boxes") == []
     (fault,) = faults_of_objects(boxes, data, "masks")
-    assert "json holds no mask to learn from, only boxes; give --task boxes" in fault
+    assert "has no masks to train on, only boxes; use --task boxes" in fault
 
 
 def test_retinanet_has_no_masks(tmp_path: Path) -> None:
     source = source_of(None, "timm/test_resnet+fpn")
-    with pytest.raises(DovetailError, match="RetinaNet has no masks"):
+    with pytest.raises(DovetailError, match="RetinaNet does not support masks"):
         build_detector(source, DetectorSpec("masks", "retinanet", 2, (64,), 100))
 
 
@@ -269,12 +269,12 @@ def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, "4conv1fc"), "RetinaNet has one stage"),
-        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, head_width=0.5), "RetinaNet has one stage"),
-        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, proposals=64), "RetinaNet has one stage"),
-        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, "2fc", "sync"), "no convolution to normalise"),
-        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, head_width=0.01), "head_width is 0.01"),
-        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, proposals=0), "proposals is 0"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, "4conv1fc"), "RetinaNet does not support --box-head"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, head_width=0.5), "RetinaNet does not support --box-head"),
+        (DetectorSpec("boxes", "retinanet", 2, (64,), 100, proposals=64), "RetinaNet does not support --box-head"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, "2fc", "sync"), "needs convolutions in the box head"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, head_width=0.01), "head_width expects .*got 0.01"),
+        (DetectorSpec("boxes", "rcnn", 2, (64,), 100, proposals=0), "proposals expects .*got 0"),
     ],
 )
 def test_heads_that_do_not_go_together(spec: DetectorSpec, sentence: str) -> None:

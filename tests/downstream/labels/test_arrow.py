@@ -113,7 +113,7 @@ def test_evaluation_from_the_command_line(tmp_path: Path, capsys: pytest.Capture
     assert content["rows"][0]["scores"]["top1"]["mean"] > 0.8
     assert content["data"]["train_images"] == 12
     assert run_command([*arguments, "--check"]) == 0
-    assert "No fault was found in 18 images." in capsys.readouterr().out
+    assert "Found no faults in 18 images." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("palette", [False, True])
@@ -205,7 +205,7 @@ def test_numbers_with_gaps_are_names_of_classes(tmp_path: Path) -> None:
     train, held_out, note = open_splits(saved(tmp_path / "set", train=split, validation=split))
     assert train.names == ("7", "1004", "20001")
     assert train.labels == held_out.labels == (1, 2, 0, 0, 1, 2)
-    assert "holds the numbers 7, 1004, 20001, which are taken for the names of the classes" in note
+    assert "contains the numbers 7, 1004, 20001, which are used as class names" in note
 
 
 def test_a_label_map_says_what_the_labels_of_a_column_mean(tmp_path: Path) -> None:

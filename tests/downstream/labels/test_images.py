@@ -92,5 +92,5 @@ def test_links_are_followed_and_other_files_are_counted(tmp_path: Path) -> None:
     train, held_out, note = open_splits(data)
     assert [train.labels.count(label) for label in range(3)] == [8, 16, 8]
     assert len(held_out) == 12
-    assert "Left out: 1 .heic file, which is not read as images in train." in note
+    assert "Skipped 1 .heic file (not supported as images) in train." in note
     assert "1 .txt file" in note

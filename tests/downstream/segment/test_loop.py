@@ -200,7 +200,7 @@ def test_sliding_windows_cover_everything_and_agree_with_the_whole() -> None:
 def test_bad_input_is_one_sentence() -> None:
     with pytest.raises(DovetailError, match="training set is empty"):
         finetune_segmentation(tiny(), InMemory([]), options())
-    with pytest.raises(DovetailError, match="gives 3 classes, but the data has 5"):
+    with pytest.raises(DovetailError, match="3 classes, but the data has 5"):
         finetune_segmentation(tiny(), squares(), options(classes=5))
     with pytest.raises(DovetailError, match="label 2, but there are 2 classes"):
         finetune_segmentation(Tiny(2), squares(), options(classes=2))
@@ -273,5 +273,5 @@ def test_the_rate_drops_by_tenths() -> None:
 @pytest.mark.parametrize("batch_norm", ["train", "reestimate"])
 def test_a_batch_norm_that_sees_one_value_is_told(batch_norm: str) -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1))
-    with pytest.raises(DovetailError, match="sees a single value with --batch-size 1; give 2 or more"):
+    with pytest.raises(DovetailError, match="gets a single value with --batch-size 1; use 2 or more"):
         finetune_segmentation(model, squares(), options(steps=1, batch_size=1, batch_norm=batch_norm))

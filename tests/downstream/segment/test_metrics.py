@@ -47,9 +47,9 @@ def test_perfect_prediction_scores_one_over_several_additions() -> None:
 
 
 def test_label_beyond_the_classes_is_named() -> None:
-    with pytest.raises(DovetailError, match=r"truth holds label 7.*3 classes"):
+    with pytest.raises(DovetailError, match=r"truth contains label 7.*3 classes"):
         ConfusionMatrix(3).add(torch.tensor([0]), torch.tensor([7]))
-    with pytest.raises(DovetailError, match="prediction holds label 3"):
+    with pytest.raises(DovetailError, match="prediction contains label 3"):
         ConfusionMatrix(3).add(torch.tensor([3]), torch.tensor([0]))
 
 
@@ -61,7 +61,7 @@ def test_differing_shapes_are_refused() -> None:
 def test_nothing_counted_is_refused() -> None:
     matrix = ConfusionMatrix(2)
     matrix.add(torch.tensor([0]), torch.tensor([255]))
-    with pytest.raises(DovetailError, match="No labelled pixel"):
+    with pytest.raises(DovetailError, match="There are no labelled pixels"):
         matrix.scores()
 
 

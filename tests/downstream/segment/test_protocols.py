@@ -116,7 +116,7 @@ def test_models_without_a_protocol_keep_to_the_rules(tmp_path: Path) -> None:
     assert (options.steps, options.optimiser, options.lr, options.weight_decay) == (80_000, "adamw", 5e-4, 0.05)
     assert (options.decay_vectors, options.align_corners, found.output_stride) == (False, False, 32)
     assert options.augmentation.within_px == (2048, 512)
-    with pytest.raises(DovetailError, match="keeps its own stride"):
+    with pytest.raises(DovetailError, match="does not support --output-stride"):
         plan(ade20k(tmp_path / "b"), model="smp/fpn/resnet18", output_stride=8)
 
 

@@ -22,7 +22,7 @@ def test_the_plan_comes_first_and_the_time_after_six_steps(clock: None, capsys: 
     assert table.stepped(1.0) == ", loss 1.000"
     told = [table.stepped(0.5) for _ in range(6)]
     assert told[0] == ", loss 0.500, 2.0 steps/s, 2 min left in all"
-    assert capsys.readouterr().out == "Expected time: about 2 min (294 steps of 0.5 s) and that of measuring.\n"
+    assert capsys.readouterr().out == "Expected time: about 2 min (294 steps of 0.5 s), plus evaluation.\n"
 
 
 def test_short_tables_promise_no_time(clock: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,7 @@ def test_two_values_have_no_interval_and_three_have() -> None:
     assert legend([three]) == (
         "± is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean, over seeds."
     )
-    assert "of one trial over test images" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
+    assert "over test images of one trial" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
     assert legend([Score(0.5, (0.5,))]) == ""
 
 

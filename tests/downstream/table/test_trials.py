@@ -51,11 +51,11 @@ def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(tmp_path: P
     whole.mkdir()
     expected = table(Fitter(whole))
     first = Fitter(tmp_path, most=5)
-    stopped = "Stopped by SIGINT with 5 finished trials in .*; the same command goes on after them."
+    stopped = "Stopped by SIGINT with 5 finished trials in .*; the same command resumes after them."
     with pytest.raises(Interrupted, match=stopped) as caught:
         table(first)
     assert caught.value.exit_code == 130
-    with pytest.raises(Interrupted, match=r"Stopped by SIGINT before a trial was finished\.$"):
+    with pytest.raises(Interrupted, match=r"Stopped by SIGINT before any trial was finished\.$"):
         table(Fitter(whole, most=0), mark="another")
     with (tmp_path / TRIALS).open("a") as file:
         file.write('{"mark": "m", "start": "all", "fr')  # cut off by the kill
@@ -125,7 +125,7 @@ def test_the_weights_are_those_of_the_best_start(tmp_path: Path) -> None:
     assert json.loads((tmp_path / KEPT).read_text()) == ["m", "decoder", 1.0, 0]
     assert not (tmp_path / CANDIDATES).exists()
     assert found.note() == (
-        "The weights that were kept are those of start decoder, the start with the best top1 here, fraction 1, seed 0.",
+        "The saved weights are those of start decoder, the start with the best top1 here, fraction 1, seed 0.",
     )
     alone = run_trials(grid(("encoder",), (0.5,), 1), fit=Fitter(tmp_path / "b"), out=tmp_path / "b", mark="m")
     assert alone.note() == ()
@@ -188,7 +188,7 @@ def test_the_mark_is_of_options_and_data() -> None:
 
 
 def test_a_table_without_cells_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match="no trial to run"):
+    with pytest.raises(DovetailError, match="no trials to run"):
         table(Fitter(tmp_path), grid(seeds=0))
     with pytest.raises(DovetailError, match="fraction is 2"):
         table(Fitter(tmp_path), grid(fractions=(2.0,)))

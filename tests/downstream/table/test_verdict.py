@@ -29,7 +29,7 @@ def test_students_interval_is_that_of_the_tables() -> None:
     found = paired([0.12, 0.14, 0.16], [0.10, 0.11, 0.12])  # differences of 2, 3 and 4 points
     assert (found.mean, found.half_width, found.seeds) == (pytest.approx(3.0), pytest.approx(2.4841, abs=1e-3), 3)
     assert found.shown
-    with pytest.raises(RunError, match="no pairs"):
+    with pytest.raises(RunError, match="cannot be paired"):
         paired([0.1], [0.1, 0.2])
 
 

@@ -1,1 +1,1 @@
-"""Reading one image: decoding with a deadline, values of more than 8 bits, what is skipped."""
+"""Reads single images: decoding with a deadline, values of more than 8 bits, the log of skipped images."""

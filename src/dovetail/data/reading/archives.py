@@ -1,14 +1,15 @@
-"""Images inside tar and zip archives, read where they lie: nothing is unpacked to disk, no name is followed.
+"""Reads images inside tar and zip archives without unpacking them to disk.
 
-An archive that somebody else made may lie. So each member is checked when the archive is listed, and again when it is
-read; what is refused is listed with the reason, and reading it raises `UnreadableError` with the same words:
+Archives are not trusted. Each member is checked when the archive is listed, and again when it is read. A rejected
+member is listed with the reason, and reading it raises `UnreadableError` with the same text. Rejected are:
 
 * names that lead out of the archive (`..`, absolute names, drives), links, devices, sparse and encrypted members;
 * members of more than `MAX_MEMBER_BYTES`, members that grow more than `MAX_RATIO` times when they are inflated, and
-  members that give more bytes than they promised, or others than their checksum says;
-* archives of more than `MAX_MEMBERS` members, or with huge headers: these get a sentence, for the archive as a whole.
+  members whose size or checksum differs from what the archive says.
 
-How many pixels an image may have is looked at when it is decoded, as for a file (`dovetail.data.reading.decode`).
+Archives with more than `MAX_MEMBERS` members or with huge headers raise an error as a whole.
+
+The number of pixels is checked when an image is decoded, as for a file (`dovetail.data.reading.decode`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dovetail.errors import DataError
 MAX_MEMBERS = 4_000_000
 MAX_MEMBER_BYTES = 1 << 30
 MAX_RATIO = 200  # flat artwork may reach it; zeros reach 1,000
-SMALL_BYTES = 16 << 20  # what inflates to no more than this may grow by any ratio
+SMALL_BYTES = 16 << 20  # a member that inflates to no more than this may grow by any ratio
 MAX_TAR_HEADER_BYTES = 256 << 10
 MAX_ZIP_DIRECTORY_BYTES = 256 << 20
 
@@ -48,13 +49,13 @@ class Member:
     """One file in an archive.
 
     Attributes:
-        name: As the archive has it, for people only: it is never used as a path.
-        offset: Where its data (tar) or its own header (zip) begins.
-        stored_bytes: What it takes in the archive.
-        num_bytes: What it promises to be.
-        deflated: Whether it has to be inflated.
-        checksum: CRC-32 of its content; None where the archive has none.
-        refused: Why it will not be read; None if it will.
+        name: Name in the archive, for messages only: it is never used as a path.
+        offset: Offset of its data (tar) or its local header (zip).
+        stored_bytes: Its size in the archive.
+        num_bytes: Its uncompressed size, according to the archive.
+        deflated: Whether it is deflated.
+        checksum: CRC-32 of its content, or None if the archive has none.
+        refused: Why it is not read, or None if it is.
     """
 
     name: str
@@ -67,10 +68,10 @@ class Member:
 
 
 class Archive(ABC):
-    """An archive on disk. Holds no open file, so that it can be pickled and used by any number of processes.
+    """An archive on disk. It holds no open file, so it can be pickled and used by several processes.
 
     Attributes:
-        path: The file.
+        path: Path of the archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,35 +80,35 @@ class Archive(ABC):
 
     @abstractmethod
     def members(self) -> Iterator[Member]:
-        """Yield the files in the order of the archive, those that are refused included; folders are left out.
+        """Yield the files in the order of the archive, including rejected ones. Folders are skipped.
 
         Raises:
-            DovetailError: The archive is damaged, or larger than an archive may be.
+            DovetailError: The archive is damaged or exceeds the limits.
         """
 
     def read(self, member: Member, most: int | None = None) -> bytes:
         """Return the content of a member, or only its first `most` bytes.
 
         Raises:
-            UnreadableError: It is refused or damaged, or the archive is not what it was when it was listed.
+            UnreadableError: The member is rejected or damaged, or the archive has changed since it was listed.
         """
         if member.refused is not None:
             raise UnreadableError(member.refused)
         try:
             with self.path.open("rb", buffering=0) as file:
                 if _stamp(os.fstat(file.fileno())) != self._stamp:
-                    raise UnreadableError("its archive was changed after the run had begun")
+                    raise UnreadableError("its archive was changed after the run started")
                 return self._content(file.fileno(), member, most)
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
 
     @abstractmethod
     def _content(self, file: int, member: Member, most: int | None) -> bytes:
-        """Return the first `most` bytes of a member, or all of it."""
+        """Return the first `most` bytes of a member, or the whole member."""
 
 
 class TarArchive(Archive):
-    """A tar that is not compressed as a whole, such as a WebDataset shard."""
+    """An uncompressed tar, such as a WebDataset shard."""
 
     def members(self) -> Iterator[Member]:
         with _sentences(self.path, "tar"), self.path.open("rb") as file:
@@ -117,11 +118,11 @@ class TarArchive(Archive):
                     _check_count(number + 1)
                     tar.members = []  # tarfile would keep them all
                     if info.size < 0:
-                        raise DataError("a member is shorter than nothing")
+                        raise DataError("a member has a negative size")
                     if not info.isdir():
                         refused = refused_in_tar(info)
                         yield Member(info.name, info.offset_data, info.size, info.size, refused=refused)
-                # Where a header is damaged, tarfile stops as at the end; and images must not be lost unsaid.
+                # At a damaged header, tarfile stops as at the end. Images must not be lost silently.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise DataError(f"the header at byte {tar.offset:,} is damaged")
@@ -131,7 +132,7 @@ class TarArchive(Archive):
 
 
 class ZipArchive(Archive):
-    """A zip whose members are stored or deflated."""
+    """A zip with stored or deflated members."""
 
     def members(self) -> Iterator[Member]:
         with _sentences(self.path, "zip"), self.path.open("rb") as file:
@@ -142,63 +143,63 @@ class ZipArchive(Archive):
     def _content(self, file: int, member: Member, most: int | None) -> bytes:
         magic, name_bytes, extra_bytes = _ZIP_HEADER.unpack(_exactly(file, _ZIP_HEADER.size, member.offset))
         if magic != _ZIP_MAGIC[0]:
-            raise UnreadableError("its archive has no header where it should begin")
+            raise UnreadableError("its archive has no header at its offset")
         begin = member.offset + _ZIP_HEADER.size + name_bytes + extra_bytes
         wanted = member.num_bytes if most is None else min(most, member.num_bytes)
-        # A little more than is wanted: what cannot be made smaller grows a little when it is deflated.
+        # A little more than wanted: incompressible data grows a little when it is deflated.
         stored = _exactly(file, member.stored_bytes if most is None else min(member.stored_bytes, most + 64), begin)
         content = _inflated(stored, wanted) if member.deflated else stored[:wanted]
         if most is None and (len(content) != wanted or zlib.crc32(content) != member.checksum):
-            raise UnreadableError("it is damaged: its archive has another checksum for it")
+            raise UnreadableError("it is damaged: its checksum does not match")
         return content
 
 
 def open_archive(path: Path) -> Archive | None:
-    """Return the archive at `path`, told by its content; None if the file is something else.
+    """Return the archive at `path`, recognised by its content, or None if the file is something else.
 
     Raises:
-        DataError: It cannot be opened, or is a tar that is compressed as a whole.
+        DataError: The file cannot be opened, or is a compressed tar.
     """
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for somebody who writes
-            raise DataError(f"{str(path)!r} is no regular file; choose another file.")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise DataError(f"{str(path)!r} is not a regular file; specify another file.")
         with path.open("rb") as file:
             head = file.read(tarfile.BLOCKSIZE)
     except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file.") from error
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); specify another file.") from error
     if head.startswith(_ZIP_MAGIC):
         return ZipArchive(path)
     named = path.name.lower().endswith(_TAR_SUFFIXES)
     if named and head.startswith(_COMPRESSED):
         raise DataError(
-            f"{str(path)!r} is compressed as a whole, so that no image in it can be reached by itself; "
-            "decompress it to a plain .tar (images hardly grow by that)."
+            f"{str(path)!r} is a compressed tar, which has no random access; decompress it to a plain .tar "
+            "(this hardly changes its size, as images are compressed already)."
         )
     return TarArchive(path) if head[257:262] == b"ustar" or (named and len(head) == tarfile.BLOCKSIZE) else None
 
 
 def refused_in_tar(info: tarfile.TarInfo) -> str | None:
-    """Return why a member of a tar is not read; None if it may be."""
+    """Return why a member of a tar is rejected, or None."""
     if info.issym() or info.islnk():
         return "it is a link, and links in archives are not followed"
     if info.issparse() or not info.isreg():
-        return "it is no plain file"
+        return "it is not a regular file"
     return refused_name(info.name) or _refused_size(info.size, info.size)
 
 
 def refused_in_zip(info: zipfile.ZipInfo) -> str | None:
-    """Return why a member of a zip is not read; None if it may be."""
+    """Return why a member of a zip is rejected, or None."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
         return "it is a link, and links in archives are not followed"
     if kind not in (0, stat.S_IFREG):
-        return "it is no plain file"
+        return "it is not a regular file"
     if info.flag_bits & _ENCRYPTED:
         return "it is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "it is neither stored nor deflated, the two ways that are read here"
+        return "its compression is unsupported (expected stored or deflated)"
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-        return "its archive contradicts itself on its size"
+        return "its archive states two different sizes for it"
     return refused_name(info.filename) or _refused_size(info.file_size, info.compress_size)
 
 
@@ -215,18 +216,18 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
 
 
 def refused_name(name: str) -> str | None:
-    """Return why a name in an archive is not one of a file inside it; None if it is."""
+    """Return why a member's name is rejected, or None."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or name[1:2] == ":":
-        return "its name is absolute, and leads out of its archive"
+        return "its name is an absolute path, which leads out of its archive"
     if ".." in parts:
-        return "its name holds '..', and may lead out of its archive"
+        return "its name contains '..', which may lead out of its archive"
     return None
 
 
 def _refused_size(num_bytes: int, stored_bytes: int) -> str | None:
     if max(num_bytes, stored_bytes) > MAX_MEMBER_BYTES:
-        return f"its {max(num_bytes, stored_bytes):,} bytes are more than the limit of {MAX_MEMBER_BYTES:,}"
+        return f"its {max(num_bytes, stored_bytes):,} bytes exceed the limit of {MAX_MEMBER_BYTES:,}"
     if num_bytes > max(SMALL_BYTES, MAX_RATIO * stored_bytes):
         return f"it would grow from {stored_bytes:,} to {num_bytes:,} bytes, more than {MAX_RATIO} times"
     return None
@@ -238,8 +239,8 @@ def _check_count(count: int) -> None:
 
 
 def _inflated(stored: bytes, wanted: int) -> bytes:
-    """Return at most `wanted` bytes of what `stored` inflates to; raise `UnreadableError` where it is damaged."""
-    if wanted == 0:  # zlib takes 0 for no limit
+    """Inflate `stored` to at most `wanted` bytes. Raise `UnreadableError` if the data is damaged."""
+    if wanted == 0:  # for zlib, 0 means no limit
         return b""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, wanted)
@@ -248,15 +249,15 @@ def _inflated(stored: bytes, wanted: int) -> bytes:
 
 
 def _exactly(file: int, count: int, offset: int) -> bytes:
-    """Return `count` bytes from `offset` on of a file that nobody else reads from, as its position is moved."""
-    if offset + count > os.fstat(file).st_size:  # before as much memory is taken
-        raise UnreadableError("its archive ends before it does")
+    """Return `count` bytes of an open file from `offset` on. This moves the file's position."""
+    if offset + count > os.fstat(file).st_size:  # before allocating the memory
+        raise UnreadableError("its archive is truncated")
     os.lseek(file, offset, os.SEEK_SET)  # Windows has no `pread`
     parts, missing = [], count
     while missing:
         part = os.read(file, missing)
         if not part:
-            raise UnreadableError("its archive ends before it does")
+            raise UnreadableError("its archive is truncated")
         parts.append(part)
         missing -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -267,7 +268,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 
 
 class _Bounded:
-    """A file that gives at most `most` bytes at a time: how headers are kept from filling the memory."""
+    """A file that returns at most `most` bytes per read, so that a huge header cannot fill the memory."""
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file = file
@@ -275,7 +276,7 @@ class _Bounded:
         self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
 
     def read(self, count: int = -1) -> bytes:
-        """Return the next bytes; raise `DataError` where more are asked for than there may be."""
+        """Return the next bytes. Raise `DataError` if there are more than the limit."""
         content = self._file.read(min(count, self._most + 1) if count >= 0 else self._most + 1)
         if len(content) > self._most:
             raise DataError(f"a header in it has more than {self._most:,} bytes")
@@ -284,11 +285,12 @@ class _Bounded:
 
 @contextmanager
 def _sentences(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever is raised while an archive is listed into one sentence on it."""
+    """Turn any exception that is raised while listing an archive into a one-sentence `DataError`."""
     try:
         yield
     except Exception as error:  # damaged archives make the library raise almost anything
         reason = str(error) or type(error).__name__
         raise DataError(
-            f"The archive {str(path)!r} cannot be listed as a {kind} ({reason.rstrip('.')}); fetch or make it again."
+            f"The archive {str(path)!r} cannot be listed as a {kind} ({reason.rstrip('.')}); download or create it "
+            "again."
         ) from error

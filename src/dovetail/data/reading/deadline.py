@@ -1,4 +1,4 @@
-"""A limit to the time that one image may take."""
+"""A time limit for reading one image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ AGAIN_SECONDS = 1.0  # a decoder may have swallowed the first exception
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise `UnreadableError` within where it takes more than `seconds`.
+    """Raise `UnreadableError` in the block if it takes more than `seconds`.
 
-    Ends what waits for a file system or a pipe, and what decodes piece by piece. One long call into a library that
-    never returns to Python is not ended; `dovetail.data.reading.watch` is for that. Does nothing outside the main
-    thread and on systems without such timers. A timer that was running before goes on afterwards.
+    This interrupts reads from a file system or a pipe, and decoders that return to Python now and then. A single long
+    call into a library is not interrupted; `dovetail.data.reading.watch` handles that. Outside the main thread and on
+    systems without such timers, nothing is limited. A timer that was running before continues afterwards.
 
-    Time is counted in ticks of a timer, of which a process that is suspended gets one however long that lasts: a good
-    image is not given up because the run was stopped in the middle of it.
+    Time is counted in ticks of a timer. A suspended process gets only one tick, however long it is suspended, so an
+    image is not given up because the run was paused while reading it.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

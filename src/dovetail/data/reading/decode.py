@@ -1,21 +1,23 @@
-"""One image file -> uint8 pixels, whatever the format, and never half of an image.
+"""Decodes image files of all supported formats to uint8 pixels. A truncated image is an error.
 
-Formats are told by content: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM and, where Pillow has them, JPEG 2000 and AVIF; arrays
-`[H, W, C]` in `.npy` files. What comes out is
-always 8 bits a channel, upright (EXIF), and has the channels asked for:
+Formats are recognised by content: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and AVIF (if this build of Pillow
+supports them), and arrays `[H, W, C]` in `.npy` files. The result always has 8 bits per channel, is upright (EXIF) and
+has the requested number of channels:
 
-* 1 channel: ITU-R 601 luma of colour images. 3 channels: RGB, grey repeated. 4 channels: RGBA as it stands, opaque
-  where an image has no fourth channel. 2 or more than 4 channels: arrays, and TIFFs.
-* TIFFs with samples of no stated meaning have as many channels as samples, those with pages of one channel as many as
-  pages (`dovetail.data.reading.tiff`).
-* Transparency is laid over white unless it is itself a channel. CMYK becomes RGB. Palettes are looked up.
-* Of animations the first frame counts. 16-bit values are divided by 257; 32-bit integers likewise where they exceed
-  255; floating point is taken as [0, 1]. A range that is given counts instead (`dovetail.data.reading.values`);
+* 1 channel: ITU-R 601 luma of colour images. 3 channels: RGB, with grey repeated. 4 channels: RGBA, opaque if the image
+  has no fourth channel. 2 or more than 4 channels: arrays and TIFFs.
+* TIFFs with unspecified samples have as many channels as samples. TIFFs with single-channel pages have as many channels
+  as pages (`dovetail.data.reading.tiff`).
+* Transparent images are composited over white unless alpha is one of the channels. CMYK becomes RGB. Palettes are
+  looked up.
+* The first frame of an animation is used. 16-bit values are divided by 257, and so are 32-bit integers if they exceed
+  255. Floating-point values are expected in [0, 1]. A value range overrides this (`dovetail.data.reading.values`);
   views then keep all levels, as float32 in 0 to 255.
 
-JPEGs go through simplejpeg. Measured (`benchmarks/results/speed_decoding.md`), it is the fastest at every size or as
-fast as PyTurboJPEG, which needs a libturbojpeg of the system where simplejpeg brings its own; torchvision.io cannot
-decode them smaller, and is deprecated; Pillow takes longer at every size, and is what everything else goes through.
+JPEGs are decoded by simplejpeg, which is the fastest at every size or as fast as PyTurboJPEG
+(`benchmarks/results/speed_decoding.md`). PyTurboJPEG needs the system's libturbojpeg, while simplejpeg brings its own;
+torchvision.io cannot decode at a smaller size and is deprecated; Pillow is slower at every size. Pillow decodes all
+other formats.
 """
 
 from __future__ import annotations
@@ -42,9 +44,9 @@ from dovetail.data.reading.values import is_deep_png, levels_are_kept, scaled, v
 
 MAX_PIXELS = 300_000_000
 MAX_FILE_BYTES = 1 << 30
-MAX_GROWTH = 200  # from the file to the pixels in memory; JPEGs and PNGs of images grow less than 50 times
+MAX_GROWTH = 200  # from the file to the pixels in memory; usual JPEGs and PNGs grow less than 50 times
 SMALL_BYTES = 128 << 20  # pixels that take no more than this may grow by any factor
-# Formats that every Pillow reads, and those that only some builds of it do; no others, as some of them run programs.
+# Formats that every Pillow reads, and two that only some builds read. No others, as some of them run programs.
 _SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
@@ -57,7 +59,7 @@ _SUFFIXES_OF = {
     **({"AVIF": (".avif",)} if features.check("avif") else {}),
 }
 FORMATS = tuple(_SUFFIXES_OF)
-# Files with these names are taken without being opened; all others are looked into.
+# Files with these suffixes count as images without being opened. All others are opened.
 SUFFIXES = frozenset({".npy", *(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)})
 _WORDS = {"WEBP": "WebP", "PPM": "PPM, PGM", "JPEG2000": "JPEG 2000"}
 FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)} or .npy files"
@@ -80,18 +82,18 @@ _SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # 
 
 
 class UnreadableError(Exception):
-    """An image that cannot be read; the message is the reason that `skipped.jsonl` gives."""
+    """An image cannot be read. The message is the reason in `skipped.jsonl`."""
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """An image whose size is known and whose pixels are decoded on demand.
+class LazyImage:
+    """An image of known size whose pixels are decoded on demand.
 
     Attributes:
-        width_px: Upright width.
-        height_px: Upright height.
-        decode: shrink (1, 2, 4 or 8) -> uint8 [C, H, W]. JPEGs come out smaller by up to that divisor, everything
-            else in full. Raises `UnreadableError`.
+        width_px: Width of the upright image, in pixels.
+        height_px: Height of the upright image, in pixels.
+        decode: Takes shrink (1, 2, 4 or 8) and returns uint8 [C, H, W]. JPEGs are decoded up to that factor smaller,
+            all other formats at full size. Raises `UnreadableError`.
     """
 
     width_px: int
@@ -100,44 +102,44 @@ class Photograph:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Return whether a file that begins with `head` (12 bytes or more) is in one of the formats read here."""
+    """Return whether a file that starts with `head` (12 bytes or more) has a supported format."""
     if head[4:8] == b"ftyp":
         return "AVIF" in FORMATS and head[8:12] in (b"avif", b"avis")
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def open_file(path: str | Path, channels: int) -> Photograph:
-    """Return the image in the file at `path` with that many channels; raise `UnreadableError` otherwise."""
+def open_file(path: str | Path, channels: int) -> LazyImage:
+    """Open the image file at `path` with `channels` channels. Raise `UnreadableError` if that fails."""
     return open_bytes(read_file(path), channels)
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return the bytes of a regular file of limited size; raise `UnreadableError` if it cannot be read.
+    """Return the bytes of a regular file of limited size. Raise `UnreadableError` if it cannot be read.
 
-    Neither a device nor a pipe is waited for, and no more memory is taken than the file's size.
+    Devices and pipes are rejected without waiting for them. Memory use is bounded by the size of the file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:  # noqa: PTH123 (a handle that was opened without waiting)
+        with open(handle, "rb") as file:  # noqa: PTH123 (a handle opened with O_NONBLOCK)
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError("it is no regular file")
+                raise UnreadableError("it is not a regular file")
             if status.st_size > MAX_FILE_BYTES:
-                raise UnreadableError(f"its {status.st_size:,} bytes are more than the limit of {MAX_FILE_BYTES:,}")
+                raise UnreadableError(f"its {status.st_size:,} bytes exceed the limit of {MAX_FILE_BYTES:,}")
             return file.read(status.st_size)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
     except MemoryError as error:
-        raise UnreadableError("there is not enough memory for it") from error
+        raise UnreadableError("out of memory") from error
 
 
-def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photograph:
-    """Return the image encoded in `content`; raise `UnreadableError` where there is none.
+def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> LazyImage:
+    """Open the image encoded in `content`. Raise `UnreadableError` if it is not an image.
 
     Args:
         content: All bytes of the file.
-        channels: Of the pixels.
-        upright: Whether to turn it as its EXIF tag says; TIFFs always are turned.
+        channels: Number of channels to decode.
+        upright: Whether to apply the EXIF orientation. It is always applied to TIFFs.
     """
     if content.startswith(_NPY_MAGIC):
         with _reasons():
@@ -145,7 +147,7 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photog
     if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
         return from_array(bands, channels)
     if value_range() is not None and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
-        raise UnreadableError("--value-range does not reach PNGs in colour of 16 bits; save them as TIFF or .npy")
+        raise UnreadableError("--value-range does not support 16-bit colour PNGs; save them as TIFF or .npy")
     with opened(content) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
             return _jpeg(content, image, channels, upright)
@@ -153,7 +155,7 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> Photog
 
 
 def _bands(content: bytes, channels: int) -> np.ndarray | None:
-    """Return the bands [H, W, C] of a TIFF that Pillow would not read whole; None for others."""
+    """Return the bands [H, W, C] of a TIFF that Pillow cannot read completely, or None for other TIFFs."""
     with _reasons(), quiet():
         try:
             return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS)
@@ -163,10 +165,10 @@ def _bands(content: bytes, channels: int) -> np.ndarray | None:
 
 @contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """Yield the Pillow image of a file, of a size that may be decoded, for what needs its values as they are.
+    """Yield the Pillow image of a file after checking its size, for code that needs the raw values.
 
     Raises:
-        UnreadableError: There is none, or whatever is done with it within fails.
+        UnreadableError: The file is not an image, or the block raises an exception.
     """
     if not content:
         raise UnreadableError("the file is empty")
@@ -177,14 +179,14 @@ def opened(content: bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Photograph:
-    """Return the image in a Pillow image; raise `UnreadableError` if it cannot be loaded. See `open_bytes`."""
+def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> LazyImage:
+    """Convert a Pillow image. Raise `UnreadableError` if it cannot be loaded. See `open_bytes` for the arguments."""
     with _reasons(), quiet():
         _check_size(*image.size)
         if channels not in (1, 3, 4):
             pixels = _pages(image, channels)
         else:
-            image.load()  # PNGs have their tags where the pixels end
+            image.load()  # PNGs have their tags after the pixels
             turn = _turn(image, upright)
             turned = image if turn is None else image.transpose(turn)
             if levels_are_kept() and turned.mode in DEEP_MODES:
@@ -193,12 +195,12 @@ def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> Ph
     return _decoded(pixels)
 
 
-def from_array(array: np.ndarray, channels: int) -> Photograph:
-    """Return the image in an array [H, W] or [H, W, C]; raise `UnreadableError` if it is something else."""
+def from_array(array: np.ndarray, channels: int) -> LazyImage:
+    """Convert an array [H, W] or [H, W, C]. Raise `UnreadableError` for other shapes."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.size == 0:
-        raise UnreadableError(f"an array of shape {list(array.shape)} is no image [height, width, channels]")
+        raise UnreadableError(f"expected an array [height, width, channels], got the shape {list(array.shape)}")
     _check_size(array.shape[1], array.shape[0])
     with _reasons():
         pixels = _eight_bits(array)
@@ -209,12 +211,12 @@ def from_array(array: np.ndarray, channels: int) -> Photograph:
             image = Image.fromarray(pixels[:, :, 0] if given == 1 else pixels)
             pixels = np.asarray(_with_channels(image, channels)).reshape(*pixels.shape[:2], channels)
     if pixels.shape[2] != channels:
-        raise UnreadableError(f"it has {pixels.shape[2]} channels where {channels} are needed")
+        raise UnreadableError(f"expected {channels} channels, got {pixels.shape[2]}")
     return _decoded(pixels)
 
 
 def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return float pixels [H, W, C] in 0 to 255 with the channels that `_with_channels` makes of 1, 3 or 4."""
+    """Convert float pixels [H, W, C] in 0 to 255 between 1, 3 and 4 channels, as `_with_channels` does for uint8."""
     given = pixels.shape[2]
     if given == channels or given not in (1, 3, 4) or channels not in (1, 3, 4):
         return pixels
@@ -229,26 +231,26 @@ def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return np.concatenate([colours, np.full_like(colours[:, :, :1], 255)], axis=2)
 
 
-def _decoded(pixels: np.ndarray) -> Photograph:
+def _decoded(pixels: np.ndarray) -> LazyImage:
     height, width = pixels.shape[:2]
-    # A copy where Pillow or a memory map owns the memory: torch wants to be able to write.
+    # A copy if Pillow or a memory map owns the memory: torch needs it writable.
     tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
-    return Photograph(width, height, lambda shrink: tensor)
+    return LazyImage(width, height, lambda shrink: tensor)
 
 
 def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
-    """Return what turns an image as its EXIF tag says; None where nothing does, or `upright` is off."""
-    if not upright or image.format == "TIFF":  # Pillow turns TIFFs by itself when it loads them
+    """Return the transposition for the EXIF orientation, or None if there is none or `upright` is False."""
+    if not upright or image.format == "TIFF":  # Pillow turns TIFFs when it loads them
         return None
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged tags make Pillow raise almost anything, and do the pixels no harm
+    except Exception:  # damaged tags make Pillow raise almost anything, but the pixels are fine
         return None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
-def _jpeg(content: bytes, image: Image.Image, channels: int, upright: bool) -> Photograph:
-    """Return a JPEG that is decoded later, at the size that is needed then."""
+def _jpeg(content: bytes, image: Image.Image, channels: int, upright: bool) -> LazyImage:
+    """Return a JPEG that is decoded on demand, at the size needed."""
     turn = _turn(image, upright)
     width, height = image.size
 
@@ -270,14 +272,14 @@ def _jpeg(content: bytes, image: Image.Image, channels: int, upright: bool) -> P
             pixels = np.asarray(turned).reshape(*turned.size[::-1], channels)
         return _decoded(pixels).decode(1)
 
-    return Photograph(*((height, width) if turn in _SIDEWAYS else (width, height)), decode)
+    return LazyImage(*((height, width) if turn in _SIDEWAYS else (width, height)), decode)
 
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Return `image` as L, RGB or RGBA."""
     if image.mode in DEEP_MODES:
         image = Image.fromarray(_eight_bits(np.asarray(image)))
-    if image.mode == "La":  # Pillow knows no direct way from it
+    if image.mode == "La":  # Pillow cannot convert it directly
         image = image.convert("LA")
     transparent = image.has_transparency_data or image.mode == "RGBX"
     if not transparent and image.mode not in ("1", "L", "RGB"):
@@ -292,19 +294,19 @@ def _with_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _pages(image: Image.Image, channels: int) -> np.ndarray:
-    """Return [H, W, channels] of an image with as many bands, or as many pages of one band, as are needed."""
-    num_pages = getattr(image, "n_frames", 1)  # Pillow has it on formats with frames only
+    """Return [H, W, channels] of an image with that many bands, or that many single-band pages."""
+    num_pages = getattr(image, "n_frames", 1)  # only formats with frames have this attribute
     if num_pages == 1 and len(image.getbands()) == channels and image.mode != "P":
         return _eight_bits(np.asarray(image))
     if num_pages != channels:
-        raise UnreadableError(f"it has {len(image.getbands())} channels where {channels} are needed")
+        raise UnreadableError(f"expected {channels} channels, got {len(image.getbands())}")
     if tiff.grey_pages(image) != channels:
-        raise UnreadableError(f"its {num_pages} pages are not {channels} grey images of one size")
+        raise UnreadableError(f"expected {channels} grey pages of equal size, got {num_pages} other pages")
     return _eight_bits(tiff.stacked(image, num_pages))
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """Return the array as uint8; see the module's docstring."""
+    """Convert the array to uint8, as the module's docstring describes."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
@@ -312,31 +314,31 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     given = value_range()
     if given is not None and array.dtype.kind in "iuf":
         if not np.isfinite(array).all():
-            raise UnreadableError("it holds values that are no finite numbers")
+            raise UnreadableError("it contains NaN or infinite values")
         return scaled(array, given)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails too
-            raise UnreadableError(f"its floating-point values lie in {low:g} to {high:g}, not in 0 to 1")
+            raise UnreadableError(f"expected floating-point values in 0 to 1, got {low:g} to {high:g}")
         return (array * 255).round().astype(np.uint8)
     if array.dtype.kind not in "iu":
-        raise UnreadableError(f"values of type {array.dtype} are no pixels")
+        raise UnreadableError(f"the dtype {array.dtype} is unsupported for pixels")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise UnreadableError(f"its values lie in {low} to {high}, not in 0 to 65535")
+        raise UnreadableError(f"expected values in 0 to 65535, got {low} to {high}")
     sixteen = array.dtype.itemsize == 2 or high > 255
     return ((array.astype(np.uint32) + 128) // 257 if sixteen else array).astype(np.uint8)
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise UnreadableError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
+        raise UnreadableError(f"{width} x {height} pixels exceed the limit of {MAX_PIXELS // 10**6} million")
     if width * height == 0:
         raise UnreadableError("it has no pixels")
 
 
 def _check_growth(image: Image.Image, num_bytes: int) -> None:
-    """Raise `UnreadableError` for an image whose pixels take far more memory than any image's of its file size."""
+    """Raise `UnreadableError` if the pixels take far more memory than the file size of a real image suggests."""
     width, height = image.size
     decoded = width * height * (1 if image.mode in ("1", "L") else 4)  # as Pillow keeps them
     if decoded > max(SMALL_BYTES, MAX_GROWTH * num_bytes):
@@ -345,7 +347,7 @@ def _check_growth(image: Image.Image, num_bytes: int) -> None:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into `UnreadableError`."""
+    """Turn any exception of a decoder into `UnreadableError`."""
     try:
         yield
     except UnreadableError:

@@ -1,4 +1,4 @@
-"""How much of their range images of more than 8 bits use: told once before a run, for a few of its images."""
+"""Checks before a run, on a few images, how much of their value range images of more than 8 bits use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dovetail.data.reading.decode import read_file
 from dovetail.data.reading.values import PNG, Range, is_deep_png
 from dovetail.errors import counted
 
-LOOKED_AT = 16  # images that tell about the others
-NARROW = 16  # a range of which only this part is used is told
+LOOKED_AT = 16  # number of images to inspect
+NARROW = 16  # warn if images use less than 1/NARROW of their format's range
 MOST_PIXELS = 64_000_000
 _DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy", ".jp2", ".pgm"})
 
 
 def told_of_values(paths: Iterable[str | Path], given: Range | None) -> str:
-    """Return a sentence where images of more than 8 bits use little of their range, or more than the given one.
+    """Return a warning if images of more than 8 bits use little of their range, or exceed the specified one.
 
     Args:
-        paths: Of images; evenly spaced ones with suffixes of deep formats are looked at.
-        given: What `--value-range` says.
+        paths: Paths of images. A few evenly spaced ones with suffixes of deep formats are inspected.
+        given: Value of `--value-range`.
     """
     deep = [path for path in paths if Path(path).suffix.lower() in _DEEP_SUFFIXES]
     chosen = deep[:: max(len(deep) // LOOKED_AT, 1)][:LOOKED_AT]
@@ -35,27 +35,28 @@ def told_of_values(paths: Iterable[str | Path], given: Range | None) -> str:
     highest, whole = max(peak for peak, _ in peaks), max(whole for _, whole in peaks)
     if given is not None:
         beyond = sum(peak > given[1] for peak, _ in peaks)
-        words = f"{beyond} of {counted(len(peaks), 'image')} looked at hold values beyond --value-range"
-        return f"{words} {given[0]:g} {given[1]:g} (up to {highest:g}), which are clipped." if beyond else ""
+        words = f"{beyond} of {counted(len(peaks), 'image')} inspected exceed --value-range"
+        return f"{words} {given[0]:g} {given[1]:g} (up to {highest:g}); these values are clipped." if beyond else ""
     if highest * NARROW >= whole or highest <= 0:
         return ""
     fitting = 2 ** int(np.ceil(np.log2(highest + 1))) - 1 if whole > 1 else highest
     return (
-        f"Of {counted(len(peaks), 'image')} looked at none holds a value above {highest:g}, under 1/{NARROW} of "
-        f"{whole:g}, the format's white: they come out nearly black. Say what is white: --value-range 0 {fitting:g}."
+        f"The largest value in {counted(len(peaks), 'image')} inspected is {highest:g}, less than 1/{NARROW} of the "
+        f"format's white ({whole:g}), so the images come out nearly black. Specify the range: "
+        f"--value-range 0 {fitting:g}."
     )
 
 
 def peak_in_file(path: str | Path) -> tuple[float, float] | None:
-    """Return an image's largest value and the one that is white by its format; None for 8 bits and unreadable files."""
+    """Return the largest value in an image file and its format's white, or None for 8 bits and unreadable files."""
     try:
         return peak_in(read_file(path))
-    except Exception:  # decoders raise almost anything, and who reads the image for its pixels is told
+    except Exception:  # decoders raise almost anything; reading the pixels reports it
         return None
 
 
 def peak_in(content: bytes) -> tuple[float, float] | None:
-    """Return the largest value in the content of a file and its format's white; None for 8 bits."""
+    """Return the largest value in an encoded image and its format's white, or None for 8 bits."""
     if content.startswith(b"\x93NUMPY"):
         return peak_of(np.load(io.BytesIO(content), allow_pickle=False))
     if content.startswith(PNG) and not is_deep_png(content):
@@ -72,7 +73,7 @@ def peak_in(content: bytes) -> tuple[float, float] | None:
 
 
 def peak_of(array: np.ndarray) -> tuple[float, float] | None:
-    """Return the largest value of an array and what is white; None for 8 bits."""
+    """Return the largest value of an array and the value of white, or None for 8 bits."""
     if array.dtype.kind == "f":
         return float(array.max()), 1.0
     peak = float(array.max())

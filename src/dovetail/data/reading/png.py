@@ -1,4 +1,4 @@
-"""PNGs whose remarks are damaged or huge: Pillow refuses the whole file for them, though no pixel depends on them.
+"""Removes damaged or huge text chunks from PNGs. Pillow rejects such files, although no pixel depends on the chunks.
 
 Format: https://www.w3.org/TR/png-3/#5Chunk-layout
 """
@@ -10,13 +10,13 @@ import zlib
 from collections.abc import Iterator
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_BYTES = 1 << 20  # what Pillow inflates of a remark
-_COMPRESSED = (b"iCCP", b"zTXt")  # a name, a zero byte, a byte for the method, and what is compressed
+MOST_BYTES = 1 << 20  # Pillow's limit for inflated text
+_COMPRESSED = (b"iCCP", b"zTXt")  # a name, a zero byte, a byte for the method, and the compressed data
 _TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 
 
 def without_bad_remarks(content: bytes) -> bytes:
-    """Return a PNG without the ancillary chunks that are damaged or huge; as it is where there is none."""
+    """Return a PNG without its damaged or huge ancillary chunks. Other files are returned unchanged."""
     if not content.startswith(MAGIC):
         return content
     kept, end, dropped = [content[: len(MAGIC)]], len(MAGIC), False
@@ -29,7 +29,7 @@ def without_bad_remarks(content: bytes) -> bytes:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where each chunk begins and ends, up to the first that the file does not hold whole."""
+    """Yield the begin and end of each chunk, up to the first truncated one."""
     begin = len(MAGIC)
     while begin + 12 <= len(content):
         end = begin + 12 + struct.unpack_from(">I", content, begin)[0]
@@ -40,12 +40,12 @@ def _chunks(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _is_bad(chunk: memoryview) -> bool:
-    """Return whether a chunk (length, kind, data, checksum) is one that can be left out, and better is."""
+    """Return whether a chunk (length, kind, data, checksum) is optional and damaged or huge."""
     kind = bytes(chunk[4:8])
-    if not kind[0] & 0x20:  # a capital letter first: a chunk that pixels depend on
+    if not kind[0] & 0x20:  # a capital letter first: pixels depend on this chunk
         return False
     if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
-        return kind != b"tRNS"  # transparency is a matter of pixels
+        return kind != b"tRNS"  # transparency belongs to the pixels
     if kind not in _TEXTS:
         return False
     if len(chunk) > MOST_BYTES:
@@ -60,7 +60,7 @@ def _is_bad(chunk: memoryview) -> bool:
 
 
 def _inflates_beyond(data: bytes) -> bool:
-    """Return whether data inflates to more than Pillow takes, or not at all."""
+    """Return whether data inflates to more than Pillow accepts, or cannot be inflated."""
     try:
         return len(zlib.decompressobj().decompress(data, MOST_BYTES + 1)) > MOST_BYTES
     except zlib.error:

@@ -1,4 +1,4 @@
-"""What Pillow and libtiff say on odd files, and Pillow's own limit of pixels, out of the way while an image is read."""
+"""Silences the warnings of Pillow and libtiff, and lifts Pillow's pixel limit, while an image is read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image
 
-# Of `warnings.filters`: what Pillow says on odd files.
+# An entry of `warnings.filters` for Pillow's warnings about odd files.
 _REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's remarks on odd files and take its limit of pixels away within; whoever reads has its own."""
+    """Silence Pillow's warnings and lift its pixel limit in this block. The caller enforces its own limit."""
     _quiet_libtiff()
     _readers.begin()
     try:
@@ -29,10 +29,10 @@ def quiet() -> Iterator[None]:
 
 
 class _Readers:
-    """Takes Pillow's limit of pixels and its remarks away while any thread reads.
+    """Lifts Pillow's pixel limit and silences its warnings while any thread reads.
 
-    Both belong to the process. Would each thread put back what it had found, one that begins amid another's reading
-    would put back nothing; so the first to begin takes them away, and the last to end puts them back.
+    Both settings belong to the process. If each thread restored what it found, overlapping threads would restore the
+    wrong values. So the first thread to begin changes them, and the last one to end restores them.
     """
 
     def __init__(self) -> None:
@@ -42,24 +42,24 @@ class _Readers:
         self._follows_forks = False
 
     def begin(self) -> None:
-        """Note that a thread begins to read."""
+        """Register a thread that starts reading."""
         with self._lock:
             self._follow_forks()
             if self._count == 0:
                 self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                # Not by `catch_warnings`, which would also take back what other threads change meanwhile.
+                # Not `catch_warnings`, which would also revert what other threads change meanwhile.
                 warnings.filters = [_REMARKS, *warnings.filters]
             self._count += 1
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Unregister a thread that has finished reading."""
         with self._lock:
-            self._count = max(self._count - 1, 0)  # a copy of the process may end what it has not begun
+            self._count = max(self._count - 1, 0)  # a forked process may end what it has not begun
             if self._count == 0:
                 self._put_back()
 
     def _follow_forks(self) -> None:
-        """Keep copies of this process in order, from the first reading on."""
+        """Reset forked processes, from the first read on."""
         if not self._follows_forks and hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(
                 before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._begin_anew
@@ -71,7 +71,7 @@ class _Readers:
         warnings.filters = [entry for entry in warnings.filters if entry is not _REMARKS]
 
     def _begin_anew(self) -> None:
-        """In a copy of this process, which has no other threads that read."""
+        """Reset after a fork: the new process has no other threads that read."""
         if self._count > 0:
             self._count = 0
             self._put_back()
@@ -83,11 +83,11 @@ _readers = _Readers()
 
 @functools.cache
 def _quiet_libtiff() -> None:
-    """Keep what libtiff itself writes to the terminal on damaged TIFFs from it, for good; Pillow raises the same.
+    """Keep libtiff from writing errors on damaged TIFFs to the terminal. Pillow raises the same errors.
 
-    Pillow does so with its warnings. Where libtiff is a part of Pillow's own library, as on Windows, it still writes.
+    Pillow silences libtiff's warnings itself. Where libtiff is compiled into Pillow, as on Windows, it still writes.
     """
     with suppress(AttributeError, OSError):
-        # A library's names are looked up in those that it was linked with, too.
+        # Symbols are also looked up in the libraries that this one was linked with.
         library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
         library.TIFFSetErrorHandler(ctypes.c_void_p(None))

@@ -1,4 +1,4 @@
-"""What could not be read: written down once each, and the end of a run in which most cannot."""
+"""Logs unreadable images, each of them once, and stops a run in which most images are unreadable."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from dovetail.errors import DataError, counted
 from dovetail.files.schema import parsed
 from dovetail.views.batch import ViewBatch
 
-_FEWEST_TRIED = 32  # fewer tell nothing about the rest of the source
+_FEWEST_TRIED = 32  # too few images say nothing about the rest of the source
 
 
 class Line(TypedDict):
-    """A line of the file."""
+    """A line of `skipped.jsonl`."""
 
     path: str
     reason: str
 
 
 class SkippedLog:
-    """Writes `skipped.jsonl`: one line {"path", "reason"} for each unreadable image, over resumed runs too."""
+    """Writes `skipped.jsonl`: one line {"path", "reason"} per unreadable image. Resumed runs append to it."""
 
     def __init__(self, path: Path | None, num_images: int) -> None:
-        """Go on with the file at `path` if there is one; None writes nothing and only counts.
+        """Open the log.
 
         Args:
-            path: The file, in the run's folder.
-            num_images: Of the source.
+            path: The file in the run folder, which is continued if it exists. None only counts.
+            num_images: Number of images in the source.
         """
         self._path = path
         self._num_images = num_images
         self._tried = 0
-        self._unreadable: set[int] = set()  # nothing is kept for what can be read: there may be a billion
+        self._unreadable: set[int] = set()  # readable images are not kept: there may be a billion
         self._known: set[str] = set()
-        self._offset = 0  # of the first line that is not yet read whole
+        self._offset = 0  # offset of the first line that has not been read completely
         self._read()
 
     @property
     def count(self) -> int:
-        """The number of images named so far."""
+        """Number of images logged so far."""
         return len(self._known)
 
     def record(self, batch: ViewBatch) -> None:
-        """Take note of what a batch found.
+        """Log the unreadable images of a batch.
 
         Raises:
-            DataError: More than half of the images tried (at least 32, or all there are) cannot be read.
+            DataError: More than half of the images tried so far (at least 32, or all images) cannot be read.
         """
         used = batch.used.numpy()
         for skipped in batch.skipped:
@@ -59,15 +59,15 @@ class SkippedLog:
         if batch.skipped and ((enough and num_bad * 2 > num_tried) or (used < 0).any()):
             example = batch.skipped[0]
             raise DataError(
-                f"{num_bad} of {counted(num_tried, 'image')} tried cannot be read, such as {example.path!r} "
-                f"({example.reason}); check the data{f', all are named in {self._path}' if self._path else ''}."
+                f"{num_bad} of {counted(num_tried, 'image')} cannot be read, such as {example.path!r} "
+                f"({example.reason}); check the data{f' ({self._path} lists all of them)' if self._path else ''}."
             )
 
     def _write(self, path: str, reason: str) -> None:
         if path in self._known:
             return
         if self._path is not None:
-            # Other ranks write the same file: what they named meanwhile is not named again.
+            # Other ranks write the same file, and an image is logged only once.
             torn = self._read()
             if path not in self._known:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class SkippedLog:
         self._known.add(path)
 
     def _read(self) -> bool:
-        """Take in what was written since the last time; return whether the file ends within a line."""
+        """Read the lines that were added since the last call. Return whether the file ends within a line."""
         if self._path is None or not self._path.exists():
             return False
         with self._path.open("rb") as file:

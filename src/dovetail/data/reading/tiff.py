@@ -1,7 +1,7 @@
-"""Bands of TIFFs that Pillow does not hand out: samples without a meaning, as of GeoTIFFs, and bands in pages.
+"""Reads TIFF bands that Pillow does not support: unspecified samples, as in GeoTIFFs, and bands stored as pages.
 
-Pillow reads grey, RGB, palettes, CMYK and YCbCr, each with a known alpha at most. It drops other samples, or knows no
-image in the file. These are read by tifffile, and what is compressed by imagecodecs: the extra `tiff`.
+Pillow reads grey, RGB, palettes, CMYK and YCbCr, each with at most a known alpha. It drops other samples, or does not
+recognise the file. Such files are read by tifffile and decompressed by imagecodecs (the extra `tiff`).
 
 Shapes: H x W pixels, C bands.
 """
@@ -18,7 +18,7 @@ from dovetail.data.reading.values import value_range
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA = 258, 262, 274, 277, 338
-_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that a photometric interpretation explains
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # number of samples by photometric interpretation
 _ALPHA = (1, 2)
 _TURNED = {
     2: lambda array: array[:, ::-1],
@@ -32,11 +32,11 @@ _TURNED = {
 
 
 class UnreadableBandsError(Exception):
-    """The bands of a TIFF cannot be read; the message says why."""
+    """The bands of a TIFF cannot be read. The message is the reason."""
 
 
 def unexplained(image: Image.Image) -> int:
-    """Return how many samples a TIFF's pixels have beyond a colour and its alpha; 0 for other formats."""
+    """Return the number of samples in a TIFF beyond its colour and alpha, 0 for other formats."""
     if image.format != "TIFF":
         return 0
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
@@ -46,8 +46,8 @@ def unexplained(image: Image.Image) -> int:
 
 
 def grey_pages(image: Image.Image) -> int:
-    """Return how many pages of one band a TIFF has; 1 where they differ in size or have more bands."""
-    pages = getattr(image, "n_frames", 1)  # Pillow has it on formats with frames only
+    """Return the number of single-band pages in a TIFF, or 1 if they differ in size or have several bands."""
+    pages = getattr(image, "n_frames", 1)  # only formats with frames have this attribute
     if image.format != "TIFF" or pages == 1 or len(image.getbands()) != 1 or image.mode == "P":
         return 1
     size, mode = image.size, image.mode
@@ -62,15 +62,15 @@ def grey_pages(image: Image.Image) -> int:
 
 
 def read_bands(content: bytes, channels: int, *, most_pixels: int) -> np.ndarray | None:
-    """Return the bands [H, W, C] of a TIFF as they are; None where Pillow reads it as it should.
+    """Return the bands [H, W, C] of a TIFF, or None if Pillow can read it.
 
     Args:
-        content: Of the file.
-        channels: C that is needed.
-        most_pixels: Of a band.
+        content: All bytes of the file.
+        channels: Number of channels needed.
+        most_pixels: Largest number of pixels in a band.
 
     Raises:
-        UnreadableBandsError: For another number of bands, and where they cannot be read.
+        UnreadableBandsError: The TIFF has another number of bands, or they cannot be read.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=("TIFF",))
@@ -81,11 +81,11 @@ def read_bands(content: bytes, channels: int, *, most_pixels: int) -> np.ndarray
         if pages == channels:
             return stacked(image, pages)
         if channels != 3:
-            raise UnreadableBandsError(f"it has {pages} pages of one channel where {channels} are needed")
+            raise UnreadableBandsError(f"expected {channels} channels, got {pages} pages of one channel")
     deep = max(image.tag_v2.get(_BITS, (8,))) > 8  # type: ignore[attr-defined]
     if deep and len(image.getbands()) > 1 and value_range() is not None:  # Pillow gives the upper 8 bits of colours
         return by_tifffile(content, int(image.tag_v2.get(_SAMPLES, 1)), most_pixels)  # type: ignore[attr-defined]
-    in_colour = len(image.getbands()) == 3 and channels in (1, 3)  # the other samples are beside the colour
+    in_colour = len(image.getbands()) == 3 and channels in (1, 3)  # the other samples come after the colour
     if not unexplained(image) or in_colour or channels == 1:
         return None
     return by_tifffile(content, channels, most_pixels)
@@ -101,7 +101,7 @@ def stacked(image: Image.Image, pages: int) -> np.ndarray:
 
 
 def by_tifffile(content: bytes, channels: int, most_pixels: int) -> np.ndarray:
-    """Return the bands of a TIFF's first page, upright; raise `UnreadableBandsError` where that cannot be."""
+    """Return the bands of the first page of a TIFF, upright. Raise `UnreadableBandsError` if that fails."""
     try:
         import tifffile
     except ImportError as error:
@@ -112,10 +112,10 @@ def by_tifffile(content: bytes, channels: int, most_pixels: int) -> np.ndarray:
         page: Any = file.pages.first
         samples = int(page.samplesperpixel)
         width, height = int(page.imagewidth), int(page.imagelength)
-        if samples != channels:  # before as much memory is taken
-            raise UnreadableBandsError(f"it has {samples} channels where {channels} are needed")
+        if samples != channels:  # before allocating the memory
+            raise UnreadableBandsError(f"expected {channels} channels, got {samples}")
         if width * height > most_pixels:
-            raise UnreadableBandsError(f"{width} x {height} pixels are more than the limit of {most_pixels:,}")
+            raise UnreadableBandsError(f"{width} x {height} pixels exceed the limit of {most_pixels:,}")
         try:
             found = np.asarray(page.asarray())
         except ValueError as error:

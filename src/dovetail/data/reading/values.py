@@ -1,8 +1,8 @@
-"""Which values of an image are black and which are white, where its channels have more than 8 bits.
+"""The value range of images with more than 8 bits per channel: which value is black and which is white.
 
-16-bit values are divided by 257 unless a range is given, so 12 bits in a 16-bit file come out nearly black, in 17
-levels. `values_within` gives the range of all images that this process reads: (0, 4095) for 12 bits. What lies beyond
-is clipped.
+By default, 16-bit values are divided by 257, so 12-bit data in a 16-bit file comes out nearly black, with only 17
+levels. `values_within` sets the range of all images that this process reads, such as (0, 4095) for 12 bits. Values
+outside the range are clipped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class _Values:
-    """The range of this process; a class so that nothing outside this module assigns it."""
+    """The range of this process. It is a class so that other modules cannot assign it by accident."""
 
     given: Range | None = None
 
 
 class _Levels(threading.local):
-    """Whether this thread keeps all levels of images with a given range."""
+    """Whether this thread keeps all levels of images that are read with a value range."""
 
     kept = False
 
@@ -36,13 +36,13 @@ _levels = _Levels()
 
 
 def levels_are_kept() -> bool:
-    """Whether values within a given range come out as float32 in [0, 255] with all their levels, and not as uint8."""
+    """Return whether images are read as float32 in [0, 255] with all their levels, and not as uint8."""
     return _levels.kept and _Values.given is not None
 
 
 @contextmanager
 def all_levels() -> Iterator[None]:
-    """Keep all levels of images that this thread reads within, where a range is given."""
+    """Keep all levels of the images that this thread reads in the block, if a value range is set."""
     before, _levels.kept = _levels.kept, True
     try:
         yield
@@ -51,18 +51,18 @@ def all_levels() -> Iterator[None]:
 
 
 def value_range() -> Range | None:
-    """Return the range that is read as black to white; None where each format's own is."""
+    """Return the values of black and white, or None if each format's default applies."""
     return _Values.given
 
 
 def use_values(given: Range | None) -> None:
-    """Read with that range from now on: for a loading process, which starts for one purpose."""
+    """Set the value range of this process. Meant for workers, which keep one range."""
     _Values.given = given
 
 
 @contextmanager
 def values_within(given: Sequence[float] | None) -> Iterator[None]:
-    """Read images of more than 8 bits with `given` as black and white within; None or nothing for the formats' own."""
+    """Read images of more than 8 bits with `given` as black and white in the block. None or () is the default."""
     before, _Values.given = _Values.given, as_range(given)
     try:
         yield
@@ -71,18 +71,20 @@ def values_within(given: Sequence[float] | None) -> Iterator[None]:
 
 
 def as_range(given: Sequence[float] | None) -> Range | None:
-    """Return two numbers as a range, nothing as None; raise `OptionsError` for anything else."""
+    """Return two numbers as a range, and nothing as None. Raise `OptionsError` for anything else."""
     if given is None or len(given) == 0:
         return None
     if len(given) != 2 or not float(given[0]) < float(given[1]) < float("inf"):
-        raise OptionsError(f"--value-range is {' '.join(map(str, given))}; give two numbers, black and white: 0 4095.")
+        raise OptionsError(
+            f"--value-range expects two numbers, black and white, such as 0 4095; got {' '.join(map(str, given))}."
+        )
     return float(given[0]), float(given[1])
 
 
 def scaled(array: np.ndarray, given: Range) -> np.ndarray:
-    """Return values in 0 to 255, black and white as given, as uint8, or as float32 where `levels_are_kept`.
+    """Scale values from the range `given` to 0 to 255: uint8, or float32 if `levels_are_kept`.
 
-    NaN stays an error of the caller's.
+    The caller has to reject NaN.
     """
     low, high = given
     shares = (array.astype(np.float32) - low) / (high - low)
@@ -91,5 +93,5 @@ def scaled(array: np.ndarray, given: Range) -> np.ndarray:
 
 
 def is_deep_png(content: bytes) -> bool:
-    """Return whether the content of a file is a PNG of 16 bits a channel."""
+    """Return whether the content of a file is a PNG with 16 bits per channel."""
     return content.startswith(PNG) and len(content) > 25 and content[24] == 16

@@ -1,15 +1,15 @@
-"""What every loading process is reading, and since when: how a decoder that never comes back is found and given up.
+"""Watches what every worker is reading, and since when, to find and stop decoders that hang.
 
-An image that waits or is decoded piece by piece is ended within its process (`dovetail.data.reading.deadline`). One
-long call into a library can only be ended with its process. So each process notes what it begins to read in memory that
-all share; the main process, while it waits for a batch, ends the process of what takes too long, and starts anew
-without that image. Noting costs some microseconds, and nothing waits for it.
+Most slow reads are interrupted within the worker (`dovetail.data.reading.deadline`). A single long call into a library
+can only be stopped together with its process. So each worker records in shared memory which image it starts to read.
+While the main process waits for a batch, it terminates a worker that takes too long, and restarts without that image.
+Recording takes some microseconds and blocks nothing.
 
-A thread of the main process looks, as the main one may itself wait for a process that is stuck: a batch that is taken
-from a process is handed over by it, and one long call holds that up too.
+A separate thread of the main process does the polling, because the main thread may itself wait for a stuck worker when
+it takes over a batch.
 
-Time is counted in polls of the main process, not by the clock: a run that was suspended (Ctrl-Z, a scheduler that lets
-another job go first) would otherwise give up what it was reading, and end in other weights.
+Time is counted in polls and not by the clock. Otherwise a run that was suspended (Ctrl-Z, a preempting scheduler)
+would give up the images that it was reading, and end with different weights.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from torch.utils.data import get_worker_info
 
 Batch = TypeVar("Batch")
 
-GRACE_SECONDS = 2.0  # for the process's own alarm, which is enough for almost all
+GRACE_SECONDS = 2.0  # for the worker's own alarm, which stops almost all slow reads
 _NOTHING = -1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _signals(*names: str) -> tuple[signal.Signals, ...]:
-    """Return those of the signals that this system has: Windows lacks some."""
+    """Return the signals that exist on this system: Windows lacks some."""
     return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
 
 
-# How a process ends by what it computes; other signals come from outside, and no image is to blame for them.
+# Signals of a crash in the process itself. Other signals come from outside, and no image causes them.
 _CRASHES = _signals("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
-# Clusters and terminals ask all processes of a job to stop: the training one answers, and may need some batches more.
+# Clusters and terminals ask all processes of a job to stop. The training process may need some batches more.
 _REQUESTS = _signals("SIGTERM", "SIGUSR1", "SIGHUP", "SIGQUIT")
 
 
-_KILLED = [-number for number in _signals("SIGKILL")]  # as systems do that run out of memory
+_KILLED = [-number for number in _signals("SIGKILL")]  # sent by a system that runs out of memory
 
 
 class ReadingWatch:
-    """One line for each loading process: the image that it reads, and when it began."""
+    """Records for each worker which image it is reading, and when it started."""
 
     def __init__(self, num_workers: int) -> None:
-        """Take shared memory; give this to the processes before they start."""
+        """Allocate shared memory. Pass the watch to the workers before they start."""
         self._lines = torch.full((num_workers, 2), _NOTHING, dtype=torch.float64)
         self._lines.share_memory_()  # type: ignore[no-untyped-call]
-        self._seen: list[tuple[list[float], int]] = [([], 0)] * num_workers  # at the last poll, and in how many polls
+        self._seen: list[tuple[list[float], int]] = [([], 0)] * num_workers  # the last record, and its number of polls
         self._stuck: dict[int, str] = {}
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:
-        """Note in a loading process that image `index` is read within; does nothing in the main process."""
+        """Record in a worker that image `index` is read in the block. Does nothing in the main process."""
         worker = get_worker_info()
         if worker is None:
             yield
             return
         line = self._lines[worker.id]
-        line[1] = time.monotonic()  # the same clock in all processes
+        line[1] = time.monotonic()  # all processes share this clock
         line[0] = index
         try:
             yield
@@ -76,12 +76,12 @@ class ReadingWatch:
 
     @contextmanager
     def looking(self, workers: Sequence[BaseProcess], *, seconds: float, poll: float) -> Iterator[None]:
-        """End the processes that are stuck with an image, while a batch of theirs is waited for within.
+        """Terminate workers that are stuck, while the block waits for a batch.
 
         Args:
-            workers: The processes, in the order of their numbers.
-            seconds: What an image may take.
-            poll: Seconds from one look to the next.
+            workers: Worker processes, ordered by worker id.
+            seconds: Time limit for one image, in seconds.
+            poll: Polling interval in seconds.
         """
         if not workers:
             yield
@@ -108,27 +108,27 @@ class ReadingWatch:
             self._seen[number] = (line, polls)
             if index != _NOTHING and polls * poll > seconds + GRACE_SECONDS and worker.exitcode is None:
                 self._stuck[int(index)] = f"it could not be read within {seconds:g} seconds"
-                # torch's workers leave on this signal without going back to Python.
+                # torch's workers exit on this signal without returning to Python.
                 worker.terminate()
 
     def lost(self, workers: Sequence[BaseProcess]) -> dict[int, str]:
-        """Return why images have to be given up, by number: processes are stuck with them, or died of them."""
+        """Return the images that made a worker hang or crash, with the reason, by image index."""
         found = dict(self._stuck)
         for worker, line in zip(workers, self._lines.tolist(), strict=True):
             if line[0] != _NOTHING and worker.exitcode is not None and -worker.exitcode in _CRASHES:
                 name = signal.Signals(-worker.exitcode).name
-                found[int(line[0])] = f"the library that decodes it crashed ({name})"
+                found[int(line[0])] = f"its decoder crashed ({name})"
         return found
 
     def killed(self, workers: Sequence[BaseProcess]) -> list[int | None]:
-        """Return what each loading process read that was killed from outside; None for one that read nothing."""
+        """Return the image that each worker killed from outside was reading; None if it was not reading."""
         lines = zip(workers, self._lines.tolist(), strict=True)
         return [None if line[0] == _NOTHING else int(line[0]) for worker, line in lines if worker.exitcode in _KILLED]
 
 
 def asked_to_stop(workers: Sequence[BaseProcess]) -> bool:
-    """Whether a loading process ended because it was asked to, and not by what it did."""
-    # Before torch has set its own handlers, a process has those of `dovetail.train.interrupts`.
+    """Return whether a worker ended because of a request to stop, and not because of a crash."""
+    # Until torch sets its own handlers, a worker has those of `dovetail.train.interrupts`.
     ends = {code for number in _REQUESTS for code in (-number, 128 + number)}
     return any(worker.exitcode in ends for worker in workers)
 
@@ -137,13 +137,13 @@ def next_of(batches: Iterator[Batch], workers: Sequence[BaseProcess]) -> Batch:
     """Return the next of `batches`, which `workers` load.
 
     Raises:
-        RuntimeError: As torch raises it for a process that has ended, also where that one had handed over a batch whose
-            memory went with it.
+        RuntimeError: A worker died. This is the error that torch raises; it is also raised if the shared memory of a
+            finished batch was lost with the worker.
     """
     try:
         return next(batches)
     except (EOFError, OSError) as error:
-        until = time.monotonic() + GRACE_SECONDS  # its socket closes before it can be seen to have ended
+        until = time.monotonic() + GRACE_SECONDS  # its socket closes before its exit code is visible
         while workers and time.monotonic() < until:
             for worker in workers:
                 if worker.exitcode is not None:
@@ -152,30 +152,31 @@ def next_of(batches: Iterator[Batch], workers: Sequence[BaseProcess]) -> Batch:
         raise
 
 
-def leave_deaths_to_us() -> None:
-    """Take back torch's handler that raises in the middle of whatever this process does when a worker ends.
+def remove_worker_death_handler() -> None:
+    """Remove torch's SIGCHLD handler, which raises at any point of the main process when a worker dies.
 
-    Here it is noticed when a batch is wanted, where it can be helped.
+    `dovetail` notices a dead worker when it waits for the next batch, where it can recover.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        return  # torch sets none there, and handlers can be set in no other thread; Windows has no such signal
+        return  # handlers can only be set in the main thread; Windows has no such signal
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == "torch.utils.data._utils.signal_handling":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def can_fork() -> bool:
-    """Whether this process may start copies of itself: what they read need not be picklable, and they start at once.
+    """Return whether this process may fork: forked workers start at once, and need no pickling.
 
-    Only on Linux, as other systems' libraries break in a copy; and a `multiprocessing.Pool`'s processes may start none.
+    Forking is used on Linux only, as libraries of other systems break in a forked process. The processes of a
+    `multiprocessing.Pool` may not start others.
     """
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
 def end_with_parent() -> None:
-    """Let Linux end this process when the one that started it ends, however that ends.
+    """Make Linux kill this process when its parent exits for whatever reason.
 
-    A decoder that never comes back would otherwise keep a core busy for ever after a run that was killed.
+    Otherwise a decoder that hangs would keep a core busy forever after the run was killed.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

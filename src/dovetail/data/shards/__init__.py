@@ -1,1 +1,1 @@
-"""Shards: writing them, and reading them in order."""
+"""WebDataset shards: writing and reading."""

@@ -1,10 +1,11 @@
-"""Shards that are not on this machine: fetched one by one into a folder of bounded size, by all processes together.
+"""Downloads remote shards into a cache folder of bounded size, which all processes share.
 
-The first process that needs a shard fetches it, the others wait for it. When there are more than `keep` shards, those
-that nobody has read for longest are removed; who needs one again fetches it again.
+The first process that needs a shard downloads it, and the others wait for it. If there are more than `keep` shards, the
+least recently used ones are removed, and downloaded again when they are needed.
 
-Programs fetch: curl for http, https and ftp, `aws s3 cp`, `gcloud storage cat`, `hdfs dfs -cat`. They are started
-directly and never through a shell, and a name is always one argument. Credentials are the programs' own matter.
+Downloads use external programs: curl for http, https and ftp, `aws s3 cp`, `gcloud storage cat`, `hdfs dfs -cat`. They
+are started directly and never through a shell, and a name is always a single argument. Each program handles its own
+credentials.
 """
 
 from __future__ import annotations
@@ -40,73 +41,73 @@ _COMMANDS = {
 
 
 def check_fetchable(name: str) -> None:
-    """Raise `DovetailError` unless there is a program here that fetches `name`."""
+    """Raise `DovetailError` unless a program is installed that can download `name`."""
     if not is_remote(name):
         return
     scheme = name.split("://", 1)[0]
     if scheme not in SCHEMES:
-        raise DataError(f"{scheme}:// cannot be fetched here; copy the shards to a disk and name their folder.")
+        raise DataError(f"{scheme}:// is unsupported; copy the shards to a disk and specify their folder.")
     if scheme != "file" and shutil.which(_COMMANDS[scheme][0]) is None:
         raise ResourceError(
-            f"{_COMMANDS[scheme][0]!r}, which fetches {scheme}://, is not installed; install it, or copy the shards to "
-            "a disk and name their folder."
+            f"{_COMMANDS[scheme][0]!r}, which downloads {scheme}:// URLs, is not installed; install it, or copy the "
+            "shards to a disk and specify their folder."
         )
 
 
 def check_cache(folder: Path) -> None:
-    """Make the folder that fetched shards are kept in; raise `ResourceError` unless it can be written."""
+    """Create the cache folder. Raise `ResourceError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ResourceError(
-            f"Fetched shards cannot be kept in {folder} ({error.strerror or error}); name a folder that can be "
-            "written in the environment variable DOVETAIL_CACHE."
+            f"The shard cache {folder} is not writable ({error.strerror or error}); set the environment variable "
+            "DOVETAIL_CACHE to a writable folder."
         ) from error
 
 
 def local_path(name: str) -> Path | None:
-    """Return the file that a shard's name means on this machine; None if it has to be fetched."""
+    """Return the local file of a shard, or None if it has to be downloaded."""
     if not is_remote(name):
         return Path(name)
     return Path(unquote(urlsplit(name).path)) if name.startswith("file://") else None
 
 
 class ShardCache:
-    """A folder of fetched shards. Holds no open file, so that workers take a copy each."""
+    """A cache folder of downloaded shards. It holds no open file, so each worker gets its own copy."""
 
     def __init__(self, folder: Path, *, keep: int = KEEP) -> None:
-        """Keep at most about `keep` shards in `folder`, which is made when the first one is fetched."""
+        """Keep about `keep` shards at most in `folder`, which is created at the first download."""
         self.folder = folder
         self.keep = keep
 
     def path(self, name: str) -> Path:
-        """Return the shard as a file, fetched unless it is there.
+        """Return the local file of a shard, and download it first if needed.
 
         Raises:
-            UnreadableError: It cannot be fetched, or not be kept.
+            UnreadableError: The shard cannot be downloaded or saved.
         """
         target = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.tar"
         try:
             self._ensure(name, target)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UnreadableError(f"its shard cannot be kept in {self.folder} (DOVETAIL_CACHE): {reason}") from error
+            raise UnreadableError(f"its shard cannot be saved to {self.folder} (DOVETAIL_CACHE): {reason}") from error
         return target
 
     def _ensure(self, name: str, target: Path) -> None:
-        """Fetch a shard unless it is there."""
+        """Download a shard unless it is in the cache."""
         if not self._used(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Among the processes of this machine; it ends with the process that holds it, however that ends.
+            # The lock is shared by all processes of this machine, and released when its owner exits or is killed.
             with FileLock(target.with_suffix(".lock")):
                 if not self._used(target):
                     self._make_room()
                     self._fetch(name, target)
 
     def _used(self, path: Path) -> bool:
-        """Return whether a shard is there; if so, note that it was used, in a time that is nobody else's."""
+        """Return whether a shard is in the cache, and if so, update its access time."""
         try:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         except FileNotFoundError:
@@ -114,14 +115,14 @@ class ShardCache:
         return True
 
     def _make_room(self) -> None:
-        """Remove the shards used longest ago, down to one less than there may be."""
+        """Remove the least recently used shards to make room for one more."""
         with FileLock(self.folder / "room.lock"):
             found = []
             for path in self.folder.glob("*.tar"):
                 with contextlib.suppress(FileNotFoundError):
                     found.append((path.stat().st_atime_ns, path))
             for _, path in sorted(found)[: max(len(found) - self.keep + 1, 0)]:
-                with contextlib.suppress(PermissionError):  # Windows removes nothing that another process reads
+                with contextlib.suppress(PermissionError):  # Windows removes no file that another process reads
                     path.unlink(missing_ok=True)
                     path.with_suffix(".lock").unlink(missing_ok=True)
 
@@ -136,13 +137,13 @@ class ShardCache:
                 if reason is None:
                     fresh.replace(target)
                     return
-            raise UnreadableError(f"its shard could not be fetched in {TRIES} tries: {reason}")
+            raise UnreadableError(f"its shard could not be downloaded in {TRIES} attempts: {reason}")
         finally:
             fresh.unlink(missing_ok=True)
 
 
 def fetched_into(file: int, name: str) -> str | None:
-    """Write a shard into an open file; return why that failed, None if it did not."""
+    """Download a shard into an open file. Return the reason if that failed, else None."""
     scheme = name.split("://", 1)[0]
     command = [*_COMMANDS[scheme], name, *(["-"] if scheme == "s3" else [])]
     try:
@@ -152,4 +153,4 @@ def fetched_into(file: int, name: str) -> str | None:
     if ended.returncode == 0:
         return None
     said = ended.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1][:200] if said else f"the command ended with {ended.returncode}"
+    return said[-1][:200] if said else f"the command exited with {ended.returncode}"

@@ -1,12 +1,12 @@
-"""Which shards there are and how many images each holds, before any is opened.
+"""Lists shards and their number of images without opening them.
 
-Shards are named by a folder of `.tar` files, or by a pattern with braces as shells and WebDataset have them:
+Shards are specified by a folder of `.tar` files, or by a pattern with braces, as in shells and WebDataset:
 
-    shards/                                    a folder; with `sizes.json` nothing has to be counted
+    shards/                                    a folder; with `sizes.json`, images need not be counted
     shards/photos-{000000..000147}.tar         files
-    https://host/photos-{000..147}.tar         what a tool can fetch: http, https, ftp, s3, gs, hdfs
+    https://host/photos-{000..147}.tar         URLs: http, https, ftp, s3, gs, hdfs
 
-`sizes.json` is {"name of the shard": number of images, ...} beside the shards, as `dovetail prepare` writes it.
+`sizes.json` in the folder of the shards is {"name of the shard": number of images, ...}; `dovetail prepare` writes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9]*)://")
 
 
 def names_shards(data: str) -> bool:
-    """Return whether `data` names shards, not a folder of images or a single archive."""
+    """Return whether `data` specifies shards, and not a folder of images or a single archive."""
     if is_pattern(data):
         return True
     folder = Path(data)
@@ -43,17 +43,17 @@ def names_shards(data: str) -> bool:
 
 
 def is_remote(name: str) -> bool:
-    """Return whether a shard's name is a URL, and not a path."""
+    """Return whether a shard's name is a URL rather than a path."""
     return _SCHEME.match(name) is not None
 
 
 def is_pattern(data: str) -> bool:
-    """Return whether `data` names shards by braces or a URL."""
+    """Return whether `data` is a pattern with braces or a URL."""
     return is_remote(data) or (data.endswith(".tar") and re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", data) is not None)
 
 
 def is_shard_folder(folder: Path) -> bool:
-    """Return whether a folder holds shards: tars, and beside them nothing but what describes them."""
+    """Return whether a folder contains tar files and, apart from files that describe them, nothing else."""
     found = False
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -72,7 +72,7 @@ def shards_in(folder: Path) -> list[str]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the names that a pattern with braces stands for, in order; `{08..11}` keeps its zeros.
+    """Expand a pattern with braces to the list of names. `{08..11}` keeps its leading zeros.
 
     >>> expand("a-{08..10}.tar")
     ['a-08.tar', 'a-09.tar', 'a-10.tar']
@@ -80,11 +80,11 @@ def expand(pattern: str) -> list[str]:
     ['a.tar', 'b1.tar', 'b2.tar']
 
     Raises:
-        DataError: For a pattern that stands for more shards than any set has.
+        DataError: The pattern expands to more than `MAX_SHARDS` names.
     """
     names = list(itertools.islice(_expanded(pattern), MAX_SHARDS + 1))
     if len(names) > MAX_SHARDS:
-        raise DataError(f"The pattern {pattern!r} stands for more than {MAX_SHARDS:,} shards; check its numbers.")
+        raise DataError(f"The pattern {pattern!r} expands to more than {MAX_SHARDS:,} shards; check its numbers.")
     return names
 
 
@@ -101,7 +101,7 @@ def _expanded(text: str) -> Iterator[str]:
 
 
 def _first_group(text: str) -> tuple[int, int] | None:
-    """Return the places of the first braces that hold a choice; single ones as in `${HOME}` are left alone."""
+    """Return the positions of the first braces with alternatives. Others, as in `${HOME}`, are skipped."""
     depth, begin = 0, 0
     for place, letter in enumerate(text):
         if letter == "{":
@@ -128,7 +128,7 @@ def _choices(inner: str) -> Iterator[str]:
 
 
 def _split(inner: str) -> list[str]:
-    """Return the parts between commas that are in no braces of their own."""
+    """Split at commas that are not inside nested braces."""
     parts, depth = [""], 0
     for letter in inner:
         depth += (letter == "{") - (letter == "}")
@@ -140,23 +140,23 @@ def _split(inner: str) -> list[str]:
 
 
 def read_sizes(path: Path) -> dict[str, int]:
-    """Return what a `sizes.json` says: images by the name of the shard, of files beside it alone.
+    """Return the contents of a `sizes.json`: the number of images by shard name, for files in the same folder.
 
     Raises:
-        DataError: It is damaged, or names something else.
+        DataError: The file is damaged or has other contents.
     """
-    advice = "remove it to have the shards counted"
+    advice = "delete it to have the images counted"
     try:
         content: dict[str, int] = read_json(path, advice, most_bytes=MAX_SIZES_BYTES, raises=DataError)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {advice}.") from None
     if not content or not fits(content, dict[str, Any]):
-        raise DataError(f"{path} is not {{shard: number of images}}; {advice}.")
+        raise DataError(f"{path} does not contain {{shard: number of images}}; {advice}.")
     for name, count in content.items():
         plain = Path(name).name == name and not is_remote(name)
         if not plain or not fits(count, Annotated[int, Meta(ge=0)]):
             raise DataError(
-                f"{path} says {quoted(name)}: {quoted(count)}, which is no file beside it and its number of "
-                f"images; {advice}."
+                f"{path} contains {quoted(name)}: {quoted(count)}, but expected the name of a file in its folder and "
+                f"a number of images; {advice}."
             )
     return content

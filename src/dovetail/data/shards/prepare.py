@@ -1,4 +1,4 @@
-"""`prepare`: images become shards that can be read in order, from any disk or network."""
+"""`prepare`: writes images as shards, which can be read sequentially from any disk or network."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class PrepareOptions(Options):
     data: Any = option(None, "Images, as for `dovetail pretrain`.")
     shards: str | Path = option(
         "",
-        "Folder for the shards. It must be new or empty unless `overwrite` is given.",
+        "Output folder for the shards. It must be new or empty unless `overwrite` is set.",
     )
     images_per_shard: int = option(5000, "Images in each shard; the last one may have fewer.", COUNT)
     seed: int = option(0, "Seed of the image order.", NOT_NEGATIVE)
-    overwrite: bool = option(False, "Delete the shards in the folder once the images are found.")
+    overwrite: bool = option(False, "Replace the shards that are already in the folder.")
 
 
 @takes(PrepareOptions)
 def prepare(options: PrepareOptions) -> Written:
-    """Write images as WebDataset shards: tars in a random order, and how many images each holds.
+    """Write images as WebDataset shards: tar files in random order, and a `sizes.json` with their numbers of images.
 
     Returns:
-        What was written.
+        The folder, the number of images in each shard, and the unreadable images.
 
     Raises:
-        DovetailError: For images that cannot be read, or a folder that cannot be written to.
+        DovetailError: The images cannot be read, or the folder is not writable.
     """
     from dovetail.data.open import open_source
     from dovetail.data.shards.write import write_shards
 
     if options.data is None:
-        raise OptionsError("No data was named; give a folder of images with --data.")
+        raise OptionsError("--data is missing; specify a folder of images.")
     if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
-        raise OptionsError(f"{options.shards} is where the images are; name another folder for the shards.")
+        raise OptionsError(f"--shards is the folder of the images ({options.shards}); specify another folder.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
     source = open_source(options.data)
     if source.left_out:
@@ -55,10 +55,10 @@ def prepare(options: PrepareOptions) -> Written:
         print(f"{done:,} of {source.num_images:,} images", flush=True)
 
     with in_use(folder, option="shards", keep=False):
-        # What another process has written meanwhile counts.
+        # Check again: another process may have written shards meanwhile.
         _, old = checked_folder(options.shards, overwrite=options.overwrite)
         check_apart(options.data, source, old)
-        for path in old:  # not before the images are there
+        for path in old:  # only after the images were found
             path.unlink()
         written = write_shards(
             source, folder, images_per_shard=options.images_per_shard, seed=options.seed, progress=tell
@@ -68,25 +68,27 @@ def prepare(options: PrepareOptions) -> Written:
 
 
 def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
-    """Return the folder for shards and the files in it of an earlier time, which are to go; other files never are."""
+    """Return the output folder and the old shards in it, which will be removed. Other files are never removed."""
     from dovetail.data.shards.names import SIZES
 
     if not str(shards):
-        raise OptionsError("No folder for the shards was named; give one with --shards.")
+        raise OptionsError("--shards is missing; specify an output folder.")
     folder = Path(shards)
     if folder.exists() and not folder.is_dir():
-        raise OptionsError(f"{folder} is a file; name a folder for the shards.")
+        raise OptionsError(f"--shards {folder} is a file; specify a folder.")
     found = sorted(path for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
     own = [path for path in found if path.name == SIZES or path.match("shard-*.tar") or path.match("shard-*.tmp")]
     if len(own) < len(found):
-        raise OptionsError(f"{folder} holds other files, such as {min(set(found) - set(own)).name!r}; name another.")
+        raise OptionsError(
+            f"{folder} contains other files, such as {min(set(found) - set(own)).name!r}; specify another folder."
+        )
     if own and not overwrite:
-        raise OptionsError(f"{folder} holds shards; add --overwrite to write them anew.")
+        raise OptionsError(f"{folder} already contains shards; add --overwrite to replace them.")
     return folder, own
 
 
 def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
-    """Raise `OptionsError` where the images are in one of the files that are to go."""
+    """Raise `OptionsError` if the images are in one of the files that will be removed."""
     from dovetail.data.shards.fetch import local_path
     from dovetail.data.shards.source import ShardSource
 
@@ -98,5 +100,5 @@ def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
     for path in old:
         if path.resolve() in read:
             raise OptionsError(
-                f"{path} is to be removed, and the images are read from it; name another folder for the shards."
+                f"{path} would be replaced, but the images are read from it; specify another folder with --shards."
             )

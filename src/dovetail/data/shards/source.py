@@ -1,10 +1,10 @@
-"""Images in WebDataset shards: tar files of some thousand images each, here or fetched from elsewhere.
+"""Images in WebDataset shards: local or remote tar files of some thousand images each.
 
-What is in memory is a number for each shard, and a table of places for each of the few shards that are being read:
-10^8 images in 10^4 shards take no more than 10^3 images in one.
+Memory holds one number per shard, and a table of offsets for each of the few shards that are being read: 10^8 images in
+10^4 shards take no more memory than 10^3 images in one.
 
-An image is one member of a shard whose name ends, after its first dot, in an image's suffix ("0001.jpg", and not
-"0001.mask.png" or "0001.json"); of several for one key the first counts. All else in a shard is passed over.
+A member of a shard is an image if the part of its name after the first dot is an image suffix ("0001.jpg", but not
+"0001.mask.png" or "0001.json"). The first of several images with the same key is used. All other members are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from dovetail.data.folders import named_as_image
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.reading.archives import Member, TarArchive, open_archive
-from dovetail.data.reading.decode import SUFFIXES, Photograph, UnreadableError, open_bytes
+from dovetail.data.reading.decode import SUFFIXES, LazyImage, UnreadableError, open_bytes
 from dovetail.data.shards.fetch import ShardCache, check_cache, check_fetchable, local_path
 from dovetail.data.shards.names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """Where the images of one shard lie.
+    """The index of one shard.
 
     Attributes:
-        archive: The file.
-        members: Those that are images.
-        stamp: Which file it was.
-        dotted: Names of images that belong to no image, as WebDataset takes the first dot for a key's end.
+        archive: The tar file.
+        members: Its images.
+        stamp: Identifies the version of the file.
+        dotted: Names of images that are skipped because they contain a dot: WebDataset ends a key at the first dot.
     """
 
     archive: TarArchive
@@ -53,9 +53,9 @@ class Table:
 
 
 class ShardSource(ImageSource):
-    """Images of many shards, numbered shard after shard.
+    """Images of many shards, indexed shard after shard.
 
-    Image `index` is found by arithmetic; its shard is listed when it is first needed, by each process for itself.
+    The position of an image is computed from the sizes. Each process lists a shard when it first needs it.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class ShardSource(ImageSource):
         window_images: int = WINDOW_IMAGES,
         left_out: str = "",
     ) -> None:
-        """Take the shards as they are named; none is opened.
+        """Create the source without opening any shard.
 
         Args:
-            names: Paths or URLs.
-            counts: Images in each.
-            cache: Folder for shards that have to be fetched; one for this user and these shards unless given.
-            window_images: Images that are shuffled together, about.
-            left_out: A sentence on what is not read.
+            names: Paths or URLs of the shards.
+            counts: Number of images in each shard.
+            cache: Cache folder for remote shards. Default: `default_cache()`.
+            window_images: Approximate number of images that are shuffled together.
+            left_out: A sentence about images that are skipped.
         """
         self.left_out = left_out
         self._names = list(names)
@@ -82,13 +82,13 @@ class ShardSource(ImageSource):
         self._ends = np.cumsum(self._counts)
         self._window_images = window_images
         mean = max(int(self._counts.mean()), 1) if len(self._counts) else 1
-        # Those of a window and of the next, so that every shard is listed and fetched once an epoch.
+        # The shards of a window and of the next one, so that each shard is listed and downloaded once per epoch.
         self._most_open = min(max(2 * (window_images // mean + 1), FEWEST_OPEN), MOST_OPEN)
         self._cache = ShardCache(cache or default_cache(), keep=self._most_open)
         self._tables: OrderedDict[int, Table] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_tables": OrderedDict()}  # workers list what they read themselves
+        return {**self.__dict__, "_tables": OrderedDict()}  # each worker lists the shards that it reads
 
     @property
     def num_images(self) -> int:
@@ -96,11 +96,11 @@ class ShardSource(ImageSource):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images by the name of the shard."""
+        """Number of images by shard name."""
         return dict(zip(self._names, self._counts.tolist(), strict=True))
 
     def place(self, index: int) -> tuple[int, int]:
-        """Return the number of an image's shard, and its own within the shard."""
+        """Return the index of an image's shard, and the image's index within the shard."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - int(self._ends[shard] - self._counts[shard])
 
@@ -114,14 +114,14 @@ class ShardSource(ImageSource):
     def fetch(self, index: int) -> None:
         self._table(self.place(index)[0])
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_bytes(self.encoded(index), channels)
 
     def encoded(self, index: int) -> bytes:
         shard, within = self.place(index)
         table = self._table(shard)
         if within >= len(table.members):
-            raise UnreadableError(f"its shard has {len(table.members):,} images and not {self._counts[shard]:,}")
+            raise UnreadableError(f"expected {self._counts[shard]:,} images in its shard, got {len(table.members):,}")
         member = table.members[within]
         try:
             return table.archive.read(member)
@@ -129,10 +129,10 @@ class ShardSource(ImageSource):
             raise UnreadableError(f"{member.name}: {error}") from error
 
     def _table(self, shard: int) -> Table:
-        """Return the table of a shard, listed and fetched where that is still to be done."""
+        """Return the table of a shard, and download and list it first if needed."""
         known, here = self._tables.get(shard), local_path(self._names[shard])
         path = self._cache.path(self._names[shard]) if here is None else here
-        # A shard that was fetched again, as another process had no room for it, is another file.
+        # Another process may have removed the shard from the cache; a new download is another file.
         if known is None or (here is None and known.stamp != stamp_of(path)):
             known = list_shard(path)
             self._tables[shard] = known
@@ -143,23 +143,23 @@ class ShardSource(ImageSource):
 
 
 def default_cache() -> Path:
-    """Return the folder that fetched shards are kept in: below $DOVETAIL_CACHE, else the user's cache."""
+    """Return the cache folder for remote shards, below $DOVETAIL_CACHE or the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
     return Path(os.environ.get("DOVETAIL_CACHE") or user) / "shards"
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Return what tells a file from another one of its name."""
+    """Return a stamp that identifies this version of a file."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 
 
 def list_shard(path: Path) -> Table:
-    """Return the table of a shard on this machine; raise `UnreadableError` if it is none."""
+    """Return the table of a local shard. Raise `UnreadableError` if the file is not a shard."""
     try:
         archive = open_archive(path)
         if not isinstance(archive, TarArchive):
-            raise UnreadableError("its shard is no tar")
+            raise UnreadableError("its shard is not a tar file")
         return table_of(archive, stamp_of(path))
     except OSError as error:
         raise UnreadableError(f"its shard cannot be read: {error.strerror or error}") from error
@@ -168,7 +168,7 @@ def list_shard(path: Path) -> Table:
 
 
 def table_of(archive: TarArchive, stamp: tuple[int, int]) -> Table:
-    """Return the members of a shard that are images, one for each key, and the images that are left out."""
+    """Return the images of a shard, one per key, and the names of images that are skipped."""
     members: list[Member] = []
     dotted: list[tuple[tuple[str, str], str]] = []
     taken: set[tuple[str, str]] = set()
@@ -186,14 +186,14 @@ def table_of(archive: TarArchive, stamp: tuple[int, int]) -> Table:
 
 
 def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
-    """Return the images in the shards that `data` names: a folder, or a pattern; see `shard_names`.
+    """Open the shards in a folder, or those that a pattern expands to (see `dovetail.data.shards.names`).
 
     Args:
-        data: The folder or the pattern.
-        fetch: Whether shards may be fetched over the network.
+        data: Folder or pattern.
+        fetch: Whether shards may be downloaded.
 
     Raises:
-        DataError: There are none, or one of them cannot be counted, or those to fetch may not be or cannot be kept.
+        DovetailError: There are no images, a shard cannot be read, or a download is not allowed or not possible.
     """
     folder = Path(data)
     names = shards_in(folder) if folder.is_dir() else expand(data)
@@ -201,32 +201,32 @@ def open_shards(data: str, *, fetch: bool = True) -> ShardSource:
     if remote:
         refuse_network_in_file("data", data, typed=fetch)
         check_fetchable(remote[0])
-        check_cache(default_cache())  # now, and not in each loading process when it needs the first shard
+        check_cache(default_cache())  # now, and not in each worker when it needs the first shard
     sizes = known_sizes(names)
     missing = [name for name in names if name not in sizes]
     dotted: list[str] = []
     if missing:
-        log.info("Counting the images in %s shards; a %s beside them saves this.", f"{len(missing):,}", SIZES)
+        log.info("Counting the images in %s shards; a %s in their folder avoids this.", f"{len(missing):,}", SIZES)
         tables = counted(missing)
         sizes |= {name: len(table.members) for name, table in tables.items()}
         dotted = [member for table in tables.values() for member in table.dotted]
     told = (
-        f"Left out: {words(len(dotted), 'image')} such as {dotted[0]!r}: WebDataset ends a name at its first dot. "
-        "Rename them, or unpack the shards and write them anew with `dovetail prepare`."
+        f"Skipped {words(len(dotted), 'image')} such as {dotted[0]!r}, because WebDataset ends a key at the first "
+        "dot. Rename them, or unpack the shards and write new ones with `dovetail prepare`."
         if dotted
         else ""
     )
     if not sum(sizes[name] for name in names):
         raise DataError(
             told
-            or f"There is no image in the {words(len(names), 'shard')} of {data!r}; their members' names must "
-            "end in an image's suffix, such as 0001.jpg."
+            or f"Found no image in the {words(len(names), 'shard')} of {data!r}; their members must have an image "
+            "suffix, such as 0001.jpg."
         )
     return ShardSource(names, [sizes[name] for name in names], left_out=told)
 
 
 def counted(names: Sequence[str]) -> dict[str, Table]:
-    """Return the tables of shards, which are read for it."""
+    """Read shards and return their tables."""
     cache = ShardCache(default_cache(), keep=FEWEST_OPEN)
     found = {}
     for name in names:
@@ -234,12 +234,12 @@ def counted(names: Sequence[str]) -> dict[str, Table]:
         try:
             found[name] = list_shard(cache.path(name) if here is None else here)
         except UnreadableError as error:
-            raise DataError(f"The shard {name!r} cannot be counted: {error}.") from error
+            raise DataError(f"The shard {name!r} cannot be read ({error}); download or create it again.") from error
     return found
 
 
 def known_sizes(names: Sequence[str]) -> dict[str, int]:
-    """Return how many images there are in those shards whose folders have a `sizes.json`."""
+    """Return the number of images of the shards that are listed in a `sizes.json` in their folder."""
     found: dict[str, int] = {}
     folders: dict[Path, dict[str, int]] = {}
     for name in names:

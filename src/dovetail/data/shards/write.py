@@ -1,4 +1,4 @@
-"""Writing images as WebDataset shards: plain tars and a `sizes.json`, the same bytes for the same images."""
+"""Writes images as WebDataset shards: plain tar files and a `sizes.json`. Equal images give equal bytes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _STEM_LETTERS = 60
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The shards that were written.
 
     Attributes:
-        folder: Where the shards are.
-        sizes: Images by the name of the shard.
-        left_out: Names and reasons of images that could not be read.
+        folder: Folder of the shards.
+        sizes: Number of images by shard name.
+        left_out: Names of unreadable images, with the reason.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Written:
         told = f"{images} in {shards}: {self.folder}."
         if self.left_out:
             name, reason = self.left_out[0]
-            told += f" {len(self.left_out):,} were left out, such as {name!r}: {reason}."
+            told += f" Skipped {len(self.left_out):,} unreadable images, such as {name!r}: {reason}."
         return told
 
 
@@ -60,20 +60,20 @@ def write_shards(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Written:
-    """Write the images of a source into shards, in a random order, their bytes as they are.
+    """Write the images of a source into shards, in random order, without encoding them again.
 
-    Images that lie together (a class, a film) are spread over all shards, as those of a few shards are shuffled
-    when they are read. A shard is whole or absent; `sizes.json` comes last.
+    The random order spreads neighbouring images (of a class, of a film) over all shards, because reading shuffles only
+    a few shards at a time. A shard is written completely or not at all; `sizes.json` is written last.
 
     Args:
-        source: Of images.
-        folder: Where to; made if it is missing.
-        images_per_shard: Of all shards but the last.
-        seed: Of the order.
-        progress: Told how many images are done, after each shard.
+        source: Image source.
+        folder: Output folder, which is created if it is missing.
+        images_per_shard: Number of images in all shards but the last.
+        seed: Seed of the image order.
+        progress: Called after each shard with the number of images written so far.
 
     Raises:
-        DovetailError: No image can be read, or the disk does not take them.
+        DovetailError: No image can be read, or the folder is not writable.
     """
     left_out: list[tuple[str, str]] = []
     order = source.order(seed=seed, epoch=0)
@@ -89,13 +89,17 @@ def write_shards(
             sizes[name] = count
             progress(sum(sizes.values()))
         if not sizes:
-            raise DataError(f"None of {source.num_images:,} images can be read, such as {left_out[0]}.")
+            name, reason = left_out[0]
+            raise DataError(
+                f"None of {source.num_images:,} images can be read, such as {name!r} ({reason}); check --data."
+            )
         fresh = folder / f"{SIZES}.tmp"
         fresh.write_text(json.dumps(sizes, indent=0), encoding="utf-8")
         fresh.replace(folder / SIZES)
     except OSError as error:
         raise ResourceError(
-            f"The shards cannot be written to {folder} ({error.strerror or error}); make room there."
+            f"The shards cannot be written to {folder} ({error.strerror or error}); free disk space or specify "
+            "another folder."
         ) from error
     return Written(folder, sizes, tuple(left_out))
 
@@ -103,7 +107,7 @@ def write_shards(
 def contents(
     source: ImageSource, indices: Iterator[int], left_out: list[tuple[str, str]]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the names that images get in a shard, and their bytes; note those that cannot be read."""
+    """Yield the name and the bytes of each image's member. Unreadable images are appended to `left_out`."""
     for index in indices:
         try:
             source.fetch(index)
@@ -113,13 +117,13 @@ def contents(
             left_out.append((source.name(index), str(error)))
 
 
-def write_shard(path: Path, photographs: Iterator[tuple[str, bytes]]) -> int:
-    """Write one shard and return how many images it has; none is written where there are none."""
+def write_shard(path: Path, images: Iterator[tuple[str, bytes]]) -> int:
+    """Write one shard and return its number of images. No file is written without images."""
     fresh, count = path.with_suffix(".tmp"), 0
     try:
         with tarfile.open(fresh, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for name, content in photographs:
-                info = tarfile.TarInfo(name)  # its time and owner are zero: equal images give equal shards
+            for name, content in images:
+                info = tarfile.TarInfo(name)  # time and owner are zero, so equal images give equal shards
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
                 count += 1
@@ -131,8 +135,8 @@ def write_shard(path: Path, photographs: Iterator[tuple[str, bytes]]) -> int:
 
 
 def suffix(content: bytes) -> str:
-    """Return the suffix that fits an image's content; raise `UnreadableError` where it is none."""
-    if re.match(rb"P[1-6]\s", content):  # too short a beginning to tell a file without a name by
+    """Return the suffix of an image's format. Raise `UnreadableError` if the format is unsupported."""
+    if re.match(rb"P[1-6]\s", content):  # too short a signature for `looks_like_image`
         return "ppm"
     if not looks_like_image(content[:16]):
         raise UnreadableError("it is not an image in a supported format")
@@ -142,6 +146,6 @@ def suffix(content: bytes) -> str:
 
 
 def stem(name: str) -> str:
-    """Return an image's own name in letters that every tar and WebDataset take: a dot would end its key."""
+    """Return an image's name in characters that tar and WebDataset support: a dot would end the key."""
     own = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)
     return own[:_STEM_LETTERS].strip("_") or "photograph"

@@ -1,14 +1,14 @@
-"""What training images of a classifier go through beyond crop and flip: timm's own functions, made repeatable.
+"""Augmentations for training a classifier, beyond crop and flip: timm's functions, made reproducible.
 
-* RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719): two operations an image, each with probability
-  1/2, at a magnitude from 0 to 10 with a deviation of 0.5.
+* RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719): two operations per image, each with probability
+  1/2, at a magnitude from 0 to 10 with a standard deviation of 0.5.
 * Random erasing (Zhong et al., 2017, https://arxiv.org/abs/1708.04896): a rectangle of normal noise.
 * mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412): x = m x_i + (1 - m) x_j, y likewise, m ~ Beta(a, a).
 * CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899): a rectangle of x_j in x_i, y by area. With both, each
   batch has either, with probability 1/2. Images are paired with those of the batch in reverse; one m for the batch.
 
-timm draws from global random states. They are seeded anew for each use and given back as they were, so what an image
-becomes is a pure function of a key.
+timm draws from global random states. They are seeded for each use and restored afterwards, so the result is a pure
+function of a key.
 
 Shapes: B images, C channels, S pixels a side, K classes.
 """
@@ -29,17 +29,17 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-HARDEST = 9.99  # of 10, at which posterising would keep no bit, and Pillow refuses that
-_GLOBAL_STATES = threading.Lock()  # threads that read images draw from the same ones
+HARDEST = 9.99  # at 10, posterise would keep no bit, which Pillow rejects
+_GLOBAL_STATES = threading.Lock()  # all threads that read images share these states
 
 
 @contextmanager
 def borrowed_random(*key: int, with_torch: bool = False) -> Iterator[None]:
-    """Make `random`'s and NumPy's global numbers a pure function of `key` within, and leave both as they were.
+    """Seed the global states of `random` and NumPy with `key` in the block, and restore them afterwards.
 
     Args:
         key: Seeds.
-        with_torch: Borrow torch's too; only where no other thread computes.
+        with_torch: Seed torch's global state, too. Only safe if no other thread uses it.
     """
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     with _GLOBAL_STATES:
@@ -59,7 +59,7 @@ def borrowed_random(*key: int, with_torch: bool = False) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def transform_of(magnitude: int, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image]:
-    """Return timm's RandAugment for images of a size, empty places filled with their mean."""
+    """Return timm's RandAugment for images of this size. Empty areas are filled with the mean."""
     fill = tuple(round(255 * value) for value in mean)
     hparams = {"translate_const": int(size * 0.45), "img_mean": fill, "magnitude_max": HARDEST}
     transform: Callable[[Image.Image], Image.Image] = rand_augment_transform(f"rand-m{magnitude}-mstd0.5-inc1", hparams)
@@ -67,7 +67,7 @@ def transform_of(magnitude: int, size: int, mean: tuple[float, ...]) -> Callable
 
 
 def randaugmented(image: Tensor, *, magnitude: int, mean: tuple[float, ...], key: tuple[int, ...]) -> Tensor:
-    """Return [3, S, S] uint8 after RandAugment."""
+    """Apply RandAugment to an image [3, S, S] uint8."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     with borrowed_random(*key):
         changed = transform_of(magnitude, image.shape[1], mean)(picture)
@@ -75,7 +75,7 @@ def randaugmented(image: Tensor, *, magnitude: int, mean: tuple[float, ...], key
 
 
 def erased(pixels: Tensor, *, probability: float, key: tuple[int, ...]) -> Tensor:
-    """Return normalised pixels [B, C, S, S], some with a rectangle of normal noise, in place."""
+    """Apply random erasing to normalised pixels [B, C, S, S] in place."""
     with borrowed_random(*key, with_torch=True):
         changed: Tensor = RandomErasing(probability, mode="pixel", device="cpu")(pixels)  # type: ignore[no-untyped-call]
     return changed
@@ -91,16 +91,16 @@ def mixed(
     smoothing: float,
     key: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Return pixels [B, C, S, S], mixed in place, and targets [B, K] with smoothed and mixed truth.
+    """Apply mixup or CutMix to pixels [B, C, S, S] in place, and return them with smoothed and mixed targets [B, K].
 
     Args:
-        pixels: Normalised; an even number of images where any mixing is on.
+        pixels: Normalised pixels. Mixing needs an even number of images.
         labels: Classes [B].
-        classes: K.
-        mixup: a of the Beta distribution; 0 turns mixup off.
-        cutmix: a of the Beta distribution; 0 turns CutMix off.
-        smoothing: e: the truth gets 1 - e + e / K, every other class e / K.
-        key: Of the random numbers.
+        classes: Number of classes K.
+        mixup: Parameter of mixup's Beta distribution; 0 disables mixup.
+        cutmix: Parameter of CutMix's Beta distribution; 0 disables CutMix.
+        smoothing: Label smoothing e: the target is 1 - e + e / K for the true class and e / K for the others.
+        key: Seeds of the random numbers.
     """
     if mixup <= 0 and cutmix <= 0:
         plain: Tensor = mixup_target(labels, classes, 1.0, smoothing)  # type: ignore[no-untyped-call]

@@ -30,10 +30,10 @@ MIN_STEPS = 100
 
 
 def build_classifier(source: Source, classes: int) -> Classifier:
-    """Return a classifier with random weights; weights go into `features.network.model`.
+    """Return a classifier with random weights. Pre-trained weights are loaded into `features.network.model`.
 
-    The mean over the deepest map, or a ViT's class token after the final norm, goes through a linear layer. What of the
-    network the classifier does not read (a decoder) is frozen.
+    A linear layer classifies the mean over the deepest feature map, or a ViT's class token after the final norm. Parts
+    of the network that are not used (a decoder) are frozen.
     """
     network = source.network("random")
     network.requires_grad_(True)
@@ -45,7 +45,7 @@ def build_classifier(source: Source, classes: int) -> Classifier:
 
 @dataclass(frozen=True)
 class Plan(FinetunePlan):
-    """Everything about a fine-tuning but its trial; `options` are those of the whole set."""
+    """A fine-tuning for classification. `options` are those for the whole training set."""
 
     source: Source
     where: Machine
@@ -88,7 +88,7 @@ class Plan(FinetunePlan):
         return [
             Example(
                 side_by_side([to_pil_image(held_out.pixels(index, channels=3, side=SIDE_PX))]),
-                f"{held_out.names[truth]}, taken for {held_out.names[guess]}",
+                f"{held_out.names[truth]}, predicted as {held_out.names[guess]}",
             )
             for index, (truth, guess) in enumerate(zip(held_out.labels, found, strict=True))
         ]
@@ -112,23 +112,23 @@ def finetune_classify(asked: FinetuneClassifyOptions) -> Results:
 
 
 def starts_of(asked: Sequence[str], source: Source) -> tuple[Start, ...]:
-    """Return the starting points; raise `OptionsError` for the decoder alone, which a classifier does not read."""
+    """Return the starts. Raise `OptionsError` for "decoder", which a classifier does not use."""
     if "decoder" in asked:
-        raise OptionsError("A classifier has no decoder; give --start random, encoder or all.")
+        raise OptionsError("A classifier has no decoder; use --start random, encoder or all.")
     return chosen_starts(asked, source, target=source.network("random").model)
 
 
 def options_of(asked: FinetuneClassifyOptions, source: Source, train: ClassSet) -> ClassifyOptions:
-    """Return the options of the whole training set.
+    """Return the options for the whole training set.
 
     Raises:
-        OptionsError: For options that do not go together.
+        OptionsError: The options conflict with each other.
     """
     if (asked.mixup or asked.cutmix) and asked.batch_size % 2:
-        raise OptionsError(f"batch_size is {asked.batch_size}; mixup and CutMix pair images, so make it even.")
+        raise OptionsError(f"mixup and CutMix expect an even batch_size, got {asked.batch_size}.")
     if asked.randaugment and source.in_channels != 3:
         raise OptionsError(
-            f"The model takes {source.in_channels} channels; RandAugment is for 3 (RGB), so leave it out."
+            f"RandAugment expects 3 channels (RGB), but the model has {source.in_channels}; omit --randaugment."
         )
     steps = asked.steps or max(asked.epochs * len(train) // asked.batch_size, MIN_STEPS)
     return ClassifyOptions(

@@ -1,6 +1,6 @@
 """Full fine-tuning for classification: layer decay, label smoothing, and the augmentation of `augment_classes`.
 
-AdamW, linear warm-up, cosine decay. What step k sees is a pure function of (seed, k).
+AdamW, linear warm-up, cosine decay. The batch of step k is a pure function of (seed, k).
 
 Shapes: B images, C channels, S pixels a side, K classes.
 """
@@ -29,19 +29,19 @@ from dovetail.networks.layer_decay import layer_scales
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyOptions(FitOptions):
-    """How a classifier is fine-tuned.
+    """Options for fine-tuning a classifier.
 
     Attributes:
-        classes: K.
+        classes: Number of classes K.
         size: Side of the crops in pixels.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        mixup: a of mixup's Beta distribution; 0 turns it off.
-        cutmix: a of CutMix's Beta distribution; 0 turns it off.
-        randaugment: Magnitude of RandAugment; 0 turns it off.
-        random_erasing: Share of images that lose a rectangle.
-        label_smoothing: e.
-        smallest_area: Smallest share of an image that a random crop takes.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        mixup: Parameter of mixup's Beta distribution; 0 disables mixup.
+        cutmix: Parameter of CutMix's Beta distribution; 0 disables CutMix.
+        randaugment: Magnitude of RandAugment; 0 disables it.
+        random_erasing: Probability of erasing a rectangle of an image.
+        label_smoothing: Label smoothing.
+        smallest_area: Smallest area of a random crop relative to the image.
     """
 
     batch_size: int = 64
@@ -59,7 +59,7 @@ class ClassifyOptions(FitOptions):
     smallest_area: float = 0.08
 
     def rate_share(self, step: int) -> float:
-        """Return the share of its peak that a rate has at `step`."""
+        """Return the learning rate at `step` relative to its peak."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
 
 
 def build_optimiser(model: nn.Module, options: ClassifyOptions) -> torch.optim.Optimizer:
-    """Return AdamW with one group for each layer and weight decay."""
+    """Return AdamW with one parameter group for each layer and weight decay."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=("features.",), decay=options.layer_decay)
     return optimiser_of(named, scales, options)
@@ -137,10 +137,10 @@ def finetune_classification(
     """Fine-tune `model` in place and return the loss of every step.
 
     Raises:
-        DovetailError: For an empty set, and where the loss stops being a number.
+        DovetailError: The training set is empty, or the loss becomes NaN or infinite.
     """
     if len(data) == 0:
-        raise DataError("The training set is empty; give at least one image.")
+        raise DataError("The training set is empty; add at least one image.")
     machine.place(model).train()
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> Tensor:

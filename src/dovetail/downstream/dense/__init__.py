@@ -1,4 +1,4 @@
-"""Frozen feature maps, measured without fine-tuning: linear segmentation, retrieval, clusters, label propagation.
+"""Evaluation of frozen feature maps: linear segmentation, retrieval, clusters, label propagation.
 
     scores = dense_scores(train, test, classes=21, options=DenseOptions(labels=(16, 1.0)))
 

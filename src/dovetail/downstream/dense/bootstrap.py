@@ -1,4 +1,4 @@
-"""mIoU with its interval over test images, from the pixels of every image.
+"""mIoU with a bootstrap confidence interval over test images.
 
 Shapes: S seeds, N test images, K classes; counts [N, 3, K] are right, true and predicted pixels.
 """
@@ -19,14 +19,14 @@ DRAWS = 1000
 
 
 def miou_score(counts: Sequence[Tensor], *, seed: int = 0, draws: int = DRAWS) -> Score:
-    """Return mIoU: the mean over seeds, each one's value, their deviation, and the 95 % interval over test images.
+    """Return the mIoU: mean, values and standard deviation over seeds, and the 95 % interval over test images.
 
-    The interval is that of the mean over seeds under another draw of test images, the same draw for all seeds.
+    The interval is that of the mean over seeds when test images are resampled (with the same draw for all seeds).
 
     Args:
-        counts: [N, 3, K] of each seed.
-        seed: Of the draws.
-        draws: Their number.
+        counts: Pixel counts [N, 3, K] of each seed.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap draws.
     """
     values = tuple(float(scores_of(one.double().sum(0))[0]) for one in counts)
     low, high = _interval(drawn(counts, seed=seed, draws=draws))
@@ -35,24 +35,23 @@ def miou_score(counts: Sequence[Tensor], *, seed: int = 0, draws: int = DRAWS) -
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int = 0, draws: int = DRAWS) -> Score:
-    """Return mIoU of `first` minus that of `second`, with the 95 % interval under the same draws of test images.
+    """Return the mIoU of `first` minus that of `second`, with the 95 % interval under the same draws of test images.
 
-    Two measurements of the same images differ by far less than their intervals suggest, for hard images are hard for
-    both: the paired difference leaves that out.
+    The paired difference has a much smaller interval than the two scores, because hard images are hard for both.
 
     Args:
-        first: [N, 3, K] of each seed; `DenseScore.counts`.
-        second: The same of another measurement on the same test images.
-        seed: Of the draws.
-        draws: Their number.
+        first: Pixel counts [N, 3, K] of each seed (`DenseScore.counts`).
+        second: Pixel counts of another evaluation on the same test images.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap draws.
 
     Raises:
-        DataError: For other numbers of seeds, images or classes.
+        DataError: The numbers of seeds, images or classes differ.
     """
     if len(first) != len(second) or first[0].shape != second[0].shape:
         raise DataError(
-            f"Measurements of {len(first)} x {tuple(first[0].shape)} and {len(second)} x {tuple(second[0].shape)} do "
-            "not pair; give those of the same test images and seeds."
+            f"Scores of shapes {len(first)} x {tuple(first[0].shape)} and {len(second)} x {tuple(second[0].shape)} "
+            "cannot be paired; evaluate both on the same test images and seeds."
         )
     values = tuple(
         float(scores_of(one.double().sum(0))[0] - scores_of(other.double().sum(0))[0])
@@ -65,7 +64,7 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int =
 
 
 def drawn(counts: Sequence[Tensor], *, seed: int, draws: int) -> Tensor:
-    """Return the mean mIoU over seeds [draws] under draws of test images; NaN for one without a labelled pixel."""
+    """Return the mean mIoU over seeds for each draw of test images, [draws]. NaN for draws without labelled pixels."""
     total = len(counts[0])
     times = np.random.default_rng((seed, 3)).multinomial(total, np.full(total, 1 / total), size=draws)
     often = torch.from_numpy(times).double()

@@ -1,4 +1,4 @@
-"""DAVIS's scores of one object in one frame: the region's IoU (J) and the boundary's F measure (F).
+"""DAVIS scores of an object in a frame: region IoU (J) and boundary F measure (F).
 
 Source: Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", sections 3
 and 4; a boundary pixel is found where the other boundary lies within 0.8 % of the frame's diagonal.
@@ -20,14 +20,14 @@ TOLERANCE = 0.008
 
 
 def region_iou(predicted: Mask, truth: Mask, void: Mask | None = None) -> float:
-    """Return the IoU of two regions [H, W] outside `void`; 1 where both are empty."""
+    """Return the IoU of two regions [H, W] outside `void`, which is 1 if both are empty."""
     counts = np.ones_like(truth) if void is None else ~void
     union = int((predicted | truth)[counts].sum())
     return int((predicted & truth)[counts].sum()) / union if union else 1.0
 
 
 def boundary_f(predicted: Mask, truth: Mask, void: Mask | None = None) -> float:
-    """Return the F measure of two regions' boundaries [H, W] outside `void`; 1 where neither has one."""
+    """Return the boundary F measure of two regions [H, W] outside `void`, which is 1 if neither has a boundary."""
     counts = np.ones_like(truth) if void is None else ~void
     ours, theirs = boundary(predicted & counts), boundary(truth & counts)
     if not ours.any() or not theirs.any():
@@ -39,7 +39,7 @@ def boundary_f(predicted: Mask, truth: Mask, void: Mask | None = None) -> float:
 
 
 def boundary(region: Mask) -> Mask:
-    """Return the pixels [H, W] of a region's edge: those that differ from the pixel below, right, or both."""
+    """Return the boundary pixels [H, W] of a region: those that differ from the pixel below, to the right, or both."""
     padded = np.pad(region, ((0, 1), (0, 1)), mode="edge")
     below, right, both = padded[1:, :-1], padded[:-1, 1:], padded[1:, 1:]
     edge: Mask = (region ^ below) | (region ^ right) | (region ^ both)

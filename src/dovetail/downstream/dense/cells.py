@@ -1,7 +1,7 @@
-"""Cells of maps with soft labels, and samples of them.
+"""Cells of feature maps with soft labels, and sampling of cells.
 
-A cell's label is the share of its pixels that each class covers; pixels that do not count lower the sum of the shares,
-and cells without any pixel that counts are left out.
+The label of a cell is the fraction of its pixels in each class. Ignored pixels reduce the sum of the fractions, and
+cells without labelled pixels are skipped.
 
 Shapes: h x w cells, H x W pixels, K classes, C channels, n cells of an image.
 """
@@ -19,26 +19,28 @@ from dovetail.errors import DataError
 
 
 def cell_shares(mask: Tensor, grid: tuple[int, int], *, classes: int, ignore_index: int) -> Tensor:
-    """Return the share of each class in the pixels of every cell, [h * w, K] float32, row by row.
+    """Return the fraction of each class in the pixels of every cell, [h * w, K] float32, row by row.
 
-    A pixel belongs to the cell that its centre lies in.
+    A pixel belongs to the cell that contains its centre.
 
     Args:
-        mask: [H, W] int64, at least as large as the grid.
-        grid: h, w.
-        classes: K.
-        ignore_index: The label of pixels that do not count.
+        mask: Mask [H, W] int64, at least as large as the grid.
+        grid: Height h and width w of the grid.
+        classes: Number of classes K.
+        ignore_index: Label of ignored pixels.
 
     Raises:
-        DataError: For a mask that is smaller than the grid, or a label that is neither a class nor ignored.
+        DataError: The mask is smaller than the grid, or contains an invalid label.
     """
     (height, width), (rows, columns) = mask.shape, grid
     if height < rows or width < columns:
-        raise DataError(f"The mask has {height}x{width} pixels, the map {rows}x{columns} cells; give a larger mask.")
+        raise DataError(
+            f"The mask has {height}x{width} pixels, but the map has {rows}x{columns} cells; use a larger mask."
+        )
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
         raise DataError(
-            f"A mask holds label {int(wrong[0])}, but there are {classes} classes; give the right number of classes."
+            f"A mask contains label {int(wrong[0])}, but there are {classes} classes; correct the number of classes."
         )
     row = torch.arange(height, device=mask.device).mul(2).add(1).mul(rows).div(2 * height, rounding_mode="floor")
     column = torch.arange(width, device=mask.device).mul(2).add(1).mul(columns).div(2 * width, rounding_mode="floor")
@@ -50,18 +52,18 @@ def cell_shares(mask: Tensor, grid: tuple[int, int], *, classes: int, ignore_ind
 
 
 def as_cells(maps: Tensor) -> Tensor:
-    """Return one image's map [C, h, w] as cells [h * w, C], row by row."""
+    """Convert the map [C, h, w] of an image to cells [h * w, C], row by row."""
     return maps.flatten(1).T
 
 
 @dataclass
 class Pool:
-    """Sampled cells of training images, so kept that those of every subset can be taken from it.
+    """Sampled cells of training images, from which the cells of every subset can be selected.
 
     Attributes:
-        quota: The most cells of each image that any subset takes.
-        features: [n, C] of each image.
-        shares: [n, K] of each image.
+        quota: Largest number of cells that any subset needs from each image.
+        features: Features [n, C] of each image.
+        shares: Class fractions [n, K] of each image.
     """
 
     quota: Sequence[int]
@@ -69,26 +71,26 @@ class Pool:
     shares: list[Tensor] = field(default_factory=list)
 
     def add(self, cells: Tensor, shares: Tensor, order: Tensor) -> None:
-        """Add the next image: cells [n, C], shares [n, K], and the indices of those wanted first."""
+        """Add an image: cells [n, C], class fractions [n, K], and the cell indices in order of preference."""
         chosen = order[: self.quota[len(self.features)]]
         self.features.append(cells[chosen].clone())
         self.shares.append(shares[chosen].clone())
 
     def taken(self, images: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
-        """Return the cells [n, C] and shares [n, K] of `images`, `most` in all at most, spread evenly over them.
+        """Return up to `most` cells [n, C] and class fractions [n, K], spread evenly over `images`.
 
         Raises:
-            DataError: Where none of these images has a labelled pixel.
+            DataError: None of the images has a labelled pixel.
         """
         each = max(most // len(images), 1)
         features = torch.cat([self.features[index][:each] for index in images])
         if not len(features):
-            raise DataError("The labelled training images hold no pixel that counts; check their masks.")
+            raise DataError("The masks of the labelled training images contain no labelled pixels; check them.")
         return features, torch.cat([self.shares[index][:each] for index in images])
 
 
 def quotas(subsets: Sequence[Sequence[int]], most: int, images: int) -> list[int]:
-    """Return how many cells of each image must be kept, for every subset to have `most` cells in all at most."""
+    """Return how many cells of each image to keep, so that every subset has up to `most` cells in total."""
     found = [0] * images
     for subset in subsets:
         for index in subset:
@@ -97,7 +99,7 @@ def quotas(subsets: Sequence[Sequence[int]], most: int, images: int) -> list[int
 
 
 def uniform_order(shares: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the indices of labelled cells in a random order; shares are [n, K]."""
+    """Return the indices of labelled cells in random order, for class fractions [n, K]."""
     labelled = (shares.sum(1) > 0).nonzero().flatten()
     return labelled[torch.from_numpy(rng.permutation(len(labelled))).to(shares.device)]
 
@@ -105,8 +107,8 @@ def uniform_order(shares: Tensor, rng: np.random.Generator) -> Tensor:
 def rare_first_order(shares: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the indices of labelled cells in a random order that prefers classes which are rare in the image.
 
-    A cell's rank is u * s, u uniform in [0, 1) and s the sum over the classes in it of the number of the image's cells
-    with that class, the least rank first, as Hummingbird's open reproduction samples its bank
+    Cells are sorted by u * s, where u is uniform in [0, 1) and s is the number of cells in the image that share a class
+    with the cell, summed over its classes. This is how the open reproduction of Hummingbird samples its memory bank
     (https://github.com/vpariza/open-hummingbird-eval).
     """
     labelled = (shares.sum(1) > 0).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""`evaluate dense --check`: list what is wrong with labelled images, or with sequences."""
+"""`evaluate dense --check`: lists the faults of labelled images or sequences."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dovetail.errors import DovetailError
 
 
 def check_dense(data: str | Path, classes: int | None, ignore_index: int) -> None:
-    """Read a set and list its faults.
+    """Read a dataset and list its faults.
 
     Raises:
-        DovetailError: When there is any.
+        DovetailError: The dataset has faults.
     """
     sequences = find_sequences(existing(data))
     if sequences:
@@ -27,7 +27,7 @@ def check_dense(data: str | Path, classes: int | None, ignore_index: int) -> Non
 
 @dataclass(frozen=True)
 class SequenceFaults:
-    """Sequences that can be asked for their faults."""
+    """Sequences that can be checked for faults."""
 
     sequences: Sequence[ImageSequence]
 
@@ -35,7 +35,7 @@ class SequenceFaults:
         return sum(len(one.frames) for one in self.sequences)
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read everything and yield one sentence for each sequence that cannot be used."""
+        """Read all sequences and yield a sentence for each one that cannot be used."""
         for one in self.sequences:
             try:
                 one.labels()

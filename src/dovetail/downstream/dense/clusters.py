@@ -1,17 +1,18 @@
-"""Clusters of cells, matched to classes: how far classes lie apart in features without any training.
+"""Clusters of cells, matched to classes: measures how well frozen features separate classes without training.
 
-1. Cells of all test images are standardised and projected on their first 50 principal components.
-2. k-means finds K centres; every cell takes the nearest, and the map of clusters is resized to the masks (nearest).
-3. With as many clusters as classes each cluster is matched to one class so that the sum of IoUs is largest (Hungarian
-   method). With more ("overclustering") every cluster takes the class that most of its pixels belong to.
+1. Cells of all test images are standardised and projected to their first 50 principal components.
+2. k-means finds K centres. Every cell is assigned to the nearest one, and the cluster map is resized to the masks
+   (nearest neighbour).
+3. With as many clusters as classes, clusters are matched to classes so that the sum of IoUs is maximal (Hungarian
+   method). With more clusters ("overclustering"), every cluster gets the class of most of its pixels.
 
 Source: LEOPART, https://arxiv.org/abs/2204.13101, section 4 and its published code, which NeCo
 (https://arxiv.org/abs/2408.11054) follows: 50 components, at most 50 rounds, the best of 5 starts, K of the number of
 classes and 500, the mean over 5 seeds. Departures: masks have the size of the images instead of 100 x 100, centres are
 fitted to a sample of at most 30,000 cells, starts are those of k-means++ and the best of 3.
 
-The matching reads the labels of the very images that are scored, as published; a random map is far from zero with 500
-clusters, so compare with untrained weights.
+As published, the matching uses the labels of the scored images. With 500 clusters, even random features score far above
+zero, so compare with random weights.
 
 Shapes: N cells, C channels, P components, K clusters, L classes.
 """
@@ -40,7 +41,7 @@ class Projection(NamedTuple):
     axes: Tensor
 
     def __call__(self, cells: Tensor) -> Tensor:
-        """Return cells [N, C] as components [N, P]."""
+        """Project cells [N, C] to components [N, P]."""
         return ((cells - self.mean) / self.std) @ self.axes
 
 
@@ -60,7 +61,7 @@ class Clusters:
 
 
 def fit_projection(cells: Tensor, channels: int) -> Projection:
-    """Return the projection of cells [N, C] on their first `channels` principal components, at most C."""
+    """Fit a projection of cells [N, C] to their first `channels` principal components (at most C)."""
     mean, std = cells.mean(0), cells.std(0, correction=0).clamp(min=1e-6)
     standard = (cells - mean) / std
     covariance = standard.T @ standard / len(cells)
@@ -71,7 +72,7 @@ def fit_projection(cells: Tensor, channels: int) -> Projection:
 def nearest_centres(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared distance [N] to the nearest of `centres` [K, P] and its index [N], for points [N, P]."""
     lengths = centres.square().sum(1)
-    # Without |x|^2, which all centres share. Distances of few points at a time stay in the processor's cache.
+    # Without |x|^2, which is the same for all centres. Distances of few points at a time stay in the CPU cache.
     found = [torch.addmm(lengths, part, centres.T, alpha=-2).min(1) for part in pieces(points, POINTS)]
     least, index = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
     return (least + points.square().sum(1)).clamp(min=0), index
@@ -83,12 +84,12 @@ def kmeans(
     """Return centres [K, P] of points [N, P] by Lloyd's algorithm, and the sum of squared distances to them.
 
     Args:
-        points: The points.
-        count: K, at most N.
-        seed: Of the starting centres.
-        rounds: The most rounds; it ends before when no point changes its centre.
-        starts: Starts of k-means++ (Arthur & Vassilvitskii 2007), of which the best is returned.
-        centres: Centres to start from instead.
+        points: Points [N, P].
+        count: Number of centres K, at most N.
+        seed: Seed of the initial centres.
+        rounds: Largest number of rounds. The algorithm stops early when no assignment changes.
+        starts: Number of starts with k-means++ (Arthur & Vassilvitskii 2007). The best one is returned.
+        centres: Initial centres to use instead.
     """
     generator = torch.Generator().manual_seed(seed)
     begin = [centres] if centres is not None else [_spread(points, count, generator) for _ in range(starts)]
@@ -119,16 +120,16 @@ def _lloyd(points: Tensor, centres: Tensor, rounds: int) -> tuple[Tensor, float]
         sizes = torch.bincount(index, minlength=len(centres))
         empty = (sizes == 0).nonzero().flatten()
         centres = sums / sizes.clamp(min=1)[:, None]
-        if len(empty):  # a centre that lost its points goes to the point that is farthest from its own
+        if len(empty):  # an empty centre moves to the point that is farthest from its centre
             centres[empty] = points[distance.topk(len(empty)).indices]
     return centres, float(nearest_centres(points, centres)[0].cpu().double().sum())
 
 
 def matching(counts: Tensor) -> Tensor:
-    """Return the class [K] of each cluster.
+    """Return the class of each cluster, [K].
 
     Args:
-        counts: [K, L] pixels of every cluster that belong to every class.
+        counts: Number of pixels of each cluster in each class, [K, L].
     """
     clusters, classes = counts.shape
     if clusters > classes:

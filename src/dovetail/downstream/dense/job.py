@@ -1,4 +1,4 @@
-"""The job behind `dovetail evaluate dense`: a run's or a model's frozen maps on labelled images or sequences."""
+"""Implements `dovetail evaluate dense`: evaluates frozen feature maps on labelled images or sequences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FINEST_STRIDE = DenseOptions().finest_stride
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with its weights, where and on which pixels it computes, and the maps asked for."""
+    """A network with its weights, its device and image size, and the feature maps to evaluate."""
 
     network: Network
     source: Source
@@ -43,20 +43,20 @@ class Subject:
     at: dict[str, tuple[str, ...]]
 
     def maps(self, data: Any, ignore_index: int) -> NetworkMaps:
-        """Return labelled images as maps."""
+        """Return feature maps of labelled images."""
         source = self.source
         return NetworkMaps(
             self.network, data, tuple(self.at), source.image_size, source.mean, source.std, self.where, ignore_index
         )
 
     def note(self) -> str:
-        """Return a sentence on which maps the names stand for; nothing where all are maps' own names."""
+        """Return a sentence that resolves names such as "encoder" to taps, or an empty string."""
         told = [f"{name} is {'+'.join(taps)}" for name, taps in self.at.items() if name != "+".join(taps)]
         return f"Maps: {', '.join(told)}." if told else ""
 
 
 def measure_dense(request: EvaluateDenseOptions) -> Results:
-    """Measure frozen maps on labelled images, or on sequences where the data are some."""
+    """Evaluate frozen feature maps on labelled images or sequences."""
     sequences = find_sequences(existing(request.data))
     protocols = chosen_protocols(request.protocols, bool(sequences))
     where = machine(request.accelerator, request.precision, request.workers)
@@ -83,7 +83,7 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
 
 
 def image_options(request: EvaluateDenseOptions, protocols: tuple[ImageProtocol, ...]) -> DenseOptions:
-    """Return how images are measured."""
+    """Return the options for evaluating images."""
     return DenseOptions(
         protocols=protocols,
         labels=tuple(request.labels),
@@ -100,30 +100,32 @@ def image_options(request: EvaluateDenseOptions, protocols: tuple[ImageProtocol,
 
 
 def chosen_protocols(asked: Sequence[str], on_sequences: bool) -> tuple[ImageProtocol, ...]:
-    """Return the protocols to measure images by, none on sequences; "auto" is all that the data are fit for.
+    """Return the protocols for images, or none for sequences. "auto" selects all protocols that suit the data.
 
     Raises:
-        OptionsError: For an unknown one, and for one that the data are not fit for.
+        OptionsError: A protocol is unknown, or does not suit the data.
     """
     known = get_args(Protocol)
     fit = ("propagation",) if on_sequences else get_args(ImageProtocol)
     names = tuple(dict.fromkeys(one for name in asked for one in (fit if name == "auto" else (name,))))
     if not names:
-        raise OptionsError("No protocol was named; give linear, retrieval, clusters or propagation.")
+        raise OptionsError("--protocols is empty; specify linear, retrieval, clusters or propagation.")
     for name in names:
         if name not in known:
             raise unknown_name("protocol", name, known)
         if name not in fit:
-            kind = "sequences, folders of frames" if on_sequences else "images beside masks"
-            raise OptionsError(f"The data are {kind}, on which {name!r} does not measure; give {', '.join(fit)}.")
+            kind = "sequences (folders of frames)" if on_sequences else "images with masks"
+            raise OptionsError(f"The protocol {name!r} does not support {kind}; use {', '.join(fit)}.")
     return () if on_sequences else cast(tuple[ImageProtocol, ...], names)
 
 
 def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
-    """Return the network of a request with its weights; random ones are drawn from the seed."""
+    """Return the network with its weights. Random weights are drawn with the seed."""
     source = source_of(request.run, request.model, image_size=request.image_size, init=request.init)
     if source.in_channels != 3:
-        raise ModelError(f"The model takes {source.in_channels} channels, and labelled images are read with 3.")
+        raise ModelError(
+            f"The model expects {source.in_channels} channels, but labelled images are read with 3; use another model."
+        )
     with seeded_start(request.seed):
         network = source.network("random" if source.run is None else "all")
     check_size(network, source.image_size)
@@ -134,7 +136,7 @@ def image_scores(subject: Subject, data: SegmentationData, options: DenseOptions
     """Return the scores on labelled images."""
     trained = any(name != "clusters" for name in options.protocols)
     if trained:
-        label_counts(options.labels, len(data.train))  # refused before the images are read
+        label_counts(options.labels, len(data.train))  # checked before the images are read
     passes = len(data.train) * trained + len(data.val) * (1 + ("clusters" in options.protocols))
     train, test = (subject.maps(part, part.ignore_index) for part in (data.train, data.val))
     with progress("maps", passes) as advance:
@@ -142,25 +144,28 @@ def image_scores(subject: Subject, data: SegmentationData, options: DenseOptions
 
 
 def notes_on(scores: Sequence[DenseScore], data: SegmentationData, options: DenseOptions) -> Iterator[str]:
-    """Yield what to know about the scores."""
+    """Yield notes on the scores."""
     if "clusters" in options.protocols:
         measured = {one.clusters for one in scores}
         left_out = [one for one in options.clusters if (one or data.classes) not in measured]
         if left_out:
-            yield f"clusters = {left_out} is left out: the test images have fewer cells."
+            yield f"Skipped clusters = {left_out}, because the test images have fewer cells."
     for one in scores:
         if any(chosen["at_end"] for chosen in one.chosen):
-            yield f"The rate chosen for {one.at} with {one.images} images is at an end of the sweep; widen --lr."
+            yield (
+                f"The learning rate selected for {one.at} with {one.images} images is at the end of the sweep; widen "
+                "it with --lr."
+            )
 
 
 def details_of(score: DenseScore, names: Sequence[str]) -> dict[str, Any]:
-    """Return the score of each class, and what was chosen."""
+    """Return the score of each class, and the selected hyperparameters."""
     per_class = {name: value for name, value in zip(names, score.class_iou, strict=True) if value == value}
     return score.setting() | {"iou": per_class, "chosen": [dict(one) for one in score.chosen]}
 
 
 def facts_of(data: SegmentationData) -> dict[str, Any]:
-    """Return what results.json says about labelled images."""
+    """Return the facts about labelled images for results.json."""
     return {
         "format": data.format,
         "fingerprint": fingerprint({*data.train.files(), *data.val.files()}),
@@ -173,7 +178,7 @@ def facts_of(data: SegmentationData) -> dict[str, Any]:
 def sequence_rows(
     subject: Subject, sequences: Sequence[ImageSequence], request: EvaluateDenseOptions
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return a row for each map on sequences, and what results.json says about them."""
+    """Return a row for each feature map on sequences, and the facts about them for results.json."""
     found: dict[str, list[SequenceScores]] = {at: [] for at in subject.at}
     ignore = request.ignore_index
     with progress("sequences", len(sequences) * len(found)) as advance:
@@ -217,7 +222,7 @@ def carried(
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of a sequence as labelled images; the mask of the first stands for all, which are not looked at."""
+    """The frames of a sequence as labelled images. All have the mask of the first frame, which is not used."""
 
     sequence: ImageSequence
     mask: Tensor

@@ -2,13 +2,13 @@
 
     min_W  sum_i sum_c y_ic log softmax(W x_i + b)_c / sum_ic y_ic,    y_ic the share of class c in cell i
 
-SGD with momentum 0.9 and cosine decay; learning rate and weight decay are those with the best mIoU on a tenth of the
-labelled training images. Logits are resized to the masks bilinearly.
+The optimiser is SGD with momentum 0.9 and cosine decay. Learning rate and weight decay are selected by mIoU on a tenth
+of the labelled training images. Logits are resized to the masks bilinearly.
 
 LEOPART (https://arxiv.org/abs/2204.13101, section 4) and NeCo (https://arxiv.org/abs/2408.11054) train the same layer
-with SGD at a fixed rate for 25 passes over augmented images, whose features are resized to the mask. Here features are
-computed once without augmentation, the loss is on cells with soft labels instead of resized features, and features are
-standardised; logits that are resized are what resized features give, since the layer is linear.
+with SGD at a fixed learning rate for 25 epochs over augmented images, whose features are resized to the mask. Here,
+features are computed once without augmentation and standardised, and the loss uses cells with soft labels. Resizing
+logits is equivalent to resizing features, since the layer is linear.
 
 Shapes: N cells, C channels, K classes, G candidates.
 """
@@ -42,12 +42,12 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A trained classifier of cells.
+    """A trained linear classifier of cells.
 
     Attributes:
         probe: The classifier.
-        chosen: Its learning rate and weight decay.
-        held_out: mIoU of each candidate on the cells held out; empty where there was nothing to choose by.
+        chosen: Selected learning rate and weight decay.
+        held_out: mIoU of each candidate on held-out cells, or an empty dict if nothing was held out.
     """
 
     probe: Probe
@@ -56,7 +56,7 @@ class LinearHead:
 
     @property
     def at_end(self) -> bool:
-        """Whether the chosen rate is the smallest or the largest of several that differ in their mIoU."""
+        """Whether the selected learning rate is the smallest or largest of several with different mIoU."""
         rates = [one.lr for one in self.held_out]
         return (
             len(set(rates)) > 1 and len(set(self.held_out.values())) > 1 and self.chosen.lr in (min(rates), max(rates))
@@ -71,15 +71,15 @@ class LinearHead:
 
 
 def fit_linear(pool: Pool, images: Sequence[int], *, classes: int, options: DenseOptions, seed: int) -> LinearHead:
-    """Return the classifier of the cells of `images`.
+    """Train a classifier on the cells of `images`.
 
     Args:
         pool: Sampled cells of all training images.
-        images: Those with labels; the last tenth of them, at least one, is held out to choose by, so their order must
-            be random. A single image is too few to hold any out: the middle candidate is taken, the lower of two.
-        classes: K.
-        options: Candidates, steps and batch.
-        seed: Of the order of cells.
+        images: Indices of labelled images in random order. The last tenth (at least one) is held out to select the
+            hyperparameters. With a single image, the middle candidate is used.
+        classes: Number of classes K.
+        options: Candidates, number of steps and batch size.
+        seed: Seed of the order of cells.
     """
     candidates = [Candidate(*pair) for pair in itertools.product(sorted(options.lr), sorted(options.weight_decay))]
     held_out: dict[Candidate, float] = {}
@@ -107,7 +107,7 @@ def _trained(
 
 
 def _cell_miou(probe: Probe, cells: Tensor, shares: Tensor) -> list[float]:
-    """Return the mIoU of each classifier over cells [N, C], every cell counting by its shares [N, K]."""
+    """Return the mIoU of each classifier over cells [N, C], weighted by their class fractions [N, K]."""
     classes = shares.shape[1]
     found: list[float] = []
     for predicted in probe.predictions(cells, chunk=CHUNK):  # [G, N]

@@ -1,8 +1,8 @@
-"""Labelled images as feature maps: in memory, or computed by a network batch by batch.
+"""Feature maps of labelled images: in memory, or computed by a network in batches.
 
-A *tap name* may be a map of the network ("c4", "p2"), "encoder" for its deepest encoder map, "decoder" for its finest
-decoder map, or several joined by "+" ("c4+c5"). Joined maps are resized to the finest of them; every one's cells have
-unit length first, so that none outweighs the others.
+A *tap name* is a map of the network ("c4", "p2"), "encoder" for its deepest encoder map, "decoder" for its finest
+decoder map, or several maps joined by "+" ("c4+c5"). The cells of joined maps are L2-normalised, so that they have
+equal weight, and resized to the finest map.
 
 Shapes: B images, C channels of a map, h x w cells, H x W pixels of a mask.
 """
@@ -31,40 +31,40 @@ from dovetail.recipe import Tap
 
 
 class MapBatch(NamedTuple):
-    """Some images: their maps [B, C, h, w] float32 by tap name, and masks [B, H, W] int64."""
+    """A batch of images: maps [B, C, h, w] float32 by tap name, and masks [B, H, W] int64."""
 
     maps: dict[str, Tensor]
     masks: Tensor
 
 
 class MapSource(Protocol):
-    """Labelled images as maps, which can be gone through more than once, always in the same order."""
+    """Feature maps of labelled images. They can be iterated over repeatedly, always in the same order."""
 
     @property
     def ignore_index(self) -> int:
-        """The label of pixels that do not count."""
+        """Label of ignored pixels."""
         ...
 
     def __len__(self) -> int: ...
 
     def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
+        """Return the classes in an image."""
         ...
 
     def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
-        """Yield all images in order; maps finer than `finest_stride` pixels a cell are average-pooled to that."""
+        """Yield all images in order. Maps with a stride below `finest_stride` pixels are average-pooled to it."""
         ...
 
 
 @dataclass(frozen=True)
 class ArrayMaps:
-    """Maps that are in memory.
+    """Feature maps in memory.
 
     Attributes:
-        maps: [N, C, h, w] by name.
-        masks: [N, H, W] integer, at any size.
-        ignore_index: The label of pixels that do not count.
-        batch_size: Images handed out at once.
+        maps: Maps [N, C, h, w] by name.
+        masks: Integer masks [N, H, W] of any size.
+        ignore_index: Label of ignored pixels.
+        batch_size: Number of images in a batch.
     """
 
     maps: Mapping[str, Tensor]
@@ -74,19 +74,19 @@ class ArrayMaps:
 
     def __post_init__(self) -> None:
         if not self.maps:
-            raise DataError("No map was given; give at least one [N, C, h, w] by name.")
+            raise DataError("maps is empty; pass at least one map [N, C, h, w] by name.")
         for name, values in self.maps.items():
             if values.dim() != 4 or len(values) != len(self.masks):
                 raise DataError(
-                    f"The map {name!r} has shape {tuple(values.shape)} and the masks {tuple(self.masks.shape)}; give "
-                    "[N, C, h, w] and [N, H, W]."
+                    f"Expected maps [N, C, h, w] and masks [N, H, W], got {tuple(values.shape)} for {name!r} and "
+                    f"{tuple(self.masks.shape)}."
                 )
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
+        """Return the classes in an image."""
         return classes_of(self.masks[index], self.ignore_index)
 
     def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
@@ -100,18 +100,18 @@ class ArrayMaps:
 
 @dataclass(frozen=True)
 class NetworkMaps:
-    """What a network answers to whole images, resized to a fixed square; it is left as it was.
+    """Feature maps of a network for whole images, resized to a square. The state of the network is restored.
 
     Attributes:
-        network: The network.
+        network: Network.
         data: Labelled images.
-        at: Tap names, as the module says.
-        size: Side of the images and masks in pixels; images are resized with antialiasing, masks to the nearest label.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        machine: Where to compute.
-        ignore_index: The label of pixels that do not count.
-        batch_size: Images in a forward pass.
+        at: Tap names (see the module's docstring).
+        size: Side of images and masks in pixels. Images are resized with antialiasing, masks with nearest neighbour.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        machine: Device and precision.
+        ignore_index: Label of ignored pixels.
+        batch_size: Number of images in a forward pass.
     """
 
     network: Network
@@ -132,12 +132,12 @@ class NetworkMaps:
         return len(self.data)
 
     def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
-        known: Callable[[int], list[int]] | None = getattr(self.data, "classes_in", None)  # which reads no image
+        """Return the classes in an image."""
+        known: Callable[[int], list[int]] | None = getattr(self.data, "classes_in", None)  # does not read the image
         return classes_of(self.data[index].mask, self.ignore_index) if known is None else known(index)
 
     def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
-        """Yield all images in order, read ahead of their use."""
+        """Yield all images in order. Images are prefetched."""
         parts = resolve_taps(self.network.taps, self.at)
         taps = list(dict.fromkeys(tap for names in parts.values() for tap in names))
         items = ahead(self._item, range(len(self.data)), threads=self.machine.threads)
@@ -155,11 +155,11 @@ class NetworkMaps:
 
 
 class Replayed:
-    """Maps that are computed once and kept, where they take no more than `most` bytes; else computed again each time.
+    """Caches feature maps if they take no more than `most` bytes. Otherwise they are computed again each time.
 
     Args:
-        source: The maps.
-        most: Bytes to keep at most.
+        source: Feature maps.
+        most: Largest size of the cache in bytes.
     """
 
     def __init__(self, source: MapSource, *, most: int = 2**30) -> None:
@@ -169,14 +169,14 @@ class Replayed:
 
     @property
     def ignore_index(self) -> int:
-        """The label of pixels that do not count."""
+        """Label of ignored pixels."""
         return self.source.ignore_index
 
     def __len__(self) -> int:
         return len(self.source)
 
     def classes_in(self, index: int) -> list[int]:
-        """Return the classes that occur in an image."""
+        """Return the classes in an image."""
         return self.source.classes_in(index)
 
     def batches(self, *, finest_stride: int) -> Iterator[MapBatch]:
@@ -194,20 +194,20 @@ class Replayed:
 
 
 def resized_item(item: Labelled, size: int) -> Labelled:
-    """Return an image and its mask as squares of `size` pixels a side."""
+    """Resize an image and its mask to squares with a side of `size` pixels."""
     if item.image.shape[1:] == (size, size):
         return item
     return Labelled(resized(item.image, size, size), resized_mask(item.mask, size, size))
 
 
 def resized_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """Return a mask [H, W] at another size: the label of the nearest pixel."""
+    """Resize a mask [H, W] with nearest-neighbour interpolation."""
     found = F.interpolate(mask[None, None].to(torch.int32).float(), size=(height, width), mode="nearest-exact")
     return found[0, 0].long()
 
 
 def pooled(maps: Tensor, masks: Tensor, finest_stride: int) -> Tensor:
-    """Return maps [B, C, h, w], average-pooled where a cell is finer than `finest_stride` pixels of `masks`."""
+    """Average-pool maps [B, C, h, w] whose cells are smaller than `finest_stride` pixels of `masks`."""
     rows, columns = (
         min(cells, max(-(-side // finest_stride), 1))
         for cells, side in zip(maps.shape[2:], masks.shape[1:], strict=True)
@@ -216,7 +216,7 @@ def pooled(maps: Tensor, masks: Tensor, finest_stride: int) -> Tensor:
 
 
 def joined(maps: Sequence[Tensor]) -> Tensor:
-    """Return maps [B, C_i, h_i, w_i] side by side along the channels, at the size of the finest, bilinear."""
+    """Concatenate maps [B, C_i, h_i, w_i] along the channels, resized bilinearly to the size of the finest."""
     if len(maps) == 1:
         return maps[0]
     grid = tuple(max(one.shape[axis] for one in maps) for axis in (2, 3))
@@ -229,17 +229,17 @@ def joined(maps: Sequence[Tensor]) -> Tensor:
 
 
 def resolve_taps(taps: Mapping[str, Tap], at: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the maps that each tap name stands for; "auto" is "encoder", and "decoder" where there is one.
+    """Resolve tap names to maps. "auto" is "encoder", and "decoder" if there is one.
 
     Args:
-        taps: What the network can answer with.
-        at: Tap names, as the module says.
+        taps: Taps of the network.
+        at: Tap names (see the module's docstring).
 
     Raises:
-        DovetailError: For no name, an unknown one, a tap that is no map, and "decoder" for an encoder alone.
+        DovetailError: A name is unknown or not a map, `at` is empty, or "decoder" is specified for an encoder.
     """
     if not at:
-        raise OptionsError("No tap was named; give encoder, decoder or a map such as c4 with --at.")
+        raise OptionsError("--at is empty; specify encoder, decoder or a map such as c4.")
     whole = {"auto": ("encoder", "decoder") if decoder_taps(taps) else ("encoder",)}
     names = dict.fromkeys(one for name in at for one in whole.get(name, (name,)))
     return {name: tuple(dict.fromkeys(_map_of(taps, part) for part in name.split("+"))) for name in names}
@@ -254,15 +254,15 @@ def _map_of(taps: Mapping[str, Tap], name: str) -> str:
     if name not in taps:
         raise unknown_name("tap", name, ["encoder", "decoder", *maps])
     if name not in maps:
-        raise OptionsError(f"The tap {name!r} is no map; give one of {', '.join(maps)}.")
+        raise OptionsError(f"The tap {name!r} is not a feature map; choose one of {', '.join(maps)}.")
     return name
 
 
 def check_size(network: Network, size: int) -> None:
-    """Raise `OptionsError` for a side in pixels that the network does not take."""
+    """Raise `OptionsError` if the network does not support an image size."""
     step = network.size_multiple
     if size < step or size % step:
         nearest = max(round(size / step), 1) * step
         raise OptionsError(
-            f"The image size is {size} px, but the model takes multiples of {step} px; give --image-size {nearest}."
+            f"The model expects an image size that is a multiple of {step} px, got {size}; use --image-size {nearest}."
         )

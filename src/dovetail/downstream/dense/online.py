@@ -1,4 +1,4 @@
-"""Frozen maps of a network in training, measured on labelled pixels in seconds."""
+"""Evaluates the frozen feature maps of a network on labelled pixels during training, within seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 
 MOST_TRAIN, MOST_TEST = 200, 100
-# Far fewer cells, steps and candidates than `evaluate dense` takes: readings compare along a run, not with its numbers.
+# Far fewer cells, steps and candidates than in `evaluate dense`: compare readings within a run, not with its scores.
 QUICK = DenseOptions(
     protocols=("linear", "retrieval"),
     lr=(0.03, 0.3),
@@ -28,24 +28,24 @@ QUICK = DenseOptions(
 
 
 class OnlineDense:
-    """A function from a network to the mIoU of its encoder's deepest and its decoder's finest map, as "MAP/PROTOCOL".
+    """Computes the mIoU of a network's deepest encoder map and finest decoder map, by "MAP/PROTOCOL".
 
-    At most 200 training and 100 held-out images are read, once, and kept at the size of the views; always the same.
+    Up to 200 training and 100 held-out images, always the same, are read once and kept at the size of the views.
 
     Args:
-        data: Images with masks, as of `dovetail evaluate dense`.
-        network: Of the run; only its taps are looked at.
+        data: Images with masks, as for `dovetail evaluate dense`.
+        network: Network of the run. Only its taps are used.
         size: Side of the images in pixels.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        machine: Where the run computes.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        machine: Device and precision of the run.
 
     Attributes:
-        note: What to know about the split; may be empty.
+        note: Note on the split, may be empty.
 
     Raises:
-        DovetailError: For data of another layout, images that cannot be read, a size that the network does not take,
-            and networks of other than three channels.
+        DovetailError: The layout of the data is unknown, images cannot be read, the network does not support the size,
+            or it does not have three channels.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class OnlineDense:
         self.train, self.held_out = self._read(found.train, MOST_TRAIN), self._read(found.val, MOST_TEST)
 
     def __call__(self, network: Network) -> dict[str, float]:
-        """Return mIoU in [0, 1] by map and protocol; the network is left as it was."""
+        """Return the mIoU in [0, 1] by map and protocol. The state of the network is restored."""
         train, test = (
             NetworkMaps(network, data, self.at, self.size, self.mean, self.std, self.machine, self.ignore_index)
             for data in (self.train, self.held_out)

@@ -1,4 +1,4 @@
-"""How frozen maps are measured."""
+"""Options for the evaluation of frozen feature maps."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Protocol = Literal["linear", "retrieval", "clusters", "propagation"]
 
 @dataclass(frozen=True)
 class DenseOptions:
-    """What is measured on labelled images, and how.
+    """Options for the evaluation on labelled images.
 
     Attributes:
         protocols: "linear", "retrieval", "clusters".
-        labels: Training images with labels: up to 1 a share of them, above 1 their number.
-        seeds: How often to repeat with other labelled images, batches and starting centres.
-        seed: The first of the seeds, and that of the intervals.
-        lr: Learning rates of the linear classifier to choose from.
-        weight_decay: Weight decays of the linear classifier to choose from.
-        steps: Steps of the linear classifier.
-        batch_cells: Cells in a step.
-        max_cells: Training cells of the linear classifier at most, spread evenly over the images.
-        memory: Cells in the memory bank of retrieval at most, spread evenly over the images.
-        k: Nearest cells of the bank that a cell's label is made of.
-        temperature: Of the softmax over their cosine similarities.
-        clusters: Numbers of clusters; 0 stands for the number of classes.
-        cluster_cells: Test cells that the centres are fitted to at most, spread evenly over the images.
-        cluster_channels: Principal components that are clustered, at most.
-        finest_stride: Finer maps are average-pooled to cells of this many pixels.
+        labels: Labelled training images: fractions up to 1, or numbers above 1.
+        seeds: Number of repetitions with other labelled images, batches and initial centres.
+        seed: First seed, and seed of the confidence intervals.
+        lr: Candidate learning rates of the linear classifier.
+        weight_decay: Candidate weight decays of the linear classifier.
+        steps: Optimiser steps of the linear classifier.
+        batch_cells: Number of cells in a step.
+        max_cells: Largest number of training cells of the linear classifier, spread evenly over the images.
+        memory: Largest number of cells in the memory bank of retrieval, spread evenly over the images.
+        k: Number of nearest cells in the bank.
+        temperature: Temperature of the softmax over their cosine similarities.
+        clusters: Numbers of clusters. 0 is the number of classes.
+        cluster_cells: Largest number of test cells that the centres are fitted to, spread evenly over the images.
+        cluster_channels: Largest number of principal components to cluster.
+        finest_stride: Smallest stride in pixels. Finer maps are average-pooled to it.
     """
 
     protocols: tuple[ImageProtocol, ...] = ("linear", "retrieval", "clusters")
@@ -62,38 +62,40 @@ class DenseOptions:
             values = getattr(self, option)
             for value in values if isinstance(values, tuple) else (values,):
                 if not lowest < value < math.inf:
-                    raise OptionsError(f"{option} is {value:g}; it must be above {lowest:g}.")
+                    raise OptionsError(f"{option} expects a value above {lowest:g}, got {value:g}.")
         counts = ("seeds", "steps", "batch_cells", "max_cells", "memory", "k", "cluster_cells", "cluster_channels")
         for option in (*counts, "finest_stride"):
             if getattr(self, option) < 1:
                 raise OptionsError(f"{option} is {getattr(self, option)}; it must be at least 1.")
         if not self.lr or not self.weight_decay or min(self.weight_decay) < 0:
-            raise OptionsError("lr and weight_decay need at least one value each, and no negative one; give some.")
+            raise OptionsError("lr and weight_decay expect at least one value each, and no negative values.")
         if not self.labels:
-            raise OptionsError("No number of labelled images was given; give a share such as 1.0, or a number.")
+            raise OptionsError("labels is empty; specify a fraction such as 1.0, or a number of images.")
         if "clusters" in self.protocols and (not self.clusters or min(self.clusters) < 0):
-            raise OptionsError(f"clusters is {list(self.clusters)}; give numbers of clusters, or 0 for the classes.")
+            raise OptionsError(
+                f"clusters expects numbers of clusters, or 0 for the number of classes; got {list(self.clusters)}."
+            )
 
 
 def images_of(labels: float, available: int) -> int:
-    """Return how many of the `available` training images `labels` means: a share up to 1, a number above.
+    """Convert `labels` (a fraction up to 1, or a number above 1) to a number of the `available` training images.
 
     Raises:
-        OptionsError: For a number that is not whole or more than there are, and for a share that is not positive.
+        OptionsError: A number is not an integer or exceeds the available images, or a fraction is not positive.
     """
     if not 0 < labels < math.inf:
-        raise OptionsError(f"labels is {labels:g}; give a share above 0 up to 1, or a number of images.")
+        raise OptionsError(f"labels expects a fraction above 0 up to 1, or a number of images; got {labels:g}.")
     if labels <= 1:
         return max(round(labels * available), 1)
     if labels != int(labels):
-        raise OptionsError(f"labels is {labels:g}; above 1 it is a number of images, so give a whole number.")
+        raise OptionsError(f"labels above 1 is a number of images, which must be an integer; got {labels:g}.")
     if labels > available:
-        raise OptionsError(f"labels is {labels:g}, but there are {available} training images; give at most that.")
+        raise OptionsError(f"labels is {labels:g}, but there are only {available} training images; use fewer.")
     return int(labels)
 
 
 def label_counts(labels: Sequence[float], available: int) -> dict[float, int]:
-    """Return the number of images for each of `labels`, in their order; those that mean the same number once."""
+    """Return the number of images for each of `labels`, in order and without duplicates."""
     counts: dict[float, int] = {}
     for one in labels:
         number = images_of(one, available)

@@ -1,13 +1,13 @@
-"""Label propagation: the labels of a sequence's first frame are carried to the others by its features alone.
+"""Label propagation: propagates the labels of a sequence's first frame to the other frames with frozen features.
 
-Every cell of a frame takes the labels of the cells most similar to it, in the first frame and the last few before it,
-within a window around its own place:
+Every cell of a frame gets the labels of the most similar cells in the first frame and in the last few frames before it,
+within a window around its position:
 
     a_i = exp(<q, k_i> / (|q| |k_i| tau)),    y = sum_{i in most similar k} a_i y_i / sum_i a_i
 
-The labels of a frame are resized bilinearly to its mask, each class is stretched to [0, 1], and the largest is taken.
-Scores are J and F of DAVIS (Pont-Tuset et al. 2017, https://arxiv.org/abs/1704.00675): the region's IoU and the
-boundary's F measure, for each object the mean over the frames but the first and the last, then the mean over objects.
+The labels of a frame are resized bilinearly to its mask, each class is rescaled to [0, 1], and the largest one is used.
+Scores are J and F of DAVIS (Pont-Tuset et al. 2017, https://arxiv.org/abs/1704.00675): region IoU and boundary F
+measure, averaged over all frames but the first and the last, then over objects.
 
 Source: DINO's protocol (https://arxiv.org/abs/2104.14294, section 4.2.2), which is that of Jabri et al. 2020
 (https://arxiv.org/abs/2006.14613): k = 5, seven frames before and the first, a window of 12 cells to each side,
@@ -41,13 +41,13 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class PropagationOptions:
-    """How labels are carried from frame to frame.
+    """Options for label propagation.
 
     Attributes:
-        neighbours: k.
-        frames: Frames before the current one that labels are taken from, beside the first.
-        radius: Cells to each side that the window reaches.
-        temperature: tau.
+        neighbours: Number of most similar cells k.
+        frames: Number of previous frames to use in addition to the first one.
+        radius: Radius of the window in cells.
+        temperature: Temperature tau.
     """
 
     neighbours: int = 5
@@ -73,14 +73,14 @@ def propagate(
     options: PropagationOptions | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> Iterator[Tensor]:
-    """Yield the labels [H, W] int64 of every frame but the first.
+    """Yield the predicted labels [H, W] int64 of every frame but the first.
 
     Args:
-        maps: The map [C, h, w] of each frame, in order; all of one size.
-        first: The first frame's labels [H, W] int64.
-        labels: K; labels are 0 .. K - 1, 0 the background, or the ignored one.
-        options: How labels are carried.
-        ignore_index: The label of pixels that do not count.
+        maps: Feature map [C, h, w] of each frame, in order. All have the same size.
+        first: Labels [H, W] int64 of the first frame.
+        labels: Number of labels K. Labels are 0 .. K - 1 (0 is the background) or the ignored label.
+        options: Options for label propagation.
+        ignore_index: Label of ignored pixels.
     """
     options = options or PropagationOptions()
     known: tuple[Tensor, Tensor] | None = None
@@ -100,7 +100,7 @@ def propagate(
 def _carried(
     queries: Tensor, sources: Sequence[tuple[Tensor, Tensor]], grid: tuple[int, int], options: PropagationOptions
 ) -> Tensor:
-    """Return the labels [n, K] of queries [n, C] from the keys and labels of the frames before."""
+    """Return the labels [n, K] of queries [n, C] from the keys and labels of previous frames."""
     keys, labels = (torch.cat([source[part] for source in sources]) for part in (0, 1))
     place = torch.arange(grid[0] * grid[1], device=queries.device)
     rows, columns = place // grid[1], place % grid[1]
@@ -117,7 +117,7 @@ def _carried(
 
 
 def _at_pixels(labels: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return the label [H, W] of every pixel from labels [n, K] of cells."""
+    """Return the label of every pixel [H, W] from the labels [n, K] of cells."""
     maps = labels.T.reshape(1, -1, *grid)
     pixels = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
     low, high = pixels.amin((1, 2), keepdim=True), pixels.amax((1, 2), keepdim=True)
@@ -131,18 +131,18 @@ def sequence_scores(
     """Return J and F of each object of a sequence.
 
     Args:
-        name: Of the sequence.
-        predictions: Labels [H, W] of every frame but the first.
-        masks: Labels [H, W] of every frame, None for those without.
-        ignore_index: The label of pixels that do not count.
+        name: Name of the sequence.
+        predictions: Predicted labels [H, W] of every frame but the first.
+        masks: Labels [H, W] of every frame, None for frames without a mask.
+        ignore_index: Label of ignored pixels.
 
     Raises:
-        DataError: Where the first frame has no object, or no later frame has a mask.
+        DataError: The first frame has no object, or no later frame has a mask.
     """
     first = masks[0]
     objects = [] if first is None else [one for one in classes_of(first, ignore_index) if one != 0]
     if not objects:
-        raise DataError(f"The first mask of the sequence {name} holds no object; label its objects 1, 2 and so on.")
+        raise DataError(f"The first mask of the sequence {name} has no objects; label its objects 1, 2 and so on.")
     scored = range(1, len(masks) - 1) if len(masks) > 2 else range(1, len(masks))
     region: dict[int, list[float]] = {one: [] for one in objects}
     boundary: dict[int, list[float]] = {one: [] for one in objects}
@@ -156,13 +156,13 @@ def sequence_scores(
             region[one].append(region_iou(guess == one, right == one, void))
             boundary[one].append(boundary_f(guess == one, right == one, void))
     if not region[objects[0]]:
-        raise DataError(f"No frame of the sequence {name} after the first has a mask to measure on; add some.")
+        raise DataError(f"The sequence {name} has no mask after the first frame to evaluate on; add at least one.")
     means = ([float(np.mean(values[one])) for one in objects] for values in (region, boundary))
     return SequenceScores(name, *(tuple(values) for values in means))
 
 
 def over_sequences(found: Sequence[SequenceScores], *, seed: int = 0, draws: int = 1000) -> dict[str, Score]:
-    """Return "J&F", "J" and "F" over all objects, with the interval of another draw of sequences."""
+    """Return "J&F", "J" and "F" over all objects, with the bootstrap interval over sequences."""
     sizes = np.array([len(one.region) for one in found], dtype=float)
     sums = np.array([[sum(one.region), sum(one.boundary)] for one in found])  # [sequences, 2]
     times = np.random.default_rng((seed, 3)).multinomial(

@@ -1,14 +1,14 @@
-"""Retrieval of labels: a cell takes the labels of the cells of a memory bank that are nearest to it.
+"""Label retrieval: a cell gets the labels of its nearest cells in a memory bank.
 
     s_i = <q, k_i> / (|q| |k_i|),    y = sum_{i in nearest k} softmax_i(s_i / tau) y_i
 
-The k nearest are exact. Class shares are resized to the masks bilinearly, then the largest is taken.
+The k nearest cells are exact. Class fractions are resized to the masks bilinearly, and the largest one is used.
 
 Source: in-context scene understanding, Balazevic et al. 2023 ("Hummingbird"), https://arxiv.org/abs/2306.01667, section
 3, as CrIBo (https://arxiv.org/abs/2310.07855) and NeCo (https://arxiv.org/abs/2408.11054) use it: k = 30, tau = 0.02,
-and a bank that prefers cells of classes which are rare in their image. Theirs holds some 10 million cells of augmented
-512-pixel images, found approximately; here it holds 20,000 of images without augmentation, unless more are asked for.
-Pixels that do not count are left out of the bank, where the published code counts them as the first class.
+and a bank that prefers cells of classes which are rare in their image. Departures: the published bank has about
+10 million cells of augmented 512-pixel images with approximate search, while the default here is 20,000 cells of images
+without augmentation. Ignored pixels are not in the bank, while the published code counts them as the first class.
 
 Shapes: M cells in the bank, C channels, K classes.
 """
@@ -37,7 +37,7 @@ class Bank:
     temperature: float
 
     def class_maps(self, maps: Tensor) -> Tensor:
-        """Return shares of classes [B, K, h, w] for maps [B, C, h, w]."""
+        """Return class fractions [B, K, h, w] for maps [B, C, h, w]."""
         batch, _, height, width = maps.shape
         queries = F.normalize(maps.permute(0, 2, 3, 1).flatten(0, 2), dim=1)
         found = [
@@ -48,7 +48,7 @@ class Bank:
 
 
 def build_bank(pool: Pool, images: Sequence[int], *, options: DenseOptions) -> Bank:
-    """Return the bank of the cells of `images`; k is lowered to the number of cells where there are fewer."""
+    """Return the memory bank of the cells of `images`. k is reduced if there are fewer cells."""
     cells, shares = pool.taken(images, options.memory)
     keys = F.normalize(cells.float(), dim=1)
     return Bank(keys, shares / shares.sum(1, keepdim=True), min(options.k, len(keys)), options.temperature)

@@ -1,4 +1,4 @@
-"""mIoU of frozen maps by every protocol: labelled cells are sampled in one pass, maps are scored in another."""
+"""Computes the mIoU of frozen feature maps for all protocols. One pass samples labelled cells, another one scores."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ OnImages = Callable[[int], None]
 
 @dataclass(frozen=True)
 class DenseScore:
-    """How well one tap does by one protocol with one number of labels.
+    """The score of a tap with a protocol and a number of labelled images.
 
     Attributes:
-        at: The tap name.
+        at: Tap name.
         protocol: "linear", "retrieval" or "clusters".
-        labels: What was asked for, a share or a number of images; None for clusters, which need none.
-        images: The training images that this means; None for clusters.
-        clusters: The number of clusters; None for the others.
+        labels: Requested fraction or number of labelled images, or None for clusters, which need no labels.
+        images: Number of labelled training images, or None for clusters.
+        clusters: Number of clusters, or None for other protocols.
         miou: Mean over seeds, with the 95 % bootstrap interval over test images.
-        counts: [N, 3, K] int64 of each seed: pixels of every test image and class that are right, true and predicted.
-        chosen: Of the linear head, for each seed: the learning rate and weight decay chosen on the held-out tenth, and
-            whether the rate is at an end of those tried ("at_end").
+        counts: Pixel counts [N, 3, K] int64 of each seed: correct, true and predicted pixels by test image and class.
+        chosen: For the linear head, per seed: the learning rate and weight decay selected on the held-out tenth, and
+            whether the learning rate is at the end of the sweep ("at_end").
     """
 
     at: str
@@ -54,26 +54,26 @@ class DenseScore:
 
     @property
     def class_iou(self) -> list[float]:
-        """IoU of each class over all test images, the mean over seeds; NaN for a class that occurs nowhere."""
+        """IoU of each class over all test images, averaged over seeds. NaN for classes that do not occur."""
         sums = torch.stack([one.double().sum(0) for one in self.counts])  # [S, 3, K]
         iou: list[float] = (sums[:, 0] / (sums[:, 1] + sums[:, 2] - sums[:, 0])).mean(0).tolist()
         return iou
 
     def setting(self) -> dict[str, Any]:
-        """Return what tells this score from the others, as a row of a table has it."""
+        """Return the settings of this score for a row of the table."""
         every = {"at": self.at, "protocol": self.protocol, "labels": self.images, "clusters": self.clusters}
         return {name: value for name, value in every.items() if value is not None}
 
 
 class Head(Protocol):
-    """Gives a number for each class at every cell: [B, C, h, w] -> [B, K, h, w]; the largest is the prediction."""
+    """Computes class scores for every cell: [B, C, h, w] -> [B, K, h, w]. The largest one is the prediction."""
 
     def class_maps(self, maps: Tensor) -> Tensor: ...
 
 
 @dataclass
 class Trial:
-    """One head of one seed on its way over the test images."""
+    """Accumulates the predictions of one head and seed over the test images."""
 
     at: str
     protocol: ImageProtocol
@@ -84,7 +84,7 @@ class Trial:
     matrix: ConfusionMatrix
 
     def add(self, maps: Tensor, masks: Tensor) -> None:
-        """Count the predictions of some images at the size of their masks."""
+        """Count the predictions for a batch of images at the size of their masks."""
         for values, mask in zip(self.head.class_maps(maps), masks, strict=True):
             resized = F.interpolate(values[None], size=tuple(mask.shape), mode="bilinear", align_corners=False)
             self.matrix.add(resized[0].argmax(0), mask)
@@ -92,13 +92,13 @@ class Trial:
 
 @dataclass
 class ClusterTrial:
-    """One clustering of one seed on its way over the test images; pairs are of cluster and class, K x L of them."""
+    """Accumulates the clusters of one seed over the test images. Pairs are (cluster, class), K x L in total."""
 
     at: str
     clusters: Clusters
     classes: int
     ignore_index: int
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # which occur in an image, and their pixels
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # pairs in each image, and their pixel counts
 
     @property
     def count(self) -> int:
@@ -106,7 +106,7 @@ class ClusterTrial:
         return len(self.clusters.centres)
 
     def add(self, maps: Tensor, masks: Tensor) -> None:
-        """Count the pixels of every cluster and class of some images."""
+        """Count the pixels of every cluster and class in a batch of images."""
         labels = self.clusters.label_maps(maps)[:, None].float()
         found = F.interpolate(labels, size=tuple(masks.shape[1:]), mode="nearest-exact")[:, 0].long()
         for cluster, mask in zip(found, masks, strict=True):
@@ -116,7 +116,7 @@ class ClusterTrial:
             self.pairs.append((there.cpu(), pixels[there].cpu()))
 
     def counts(self) -> Tensor:
-        """Return [N, 3, L]: right, true and predicted pixels of every image after the matching."""
+        """Return the correct, true and predicted pixels of every image after the matching, [N, 3, L]."""
         total = torch.zeros(self.count * self.classes, dtype=torch.int64)
         for there, pixels in self.pairs:
             total[there] += pixels
@@ -140,20 +140,20 @@ def dense_scores(
     options: DenseOptions | None = None,
     on_images: OnImages = lambda count: None,
 ) -> list[DenseScore]:
-    """Return the mIoU of every map by every protocol.
+    """Return the mIoU of every map with every protocol.
 
     Args:
-        train: Training images; their labels are used as far as `options.labels` says.
-        test: The images to measure on.
-        classes: K; labels are 0 .. K - 1, or the ignored one.
-        options: What is measured, and how.
-        on_images: Called with the number of images done after each batch.
+        train: Training images. `options.labels` determines how many labels are used.
+        test: Test images.
+        classes: Number of classes K. Labels are 0 .. K - 1 or the ignored label.
+        options: Options for the evaluation.
+        on_images: Called after each batch with the number of images.
 
     Raises:
-        DovetailError: For labels that are no classes, and for sets without a labelled pixel.
+        DovetailError: A label is invalid, or there are no labelled pixels.
     """
     options = options or DenseOptions()
-    if "clusters" in options.protocols:  # which goes over the test images twice
+    if "clusters" in options.protocols:  # iterates over the test images twice
         test = Replayed(test)
     trials = _trained(train, test.ignore_index, classes, options, on_images)
     clusterings = _clustered(test, classes, options, on_images) if "clusters" in options.protocols else []
@@ -168,7 +168,7 @@ def dense_scores(
 def _trained(
     train: MapSource, ignore_index: int, classes: int, options: DenseOptions, on_images: OnImages
 ) -> list[Trial]:
-    """Return the heads of all maps, protocols, numbers of labels and seeds, trained."""
+    """Return the trained heads of all maps, protocols, numbers of labels and seeds."""
     protocols = [name for name in options.protocols if name in ORDERS]
     if not protocols:
         return []
@@ -194,7 +194,9 @@ def _head(
         return build_bank(pool, images, options=options), {}
     head = fit_linear(pool, images, classes=classes, options=options, seed=seed)
     if not bool(head.probe.weight.isfinite().all()):
-        raise RunError(f"The linear head's weights stop being numbers at rate {head.chosen.lr:g}; lower --lr.")
+        raise RunError(
+            f"The weights of the linear head are NaN at the learning rate {head.chosen.lr:g}; use a lower --lr."
+        )
     return head, head.chosen._asdict() | {"at_end": head.at_end}
 
 
@@ -206,7 +208,7 @@ def _sampled(
     options: DenseOptions,
     on_images: OnImages,
 ) -> dict[tuple[str, ImageProtocol], Pool]:
-    """Return sampled cells for every map and protocol, of one pass over the training images."""
+    """Sample cells for every map and protocol in one pass over the training images."""
     most = {"linear": options.max_cells, "retrieval": options.memory}
     quota = {name: quotas(subsets, most[name], len(train)) for name in protocols}
     pools: dict[tuple[str, ImageProtocol], Pool] = {}
@@ -226,7 +228,7 @@ def _sampled(
 
 
 def _clustered(test: MapSource, classes: int, options: DenseOptions, on_images: OnImages) -> list[ClusterTrial]:
-    """Return the clusterings of all maps and seeds; numbers of clusters beyond that of the cells are left out."""
+    """Return the clusterings of all maps and seeds. Numbers of clusters above the number of cells are skipped."""
     each = max(options.cluster_cells // len(test), 1)
     samples: dict[str, list[Tensor]] = {}
     done = 0
@@ -252,7 +254,7 @@ def _clustered(test: MapSource, classes: int, options: DenseOptions, on_images: 
 
 
 def _some(cells: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """Return `count` of cells [n, C] at most, drawn at random."""
+    """Return up to `count` random cells of [n, C]."""
     chosen = torch.from_numpy(rng.permutation(len(cells))[:count])
     return cells[chosen.to(cells.device)].clone()
 
@@ -285,4 +287,4 @@ def _scores_of_clusters(trials: Sequence[ClusterTrial], options: DenseOptions) -
 
 def _check_counted(counts: Sequence[Tensor]) -> None:
     if not int(counts[0].sum()):
-        raise DataError("No labelled pixel of a test image was counted; check the masks and the ignore index.")
+        raise DataError("The test images have no labelled pixels; check the masks and the ignore index.")

@@ -1,10 +1,10 @@
-"""Sequences of images with masks: folders of frames, as DAVIS has them.
+"""Sequences of images with masks: folders of frames, as in DAVIS.
 
     DAVIS/JPEGImages/480p/SEQUENCE/00000.jpg    DAVIS/Annotations/480p/SEQUENCE/00000.png    (ImageSets/2017/val.txt)
     data/images/SEQUENCE/frame_000.jpg          data/masks/SEQUENCE/frame_000.png            (or in data/val/)
 
-Frames are in the order of their names. Label 0 is the background, every other one an object; the first frame needs a
-mask, of the others those that are to be measured on.
+Frames are sorted by name. Label 0 is the background, and every other label is an object. The first frame needs a mask,
+and so do all frames to evaluate on.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ImageSequence:
     """A folder of frames.
 
     Attributes:
-        name: Of the folder.
-        frames: Paths, in order.
-        masks: The path of each one's mask; None for those without.
+        name: Name of the folder.
+        frames: Paths of the frames, in order.
+        masks: Path of each frame's mask, None for frames without a mask.
     """
 
     name: str
@@ -47,15 +47,15 @@ class ImageSequence:
         yield from map(read_image, self.frames)
 
     def labels(self) -> list[Tensor | None]:
-        """Return the masks [H, W] int64, None for frames without.
+        """Return the masks [H, W] int64, None for frames without a mask.
 
         Raises:
-            DataError: Where masks differ in size from the first one.
+            DataError: The masks have different sizes.
         """
         found = [None if path is None else read_mask(path) for path in self.masks]
         sizes = {tuple(mask.shape) for mask in found if mask is not None}
         if len(sizes) > 1:
-            raise DataError(f"The masks of the sequence {self.name} differ in size; save them at one size.")
+            raise DataError(f"The masks of the sequence {self.name} have different sizes; save them at the same size.")
         first = found[0]
         if first is not None:
             check_sizes(read_image(self.frames[0]), first, str(self.masks[0]), self.frames[0].name)
@@ -63,10 +63,10 @@ class ImageSequence:
 
 
 def find_sequences(data: str | Path) -> list[ImageSequence]:
-    """Return the sequences of a set, by name; none where it has images beside masks, or another format.
+    """Return the sequences of a dataset sorted by name, or none if it has another format.
 
     Raises:
-        DovetailError: For a sequence without masks, whose first frame has none, or with fewer than two frames.
+        DovetailError: A sequence has no mask for its first frame, or fewer than two frames.
     """
     folder = Path(data)
     names: list[str] | None = None
@@ -90,7 +90,7 @@ def _layouts(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _holds_folders(images: Path) -> bool:
-    """Whether a folder holds folders of files and no file of its own; train and the like are parts of a set instead."""
+    """Return whether a folder contains only folders of files. Folders such as train are splits of a dataset instead."""
     if not images.is_dir():
         return False
     entries = [one for one in images.iterdir() if not one.name.startswith(".")]
@@ -109,7 +109,7 @@ def _sequence(images: Path, masks: Path) -> ImageSequence:
     frames, labels = by_stem(images, IMAGE_SUFFIXES, "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     stems = sorted(frames)
     if len(stems) < 2:
-        raise DataError(f"The sequence {images} has one frame; labels are carried to a second one, so add some.")
+        raise DataError(f"The sequence {images} has only one frame, but needs two or more; add frames.")
     if stems[0] not in labels:
         raise DataError(f"The first frame of {images}, {frames[stems[0]].name}, has no mask in {masks}; add one.")
     return ImageSequence(images.name, tuple(frames[stem] for stem in stems), tuple(labels.get(stem) for stem in stems))

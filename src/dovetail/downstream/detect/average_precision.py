@@ -1,8 +1,8 @@
-"""COCO's average precision for boxes and masks, counted by faster-coco-eval as pycocotools counts.
+"""COCO's average precision for boxes and masks, computed by faster-coco-eval with the results of pycocotools.
 
-AP is the mean over IoU thresholds 0.50, 0.55, … 0.95; AP50 and AP75 are those at one threshold; APs, APm, APl count
-objects of area below 32 x 32, below 96 x 96, and above; an object's area is what the file says, a detection's that of
-its box, or of its mask where masks are counted. Crowds count neither way; at most 100 detections an image.
+AP is the mean over IoU thresholds 0.50, 0.55, … 0.95; AP50 and AP75 use a single threshold. APs, APm and APl use
+objects with an area below 32 x 32, below 96 x 96, and above. The area of an object is that in the file; the area of a
+detection is that of its box, or of its mask for mask AP. Crowds are ignored. At most 100 detections per image are used.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SIZES = {"APs": (0, 32**2), "APm": (32**2, 96**2), "APl": (96**2, 1e10)}
 
 
 def ground_truth(data: CocoSet) -> dict[str, Any]:
-    """Return a set as COCO's dictionary, boxes and areas filled in.
+    """Return a dataset as a COCO dictionary with all boxes and areas.
 
-    Objects are numbered anew from 1: the counting takes a match with number 0 for none, and needs each number once.
+    Objects are renumbered from 1, because the evaluation needs unique ids and treats a match with id 0 as no match.
     """
     objects = [(image, one) for image in data.images for one in image.objects]
     annotations = [
@@ -49,24 +49,24 @@ def ground_truth(data: CocoSet) -> dict[str, Any]:
 def average_precision(
     data: CocoSet, detections: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
 ) -> dict[str, float]:
-    """Return the scores of detections by name; scores of sizes that no object has are left out.
+    """Return the scores of detections by name. Scores for object sizes that do not occur are omitted.
 
     Args:
-        data: What is there.
-        detections: COCO's result dictionaries: image_id, category_id, score, bbox [left, top, width, height] in pixels,
-            and, for masks, segmentation as compressed run-lengths.
+        data: Ground truth.
+        detections: COCO result dictionaries with image_id, category_id, score, bbox [left, top, width, height] in
+            pixels and, for masks, segmentation as compressed run-lengths.
         kind: Boxes or masks.
     """
     truth = ground_truth(data)
     found = [dict(one) for one in detections]
     if kind == "segm":
-        # What has no mask cannot be found, and of detections with a box the box's area would be counted.
+        # Objects without a mask cannot be detected, and the area of a detection with a box would be that of the box.
         truth["annotations"] = [one for one in truth["annotations"] if one["segmentation"]]
         found = [{key: value for key, value in one.items() if key != "bbox"} for one in found]
     counted = [one for one in truth["annotations"] if not one["iscrowd"]]
     if not counted:
         return {}
-    if not found:  # which the counting does not take
+    if not found:  # the evaluation does not support this
         sizes = [name for name, (low, high) in SIZES.items() if any(low <= one["area"] <= high for one in counted)]
         return dict.fromkeys([*NAMES[:3], *sizes], 0.0)
     with contextlib.redirect_stdout(io.StringIO()):

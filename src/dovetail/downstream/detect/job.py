@@ -1,4 +1,4 @@
-"""The job behind `dovetail finetune detect`."""
+"""Implements `dovetail finetune detect`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan(FinetunePlan):
-    """Everything about a fine-tuning but its trial."""
+    """A fine-tuning for detection."""
 
     source: Source
     train: CocoSet
@@ -108,7 +108,7 @@ class Plan(FinetunePlan):
 
 
 def finetune_detect(asked: FinetuneDetectOptions) -> Results:
-    """Fine-tune and measure."""
+    """Fine-tune and evaluate."""
     train, val, note = open_detection(asked.data)
     for fault in faults_of_objects(train, val, asked.task):
         raise DataError(fault)
@@ -127,15 +127,15 @@ def finetune_detect(asked: FinetuneDetectOptions) -> Results:
 
 
 def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
-    """Return the training and the validation part of a COCO set, and what to know about the split.
+    """Return the training and validation parts of a COCO dataset, and a note on the split.
 
     Raises:
-        DataError: Where there is no COCO set, or its parts have other categories.
+        DataError: The data is not a COCO dataset, or its parts have different categories.
     """
     found = find_coco(existing(data))
     if found is None:
         raise DataError(
-            f"{data} is no COCO set; give a JSON file, or a folder with annotations/instances_train*.json and "
+            f"{data} is not a COCO dataset; use a JSON file, or a folder with annotations/instances_train*.json and "
             "instances_val*.json."
         )
     train = CocoSet.open(found[0])
@@ -145,32 +145,30 @@ def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
         return train.subset(kept), train.subset(held), split_note(held, kept)
     val = CocoSet.open(found[1])
     if (val.names, val.ids) != (train.names, train.ids):
-        raise DataError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+        raise DataError(f"{found[1]} and {found[0]} have different categories; use the same list in both.")
     check_files(train, val)
     return train, val, ""
 
 
 def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
-    """Return a sentence where there is nothing to learn from or to measure on, for `task` "boxes" or "masks"."""
+    """Return sentences if there is nothing to train or evaluate on, for `task` "boxes" or "masks"."""
     found: list[str] = []
-    for data, purpose in ((train, "learn from"), (val, "measure on")):
+    for data, purpose in ((train, "train on"), (val, "evaluate on")):
         pairs = [(one, image) for image in data.images for one in image.objects if not one.crowd]
         if not any(box_within(one, image) is not None for one, image in pairs):
-            found.append(
-                f"{data.path} holds no object to {purpose} among {counted(len(data), 'image')}; add annotations."
-            )
+            found.append(f"{data.path} has no objects to {purpose} in {counted(len(data), 'image')}; add annotations.")
         elif task == "masks" and not any(one.segmentation is not None for one, _ in pairs):
-            found.append(f"{data.path} holds no mask to {purpose}, only boxes; give --task boxes.")
+            found.append(f"{data.path} has no masks to {purpose}, only boxes; use --task boxes.")
     return found
 
 
 def plan_of(asked: FinetuneDetectOptions, train: CocoSet, val: CocoSet) -> Plan:
-    """Return the plan, with everything on "auto" filled in."""
+    """Return the plan with all "auto" values resolved."""
     source = source_of(asked.run, asked.model)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     side = asked.image_size
     if side < 32:
-        raise OptionsError(f"image_size is {side}; it must be at least 32 px.")
+        raise OptionsError(f"image_size expects at least 32 px, got {side}.")
     sides = tuple(round(side * share) for share in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0))
     spec = DetectorSpec(
         asked.task,

@@ -1,11 +1,12 @@
-"""Fine-tuning for detection and instance segmentation, and its measurement.
+"""Fine-tuning and evaluation for detection and instance segmentation.
 
-The 1x schedule (Detectron): 12 passes over the images, SGD with momentum 0.9, weight decay 1e-4, learning rate 0.02
-for 16 images a step and in proportion for fewer, tenths at 2/3 and 8/9, linear warm-up. ViTs: AdamW, 1e-4 (iBOT's;
-SelfPatch's is 5e-5 for 8 images), weight decay 0.05, tenths after 8 and 11 of 12 passes. What departs: biases are not
-decayed; the pyramid of a ViT takes evenly spaced blocks (2, 5, 8, 11 of 12, theirs 3, 5, 7, 11), for it may have been
-pre-trained; ViTs have no stochastic depth, and their images are resized as those of CNNs. What step k sees is a pure
-function of (seed, k), but for torchvision's random resizing.
+CNNs use the 1x schedule (Detectron): 12 epochs, SGD with momentum 0.9, weight decay 1e-4, a learning rate of 0.02 for
+16 images per step (scaled linearly for fewer images), divided by 10 at 2/3 and 8/9 of the steps, with linear warm-up.
+ViTs use AdamW with a learning rate of 1e-4 (as iBOT; SelfPatch uses 5e-5 for 8 images) and weight decay 0.05, divided
+by 10 after 8 and 11 of 12 epochs. Departures: biases are not decayed; the pyramid of a ViT uses evenly spaced blocks
+(2, 5, 8, 11 of 12 instead of 3, 5, 7, 11), as it may be pre-trained; ViTs have no stochastic depth, and their images
+are resized like those of CNNs. The batch of step k is a pure function of (seed, k), except for torchvision's random
+resizing.
 
 Shapes: H x W pixels, N objects.
 """
@@ -40,11 +41,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(FitOptions):
-    """How a detector is fine-tuned.
+    """Options for fine-tuning a detector.
 
     Attributes:
-        with_masks: Whether masks are learned.
-        batch_norm: Of the backbone: "train" or "frozen": running statistics fixed, and used in training too.
+        with_masks: Whether to train on masks.
+        batch_norm: BatchNorm of the backbone: "train", or "frozen" to use fixed running statistics in training.
     """
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -56,9 +57,12 @@ class DetectOptions(FitOptions):
 
 
 def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Tensor, Target]:
-    """Return an image [3, H, W] in [0, 1] and what is learned from it: `boxes` [N, 4] as left, top, right, bottom in
-    pixels, `labels` [N] from 1, and `masks` [N, H, W]. Boxes are clipped to the image. Crowds and boxes with less than
-    a pixel in the image are left out, and with masks what has none, or an empty one."""
+    """Return an image [3, H, W] in [0, 1] and its target.
+
+    The target has `boxes` [N, 4] (left, top, right, bottom in pixels), `labels` [N] from 1, and `masks` [N, H, W].
+    Boxes are clipped to the image. Crowds and boxes with less than a pixel inside the image are skipped, and for masks,
+    so are objects without a mask or with an empty one.
+    """
     pixels = read_pixels(image)
     objects = [one for one in image.objects if not one.crowd and box_within(one, image) is not None]
     target: Target = {}
@@ -78,7 +82,7 @@ def training_item(image: CocoImage, *, flip: bool, with_masks: bool) -> tuple[Te
 
 
 def read_pixels(image: CocoImage) -> Tensor:
-    """Return [3, H, W] in [0, 1]; raise `DovetailError` where the file has another size than the annotations say."""
+    """Return pixels [3, H, W] in [0, 1]. Raise `DovetailError` if the size differs from that in the annotations."""
     return image.pixels().float() / 255
 
 
@@ -102,20 +106,20 @@ def finetune_detection(
     machine: Machine,
     on_step: OnStep | None = None,
 ) -> list[float]:
-    """Fine-tune a detector of torchvision's in place and return the loss of every step.
+    """Fine-tune a torchvision detector in place and return the loss of every step.
 
     Args:
-        model: (images, targets) -> losses, as torchvision's detectors answer in training.
-        data: Images with objects, or without.
+        model: Detector that returns losses for (images, targets) in training, as in torchvision.
+        data: Images with or without objects.
         options: See `DetectOptions`.
-        machine: Where to compute.
+        machine: Device and precision.
         on_step: See `OnStep`.
 
     Raises:
-        DovetailError: For an empty set, and where the loss stops being a number.
+        DovetailError: The training set is empty, or the loss becomes NaN or infinite.
     """
     if len(data) == 0:
-        raise DataError("The training set is empty; give at least one image.")
+        raise DataError("The training set is empty; add at least one image.")
     tell_objects(data, options)
     machine.place(model).train()
     if options.batch_norm == "frozen":
@@ -133,7 +137,7 @@ def finetune_detection(
 
 
 def tell_objects(data: CocoSet, options: DetectOptions) -> None:
-    """Say how many objects are clipped or left out, and how many have a box alone where masks are learned."""
+    """Log how many objects are clipped or skipped, and how many have no mask if masks are trained."""
     unmasked = unmasked_objects(data) if options.with_masks else ""
     for sentence in (objects_at_edges(data, with_masks=options.with_masks, learned=True), unmasked):
         if sentence:
@@ -141,34 +145,34 @@ def tell_objects(data: CocoSet, options: DetectOptions) -> None:
 
 
 def unmasked_objects(data: CocoSet) -> str:
-    """Return a sentence on objects that have a box alone; nothing where there is none."""
+    """Return a sentence about objects with a box but no mask, or an empty string."""
     count = sum(not one.crowd for image in data.images for one in image.unmasked)
     if not count:
         return ""
     return (
-        f"{data.path}: {counted(count, 'object')} with a box but no mask will be learned as background, though box AP "
-        "counts them; add the masks, or learn boxes alone."
+        f"{data.path}: {counted(count, 'object')} with a box but no mask are treated as background in training, but "
+        "box AP includes them; add the masks, or use --task boxes."
     )
 
 
 def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Optimizer:
-    """Return the optimiser; vectors (norms, biases) are not decayed."""
+    """Return the optimiser. Norms and biases are not decayed."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = layer_scales([name for name, _ in named], encoder=encoder_of(model), decay=options.layer_decay)
     return optimiser_of(named, scales, options)
 
 
 def encoder_of(model: nn.Module) -> tuple[str, ...]:
-    """Return how the names of a detector's encoder begin: of a pyramid made here, else of torchvision's own."""
+    """Return the prefixes of a detector's encoder parameters, for this project's pyramids and torchvision's models."""
     own = tuple(f"backbone.{inner}encoder." for inner in ("", "body."))
     return own if any(name.startswith(own) for name, _ in model.named_parameters()) else ("backbone.body.",)
 
 
 @contextmanager
 def backbone_in(model: nn.Module, machine: Machine) -> Iterator[None]:
-    """Let a detector's backbone, and it alone, compute in the machine's number format.
+    """Run only the backbone of a detector in the machine's precision.
 
-    Boxes are decoded in the format of what the heads answer, and bfloat16 has no pixel's precision in an image's size.
+    Boxes are decoded in the precision of the heads' outputs, and bfloat16 is too coarse for pixel coordinates.
     """
     backbone = model.get_submodule("backbone")
     plain = backbone.forward
@@ -187,8 +191,8 @@ def backbone_in(model: nn.Module, machine: Machine) -> Iterator[None]:
 
 @torch.no_grad()
 def detect(model: nn.Module, images: list[Tensor], machine: Machine) -> list[dict[str, Tensor]]:
-    """Return what a detector in evaluation mode finds in images [3, H, W] in [0, 1], on the CPU: boxes, labels, scores,
-    and masks [N, 1, H, W] in [0, 1]."""
+    """Return the detections in images [3, H, W] in [0, 1], on the CPU: boxes, labels, scores and masks [N, 1, H, W] in
+    [0, 1]. The detector must be in evaluation mode."""
     with backbone_in(model, machine):
         found: list[dict[str, Tensor]] = model([image.to(machine.device) for image in images])
     return [{name: value.cpu() for name, value in one.items()} for one in found]
@@ -202,7 +206,7 @@ def detections_of(
     batch_size: int = 4,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return COCO's result dictionaries of all images of a set."""
+    """Return the COCO result dictionaries of all images in a dataset."""
     machine.place(model).eval()
     results: list[dict[str, Any]] = []
     pixels = ahead(read_pixels, data.images, threads=machine.threads)
@@ -217,13 +221,13 @@ def detections_of(
 
 
 def as_coco(found: Mapping[str, Tensor], ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Return one image's detections as category_id, bbox, score and, with masks, segmentation."""
+    """Convert the detections of an image to category_id, bbox, score and, with masks, segmentation."""
     entries: list[dict[str, Any]] = []
     for index, (box, label, score) in enumerate(
         zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
     ):
         if not 1 <= label <= len(ids):
-            continue  # RetinaNet's unused output for background
+            continue  # unused background output of RetinaNet
         left, top, right, bottom = box
         entry = {"category_id": ids[label - 1], "bbox": [left, top, right - left, bottom - top], "score": score}
         if "masks" in found:

@@ -1,8 +1,8 @@
-"""torchvision's detectors on what was pre-trained: Faster and Mask R-CNN, RetinaNet.
+"""torchvision detectors with a pre-trained backbone: Faster and Mask R-CNN, RetinaNet.
 
-The backbone is the run's own where it has a feature pyramid (a detector of torchvision, `timm/NAME+fpn` on a CNN or a
-ViT), so that encoder and decoder can be loaded; else a new pyramid goes on the run's encoder. On a ViT the pyramid
-takes four evenly spaced blocks brought to strides 4 to 32, as in XCiT's and SelfPatch's protocol.
+If the run has a feature pyramid (a torchvision detector, or `timm/NAME+fpn` with a CNN or a ViT), it is the backbone,
+so that encoder and decoder can be loaded. Otherwise a new pyramid is added to the run's encoder. The pyramid of a ViT
+uses four evenly spaced blocks, resampled to strides 4 to 32, as in the protocols of XCiT and SelfPatch.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ PYRAMIDS = ("dovetail.networks.decoders.encoder_fpn", "dovetail.networks.vit_fpn
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """What is built.
+    """Specification of a detector.
 
     Attributes:
-        task: "boxes", or "masks" as well.
+        task: "boxes", or "masks" for boxes and masks.
         head: "rcnn" (two stages) or "retinanet" (boxes only).
-        classes: Number of categories; the detector's label 0 is background.
-        sides: Shorter sides that images are resized to in pixels, one at random in training, the last otherwise.
-        longest: Most that the longer side may be.
-        box_head: Of two stages: two layers, or four convolutions and a layer; "auto" leaves what the model has.
-        head_norm: "sync" puts BatchNorm over all boxes of a step after the convolutions of the box and mask heads.
-        head_width: Factor on the layers' and channels' numbers in the box and mask heads.
-        proposals: Boxes of an image that the second stage learns from.
+        classes: Number of categories. Label 0 of the detector is the background.
+        sides: Shorter sides in pixels that images are resized to: a random one in training, otherwise the last one.
+        longest: Largest longer side in pixels.
+        box_head: Box head of R-CNN: two layers, or four convolutions and a layer. "auto" keeps the model's head.
+        head_norm: "sync" adds synchronised BatchNorm after the convolutions of the box and mask heads.
+        head_width: Width factor of the box and mask heads.
+        proposals: Number of proposals per image that the second stage is trained on.
     """
 
     task: DetectTask
@@ -67,9 +67,9 @@ class DetectorSpec:
 
 
 class RetinaLevels(nn.Module):
-    """A pyramid of strides 4 to 32 as RetinaNet wants it: strides 8 to 32, and 64 and 128 by convolutions.
+    """Converts a pyramid of strides 4 to 32 for RetinaNet: strides 8 to 32, plus 64 and 128 by convolutions.
 
-    They start from stride 32 of the pyramid, as in torchvision's (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
+    The convolutions start from stride 32, as in torchvision (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
     """
 
     def __init__(self, body: EncoderFPN | ViTFPN) -> None:
@@ -79,7 +79,7 @@ class RetinaLevels(nn.Module):
         self.coarser = LastLevelP6P7(self.out_channels, self.out_channels)
 
     def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
-        """Return five maps for [B, C, H, W]."""
+        """Return five feature maps for pixels [B, C, H, W]."""
         pyramid: OrderedDict[str, Tensor] = self.body(pixels)
         finer = [pyramid[name] for name in ("1", "2", "3")]
         levels, _ = self.coarser(finer, finer, ["1", "2", "3"])
@@ -87,19 +87,19 @@ class RetinaLevels(nn.Module):
 
 
 def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Module]:
-    """Return the detector with random weights, and the module in it that pre-trained weights go into.
+    """Return a detector with random weights, and its submodule for pre-trained weights.
 
     Raises:
-        DovetailError: For masks from RetinaNet, and for models without an encoder that a pyramid fits.
+        DovetailError: RetinaNet is requested with masks, or the encoder does not support a pyramid.
     """
     if spec.head == "retinanet" and spec.task == "masks":
-        raise OptionsError("RetinaNet has no masks; give --task boxes or --head rcnn.")
+        raise OptionsError("RetinaNet does not support masks; use --task boxes or --head rcnn.")
     check_heads(spec)
     if source.in_channels != 3:
-        raise ModelError(f"The model takes {source.in_channels} channels; detectors are for 3 (RGB).")
+        raise ModelError(f"Detectors expect 3 channels (RGB), but the model has {source.in_channels}; use another run.")
     call = Construction.parse(source.constructor)
     if call is None:
-        raise ModelError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+        raise ModelError(f"{source.constructor} cannot be built by name; load its weights with load_into.")
     sizes: dict[str, Any] = {
         "min_size": spec.sides,
         "max_size": spec.longest,
@@ -118,26 +118,26 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
 
 
 def check_heads(spec: DetectorSpec) -> None:
-    """Raise `OptionsError` for heads that do not go together."""
+    """Raise `OptionsError` if the head options conflict."""
     second = (spec.box_head, spec.head_norm, spec.head_width, spec.proposals)
     if spec.head == "retinanet" and second != ("auto", "none", 1.0, 512):
         raise OptionsError(
-            "RetinaNet has one stage; leave --box-head, --head-norm, --head-width and --proposals out, or give "
+            "RetinaNet does not support --box-head, --head-norm, --head-width and --proposals; omit them, or use "
             "--head rcnn."
         )
     if not HEAD_WIDTHS[0] <= spec.head_width <= HEAD_WIDTHS[1]:
-        raise OptionsError(f"head_width is {spec.head_width:g}; give a factor from 1/16 to 4.")
+        raise OptionsError(f"head_width expects a factor from 1/16 to 4, got {spec.head_width:g}.")
     if spec.proposals < 1:
-        raise OptionsError(f"proposals is {spec.proposals}; give at least 1.")
+        raise OptionsError(f"proposals expects at least 1, got {spec.proposals}.")
     if spec.head_norm == "sync" and spec.task == "boxes" and spec.box_head != "4conv1fc":
-        raise OptionsError("There is no convolution to normalise in the box head; add --box-head 4conv1fc.")
+        raise OptionsError("--head-norm sync needs convolutions in the box head; add --box-head 4conv1fc.")
 
 
 def with_heads(model: nn.Module, spec: DetectorSpec) -> nn.Module:
-    """Return a detector of two stages, its box and mask heads replaced by those asked for.
+    """Replace the box and mask heads of an R-CNN detector by the specified ones.
 
-    Four convolutions and a layer, with BatchNorm over all processes here and in the mask head, are the dense-SSL
-    protocol's (detectron2's 4conv1fc and SyncBN). Heads of another width have two layers unless told otherwise.
+    The dense-SSL protocol uses four convolutions and a layer, with synchronised BatchNorm there and in the mask head
+    (detectron2's 4conv1fc and SyncBN). By default, heads of another width have two layers.
     """
     norm = JointBatchNorm if spec.head_norm == "sync" else None
     if (spec.box_head, norm, spec.head_width) == ("auto", None, 1.0):
@@ -158,13 +158,13 @@ def with_heads(model: nn.Module, spec: DetectorSpec) -> nn.Module:
 
 
 def torchvision_name(name: str, spec: DetectorSpec) -> str:
-    """Return the name of torchvision's detector with the same backbone, for the task."""
+    """Return the name of the torchvision detector with the same backbone, for the task."""
     wanted = "retinanet" if spec.head == "retinanet" else "maskrcnn" if spec.task == "masks" else "fasterrcnn"
     return re.sub("^(fasterrcnn|maskrcnn|retinanet)", wanted, name)
 
 
 def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
-    """Return the run's own encoder and pyramid, or its encoder under a new pyramid, randomly initialised."""
+    """Return the run's encoder and pyramid, or its encoder with a new pyramid, with random weights."""
     if call.path in PYRAMIDS:
         model = construct(str(call))
         assert isinstance(model, (EncoderFPN, ViTFPN))
@@ -172,7 +172,7 @@ def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
     name = encoder_name(call)
     if name is None:
         raise ModelError(
-            f"{source.constructor} has no encoder of timm's; name a detector with --model, such as timm/resnet50+fpn."
+            f"{source.constructor} has no timm encoder; specify a detector with --model, such as timm/resnet50+fpn."
         )
     own = encoder_of(call)[1] if call.path.startswith(("timm.", "dovetail.")) else {}
     if is_vit(name):
@@ -181,7 +181,7 @@ def pyramid_of(call: Construction, source: Source) -> EncoderFPN | ViTFPN:
 
 
 def encoder_name(call: Construction) -> str | None:
-    """Return timm's name of a model's encoder; None where timm has none."""
+    """Return the timm name of a model's encoder, or None."""
     import timm
 
     if call.path.startswith("smp."):

@@ -1,7 +1,7 @@
-"""Labelled sets that Hugging Face's `datasets` saved on disk with `save_to_disk`, one split or several.
+"""Labelled Hugging Face datasets that were saved with `save_to_disk`, with one or several splits.
 
-Classes come from the column of class labels (or a column "label" of numbers or words), masks from a second column of
-images. Pixels are decoded here, from the bytes of the table, so that files are read as in every other format.
+Classes come from the column of class labels (or a column "label" of numbers or strings), masks from a second image
+column. Pixels are decoded from the bytes in the table, so that images are read as in every other format.
 
 Format: https://huggingface.co/docs/datasets/process#save. The package is optional: dovetail-ssl[datasets].
 """
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from dovetail.data.hugging_face import image_columns, installed, undecoded
-from dovetail.data.reading.decode import Photograph, open_bytes
+from dovetail.data.reading.decode import LazyImage, open_bytes
 from dovetail.downstream.labels.class_sets import ClassSet, check_several
 from dovetail.downstream.labels.counts import MOST_LISTED
 from dovetail.downstream.labels.labelled import Labelled, check_labels, check_sizes, read_image_of_size, read_mask
@@ -34,12 +34,12 @@ MASKS = ("mask", "annotation", "label", "labels", "segmentation_mask", "segmenta
 
 @dataclass(frozen=True, eq=False)
 class SavedSplit:
-    """Some rows of a split.
+    """Selected rows of a split.
 
     Attributes:
-        name: What to call the split in errors.
+        name: Name of the split in error messages.
         table: A `datasets.Dataset` whose images are not decoded.
-        rows: Which of its rows.
+        rows: Indices of the rows.
     """
 
     name: str
@@ -50,18 +50,18 @@ class SavedSplit:
         return len(self.rows)
 
     def called(self, index: int) -> str:
-        """Return what to call an item in errors."""
+        """Return the name of an item for error messages."""
         return f"{self.name}[{self.rows[index]}]"
 
     def content(self, index: int, column: str) -> bytes:
         """Return the bytes of an image.
 
         Raises:
-            DataError: Where there is none.
+            DataError: The row has no image, or its file cannot be read.
         """
         value = self.table[self.rows[index]][column]
         if not value or (value.get("bytes") is None and not value.get("path")):
-            raise DataError(f"{self.called(index)} has nothing in column {column!r}; take the row away.")
+            raise DataError(f"{self.called(index)} has nothing in column {column!r}; remove the row.")
         if value["bytes"] is not None:
             found: bytes = value["bytes"]
             return found
@@ -74,7 +74,7 @@ class SavedSplit:
             ) from error
 
     def files(self) -> list[Path]:
-        """Return the files that the table lies in."""
+        """Return the files of the table."""
         return sorted({Path(one["filename"]) for one in self.table.cache_files})
 
     def subset(self, indices: Sequence[int]) -> SavedSplit:
@@ -83,17 +83,17 @@ class SavedSplit:
 
 
 def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
-    """Return the training and the held-out split of a saved set, and what to know about them.
+    """Return the training and validation splits of a saved dataset, and a note on them.
 
     Raises:
-        DovetailError: Without the package, for a damaged set, and for one without a split "train".
+        DovetailError: The package is not installed, or the dataset is damaged or has no split "train".
     """
     datasets = installed(str(folder))
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow raises almost anything on damaged files
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{folder} cannot be read as a saved dataset ({reason}); save it anew.") from error
+        raise DataError(f"{folder} cannot be read as a saved dataset ({reason}); save it again.") from error
     if isinstance(saved, datasets.DatasetDict):
         if "train" not in saved:
             raise DataError(f"{folder} has the splits {', '.join(saved)}, but none named train; rename one.")
@@ -109,7 +109,7 @@ def open_saved(folder: Path) -> tuple[SavedSplit, SavedSplit, str]:
 
 
 def label_columns(table: Any) -> list[str]:
-    """Return the names of the columns that hold classes: class labels, else numbers or words that are called so."""
+    """Return the names of class columns: columns of class labels, or else numbers or strings with a usual name."""
     features = table.features
     found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     plain = [name for name in LABELS if getattr(features.get(name), "dtype", "") in ("int64", "int32", "string")]
@@ -117,36 +117,36 @@ def label_columns(table: Any) -> list[str]:
 
 
 def is_labelled(split: Any) -> bool:
-    """Whether a split has rows, and labels other than the -1 that stands for hidden ones."""
+    """Return whether a split has rows, and labels other than -1 (hidden labels)."""
     columns = label_columns(split)
     return len(split) > 0 and (not columns or any(label not in (-1, None) for label in split[columns[0]]))
 
 
 def chosen(columns: Sequence[str], preferred: Sequence[str], what: str, split: SavedSplit) -> str:
-    """Return the one column, or the one with the usual name.
+    """Return the only column, or the one with a usual name.
 
     Raises:
-        DataError: For none, and for several without such a name.
+        DataError: There is no column, or several and none has a usual name.
     """
     usual = [name for name in preferred if name in columns]
     if len(columns) == 1 or usual:
         return usual[0] if usual else columns[0]
     found = f"has several columns of {what} ({', '.join(columns)})" if columns else f"has no column of {what}"
     held = ", ".join(split.table.features)
-    raise DataError(f"{split.name} {found} among {held}; save it with one that is called {preferred[0]!r}.")
+    raise DataError(f"{split.name} {found} among {held}; save it with a column named {preferred[0]!r}.")
 
 
 @dataclass(frozen=True, eq=False)
 class SavedMasks(StoredMasks):
-    """Images and masks of a split, read when asked for.
+    """Images and masks of a split, which are read on demand.
 
     Attributes:
-        split: The rows.
-        image: Column of the images.
-        mask: Column of the masks.
-        classes: Labels are 0 .. classes - 1.
-        ignore_index: The label of pixels that do not count.
-        label_map: What the values or colours of the masks mean, where they are no labels.
+        split: Rows of the split.
+        image: Name of the image column.
+        mask: Name of the mask column.
+        classes: Number of classes. Labels are 0 .. classes - 1.
+        ignore_index: Label of ignored pixels.
+        label_map: Classes of the values or colours in the masks, or None if the values are labels.
     """
 
     split: SavedSplit
@@ -183,19 +183,19 @@ class SavedMasks(StoredMasks):
 def saved_masks(
     folder: Path, classes: int, ignore_index: int, label_map: LabelMap | None = None
 ) -> tuple[SavedMasks, SavedMasks, str]:
-    """Return the training and the held-out images of a saved set, with their masks, and what to know about them."""
+    """Return the training and validation images of a saved dataset with their masks, and a note on them."""
     train, held, note = open_saved(folder)
     columns = image_columns(train.table)
     if len(columns) < 2:
         raise DataError(
             f"{train.name} has {len(columns)} columns of images, but segmentation needs two; save the images as "
-            "'image' and their masks as 'mask', both of the feature Image."
+            "'image' and their masks as 'mask', both with the feature Image."
         )
     mask = chosen([name for name in columns if name not in IMAGES], MASKS, "masks", train)
     image = chosen([name for name in columns if name != mask], IMAGES, "images", train)
     parts = [SavedMasks(split, image, mask, classes, ignore_index, label_map) for split in (train, held)]
-    meaning = "labels stand as they are" if label_map is None else "labels are those of the label map"
-    words = f"Images are column {image!r}, masks column {mask!r}; {meaning}, {ignore_index} is ignored."
+    meaning = "labels are unchanged" if label_map is None else "labels are converted with the label map"
+    words = f"Images are in column {image!r}, masks in column {mask!r}; {meaning}, {ignore_index} is ignored."
     return parts[0], parts[1], f"{note} {words}".strip()
 
 
@@ -204,10 +204,10 @@ class SavedClasses(ClassSet):
     """Images with classes of a split.
 
     Attributes:
-        split: The rows.
-        image: Column of the images.
-        labels: The class of each.
-        names: Of the classes.
+        split: Rows of the split.
+        image: Name of the image column.
+        labels: Class of each image.
+        names: Class names.
     """
 
     split: SavedSplit
@@ -215,7 +215,7 @@ class SavedClasses(ClassSet):
     labels: tuple[int, ...]
     names: tuple[str, ...]
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_bytes(self.split.content(index, self.image), channels)
 
     def called(self, index: int) -> str:
@@ -235,7 +235,7 @@ class SavedClasses(ClassSet):
 
 
 def saved_classes(folder: Path) -> tuple[SavedClasses, SavedClasses, str]:
-    """Return the training and the held-out images of a saved set with their classes, and what to know about them."""
+    """Return the training and validation images of a saved dataset with their classes, and a note on them."""
     train, held, note = open_saved(folder)
     image = chosen(image_columns(train.table), IMAGES, "images", train)
     column = chosen(label_columns(train.table), LABELS, "classes", train)
@@ -256,7 +256,7 @@ def saved_classes(folder: Path) -> tuple[SavedClasses, SavedClasses, str]:
             values = [[distinct.index(label) for label in part] for part in values]
             names = [str(label) for label in distinct]
             shown = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
-            words = f"Column {column!r} holds the numbers {shown}, which are taken for the names of the classes."
+            words = f"Column {column!r} contains the numbers {shown}, which are used as class names."
             note = f"{note} {words}".strip()
     check_several(names, train.name)
     parts = [
@@ -270,20 +270,20 @@ def raw_labels(split: SavedSplit, column: str) -> list[Any]:
     """Return the labels of a split's rows.
 
     Raises:
-        DataError: For a row without one, or with the -1 of hidden ones.
+        DataError: A row has no label, or the label -1 (hidden labels).
     """
     every = list(split.table[column])
     found = [every[row] for row in split.rows]
     for index, label in enumerate(found):
         if label is None or (isinstance(label, int) and label < 0):
-            raise DataError(f"{split.called(index)} has label {label} in column {column!r}; take such rows away.")
+            raise DataError(f"{split.called(index)} has label {label} in column {column!r}; remove such rows.")
     return found
 
 
 def index_in(names: Sequence[str], value: str, split: SavedSplit) -> int:
-    """Return the number of a class; raise `DataError` for one that the training images lack."""
+    """Return the index of a class. Raise `DataError` if it does not occur in the training images."""
     if value not in names:
         raise DataError(
-            f"{split.name} holds class {value!r}, which the training images lack; give both the same classes."
+            f"{split.name} has class {value!r}, which the training images lack; use the same classes in both."
         )
     return names.index(value)

@@ -1,4 +1,4 @@
-"""`--check`: read a labelled set from end to end and list all that is wrong with it before a long run."""
+"""`--check`: reads a labelled dataset completely and lists all faults before a long run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
 
 
 class Checkable(Protocol):
-    """A set that can be asked for its faults."""
+    """A dataset that can be checked for faults."""
 
     def __len__(self) -> int: ...
 
@@ -27,10 +27,10 @@ class Checkable(Protocol):
 
 
 def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = ()) -> None:
-    """Print one line for each fault of each named set, and how many images were read; faults that are `known` first.
+    """Print a line for each fault of the datasets, and the number of images. `known` faults come first.
 
     Raises:
-        DataError: When there is any fault.
+        DataError: The datasets have faults.
     """
     count, images = len(known), sum(len(data) for _, data in sets)
     print("".join(f"{fault}\n" for fault in known), end="")
@@ -40,21 +40,21 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
             with progress(f"checking {name}", len(data)) as advance:
                 for fault in data.faults(advance):
                     found.append(fault)
-        finally:  # after Ctrl-C too; lines printed amid the bar would tear it
+        finally:  # also after Ctrl-C; lines printed while the bar is shown would break it
             print("".join(f"{name}: {fault}\n" for fault in found), end="")
         count += len(found)
     if count:
         raise DataError(
-            f"Found {counted(count, 'fault')} in {counted(images, 'image')}, listed above; mend and check again."
+            f"Found {counted(count, 'fault')} in {counted(images, 'image')}, listed above; correct and check again."
         )
-    print(f"No fault was found in {counted(images, 'image')}.")
+    print(f"Found no faults in {counted(images, 'image')}.")
 
 
 def check_segmentation(data: str | Path, classes: int | None, ignore_index: int, label_map: Sequence[str] = ()) -> None:
-    """Read a segmentation set and list its faults; without a number of `classes`, no label of a folder's mask is one.
+    """Read a segmentation dataset and list its faults. Without `classes`, all labels in folders of masks are valid.
 
     Raises:
-        DovetailError: When there is any.
+        DovetailError: The dataset has faults.
     """
     found = find_coco(Path(data))
     if found is not None:
@@ -66,7 +66,7 @@ def check_segmentation(data: str | Path, classes: int | None, ignore_index: int,
     for part in (sets.train, sets.val):
         if isinstance(part, CocoMasks) and part.unmasked:
             many = counted(part.unmasked, "object")
-            print(f"{part.coco.path}: {many} with a box but no mask; the pixels of their boxes do not count.")
+            print(f"{part.coco.path}: {many} with a box but no mask; the pixels of their boxes are ignored.")
     report_faults([("train", sets.train), ("held-out", sets.val)], faults_of_labels(sets, classes))
 
 
@@ -88,13 +88,13 @@ def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
 
 
 def faults_of_parts(sets: SegmentationData) -> list[str]:
-    """Return a sentence for each part of a set whose masks hold too few classes to learn from or to measure on."""
+    """Return a sentence for each part of a dataset whose masks have too few classes for training or evaluation."""
     faults = []
-    for part, purpose, least in ((sets.train, "learn from", 2), (sets.val, "measure on", 1)):
+    for part, purpose, least in ((sets.train, "training", 2), (sets.val, "evaluation", 1)):
         masks = classes_in_masks(part)
         first = next(masks, None)
         if first is None:
-            continue  # no mask can be read, which is told of each
+            continue  # unreadable masks are reported one by one
         try:
             check_classes(part, chain([first], masks), purpose, least=least)
         except DataError as fault:
@@ -103,7 +103,7 @@ def faults_of_parts(sets: SegmentationData) -> list[str]:
 
 
 def classes_in_masks(part: SegmentationSet) -> Iterator[Sequence[int]]:
-    """Yield the classes in each mask that can be read; the others are told one by one."""
+    """Yield the classes in each readable mask. Unreadable masks are reported one by one."""
     for index in range(len(part)):
         try:
             found = part.classes_in(index)
@@ -124,23 +124,23 @@ def listing_missing() -> Iterator[None]:
 
 
 def report_files(paths: Sequence[Path]) -> None:
-    """Print one line for each fault in the structure of COCO files.
+    """Print a line for each fault in the structure of COCO files.
 
     Raises:
-        DataError: When there is any.
+        DataError: The files have faults.
     """
     faults = [fault for path in paths for fault in faults_of(path)]
     for fault in faults:
         print(fault)
     if faults:
-        raise DataError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; mend first.")
+        raise DataError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; correct them first.")
 
 
 def check_detection(data: str | Path, task: str = "boxes") -> None:
-    """Read a COCO set and list its faults as one for `task`, "boxes" or "masks".
+    """Read a COCO dataset and list its faults for `task`, "boxes" or "masks".
 
     Raises:
-        DovetailError: When there is any, or no such set.
+        DovetailError: The dataset has faults, or `data` is not a COCO dataset.
     """
     from dovetail.downstream.detect.job import faults_of_objects, open_detection
     from dovetail.downstream.detect.loop import unmasked_objects
@@ -164,10 +164,10 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
 
 
 def check_images(data: str | Path) -> None:
-    """Read a classification set and list its faults.
+    """Read a classification dataset and list its faults.
 
     Raises:
-        DovetailError: When there is any.
+        DovetailError: The dataset has faults.
     """
     train, held_out, note = open_splits(data)
     if note:

@@ -1,4 +1,4 @@
-"""Images with one class each, wherever they lie.
+"""Datasets of images with one class each.
 
 Shapes: C channels, H x W pixels.
 """
@@ -12,7 +12,7 @@ from typing import Self
 
 from torch import Tensor
 
-from dovetail.data.reading.decode import Photograph
+from dovetail.data.reading.decode import LazyImage
 from dovetail.downstream.labels.labelled import faults_named
 from dovetail.errors import DataError, DovetailError
 
@@ -21,8 +21,8 @@ class ClassSet(ABC):
     """Images with classes, by index.
 
     Attributes:
-        labels: The class of each image.
-        names: Of the classes: label l is names[l].
+        labels: Class of each image.
+        names: Class names: label l is names[l].
     """
 
     labels: tuple[int, ...]
@@ -32,34 +32,34 @@ class ClassSet(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def open(self, index: int, channels: int) -> Photograph:
-        """Return an image with its pixels not decoded yet; raise `UnreadableError` where there is none."""
+    def open(self, index: int, channels: int) -> LazyImage:
+        """Open an image without decoding its pixels. Raise `UnreadableError` if it cannot be read."""
 
     @abstractmethod
     def called(self, index: int) -> str:
-        """Return what to call an image in errors."""
+        """Return the name of an image for error messages."""
 
     @abstractmethod
     def place(self) -> str:
-        """Return where the set is, as "beside FOLDER"."""
+        """Return the location of the dataset, such as "in FOLDER"."""
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """Return all files of the set."""
+        """Return all files of the dataset."""
 
     @abstractmethod
     def identity(self) -> str:
-        """Return what tells these images, in this order, from others."""
+        """Return a string that identifies these images in this order."""
 
     @abstractmethod
     def subset(self, indices: list[int]) -> Self:
-        """Return the images at `indices`, in that order."""
+        """Return a dataset of the images at `indices`, in that order."""
 
     def pixels(self, index: int, *, channels: int, side: int) -> Tensor:
         """Return pixels [C, H, W] uint8, decoded no larger than needed for a shorter side of twice `side` pixels.
 
         Raises:
-            DovetailError: For an image that cannot be read; it is named.
+            DovetailError: The image cannot be read.
         """
         with faults_named(self.called(index)):
             photo = self.open(index, channels)
@@ -67,12 +67,12 @@ class ClassSet(ABC):
             return photo.decode(max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare))
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image that cannot be read and each empty class."""
+        """Read the whole dataset and yield a sentence for each unreadable image and each empty class."""
         for label in sorted(set(range(len(self.names))) - set(self.labels)):
             yield f"Class {self.names[label]!r} has no image {self.place()}; add some."
         for index in range(len(self)):
             try:
-                self.pixels(index, channels=3, side=2**30)  # of full size: what is decoded smaller may hide damage
+                self.pixels(index, channels=3, side=2**30)  # full size: decoding at a smaller size may hide damage
             except DovetailError as fault:
                 yield str(fault)
             if on_item is not None:
@@ -80,6 +80,6 @@ class ClassSet(ABC):
 
 
 def check_several(names: Sequence[str], place: Path | str) -> None:
-    """Raise `DataError` where there are fewer than two classes."""
+    """Raise `DataError` if there are fewer than two classes."""
     if len(names) < 2:
         raise DataError(f"{place} holds the class {names[0]!r} alone; give at least two.")

@@ -1,8 +1,8 @@
-"""COCO's instance JSON: images, boxes, polygons, run-length masks, crowds; read as it comes.
+"""COCO instance JSON: images, boxes, polygons, run-length masks, crowds.
 
-Quirks that are met: images without annotations; several polygons an object; polygons of fewer than three points (left
-out); compressed and plain run-lengths; crowds, which count neither for nor against a detection; boxes of no area, which
-cannot be learned from; category ids with gaps; fields that are missing.
+Supported quirks: images without annotations; objects with several polygons; polygons with fewer than three points,
+which are skipped; compressed and plain run-lengths; crowds, which are ignored in the evaluation; boxes without area,
+which are not trained on; category ids with gaps; missing fields.
 
 Format: https://cocodataset.org/#format-data
 """
@@ -25,18 +25,18 @@ from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
 from dovetail.files.schema import misfits, read_json
 
 MAX_BYTES = 1 << 32
-LOOKED_FOR = 1000  # images, of which one tells where they are
+LOOKED_FOR = 1000  # number of images to look for when searching for the image folder
 
 
 @dataclass(frozen=True)
 class CocoSet:
-    """All images of a file. Build with `CocoSet.open`.
+    """All images of a COCO file. Use `CocoSet.open` to create it.
 
     Attributes:
-        path: The JSON file.
-        images: In the order of the file.
-        names: Of the categories, by label.
-        ids: The file's id of each category.
+        path: Path of the JSON file.
+        images: Images in the order of the file.
+        names: Category names by label.
+        ids: Category ids in the file by label.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class CocoSet:
         """Read a JSON file.
 
         Args:
-            path: The file.
-            folder: Where its images are; searched for beside the file unless given.
+            path: Path of the file.
+            folder: Folder of the images. By default, it is searched for near the file.
 
         Raises:
-            DataError: For the first fault of the file; `faults_of` lists all.
+            DataError: The file has a fault. `faults_of` lists all faults.
         """
         with progress(f"reading {path.name}", None):
             content, faults = parse(path)
@@ -65,11 +65,11 @@ class CocoSet:
         return len(self.images)
 
     def subset(self, indices: list[int]) -> CocoSet:
-        """Return the set of the images at `indices`, in that order."""
+        """Return a dataset of the images at `indices`, in that order."""
         return CocoSet(self.path, tuple(self.images[index] for index in indices), self.names, self.ids)
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read every image and yield one sentence for each fault of an image or an object."""
+        """Read all images and yield a sentence for each fault of an image or an object."""
         for image in self.images:
             yield from faults_of_image(image)
             if on_item is not None:
@@ -77,7 +77,7 @@ class CocoSet:
 
 
 def faults_of_image(image: CocoImage) -> Iterator[str]:
-    """Yield what is wrong with an image's file and its objects."""
+    """Yield the faults of an image file and its objects."""
     try:
         image.pixels()
     except DovetailError as error:
@@ -86,17 +86,17 @@ def faults_of_image(image: CocoImage) -> Iterator[str]:
 
 
 def faults_of(path: Path) -> list[str]:
-    """Return one sentence for each fault of a file's structure: what `CocoSet.open` would stop at."""
+    """Return a sentence for each fault in the structure of a file, which `CocoSet.open` would reject."""
     with progress(f"checking {path.name}", None):
         return parse(path)[1]
 
 
 def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return a file's content, and one sentence for each of its faults."""
+    """Return the content of a file, and a sentence for each of its faults."""
     try:
-        content = read_json(path, "write the file anew", most_bytes=MAX_BYTES, raises=DataError)
+        content = read_json(path, "write the file again", most_bytes=MAX_BYTES, raises=DataError)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); name a COCO JSON file.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); specify a COCO JSON file.") from error
     odd = next(misfits(content, Lists), None)
     if odd is not None:
         return {}, [f"{path} {odd}; COCO's instance files hold lists of images, annotations and categories."]
@@ -105,7 +105,7 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSet:
-    """Return the set of a file without faults."""
+    """Return the dataset of a file without faults."""
     categories = sorted(content["categories"], key=lambda one: one["id"])
     labels = {one["id"]: label for label, one in enumerate(categories)}
     objects: dict[int, list[CocoObject]] = {}
@@ -133,9 +133,9 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
 
 
 def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> CocoObject:
-    """Return an annotation, its box and area computed from the mask where they are missing."""
+    """Convert an annotation. A missing box or area is computed from the mask."""
     segmentation = one.get("segmentation") or None
-    if isinstance(segmentation, list):  # fewer than three points hold nothing, and four numbers would be read as a box
+    if isinstance(segmentation, list):  # two points have no area, and four numbers would be read as a box
         segmentation = [points for points in segmentation if len(points) >= 6] or None
     box = one.get("bbox")
     area = one.get("area")
@@ -151,21 +151,21 @@ def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Coco
 
 
 def check_files(*sets: CocoSet) -> None:
-    """Raise `MissingFilesError` where images of sets are not there."""
+    """Raise `MissingFilesError` if images of the datasets are missing."""
     missing = [(data.path, image.path) for data in sets for image in data.images if not image.path.is_file()]
     if missing:
         raise MissingFilesError(
             f"{missing[0][0]}: there is no file for {counted(len(missing), 'image')}, such as {missing[0][1]}; add "
-            "what is missing.",
+            "the missing files.",
             tuple(f"{image} is missing, but {path} names it." for path, image in missing),
         )
 
 
 def images_folder(path: Path, names: list[str]) -> Path:
-    """Return where images of a file are: beside it, or where COCO, or other programs' exports, put them.
+    """Return the folder of a file's images: next to the file, or in the usual folders of COCO or of other exports.
 
     Raises:
-        DataError: When they are in none of these places.
+        DataError: The images are in none of these folders.
     """
     split = path.stem.removeprefix("instances_")
     beside = [path.parent, path.parent / "images", path.parent / split]
@@ -179,12 +179,12 @@ def images_folder(path: Path, names: list[str]) -> Path:
 
 
 def find_coco(data: Path) -> tuple[Path, Path | None] | None:
-    """Return the training and the validation file that `data` means; None where it is no COCO set.
+    """Return the training and validation files of a COCO dataset, or None if `data` is not one.
 
-    A file is a training set without validation; a folder holds annotations/instances_train*.json and
-    instances_val*.json, or train.json and val.json there or in itself, or Roboflow's train/_annotations.coco.json and
-    valid/_annotations.coco.json. A lone file of another name counts too, unless there are masks beside it or it belongs
-    to a set that `datasets` saved.
+    A file is a training set without validation. A folder contains annotations/instances_train*.json and
+    instances_val*.json, or train.json and val.json there or in the folder itself, or Roboflow's
+    train/_annotations.coco.json and valid/_annotations.coco.json. A single file with another name is accepted, too,
+    unless the folder has masks or was saved by `datasets`.
     """
     if data.is_file() and data.suffix.lower() == ".json":
         return data, None

@@ -1,5 +1,4 @@
-"""What to tell of a whole set of boxes and masks: objects at edges, masks that draw nothing, boxes meant otherwise than
-as left, top, width and height."""
+"""Warnings about a COCO dataset: objects at image borders, empty masks, boxes in another format."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ from dovetail.downstream.labels.coco import CocoSet
 from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty, reaches_out
 from dovetail.errors import counted
 
-FEWEST_BOXES = 4  # fewer say nothing about how they are meant
-LEAST_SHARE = 0.05  # of boxes that do not fit before another meaning is looked for
-SLACK_PX = 1.5  # by which a box may miss its image or its mask
+FEWEST_BOXES = 4  # fewer boxes are not sufficient to detect another format
+LEAST_SHARE = 0.05  # fraction of misfitting boxes from which another format is considered
+SLACK_PX = 1.5  # tolerance between a box and its image or mask
 READINGS: Mapping[str, Callable[[Box], Box]] = {
     "left, top, right, bottom": lambda box: (box[0], box[1], box[2] - box[0], box[3] - box[1]),
     "centre x, centre y, width, height": lambda box: (box[0] - box[2] / 2, box[1] - box[3] / 2, box[2], box[3]),
@@ -20,13 +19,13 @@ READINGS: Mapping[str, Callable[[Box], Box]] = {
 
 
 def doubts_about_boxes(data: CocoSet) -> list[str]:
-    """Return a sentence where boxes do not fit their images or masks, but would if they were meant in another way."""
+    """Return a warning if boxes do not fit their images or masks, but would in another box format."""
     pairs = [(one, image) for image in data.images for one in image.objects if not one.crowd and any(one.box)]
     if len(pairs) < FEWEST_BOXES:
         return []
     if all(max(one.box) <= 1 and min(image.width, image.height) > 2 for one, image in pairs):
         return [
-            f"{data.path}: all boxes lie between 0 and 1; COCO's are in pixels, so multiply them by the images' sizes."
+            f"{data.path}: all boxes lie between 0 and 1; COCO boxes are in pixels, so multiply them by image sizes."
         ]
     misfits = sum(not fits(one.box, one, image) for one, image in pairs)
     if misfits < max(LEAST_SHARE * len(pairs), 1):
@@ -35,18 +34,18 @@ def doubts_about_boxes(data: CocoSet) -> list[str]:
         if all(fits(reading(one.box), one, image) for one, image in pairs):
             return [
                 f"{data.path}: {misfits} of {len(pairs)} boxes do not fit their images or masks, but all do if they "
-                f"are {name}; COCO's are left, top, width, height, so convert them."
+                f"are {name}; COCO boxes are left, top, width, height; convert them."
             ]
     return []
 
 
 def objects_at_edges(data: CocoSet, *, with_masks: bool, learned: bool) -> str:
-    """Return a sentence on the objects that do not lie inside their images; nothing where all do. Crowds do not count.
+    """Return a sentence about objects that are partly outside their images, or an empty string. Crowds are ignored.
 
     Args:
-        data: The set.
-        with_masks: Whether masks count, too.
-        learned: Whether objects are learned from. Those that are measured on stay as they are, as COCO has it.
+        data: Dataset.
+        with_masks: Whether to check masks, too.
+        learned: Whether the objects are for training. Objects for evaluation are not clipped, as in COCO.
     """
     beyond = small = empty = 0
     for image in data.images:
@@ -61,22 +60,22 @@ def objects_at_edges(data: CocoSet, *, with_masks: bool, learned: bool) -> str:
                 beyond += 1
     fate = "left out of training" if learned else "counted as missed"
     parts = (
-        (beyond, "clipped to the image" if learned else "partly outside of the image and measured as annotated"),
-        (small, f"{fate}, as less than one pixel of the box lies inside the image"),
-        (empty, f"{fate}, as no pixel of the mask lies inside the image"),
+        (beyond, "clipped to the image" if learned else "partly outside the image and evaluated as annotated"),
+        (small, f"{fate}, because less than one pixel of the box is inside the image"),
+        (empty, f"{fate}, because no pixel of the mask is inside the image"),
     )
     told = [f"{counted(number, 'object')} {'is' if number == 1 else 'are'} {what}" for number, what in parts if number]
     return f"{data.path}: {'; '.join(told)}." if told else ""
 
 
 def undrawn_masks(data: CocoSet) -> str:
-    """Return a sentence on the objects of which no pixel can be drawn; nothing where there is none."""
+    """Return a sentence about objects with an empty mask, or an empty string."""
     count = sum(mask_is_empty(one, image) for image in data.images for one in image.objects)
-    return f"{data.path}: {counted(count, 'mask')} without a pixel inside the image left out." if count else ""
+    return f"{data.path}: {counted(count, 'mask')} without a pixel inside the image skipped." if count else ""
 
 
 def fits(box: Box, one: CocoObject, image: CocoImage) -> bool:
-    """Whether a box lies inside its image and, where the object has polygons, around them."""
+    """Return whether a box is inside its image and contains the object's polygons."""
     left, top, width, height = box
     if width <= 0 or height <= 0 or min(left, top) < -SLACK_PX:
         return False
@@ -90,7 +89,7 @@ def fits(box: Box, one: CocoObject, image: CocoImage) -> bool:
 
 
 def extent_of_polygons(parts: list[list[float]]) -> Box:
-    """Return the left, top, right and bottom of polygons."""
+    """Return left, top, right and bottom of polygons."""
     across = [value for part in parts for value in part[::2]]
     down = [value for part in parts for value in part[1::2]]
     return min(across), min(down), max(across), max(down)

@@ -1,4 +1,4 @@
-"""What can be wrong with the structure of a COCO JSON file and with its objects, in sentences."""
+"""Checks the structure of a COCO JSON file and its objects. Each fault is a sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.data.reading.decode import MAX_PIXELS
 from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty
 from dovetail.files.schema import fits, misfits, quoted
 
-FARTHEST_PX = 1e6  # what lies farther out makes the rasteriser ask for gigabytes
+FARTHEST_PX = 1e6  # coordinates beyond this make the rasteriser allocate gigabytes
 
 Side = Annotated[int, Meta(ge=1)]
 Place = Annotated[float, Meta(gt=-FARTHEST_PX, lt=FARTHEST_PX)]
@@ -23,7 +23,7 @@ Amount = Annotated[float, Meta(ge=0, le=1e30)] | bool | None
 
 
 class Lists(TypedDict):
-    """What a file has to hold; other fields may be there."""
+    """Required fields of a file. Other fields are allowed."""
 
     images: list[Any]
     annotations: list[Any]
@@ -40,21 +40,21 @@ class Image(TypedDict):
 
 
 class Category(TypedDict):
-    """An entry of categories; a name that is a number is taken as text."""
+    """An entry of categories. A numeric name is converted to a string."""
 
     id: int
     name: Any
 
 
 class RunLengths(TypedDict):
-    """A mask as run-lengths, compressed or not."""
+    """A run-length mask, compressed or not."""
 
     counts: str | list[int]
     size: list[int]
 
 
 def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the faults among images, categories and annotations."""
+    """Yield the faults of images, categories and annotations."""
     for key, kind in (("images", Image), ("categories", Category)):
         for one in content[key]:
             for odd in misfits(one, kind):
@@ -63,7 +63,7 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         if not content[key]:
             yield f"{path} names no {what}; add the list of {key}."
     named = [one for key in ("images", "categories") for one in content[key] if isinstance(one, dict)]
-    wrong = {repr(one.get("id")) for one in named if not is_whole(one.get("id"))}  # told once, not for each annotation
+    wrong = {repr(one.get("id")) for one in named if not is_whole(one.get("id"))}  # report once, not per annotation
     images = [one for one in content["images"] if isinstance(one, dict) and is_whole(one.get("id"))]
     sizes = {one["id"]: (one.get("height"), one.get("width")) for one in images}
     if len(sizes) < len(images):
@@ -94,7 +94,7 @@ WHOLE = {
 
 
 def make_whole(content: Mapping[str, Any]) -> None:
-    """Turn numbers such as 3.0, which tables write for whole ones, into whole numbers in place."""
+    """Convert numbers such as 3.0, which spreadsheets write for integers, to integers in place."""
     for key, fields in WHOLE.items():
         for one in content[key]:
             if isinstance(one, dict):
@@ -105,7 +105,7 @@ def make_whole(content: Mapping[str, Any]) -> None:
 
 
 def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
-    """Yield what is wrong with an annotation's box and mask; `size` is its image's height and width."""
+    """Yield the faults of an annotation's box and mask. `size` is the height and width of its image."""
     box, mask = one.get("bbox"), one.get("segmentation")
     if not box and not mask:
         yield f"{path}: annotation {one['id']} has neither a box nor a mask."
@@ -123,7 +123,7 @@ def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -
 
 
 def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
-    """Yield what is wrong with the run-lengths of annotation `name`."""
+    """Yield the faults of the run-lengths of annotation `name`."""
     odd = next(misfits(mask, RunLengths), None)
     if odd is not None:
         yield f"{path}: the mask of annotation {name} {odd}; run-lengths have counts and size."
@@ -134,7 +134,7 @@ def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: 
         )
     else:
         try:
-            if size[0] * size[1] > MAX_PIXELS:  # before memory is taken for them
+            if size[0] * size[1] > MAX_PIXELS:  # before allocating memory
                 raise ValueError(f"{size[0]} x {size[1]} pixels are too many")
             coded = coco_mask.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
             coco_mask.decode(coded)
@@ -143,12 +143,12 @@ def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: 
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number."""
+    """Return whether a value is an integer."""
     return fits(value, int)
 
 
 def faults_of_objects_in(image: CocoImage) -> Iterator[str]:
-    """Yield what is wrong with the objects of an image, one sentence for each fault."""
+    """Yield a sentence for each fault of an image's objects."""
     seen: dict[tuple[int, Box], int] = {}
     for one in image.objects:
         called = f"{image.path}: annotation {one.id}"
@@ -174,7 +174,7 @@ def faults_of_objects_in(image: CocoImage) -> Iterator[str]:
 
 
 def share_of_mask_in_box(one: CocoObject, image: CocoImage) -> float:
-    """Return how much of an object's mask lies inside its box, by the pixels that the box touches."""
+    """Return the fraction of an object's mask inside its box (all pixels that the box touches)."""
     mask = one.mask(image.height, image.width)
     total = int(mask.sum())
     return float(mask[one.touched].sum()) / total if total else 1.0

@@ -1,7 +1,7 @@
-"""COCO's objects and images as they are used, and which part of an object lies inside its image.
+"""COCO objects and images, and the part of an object inside its image.
 
-torchvision's matcher takes every anchor of an image for an object where a box touches none of them, so only what lies
-inside the image may be learned from.
+If a box touches no anchor, torchvision's matcher assigns all anchors of the image to it. So only the part of an object
+inside its image is used for training.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dovetail.errors import DataError
 
 Box = tuple[float, float, float, float]
 
-LEAST_PX = 0.99  # of a box's sides: a pixel but for rounding; mmdetection leaves out what is smaller, too
-SLACK_PX = 0.01  # how far an object may reach out of its image without being counted
-THINNEST_PX = 0.01  # of the sides of a box that has an area
+LEAST_PX = 0.99  # smallest side of a box: a pixel, with tolerance for rounding; mmdetection skips smaller boxes, too
+SLACK_PX = 0.01  # tolerance for objects outside their image
+THINNEST_PX = 0.01  # smallest side of a box with an area
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,12 @@ class CocoObject:
     """One annotation.
 
     Attributes:
-        id: As in the file.
-        label: Index into the set's categories.
+        id: Id in the file.
+        label: Index of its category in the dataset.
         box: Left, top, width, height in pixels.
-        segmentation: Polygons of three points or more (lists of x, y in turn) or a run-length dictionary; None where
-            there is none.
-        area: In pixels, as the file says it.
-        crowd: Whether it stands for a group.
+        segmentation: Polygons of three or more points (lists of alternating x and y), a run-length dictionary, or None.
+        area: Area in pixels, from the file.
+        crowd: Whether it is a group of objects.
     """
 
     id: int
@@ -49,22 +48,22 @@ class CocoObject:
 
     @property
     def has_area(self) -> bool:
-        """Whether the box holds anything that can be told from nothing."""
+        """Whether the box has an area."""
         return self.box[2] > THINNEST_PX and self.box[3] > THINNEST_PX
 
     @property
     def touched(self) -> tuple[slice, slice]:
-        """The rows and columns of the pixels that the box touches."""
+        """Rows and columns of the pixels that the box touches."""
         left, top, width, height = self.box
         rows = slice(max(math.floor(top), 0), max(math.ceil(top + height), 0))
         return rows, slice(max(math.floor(left), 0), max(math.ceil(left + width), 0))
 
     def run_length(self, height: int, width: int) -> dict[str, Any] | None:
-        """Return the mask as compressed run-lengths; None without a mask."""
+        """Return the mask as compressed run-lengths, or None without a mask."""
         return as_run_length(self.segmentation, height, width)
 
     def mask(self, height: int, width: int) -> np.ndarray[Any, Any]:
-        """Return the mask [H, W] as bool; all False without a mask."""
+        """Return the mask [H, W] as bool, which is all False without a mask."""
         coded = self.run_length(height, width)
         if coded is None:
             return np.zeros((height, width), dtype=bool)
@@ -73,7 +72,7 @@ class CocoObject:
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image with its objects, possibly none."""
+    """An image with its objects, which may be none."""
 
     id: int
     path: Path
@@ -83,16 +82,16 @@ class CocoImage:
 
     @property
     def unmasked(self) -> tuple[CocoObject, ...]:
-        """The objects that have a box alone, crowds included."""
+        """Objects with a box but no mask, including crowds."""
         return tuple(one for one in self.objects if one.has_area and one.segmentation is None)
 
     def pixels(self) -> Tensor:
-        """Return [3, H, W] uint8 of the size that the annotations say.
+        """Return pixels [3, H, W] uint8 with the size in the annotations.
 
-        An image that its EXIF tag turns is turned, unless the annotations' size is that of the file as it lies.
+        The EXIF orientation is applied unless the annotations have the size of the stored image.
 
         Raises:
-            DataError: Where the file cannot be read or has another size.
+            DataError: The file cannot be read or has another size.
         """
         found = read_image_of_size(self.path, (self.height, self.width))
         if tuple(found.shape[1:]) != (self.height, self.width):
@@ -104,7 +103,7 @@ class CocoImage:
 
 
 def run_length_of(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Return a mask [H, W] of 0 and 1 as compressed run-lengths that JSON can hold."""
+    """Convert a mask [H, W] of 0 and 1 to compressed run-lengths for JSON."""
     coded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     counts = coded["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
@@ -112,7 +111,7 @@ def run_length_of(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """Return polygons or run-lengths as one compressed run-length mask; None for None."""
+    """Convert polygons or run-lengths to a compressed run-length mask. None is returned unchanged."""
     if segmentation is None:
         return None
     if isinstance(segmentation, dict):
@@ -125,7 +124,7 @@ def as_run_length(segmentation: Any, height: int, width: int) -> dict[str, Any] 
 
 
 def box_within(one: CocoObject, image: CocoImage) -> Box | None:
-    """Return the part of a box inside its image as left, top, right, bottom; None where that is under a pixel."""
+    """Return the part of a box inside its image as left, top, right, bottom, or None if it is less than a pixel."""
     left, top, width, height = one.box
     right, bottom = min(left + width, image.width), min(top + height, image.height)
     left, top = max(left, 0.0), max(top, 0.0)
@@ -135,7 +134,7 @@ def box_within(one: CocoObject, image: CocoImage) -> Box | None:
 
 
 def reaches_out(one: CocoObject, image: CocoImage) -> bool:
-    """Whether the box or a polygon of an object reaches beyond the image."""
+    """Return whether the box or a polygon of an object extends beyond the image."""
     left, top, width, height = one.box
     parts: list[list[float]] = one.segmentation if isinstance(one.segmentation, list) else []
     across = [left, left + width, *(value for part in parts for value in part[::2])]
@@ -145,15 +144,15 @@ def reaches_out(one: CocoObject, image: CocoImage) -> bool:
 
 
 def mask_is_empty(one: CocoObject, image: CocoImage) -> bool:
-    """Whether an object has a mask that holds no pixel of its image."""
+    """Return whether an object has a mask without any pixel in its image."""
     if isinstance(one.segmentation, list) and not reaches_out(one, image) and any(map(is_thick, one.segmentation)):
-        return False  # drawing all polygons of a large set takes minutes
+        return False  # drawing all polygons of a large dataset takes minutes
     coded = one.run_length(image.height, image.width)
     return coded is not None and int(coco_mask.area(coded)) == 0
 
 
 def is_thick(points: Sequence[float]) -> bool:
-    """Whether a polygon (x, y in turn) is over two pixels thick on average, so that it must hold one."""
+    """Return whether a polygon (alternating x and y) is more than two pixels thick on average, so it has a pixel."""
     across, down = points[::2], points[1::2]
     twice = sum(across[i - 1] * down[i] - across[i] * down[i - 1] for i in range(len(across)))
     return abs(twice) / 2 > 2 * max(max(across) - min(across), max(down) - min(down), 1)

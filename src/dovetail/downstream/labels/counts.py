@@ -1,4 +1,4 @@
-"""Which labels the masks of a set hold, and whether they can be class numbers."""
+"""Counts the labels in the masks of a dataset, and checks whether they are class numbers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dovetail.downstream.labels.mask_sets import StoredMasks
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError
 
-MOST_PER_MASK = 24  # labels in a mask on average; ADE20K, with 150 classes, has 10
+MOST_PER_MASK = 24  # largest average number of labels in a mask; ADE20K, with 150 classes, has 10
 MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """The labels in the masks of a set.
+    """The labels in the masks of a dataset.
 
     Attributes:
-        labels: Those that count, ascending.
+        labels: Labels in ascending order, without the ignored one.
         ignored: Whether the ignored label occurs.
-        ignore_index: The ignored label; -1 for none.
-        per_mask: Labels in a mask on average.
-        place: Where the masks are, as "in FOLDER".
+        ignore_index: Ignored label, or -1 for none.
+        per_mask: Average number of labels in a mask.
+        place: Location of the masks, such as "in FOLDER".
     """
 
     labels: tuple[int, ...]
@@ -45,10 +45,10 @@ class LabelCounts:
         return f"Labels found: {ranges(self.labels) or 'none'}{ignored}."
 
     def check(self, *, classes_given: bool = False) -> None:
-        """Raise `DataError` where labels cannot be class numbers: one alone, wide gaps, or too many in a mask.
+        """Raise `DataError` if labels cannot be class numbers: a single one, large gaps, or too many per mask.
 
         Args:
-            classes_given: Whether the number of classes was given, which allows for gaps and many in a mask.
+            classes_given: Whether the number of classes is specified, which allows gaps and many labels per mask.
         """
         ignored = f", and {self.ignore_index} is ignored" if self.ignored else ""
         if max(self.labels, default=0) == 0:
@@ -76,7 +76,7 @@ class LabelCounts:
 
 
 def ranges(labels: Sequence[int]) -> str:
-    """Return numbers in words: "0 to 3, 7"; of many ranges the first ones."""
+    """Return numbers as ranges such as "0 to 3, 7". Only the first ranges are listed."""
     found: list[list[int]] = []
     for label in labels:
         if found and found[-1][1] == label - 1:
@@ -88,11 +88,11 @@ def ranges(labels: Sequence[int]) -> str:
 
 
 def labels_in(sets: Sequence[StoredMasks], *, skip_faults: bool = False) -> LabelCounts:
-    """Return the labels that the masks of all sets hold.
+    """Return the labels in the masks of all datasets.
 
     Args:
         sets: Masks.
-        skip_faults: Whether masks that cannot be read are passed over.
+        skip_faults: Whether to skip unreadable masks.
     """
     ignore = sets[0].ignore_index
     seen: set[int] = set()
@@ -115,7 +115,7 @@ def values_in(mask: Tensor) -> set[int]:
 
 
 def masks_of(sets: Sequence[StoredMasks], *, skip_faults: bool) -> Iterable[Tensor]:
-    """Yield the masks of all sets."""
+    """Yield the masks of all datasets."""
     for masks in sets:
         for index in range(len(masks)):
             try:

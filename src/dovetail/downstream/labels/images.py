@@ -1,8 +1,8 @@
-"""Folders of images by class, as ImageNet has them, and the two ways of cutting an image to size.
+"""Folders of images by class as in ImageNet, and centre and random crops.
 
     data/train/<class>/*.jpg    data/val/<class>/*.jpg    (or valid, validation, test)
 
-Instead of folders there may be a set that Hugging Face's `datasets` saved on disk.
+A saved Hugging Face dataset is supported, too.
 
 Shapes: C channels, S pixels a side.
 """
@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from dovetail.data.folders import left_out, list_images
 from dovetail.data.hugging_face import is_saved
-from dovetail.data.reading.decode import Photograph, open_file
+from dovetail.data.reading.decode import LazyImage, open_file
 from dovetail.data.reading.peaks import told_of_values
 from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.arrow import saved_classes
@@ -32,18 +32,18 @@ from dovetail.downstream.table.results import fingerprint
 from dovetail.errors import DataError
 
 HELD_OUT = ("val", "valid", "validation", "test")
-RESIZE_SHARE = 256 / 224  # the field's protocol: shorter side to 256, central 224
+RESIZE_SHARE = 256 / 224  # the usual protocol: shorter side 256, centre crop 224
 
 
 @dataclass(frozen=True)
 class ClassFolder(ClassSet):
-    """Images in one folder for each class. Build with `ClassFolder.find`.
+    """Images in one folder per class. Use `ClassFolder.find` to create it.
 
     Attributes:
-        paths: The images, by class, then by name.
-        labels: The class of each.
-        names: Of the classes: label l is names[l].
-        note: A sentence on the files that are not read, or nothing.
+        paths: Paths of the images, sorted by class and name.
+        labels: Class of each image.
+        names: Class names: label l is names[l].
+        note: A sentence about skipped files, or an empty string.
     """
 
     paths: tuple[Path, ...]
@@ -53,25 +53,25 @@ class ClassFolder(ClassSet):
 
     @classmethod
     def find(cls, folder: Path, *, names: tuple[str, ...] | None = None) -> ClassFolder:
-        """Return the images of a folder of folders.
+        """Return the images of a folder of class folders.
 
         Args:
-            folder: Holds one folder for each class.
-            names: The classes, where another folder has said what they are; sorted folder names without it.
+            folder: Folder with one folder per class.
+            names: Class names. Default: the sorted names of the folders.
 
         Raises:
-            DataError: For a missing folder, one without class folders or images, and for unknown classes.
+            DataError: The folder is missing, has no class folders or images, or has an unknown class.
         """
         if not folder.is_dir():
-            raise DataError(f"There is no folder {folder}; {what_is_at(folder)}.")
+            raise DataError(f"The folder {folder} does not exist; {what_is_at(folder)}.")
         found = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
         if not found:
-            raise DataError(f"{folder} holds no folders of classes; sort its images into one folder for each class.")
+            raise DataError(f"{folder} has no class folders; sort its images into one folder per class.")
         known = names if names is not None else tuple(found)
         unknown = sorted(set(found) - set(known))
         if unknown:
             raise DataError(
-                f"{folder} holds class {unknown[0]!r}, which the training images lack; give both the same classes."
+                f"{folder} has class {unknown[0]!r}, which the training images lack; use the same classes in both."
             )
         paths: list[Path] = []
         labels: list[int] = []
@@ -85,10 +85,10 @@ class ClassFolder(ClassSet):
                 labels += [known.index(name)] * len(inside)
                 advance(1)
         if not paths:
-            raise DataError(f"The class folders of {folder} hold no images; put some in.")
+            raise DataError(f"The class folders of {folder} are empty; add images.")
         return cls(tuple(paths), tuple(labels), known, left_out(others))
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         return open_file(self.paths[index], channels)
 
     def called(self, index: int) -> str:
@@ -109,10 +109,10 @@ class ClassFolder(ClassSet):
 
 
 def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
-    """Return the training and the held-out images of a folder laid out as above, and what to know about the split.
+    """Return the training and validation images of a folder (see the module's docstring), and a note on the split.
 
     Raises:
-        DataError: Where either is missing.
+        DataError: Either part is missing.
     """
     folder = Path(data)
     if is_saved(folder):
@@ -127,7 +127,7 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
     held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
     if held_out is None:
         raise DataError(
-            f"{folder} has a folder train, but none named val, valid, validation or test; add one to measure on."
+            f"{folder} has a folder train, but none named val, valid, validation or test; add one for evaluation."
         )
     measured = ClassFolder.find(held_out, names=train.names)
     parts = ((train, "train"), (measured, held_out.name))
@@ -136,7 +136,7 @@ def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
 
 
 def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
-    """Return [C, S, S] uint8: shorter side to S * 256 / 224 px (bicubic), then the central square."""
+    """Return the centre crop [C, S, S] uint8, after resizing the shorter side to S * 256 / 224 px (bicubic)."""
     shorter = round(size * RESIZE_SHARE)
     pixels = data.pixels(index, channels=channels, side=shorter)
     factor = shorter / min(pixels.shape[1:])
@@ -149,8 +149,8 @@ def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
 def random_crop(
     data: ClassSet, index: int, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
 ) -> Tensor:
-    """Return [C, S, S] uint8: a random part of the image (area from `smallest_area` on, aspect 3/4 to 4/3), flipped
-    left to right half of the time (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
+    """Return a random resized crop [C, S, S] uint8 (relative area from `smallest_area`, aspect ratio 3/4 to 4/3), which
+    is flipped horizontally with probability 1/2 (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
     pixels = data.pixels(index, channels=channels, side=size)
     height, width = pixels.shape[1:]
     box = (0, 0, height, width)
@@ -168,6 +168,6 @@ def random_crop(
 
 
 def resized(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return pixels [C, H, W] uint8 at another size, bicubic with antialiasing."""
+    """Resize pixels [C, H, W] uint8, bicubic with antialiasing."""
     result: Tensor = tv.resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return result

@@ -1,7 +1,7 @@
-"""Labelled images for segmentation: reading an image and its mask, and what may be wrong with either.
+"""Labelled images for segmentation: reads and checks images and masks.
 
-Masks are PNG files, palette ("P") or grey ("L", 16-bit "I;16"), whose values are the labels. An image and its mask have
-the same stem and the same size; names of either folder may differ in the suffix.
+Masks are PNG files with a palette ("P") or in grey ("L", 16-bit "I;16"), whose values are the labels. An image and its
+mask have the same stem and the same size, but may have different suffixes.
 
 Shapes: C channels, H x W pixels.
 """
@@ -25,7 +25,7 @@ from dovetail.data.reading.tiff import grey_pages, unexplained
 from dovetail.downstream.labels.maps import LabelMap
 from dovetail.errors import DataError, counted
 
-IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # which are depths or features more often than images
+IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # .npy files are depth maps or features more often than images
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
 
 
@@ -48,14 +48,14 @@ class LabelledSet(Protocol):
 
 
 class InMemory:
-    """A set read once and kept: for small sets, which are read again and again."""
+    """A dataset in memory, for small datasets that are read repeatedly."""
 
     def __init__(self, items: Sequence[Labelled]) -> None:
         self.items = list(items)
 
     @classmethod
     def of(cls, data: LabelledSet) -> InMemory:
-        """Return all of `data`, read now."""
+        """Read all of `data` into memory."""
         return cls([data[index] for index in range(len(data))])
 
     def __len__(self) -> int:
@@ -65,12 +65,12 @@ class InMemory:
         return self.items[index]
 
     def subset(self, indices: Sequence[int]) -> InMemory:
-        """Return the items at `indices`, in that order."""
+        """Return a dataset of the items at `indices`, in that order."""
         return InMemory([self.items[index] for index in indices])
 
 
 def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path]:
-    """Return the files of a folder that have one of the `suffixes`, by stem."""
+    """Return the files of a folder with one of the `suffixes`, by stem."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder} with {kind}s; {what_is_at(folder)}.")
     files: dict[str, Path] = {}
@@ -84,18 +84,18 @@ def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path
         files[path.stem] = path
     if not files:
         held = sorted({path.suffix or path.name for path in folder.iterdir()})
-        raise DataError(f"{folder} holds no {kind}s; found there: {', '.join(held[:8]) or 'nothing'}.")
+        raise DataError(f"{folder} contains no {kind}s, but: {', '.join(held[:8]) or 'nothing'}.")
     return files
 
 
 def others_in(folder: Path, suffixes: frozenset[str]) -> Counter[str]:
-    """Return how many files of each suffix a folder holds that are not read, hidden ones left out."""
+    """Return the number of skipped files in a folder by suffix, without hidden files."""
     names = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     return Counter(path.suffix.lower() for path in names if path.suffix.lower() not in suffixes)
 
 
 def existing(data: Path | str) -> Path:
-    """Return the path of a set; raise `DataError` where there is neither a file nor a folder."""
+    """Return the path of a dataset. Raise `DataError` if it does not exist."""
     path = Path(data)
     if not path.exists():
         raise DataError(f"There is no file or folder {path}; {what_is_at(path)}.")
@@ -103,7 +103,7 @@ def existing(data: Path | str) -> Path:
 
 
 def what_is_at(path: Path) -> str:
-    """Return a clause that says what is there instead of a folder."""
+    """Return a clause that describes what is at the path instead."""
     if path.exists():
         return "it is a file"
     parent = next((one for one in path.parents if one.is_dir()), Path.cwd())
@@ -112,15 +112,15 @@ def what_is_at(path: Path) -> str:
 
 
 def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
-    """Return an image as [3, H, W] uint8, read as pre-training reads it: see `dovetail.data.reading.decode`.
+    """Return an image as [3, H, W] uint8, decoded as in pre-training (see `dovetail.data.reading.decode`).
 
     Args:
-        path: The file, or what to call `content` in an error.
-        content: The file's bytes; read from `path` unless given.
-        upright: Whether to turn it as its EXIF tag says; TIFFs always are turned.
+        path: Path of the file, or a name for error messages.
+        content: Bytes of the file. By default, they are read from `path`.
+        upright: Whether to apply the EXIF orientation. It is always applied to TIFFs.
 
     Raises:
-        DovetailError: For an image that cannot be read; it is named.
+        DovetailError: The image cannot be read.
     """
     with faults_named(path):
         encoded = read_file(path) if content is None else content
@@ -128,13 +128,13 @@ def read_image(path: Path | str, content: bytes | None = None, *, upright: bool 
 
 
 def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | None = None) -> Tensor:
-    """Return an image as `read_image` does, but as it is stored where only then it has the size of its labels.
+    """Read an image as `read_image`, but without its EXIF orientation if only then it has the size of its labels.
 
-    Programs that draw labels turn images as their EXIF tag says, or do not; which is told by the size.
+    Annotation programs may or may not apply the EXIF orientation, which can be detected by the size.
 
     Args:
         path: See `read_image`.
-        size: Height and width that the labels have.
+        size: Height and width of the labels.
         content: See `read_image`.
     """
     found = read_image(path, content)
@@ -148,29 +148,29 @@ def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | N
 
 @cache
 def _told() -> set[Path]:
-    """Return the folders that `tell_stored` has named."""
+    """Return the folders that `tell_stored` has logged."""
     return set()
 
 
 def tell_stored(folder: Path, name: str) -> None:
-    """Say, once for each folder, that images are not turned as their EXIF tag says."""
+    """Log once per folder that the EXIF orientation of its images is not applied."""
     if folder not in _told():
         _told().add(folder)
         log.warning(
-            "Images in %s such as %s are read as stored, not as EXIF turns them: so are their labels.", folder, name
+            "The EXIF orientation of images in %s such as %s is not applied, to match their labels.", folder, name
         )
 
 
 def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMap | None = None) -> Tensor:
-    """Return a mask's labels as [H, W] int64: indices of a palette, grey values, 0 and 1 of a bitmap.
+    """Return the labels of a mask as [H, W] int64: palette indices, grey values, or 0 and 1 of a bitmap.
 
     Args:
-        path: The file, or what to call `content` in an error.
-        content: The file's bytes; read from `path` unless given.
-        label_map: What the file's values or colours mean; labels as they stand without it.
+        path: Path of the file, or a name for error messages.
+        content: Bytes of the file. By default, they are read from `path`.
+        label_map: Classes of the values or colours in the file. By default, values are labels.
 
     Raises:
-        DataError: For a mask that cannot be read, is a JPEG, or is in colour without a map of colours.
+        DataError: The mask cannot be read, is a JPEG, or is in colour without a map of colours.
     """
     by_colour = label_map is not None and label_map.in_colour
     with faults_named(path), opened(read_file(path) if content is None else content) as image:
@@ -194,15 +194,15 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
 
 @contextmanager
 def faults_named(image: Path | str) -> Iterator[None]:
-    """Turn `UnreadableError` into a `DataError` that names the image."""
+    """Convert `UnreadableError` to a `DataError` with the name of the image."""
     try:
         yield
     except UnreadableError as fault:
-        raise DataError(f"{image} cannot be read as an image ({fault}); replace it or take it away.") from fault
+        raise DataError(f"{image} cannot be read as an image ({fault}); replace or remove it.") from fault
 
 
 def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
-    """Raise `DataError` where an image [3, H, W] and its mask [H, W] differ in size."""
+    """Raise `DataError` if an image [3, H, W] and its mask [H, W] have different sizes."""
     if image.shape[1:] != mask.shape:
         raise DataError(
             f"{mask_name} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} "
@@ -211,7 +211,7 @@ def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) ->
 
 
 def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> None:
-    """Raise `DataError` for labels that are neither classes nor the ignored one."""
+    """Raise `DataError` if a label is neither a class nor the ignored label."""
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
         raise DataError(

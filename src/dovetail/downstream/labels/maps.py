@@ -1,11 +1,11 @@
-"""`--label-map`: which class a value or a colour in a mask stands for.
+"""`--label-map`: maps values or colours in masks to classes.
 
-    255:1  128:ignore  "#800000:2"  128,0,0:2      pairs of what the file holds and the class, or "ignore"
-    labelmap.txt, class_dict.csv, label_colors.txt  a table with one class on each line, numbered from 0 in their order
+    255:1  128:ignore  "#800000:2"  128,0,0:2      pairs of a value or colour and its class, or "ignore"
+    labelmap.txt, class_dict.csv, label_colors.txt  a table with one class per line, numbered from 0
 
-A line of a table holds a class's name and its colour (three numbers from 0 to 255) or its label (one number), in any of
-the shapes that CVAT ("road:128,64,128::"), CamVid ("128 64 128 Road"), class_dict.csv ("Road,128,64,128") and Roboflow
-("1, road") write. Headers and lines that begin with "#" are passed over.
+A line of a table has the name of a class and its colour (three numbers from 0 to 255) or label (one number), in the
+format of CVAT ("road:128,64,128::"), CamVid ("128 64 128 Road"), class_dict.csv ("Road,128,64,128") or Roboflow
+("1, road"). Headers and lines that start with "#" are skipped.
 
 Shapes: H x W pixels.
 """
@@ -30,14 +30,14 @@ _PAIR = re.compile(r"(?:#(?P<hex>[0-9a-fA-F]{6})|(?P<numbers>\d+(?:,\d+,\d+)?)):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the values or colours of mask files mean.
+    """Classes of the values or colours in mask files.
 
     Attributes:
-        values: In the file, ascending: labels, or colours as red * 65536 + green * 256 + blue.
-        targets: The class of each.
+        values: Values in ascending order: labels, or colours as red * 65536 + green * 256 + blue.
+        targets: Class of each value.
         in_colour: Whether `values` are colours.
-        whole: Whether every value must be named; else others stay as they are.
-        names: Of the classes, where a table names them.
+        whole: Whether all values must be in the map. Otherwise, other values are kept.
+        names: Class names from a table, if there is one.
     """
 
     values: tuple[int, ...]
@@ -47,10 +47,10 @@ class LabelMap:
     names: tuple[str, ...] = ()
 
     def apply(self, found: np.ndarray, where: str) -> Tensor:
-        """Return the classes [H, W] int64 of a mask's labels [H, W] or colours [H, W, 3].
+        """Convert the labels [H, W] or colours [H, W, 3] of a mask to classes [H, W] int64.
 
         Raises:
-            DataError: For values that the map does not name, where they cannot stay as they are.
+            DataError: A value is not in the map and cannot be kept.
         """
         codes = found.astype(np.int64)
         if self.in_colour:
@@ -72,14 +72,14 @@ class LabelMap:
 
 
 def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
-    """Return the map that `--label-map` gives; None for nothing.
+    """Parse the value of `--label-map`. Return None if it is empty.
 
     Args:
-        given: Pairs, or the path of a table; see the module's docstring.
-        ignore_index: The label of pixels that do not count; -1 for none.
+        given: Pairs, or the path of a table (see the module's docstring).
+        ignore_index: Label of ignored pixels, or -1 for none.
 
     Raises:
-        OptionsError: For what is neither, for colours beside labels, and for two targets of one value.
+        OptionsError: The value is neither, mixes colours and labels, or has two classes for a value.
     """
     if not given:
         return None
@@ -90,11 +90,9 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
     kinds: set[bool] = set()
     for item, pair in zip(given, pairs, strict=True):
         if pair is None:
-            raise OptionsError(
-                f"--label-map {item} is no pair; write LABEL:CLASS such as 255:1, R,G,B:CLASS, or name one table."
-            )
+            raise OptionsError(f"--label-map expects LABEL:CLASS such as 255:1, R,G,B:CLASS, or one table; got {item}.")
         if pair["target"] == IGNORE and ignore_index < 0:
-            raise OptionsError(f"--label-map {item} needs a label that does not count; give one with --ignore-index.")
+            raise OptionsError(f"--label-map {item} needs an ignored label; specify it with --ignore-index.")
         numbers = pair["numbers"].split(",") if pair["numbers"] else [pair["hex"]]
         in_colour = pair["hex"] is not None or len(numbers) == 3
         value = int(pair["hex"], 16) if pair["hex"] else code_of([int(number) for number in numbers], item)
@@ -108,7 +106,7 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
 
 
 def code_of(numbers: Sequence[int], where: str) -> int:
-    """Return a label, or a colour as one number; raise `DataError` where it is out of range."""
+    """Return a label, or a colour as one number. Raise `DataError` if it is out of range."""
     most = LARGEST if len(numbers) == 1 else 255
     if max(numbers) > most:
         raise DataError(f"{where} holds {max(numbers)}; it must be at most {most}.")
@@ -116,11 +114,11 @@ def code_of(numbers: Sequence[int], where: str) -> int:
 
 
 def read_table(path: Path) -> LabelMap:
-    """Return the map in a file with one class on each line.
+    """Read a map from a file with one class per line.
 
     Raises:
-        DataError: For a file that cannot be read, a line without a name or with other numbers than a colour or a
-            label, and two lines with one colour or label.
+        DataError: The file cannot be read, a line has no name or no valid colour or label, or two lines have the same
+            colour or label.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

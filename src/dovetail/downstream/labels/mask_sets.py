@@ -1,4 +1,4 @@
-"""Labelled sets for segmentation in the shapes that readers give them: files of masks, or masks drawn from objects.
+"""Segmentation datasets: mask files, or masks drawn from objects.
 
 Shapes: H x W pixels.
 """
@@ -31,11 +31,11 @@ from dovetail.errors import DataError, DovetailError
 
 
 class SegmentationSet(ABC):
-    """A labelled set as fine-tuning needs it.
+    """A labelled dataset for segmentation.
 
     Attributes:
-        classes: Labels are 0 .. classes - 1.
-        ignore_index: The label of pixels that do not count.
+        classes: Number of classes. Labels are 0 .. classes - 1.
+        ignore_index: Label of ignored pixels.
     """
 
     classes: int
@@ -53,18 +53,18 @@ class SegmentationSet(ABC):
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """Return all files of the set that there are."""
+        """Return all existing files of the dataset."""
 
     @abstractmethod
     def place(self) -> str:
-        """Return where the masks are, as "in FOLDER"."""
+        """Return the location of the masks, such as "in FOLDER"."""
 
     @abstractmethod
     def subset(self, indices: list[int]) -> Self:
         """Return the images at `indices`."""
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole set and yield one sentence for each image or mask that cannot be used."""
+        """Read the whole dataset and yield a sentence for each image or mask that cannot be used."""
         for index in range(len(self)):
             try:
                 self[index]
@@ -75,11 +75,11 @@ class SegmentationSet(ABC):
 
 
 class StoredMasks(SegmentationSet):
-    """A labelled set whose masks are stored as images."""
+    """A labelled dataset whose masks are stored as images."""
 
     @abstractmethod
     def raw_labels(self, index: int) -> Tensor:
-        """Return a mask [H, W] as the set, and the label map, have it."""
+        """Return a mask [H, W] with the labels of the file, after applying the label map."""
 
     def labels(self, index: int) -> Tensor:
         """Return a mask [H, W] of classes."""
@@ -91,15 +91,15 @@ class StoredMasks(SegmentationSet):
 
 @dataclass(frozen=True)
 class MaskFiles(StoredMasks):
-    """Images and masks by path, read when asked for.
+    """Image and mask files, which are read on demand.
 
     Attributes:
-        images: Paths.
-        masks: The path of each one's mask.
-        classes: Labels are 0 .. classes - 1 after `relabel`.
-        relabel: What the label in a file means: relabel[l], the ignored label for those beyond it; None for itself.
-        ignore_index: The label of pixels that do not count.
-        label_map: What the values or colours in the files mean, where they are no labels.
+        images: Paths of the images.
+        masks: Path of each image's mask.
+        classes: Number of classes. Labels are 0 .. classes - 1 after `relabel`.
+        relabel: Maps label l in a file to relabel[l], or None to keep labels.
+        ignore_index: Label of ignored pixels.
+        label_map: Classes of the values or colours in the files, or None if the values are labels.
     """
 
     images: tuple[Path, ...]
@@ -152,9 +152,10 @@ class MaskFiles(StoredMasks):
 
 @dataclass(frozen=True)
 class CocoMasks(SegmentationSet):
-    """Semantic masks drawn from a COCO set's objects, crowds included: label 0 is background, category c is c + 1.
+    """Semantic masks drawn from the objects of a COCO dataset, including crowds.
 
-    The box of an object without a mask does not count, but for what lies in other objects' masks.
+    Label 0 is the background, and label c + 1 is category c. The box of an object without a mask is ignored, except for
+    pixels in masks of other objects.
     """
 
     coco: CocoSet
@@ -167,7 +168,7 @@ class CocoMasks(SegmentationSet):
 
     @property
     def unmasked(self) -> int:
-        """How many objects have a box alone."""
+        """Number of objects with a box but no mask."""
         return sum(len(image.unmasked) for image in self.coco.images)
 
     def __len__(self) -> int:
@@ -177,7 +178,7 @@ class CocoMasks(SegmentationSet):
         found = self.coco.images[index]
         image = found.pixels()
         mask = np.zeros((found.height, found.width), dtype=np.int64)
-        for one in found.unmasked:  # where in its box it is, nobody knows
+        for one in found.unmasked:  # its position in its box is unknown
             mask[one.touched] = self.ignore_index
         for one in sorted(found.objects, key=lambda one: -one.area):
             mask[one.mask(found.height, found.width)] = one.label + 1
@@ -205,22 +206,22 @@ def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, 
 
 
 def check_classes(data: SegmentationSet, classes: Iterable[Sequence[int]], purpose: str, *, least: int) -> None:
-    """Raise `DataError` where the masks of `data` hold fewer classes than `least`.
+    """Raise `DataError` if the masks of `data` have fewer classes than `least`.
 
     Args:
-        data: The masks.
-        classes: Those in each mask; read until there are enough.
-        purpose: "learn from" or "measure on".
-        least: How many there must be.
+        data: Dataset with masks.
+        classes: Classes in each mask, which are read until there are enough.
+        purpose: "training" or "evaluation".
+        least: Required number of classes.
     """
     seen: set[int] = set()
     for some in classes:
         seen |= {*some}
         if len(seen) >= least:
             return
-    held = f"class {min(seen)} alone" if seen else "nothing that counts"
+    held = f"only class {min(seen)}" if seen else "no labelled pixels"
     raise DataError(
-        f"The masks {data.place()} to {purpose} hold {held}, {data.ignore_index} being ignored; number the classes "
+        f"The masks for {purpose} {data.place()} contain {held} (ignored: {data.ignore_index}); number the classes "
         "0, 1, 2 and so on."
     )
 

@@ -1,4 +1,4 @@
-"""Names and numbers of the classes of well-known sets."""
+"""Class names and ids of well-known datasets."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ CITYSCAPES_NAMES = (
     "motorcycle",
     "bicycle",
 )
-# Cityscapes' labelIds that count, in the order of their train ids.
+# The labelIds of Cityscapes that are evaluated, in the order of their train ids.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -1,11 +1,11 @@
-"""Labelled sets for segmentation as their makers hand them out; the format is told by the folders.
+"""Opens segmentation datasets in their original layout. The format is recognised by the folders.
 
-* VOC 2012: palette masks, 255 is void; with SegmentationClassAug and trainaug.txt, the augmented training set.
-* ADE20K (ADEChallengeData2016): label 0 is "other" and does not count, 1 .. 150 become 0 .. 149.
-* Cityscapes: labelTrainIds as they are, else labelIds, of which 19 of 34 count.
-* Images beside masks: images/ and masks/ (with or without train/ and val/ in them), or train/images and train/masks.
-* Hugging Face's `datasets`, saved with `save_to_disk`: a column of images and a column of masks, labels as they are.
-* COCO JSON: categories become 1 .. K, what no object covers is class 0, "background"; the smaller object is on top.
+* VOC 2012: palette masks, 255 is void. With SegmentationClassAug and trainaug.txt, the augmented training set is used.
+* ADE20K (ADEChallengeData2016): label 0 ("other") is ignored, 1 .. 150 become 0 .. 149.
+* Cityscapes: labelTrainIds, or else labelIds, of which 19 of 34 are used.
+* Images and masks: images/ and masks/ (with or without train/ and val/ in them), or train/images and train/masks.
+* Hugging Face datasets saved with `save_to_disk`: a column of images and a column of masks with unchanged labels.
+* COCO JSON: categories become 1 .. K, and class 0 is "background". Smaller objects are drawn over larger ones.
 
 Shapes: H x W pixels.
 """
@@ -34,21 +34,21 @@ from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import DataError, MissingFilesError, OptionsError, counted
 
-ANY_LABEL = 2**16  # classes to give where labels are not to be looked at: as many as a 16-bit mask can hold
+ANY_LABEL = 2**16  # number of classes that accepts all labels: as many as a 16-bit mask can have
 
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """A labelled set, read.
+    """A labelled dataset.
 
     Attributes:
         format: "voc", "ade20k", "cityscapes", "folders", "coco" or "datasets".
-        train: Images to learn from.
-        val: Images to measure on.
+        train: Training images.
+        val: Validation images.
         classes: Number of classes.
-        names: Of the classes; numbers where none are known.
-        note: What to know about the split, or nothing.
-        label_map: What the values or colours in the files mean; None where they are labels.
+        names: Class names, or numbers if they are unknown.
+        note: Note on the split, may be empty.
+        label_map: Classes of the values or colours in the masks, or None if the values are labels.
     """
 
     format: str
@@ -67,17 +67,17 @@ def open_segmentation(
     ignore_index: int = IGNORE_INDEX,
     label_map: Sequence[str] = (),
 ) -> SegmentationData:
-    """Return the set at `data`, whose format is told by what is there.
+    """Open a segmentation dataset, whose format is recognised automatically.
 
     Args:
-        data: A folder, or a COCO JSON file.
-        classes: Number of classes, for images beside masks; counted by reading all masks unless given.
-        ignore_index: Label of pixels that do not count, for images beside masks; -1 for none.
-        label_map: What the values or colours of the masks mean, for images beside masks; see
-            `dovetail.downstream.labels.maps`.
+        data: Folder or COCO JSON file.
+        classes: Number of classes, for folders of images and masks. By default, they are counted in all masks.
+        ignore_index: Label of ignored pixels, for folders of images and masks, or -1 for none.
+        label_map: Classes of the values or colours in masks, for folders of images and masks (see
+            `dovetail.downstream.labels.maps`).
 
     Raises:
-        DovetailError: For a folder of no known format, and where images lack masks.
+        DovetailError: The format is unknown, or masks are missing.
     """
     folder = existing(data)
     meaning = read_label_map(label_map, ignore_index)
@@ -87,11 +87,11 @@ def open_segmentation(
         found = opened(folder)
         if found is not None:
             if classes not in (None, ANY_LABEL, found.classes):
-                raise OptionsError(f"classes is {classes}, but {folder} has {found.classes}; leave --classes out.")
+                raise OptionsError(f"classes is {classes}, but {folder} has {found.classes}; omit --classes.")
             if ignore_index != IGNORE_INDEX:
-                raise OptionsError(f"{folder} has its own label for what does not count; leave --ignore-index out.")
+                raise OptionsError(f"The format of {folder} has its own ignored label; omit --ignore-index.")
             if meaning is not None:
-                raise OptionsError(f"{folder} has labels of its own; leave --label-map out.")
+                raise OptionsError(f"The format of {folder} has its own labels; omit --label-map.")
             return found
     return open_folders(folder, classes, ignore_index, meaning)
 
@@ -99,7 +99,7 @@ def open_segmentation(
 def open_saved_masks(
     data: Path, classes: int | None, ignore_index: int, label_map: LabelMap | None
 ) -> SegmentationData:
-    """Return a set that Hugging Face's `datasets` saved on disk, with a column of images and one of masks."""
+    """Open a saved Hugging Face dataset with a column of images and a column of masks."""
     train, val, note = saved_masks(data, classes or 0, ignore_index, label_map)
     count, found = classes_of_masks([train, val], classes, label_map)
     parts = [replace(part, classes=count) for part in (train, val)]
@@ -109,7 +109,7 @@ def open_saved_masks(
 
 
 def open_voc(data: Path) -> SegmentationData | None:
-    """Return VOC's segmentation set in `data`, or in the VOCdevkit/VOC2012 or VOC2012 in it; None for others."""
+    """Open VOC in `data`, or in its subfolder VOCdevkit/VOC2012 or VOC2012. Return None for other datasets."""
     roots = (data, data / "VOCdevkit" / "VOC2012", data / "VOC2012")
     root = next((one for one in roots if (one / "ImageSets" / "Segmentation").is_dir()), None)
     if root is None:
@@ -126,7 +126,7 @@ def open_voc(data: Path) -> SegmentationData | None:
 
 
 def both(train: Callable[[], MaskFiles], val: Callable[[], MaskFiles]) -> tuple[MaskFiles, MaskFiles]:
-    """Return the training and the held-out part; raise `MissingFilesError` with the missing files of both."""
+    """Return the training and validation parts. Raise `MissingFilesError` with the missing files of both."""
     parts: list[MaskFiles] = []
     missing: list[MissingFilesError] = []
     for read in (train, val):
@@ -140,13 +140,13 @@ def both(train: Callable[[], MaskFiles], val: Callable[[], MaskFiles]) -> tuple[
 
 
 def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
-    """Return the images that a list names: one stem a line, or the paths of image and mask."""
+    """Return the images in a list: one stem per line, or the paths of image and mask."""
     if not names.is_file():
-        raise DataError(f"There is no list {names}; VOC's sets have one.")
+        raise DataError(f"The list {names} of VOC is missing; add it.")
     try:
         lines = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{names} cannot be read as a list ({error}); write one stem a line.") from error
+        raise DataError(f"{names} cannot be read as a list ({error}); write one stem per line.") from error
     entries = [Path(with_slashes(line.split()[0])) for line in lines if line.strip()]
     stems = [entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES else entry.name for entry in entries]
     images = tuple(root / "JPEGImages" / f"{stem}.jpg" for stem in stems)
@@ -154,20 +154,20 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
 
 
 def checked(files: MaskFiles, where: str) -> MaskFiles:
-    """Return `files`; raise `DataError` where one of them is missing."""
+    """Return `files`. Raise `DataError` if one of them is missing."""
     if not files.images:
         raise DataError(f"{where} names no image; give at least one.")
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
         raise MissingFilesError(
-            f"{where}: missing {counted(len(missing), 'file')}, such as {missing[0]}; add what is missing.",
+            f"{where}: missing {counted(len(missing), 'file')}, such as {missing[0]}; add the missing files.",
             tuple(f"{path} is missing, but {where} names it." for path in missing),
         )
     return files
 
 
 def open_ade20k(data: Path) -> SegmentationData | None:
-    """Return ADE20K's scene parsing set; None for others."""
+    """Open ADE20K's scene parsing dataset. Return None for other datasets."""
     roots = (data, data / "ADEChallengeData2016")
     root = next((one for one in roots if (one / "annotations" / "training").is_dir()), None)
     if root is None:
@@ -185,7 +185,7 @@ def open_ade20k(data: Path) -> SegmentationData | None:
 
 
 def open_cityscapes(data: Path) -> SegmentationData | None:
-    """Return Cityscapes' fine annotations; None for others."""
+    """Open Cityscapes with fine annotations. Return None for other datasets."""
     if not (data / "leftImg8bit").is_dir() or not (data / "gtFine").is_dir():
         return None
     splits = both(*(partial(cityscapes_split, data, split) for split in ("train", "val")))
@@ -193,7 +193,7 @@ def open_cityscapes(data: Path) -> SegmentationData | None:
 
 
 def cityscapes_split(data: Path, split: str) -> MaskFiles:
-    """Return a split, with labelTrainIds where all of them are there, else with labelIds."""
+    """Return a split with labelTrainIds if all of them exist, or else with labelIds."""
     images = sorted((data / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
     stems = [(image.parent.name, image.name.removesuffix("_leftImg8bit.png")) for image in images]
     masks = [data / "gtFine" / split / city / f"{stem}_gtFine_labelTrainIds.png" for city, stem in stems]
@@ -208,7 +208,7 @@ def cityscapes_split(data: Path, split: str) -> MaskFiles:
 
 
 def open_coco(data: Path) -> SegmentationData | None:
-    """Return semantic masks from a COCO set's objects; None for others."""
+    """Open a COCO dataset with semantic masks of its objects. Return None for other datasets."""
     found = find_coco(data)
     if found is None:
         return None
@@ -220,7 +220,7 @@ def open_coco(data: Path) -> SegmentationData | None:
         val = with_masks(CocoSet.open(found[1]))
         check_files(train.coco, val.coco)
         if val.coco.names != train.coco.names:
-            raise DataError(f"{found[1]} has other categories than {found[0]}; give both the same list.")
+            raise DataError(f"{found[1]} and {found[0]} have different categories; use the same list in both.")
         return SegmentationData("coco", train, val, len(names), names, joined(note, undrawn_masks(val.coco)))
     kept, held = held_out(len(train))
     note = joined(split_note(held, kept), note)
@@ -228,19 +228,19 @@ def open_coco(data: Path) -> SegmentationData | None:
 
 
 def joined(*sentences: str) -> str:
-    """Return the sentences that are not empty as one text."""
+    """Join the non-empty sentences."""
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def with_masks(coco: CocoSet) -> CocoMasks:
-    """Return a COCO set as semantic masks; raise `DataError` where no object has a mask, or labels do not reach."""
+    """Convert a COCO dataset to semantic masks. Raise `DataError` without any masks, or for too many categories."""
     if len(coco.names) >= IGNORE_INDEX:  # label 0 is background
         raise DataError(
-            f"{coco.path} has {len(coco.names)} categories; segmentation tells {IGNORE_INDEX - 1} apart, so leave out "
-            "the seldom ones."
+            f"{coco.path} has {len(coco.names)} categories, but segmentation supports {IGNORE_INDEX - 1}; remove rare "
+            "ones."
         )
     if not any(one.segmentation is not None for image in coco.images for one in image.objects):
-        raise DataError(f"{coco.path} holds no mask; segmentation needs objects with polygons or run-lengths.")
+        raise DataError(f"{coco.path} has no masks; segmentation needs objects with polygons or run-lengths.")
     return CocoMasks(coco)
 
 
@@ -250,13 +250,13 @@ FORMATS: Mapping[str, Callable[[Path], SegmentationData | None]] = {
     "cityscapes": open_cityscapes,
     "coco": open_coco,
 }
-"""Formats with labels of their own, in the order in which they are tried; each returns None for others."""
+"""Formats with their own labels, in the order in which they are tried. Each returns None for other datasets."""
 
 
 def open_folders(
     data: Path, classes: int | None, ignore_index: int, label_map: LabelMap | None = None
 ) -> SegmentationData:
-    """Return images beside masks, split as the folders say, or with a fixed fifth held out."""
+    """Open folders of images and masks, with the split of the folders, or with a fixed fifth held out."""
     layouts: tuple[Callable[[str], tuple[Path, Path]], ...] = (
         lambda split: (data / "images" / split, data / "masks" / split),
         lambda split: (data / split / "images", data / split / "masks"),
@@ -273,8 +273,8 @@ def open_folders(
     else:
         if not (data / "images").is_dir():
             raise DataError(
-                f"{data} is no set that is known: neither VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging "
-                "Face dataset nor a folder 'images' beside a folder 'masks'."
+                f"The format of {data} is unknown; expected VOC, ADE20K, Cityscapes, a COCO JSON file, a saved Hugging "
+                "Face dataset, or folders 'images' and 'masks'."
             )
         files = replace(paired(data / "images", data / "masks", classes or 0, ignore_index), label_map=label_map)
         count, found = classes_of_masks([files], classes, label_map)
@@ -288,30 +288,29 @@ def open_folders(
 
 
 def surplus(*pairs: tuple[Path, Path]) -> str:
-    """Return sentences on masks without an image and files that are not read, in pairs of folders of images and masks;
-    nothing for none."""
+    """Return sentences about masks without an image and skipped files in pairs of folders, or an empty string."""
     others = sum((others_in(images, IMAGE_SUFFIXES) for images, _ in pairs), Counter[str]())
     lonely: list[Path] = []
     for images, masks in pairs:
         stems = by_stem(images, IMAGE_SUFFIXES, "image")
         lonely += [path for stem, path in by_stem(masks, MASK_SUFFIXES, "mask").items() if stem not in stems]
-    told = f"Left out: {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
+    told = f"Skipped {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
     folders = sum(one.is_dir() and not one.name.startswith(".") for images, _ in pairs for one in images.iterdir())
     return joined(told, left_out(others, folders))
 
 
 def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_INDEX) -> MaskFiles:
-    """Return images and masks matched by stem, in the order of stems.
+    """Return images and masks matched and sorted by stem.
 
     Raises:
-        DovetailError: For images without masks.
+        DovetailError: An image has no mask.
     """
     found, labels = by_stem(images, IMAGE_SUFFIXES, "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     lonely = sorted(set(found) - set(labels))
     if lonely:
         raise MissingFilesError(
             f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
-            f"{found[lonely[0]].name}; add {lonely[0]}.png there or take the image away.",
+            f"{found[lonely[0]].name}; add {lonely[0]}.png there or remove the image.",
             tuple(f"{found[stem]} has no mask in {masks}." for stem in lonely),
         )
     stems = sorted(found)
@@ -321,10 +320,10 @@ def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_I
 
 
 def classes_of_masks(sets: Sequence[StoredMasks], classes: int | None, label_map: LabelMap | None) -> tuple[int, str]:
-    """Return the number of classes, and a sentence on the labels where all masks had to be read for it.
+    """Return the number of classes, and a sentence about the labels if they were counted.
 
     Raises:
-        DovetailError: For labels that cannot be class numbers, and fewer classes than the label map names.
+        DovetailError: The labels cannot be class numbers, or `classes` is less than the label map has.
     """
     named = (
         max((target for target in label_map.targets if target != sets[0].ignore_index), default=-1) + 1
@@ -333,7 +332,7 @@ def classes_of_masks(sets: Sequence[StoredMasks], classes: int | None, label_map
     )
     if label_map is not None and label_map.names:
         if classes not in (None, ANY_LABEL, named):
-            raise OptionsError(f"classes is {classes}, but the label map names {named}; leave --classes out.")
+            raise OptionsError(f"classes is {classes}, but the label map has {named}; omit --classes.")
         return named, ""
     if classes:
         return classes, ""
@@ -343,10 +342,10 @@ def classes_of_masks(sets: Sequence[StoredMasks], classes: int | None, label_map
 
 
 def names_of(count: int, label_map: LabelMap | None) -> tuple[str, ...]:
-    """Return the names that a label map gives, else numbers."""
+    """Return the class names of a label map, or else numbers."""
     return label_map.names if label_map is not None and label_map.names else numbers(count)
 
 
 def numbers(count: int) -> tuple[str, ...]:
-    """Return names for classes that have none."""
+    """Return numbers as class names."""
     return tuple(str(index) for index in range(count))

@@ -1,4 +1,4 @@
-"""Nested, seeded, class-balanced subsets of a labelled set, for measuring with few labels."""
+"""Nested, seeded, class-balanced subsets of a labelled dataset, for evaluation with few labels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ HELD_OUT_SHARE = 0.2
 
 
 def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """Return all indices in an order whose every beginning is balanced over classes.
+    """Return all indices in an order of which every prefix is balanced over classes.
 
-    One image after the other is taken from those of the class of which the smallest share was taken so far, at random
-    within the class; so the first images cover all classes, and a beginning of n images holds about n / N of every
-    class. Beginnings are nested by construction. Images without any class come last.
+    The next image is always a random one of the class with the smallest fraction so far. So the first images cover all
+    classes, and a prefix of n images has about n / N of every class. Prefixes are nested. Images without any class come
+    last.
 
     Args:
-        classes: The classes that occur in each image: one label, or several for masks and boxes.
-        seed: Of the order.
+        classes: Classes in each image: one label, or several for masks and boxes.
+        seed: Seed of the order.
     """
     rng = np.random.default_rng((seed, 2))
     labels = sorted({label for one in classes for label in one})
@@ -36,7 +36,7 @@ def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
             queues[row[label]].append(index)
     totals, taken = [len(queue) for queue in queues], [0] * len(labels)
     tie_break = (rng.random(len(labels)) * 1e-9).tolist()
-    # Shares only grow: one in the heap that is out of date is put back. The millionth image costs as much as the first.
+    # Fractions only grow: an outdated entry of the heap is put back. The cost per image is constant.
     heap = [(tie_break[chosen], chosen) for chosen in range(len(labels))]
     heapq.heapify(heap)
     done = np.zeros(len(classes), dtype=bool)
@@ -58,33 +58,33 @@ def balanced_order(classes: Sequence[Sequence[int]], seed: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def shuffled(count: int, seed: int, turn: int) -> np.ndarray[Any, Any]:
-    """Return the order [count] of items in a pass, from 0; kept, for every image of the pass asks for it."""
+    """Return the order [count] of items in an epoch. It is cached, since every image of the epoch needs it."""
     order = np.random.default_rng((seed, 0, turn)).permutation(count)
     order.flags.writeable = False
     return order
 
 
 def item_at(place: int, *, count: int, seed: int) -> int:
-    """Return which of `count` items stands at a place of the endless list of passes, each in an order of its own."""
+    """Return the item at a position in the endless sequence of shuffled epochs over `count` items."""
     turn, offset = divmod(place, count)
     return int(shuffled(count, seed, turn)[offset])
 
 
 def fraction_of(order: Sequence[int], fraction: float) -> list[int]:
-    """Return the first `fraction` of an order, at least one index, ascending."""
+    """Return the first `fraction` of an order (at least one index) in ascending order."""
     SHARE.check("fraction", fraction)
     return sorted(order[: max(round(fraction * len(order)), 1)])
 
 
 def held_out(count: int) -> tuple[list[int], list[int]]:
-    """Return which of `count` images are learned from, and the fifth that is measured on; always the same."""
+    """Split `count` images into training images and a fixed fifth for validation."""
     if count < 2:
-        raise DataError("One image is too few to learn from and measure on; add some.")
+        raise DataError("A dataset needs at least two images for training and validation; add images.")
     order = np.random.default_rng(0).permutation(count)
     held = max(round(HELD_OUT_SHARE * count), 1)
     return sorted(order[held:].tolist()), sorted(order[:held].tolist())
 
 
 def split_note(held: list[int], kept: list[int]) -> str:
-    """Return what to know about a split that the set does not have itself."""
-    return f"The set has no validation part: {len(held)} of {len(held) + len(kept)} images were held out to measure on."
+    """Return a note on a split that the dataset does not have itself."""
+    return f"The dataset has no validation part: {len(held)} of {len(held) + len(kept)} images are held out for it."

@@ -1,8 +1,8 @@
-"""Frozen features of images: computed once, kept in a file.
+"""Frozen features of images, which are computed once and cached in a file.
 
-* ViT: class tokens of the last n blocks after the final norm, side by side (DINO's linear protocol: n = 4; kNN: n = 1);
-  without a class token, means over patches.
-* Others: the mean over the encoder's deepest map.
+* ViT: concatenated class tokens of the last n blocks after the final norm (DINO's linear protocol: n = 4; kNN: n = 1),
+  or the mean over patches without a class token.
+* Others: the mean over the encoder's deepest feature map.
 
 Shapes: B images, C channels of the pixels, S pixels a side, D = n x width of the features.
 """
@@ -30,11 +30,11 @@ from dovetail.views.view import View
 
 
 class Features(nn.Module):
-    """A network as a function of pixels: [B, C, S, S] -> [B, D].
+    """The frozen features of a network: [B, C, S, S] -> [B, D].
 
     Args:
-        network: The network.
-        blocks: Of a ViT: the last blocks whose class tokens are taken.
+        network: Network.
+        blocks: For a ViT: number of last blocks whose class tokens are concatenated.
     """
 
     def __init__(self, network: Network, *, blocks: int = 1) -> None:
@@ -44,7 +44,7 @@ class Features(nn.Module):
         if isinstance(network, ViTNetwork):
             depth = len(network.vit.blocks)
             if not 1 <= blocks <= depth:
-                raise OptionsError(f"blocks is {blocks}; the model has {depth}, so give a number from 1 to {depth}.")
+                raise OptionsError(f"blocks expects a number from 1 to {depth} for this model, got {blocks}.")
             self.width = blocks * int(network.vit.embed_dim)
         else:
             self.tap = deepest_encoder_tap(network.taps)
@@ -85,17 +85,17 @@ def of_central_crops(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return what a model answers to the central crops of all images, [N, D] float32 on the CPU: features or logits.
+    """Return the outputs (features or logits) of a model for the centre crops of all images, [N, D] float32 on the CPU.
 
     Args:
-        model: [B, C, S, S] -> [B, D]; it is put into evaluation mode.
-        data: The images.
+        model: Module [B, C, S, S] -> [B, D], which is put into evaluation mode.
+        data: Images.
         size: Side of the crops in pixels.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        machine: Where to compute.
-        batch_size: Images in a forward pass.
-        on_batch: Called with the number of images done after each.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        machine: Device and precision.
+        batch_size: Number of images in a forward pass.
+        on_batch: Called after each batch with the number of images.
     """
     machine.place(model).eval()
     crops = ahead(
@@ -119,13 +119,13 @@ def batched(items: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
 def kept_features(
     folder: Path, compute: Callable[[], Tensor], data: ClassSet, *, marks: tuple[object, ...]
 ) -> tuple[Tensor, Path]:
-    """Return features from `folder` where they are there, else computed and kept there, and their file.
+    """Return features from the cache in `folder`, or compute and cache them. Also returns the path of the file.
 
     Args:
-        folder: Where files are kept.
-        compute: Gives the features.
-        data: The images; a change of their files or places makes new features.
-        marks: What else the features depend on: weights, size, blocks.
+        folder: Folder of the cache.
+        compute: Computes the features.
+        data: Images. If their files change or move, features are computed again.
+        marks: Further values that the features depend on: weights, size, blocks.
     """
     text = repr((data.identity(), *marks))
     path = folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.safetensors"
@@ -133,7 +133,7 @@ def kept_features(
         try:
             return load_file(path)["features"], path
         except (SafetensorError, KeyError):
-            path.unlink()  # cut off while it was written
+            path.unlink()  # truncated: writing it was interrupted
     features = compute()
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""The jobs behind `dovetail evaluate`: frozen features, then neighbours or a linear probe."""
+"""Implements `dovetail evaluate knn` and `dovetail evaluate linear`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from dovetail.errors import OptionsError, RunError
 
 
 def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
-    """Classify held-out images by their nearest training images."""
+    """Classify the validation images by their nearest training images."""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
     usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
     if not usable:
         raise OptionsError(
-            f"Every k in {list(asked.k)} is above the number of training images, {len(train)}; lower --k."
+            f"All values of k in {list(asked.k)} exceed the number of training images ({len(train)}); reduce --k."
         )
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
@@ -55,7 +55,7 @@ def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
         for k, predicted in found.items()
     )
     left_out = sorted(set(asked.k) - set(usable))
-    notes = (f"k = {left_out} is left out: there are only {len(train)} training images.",) if left_out else ()
+    notes = (f"Skipped k = {left_out}, because there are only {len(train)} training images.",) if left_out else ()
     return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, (*split, *notes))
 
 
@@ -82,20 +82,20 @@ def evaluate_linear(asked: EvaluateLinearOptions) -> Results:
             rate, accuracy = choose_rate(known, labels, options, on_epoch=lambda: advance(1))
         probe = train_probes(known, labels, [rate], options, on_epoch=lambda: advance(1))
     if not bool(probe.weight.isfinite().all()):
-        raise RunError(f"The classifier's weights stop being numbers at the learning rate {rate:g}; lower --lr.")
+        raise RunError(f"The weights of the classifier are NaN at the learning rate {rate:g}; use a lower --lr.")
     logits = torch.cat([probe.logits(part)[0] for part in pieces(unknown, 8192)])
     row = Row({"lr": rate, "features": f"{known.shape[1]}"}, accuracies(logits, truth, seed=asked.seed))
     listed = ", ".join(f"{one:g}: {100 * share:.2f}" for one, share in accuracy.items())
-    notes = [f"Learning rate {rate:g} was chosen on a tenth of the training images ({listed})."] if sweep else []
+    notes = [f"Selected learning rate {rate:g} on a tenth of the training images ({listed})."] if sweep else []
     differ = len(set(accuracy.values())) > 1
     if differ and rate in (options.rates[0], options.rates[-1]):
-        notes.append("The chosen learning rate is at the end of the sweep; widen it with --lr.")
+        notes.append("The selected learning rate is at the end of the sweep; widen it with --lr.")
     config = resolved(asked, source, where)
     return Results("evaluate linear", (row,), config, ready.facts(), where.device, (*split, *notes))
 
 
 def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Score]:
-    """Return top-1, and top-5 where there are more than five classes, of logits [N, K]."""
+    """Return the top-1 accuracy, and top-5 for more than five classes, of logits [N, K]."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     right = (best == truth[:, None]).cpu().numpy()
     scores = {"top1": over_images(right[:, 0], seed=seed)}
@@ -105,7 +105,7 @@ def accuracies(logits: Tensor, truth: Tensor, *, seed: int) -> dict[str, Score]:
 
 
 class Prepared(NamedTuple):
-    """The model's source, where to compute, the training and held-out images, and what to know about their split."""
+    """Source of the model, device and precision, training and validation images, and a note on their split."""
 
     source: Source
     where: Machine
@@ -114,7 +114,7 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        """Return what results.json says about the data."""
+        """Return the facts about the data for results.json."""
         return {
             "fingerprint": fingerprint({*self.train.files(), *self.held_out.files()}),
             "train_images": len(self.train),
@@ -124,24 +124,24 @@ class Prepared(NamedTuple):
 
 
 def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
-    """Return what every measurement of classes needs."""
+    """Prepare an evaluation or a fine-tuning on classes."""
     source = source_of(asked.run, asked.model, image_size=asked.image_size)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     train, held_out, note = open_splits(asked.data)
     empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
-    notes = (note, f"No training image is of class {', '.join(empty)}." if empty else "")
+    notes = (note, f"There are no training images of class {', '.join(empty)}." if empty else "")
     return Prepared(source, where, train, held_out, tuple(filter(None, notes)))
 
 
 def is_tokens(source: Source) -> bool:
-    """Whether the source's encoder is a ViT, whose blocks can be chosen."""
+    """Return whether the source's encoder is a ViT, whose blocks can be selected."""
     from dovetail.networks.vit import ViTNetwork
 
     return isinstance(source.network("random"), ViTNetwork)
 
 
 def features_of(source: Source, asked: MeasureOptions, data: ClassSet, where: Machine, *, blocks: int) -> Tensor:
-    """Return the features of all images, from the file where they are kept."""
+    """Return the features of all images, from the cache if possible."""
 
     def compute() -> Tensor:
         with seeded_start(asked.seed):
@@ -149,14 +149,14 @@ def features_of(source: Source, asked: MeasureOptions, data: ClassSet, where: Ma
         with progress("features", len(data)) as advance:
             return of_central_crops(model, data, **source.pixels(), machine=where, on_batch=advance)
 
-    drawn = asked.seed if source.run is None else None  # of random weights
+    drawn = asked.seed if source.run is None else None  # seed of random weights
     marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn)
     features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
     return features
 
 
 def features_folder(asked: MeasureOptions) -> Path:
-    """Return where features are kept: in the run's folder, for all measurements of it, else beside the results."""
+    """Return the folder of cached features: in the run folder, or next to the results without a run."""
     out = Path(asked.out)
     in_run = asked.run is not None and out.parent == Path(asked.run)
     return (out.parent if in_run else out) / "features"
@@ -164,20 +164,20 @@ def features_folder(asked: MeasureOptions) -> Path:
 
 @contextmanager
 def seeded_start(seed: int) -> Iterator[None]:
-    """Draw random weights from `seed`, and leave the global random state as it was."""
+    """Seed the global random state in the block, for random weights, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def resolved(asked: MeasureOptions, source: Source, where: Machine, options: Any = None) -> dict[str, Any]:
-    """Return what results.json says about how it was measured, as JSON takes it.
+    """Return the resolved configuration for results.json.
 
     Args:
-        asked: Options of the command, those on "auto" as such.
-        source: Says which model and weights that means,
-        where: which number format,
-        options: and what else, a dataclass.
+        asked: Options of the command, which may be "auto".
+        source: Source with model and weights.
+        where: Device and precision.
+        options: Dataclass with further resolved options.
     """
     known: dict[str, Any] = {} if options is None else asdict(options)
     known |= {"model": source.constructor, "weights": weights_mark(source), "precision": where.precision}

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification of frozen features.
 
-A test image asks its k nearest training images by cosine similarity s_i; each votes for its class with weight
+The k nearest training images of a test image by cosine similarity s_i vote for their classes with weights
 
     w_i = exp(s_i / tau),    class = argmax_c sum_{i in nearest k, y_i = c} w_i
 
@@ -33,9 +33,9 @@ def pieces(values: Tensor, size: int) -> Iterator[Tensor]:
 def nearest(
     queries: Tensor, bank: Tensor, k: int, *, query_chunk: int = QUERY_CHUNK, bank_chunk: int = BANK_CHUNK
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, chunk of queries by chunk, (similarities [q, k] descending, indices [q, k]) of the nearest entries.
+    """Yield (similarities [q, k] in descending order, indices [q, k]) of the nearest entries for chunks of queries.
 
-    Never more than query_chunk x bank_chunk similarities are in memory.
+    At most query_chunk x bank_chunk similarities are in memory.
     """
     for chunk in pieces(queries, query_chunk):
         best = chunk.new_full((len(chunk), 0), 0.0)
@@ -64,27 +64,27 @@ def knn_predictions(
     """Return the predicted class [Q] of every query, for each k.
 
     Args:
-        queries: Features [Q, D] of any length.
+        queries: Features [Q, D], not necessarily normalised.
         bank: Features [N, D].
-        labels: Classes [N] of the bank, int64.
-        classes: K.
+        labels: Classes [N] int64 of the bank.
+        classes: Number of classes K.
         k: Numbers of neighbours, each at most N.
-        temperature: tau.
-        query_chunk: Queries compared at once.
-        bank_chunk: Bank entries compared at once.
-        on_batch: Called with the number of queries done after each chunk.
+        temperature: Temperature tau.
+        query_chunk: Number of queries to compare at once.
+        bank_chunk: Number of bank entries to compare at once.
+        on_batch: Called after each chunk with the number of queries.
 
     Raises:
-        OptionsError: For a k beyond N or below 1, or a temperature that is not positive.
+        OptionsError: k is below 1 or above N, or the temperature is not positive.
     """
     if not k or min(k) < 1 or max(k) > len(bank):
-        raise OptionsError(f"k is {list(k)}; give numbers from 1 to {len(bank)}, the number of training images.")
+        raise OptionsError(f"k expects numbers from 1 to {len(bank)} (the number of training images), got {list(k)}.")
     if temperature <= 0:
-        raise OptionsError(f"temperature is {temperature:g}; it must be positive.")
+        raise OptionsError(f"temperature expects a positive number, got {temperature:g}.")
     queries, bank = F.normalize(queries.float(), dim=1), F.normalize(bank.float(), dim=1)
     found: dict[int, list[Tensor]] = {one: [] for one in k}
     for similarity, index in nearest(queries, bank, max(k), query_chunk=query_chunk, bank_chunk=bank_chunk):
-        # Shifting by the largest keeps the exponential finite and the vote the same.
+        # Subtracting the maximum keeps the exponential finite and does not change the vote.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
         voted = labels[index]
         for one in k:

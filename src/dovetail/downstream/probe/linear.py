@@ -1,9 +1,9 @@
-"""Linear probe: logistic regression on frozen features, every learning rate of a sweep trained side by side.
+"""Linear probe: logistic regression on frozen features. All learning rates of a sweep are trained in parallel.
 
     min_W  mean_i CE(W x_i + b, y_i) + (weight_decay / 2) |W|^2,    x standardised by the training features
 
-SGD with momentum 0.9 and cosine decay, as in MoCo's and DINO's protocols. Features are computed once from central
-crops; the protocol that augments images in every epoch is not offered, since it would run the encoder again and again.
+The optimiser is SGD with momentum 0.9 and cosine decay, as in the protocols of MoCo and DINO. Features are computed
+once from centre crops. Augmenting images in every epoch is not supported, because it would rerun the encoder.
 
 Shapes: N images, D channels, K classes, R learning rates.
 """
@@ -27,16 +27,16 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How probes are trained.
+    """Options for training linear probes.
 
     Attributes:
-        classes: K.
-        epochs: Passes over the features.
-        batch_size: Features in a step.
-        rates: Learning rates of the sweep, for this batch.
-        weight_decay: Of W.
-        momentum: Of SGD.
-        seed: Of the order, and of what is held out to choose the rate.
+        classes: Number of classes K.
+        epochs: Epochs over the features.
+        batch_size: Features per step.
+        rates: Learning rates of the sweep for this batch size.
+        weight_decay: Weight decay of W.
+        momentum: Momentum of SGD.
+        seed: Seed of the order, and of the held-out images for selecting the learning rate.
     """
 
     classes: int
@@ -50,7 +50,7 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class Probe:
-    """R linear classifiers: `weight` [R, D, K], `bias` [R, 1, K], and the `mean` and `std` [D] that come first."""
+    """R linear classifiers: `weight` [R, D, K], `bias` [R, 1, K], and `mean` and `std` [D] to standardise features."""
 
     weight: Tensor
     bias: Tensor
@@ -75,21 +75,21 @@ def train_probes(
     decays: Sequence[float] | None = None,
     on_epoch: Callable[[], None] | None = None,
 ) -> Probe:
-    """Return one classifier for each of `rates`.
+    """Train a classifier for each of `rates`.
 
     Args:
-        features: [N, D].
-        labels: Classes [N] int64, or shares of classes [N, K] float; a row of shares counts as much as its sum.
+        features: Features [N, D].
+        labels: Classes [N] int64, or class fractions [N, K] float, whose sums are the weights of the rows.
         rates: R learning rates.
-        options: How to train.
-        decays: The weight decay that goes with each rate, instead of that of `options`.
-        on_epoch: Called after each pass.
+        options: Options for training.
+        decays: Weight decay for each learning rate. Overrides that of `options`.
+        on_epoch: Called after each epoch.
 
     Raises:
-        OptionsError: For no rates, or rates that are not positive.
+        OptionsError: There are no learning rates, or some are not positive.
     """
     if not rates or min(rates) <= 0:
-        raise OptionsError(f"The learning rates are {list(rates)}; give positive ones.")
+        raise OptionsError(f"lr expects positive learning rates, got {list(rates)}.")
     mean, std = features.float().mean(0), features.float().std(0, correction=0).clamp(min=1e-6)
     device, width = features.device, features.shape[1]
     weight = torch.zeros(len(rates), width, options.classes, device=device)
@@ -116,14 +116,14 @@ def train_probes(
 def probe_gradients(
     inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, weight_decay: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the loss by W [R, D, K] and b [R, 1, K]: softmax minus truth, times the inputs.
+    """Return the gradients of the loss with respect to W [R, D, K] and b [R, 1, K].
 
-    Labels are classes [B] or shares of classes [B, K]; `weight_decay` is one number, or [R, 1, 1].
+    Labels are classes [B] or class fractions [B, K]. `weight_decay` is a number or [R, 1, 1].
     """
     rates, width, classes = weight.shape
     truth = F.one_hot(labels, classes).to(weight.dtype) if labels.dim() == 1 else labels
     counts = truth.sum(1)  # [B]
-    side_by_side = weight.transpose(0, 1).reshape(width, rates * classes)  # one product for all rates is quicker
+    side_by_side = weight.transpose(0, 1).reshape(width, rates * classes)  # a single product for all rates is faster
     logits = (inputs @ side_by_side).view(-1, rates, classes) + bias.view(rates, classes)  # [B, R, K]
     residual = logits.softmax(2).mul_(counts[:, None, None]).sub_(truth[:, None]).div_(counts.sum())
     gradient = (inputs.T @ residual.flatten(1)).view(width, rates, classes).transpose(0, 1)
@@ -133,14 +133,14 @@ def probe_gradients(
 def choose_rate(
     features: Tensor, labels: Tensor, options: ProbeOptions, *, on_epoch: Callable[[], None] | None = None
 ) -> tuple[float, dict[float, float]]:
-    """Return the rate that is best on a class-balanced tenth held out of the training set, and all rates' accuracy.
+    """Select the learning rate on a held-out, class-balanced tenth of the training set. Also returns all accuracies.
 
-    The test set takes no part in the choice. Of rates that are equally good, the smallest is chosen.
+    The test set is not used. If several learning rates are equally good, the smallest one is selected.
     """
     order = balanced_order([[int(label)] for label in labels.tolist()], options.seed)
     count = min(max(round(HELD_OUT_SHARE * len(order)), 1), len(order) - 1)
     if count < 1:
-        raise DataError("One training image is too few to choose a learning rate; add images.")
+        raise DataError("Selecting a learning rate needs at least two training images; add images.")
     held, kept = (torch.tensor(part, device=features.device) for part in (order[-count:], order[:-count]))
     probe = train_probes(features[kept], labels[kept], options.rates, options, on_epoch=on_epoch)
     right = (probe.predictions(features[held]) == labels[held]).float().mean(1)

@@ -1,4 +1,4 @@
-"""kNN of a network in training: how well its encoder, as it stands, tells labelled images apart."""
+"""Evaluates the kNN accuracy of a network during training."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from dovetail.downstream.probe.knn import knn_predictions
 from dovetail.networks.network import Network
 from dovetail.networks.rest import at_rest
 
-NEIGHBOURS = 20  # DINO's best most often
+NEIGHBOURS = 20  # best k in most of DINO's experiments
 
 
 class OnlineKnn:
-    """A function from a network to its kNN top-1, as `dovetail evaluate knn --k 20` measures it.
+    """Computes the kNN top-1 accuracy of a network, as `dovetail evaluate knn --k 20`.
 
     Args:
-        data: Folder with train/CLASS/ and val/CLASS/ images, as ImageNet's, or a saved Hugging Face dataset.
-        size: Side of the central crops in pixels.
-        mean: Of each channel in [0, 1].
-        std: Deviation of each channel.
-        machine: Where the run computes.
+        data: Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.
+        size: Side of the centre crops in pixels.
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel.
+        machine: Device and precision of the run.
 
     Attributes:
-        note: What to know about the split; may be empty.
+        note: Note on the split, may be empty.
 
     Raises:
-        DovetailError: For a folder laid out otherwise.
+        DovetailError: The folder has another layout.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class OnlineKnn:
         self.machine = machine
 
     def __call__(self, network: Network) -> float:
-        """Return the share of held-out images that are classified rightly, in [0, 1]; the network is left as it was.
+        """Return the accuracy on the validation images, in [0, 1]. The state of the network is restored.
 
         Raises:
-            DovetailError: For images that cannot be read.
+            DovetailError: An image cannot be read.
         """
         with at_rest(network):
             bank, queries = (self._features(network, data) for data in (self.train, self.held_out))

@@ -1,4 +1,4 @@
-"""What training images and their masks go through together: random scale, crop, flips, changes of colour.
+"""Joint augmentation of training images and masks: random scale, crop, flips, colour distortion.
 
 Shapes: H x W pixels.
 """
@@ -19,17 +19,17 @@ from dovetail.downstream.labels.labelled import Labelled
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training images go through.
+    """Options for the augmentation of training images.
 
     Attributes:
-        crop_px: Height and width of crops, smaller images padded with what does not count; None keeps whole images,
-            which must then be of one size.
-        scale: Smallest and largest factor of a random resize before the crop; (1, 1) turns it off.
-        flip_p: Probability of mirroring left to right.
-        flip_vertical_p: Probability of mirroring top to bottom, for pictures without an up.
-        within_px: Longest and shorter side that images are first brought to, as large as fits, their shape kept.
-        most_of_one_class: A crop is drawn anew, up to ten times, where one class has this share of its pixels or more.
-        distort: Whether brightness, contrast, saturation and hue are changed, as SSD does; see `distorted`.
+        crop_px: Height and width of crops. Smaller images are padded with ignored pixels. None keeps whole images,
+            which must have the same size.
+        scale: Range of the random resize factor before the crop. (1, 1) disables it.
+        flip_p: Probability of a horizontal flip.
+        flip_vertical_p: Probability of a vertical flip, for images without a fixed orientation.
+        within_px: Longest and shorter side that images are first resized to, keeping their aspect ratio.
+        most_of_one_class: Draw a new crop, up to ten times, if a class covers this fraction of it or more.
+        distort: Whether to distort brightness, contrast, saturation and hue as in SSD (see `distorted`).
     """
 
     crop_px: tuple[int, int] | None = None
@@ -42,7 +42,7 @@ class Augmentation:
 
 
 def augmented(item: Labelled, plan: Augmentation, ignore_index: int, rng: np.random.Generator) -> Labelled:
-    """Return an image and its mask, changed by what `rng` draws."""
+    """Augment an image and its mask with random numbers from `rng`."""
     image, mask = item.image, item.mask
     if plan.scale != (1.0, 1.0) or plan.within_px is not None:
         factor = factor_within(mask.shape, plan.within_px)
@@ -62,7 +62,7 @@ def augmented(item: Labelled, plan: Augmentation, ignore_index: int, rng: np.ran
 
 
 def factor_within(size: Sequence[int], within_px: tuple[int, int] | None) -> float:
-    """Return the factor that brings an image's height and width within the longest and the shorter side."""
+    """Return the resize factor that fits an image into the longest and the shorter side."""
     if within_px is None:
         return 1.0
     longest, shorter = within_px
@@ -70,12 +70,12 @@ def factor_within(size: Sequence[int], within_px: tuple[int, int] | None) -> flo
 
 
 def scaled(size: Sequence[int], factor: float) -> list[int]:
-    """Return an image's height and width times a factor, halves rounded up: Cityscapes' 1024.5 is 1025."""
+    """Multiply height and width by a factor. Halves are rounded up: 1024.5 for Cityscapes is 1025."""
     return [max(int(side * factor + 0.5), 1) for side in size]
 
 
 def brought_within(images: Tensor, within_px: tuple[int, int] | None) -> Tensor:
-    """Return images [B, 3, H, W] uint8 as large as the two sides allow, or as they are."""
+    """Resize images [B, 3, H, W] uint8 to fit into the two sides. None returns them unchanged."""
     factor = factor_within(images.shape[2:], within_px)
     size = scaled(images.shape[2:], factor)
     if size == list(images.shape[2:]):
@@ -86,7 +86,7 @@ def brought_within(images: Tensor, within_px: tuple[int, int] | None) -> Tensor:
 def varied_crop(
     image: Tensor, mask: Tensor, plan: Augmentation, ignore_index: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return a random crop, the first of up to ten in which no class has too large a share."""
+    """Return a random crop: the first of up to ten in which no class is too dominant."""
     assert plan.crop_px is not None
     for _ in range(10):
         crop = cropped(image, mask, plan.crop_px, ignore_index, rng)
@@ -99,7 +99,7 @@ def varied_crop(
 
 
 def distorted(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return an image [3, H, W] uint8 with other colours (Liu et al., 2016, https://arxiv.org/abs/1512.02325).
+    """Distort the colours of an image [3, H, W] uint8 (Liu et al., 2016, https://arxiv.org/abs/1512.02325).
 
     Each with probability 1/2: brightness by up to 32 of 255, saturation by 0.5 to 1.5, hue by up to a tenth of the
     circle, and, before or after these two, contrast by 0.5 to 1.5.
@@ -131,7 +131,7 @@ def distorted(image: Tensor, rng: np.random.Generator) -> Tensor:
 def cropped(
     image: Tensor, mask: Tensor, size: tuple[int, int], ignore_index: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return a random crop; what lies beyond a smaller image is black and does not count."""
+    """Return a random crop. The padding of smaller images is black and ignored."""
     bottom, right = (max(want - have, 0) for want, have in zip(size, mask.shape, strict=True))
     if bottom or right:
         image = F.pad(image, (0, right, 0, bottom))

@@ -1,4 +1,4 @@
-"""Colours of classes, in masks and over images."""
+"""Class colours for masks and overlays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ MOST_COLOURS = 256
 
 
 def palette(classes: int) -> list[int]:
-    """Return 256 colours as VOC has them: the bits of the class are dealt to red, green and blue."""
+    """Return the 256 colours of VOC: the bits of the class are distributed to red, green and blue."""
     if classes > MOST_COLOURS:
-        raise ModelError(f"There are {classes} classes, but a palette PNG holds 256; read the model's logits yourself.")
+        raise ModelError(
+            f"The model has {classes} classes, but a palette PNG supports 256; load the model and use its logits."
+        )
     colours = []
     for index in range(256):
         value, colour = index, [0, 0, 0]
@@ -27,13 +29,13 @@ def palette(classes: int) -> list[int]:
 
 
 def coloured(classes: Tensor) -> Image.Image:
-    """Return classes [H, W] as a palette image."""
+    """Convert classes [H, W] to a palette image."""
     mask = Image.fromarray(classes.numpy().astype(np.uint8))
     mask.putpalette(palette(0))
     return mask
 
 
 def over(image: Tensor, mask: Image.Image) -> Image.Image:
-    """Return an image [3, H, W] uint8 with a palette image half over it."""
+    """Blend an image [3, H, W] uint8 with a palette image."""
     plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     return Image.blend(plain, mask.convert("RGB"), 0.5)

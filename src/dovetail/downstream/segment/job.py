@@ -1,9 +1,9 @@
-"""The job behind `dovetail finetune segment`.
+"""Implements `dovetail finetune segment`.
 
-Steps, rates and heads are for the whole training set; the protocols of VOC, Cityscapes and ADE20K are in `protocols`,
-for FCNs, and on ADE20K for ViTs. Other models are trained with AdamW, 1e-4 for ViTs and 5e-4 for others, weight decay
-0.05, polynomial decay, for the steps of the set's FCN. Other sets take 40 passes over the images (500 to
-20,000 steps) in crops of 256 px.
+The protocols of VOC, Cityscapes and ADE20K for FCNs, and of ADE20K for ViTs, are in `protocols`. Other models are
+trained with AdamW (learning rate 1e-4 for ViTs and 5e-4 for others, weight decay 0.05, polynomial decay) for as many
+steps as the dataset's FCN. On other datasets, training takes 40 epochs (500 to 20,000 steps) with crops of 256 px. All
+values are for the whole training set.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
 
-MEMORY_BYTES = 2**30  # sets that take no more are read once
+MEMORY_BYTES = 2**30  # datasets up to this size are kept in memory
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
 
 
 @dataclass(frozen=True)
 class Plan(FinetunePlan):
-    """Everything about a fine-tuning but its trial.
+    """A fine-tuning for segmentation.
 
     Attributes:
-        source: Where the model comes from.
-        data: The labelled set.
-        decoder: Of an encoder without one.
-        fcn: How an FCN is built.
-        output_stride: Of an FCN's ResNet.
-        options: Of fine-tuning; `steps` are those of the whole set.
-        fixed_steps: Whether `steps` were given, so that they hold for every fraction.
-        fixed_warmup: Whether steps of warm-up were given; else they are a quarter of the steps at most.
-        window: Of sliding inference; None looks at whole images.
-        where: Device, number format, threads.
-        train, val: The parts of the set, which may be kept in memory.
+        source: Source of the model.
+        data: Labelled dataset.
+        decoder: Decoder for an encoder without one.
+        fcn: Specification of an FCN.
+        output_stride: Output stride of an FCN's ResNet.
+        options: Fine-tuning options. `steps` is for the whole dataset.
+        fixed_steps: Whether `steps` was specified, and so applies to every fraction.
+        fixed_warmup: Whether warm-up steps were specified. Otherwise they are at most a quarter of the steps.
+        window: Window of sliding inference, or None for whole images.
+        where: Device, precision and number of threads.
+        train, val: Training and validation images, which may be in memory.
     """
 
     source: Source
@@ -85,7 +85,7 @@ class Plan(FinetunePlan):
         )
 
     def options_for(self, trial: Trial) -> SegmentOptions:
-        """Return the options of a trial: its seed, and its images' share of the steps for all, at least 500."""
+        """Return the options of a trial. Its steps are scaled by its fraction of the images (at least 500 steps)."""
         steps, warmup = self.options.steps, self.options.warmup_steps
         if not self.fixed_steps:
             steps = max(round(steps * len(trial.indices) / len(self.data.train)), MIN_STEPS)
@@ -160,7 +160,7 @@ class Plan(FinetunePlan):
 
 
 def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
-    """Fine-tune and measure."""
+    """Fine-tune and evaluate."""
     data = open_segmentation(
         asked.data, classes=asked.classes, ignore_index=asked.ignore_index, label_map=list(asked.label_map)
     )
@@ -168,14 +168,14 @@ def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     with torch.device("meta"):
         starts = chosen_starts(asked.start, plan.source, target=plan.model()[1])
     plan = replace(plan, train=in_memory(data.train), val=in_memory(data.val))
-    check_told_apart(data.train, plan.train, "learn from", least=2)
-    check_told_apart(data.val, plan.val, "measure on", least=1)
+    check_told_apart(data.train, plan.train, "training", least=2)
+    check_told_apart(data.val, plan.val, "evaluation", least=1)
     meaning = [data.label_map] if data.label_map is not None else []  # a table's content, too
     return run_plan("finetune segment", asked, plan, starts, notes=[data.note] * bool(data.note), marks=meaning)
 
 
 def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
-    """Return a small set read once, a large one as it is."""
+    """Read a small dataset into memory. Large datasets are returned unchanged."""
     first = data[0]
     size = first.image.nbytes + first.mask.nbytes
     if size * len(data) > MEMORY_BYTES:
@@ -189,10 +189,12 @@ def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
 
 
 def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
-    """Return the plan, with everything on "auto" filled in by the protocol of the set or the rules of the module."""
+    """Return the plan with all "auto" values resolved by the protocol of the dataset or the defaults of this module."""
     source = source_of(asked.run, asked.model)
     if source.in_channels != 3:
-        raise ModelError(f"The model takes {source.in_channels} channels; labelled sets are read as 3 (RGB).")
+        raise ModelError(
+            f"The model expects {source.in_channels} channels, but labelled images have 3 (RGB); use another run."
+        )
     where = machine(asked.accelerator, asked.precision, asked.workers)
     protocol = PROTOCOLS.get(data.format, Protocol())
     head, tokens = kind_of(source, asked.decoder)
@@ -201,9 +203,9 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     if stride == "auto":
         stride = protocol.output_stride if own_fcn and can_dilate(source, asked.decoder) else 32
     elif stride != 32 and not own_fcn:
-        raise OptionsError(f"{source.constructor} keeps its own stride; leave --output-stride out.")
+        raise OptionsError(f"{source.constructor} does not support --output-stride; omit it.")
     if weight not in ("auto", 0) and not own_fcn:
-        raise OptionsError(f"{source.constructor} has no auxiliary head; leave --auxiliary-weight out.")
+        raise OptionsError(f"{source.constructor} has no auxiliary head; omit --auxiliary-weight.")
     crop = asked.crop_size or protocol.crop or OTHER_CROP
     training = protocol.training.get(head) or training_of(asked, data, protocol, tokens=tokens)
     options = options_of(asked, data, source, protocol, training, crop=crop)
@@ -225,7 +227,7 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
 
 
 def training_of(asked: FinetuneSegmentOptions, data: SegmentationData, protocol: Protocol, *, tokens: bool) -> Training:
-    """Return how a model without a protocol of its own is trained, by the rules of the module."""
+    """Return the default training of a model without a protocol (see the module's docstring)."""
     passes = EPOCHS * len(data.train) // asked.batch_size
     steps = protocol.steps or min(max(passes, MIN_STEPS), MAX_STEPS)
     return Training(steps, 1e-4 if tokens else 5e-4, 0.05, optimiser="adamw", decay_vectors=False)
@@ -240,7 +242,7 @@ def options_of(
     *,
     crop: int,
 ) -> SegmentOptions:
-    """Return how the model is fine-tuned: what was asked for, else as `training` says."""
+    """Return the fine-tuning options: specified values override those of `training`."""
 
     def chosen(name: str, otherwise: Any) -> Any:
         value = getattr(asked, name)
@@ -278,13 +280,13 @@ def options_of(
 
 
 def three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """Return three numbers as such."""
+    """Return a tuple of three numbers."""
     red, green, blue = values
     return red, green, blue
 
 
 def kind_of(source: Source, decoder: str) -> tuple[HeadName, bool]:
-    """Return the kind of head that the model has, and whether its encoder is a ViT."""
+    """Return the kind of the model's head, and whether its encoder is a ViT."""
     with torch.device("meta"):
         model, _ = build_segmenter(source, classes=2, decoder=decoder)  # type: ignore[arg-type]
     body = model.body if isinstance(model, Segmenter) else model
@@ -296,7 +298,7 @@ def kind_of(source: Source, decoder: str) -> tuple[HeadName, bool]:
 
 
 def can_dilate(source: Source, decoder: str) -> bool:
-    """Whether an FCN's encoder has a ResNet's stages; torchvision's own is dilated already."""
+    """Return whether an FCN's encoder has ResNet stages that can be dilated. torchvision's FCN is dilated already."""
     try:
         with torch.device("meta"):
             build_segmenter(source, classes=2, decoder=decoder, output_stride=16)  # type: ignore[arg-type]
@@ -306,7 +308,7 @@ def can_dilate(source: Source, decoder: str) -> bool:
 
 
 def window_of(inference: str, published: Window | None, crop: int) -> Window | None:
-    """Return the window of sliding inference; None for whole images."""
+    """Return the window of sliding inference, or None for whole images."""
     if inference == "whole":
         return None
     if inference == "slide":

@@ -1,8 +1,8 @@
-"""Fine-tuning for semantic segmentation, and its evaluation: any module that gives [B, K, h, w] logits.
+"""Fine-tuning and evaluation for semantic segmentation, for any module that returns logits [B, K, h, w].
 
-Polynomial decay `lr (1 - step / steps)^0.9` and random scale, crop and flip, as the field's protocols have them; the
-size of each, and one learning rate for each part of the model, are options. What step k sees is a pure function of
-(seed, k): nothing is drawn from global random state but what the model itself draws (dropout).
+Training uses polynomial decay `lr (1 - step / steps)^0.9` and random scale, crop and flip, as is common. Their
+parameters, and a learning rate for each part of the model, are options. The batch of step k is a pure function of
+(seed, k). Only the model itself (dropout) uses the global random state.
 
 Shapes: B images, C channels, K classes, H x W pixels, h x w cells of the logits.
 """
@@ -32,7 +32,7 @@ from dovetail.errors import DataError, ModelError, OptionsError
 
 
 class WithAuxiliary(NamedTuple):
-    """What a model with a second head answers in training: logits [B, K, h, w] of both."""
+    """Output of a model with an auxiliary head in training: logits [B, K, h, w] of both heads."""
 
     logits: Tensor
     auxiliary: Tensor
@@ -50,20 +50,20 @@ def finetune_segmentation(
     """Fine-tune `model` in place on `train` and return the loss of every step.
 
     Args:
-        model: [B, 3, H, W] -> [B, K, h, w] logits, which are resized to the mask where they are smaller; in training
-            `WithAuxiliary` where it has a second head.
+        model: Module [B, 3, H, W] -> logits [B, K, h, w], which are resized to the mask. With an auxiliary head, it
+            returns `WithAuxiliary` in training.
         train: Images with masks.
         options: See `SegmentOptions`.
-        device: Where to compute.
+        device: Device to train on.
         on_step: See `OnStep`.
-        threads: Threads that prepare batches ahead of their use; the result does not depend on them.
+        threads: Number of threads that prefetch batches. The result does not depend on it.
 
     Raises:
-        DovetailError: For an empty set, labels beyond K, a model with another number of classes, a part's learning
-            rate whose prefixes match no parameter, and where the loss stops being a number.
+        DovetailError: The training set is empty, a label is invalid, the model has another number of classes, the
+            prefixes of a part match no parameter, or the loss becomes NaN or infinite.
     """
     if len(train) == 0:
-        raise DataError("The training set is empty; give at least one image with its mask.")
+        raise DataError("The training set is empty; add at least one image with its mask.")
     here = machine_of(options, device, threads)
     here.place(model)
     optimiser = build_optimiser(model, options)
@@ -75,7 +75,7 @@ def finetune_segmentation(
 
     def step_loss(batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         images, masks = batch
-        with here.autocast(), one_value_told(options):
+        with here.autocast(), single_value_error(options):
             answer = model(normalised(images.to(device), options))
         return loss_of(answer, masks.to(device), options)
 
@@ -84,15 +84,16 @@ def finetune_segmentation(
 
 
 def loss_of(answer: Tensor | WithAuxiliary, masks: Tensor, options: SegmentOptions) -> Tensor:
-    """Return the cross entropy of a model's answer against masks [B, H, W], an auxiliary head's added by its weight; 0,
-    with zero gradients, where no pixel counts.
+    """Return the cross entropy of a model's output against masks [B, H, W], plus that of a weighted auxiliary head.
+
+    The loss is 0 with zero gradients if all pixels are ignored.
     """
     if isinstance(answer, WithAuxiliary):
         plain, beside = (loss_of(logits, masks, options) for logits in answer)
         return plain + options.auxiliary_weight * beside
     check_classes(answer, options.classes)
     logits = resized(answer.float(), masks.shape[1:], align_corners=options.align_corners)
-    if not bool((masks != options.ignore_index).any()):  # the mean over no pixel is not a number
+    if not bool((masks != options.ignore_index).any()):  # the mean over no pixels is NaN
         return logits.sum() * 0
     return F.cross_entropy(logits, masks, ignore_index=options.ignore_index)
 
@@ -108,16 +109,16 @@ def confusion_matrix(
     threads: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> ConfusionMatrix:
-    """Return what `model` takes each pixel of `data` for, at the size of the masks.
+    """Return the confusion matrix of `model` on `data`, at the size of the masks.
 
     Args:
-        model: [B, 3, H, W] -> [B, K, h, w] logits.
+        model: Module [B, 3, H, W] -> logits [B, K, h, w].
         data: Images with masks.
-        options: As in fine-tuning; what concerns training is not used, but `batch_size` is.
-        window: Sliding inference; None looks at whole images.
-        device: Where to compute.
-        threads: Threads that read images ahead of their use.
-        on_batch: Called after every batch with the number of its images.
+        options: As in fine-tuning. Options for training are not used, except `batch_size`.
+        window: Window of sliding inference, or None for whole images.
+        device: Device to use.
+        threads: Number of threads that prefetch images.
+        on_batch: Called after every batch with its number of images.
     """
     machine_of(options, device).place(model).eval()
     matrix = ConfusionMatrix(options.classes, ignore_index=options.ignore_index)
@@ -140,7 +141,7 @@ def predict(
     window: Window | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return the classes [B, H, W] of uint8 `images` [B, 3, H, W]; the model must be in evaluation mode."""
+    """Return the classes [B, H, W] of uint8 `images` [B, 3, H, W]. The model must be in evaluation mode."""
     size, corners = images.shape[2:], options.align_corners
     pixels = normalised(brought_within(images, options.augmentation.within_px).to(device), options)
     with autocast(options, device):
@@ -154,7 +155,7 @@ def predict(
 
 
 def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_corners: bool = False) -> Tensor:
-    """Return [B, K, H, W]: logits averaged over windows; the last ones are moved inwards to end at the border."""
+    """Return logits [B, K, H, W] averaged over windows. The last windows are moved inwards to end at the border."""
     height, width = pixels.shape[2:]
     size = (min(window.size_px, height), min(window.size_px, width))
     total: Tensor | None = None
@@ -172,14 +173,14 @@ def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_co
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:
-    """Return where windows begin along a side so that all of it is covered."""
+    """Return the starts of windows along a side so that all of it is covered."""
     return [min(start, length - size) for start in range(0, max(length - size + stride, 1), stride)]
 
 
 def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tuple[Tensor, Tensor]:
     """Return the augmented images [B, 3, H, W] uint8 and masks [B, H, W] of a step, a pure function of (seed, step).
 
-    The set is gone through in a new order in every round; a small set is used several times in one batch.
+    Every epoch has another order. A small dataset may be used several times in a batch.
     """
     items = []
     for place in options.places(step):
@@ -190,14 +191,14 @@ def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tup
     wrong = masks[(masks != options.ignore_index) & ((masks < 0) | (masks >= options.classes))]
     if wrong.numel():
         raise DataError(
-            f"A mask holds label {int(wrong.max())}, but there are {options.classes} classes "
-            f"(0 to {options.classes - 1}); give the right number of classes."
+            f"A mask contains label {int(wrong.max())}, but there are {options.classes} classes "
+            f"(0 to {options.classes - 1}); correct the number of classes."
         )
     return images, masks
 
 
 def batches_of_one_size(data: LabelledSet, batch_size: int, *, threads: int = 0) -> Iterator[list[Labelled]]:
-    """Yield the items in order, in batches whose images have one size; few are in memory at once."""
+    """Yield the items in order, in batches of images of the same size. Only few items are in memory at once."""
     batch: list[Labelled] = []
     for item in ahead(data.__getitem__, range(len(data)), threads=threads):
         if batch and (len(batch) == batch_size or batch[0].mask.shape != item.mask.shape):
@@ -209,47 +210,47 @@ def batches_of_one_size(data: LabelledSet, batch_size: int, *, threads: int = 0)
 
 
 def normalised(images: Tensor, options: SegmentOptions) -> Tensor:
-    """Return uint8 [B, 3, H, W] as float32, each channel by its mean and deviation, channels last in memory."""
+    """Convert uint8 [B, 3, H, W] to normalised float32 with channels-last memory format."""
     return by_channel(images, options.mean, options.std).contiguous(memory_format=torch.channels_last)
 
 
 def resized(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """Return logits [B, K, h, w] at `size` (height, width)."""
+    """Resize logits [B, K, h, w] to `size` (height, width)."""
     if tuple(logits.shape[2:]) == tuple(size):
         return logits
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def check_classes(logits: Tensor, classes: int) -> None:
-    """Raise `ModelError` for a model with another number of classes."""
+    """Raise `ModelError` if the model has another number of classes."""
     if logits.shape[1] != classes:
         raise ModelError(
-            f"The model gives {logits.shape[1]} classes, but the data has {classes}; build the model with "
+            f"The model has {logits.shape[1]} classes, but the data has {classes}; build the model with "
             f"classes={classes}."
         )
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the model's BatchNorm modules that keep running statistics."""
+    """Return the BatchNorm modules of the model that have running statistics."""
     modules = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     return [module for module in modules if module.track_running_stats]
 
 
 @contextmanager
-def one_value_told(options: SegmentOptions) -> Iterator[None]:
-    """Turn torch's refusal to normalise over a single value, as after global pooling of one image, into a sentence."""
+def single_value_error(options: SegmentOptions) -> Iterator[None]:
+    """Convert torch's error about BatchNorm over a single value (global pooling of one image) to a `DovetailError`."""
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise OptionsError(
-            f"A BatchNorm of the model sees a single value with --batch-size {options.batch_size}; give 2 or more."
+            f"A BatchNorm layer gets a single value with --batch-size {options.batch_size}; use 2 or more."
         ) from error
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Put BatchNorm into evaluation mode: it normalises by its running statistics and keeps them."""
+    """Put BatchNorm into evaluation mode, so it uses its running statistics and does not update them."""
     for module in batch_norms(model):
         module.eval()
 
@@ -258,27 +259,27 @@ def freeze_batch_norm(model: nn.Module) -> None:
 def reestimate_batch_norm(
     model: nn.Module, data: LabelledSet, options: SegmentOptions, *, device: torch.device | str = "cpu", steps: int = 8
 ) -> None:
-    """Replace BatchNorm's running statistics by their plain mean over `steps` training batches."""
+    """Recompute BatchNorm's running statistics as the mean over `steps` training batches."""
     norms = batch_norms(model)
     momenta = [module.momentum for module in norms]
     for module in norms:
         module.reset_running_stats()
-        module.momentum = None  # a plain mean over batches
+        module.momentum = None  # cumulative mean over batches
     model.train()
     for step in range(steps):
         images, _ = training_batch(data, options, step)
-        with autocast(options, device), one_value_told(options):
+        with autocast(options, device), single_value_error(options):
             model(normalised(images.to(device), options))
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
 
 
 def machine_of(options: SegmentOptions, device: torch.device | str, threads: int = 0) -> Machine:
-    """Return where to compute, the number format on "auto" resolved."""
+    """Return the device and precision, with "auto" resolved."""
     kind: Any = torch.device(device).type
     return replace(machine(kind, options.precision, threads), device=str(device))
 
 
 def autocast(options: SegmentOptions, device: torch.device | str) -> AbstractContextManager[None]:
-    """Return the context of the chosen precision."""
+    """Return the autocast context of the precision."""
     return machine_of(options, device).autocast()

@@ -1,7 +1,7 @@
-"""Scores of semantic segmentation, counted exactly from one confusion matrix over all pixels of all images.
+"""Scores of semantic segmentation, computed from a confusion matrix over all pixels of all images.
 
-    IoU_c = TP_c / (TP_c + FP_c + FN_c)    mIoU = mean over the classes that occur in truth or prediction
-    aAcc  = sum_c TP_c / pixels            mAcc = mean over the classes that occur in truth of TP_c / (TP_c + FN_c)
+    IoU_c = TP_c / (TP_c + FP_c + FN_c)    mIoU = mean over the classes in the ground truth or the prediction
+    aAcc  = sum_c TP_c / pixels            mAcc = mean over the classes in the ground truth of TP_c / (TP_c + FN_c)
 
 Shapes: K classes, H x W pixels.
 """
@@ -21,14 +21,14 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """Shares in [0, 1].
+    """Scores in [0, 1].
 
     Attributes:
-        miou: Mean intersection over union of the classes that occur in truth or prediction.
-        accuracy: Share of all labelled pixels that are right (aAcc).
-        mean_accuracy: Mean over the classes that occur in truth of the share of their pixels that are right (mAcc).
-        iou: Intersection over union of each class; NaN for one that occurs in neither.
-        pixels: Labelled pixels counted.
+        miou: Mean intersection over union of the classes in the ground truth or the prediction.
+        accuracy: Fraction of correct labelled pixels (aAcc).
+        mean_accuracy: Fraction of correct pixels per class, averaged over the classes in the ground truth (mAcc).
+        iou: Intersection over union of each class, NaN for classes that do not occur.
+        pixels: Number of labelled pixels.
     """
 
     miou: float
@@ -39,25 +39,26 @@ class SegmentationScores:
 
 
 class ConfusionMatrix:
-    """Counts of pixels [K, K], rows truth, columns prediction; int64, so that no count is rounded."""
+    """Pixel counts [K, K] int64, with ground truth in rows and predictions in columns."""
 
     def __init__(self, classes: int, *, ignore_index: int = IGNORE_INDEX) -> None:
         self.classes = classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
-        self.added: list[Tensor] = []  # [3, K]: right, in truth, predicted
+        self.added: list[Tensor] = []  # [3, K]: correct, true and predicted pixels
 
     def add(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count labels of `prediction` against `truth`, both integer tensors of one shape; an image at a time, so that
-        `intervals` can draw images.
+        """Add the labels of `prediction` and `truth`, integer tensors of the same shape.
+
+        Add one image at a time, so that `intervals` can resample images.
 
         Raises:
-            DataError: For a label outside 0 .. K - 1 that is not the ignored one.
+            DataError: A label is outside 0 .. K - 1 and is not the ignored label.
         """
         if prediction.shape != truth.shape:
             raise DataError(
-                f"Predictions of shape {tuple(prediction.shape)} do not fit truth of shape {tuple(truth.shape)}; "
-                "resize the logits to the mask's size."
+                f"Predictions of shape {tuple(prediction.shape)} do not match masks of shape {tuple(truth.shape)}; "
+                "resize the logits to the size of the mask."
             )
         kept = truth != self.ignore_index
         rows, columns = truth[kept].long(), prediction[kept].long()
@@ -65,8 +66,8 @@ class ConfusionMatrix:
             if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= self.classes):
                 wrong = int(labels.max()) if int(labels.max()) >= self.classes else int(labels.min())
                 raise DataError(
-                    f"The {name} holds label {wrong}, but there are {self.classes} classes (0 to {self.classes - 1}); "
-                    "give the right number of classes or ignore index."
+                    f"The {name} contains label {wrong}, but there are {self.classes} classes (0 to "
+                    f"{self.classes - 1}); correct the number of classes or the ignore index."
                 )
         pairs = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
         found = pairs.view(self.classes, self.classes).cpu()
@@ -74,26 +75,25 @@ class ConfusionMatrix:
         self.added.append(torch.stack([found.diagonal(), found.sum(1), found.sum(0)]))
 
     def scores(self) -> SegmentationScores:
-        """Return the scores of everything counted so far.
+        """Return the scores of all pixels added so far.
 
         Raises:
-            DataError: When nothing was counted.
+            DataError: There are no labelled pixels.
         """
         pixels = int(self.counts.sum())
         if pixels == 0:
-            raise DataError("No labelled pixel was counted; check the masks and the ignore index.")
+            raise DataError("There are no labelled pixels; check the masks and the ignore index.")
         sums = torch.stack([self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)]).double()
         miou, accuracy, mean_accuracy = scores_of(sums).tolist()
-        iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class occurs nowhere
+        iou = sums[0] / (sums[1] + sums[2] - sums[0])  # 0 / 0 is NaN: the class does not occur
         return SegmentationScores(miou, accuracy, mean_accuracy, tuple(iou.tolist()), pixels)
 
     def moves(self) -> tuple[float, ...]:
-        """Return how far each image that was added moves mIoU; see `moves_of`."""
+        """Return the influence of each added image on mIoU (see `moves_of`)."""
         return tuple(moves_of(torch.stack(self.added)).tolist())
 
     def intervals(self, *, seed: int = 0, draws: int = 1000) -> list[tuple[float, float] | None]:
-        """Return the 95 % percentile intervals of mIoU, aAcc and mAcc under another draw of what was added; None for
-        fewer than three."""
+        """Return the 95 % bootstrap intervals of mIoU, aAcc and mAcc over images, None for fewer than three images."""
         if len(self.added) < 3:
             return [None] * 3
         counts = torch.stack(self.added).double()  # [N, 3, K]
@@ -106,14 +106,14 @@ class ConfusionMatrix:
 
 
 def moves_of(counts: Tensor) -> Tensor:
-    """Return how far each image moves mIoU, to first order, [N] of [N, 3, K]: right, in truth, predicted.
+    """Return the influence of each image on mIoU to first order, [N], from counts [N, 3, K] (correct, true, predicted).
 
     With the union U and the IoU of a class c over all images,
 
         move_i = mean over c of (right_ic - IoU_c union_ic) / U_c
 
-    They sum to 0, and sqrt(N / (N - 1) sum_i move_i^2) is the standard error of mIoU over other draws of images
-    (the delta method for a mean of ratios).
+    They sum to 0, and sqrt(N / (N - 1) sum_i move_i^2) is the standard error of mIoU over test images (by the delta
+    method for a mean of ratios).
     """
     right, truth, predicted = counts.double().unbind(1)  # [N, K] each
     union = truth + predicted - right
@@ -124,7 +124,7 @@ def moves_of(counts: Tensor) -> Tensor:
 
 
 def scores_of(sums: Tensor) -> Tensor:
-    """Return mIoU, aAcc and mAcc [..., 3] of [..., 3, K]: pixels that are right, in truth, and predicted."""
+    """Return mIoU, aAcc and mAcc [..., 3] from counts [..., 3, K] of correct, true and predicted pixels."""
     right, truth, predicted = sums.unbind(-2)
     iou, recall = right / (truth + predicted - right), right / truth  # 0 / 0 is NaN: the class does not occur
     return torch.stack([iou.nanmean(-1), right.sum(-1) / truth.sum(-1), recall.nanmean(-1)], dim=-1)

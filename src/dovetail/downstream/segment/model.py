@@ -1,13 +1,14 @@
-"""Models for semantic segmentation on what was pre-trained: [B, C, H, W] -> logits [B, K, h, w].
+"""Models for semantic segmentation with a pre-trained body: [B, C, H, W] -> logits [B, K, h, w].
 
-* A model of segmentation_models_pytorch, and torchvision's FCN and DeepLabV3, with K classes.
+* Models of segmentation_models_pytorch, and torchvision's FCN and DeepLabV3, with K classes.
 * FCN on a CNN: two convolutions on the deepest map and a classifier (Long et al., 2015,
-  https://arxiv.org/abs/1411.4038); the stride of the deepest map is an option for ResNets, by dilation. So
-  are mmsegmentation's convolution over decoder and encoder together, and its auxiliary head on the map before.
-* Semantic FPN on a feature pyramid, of a CNN or a ViT: every level is convolved and upsampled to stride 4, and all are
-  summed (Kirillov et al., 2019, https://arxiv.org/abs/1901.02446).
-* UPerNet on a ViT: pooled context and fused levels (Xiao et al., 2018, https://arxiv.org/abs/1807.10221), with the
-  decoder of segmentation_models_pytorch, as wide as the ViT, on four blocks brought to strides 4 to 32, as in iBOT.
+  https://arxiv.org/abs/1411.4038). Options are the output stride of ResNets (by dilation), mmsegmentation's convolution
+  over decoder and encoder, and its auxiliary head on the previous map.
+* Semantic FPN on the feature pyramid of a CNN or a ViT: every level is convolved and upsampled to stride 4, and all
+  levels are summed (Kirillov et al., 2019, https://arxiv.org/abs/1901.02446).
+* UPerNet on a ViT: pooled context and fused levels (Xiao et al., 2018, https://arxiv.org/abs/1807.10221). It uses the
+  decoder of segmentation_models_pytorch with the width of the ViT, on four blocks that are resampled to strides 4 to 32
+  as in iBOT.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from dovetail.networks.vit_fpn import ViTFPN, rescale, vit_fpn
 
 DecoderName = Literal["auto", "fcn", "fpn", "upernet"]
 HeadName = Literal["fcn", "vit-fpn", "upernet", "other"]
-DROPOUT = 0.1  # of whole channels before every classifier, as in mmsegmentation
+DROPOUT = 0.1  # channel dropout before every classifier, as in mmsegmentation
 PARTS = {
     "encoder": ("body.encoder.", "model.backbone."),
     "decoder": ("body.decoder.",),
@@ -56,14 +57,14 @@ PARTS = {
 
 @dataclass(frozen=True)
 class FCNSpec:
-    """How an FCN is built beyond what was pre-trained.
+    """Specification of an FCN.
 
     Attributes:
-        channels: Of the decoder's convolutions, where the run has none.
-        dilation: Of these.
-        concat: Whether a third convolution reads the decoder's map and the encoder's side by side.
-        dropout: Of whole channels, before the classifier.
-        auxiliary: Whether a second head, of one convolution, learns on the encoder's map before the deepest.
+        channels: Channels of the decoder's convolutions if the run has no decoder.
+        dilation: Dilation of these convolutions.
+        concat: Whether to add a convolution over the concatenated maps of decoder and encoder.
+        dropout: Channel dropout before the classifier.
+        auxiliary: Whether to add an auxiliary head with one convolution on the encoder's second deepest map.
     """
 
     channels: int = 256
@@ -74,7 +75,7 @@ class FCNSpec:
 
 
 class SemanticFPNHead(nn.Module):
-    """Levels "0" .. "3" of a pyramid, strides 4 to 32 -> logits at stride 4."""
+    """Semantic FPN head: levels "0" .. "3" of a pyramid with strides 4 to 32 -> logits at stride 4."""
 
     def __init__(self, channels: int, classes: int, *, width: int = 128) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class SemanticFPNHead(nn.Module):
 
 
 def upsampling(channels: int, width: int, steps: int) -> nn.Sequential:
-    """Return `steps` times convolution, GroupNorm, ReLU and doubling; one of the first three for no step."""
+    """Return `steps` blocks of convolution, GroupNorm, ReLU and upsampling, or one without upsampling for 0 steps."""
     layers = nn.Sequential()
     for step in range(max(steps, 1)):
         convolution = nn.Conv2d(channels if step == 0 else width, width, 3, padding=1, bias=False)
@@ -106,7 +107,7 @@ def upsampling(channels: int, width: int, steps: int) -> nn.Sequential:
 
 
 class ViTMaps(nn.Module):
-    """A timm ViT -> four maps of its width at strides 4, 8, 16 and 32, from the blocks of `upernet_blocks`."""
+    """Converts the blocks `upernet_blocks` of a timm ViT to four maps of its width at strides 4, 8, 16 and 32."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -127,12 +128,12 @@ class ViTMaps(nn.Module):
 
 
 def upernet_blocks(depth: int) -> list[int]:
-    """Return the indices of the blocks a third, a half, two thirds of the way, and the last: 3, 5, 7, 11 of 12."""
+    """Return the indices of the blocks at a third, a half, two thirds, and the last one: 3, 5, 7, 11 of 12."""
     return [max(round(depth * share) - 1, 0) for share in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
 class UPerNetHead(nn.Module):
-    """Four maps [B, C, H/s, W/s] at strides s of 4 to 32 -> logits at stride 4; the decoder has C channels too."""
+    """UPerNet head: four maps [B, C, H/s, W/s] with strides s of 4 to 32 -> logits at stride 4."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -142,17 +143,17 @@ class UPerNetHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return [B, K, H/4, W/4]."""
         finest = maps[0]
-        logits: Tensor = self.classifier(self.decoder([finest, finest, *maps]))  # the first two are not looked at
+        logits: Tensor = self.classifier(self.decoder([finest, finest, *maps]))  # the first two are not used
         return logits
 
 
 class Segmenter(nn.Module):
-    """A body that was pre-trained, and a new head on it.
+    """A pre-trained body with a new head.
 
     Attributes:
-        body: What weights are loaded into.
-        head: Body's answer -> logits.
-        multiple: Height and width of the pixels are padded to a multiple of this; logits are cut back.
+        body: Pre-trained module, which weights are loaded into.
+        head: Converts the output of the body to logits.
+        multiple: Height and width of the input are padded to a multiple of this, and logits are cropped.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, *, multiple: int = 1) -> None:
@@ -162,8 +163,7 @@ class Segmenter(nn.Module):
         self.multiple = multiple
 
     def forward(self, pixels: Tensor) -> Tensor | WithAuxiliary:
-        """Return logits [B, K, h, w] of normalised pixels, in training with those of a second head where there is
-        one."""
+        """Return logits [B, K, h, w] of normalised pixels. In training, includes those of an auxiliary head."""
         height, width = pixels.shape[-2:]
         down, right = -height % self.multiple, -width % self.multiple
         if not (down or right):
@@ -177,17 +177,17 @@ class Segmenter(nn.Module):
         return WithAuxiliary(*map(cut, found)) if isinstance(found, WithAuxiliary) else cut(found)
 
     def answer(self, pixels: Tensor) -> Tensor | WithAuxiliary:
-        """Return the logits of pixels whose sides are multiples already."""
+        """Return the logits of padded pixels."""
         logits: Tensor = self.head(self.body(pixels))
         return logits
 
 
 class FCNSegmenter(Segmenter):
-    """A pre-trained encoder and FCN decoder, and what classifies their maps.
+    """A pre-trained encoder and FCN decoder with a classifier.
 
     Attributes:
-        joined: The convolution over both maps; None without it.
-        auxiliary: The second head; None without it.
+        joined: Convolution over the maps of encoder and decoder, or None.
+        auxiliary: Auxiliary head, or None.
     """
 
     body: EncoderFCN
@@ -202,7 +202,7 @@ class FCNSegmenter(Segmenter):
             self.auxiliary = nn.Sequential(before, *classifier(AUXILIARY_CHANNELS, classes, spec.dropout))
 
     def answer(self, pixels: Tensor) -> Tensor | WithAuxiliary:
-        """Return the logits of pixels whose sides are multiples already, of both heads as `forward` says."""
+        """Return the logits of padded pixels, in training of both heads."""
         learns = self.training and self.auxiliary is not None
         maps = intermediates(self.body.encoder, pixels, self.body.indices[-2:] if learns else self.body.indices[-1:])
         decoded = self.body.decoder(maps[-1])
@@ -216,12 +216,12 @@ AUXILIARY_CHANNELS = 256
 
 
 def classifier(channels: int, classes: int, dropout: float) -> nn.Sequential:
-    """Return dropout of whole channels and a 1x1 convolution."""
+    """Return a classifier of channel dropout and a 1x1 convolution."""
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
 
 
 class Unpacked(nn.Module):
-    """torchvision's segmentation model, whose answer is a dictionary."""
+    """Wraps a torchvision segmentation model, whose output is a dictionary."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -241,25 +241,25 @@ def build_segmenter(
     output_stride: int = 32,
     fcn: FCNSpec | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """Return the model with random weights, and the module in it that pre-trained weights go into.
+    """Return a segmentation model with random weights, and its submodule for pre-trained weights.
 
     Args:
-        source: What was pre-trained.
-        classes: K.
-        decoder: Of an encoder without one: "fcn" (CNN), "fpn" (Semantic FPN), "upernet" (ViT); "auto" takes FCN on a
-            CNN and Semantic FPN on a ViT.
-        output_stride: Stride of the deepest map of a ResNet under an FCN: 32, 16 or 8.
-        fcn: How an FCN is built; no other model looks at it.
+        source: Source of the pre-trained model.
+        classes: Number of classes K.
+        decoder: Decoder for an encoder without one: "fcn" (CNN), "fpn" (Semantic FPN) or "upernet" (ViT). "auto" is
+            FCN for a CNN and Semantic FPN for a ViT.
+        output_stride: Output stride of a ResNet with an FCN: 32, 16 or 8.
+        fcn: Specification of an FCN. Other models do not use it.
 
     Raises:
-        DovetailError: For models that cannot be segmenters, and decoders that do not fit.
+        DovetailError: The model does not support segmentation, or the decoder does not fit.
     """
     call = Construction.parse(source.constructor)
     if call is None:
-        raise ModelError(f"{source.constructor} cannot be built from its name; load its weights with load_into.")
+        raise ModelError(f"{source.constructor} cannot be built by name; load its weights with load_into.")
     library = call.path.partition(".")[0]
     if library != "timm" and decoder != "auto" and not call.path.startswith("dovetail."):
-        raise OptionsError(f"{source.constructor} has its own decoder; leave --decoder out, or name another --model.")
+        raise OptionsError(f"{source.constructor} has its own decoder; omit --decoder, or specify another --model.")
     if library == "smp":
         model = construct(str(Construction(call.path, {**call.kwargs, "classes": classes}, call.args)))
         return padded(model), model
@@ -268,7 +268,7 @@ def build_segmenter(
         return Unpacked(inner), inner
     if library == "torchvision":
         raise ModelError(
-            f"{source.constructor} is a detector; name a segmentation model with --model, such as timm/resnet50+fpn."
+            f"{source.constructor} is a detector; specify a segmentation model with --model, such as timm/resnet50+fpn."
         )
     spec = fcn or FCNSpec()
     body = body_of(call, source, decoder, spec)
@@ -278,13 +278,13 @@ def build_segmenter(
 
 
 def padded(model: nn.Module) -> nn.Module:
-    """Return a model of segmentation_models_pytorch for images of any size."""
+    """Wrap a model of segmentation_models_pytorch to support images of any size."""
     inner: Any = model
     return Segmenter(model, nn.Identity(), multiple=max(int(inner.encoder.output_stride), 32))
 
 
 def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSpec) -> nn.Module:
-    """Return encoder and decoder without a head, randomly initialised."""
+    """Return encoder and decoder without a head, with random weights."""
     name, own = encoder_of(call)
     tokens, channels = is_vit(name), source.in_channels
     if call.path.startswith("dovetail.networks.") and decoder == "auto":
@@ -301,45 +301,45 @@ def body_of(call: Construction, source: Source, decoder: DecoderName, fcn: FCNSp
         sizes = {"channels": fcn.channels, "dilation": fcn.dilation}
         return encoder_fcn(name, in_channels=channels, encoder_options=own, **sizes)
     fits = "fpn or upernet" if tokens else "fcn or fpn"
-    raise ModelError(f"The decoder {chosen} does not go on {name}; choose {fits}.")
+    raise ModelError(f"The decoder {chosen} does not support {name}; use {fits}.")
 
 
 def on_body(body: nn.Module, classes: int, fcn: FCNSpec, *, name: str) -> tuple[nn.Module, nn.Module]:
-    """Return a segmenter on a body with timm's encoder `name`, and the module that pre-trained weights go into."""
+    """Return a segmenter on a body with the timm encoder `name`, and its submodule for pre-trained weights."""
     if isinstance(body, ViTMaps):
         return Segmenter(body, UPerNetHead(body.width, classes), multiple=32), body.encoder
     if isinstance(body, EncoderFCN):
-        multiple = 32 if size_options(name) else 1  # a Swin's patches must tile the image; CNNs take any
+        multiple = 32 if size_options(name) else 1  # the patches of a Swin must tile the image; CNNs need no padding
         return FCNSegmenter(body, classes, fcn, multiple=multiple), body
     if isinstance(body, (EncoderFPN, ViTFPN)):
         head_on_pyramid = SemanticFPNHead(body.out_channels, classes)
         return Segmenter(body, head_on_pyramid, multiple=32), body
-    raise ModelError(f"{type(body).__name__} has no decoder that is known; name another model with --model.")
+    raise ModelError(f"{type(body).__name__} has an unknown decoder; specify another model with --model.")
 
 
 def dilate(body: nn.Module, output_stride: int) -> None:
-    """Give a ResNet's last stages stride 1 and dilation instead, so that its deepest map has `output_stride`.
+    """Replace the strides of a ResNet's last stages by dilation, so that its deepest map has `output_stride`.
 
     Raises:
-        OptionsError: For other strides, and for encoders that are no ResNets.
+        OptionsError: The stride is unsupported, or the encoder is not a ResNet.
     """
     encoder = body.encoder if isinstance(body, EncoderFCN) else None
     stages = [getattr(encoder, name, None) for name in ("layer3", "layer4")]
     if output_stride not in (8, 16) or not all(isinstance(stage, nn.Sequential) for stage in stages):
         raise OptionsError(
-            f"An output stride of {output_stride} is for FCNs on ResNets, 32, 16 or 8; leave --output-stride out."
+            f"--output-stride supports 32, 16 or 8 for FCNs with a ResNet, got {output_stride}; omit it for this model."
         )
     chosen = stages[1:] if output_stride == 16 else stages
     for index, stage in enumerate(chosen):
         assert isinstance(stage, nn.Sequential)
         for place, block in enumerate(stage):
-            # A stage's first 3x3 convolution keeps the dilation of the stage before: that is what it was trained on.
+            # The first 3x3 convolution of a stage keeps the dilation of the previous stage, as it was trained with it.
             before = 2**index if place == 0 else 2 ** (index + 1)
             dilate_block(block, before, 2 ** (index + 1))
 
 
 def dilate_block(block: nn.Module, first: int, others: int) -> None:
-    """Give a block stride 1, its first 3x3 convolution the dilation `first`, and further ones `others`."""
+    """Set the stride of a block to 1, the dilation of its first 3x3 convolution to `first`, of others to `others`."""
     dilation = first
     for module in block.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""How a segmenter is fine-tuned: the options, and the optimiser that they mean."""
+"""Options and optimiser for fine-tuning a segmentation model."""
 
 from __future__ import annotations
 
@@ -25,24 +25,22 @@ SMP_PARTS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(FitOptions):
-    """How a model is fine-tuned.
+    """Options for fine-tuning a segmentation model.
 
     Attributes:
-        classes: K; labels are 0 .. K - 1.
-        lr_scale: Factor on `lr` for a part; parts that are not named have 1, a factor of 0 freezes the part.
-        parts: Prefixes of each part's parameters; parameters of no part count as "rest".
-        power: Of the polynomial decay; 0 keeps the rate.
-        floor: Share of its peak that the rate decays to.
-        batch_norm: BatchNorm's running statistics: "train" goes on from those there, "reestimate" first replaces them
-            by the mean over the training images (which those of the steps soon replace), "frozen" keeps them
-            fixed and normalises by them in training too.
-        augmentation: What training images go through; its `within_px` holds in evaluation too.
-        auxiliary_weight: Of the loss of an auxiliary head, where the model has one.
-        align_corners: Whether logits are resized so that the centres of their corner cells are those of the corner
-            pixels, as some protocols have it.
-        ignore_index: The label of pixels that do not count.
-        precision: "bf16" for autocast, "float32", or "auto": bf16 where the hardware multiplies it natively.
-        mean, std: Of each channel in [0, 1], for normalisation.
+        classes: Number of classes K. Labels are 0 .. K - 1.
+        lr_scale: Learning rate factor of each part. The default is 1, and 0 freezes the part.
+        parts: Parameter prefixes of each part. Other parameters belong to "rest".
+        power: Power of the polynomial decay. 0 keeps the learning rate constant.
+        floor: Final learning rate relative to its peak.
+        batch_norm: BatchNorm's running statistics: "train" updates them, "reestimate" first replaces them by the mean
+            over training images, "frozen" keeps them and uses them in training, too.
+        augmentation: Augmentation of training images. Its `within_px` also applies to evaluation.
+        auxiliary_weight: Loss weight of an auxiliary head.
+        align_corners: Whether to resize logits with aligned corners, as in some protocols.
+        ignore_index: Label of ignored pixels.
+        precision: "bf16" for autocast, "float32", or "auto" for bf16 if the hardware supports it natively.
+        mean, std: Mean and standard deviation of each channel in [0, 1].
     """
 
     classes: int
@@ -66,19 +64,19 @@ class SegmentOptions(FitOptions):
 
 @dataclass(frozen=True)
 class Window:
-    """Sliding inference: windows of `size_px` every `stride_px`, their logits averaged where they overlap."""
+    """Sliding inference: windows of `size_px` every `stride_px`, with logits averaged where they overlap."""
 
     size_px: int
     stride_px: int
 
 
 def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
-    """Return the part that a parameter belongs to, "rest" for none."""
+    """Return the part that a parameter belongs to, or "rest"."""
     return next((part for part, prefixes in parts.items() if name.startswith(tuple(prefixes))), "rest")
 
 
 def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Optimizer:
-    """Return the optimiser, with one group for each learning rate and weight decay."""
+    """Return the optimiser with one parameter group for each learning rate and weight decay."""
     scales: dict[str, float] = {}
     seen: set[str] = set()
     names, encoder = [name for name, _ in model.named_parameters()], options.parts.get("encoder", ())
@@ -91,8 +89,8 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
     missing = sorted(set(options.lr_scale) - seen)
     if missing:
         raise OptionsError(
-            f"A learning rate was given for part {missing[0]!r}, but no parameter belongs to it; the model's parts "
-            f"are {', '.join(sorted(seen))}."
+            f"lr_scale has the part {missing[0]!r}, but no parameter belongs to it; choose from "
+            f"{', '.join(sorted(seen))}."
         )
     named = [(name, parameter) for name, parameter in model.named_parameters() if scales[name] > 0]
     return optimiser_of(named, scales, options, fused=True)

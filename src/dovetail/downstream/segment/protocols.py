@@ -1,6 +1,6 @@
-"""How papers fine-tune on well-known sets: DeCon's configurations of mmsegmentation's FCN, and ViTs' on ADE20K.
+"""Published fine-tuning protocols: DeCon's configurations of mmsegmentation's FCN, and protocols for ViTs on ADE20K.
 
-| set | images within | crop | model | steps | optimiser, lr, weight decay | schedule | stride | inference |
+| dataset | images within | crop | model | steps | optimiser, lr, weight decay | schedule | stride | inference |
 |---|---|---|---|---|---|---|---|---|
 | VOC | 2049 x 513 | 513 | FCN | 30,000 | SGD, 0.003, 1e-4 | tenths at 70 and 90 % | 16 | whole |
 | Cityscapes | 2049 x 1025 | 769 | FCN | 90,000 | SGD, 0.01, 1e-4 | tenths at 70 and 90 % | 16 | 769 every 513 |
@@ -8,17 +8,18 @@
 | ADE20K | 2048 x 512 | 512 | Semantic FPN on a ViT | 40,000 | AdamW, 6e-5, 0.01 | power 1 | | whole |
 | ADE20K | 2048 x 512 | 512 | UPerNet on a ViT | 160,000 | AdamW, 3e-5, 0.05 | power 1 | | 512 every 341 |
 
-All with 16 images a step, random scale 0.5 to 2 of the size that "images within" gives them (longest and shorter side),
-at which they are measured too; on ADE20K with distorted colours in crops that no class fills to three quarters. The FCN
-has 256 channels of dilation 6 and resizes logits with `align_corners` on VOC and Cityscapes; on ADE20K 512 channels of
-dilation 1, a third convolution over decoder and encoder together, dropout 0.1, and an auxiliary head of weight 0.4.
-ViTs warm up for 1500 steps; UPerNet has layer decay 0.9. Semantic FPN's is SelfPatch's protocol, UPerNet's is iBOT's
-for ViT-S, on the same blocks (3, 5, 7, 11 of 12) and as wide as the ViT; for ViT-B iBOT has a rate of 8e-5.
+All protocols use 16 images per step and a random scale of 0.5 to 2 relative to "images within" (longest and shorter
+side), which is also the size for evaluation. On ADE20K, colours are distorted, and no class may cover three quarters of
+a crop. On VOC and Cityscapes, the FCN has 256 channels with dilation 6 and resizes logits with `align_corners`. On
+ADE20K, it has 512 channels with dilation 1, a third convolution over decoder and encoder, dropout 0.1, and an auxiliary
+head with weight 0.4. ViTs have 1500 warm-up steps, and UPerNet has layer decay 0.9. The protocol of Semantic FPN is
+SelfPatch's. That of UPerNet is iBOT's for ViT-S, with the same blocks (3, 5, 7, 11 of 12) and the width of the ViT; for
+ViT-B, iBOT uses a learning rate of 8e-5.
 
-What departs: images are resized with antialiasing, and crops beyond them are black, not of the mean colour; on VOC and
-Cityscapes the official configurations divide pixels in 0 to 255 by deviations that are meant for 0 to 1, and here
-pixels are in 0 to 1; UPerNet has no auxiliary head; Semantic FPN's head has GroupNorm, as where it was proposed, and
-SelfPatch's BatchNorm; ViTs have no stochastic depth.
+Departures: images are resized with antialiasing, and crops are padded with black instead of the mean colour. On VOC and
+Cityscapes, the official configurations divide pixels in 0 to 255 by standard deviations that are meant for 0 to 1;
+here, pixels are in 0 to 1. UPerNet has no auxiliary head. The head of Semantic FPN has GroupNorm as first proposed,
+instead of SelfPatch's BatchNorm. ViTs have no stochastic depth.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ from dovetail.downstream.segment.options import Window
 
 @dataclass(frozen=True)
 class Training:
-    """How a kind of model is trained on a set.
+    """Training of a kind of model on a dataset.
 
     Attributes:
         steps: Optimiser steps.
         lr: Peak learning rate.
-        weight_decay: Of what `decay_vectors` says.
-        optimiser: Its kind.
-        decay_vectors: Whether biases and norms are decayed too, as mmsegmentation does unless told otherwise.
+        weight_decay: Weight decay.
+        optimiser: Name of the optimiser.
+        decay_vectors: Whether to decay biases and norms, too, as mmsegmentation does by default.
         warmup_steps: Steps of linear warm-up.
-        power: Of the polynomial decay; 0 keeps the rate.
-        floor: Share of its peak that the rate decays to.
-        drops: Shares of the steps after which the rate is a tenth of what it was.
-        layer_decay: Factor from the rate of an encoder's layer to that of the layer before it.
-        window: Of sliding inference, where it is not the set's.
+        power: Power of the polynomial decay. 0 keeps the learning rate constant.
+        floor: Final learning rate relative to its peak.
+        drops: Fractions of the steps after which the learning rate is divided by 10.
+        layer_decay: Factor of the learning rate from each encoder layer to the one before it.
+        window: Window of sliding inference. Overrides that of the dataset.
     """
 
     steps: int
@@ -64,19 +65,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the module's table says about a set; by default what holds for a set without a protocol.
+    """The protocol of a dataset (see the module's table). The defaults are for datasets without a protocol.
 
     Attributes:
-        within_px: Longest and shorter side that images are brought to; None leaves them as they are.
-        crop: Side of crops in pixels; None for the set's own.
-        scale: Of random resizing.
-        output_stride: Of an FCN on a ResNet.
-        window: Of sliding inference; None looks at whole images.
-        fcn: How an FCN is built.
-        align_corners: How an FCN's logits are resized.
-        distort: Whether colours are distorted.
-        most_of_one_class: Share of a crop that one class must not reach.
-        training: By the kind of head; what is not there is trained by the rules of `segmenting`.
+        within_px: Longest and shorter side that images are resized to, or None to keep their size.
+        crop: Side of crops in pixels, or None for the dataset's default.
+        scale: Range of the random resize factor.
+        output_stride: Output stride of an FCN with a ResNet.
+        window: Window of sliding inference, or None for whole images.
+        fcn: Specification of an FCN.
+        align_corners: Whether to resize the logits of an FCN with aligned corners.
+        distort: Whether to distort colours.
+        most_of_one_class: Fraction of a crop that a class must not reach.
+        training: Training by kind of head. Other heads use the defaults of `dovetail.downstream.segment.job`.
     """
 
     within_px: tuple[int, int] | None = None
@@ -92,7 +93,7 @@ class Protocol:
 
     @property
     def steps(self) -> int | None:
-        """The steps of models without a protocol of their own: those of the set's FCN; None without one."""
+        """Steps of models without a protocol: those of the dataset's FCN, or None without one."""
         return self.training["fcn"].steps if "fcn" in self.training else None
 
 

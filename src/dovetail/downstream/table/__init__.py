@@ -1,1 +1,1 @@
-"""Tables of trials: which are run, what each found, and what follows."""
+"""Tables of trials: running, saving and comparing fine-tuning trials."""

@@ -1,12 +1,12 @@
-"""What was measured already, so that an interrupted table goes on where it stopped.
+"""Records finished trials, so that an interrupted table can be resumed.
 
     trials.jsonl: a line for each finished trial: {mark, start, fraction, seed, images, seconds, scores, details,
                   per_image, curve}
-    kept.json: the trial whose weights lie beside it
-    candidates/: weights of which one will be kept, until it is known which start is best
+    kept.json: the trial whose weights are in the folder
+    candidates/: weights of trials until the best start is known, when one of them is kept
 
-A line counts only where its mark, a hash of everything that decides the numbers, is that of the table at hand; other
-lines stay in the file for the tables that they belong to.
+The mark of a line is a hash of everything that affects the scores. Only lines with the mark of the current table are
+used; the others are kept for the tables that they belong to.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ TRIALS, KEPT, CANDIDATES = "trials.jsonl", "kept.json", "candidates"
 Cell = tuple[str, float, int]
 """Starting point, fraction, seed."""
 
-# Which cells a table has, where things lie, how quick it goes; what of them decides numbers is marked by itself.
+# Options for the rows of a table, paths and speed. Those that affect scores are part of the mark in another way.
 FREE = frozenset(
     {"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision", "check"}
 )
-# Options that came later: left empty, they keep the marks of tables that were begun before.
+# Newer options: left empty, they do not change the marks of older tables.
 LATER = frozenset({"label_map", "value_range"})
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of (step, value) along a trial: mean loss since the point before, and score on some test images."""
+    """Points (step, value) of a trial: mean loss since the previous point, and score on some test images."""
 
     loss: tuple[tuple[int, float], ...] = ()
     validation: tuple[tuple[int, float], ...] = ()
@@ -48,13 +48,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a trial found.
+    """The result of a trial.
 
     Attributes:
-        scores: By name, the one that counts first.
+        scores: Scores by name, with the main score first.
         details: Further plain values.
-        per_image: How far each test image moves the first score, to first order; empty where that is not known.
-        curve: Its loss, and its score on some test images, along its steps.
+        per_image: Influence of each test image on the main score to first order, or empty if unknown.
+        curve: Loss, and score on some test images, over the steps.
     """
 
     scores: Mapping[str, Score]
@@ -64,13 +64,13 @@ class Fitted:
 
     @property
     def main(self) -> float:
-        """The first score; minus infinity for one that is not a number."""
+        """The main score, or minus infinity if it is NaN."""
         value = next(iter(self.scores.values())).mean
         return -math.inf if math.isnan(value) else value
 
 
 class Ledger:
-    """The finished trials in a folder. A line that was cut off when a run was killed is passed over."""
+    """The finished trials in a folder. Truncated lines of a killed run are skipped."""
 
     def __init__(self, out: Path, mark: str) -> None:
         self.out = out
@@ -84,7 +84,7 @@ class Ledger:
                 )
 
     def add(self, cell: Cell, found: Fitted, *, images: int, seconds: float) -> None:
-        """Write down a finished trial."""
+        """Record a finished trial."""
         start, fraction, seed = cell
         line = {
             "mark": self.mark,
@@ -106,16 +106,16 @@ class Ledger:
         self.known[cell] = found
 
     def candidate(self, cell: Cell) -> Path:
-        """Return the folder for the weights of a cell's trial, until it is known whether they are kept."""
+        """Return the folder for the weights of a trial until the best start is known."""
         text = json.dumps([self.mark, *cell])
         return self.out / CANDIDATES / hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def has_weights(self, cell: Cell) -> bool:
-        """Whether the weights of a cell's trial are there, kept or as a candidate."""
+        """Return whether the weights of a trial exist, kept or as a candidate."""
         return self._holds(cell) or all((self.candidate(cell) / name).is_file() for name in (WEIGHTS, TASK))
 
     def drop_candidates(self, *, but: Cell | None = None) -> None:
-        """Remove the weights of all trials but one's that may yet be kept, or that are."""
+        """Remove the candidate weights of all trials except `but`."""
         keep = None if but is None else self.candidate(but)
         for folder in (self.out / CANDIDATES).glob("*"):
             if folder != keep:
@@ -124,7 +124,7 @@ class Ledger:
             shutil.rmtree(self.out / CANDIDATES, ignore_errors=True)
 
     def keep(self, cell: Cell) -> None:
-        """Put a cell's weights beside the results, in the place of those that were kept."""
+        """Keep the weights of a trial: move them to the results and replace the previous ones."""
         if not self._holds(cell):
             (self.out / KEPT).unlink(missing_ok=True)
             for name in (WEIGHTS, TASK):
@@ -133,7 +133,7 @@ class Ledger:
         self.drop_candidates()
 
     def _holds(self, cell: Cell) -> bool:
-        """Whether the weights in the folder are those of a cell's trial."""
+        """Return whether the weights in the folder belong to this trial."""
         if not all((self.out / name).is_file() for name in (WEIGHTS, TASK, KEPT)):
             return False
         return parsed((self.out / KEPT).read_bytes(), list[Any]) == [self.mark, *cell]
@@ -153,11 +153,11 @@ class Line(TypedDict):
 
 
 def mark_of(asked: Options, *decisive: object) -> str:
-    """Return the hash of everything that decides a trial's numbers but its starting point, fraction and seed.
+    """Return a hash of everything that affects the scores of a trial, except its start, fraction and seed.
 
     Args:
         asked: Options of the command.
-        decisive: What else does: weights, the data's fingerprint, device and number format.
+        decisive: Further values: weights, fingerprint of the data, device and precision.
     """
     options = {
         name: value for name, value in asked.as_dict().items() if name not in FREE and (value or name not in LATER)

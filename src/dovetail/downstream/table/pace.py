@@ -1,4 +1,4 @@
-"""What a table of trials will take and where it stands: said once before it, and on the live line of every trial."""
+"""Prints the expected duration of a table of trials, and the progress of every trial."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dovetail.durations import in_words
 from dovetail.errors import counted
 
-TIMED_STEPS = 5  # after the first one, which is slower
-LEAST_STEPS = 100  # whose time is worth a line
+TIMED_STEPS = 5  # without the first step, which is slower
+LEAST_STEPS = 100  # shorter tables print no expected time
 
 
 class Pace:
-    """Counts the steps of a table and says how long they take."""
+    """Counts the steps of a table and estimates its duration."""
 
     def __init__(self, steps: Sequence[int]) -> None:
-        """`steps` are those of each trial, in the order in which they run."""
+        """`steps` has the number of steps of each trial, in the order in which they run."""
         self.steps = steps
         self._trial = 0
         self._taken = 0
@@ -27,12 +27,12 @@ class Pace:
             print(f"{counted(len(steps), 'trial')}, {counted(sum(steps), 'step')} in all.{later}", flush=True)
 
     def begin(self, number: int) -> str:
-        """Begin trial `number`, from 0, and return how the live line names it."""
+        """Start trial `number` (from 0) and return its name for the progress bar."""
         self._trial, self._taken = number, 0
         return f"trial {number + 1} of {len(self.steps)}"
 
     def stepped(self, loss: float) -> str:
-        """Count a step; return its loss, the rate, and the time that all steps left will take, for the live line."""
+        """Count a step, and return its loss, the speed and the remaining time for the progress bar."""
         self._taken += 1
         now = time.perf_counter()
         if self._taken == 1:
@@ -44,8 +44,8 @@ class Pace:
             self._told = True
             if left > LEAST_STEPS:
                 print(
-                    f"Expected time: about {in_words(seconds * left)} ({counted(left, 'step')} of {seconds:.2g} s) and "
-                    "that of measuring.",
+                    f"Expected time: about {in_words(seconds * left)} ({counted(left, 'step')} of {seconds:.2g} s), "
+                    "plus evaluation.",
                     flush=True,
                 )
         every = f", {in_words(seconds * left)} left in all" if left else ""

@@ -1,11 +1,11 @@
-"""What a measurement leaves: results.json, and a table on the terminal.
+"""Results of an evaluation: results.json, and a table on the terminal.
 
     results.json: {format, task, rows: [{setting, scores: {name: {mean, deviation, low, high, values}}}],
                    config, seed, versions, device, data: {fingerprint, ...}, notes}
 
-`low` and `high` bound the score with 95 % by bootstrap: over seeds from three on, of one trial over test images; two
-seeds have no interval, nor has a single trial's average precision. The fingerprint is the same wherever a copy of the
-data lies; see `fingerprint` for what it covers.
+`low` and `high` are the 95 % bootstrap interval: over three or more seeds, or over test images for a single trial. Two
+seeds have no interval, and neither has the average precision of a single trial. The fingerprint does not depend on the
+folder of the data; see `fingerprint` for what it covers.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from dovetail.files.durable import write_whole
 from dovetail.files.schema import converted, read_json
 
 RESULTS = "results.json"
-PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".webp"})  # no labels, and as many that to open them all takes minutes
+IMAGES = frozenset({".jpg", ".jpeg", ".webp"})  # never masks, and so many that opening all of them takes minutes
 SAMPLED = frozenset({".png", ".arrow"})  # large tables, and PNG, which ends with a checksum of all its pixels
 END_BYTES = 4096
-FEWEST_DRAWN = 3  # values that an interval is drawn from
-STATE = "state.json"  # beside the tables of a saved Hugging Face dataset, with the library's fingerprint of their rows
+FEWEST_DRAWN = 3  # smallest number of values for a bootstrap interval
+STATE = "state.json"  # in a saved Hugging Face dataset, with the library's fingerprint of the rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its spread: shares in [0, 1].
+    """A score in [0, 1] with its spread.
 
     Attributes:
-        mean: Over the values.
-        values: One for each seed.
-        deviation: Standard deviation over seeds (n - 1); None for a single one.
-        low, high: 95 % bootstrap interval of the mean; None where there is nothing to draw from.
+        mean: Mean of the values.
+        values: One value per seed.
+        deviation: Standard deviation over seeds (n - 1), or None for a single seed.
+        low, high: 95 % bootstrap interval of the mean, or None if there are too few values.
     """
 
     mean: float
@@ -63,7 +63,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was set, and the scores there."""
+    """A row of the table: settings and scores."""
 
     setting: Mapping[str, Any]
     scores: Mapping[str, Score]
@@ -71,17 +71,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a measurement found.
+    """The results of an evaluation.
 
     Attributes:
-        task: Such as "evaluate knn".
-        rows: The table.
-        config: Options, resolved.
+        task: Name of the task, such as "evaluate knn".
+        rows: Rows of the table.
+        config: Resolved options.
         data: Fingerprint and sizes of the data.
-        device: Where it was computed.
-        notes: Sentences to read with the numbers.
+        device: Device of the evaluation.
+        notes: Notes on the scores.
         details: Further plain values, such as the score of each class.
-        versions: Of the libraries.
+        versions: Versions of the libraries.
     """
 
     task: str
@@ -94,7 +94,7 @@ class Results:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as `Saved`."""
+        """Return plain values with the fields of `Saved`."""
         rows = [
             {"setting": dict(row.setting), "scores": {name: vars(score) for name, score in row.scores.items()}}
             for row in self.rows
@@ -113,7 +113,7 @@ class Results:
         }
 
     def write(self, out: Path) -> Path:
-        """Write results.json into `out` and print the table; return the file."""
+        """Write results.json to `out`, print the table, and return the path of the file."""
         out.mkdir(parents=True, exist_ok=True)
         path = out / RESULTS
         write_whole(path, json.dumps(self.as_dict(), indent=2, default=str) + "\n")
@@ -140,17 +140,17 @@ class Saved(TypedDict):
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read a results.json, named itself or by its folder.
+    """Read a results.json, specified by its path or folder.
 
     Raises:
-        RunError: Where there is none, or something else.
+        RunError: The file does not exist or has other contents.
     """
     path = Path(folder)
     path = path / RESULTS if path.is_dir() else path
     try:
         content = read_json(path, "measure again")
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); name a folder with a {RESULTS}.") from error
+        raise RunError(f"{path} cannot be read ({error.strerror}); specify a folder with a {RESULTS}.") from error
     found = converted(content, Saved, f"{path} holds no results of this program: it", "measure again", closed=True)
     rows = tuple(
         Row(row.setting, {name: without_interval_of_two(score) for name, score in row.scores.items()})
@@ -161,12 +161,12 @@ def read_results(folder: str | Path) -> Results:
 
 
 def without_interval_of_two(score: Score) -> Score:
-    """Return a score that was read; intervals of two values, which older files have, are left out."""
+    """Drop intervals of two values, which older files contain."""
     return replace(score, low=None, high=None) if 1 < len(score.values) < FEWEST_DRAWN else score
 
 
 def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
-    """Return the score of one value for each seed."""
+    """Return the score of values over seeds."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Score(mean, tuple(values))
@@ -175,25 +175,25 @@ def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
 
 
 def one_value(value: float, interval: tuple[float, float] | None = None) -> Score:
-    """Return the score of a single trial, with the interval of another draw of test images where there is one."""
+    """Return the score of a single trial, with its interval over test images if there is one."""
     low, high = interval or (None, None)
     return Score(value, (value,), None, low, high)
 
 
 def over_images(right: np.ndarray[Any, Any], *, seed: int = 0) -> Score:
-    """Return the mean of one number for each image, with the interval of another draw of images."""
+    """Return the mean of one value per image, with its bootstrap interval over images."""
     return one_value(float(right.mean()), interval_of(right.astype(float), seed=seed))
 
 
 def interval_of(values: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float] | None:
-    """Return the bootstrap interval of the mean; None for so few values that it would be their smallest and largest."""
+    """Return the bootstrap interval of the mean, or None if there are too few values."""
     return bootstrap(values, seed=seed) if len(values) >= FEWEST_DRAWN else None
 
 
 def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
     """Return the 95 % percentile interval of the mean of `values` under resampling.
 
-    Shares of right and wrong answers are drawn from their binomial, which is the same and quicker.
+    For values of 0 and 1, the means are drawn from a binomial distribution, which is equivalent and faster.
     """
     rng = np.random.default_rng((seed, 3))
     count = len(values)
@@ -206,7 +206,7 @@ def bootstrap(values: np.ndarray[Any, Any], *, seed: int = 0, draws: int = 2000)
 
 
 def by_start(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return one row for each start, its first score at each number of images side by side; other tables as they are.
+    """Return one row per start, with its first score at each number of images. Other tables are returned unchanged.
 
     All scores are in results.json.
     """
@@ -222,11 +222,11 @@ def by_start(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
-    """Print rows with all their settings and scores, in per cent; where that is too wide, a line for each score."""
+    """Print rows with all their settings and scores in per cent. A table that is too wide gets a line per score."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False)  # names of classes and folders are shown as they are
+    console = Console(markup=False, emoji=False)  # names of classes and folders are printed verbatim
     settings = list(dict.fromkeys(name for row in rows for name in row.setting))
     scores = list(dict.fromkeys(name for row in rows for name in row.scores))
     lines = [
@@ -245,7 +245,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
             if value != "-"
         ]
         widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
-        if not console.is_terminal:  # a file or a pipe has no width that words must be broken for
+        if not console.is_terminal:  # files and pipes have no limited width
             console.width = max(console.width, sum(widths) + 3 * len(widths) + 1)
     table = Table(title=f"{printable(title)} (per cent)")
     for name in heads:
@@ -258,7 +258,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
 
 
 def legend(scores: Sequence[Score]) -> str:
-    """Return what the signs beside scores mean; nothing where there are none."""
+    """Return an explanation of the signs in the scores, or an empty string."""
     parts = []
     if any(score.deviation is not None for score in scores):
         parts.append("± is the standard deviation over seeds")
@@ -267,7 +267,7 @@ def legend(scores: Sequence[Score]) -> str:
         for words, some in (
             ("over seeds", any(score.low is not None and len(score.values) > 1 for score in scores)),
             (
-                "of one trial over test images",
+                "over test images of one trial",
                 any(score.low is not None and len(score.values) == 1 for score in scores),
             ),
         )
@@ -286,15 +286,14 @@ def shown(value: Any) -> str:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Return a hash over the names (folder and file), sizes and content of files, whatever folder the set lies in.
+    """Return a hash of the names (folder and file), sizes and content of files. It does not depend on their location.
 
-    Of what may hold labels (JSON files, TIFF and BMP masks) all the content counts, of PNG files the first and last
-    4 KiB, for a change that leaves both and the size as they were is hardly possible, of images that cannot be
-    masks (JPEG, WebP) none; of the tables of a saved Hugging Face dataset their ends and the file beside them that
-    knows of every change.
+    Files that may contain labels (JSON, TIFF and BMP masks) are hashed completely. PNG files are hashed by their first
+    and last 4 KiB, as these change with any pixel. The content of images that cannot be masks (JPEG, WebP) is not
+    hashed. Tables of a saved Hugging Face dataset are hashed by their ends and by the library's state file.
 
     Raises:
-        DataError: For a file that cannot be read.
+        DataError: A file cannot be read.
     """
     every = set(paths)
     every |= {path.with_name(STATE) for path in every if path.suffix == ".arrow" and path.with_name(STATE).is_file()}
@@ -303,9 +302,9 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 
 def content_mark(path: Path) -> str:
-    """Return a file's size and the hash of what `fingerprint` reads of it."""
+    """Return the size of a file and the hash of its content, as `fingerprint` defines."""
     try:
-        if path.suffix.lower() in PHOTOGRAPHS:
+        if path.suffix.lower() in IMAGES:
             return str(path.stat().st_size)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -315,9 +314,9 @@ def content_mark(path: Path) -> str:
             file.seek(max(size - END_BYTES, 0))
             return f"{size} {hashlib.sha256(first + file.read()).hexdigest()}"
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); replace it or take it away.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); replace or remove it.") from error
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of what computed the numbers."""
+    """Return the versions of the main packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

@@ -1,4 +1,4 @@
-"""Fine-tuning from several starting points, with several shares of the labels, several times: one table."""
+"""Runs a table of fine-tuning trials: several starts, fractions of the labels, and seeds."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from dovetail.train.interrupts import stopped_at_once
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning.
+    """A fine-tuning trial.
 
     Attributes:
-        start: What it starts from.
-        fraction: Share of the labelled images.
-        seed: Of subset, new weights, order and augmentation.
-        indices: The labelled images.
-        keep: Whether its weights are kept if its start turns out the best: of the largest fraction and the first seed.
-        number: Of the trial in its table, from 0.
+        start: Start of the trial.
+        fraction: Fraction of the labelled images.
+        seed: Seed of the subset, random weights, image order and augmentation.
+        indices: Indices of the labelled images.
+        keep: Whether to keep its weights if its start is the best (largest fraction, first seed).
+        number: Number of the trial in its table, from 0.
     """
 
     start: Start
@@ -45,20 +45,20 @@ class Trial:
 
     @property
     def cell(self) -> Cell:
-        """What the trial is known by among those that are finished."""
+        """Identifier among finished trials."""
         return marked(self.start), self.fraction, self.seed
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All trials of a table, a row for each starting point and fraction, a trial of it for each seed.
+    """All trials of a table: a row for each start and fraction, and a trial for each seed.
 
     Attributes:
-        starts: Starting points.
-        fractions: Shares of the labelled images.
-        seeds: One trial for each.
-        total: Labelled images there are.
-        order: Seed -> the order whose beginnings are the subsets; asked only where a fraction is below 1.
+        starts: Starts.
+        fractions: Fractions of the labelled images.
+        seeds: Seeds, one trial for each.
+        total: Number of labelled images.
+        order: Returns the image order for a seed, whose beginnings are the subsets. Only used for fractions below 1.
     """
 
     starts: Sequence[Start]
@@ -68,14 +68,14 @@ class Grid:
     order: Callable[[int], Sequence[int]]
 
     def check(self) -> None:
-        """Raise `OptionsError` for no trial, or a fraction out of range."""
+        """Raise `OptionsError` if there are no trials, or a fraction is out of range."""
         if not self.fractions or not self.seeds:
-            raise OptionsError("There is no trial to run; give at least one --fraction and one of --seeds.")
+            raise OptionsError("There are no trials to run; specify at least one --fraction and one seed.")
         for fraction in self.fractions:
             SHARE.check("fraction", fraction)
 
     def whole(self) -> Trial:
-        """Return a trial with all images, for what results.json says of the options."""
+        """Return a trial with all images, for the options in results.json."""
         return Trial(self.starts[0], 1.0, self.seeds[0], tuple(range(self.total)), keep=False)
 
     def trials(self) -> Iterator[Trial]:
@@ -91,17 +91,17 @@ class Grid:
 
 
 Fit = Callable[[Trial, Path | None], Fitted]
-"""Fine-tunes and measures; writes the model into a folder where one is given."""
+"""Fine-tunes and evaluates a trial, and writes the model to a folder if one is specified."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What all trials found.
+    """The results of all trials.
 
     Attributes:
-        rows: A row for each starting point and fraction.
-        kept: The trial whose weights are kept: of the start with the best mean score at the largest fraction.
-        found: What each trial found, by starting point and fraction, one for each seed.
+        rows: A row for each start and fraction.
+        kept: Trial whose weights are kept: the start with the best mean score at the largest fraction.
+        found: Results by start and fraction, one for each seed.
     """
 
     rows: tuple[Row, ...]
@@ -110,11 +110,11 @@ class Table:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Further plain values of the trial whose weights are kept."""
+        """Details of the trial whose weights are kept."""
         return dict(self.found[self.kept.start, self.kept.fraction][0].details)
 
     def note(self) -> tuple[str, ...]:
-        """Return what to know about the weights where there are several trials."""
+        """Return a note on the saved weights if there are several trials."""
         if sum(map(len, self.found.values())) == 1:
             return ()
         kept, row = self.kept, next(iter(self.rows))
@@ -124,22 +124,21 @@ class Table:
             else ""
         )
         return (
-            f"The weights that were kept are those of start {kept.start}{best}, fraction {kept.fraction:g}, seed "
-            f"{kept.seed}.",
+            f"The saved weights are those of start {kept.start}{best}, fraction {kept.fraction:g}, seed {kept.seed}.",
         )
 
 
 def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
-    """Run every trial that is not done yet, keep the weights of the best start, and return what was found.
+    """Run the remaining trials, keep the weights of the best start, and return the results.
 
     Args:
-        grid: The trials.
-        fit: Fine-tunes and measures.
-        out: Folder of trials.jsonl; see `Ledger`.
-        mark: Of what decides the numbers; see `mark_of`.
+        grid: Trials.
+        fit: Fine-tunes and evaluates a trial.
+        out: Folder of trials.jsonl (see `Ledger`).
+        mark: Hash of everything that affects the scores (see `mark_of`).
 
     Raises:
-        OptionsError: For no trial, or a fraction out of range.
+        OptionsError: There are no trials, or a fraction is out of range.
     """
     grid.check()
     ledger = Ledger(out, mark)
@@ -155,14 +154,14 @@ def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
             if trial.keep:
                 candidate = trial
             if known is not None:
-                print(f"{described(trial, known)} (finished before)", flush=True)
+                print(f"{described(trial, known)} (already finished)", flush=True)
         best = better(best, candidate, found)
         ledger.drop_candidates(but=best.cell)
     if reused:
         before = counted(reused, "trial")
-        print(f"{before} had been finished with the same options and data; without {out / TRIALS} all are run.")
-    assert best is not None  # there is a start, or `check` has raised
-    if not ledger.has_weights(best.cell):  # made before, and lost or replaced since
+        print(f"{before} already finished with the same options and data; delete {out / TRIALS} to run all again.")
+    assert best is not None  # `check` raises without starts
+    if not ledger.has_weights(best.cell):  # its weights were lost or replaced
         found[best.start, best.fraction][0] = run_trial(best, ledger, fit)
     ledger.keep(best.cell)
     rows = tuple(row_of(start, fraction, grid.total, some) for (start, fraction), some in found.items())
@@ -170,7 +169,7 @@ def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
 
 
 def better(first: Trial | None, second: Trial, found: Mapping[tuple[Start, float], Sequence[Fitted]]) -> Trial:
-    """Return the trial whose start has the better mean score over seeds; of equal ones the start that loads more."""
+    """Return the trial whose start has the better mean score over seeds, or loads more if the scores are equal."""
 
     def rank(trial: Trial) -> tuple[float, float]:
         some = found[trial.start, trial.fraction]
@@ -181,10 +180,10 @@ def better(first: Trial | None, second: Trial, found: Mapping[tuple[Start, float
 
 @contextmanager
 def keeping_finished(ledger: Ledger) -> Iterator[None]:
-    """Say within what is kept when a trial is stopped: by Ctrl-C, or by a signal that ends a job or a terminal.
+    """Report which trials are saved if the block is interrupted by Ctrl-C or a signal.
 
     Raises:
-        Interrupted: After either.
+        Interrupted: The block was interrupted.
     """
     with stopped_at_once() as received:
         try:
@@ -192,17 +191,19 @@ def keeping_finished(ledger: Ledger) -> Iterator[None]:
         except KeyboardInterrupt:
             number = received[0] if received else signal.SIGINT
             kept = f"with {counted(len(ledger.known), 'finished trial')} in {ledger.out / TRIALS}"
-            goes_on = f"{kept}; the same command goes on after them" if ledger.known else "before a trial was finished"
+            goes_on = (
+                f"{kept}; the same command resumes after them" if ledger.known else "before any trial was finished"
+            )
             raise Interrupted(f"Stopped by {signal.Signals(number).name} {goes_on}.", signal_number=number) from None
 
 
 def check_trained(model: nn.Module) -> None:
-    """Raise `DovetailError` where training has left weights that are not finite: no score would mean anything."""
+    """Raise `DovetailError` if the trained weights are NaN or infinite, since scores would be meaningless."""
     check_finite(model.state_dict(), "The fine-tuned model", "try a lower --lr")
 
 
 def run_trial(trial: Trial, ledger: Ledger, fit: Fit) -> Fitted:
-    """Run a trial and write down what it found."""
+    """Run a trial and record its result."""
     began = time.monotonic()
     with keeping_finished(ledger):
         found = fit(trial, ledger.candidate(trial.cell) if trial.keep else None)
@@ -213,13 +214,13 @@ def run_trial(trial: Trial, ledger: Ledger, fit: Fit) -> Fitted:
 
 
 def described(trial: Trial, found: Fitted) -> str:
-    """Return a trial and its scores in words."""
+    """Return a description of a trial with its scores."""
     shown = ", ".join(f"{name} {100 * score.mean:.2f}" for name, score in found.scores.items())
     return f"start {trial.start}, {counted(len(trial.indices), 'image')}, seed {trial.seed}: {shown}"
 
 
 def row_of(start: str, fraction: float, total: int, found: Sequence[Fitted]) -> Row:
-    """Return a line of the table: scores over seeds, or the one seed's own."""
+    """Return a row of the table with scores over seeds, or of a single seed."""
     setting: Mapping[str, Any] = {
         "start": start,
         "fraction": fraction,

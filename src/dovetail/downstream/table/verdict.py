@@ -1,13 +1,13 @@
-"""What a table of starting points says, in sentences: paired differences between starts, seed by seed.
+"""Verdict on a table of starts: paired differences between starts over seeds.
 
-Every start is fine-tuned with the same seeds, which draw the same labelled images, new weights and augmentations. So
-the difference of two starts is taken within each seed, and its mean has Student's interval of n - 1 degrees of freedom:
+All starts are fine-tuned with the same seeds, which draw the same labelled images, random weights and augmentations. So
+differences between two starts are paired by seed, and their mean has Student's interval with n - 1 degrees of freedom:
 
     half-width = t(0.975, n - 1) * deviation / sqrt(n)
 
-The seeds share their test images, so this says what other seeds would find on these images. How many images it would
-take for a difference to hold on others too follows from how it spreads over images: with d_i the mean over seeds of
-what image i adds to the difference of the scores (see `dovetail.downstream.segment.metrics.moves_of`),
+All seeds use the same test images, so the interval is for other seeds on these images. The number of images that would
+show the difference on other images, too, follows from its variance over images. With d_i the mean over seeds of the
+influence of image i on the difference of the scores (see `dovetail.downstream.segment.metrics.moves_of`),
 
     images = N (1.96 SE / |difference|)^2,    SE^2 = N / (N - 1) sum_i (d_i - mean)^2
 """
@@ -23,30 +23,30 @@ import numpy as np
 from dovetail.downstream.table.results import FEWEST_DRAWN, Row
 from dovetail.errors import RunError, counted
 
-PRE_TRAINED = ("all", "encoder", "decoder")  # by how much of the run they load
-OTHERS = ("imagenet", "random")  # what a user would start from without a run, the better first
+PRE_TRAINED = ("all", "encoder", "decoder")  # sorted by how much of the run they load
+OTHERS = ("imagenet", "random")  # alternatives without a run, better ones first
 NAMES = {"imagenet": "ImageNet weights", "random": "random weights", "encoder": "the pre-trained encoder"}
 MOST_SEEDS, MOST_IMAGES = 1000, 1_000_000
-NORMAL = 1.96  # half of the normal distribution's 95 % interval, in deviations
+NORMAL = 1.96  # half-width of the normal distribution's 95 % interval in standard deviations
 ENOUGH_SEEDS = 5
-FIGURES = 1e-6  # of a score: differences below it are those of rounding
+FIGURES = 1e-6  # smaller differences of scores are rounding errors
 
 
 PerImage = Sequence[Sequence[float]]
-"""How far each test image moves a score, one list for each seed."""
+"""Influence of each test image on a score, one list per seed."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences between two starts, in points of a per cent.
+    """The mean of paired differences between two starts, in percentage points.
 
     Attributes:
-        mean: Of the first start less the second.
-        half_width: Of the 95 % interval; None for fewer than three pairs.
+        mean: Mean of the first start minus the second.
+        half_width: Half-width of the 95 % interval, or None for fewer than three pairs.
         seeds: Number of pairs.
-        needed: Seeds from which on a difference of this size and spread would show; None beyond 1,000.
-        images: Test images; 0 where it is not known how the difference spreads over them.
-        images_needed: Test images from which on it would hold for others; infinite beyond a million.
+        needed: Number of seeds that would make a difference of this size and spread significant, None above 1,000.
+        images: Number of test images, or 0 if the variance over images is unknown.
+        images_needed: Number of test images that would show the difference on other images, infinite above a million.
     """
 
     mean: float
@@ -58,22 +58,24 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.half_width is not None and abs(self.mean) > max(self.half_width, FIGURES)
 
 
 def paired(
     first: Sequence[float], second: Sequence[float], per_image: tuple[PerImage, PerImage] | None = None
 ) -> Difference:
-    """Return the difference of two starts from their scores of the same seeds, as shares in [0, 1].
+    """Return the difference of two starts from their scores in [0, 1] for the same seeds.
 
-    `per_image` are what test images add to the scores of both, one list for each seed.
+    `per_image` has the influence of test images on the scores of both, one list per seed.
 
     Raises:
-        RunError: For other numbers of seeds.
+        RunError: The numbers of seeds differ.
     """
     if len(first) != len(second):
-        raise RunError(f"{len(first)} scores and {len(second)} are no pairs; measure both starts with the same seeds.")
+        raise RunError(
+            f"{len(first)} and {len(second)} scores cannot be paired; evaluate both starts with the same seeds."
+        )
     differences = 100 * (np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
     mean, count = float(differences.mean()), len(differences)
     if count < FEWEST_DRAWN:
@@ -85,9 +87,9 @@ def paired(
 
 
 def images_for(mean: float, first: PerImage, second: PerImage) -> tuple[int, float]:
-    """Return how many test images there are, and from how many on a mean difference in points would hold for others.
+    """Return the number of test images, and the number that would show a mean difference on other images.
 
-    No images where some are missing, infinitely many beyond a million.
+    The first is 0 if some images are missing, and the second is infinite above a million.
     """
     sizes = {len(one) for one in (*first, *second)}
     if len(sizes) != 1 or min(sizes) < FEWEST_DRAWN:
@@ -101,20 +103,20 @@ def images_for(mean: float, first: PerImage, second: PerImage) -> tuple[int, flo
 
 def half_width(deviation: float, count: int) -> float:
     """Return half the width of Student's 95 % interval of a mean of `count` values."""
-    from scipy.stats import t  # takes a while to import
+    from scipy.stats import t  # slow to import
 
     return float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 def verdict(rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage] | None = None) -> tuple[str, ...]:
-    """Return what the table says of pre-training, one sentence for each number of labelled images and comparison.
+    """Return the verdict on pre-training: one sentence for each number of labelled images and comparison.
 
     Args:
-        rows: With `start`, `fraction` and `images` among their settings, each start with the same seeds.
-        per_image: What test images add to the first score, by start and fraction.
+        rows: Rows with `start`, `fraction` and `images` in their settings, and the same seeds for each start.
+        per_image: Influence of test images on the main score, by start and fraction.
 
     Returns:
-        Nothing where no start loads a run, or no other start stands beside it.
+        Sentences, or nothing if there are no starts to compare.
     """
     starts = list(dict.fromkeys(str(row.setting.get("start")) for row in rows))
     loaded = next((start for start in PRE_TRAINED if start in starts), None)
@@ -137,7 +139,7 @@ def verdict(rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage]
 def differences(
     rows: Sequence[Row], start: str, other: str, per_image: Mapping[tuple[str, float], PerImage]
 ) -> Iterator[tuple[int, str, Difference]]:
-    """Yield the difference of two starts for each number of images: images, the first score's name, the difference."""
+    """Yield the difference of two starts for each number of images: images, name of the score, difference."""
     for row in rows:
         if row.setting.get("start") != start:
             continue
@@ -154,13 +156,13 @@ def differences(
 
 
 def sentence(found: Difference, what: str, other: str, *, images: int, score: str) -> str:
-    """Return a difference in words.
+    """Return a sentence about a difference.
 
     Args:
-        found: The difference.
-        what: Is judged, such as "pre-training".
-        other: What it is judged against, such as "ImageNet weights".
-        images: Labelled images.
+        found: Difference.
+        what: What is compared, such as "pre-training".
+        other: Baseline, such as "ImageNet weights".
+        images: Number of labelled images.
         score: Name of the score.
     """
     beginning = f"With {counted(images, 'labelled image')} "
@@ -183,7 +185,7 @@ def sentence(found: Difference, what: str, other: str, *, images: int, score: st
 
 
 def images_in_words(found: Difference) -> str:
-    """Return how many test images a difference would need beside seeds; nothing where that is not known."""
+    """Return a phrase with the number of test images that a difference would need, or an empty string."""
     if not found.images:
         return ""
     if found.images_needed <= found.images:

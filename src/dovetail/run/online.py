@@ -1,4 +1,4 @@
-"""What goes along with training: measures on labelled images, and the run's page."""
+"""Online evaluation and the report page of a run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def knn_of(options: PretrainOptions, recipe: Recipe, settings: Settings) -> Knn | None:
-    """Return what measures kNN on labelled images; None where there are none."""
+    """Return the online kNN evaluation, or None without `knn_data`."""
     if options.knn_data is None:
         return None
-    from dovetail.downstream.probe.online import OnlineKnn  # reading labelled images takes a while to import
+    from dovetail.downstream.probe.online import OnlineKnn  # slow to import
 
     mean, std = statistics(recipe.views, options.in_channels)
     size = recipe.views.views[0].size_px
@@ -44,7 +44,7 @@ def knn_of(options: PretrainOptions, recipe: Recipe, settings: Settings) -> Knn 
 
 
 def dense_of(options: PretrainOptions, recipe: Recipe, settings: Settings, network: Network) -> Dense | None:
-    """Return what measures maps on labelled pixels; None where there are none."""
+    """Return the online dense evaluation, or None without `dense_data`."""
     if options.dense_data is None:
         return None
     from dovetail.downstream.dense.online import OnlineDense
@@ -58,7 +58,7 @@ def dense_of(options: PretrainOptions, recipe: Recipe, settings: Settings, netwo
 
 
 def machine_of(settings: Settings) -> Machine:
-    """Return the machine that measures: the run's own."""
+    """Return the accelerator and precision of the online evaluation: those of the run."""
     from dovetail.downstream.machine import machine
 
     return machine(settings.accelerator, "bf16" if settings.precision == "bf16-mixed" else "float32")
@@ -68,20 +68,20 @@ def machine_of(settings: Settings) -> Machine:
 def report_of(
     config: PretrainOptions, recipe: Recipe, network: Network, source: ImageSource, settings: Settings, out: Path
 ) -> Callback | None:
-    """Return what writes the run's page as it goes; None where none is wanted or none can be prepared."""
+    """Return the callback that writes the report page, or None if it is disabled or cannot be prepared."""
     minutes = config.report_every_minutes
     if minutes <= 0:
         return None
     try:
-        # Drawing takes a second to import.
+        # Plotting takes a second to import.
         from dovetail.report.live import ReportWriter
         from dovetail.report.page import Page, Subject
 
         text, total = (out / RECIPE).read_text(encoding="utf-8"), settings.total_steps
         ready = textwrap.dedent(example(network, out))
         subject = Subject(out, config, recipe, text, source, total, ready)
-        with torch.random.fork_rng(devices=[]):  # the heads that are drawn next must not depend on the page
+        with torch.random.fork_rng(devices=[]):  # the heads are initialised next, and must not depend on the page
             return ReportWriter(Page.prepare(subject, network), every_minutes=minutes)
-    except Exception as error:  # a page is no reason for a run not to start
-        log.warning("The run's page cannot be prepared (%s: %s); the run goes on.", type(error).__name__, error)
+    except Exception as error:  # a failure of the page must not stop the run
+        log.warning("The report page cannot be prepared (%s: %s); training continues.", type(error).__name__, error)
         return None

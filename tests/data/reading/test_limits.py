@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dovetail.data.loader import AHEAD_BATCHES, make_loader
-from dovetail.data.reading.room import batches_ahead, check_open_files
+from dovetail.data.reading.limits import batches_ahead, check_open_files
 from dovetail.data.sources import DatasetSource
 from dovetail.errors import DovetailError
 from dovetail.views.plan import ViewPlan, ViewSpec
@@ -31,7 +31,7 @@ def test_less_is_read_ahead_where_there_is_little_room(
 ) -> None:
     free_of(monkeypatch, free)
     assert batches_ahead(4, batch_bytes=5 * MIB, processes=2) == ahead
-    assert ("has room for" in caplog.text) == (ahead < 4)
+    assert (f"prefetches {ahead} batches" in caplog.text) == (ahead < 4)
 
 
 def test_no_room_at_all_gets_a_sentence_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

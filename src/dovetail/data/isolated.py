@@ -1,4 +1,4 @@
-"""Reading a few images outside the loader, in a process of its own that can be ended."""
+"""Reads a few images outside the loader, in a separate process that can be terminated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dovetail.data.reading.decode import UnreadableError
-from dovetail.data.reading.watch import end_with_parent, leave_deaths_to_us
+from dovetail.data.reading.watch import end_with_parent, remove_worker_death_handler
 
 POLL_SECONDS = 0.5
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class _Once(Dataset[Result], Generic[Result]):
-    """A data set of what a function returns."""
+    """A dataset with one item: the return value of a function."""
 
     def __init__(self, function: Callable[[], Result]) -> None:
         self._function = function
@@ -30,11 +30,11 @@ class _Once(Dataset[Result], Generic[Result]):
         return self._function()
 
 
-def apart(function: Callable[[], Result], *, seconds: float) -> Result:
-    """Return what `function` returns in another process; its exceptions are raised here.
+def run_isolated(function: Callable[[], Result], *, seconds: float) -> Result:
+    """Call `function` in another process and return its result. Exceptions of the function are raised here.
 
     Raises:
-        UnreadableError: It took more than `seconds`, or its process died.
+        UnreadableError: The call took more than `seconds`, or the process died.
     """
     loader: DataLoader[Result] = DataLoader(
         _Once(function),
@@ -46,14 +46,14 @@ def apart(function: Callable[[], Result], *, seconds: float) -> Result:
         generator=torch.Generator(),  # the global one belongs to the training
     )
     results: Any = iter(loader)
-    leave_deaths_to_us()
+    remove_worker_death_handler()
     until = time.monotonic() + seconds
     while True:
         try:
             result: Result = next(results)
         except RuntimeError as error:
             if "DataLoader worker (pid" in str(error):
-                raise UnreadableError("the process that read ended") from error
+                raise UnreadableError("the process that was reading it died") from error
             if "timed out" not in str(error):
                 raise
             if time.monotonic() >= until:

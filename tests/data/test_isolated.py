@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from dovetail.data.apart import apart
+from dovetail.data.isolated import run_isolated
 from dovetail.data.reading.decode import UnreadableError
 
 
@@ -26,7 +26,7 @@ def wrong() -> None:
 
 def test_results_come_from_another_process_and_draw_no_random_numbers() -> None:
     torch.manual_seed(1)
-    names, pid, pixels = apart(lambda: (["a", "b"], os.getpid(), torch.ones(3, dtype=torch.uint8)), seconds=60)
+    names, pid, pixels = run_isolated(lambda: (["a", "b"], os.getpid(), torch.ones(3, dtype=torch.uint8)), seconds=60)
     assert torch.rand(1).equal(torch.rand(1, generator=torch.Generator().manual_seed(1)))
     assert names == ["a", "b"]
     assert pid != os.getpid()
@@ -35,11 +35,11 @@ def test_results_come_from_another_process_and_draw_no_random_numbers() -> None:
 
 def test_hangs_and_crashes_get_a_reason() -> None:
     with pytest.raises(UnreadableError, match=r"more than 0\.3 seconds"):
-        apart(hang, seconds=0.3)
-    with pytest.raises(UnreadableError, match="process that read ended"):
-        apart(crash, seconds=60)
+        run_isolated(hang, seconds=0.3)
+    with pytest.raises(UnreadableError, match="process that was reading it died"):
+        run_isolated(crash, seconds=60)
 
 
 def test_mistakes_are_raised_as_they_are() -> None:
     with pytest.raises(KeyError, match="a mistake"):
-        apart(wrong, seconds=60)
+        run_isolated(wrong, seconds=60)

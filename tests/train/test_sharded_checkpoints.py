@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from dovetail.errors import DovetailError
-from dovetail.train import pieces
+from dovetail.train import sharded_checkpoints
 from dovetail.train.checkpoints import Checkpoints, read
 from dovetail.train.parts import laid_out_as, norms_of, own_part
 
@@ -123,11 +123,11 @@ def test_a_kill_or_a_full_disk_while_writing_leaves_the_last_one(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces.PieceWriter, "write_data", full)
+        patch.setattr(sharded_checkpoints.PieceWriter, "write_data", full)
         with pytest.raises(DovetailError, match="No space left"):
             kept.save_pieces(state(3, mesh))
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "write_sealed", full)
+        patch.setattr(sharded_checkpoints, "write_sealed", full)
         with pytest.raises(DovetailError, match="No space left"):
             kept.save_pieces(state(3, mesh))
     assert names(kept) == {"last.ckpt", "previous.ckpt", "epoch-0007.ckpt"}
@@ -151,11 +151,11 @@ def rewrite_index(folder: Path, index: Any) -> None:
     """Put another index into a checkpoint, as an attacker would: with the checksum that fits."""
     (folder / ".metadata").unlink()
     (folder / ".metadata").write_bytes(pickle.dumps(index))
-    values = pieces.read_sealed(folder / "state.pt")
+    values = sharded_checkpoints.read_sealed(folder / "state.pt")
     size = (folder / ".metadata").stat().st_size
-    values["files"][".metadata"] = [size, pieces.digest_of(folder / ".metadata")]
+    values["files"][".metadata"] = [size, sharded_checkpoints.digest_of(folder / ".metadata")]
     (folder / "state.pt").unlink()
-    pieces.write_sealed(values, folder / "state.pt")
+    sharded_checkpoints.write_sealed(values, folder / "state.pt")
 
 
 def test_an_index_with_code_runs_nothing(kept: Checkpoints, tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_an_index_with_code_runs_nothing(kept: Checkpoints, tmp_path: Path) -> N
 
 
 def test_an_index_reads_tensors_of_its_folder_alone(kept: Checkpoints) -> None:
-    index = pieces.SafeReader(kept.last).read_metadata()
+    index = sharded_checkpoints.SafeReader(kept.last).read_metadata()
     index.state_dict_metadata["learner/weight"] = BytesStorageMetadata()
     with pytest.raises(pickle.UnpicklingError, match="BytesStorageMetadata"):
-        pieces.IndexUnpickler(BytesIO(pickle.dumps(index))).load()
+        sharded_checkpoints.IndexUnpickler(BytesIO(pickle.dumps(index))).load()
     rewrite_index(kept.last, index)
     with pytest.raises(DovetailError, match="BytesStorageMetadata is not allowed in an index"):
         read(kept.last)
-    index = pieces.SafeReader(kept.folder / "previous.ckpt").read_metadata()
+    index = sharded_checkpoints.SafeReader(kept.folder / "previous.ckpt").read_metadata()
     for place in index.storage_data.values():
         place.relative_path = "../epoch-0007.ckpt/__0_0.distcp"
     rewrite_index(kept.folder / "previous.ckpt", index)
@@ -186,10 +186,10 @@ def test_an_index_reads_tensors_of_its_folder_alone(kept: Checkpoints) -> None:
 
 @pytest.mark.parametrize("files", [{"../config.yaml": [1, "0"]}, {}, None])
 def test_a_state_that_names_no_index_or_files_elsewhere_is_none(kept: Checkpoints, files: Any) -> None:
-    values = pieces.read_sealed(kept.last / "state.pt")
+    values = sharded_checkpoints.read_sealed(kept.last / "state.pt")
     (kept.last / "state.pt").unlink()
     added = files and {**values["files"], **files}
-    pieces.write_sealed({**values, "files": added}, kept.last / "state.pt")
+    sharded_checkpoints.write_sealed({**values, "files": added}, kept.last / "state.pt")
     with pytest.raises(DovetailError, match="does not describe a sharded checkpoint"):
         read(kept.last)
 
@@ -207,7 +207,7 @@ def test_a_sharded_model_takes_its_parts(kept: Checkpoints, mesh: DeviceMesh) ->
     found = kept.load(whole=False)
     assert found is not None
     assert "weight" not in found["learner"]
-    pieces.fill(model, optimiser, found)
+    sharded_checkpoints.fill(model, optimiser, found)
     assert torch.equal(model.weight.full_tensor(), torch.full((6, 50), 2.0))
     assert torch.equal(model.queue, torch.full((3,), 2.0))
     moments = optimiser.state[model.weight]
@@ -224,7 +224,7 @@ def test_parts_of_another_model_get_a_sentence(kept: Checkpoints, mesh: DeviceMe
         found = kept.load(whole=False)
         assert found is not None
         with pytest.raises(DovetailError, match=message):
-            pieces.fill(model, torch.optim.AdamW(model.parameters(), lr=0.5), found)
+            sharded_checkpoints.fill(model, torch.optim.AdamW(model.parameters(), lr=0.5), found)
 
 
 def test_a_flipped_bit_is_found_before_the_parts_are_taken(kept: Checkpoints, mesh: DeviceMesh) -> None:
@@ -235,7 +235,7 @@ def test_a_flipped_bit_is_found_before_the_parts_are_taken(kept: Checkpoints, me
     model, found = Model(mesh), kept.load(whole=False)
     assert found is not None
     with pytest.raises(DovetailError, match=r"__0_0.distcp has a wrong checksum; remove this folder and use --resume"):
-        pieces.fill(model, torch.optim.AdamW(model.parameters(), lr=0.5), found)
+        sharded_checkpoints.fill(model, torch.optim.AdamW(model.parameters(), lr=0.5), found)
 
 
 def test_moments_lie_in_memory_as_their_weights_do(mesh: DeviceMesh) -> None:

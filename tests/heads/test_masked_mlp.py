@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.heads.base import mlp
-from dovetail.heads.rows import through_rows
+from dovetail.heads.masked_mlp import through_rows
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 

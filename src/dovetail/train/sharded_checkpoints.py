@@ -6,7 +6,7 @@
 
 Parts and index have the format of `torch.distributed.checkpoint`, so any number of processes can read them, each only
 what it needs. The index is a pickle, which could contain code, so a restricted unpickler reads it that only allows the
-classes of an index. The parts are read as tensors only, and `state.pt` is a file of `dovetail.train.sealed`.
+classes of an index. The parts are read as tensors only, and `state.pt` is a file of `dovetail.train.checksummed`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from torch.optim import Optimizer
 from dovetail.distributed import rank, world_size
 from dovetail.errors import DovetailError, RunError
 from dovetail.files.finite import check_finite
+from dovetail.train.checksummed import digest_of, flush_folder, read_sealed, write_sealed
 from dovetail.train.parts import laid_out_as
-from dovetail.train.sealed import digest_of, flush_folder, read_sealed, write_sealed
 
 STATE, INDEX = "state.pt", ".metadata"
 PIECES = "pieces"
