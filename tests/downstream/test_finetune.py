@@ -223,7 +223,7 @@ def test_dilation_gives_the_stride(tmp_path: Path) -> None:
         (["--start", "nothing"], "There is no starting point 'nothing'"),
         (["--fraction", "2"], "fraction is 2"),
         (["--seeds", "0"], "seeds is 0"),
-        (["--classes", "2"], "holds label 2"),
+        (["--classes", "2"], "contains label 2"),
         (["--decoder", "upernet"], "does not support"),
         (["--crop-size", "4"], "crop_size is 4"),
     ],

@@ -209,7 +209,7 @@ def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begu
 
 
 def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
-    """Return the loggers that were asked for; a new run whose logger cannot be started leaves its folder empty."""
+    """Return the requested loggers. If a logger cannot be started, the folder of a new run is left empty."""
     try:
         return extra_loggers(options.loggers, out)
     except DovetailError:

@@ -169,8 +169,8 @@ def told_of_checkpoint(last: Path) -> str:
     files = [last] if last.is_file() else [path for path in last.rglob("*") if path.is_file()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     return (
-        f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume --epochs. Beside the model it holds "
-        "the heads, the teacher and the optimiser's state."
+        f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume --epochs. In addition to the "
+        "model, it contains the heads, the teacher and the optimiser state."
     )
 
 

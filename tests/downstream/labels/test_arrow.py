@@ -149,7 +149,7 @@ def test_faults_name_the_row(tmp_path: Path) -> None:
     found = open_segmentation(saved(tmp_path / "set", train=broken, validation=masked([LABELS])), classes=2)
     faults = list(found.train.faults())
     assert len(faults) == 3
-    assert "train[0] holds label 2" in faults[0]
+    assert "train[0] contains label 2" in faults[0]
     assert "train[1] cannot be read" in faults[1]
     assert "train[2] is 4x2 pixels" in faults[2]
 

@@ -73,9 +73,9 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     [
         (lambda c: c["annotations"][0].update(category_id=99), "annotation 11 has category 99"),
         (lambda c: c["annotations"][1].update(image_id=77), "annotation 12 belongs to image 77"),
-        (lambda c: c.pop("categories"), "has no categories; COCO's instance files hold lists"),
+        (lambda c: c.pop("categories"), "has no categories; COCO instance files contain lists"),
         (lambda c: c["images"][0].pop("width"), "an entry of images has no width"),
-        (lambda c: c["images"][1].update(id=1), "several images of one id"),
+        (lambda c: c["images"][1].update(id=1), "several images with the same id"),
         (lambda c: c["annotations"][4].pop("segmentation"), "annotation 15 has neither a box nor a mask"),
         (lambda c: c.update(categories=[]), "names no category"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 11 has the box [1, 2, 3]"),
@@ -98,8 +98,8 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][0].update(area=-3), "annotation 11 has area -3"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 11 has iscrowd 'no'"),
         (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is not text"),
-        (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories of one id"),
-        (lambda c: (c["images"].clear(), c["annotations"].clear()), "names no image"),
+        (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories with the same id"),
+        (lambda c: (c["images"].clear(), c["annotations"].clear()), "lists no images"),
     ],
 )
 def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:

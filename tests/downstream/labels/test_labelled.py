@@ -109,7 +109,7 @@ def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
 
 def test_missing_and_empty_folders(folders: tuple[Path, Path]) -> None:
     images, masks = folders
-    with pytest.raises(DovetailError, match=r"no folder .*other.* holds images, masks"):
+    with pytest.raises(DovetailError, match=r"no folder .*other.* contains images, masks"):
         paired(images.parent / "other", masks, classes=3)
     (images / "readme.txt").write_text("x")
     with pytest.raises(DovetailError, match=r"contains no images, but: \.txt"):
@@ -196,7 +196,7 @@ def test_masks_of_several_pages_or_bands_are_refused(tmp_path: Path) -> None:
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     tifffile.imwrite(tmp_path / "bands.tif", np.stack([LABELS] * 2, axis=2), photometric="minisblack", planarconfig=1)
     for name in ("pages", "bands"):
-        with pytest.raises(DovetailError, match="has 2 bands or pages; a mask holds one label for each pixel"):
+        with pytest.raises(DovetailError, match="has 2 bands or pages, but a mask has one label per pixel"):
             read_mask(tmp_path / f"{name}.tif")
 
 

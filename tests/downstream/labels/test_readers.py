@@ -112,7 +112,7 @@ def test_ade20k_does_not_count_label_zero(tmp_path: Path) -> None:
     assert found.train[0].mask[0, :4].tolist() == [0, 149, 255, 255]
     assert found.names[0] == "thing1"
     write_mask(root / "annotations" / "training" / "ADE_train_00000001.png", [151])
-    with pytest.raises(DovetailError, match=r"ADE_train_00000001\.png holds label 151"):
+    with pytest.raises(DovetailError, match=r"ADE_train_00000001\.png contains label 151"):
         found.train[0]
 
 
@@ -141,7 +141,7 @@ def test_images_beside_masks_match_by_stem(layout: str, tmp_path: Path) -> None:
     found = open_segmentation(tmp_path)
     assert (found.format, found.classes, len(found.train), len(found.val)) == ("folders", 4, 2, 2)
     assert open_segmentation(tmp_path, classes=7).classes == 7
-    with pytest.raises(DovetailError, match="holds label 3"):
+    with pytest.raises(DovetailError, match="contains label 3"):
         open_segmentation(tmp_path, classes=2).train[0]
 
 
@@ -237,7 +237,7 @@ def pairs(root: Path, values: list[int], *, count: int = 5) -> Path:
     [([0, 255], "0 and 255, and 255 is ignored;"), ([0], "0;"), ([255] * SIZE[0], "255, and 255 is ignored;")],
 )
 def test_masks_of_one_class_are_refused(values: list[int], words: str, tmp_path: Path) -> None:
-    with pytest.raises(DovetailError, match=f"All masks in .*masks hold label {words}"):
+    with pytest.raises(DovetailError, match=f"All masks in .*masks contain only label {words}"):
         open_segmentation(pairs(tmp_path, values))
 
 
@@ -245,7 +245,7 @@ def test_the_label_that_does_not_count_is_an_option(tmp_path: Path) -> None:
     data = pairs(tmp_path / "a", [3, 0, 2])
     found = open_segmentation(data, ignore_index=0)
     assert (found.classes, found.train.ignore_index, found.train.classes_in(0)) == (4, 0, [2, 3])
-    with pytest.raises(DovetailError, match=r"holds label 255 .* and 0 is ignored"):
+    with pytest.raises(DovetailError, match=r"contains label 255 .* and 0 is ignored"):
         open_segmentation(pairs(tmp_path / "b", [3, 255]), classes=4, ignore_index=0).train[0]
     assert open_segmentation(tmp_path / "b", classes=256, ignore_index=-1).train[0].mask[0, 1] == 255
     with pytest.raises(DovetailError, match="its own ignored label; omit --ignore-index"):
@@ -300,7 +300,9 @@ def test_unknown_folders_and_differing_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["gaps", "jpeg", "ignored"])
 def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, tmp_path: Path) -> None:
     data = pairs(tmp_path, [0, 128, 255] if kind == "gaps" else [0, 255])
-    words = r"hold the labels 0, 128, and 255 is ignored: most numbers .* --label-map 0:0 128:1, or give --classes 129"
+    words = (
+        r"contain the labels 0, 128, and 255 is ignored: most numbers .* --label-map 0:0 128:1, or use --classes 129"
+    )
     if kind == "jpeg":  # saved as JPEG on the way, and as PNG again
         for path in (data / "masks").iterdir():
             spots = np.random.default_rng(int(path.stem)).integers(0, 3, (12, 12)).repeat(4, 0).repeat(4, 1) * 127
@@ -310,7 +312,7 @@ def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, 
             write_image(data / "images" / f"{path.stem}.jpg", (48, 48))
         words = "labels, [0-9]+ in each on average. JPEG and smooth resizing mix labels"
     elif kind == "ignored":
-        words = "hold label 0 and 255, and 255 is ignored; .* such as --label-map 255:1"
+        words = "contain only label 0 and 255, and 255 is ignored; .* such as --label-map 255:1"
     with pytest.raises(DovetailError, match=words):
         open_segmentation(data)
     with pytest.raises(DovetailError, match="Found 1 fault"):
@@ -349,7 +351,7 @@ def test_a_label_map_says_what_labels_mean(tmp_path: Path) -> None:
     ignored = open_segmentation(data, label_map=["128:ignore", "255:1"])
     assert ignored.classes == 2
     assert ignored.train[0].mask[0, :3].tolist() == [0, 255, 1]
-    with pytest.raises(DovetailError, match="holds label 128, which the label map does not name, on 16 pixels"):
+    with pytest.raises(DovetailError, match="contains label 128 on 16 pixels, which is not in the label map"):
         open_segmentation(data, label_map=["255:128"])
     with pytest.raises(DovetailError, match="its own labels; omit --label-map"):
         open_segmentation(voc(tmp_path / "voc"), label_map=["255:1"])
@@ -380,7 +382,7 @@ def test_colours_of_masks_are_looked_up_in_a_table(mode: str, table: str, tmp_pa
     Image.fromarray(pixels).save(data / "masks" / "0.png")
     faults = [*found.train.faults(), *found.val.faults()]
     assert len(faults) == 1
-    assert "colour 1,2,3, which the label map does not name, on 1 pixel" in faults[0]
+    assert "colour 1,2,3 on 1 pixel, which is not in the label map" in faults[0]
     plain = open_segmentation(data, label_map=["128,64,128:0", "#008000:1", "70,130,180:ignore", "1,2,3:ignore"])
     assert plain.classes == 2
 
@@ -401,9 +403,9 @@ def test_grey_masks_saved_in_colour_are_labels_and_jpegs_are_none(tmp_path: Path
         (["nowhere.txt"], "nowhere.txt cannot be read"),
         (["255"], "The label map 255 cannot be read"),
         (["255:1", "red:2"], "got red:2"),
-        (["255:1", "255:2"], "names one value twice"),
-        (["255:1", "1,2,3:2"], "holds colours and labels"),
-        (["300,0,0:1"], "it must be at most 255"),
+        (["255:1", "255:2"], "has a value twice"),
+        (["255:1", "1,2,3:2"], "has both colours and labels"),
+        (["300,0,0:1"], "values are at most 255"),
     ],
 )
 def test_label_maps_that_are_none(given: list[str], words: str, tmp_path: Path) -> None:

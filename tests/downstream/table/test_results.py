@@ -147,7 +147,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_files_of_something_else_are_named(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(DovetailError, match="holds no results of this program"):
+    with pytest.raises(DovetailError, match="contains no results of Dovetail"):
         read_results(tmp_path)
     with pytest.raises(DovetailError, match="cannot be read"):
         read_results(tmp_path / "nowhere")

@@ -64,7 +64,7 @@ def test_what_cannot_be_shown_is_not_claimed() -> None:
     few = verdict(rows({"random": [10.0, 12.0], "all": [30.0, 31.0]}))
     assert few == (
         "With 5 labelled images pre-training is +19.5 mIoU from random weights with 2 seeds, which is too few to tell; "
-        "give --seeds 5.",
+        "use --seeds 5.",
     )
 
 

@@ -82,4 +82,4 @@ class ClassSet(ABC):
 def check_several(names: Sequence[str], place: Path | str) -> None:
     """Raise `DataError` if there are fewer than two classes."""
     if len(names) < 2:
-        raise DataError(f"{place} holds the class {names[0]!r} alone; give at least two.")
+        raise DataError(f"{place} has only the class {names[0]!r}; use at least two classes.")

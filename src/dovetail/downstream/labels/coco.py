@@ -99,7 +99,7 @@ def parse(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise DataError(f"{path} cannot be read ({error.strerror}); specify a COCO JSON file.") from error
     odd = next(misfits(content, Lists), None)
     if odd is not None:
-        return {}, [f"{path} {odd}; COCO's instance files hold lists of images, annotations and categories."]
+        return {}, [f"{path} {odd}; COCO instance files contain lists of images, annotations and categories."]
     make_whole(content)
     return content, [*faults_of_lists(path, content)]
 

@@ -67,11 +67,11 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     images = [one for one in content["images"] if isinstance(one, dict) and is_whole(one.get("id"))]
     sizes = {one["id"]: (one.get("height"), one.get("width")) for one in images}
     if len(sizes) < len(images):
-        yield f"{path} has several images of one id; give each its own."
+        yield f"{path} has several images with the same id; use unique ids."
     known = [one["id"] for one in content["categories"] if isinstance(one, dict) and is_whole(one.get("id"))]
     categories = set(known)
     if len(categories) < len(known):
-        yield f"{path} has several categories of one id; give each its own."
+        yield f"{path} has several categories with the same id; use unique ids."
     for one in content["annotations"]:
         if not isinstance(one, dict) or not is_whole(one.get("id")):
             yield f"{path}: an annotation has no id that is a whole number ({quoted(one)})."
@@ -111,15 +111,15 @@ def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -
         yield f"{path}: annotation {one['id']} has neither a box nor a mask."
     for field in ("area", "iscrowd"):
         if not fits(one.get(field), Amount):
-            yield f"{path}: annotation {one['id']} has {field} {quoted(one[field])}, which is no number of at least 0."
+            yield f"{path}: annotation {one['id']} has {field} {quoted(one[field])}, expected a number from 0."
     if box and not fits(box, FourPlaces):
         yield f"{path}: annotation {one['id']} has the box {quoted(box)}; a box is left, top, width, height."
     if isinstance(mask, dict):
         yield from faults_of_run_lengths(path, one["id"], mask, size)
     elif mask and not isinstance(mask, list):
-        yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; give polygons or run-lengths."
+        yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; use polygons or run-lengths."
     elif mask and not (fits(mask, Polygons) and all(len(part) % 2 == 0 for part in mask)):
-        yield f"{path}: a polygon of annotation {one['id']} is no list of x, y in turn."
+        yield f"{path}: a polygon of annotation {one['id']} is not a list of alternating x and y."
 
 
 def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:

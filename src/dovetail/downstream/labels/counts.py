@@ -54,23 +54,23 @@ class LabelCounts:
         if max(self.labels, default=0) == 0:
             held = " and ".join([*map(str, self.labels), *([str(self.ignore_index)] * self.ignored)])
             raise DataError(
-                f"All masks {self.place} hold label {held}{ignored}; number the classes 0, 1, 2 and so on, or say what "
-                f"the labels mean, such as --label-map {self.ignore_index if self.ignored else 255}:1."
+                f"All masks {self.place} contain only label {held}{ignored}; number the classes 0, 1, 2 and so on, or "
+                f"map labels to classes, such as --label-map {self.ignore_index if self.ignored else 255}:1."
             )
         if classes_given:
             return
         if self.per_mask > MOST_PER_MASK:
             raise DataError(
-                f"The masks {self.place} hold {len(self.labels)} labels, {self.per_mask:.0f} in each on average. JPEG "
-                "and smooth resizing mix labels like this: save the masks as PNG from their source, or give "
+                f"The masks {self.place} contain {len(self.labels)} labels, {self.per_mask:.0f} per mask on average. "
+                "JPEG and smooth resizing mix labels like this: save the masks as PNG from their source, or use "
                 f"--classes {self.classes} if these are class numbers."
             )
         if len(self.labels) * 2 < self.classes:
             few = len(self.labels) <= MOST_LISTED
             pairs = " ".join(f"{label}:{index}" for index, label in enumerate(self.labels)) if few else "TABLE"
             raise DataError(
-                f"The masks {self.place} hold the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
-                f"{self.classes - 1} never occur. Say what the labels mean with --label-map {pairs}, or give "
+                f"The masks {self.place} contain the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
+                f"{self.classes - 1} never occur. Specify the classes of the labels with --label-map {pairs}, or use "
                 f"--classes {self.classes} if these are class numbers."
             )
 

@@ -79,7 +79,7 @@ def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path
             continue
         if path.stem in files:
             raise DataError(
-                f"{folder} holds both {files[path.stem].name} and {path.name}; {kind}s need different stems."
+                f"{folder} contains both {files[path.stem].name} and {path.name}; {kind}s need different stems."
             )
         files[path.stem] = path
     if not files:
@@ -108,7 +108,7 @@ def what_is_at(path: Path) -> str:
         return "it is a file"
     parent = next((one for one in path.parents if one.is_dir()), Path.cwd())
     held = sorted(one.name for one in parent.iterdir() if one.is_dir())[:5]
-    return f"{parent} holds {', '.join(held) if held else 'no folder'}"
+    return f"{parent} contains {', '.join(held) if held else 'no folder'}"
 
 
 def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
@@ -179,13 +179,13 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
     if kind == "JPEG":
         raise DataError(f"{path} is a JPEG, which mixes labels at their borders; save the mask as PNG.")
     if bands > 1:
-        raise DataError(f"{path} has {bands} bands or pages; a mask holds one label for each pixel.")
+        raise DataError(f"{path} has {bands} bands or pages, but a mask has one label per pixel.")
     if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
         mode, found = "L", found[..., 0]  # grey, saved as colour
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
         raise DataError(
-            f"{path} has mode {mode}; a mask holds one label for each pixel, so save it as palette or grey, or say "
-            "what its colours mean with --label-map."
+            f"{path} has mode {mode}, but a mask has one label per pixel; save it as palette or grey, or specify "
+            "the classes of its colours with --label-map."
         )
     if label_map is not None:
         return label_map.apply(found, str(path))
@@ -215,6 +215,6 @@ def check_labels(mask: Tensor, classes: int, ignore_index: int, where: str) -> N
     wrong = mask[((mask < 0) | (mask >= classes)) & (mask != ignore_index)]
     if wrong.numel():
         raise DataError(
-            f"{where} holds label {int(wrong.max())} on {counted(wrong.numel(), 'pixel')}, but there are "
-            f"{classes} classes (0 to {classes - 1}) and {ignore_index} is ignored; give the right number of classes."
+            f"{where} contains label {int(wrong.max())} on {counted(wrong.numel(), 'pixel')}, but there are "
+            f"{classes} classes (0 to {classes - 1}) and {ignore_index} is ignored; correct the number of classes."
         )

@@ -62,8 +62,8 @@ class LabelMap:
         if wrong.any():
             value, pixels = int(codes[wrong][0]), counted(int(wrong.sum()), "pixel")
             raise DataError(
-                f"{where} holds {self._called(value)}, which the label map does not name, on {pixels}"
-                f"{'' if self.whole else ', but the map gives its number to another label'}; name it in the map."
+                f"{where} contains {self._called(value)} on {pixels}, which is not in the label map"
+                f"{'' if self.whole else ', but the map gives its number to another label'}; add it to the map."
             )
         return torch.from_numpy(np.where(named, targets[places], codes))
 
@@ -99,8 +99,8 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
         kinds.add(in_colour)
         entries[value] = ignore_index if pair["target"] == IGNORE else int(pair["target"])
     if len(entries) < len(given) or len(kinds) > 1:
-        fault = "names one value twice" if len(kinds) == 1 else "holds colours and labels"
-        raise OptionsError(f"--label-map {' '.join(given)} {fault}; give each value once, all of one kind.")
+        fault = "has a value twice" if len(kinds) == 1 else "has both colours and labels"
+        raise OptionsError(f"--label-map {' '.join(given)} {fault}; use unique values of one kind.")
     values = sorted(entries)
     return LabelMap(tuple(values), tuple(entries[value] for value in values), kinds == {True}, kinds == {True})
 
@@ -109,7 +109,7 @@ def code_of(numbers: Sequence[int], where: str) -> int:
     """Return a label, or a colour as one number. Raise `DataError` if it is out of range."""
     most = LARGEST if len(numbers) == 1 else 255
     if max(numbers) > most:
-        raise DataError(f"{where} holds {max(numbers)}; it must be at most {most}.")
+        raise DataError(f"{where} contains {max(numbers)}, but values are at most {most}; correct it.")
     return numbers[0] if len(numbers) == 1 else numbers[0] << 16 | numbers[1] << 8 | numbers[2]
 
 
@@ -123,9 +123,9 @@ def read_table(path: Path) -> LabelMap:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise DataError(
-            f"The label map {path} cannot be read ({reason}); name a table of classes, or give pairs such as 255:1."
+            f"The label map {path} cannot be read ({reason}); specify a table of classes, or pairs such as 255:1."
         ) from error
     rows: list[tuple[list[int], str]] = []
     for line in lines:
@@ -140,7 +140,7 @@ def read_table(path: Path) -> LabelMap:
     lengths = {len(numbers) for numbers, _ in rows}
     codes = [code_of(numbers, str(path)) for numbers, _ in rows]
     if len(lengths) != 1 or len(set(codes)) < len(codes) or len(rows) < 2:
-        raise DataError(f"{path} is no table of two or more classes, each with a colour or a label of its own.")
+        raise DataError(f"{path} is not a table of two or more classes with unique colours or labels; correct it.")
     order = sorted(range(len(codes)), key=codes.__getitem__)
     names = tuple(name for _, name in rows)
     return LabelMap(tuple(codes[index] for index in order), tuple(order), lengths == {3}, True, names)

@@ -134,8 +134,8 @@ class MaskFiles(StoredMasks):
         relabelled = table[mask.clamp(min=0)]
         if bool((relabelled == -1).any()):
             raise DataError(
-                f"{self.masks[index]} holds label {int(mask[relabelled == -1].max())}, beyond the {len(self.relabel)} "
-                "that its format has; save the masks anew."
+                f"{self.masks[index]} contains label {int(mask[relabelled == -1].max())}, beyond the "
+                f"{len(self.relabel)} of its format; save the masks again."
             )
         return relabelled
 
@@ -200,7 +200,7 @@ class CocoMasks(SegmentationSet):
 
 
 def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:
-    """Raise `DataError` where the masks of `data`, in memory as `read`, hold fewer classes than `least`."""
+    """Raise `DataError` where the masks of `data`, in memory as `read`, have fewer classes than `least`."""
     if isinstance(read, InMemory):
         check_classes(data, (classes_of(item.mask, data.ignore_index) for item in read.items), purpose, least=least)
 

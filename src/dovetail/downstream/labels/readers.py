@@ -156,7 +156,7 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
 def checked(files: MaskFiles, where: str) -> MaskFiles:
     """Return `files`. Raise `DataError` if one of them is missing."""
     if not files.images:
-        raise DataError(f"{where} names no image; give at least one.")
+        raise DataError(f"{where} lists no images; add at least one.")
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
         raise MissingFilesError(

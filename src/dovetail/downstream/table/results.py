@@ -151,7 +151,7 @@ def read_results(folder: str | Path) -> Results:
         content = read_json(path, "measure again")
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); specify a folder with a {RESULTS}.") from error
-    found = converted(content, Saved, f"{path} holds no results of this program: it", "measure again", closed=True)
+    found = converted(content, Saved, f"{path} contains no results of Dovetail: it", "measure again", closed=True)
     rows = tuple(
         Row(row.setting, {name: without_interval_of_two(score) for name, score in row.scores.items()})
         for row in found["rows"]

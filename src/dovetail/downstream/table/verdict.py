@@ -169,7 +169,7 @@ def sentence(found: Difference, what: str, other: str, *, images: int, score: st
     if found.half_width is None:
         return (
             f"{beginning}{what} is {found.mean:+.1f} {score} from {other} with {counted(found.seeds, 'seed')}, which "
-            f"is too few to tell; give --seeds {ENOUGH_SEEDS}."
+            f"is too few to tell; use --seeds {ENOUGH_SEEDS}."
         )
     size = f"{found.mean:+.1f} ± {found.half_width:.1f} {score}"
     seeds = f"({counted(found.seeds, 'seed')}, paired)"
