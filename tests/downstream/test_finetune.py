@@ -220,7 +220,7 @@ def test_dilation_gives_the_stride(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--start", "nothing"], "There is no starting point 'nothing'"),
+        (["--start", "nothing"], "There is no start 'nothing'"),
         (["--fraction", "2"], "fraction is 2"),
         (["--seeds", "0"], "seeds is 0"),
         (["--classes", "2"], "contains label 2"),
