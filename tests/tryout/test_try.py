@@ -74,7 +74,7 @@ def test_the_conclusion_claims_what_was_shown() -> None:
     alone, encoder, *_, whole = plan_of(options(init="imagenet")).starts
     runs = {"base": Path("a"), "targets": Path("b")}
     better, worse = Difference(3.0, 1.0, 5), Difference(0.2, 2.0, 5, 400)
-    assert "encoder-targets, whole helped most" in conclusion({encoder: worse, whole: better}, alone, runs)
+    assert "encoder-targets, whole gained most" in conclusion({encoder: worse, whole: better}, alone, runs)
     assert "No significant gain of pre-training over ImageNet weights" in conclusion({encoder: worse}, alone, runs)
     assert "too few seeds" in conclusion({encoder: Difference(9.0, None, 2)}, alone, runs)
 

@@ -99,7 +99,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 11 has iscrowd 'no'"),
         (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is not text"),
         (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories with the same id"),
-        (lambda c: (c["images"].clear(), c["annotations"].clear()), "lists no images"),
+        (lambda c: (c["images"].clear(), c["annotations"].clear()), "has no images"),
     ],
 )
 def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any], sentence: str, file: Path) -> None:

@@ -310,7 +310,7 @@ def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, 
             Image.fromarray(spots.astype(np.uint8)).save(file, "JPEG", quality=60)
             Image.open(file).save(path)
             write_image(data / "images" / f"{path.stem}.jpg", (48, 48))
-        words = "labels, [0-9]+ in each on average. JPEG and smooth resizing mix labels"
+        words = "labels, [0-9]+ per mask on average. JPEG and smooth resizing mix labels"
     elif kind == "ignored":
         words = "contain only label 0 and 255, and 255 is ignored; .* such as --label-map 255:1"
     with pytest.raises(DovetailError, match=words):

@@ -98,7 +98,7 @@ def test_images_that_are_gone_do_not_end_a_run(tmp_path: Path, monkeypatch: pyte
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(tmp_path: Path) -> None:
     data = class_folder(tmp_path / "set")
-    with pytest.raises(dovetail.DovetailError, match="no class folders"):
+    with pytest.raises(dovetail.DovetailError, match="no folder"):
         pretrained(data, tmp_path / "a", knn_data=data / "train")
     left = {file.name for file in (tmp_path / "a").iterdir()}
     assert left <= {".dovetail.lock"}  # so that the command can be given again

@@ -59,9 +59,9 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         for one in content[key]:
             for odd in misfits(one, kind):
                 yield f"{path}: an entry of {key} {odd} ({quoted(one)})."
-    for key, what in (("categories", "category"), ("images", "image")):
+    for key in ("categories", "images"):
         if not content[key]:
-            yield f"{path} names no {what}; add the list of {key}."
+            yield f"{path} has no {key}; add the list of {key}."
     named = [one for key in ("images", "categories") for one in content[key] if isinstance(one, dict)]
     wrong = {repr(one.get("id")) for one in named if not is_whole(one.get("id"))}  # report once, not per annotation
     images = [one for one in content["images"] if isinstance(one, dict) and is_whole(one.get("id"))]
