@@ -122,7 +122,7 @@ def options(
     known = options_of(method)
     found = SMALL if preset == "small" else short_options(method, taps)
     if preset == "continue":
-        found = found | CONTINUE
+        found = {**found, **CONTINUE}
     if "base_lr" in found and optimiser != "published":
         found = {**found, **SHORT_RATES[optimiser]}
     return {name: value for name, value in found.items() if name in known}

@@ -77,7 +77,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["images"][0].pop("width"), "an entry of images has no width"),
         (lambda c: c["images"][1].update(id=1), "several images with the same id"),
         (lambda c: c["annotations"][4].pop("segmentation"), "annotation 15 has neither a box nor a mask"),
-        (lambda c: c.update(categories=[]), "names no category"),
+        (lambda c: c.update(categories=[]), "has no categories"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotation 11 has the box [1, 2, 3]"),
         (lambda c: c["annotations"][2]["segmentation"].pop("size"), "the mask of annotation 13 has no size"),
         (lambda c: c["annotations"][0].update(segmentation=[3, 4, 5, 6]), "a polygon of annotation 11"),
