@@ -38,6 +38,9 @@ TINY_OPTIONS: dict[str, Any] = {
     "queries": 3,
     "query_size": 32,
     "decoder_grid": 8,
+    "decoder_hidden": 24,
+    "decoder_dim": 8,
+    "decoder_prototypes": 6,
 }
 
 
