@@ -39,7 +39,8 @@ def options_table(method: str) -> str:
     for name, parameter in known.items():
         presets = (f"`{preset[name]}`" if name in preset else "" for preset in (SMALL, short))
         spelt = f"`{name}`, set by `{RUNS[name]}`" if name in RUNS else f"`{name}`"
-        cells = (spelt, kind(parameter.annotation), f"`{parameter.default}`", *presets, helps[name])
+        default = "null" if parameter.default is None else parameter.default
+        cells = (spelt, kind(parameter.annotation), f"`{default}`", *presets, helps[name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
@@ -69,7 +70,7 @@ def kind(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in choices)
     if isinstance(annotation, type) and not choices:
         return annotation.__name__
-    return str(annotation).replace("typing.", "")
+    return str(annotation).replace("typing.", "").replace("None", "null")
 
 
 def expected_table(prefix: str) -> str:

@@ -98,7 +98,7 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
         (["pretrain", "--recipe.alhpa", "0.3"], "did you mean '--recipe.alpha'?"),
         (
             ["pretrain", "--method", "densecl", "--recipe.prototypes=9"],
-            "There is no option '--recipe.prototypes=9'; it belongs to other methods: slotcon, dino, ibot, ….",
+            "The method has no option '--recipe.prototypes=9'; it is an option of slotcon, dino, ibot, ….",
         ),
         (["pretrain", "--recipe.alpha", "half"], "alpha"),
         (["pretrain", "--out", "x"], "--data is missing; specify a folder of images."),

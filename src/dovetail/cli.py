@@ -64,7 +64,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "dovetail.run.pretrain",
         "pretrain",
-        "pre-train a model on a folder of unlabelled images",
+        "pre-train a model on unlabelled images",
         "dovetail.run.options:PretrainOptions",
         reads_config=True,
     ),

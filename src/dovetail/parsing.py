@@ -190,18 +190,20 @@ def explain(message: str, known: list[str]) -> str:
     if not wrong:
         return (message if len(message) <= 1000 else f"{message[:1000]}…").rstrip(".") + "."
     name = wrong.group(1) or "--" + wrong.group(2)
-    return f"There is no option {hyphened(name)!r}; {hint_for(name.split('=')[0], known)}"
+    return unknown_option(name, known)
 
 
-def hint_for(option: str, known: list[str]) -> str:
-    """Return a hint for an unknown option: the methods that have it, or the most similar known option."""
+def unknown_option(name: str, known: list[str]) -> str:
+    """Return the sentence for an unknown option: the methods that have it, or the most similar known option."""
     from dovetail.recipes.table import methods_with
 
+    option = name.split("=")[0]
     others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
     if others:
-        return f"it belongs to other methods: {others}."
+        return f"The method has no option {hyphened(name)!r}; it is an option of {others}."
     close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-    return f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
+    hint = f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
+    return f"There is no option {hyphened(name)!r}; {hint}"
 
 
 KINDS = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false"}

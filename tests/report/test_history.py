@@ -57,7 +57,7 @@ def content(step: int, within: float, position: float) -> dict[str, Any]:
 
 def test_maps_have_verdicts_of_their_own() -> None:
     assert History((reading(1),)).content_verdicts(10) == []
-    for within, position, why in ((0.01, 0.1, "nearly equal"), (0.4, 0.8, "position in the crop")):
+    for within, position, why in ((0.01, 0.1, "nearly alike"), (0.4, 0.8, "position in the crop")):
         states = []
         for low in range(4):
             readings = (content(1, 0.4, 0.1), *(content(2 + number, within, position) for number in range(low)))

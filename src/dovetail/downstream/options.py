@@ -18,7 +18,7 @@ class MachineOptions(Options):
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "Device type.")
     precision: Literal["auto", "bf16", "float32"] = option(
-        "auto", 'Number format. "auto" uses bfloat16 autocast where the hardware supports it.'
+        "auto", 'Numerical precision. "auto" uses bfloat16 autocast where the hardware supports it.'
     )
     workers: int | Auto = option("auto", "Threads that read images.", Range(0, most=4096))
 
@@ -79,7 +79,8 @@ class EvaluateKnnOptions(MachineOptions, MeasureOptions):
     temperature: float = option(0.07, "Temperature of the votes, weighted by exp(similarity / temperature).", RATE)
     image_size: int | None = option(
         None,
-        "Side of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the run's.",
+        "Side length of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the "
+        "run's.",
         Range(16, most=MOST_SIDE_PX),
     )
 
@@ -104,7 +105,8 @@ class EvaluateLinearOptions(MachineOptions, MeasureOptions):
     blocks: int = option(4, "For a ViT: number of last blocks whose class tokens are concatenated.", COUNT)
     image_size: int | None = option(
         None,
-        "Side of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the run's.",
+        "Side length of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the "
+        "run's.",
         Range(16, most=MOST_SIDE_PX),
     )
 
@@ -143,7 +145,7 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
     seeds: int = option(1, "Number of repetitions, with other labelled images and initial centres.", COUNT)
     image_size: int | None = option(
         None,
-        "Side in pixels that whole images are resized to. Default: the run's.",
+        "Side length in pixels that whole images are resized to. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
     )
     classes: int | None = option(
@@ -234,7 +236,7 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     )
     crop_size: int | None = option(
         None,
-        "Side of training crops in pixels. Default: the protocol's.",
+        "Side length of training crops in pixels. Default: the protocol's.",
         Range(32, most=MOST_SIDE_PX),
     )
     output_stride: Literal["auto", 8, 16, 32] = option(
@@ -350,7 +352,7 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
     label_smoothing: float = option(0.1, "Label smoothing.", Range(0, 0.999))
     image_size: int | None = option(
         None,
-        "Side of the images in pixels. Default: the run's.",
+        "Side length of the images in pixels. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
     )
 

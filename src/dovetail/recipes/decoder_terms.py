@@ -66,30 +66,32 @@ def decon(
         name: Name of the new recipe.
         decoder: Recipe whose terms are repeated on the decoder; defaults to `base`. Its teacher is used if `base` has
             none.
-        levels: "finest", "all", or names of decoder taps separated by commas, such as "p2,p3". decon-ml defaults to
-            "all".
-        alpha: Weight of the encoder's terms in [0, 1). The decoder's terms share the rest equally. With 0 the encoder
-            has no terms and learns only through the decoder.
-        lateral_dropout: Probability in [0, 1) of dropping the decoder's input from shallower encoder maps. decon-ml
+        levels: Decoder levels to use: "finest", "all", or comma-separated names of decoder taps (feature maps), such as
+            "p2,p3". decon-ml defaults to "all".
+        alpha: Weight of the encoder's loss terms, in [0, 1). The decoder's terms share the rest equally. With 0 the
+            encoder has no terms and learns only through the decoder.
+        lateral_dropout: Probability, in [0, 1), of dropping the decoder's input from shallower encoder maps. decon-ml
             defaults to 0.5.
-        lateral_dropout_kind: "channel" drops single channels, "path" drops a whole lateral.
-        teacher_lateral_dropout: Drop laterals in the teacher too, as in the authors' code, with separate draws.
-        decoder_group_weight: SlotCon's `group_weight` on the decoder; None uses the encoder's.
-        decoder_prototypes: Number of prototypes of slot heads on the decoder; 0 uses the encoder's.
+        lateral_dropout_kind: "channel" drops single channels; "path" drops a whole lateral connection.
+        teacher_lateral_dropout: Also drop lateral connections in the teacher, as in DeCon's official code, with draws
+            separate from the student's.
+        decoder_group_weight: SlotCon's `group_weight` for the decoder; null uses the encoder's value.
+        decoder_prototypes: Number of prototypes of slot heads on the decoder; 0 uses the encoder's value.
         decoder_padding: Padding of the decoder's convolutions during pre-training. "zeros" is the model's own padding,
             which reveals the distance of a cell to the border; "reflect" avoids this. The exported model keeps its own
             padding.
-        decoder_cell_negatives: DenseCL's `cell_negatives` on the decoder; 0 uses the encoder's.
+        decoder_cell_negatives: DenseCL's `cell_negatives` for the decoder; 0 uses the encoder's value.
         decoder_hidden: Width of the hidden layers of decoder heads; 0 uses the width of the base's heads.
         decoder_cells: Number of points of each view at which decoder maps are compared; 0 compares all cells (see
-            decoder_grid). The levels share the points equally, and a level with no more cells than its share is
-            compared completely. Heads with one vector per image always see the whole map.
+            decoder_grid). The points are divided equally among the levels; a level that has no more cells than its
+            share is compared at every cell. Heads with one vector per image always see the whole map.
         decoder_grid: Average-pool larger decoder maps to this many cells per side before the head. Has no effect on
             levels that decoder_cells samples.
-        border_cells: Number of outermost cells of decoder maps to exclude, whose content depends most on padding.
-        reference_double_momentum_counter: Advance the teacher's momentum twice per step, as in the authors' code; the
-            momentum reaches 1 at half of the run.
-        reference_frozen_prototypes: Keep the teacher's decoder prototypes random, as in the authors' code.
+        border_cells: Width, in cells, of the border of decoder maps to exclude; the content of these cells depends most
+            on padding.
+        reference_double_momentum_counter: Advance the teacher's momentum twice per step, as in DeCon's official code;
+            the momentum then reaches 1 halfway through the run.
+        reference_frozen_prototypes: Keep the teacher's decoder prototypes random, as in DeCon's official code.
     """
     check_shares(alpha, lateral_dropout)
     leading, chosen = decoder or base, choose_levels(taps, levels)

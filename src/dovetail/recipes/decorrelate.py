@@ -44,7 +44,7 @@ def barlow(
             schedule.
         bias_lr: Learning rate of biases and normalisation layers.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
     """
     return Recipe(
         name="barlow",
@@ -82,7 +82,7 @@ def zerocl(
         base_lr: Learning rate of weights for a batch of 256 (LARS), above 0; decays to 0 with a cosine schedule.
         bias_lr: Learning rate of biases and normalisation layers.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
     """
     return Recipe(
         name="zerocl",
@@ -123,9 +123,10 @@ def vicreg(
         covariance_weight: Weight of the squared covariances of different channels.
         variance_scale: 1 sums the variance terms of both views (the paper), 0.5 takes their mean (its code).
         base_lr: Learning rate for a batch of 256 (LARS); decays to an 800th with a cosine schedule.
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
     """
     objective = VICRegSpec(invariance_weight, variance_weight, covariance_weight, variance_scale)
     return Recipe(

@@ -48,15 +48,16 @@ def densecl(
         taps: Taps of the model.
         hidden: Width of the hidden layer of both heads.
         dim: Width of the embedding.
-        temperature: Temperature of both contrastive terms.
-        queue: Number of keys in each of the two queues.
-        dense_weight: Weight of the dense term, in [0, 1]; the global term has the rest.
-        cell_negatives: Minimum distance, in sides of the source image, of other cells of the same image to use as
-            negatives. 0 is the published loss without them; 0.2 is about the size of an object.
+        temperature: Temperature of the dense and the global contrastive term.
+        queue: Number of keys in each of the two queues (dense and global).
+        dense_weight: Weight of the dense term, in [0, 1]; the global term gets the remaining weight.
+        cell_negatives: Minimum distance, as a fraction of the side of the source image, at which other cells of the
+            same image are used as negatives. 0 gives the published loss, which has no such negatives; 0.2 is about the
+            size of an object.
         momentum: Momentum of the teacher, constant.
         base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
-        grid: Average-pool larger maps to this many cells per side; None disables pooling.
+        grid: Average-pool larger maps to this many cells per side; null disables pooling.
     """
     objective = DenseContrastSpec(
         temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
@@ -109,10 +110,11 @@ def pixpro(
         instance_weight: Weight of the image-level term; 0 removes the term and its projector.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
         base_lr: Learning rate for a batch of 256 (LARS).
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from a hundredth of the peak.
-        grid: Average-pool larger maps to this many cells per side; None disables pooling.
+        warmup_epochs: Number of epochs of linear warm-up, starting from a hundredth of the peak learning rate.
+        grid: Average-pool larger maps to this many cells per side; null disables pooling.
     """
     objective = PixelConsistencySpec(
         distance=distance, gamma=gamma, transform_layers=transform_layers, instance_weight=instance_weight

@@ -49,15 +49,16 @@ def encoder_targets(
 
     Args:
         taps: Taps of the model.
-        level: Encoder map to predict, such as c4; None uses the map of stride 16, or the closest one.
+        level: Encoder feature map to predict, such as c4; null uses the deepest map with a stride of at most 16 or, if
+            there is none, the finest map.
         crops: Number of crops per image whose features are predicted, at least 1.
-        target_scale: Range of the fraction of the image's area in these crops.
-        scale: Range of the fraction of the image's area in the decoder's crop.
+        target_scale: Range of the fraction of the image area that each predicted crop (see `crops`) covers.
+        scale: Range of the fraction of the image area that the crop for the decoder covers.
         predictor_width: Width of the predictor's hidden layer; 0 uses a predictor with one layer.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule. A frozen encoder does not move.
         base_lr: Learning rate for a batch of 256 images (AdamW), so 1e-3 for 16; decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         image_size: Side length of the views in pixels.
         blur_px: Maximum standard deviation of the blur in pixels of the decoder's view; 0 disables blur.
 

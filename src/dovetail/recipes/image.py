@@ -51,11 +51,12 @@ def simclr(
         dim: Width of the embedding.
         temperature: Temperature of the cosine similarities.
         base_lr: Learning rate for a batch of 256 (LARS).
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         jitter: Strength of the colour jitter.
-        rows_per_block: Number of anchors whose similarities are in memory at a time; None keeps all.
+        rows_per_block: Number of anchors whose similarities are in memory at a time; null keeps all.
     """
     head = VectorHeadSpec(hidden, dim, bias=False, last_norm="affine")
     view = Photometric(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter)
@@ -148,13 +149,14 @@ def moco_v3(
         temperature: Temperature of the cosine similarities.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
         base_lr: Learning rate for a batch of 256.
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay; of all parameters for a ViT, otherwise of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         frozen_patches: Freeze a ViT's patch embedding at its random weights, which stabilises training.
-        rows_per_block: Number of queries whose similarities are in memory at a time; None keeps all.
+        rows_per_block: Number of queries whose similarities are in memory at a time; null keeps all.
         image_size: Side length of the views in pixels.
-        min_scale: Minimum fraction of the image's area in a view.
+        min_scale: Minimum fraction of the image area that a view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.
     """
@@ -213,9 +215,10 @@ def byol(
         convention: Form of the loss; see `dovetail.objectives.regress`.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
         base_lr: Learning rate for a batch of 256 (LARS).
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
     """
     objective = RegressSpec(convention=convention, predictor=PredictorSpec(hidden))
     return Recipe(

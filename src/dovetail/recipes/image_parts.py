@@ -55,7 +55,7 @@ def pair_views(
         interpolation: Interpolation of both crops.
         min_overlap: Minimum overlap of the crops; see `ViewPlan`.
         image_size: Side length of the views in pixels.
-        min_scale: Minimum fraction of the image's area in a view.
+        min_scale: Minimum fraction of the image area that a view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.
     """

@@ -52,8 +52,8 @@ def pqcl(
     Args:
         taps: Taps of the model.
         query_crops: Number of crops per image whose patches are predicted, at least 1.
-        query_size: Side length of these crops in pixels; a multiple of the model's patch size.
-        query_scale: Range of the fraction of the image's area in these crops.
+        query_size: Side length of the predicted crops in pixels; a multiple of the model's patch size.
+        query_scale: Range of the fraction of the image area that each predicted crop (see `query_crops`) covers.
         query_weight: Weight of the query term.
         query_attention: Query tokens attend to the raw tokens and, with "unidirectional", to the tokens of their own
             crop, or, with "query_to_query" as in the official code, to those of all crops. Both are the same for one

@@ -55,7 +55,7 @@ def adclr(
         taps: Taps of the model.
         queries: Number of query patches per image, S, at least 1.
         query_weight: Weight of the query term.
-        query_scale: Range of the fraction of the image's area in a query's crop.
+        query_scale: Range of the fraction of the image area that a query's crop covers.
         query_attention: "unidirectional" is the paper's. The others are ablations: with "query_to_query", queries
             attend to each other; with "bidirectional", raw tokens attend to queries too, which collapses in the paper.
         query_pairing: "cross" contrasts a query in one view with itself in the other view, "same" in the same view.

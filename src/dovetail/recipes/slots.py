@@ -45,19 +45,20 @@ def slotcon(
         taps: Taps of the model.
         hidden: Width of the hidden layers of the projector and the slot predictor.
         dim: Width of the embedding.
-        prototypes: Number of slots.
-        group_weight: Weight of the group loss, in [0, 1]; the slot loss has the rest.
+        prototypes: Number of prototypes (slots).
+        group_weight: Weight of the group loss, in [0, 1]; the slot loss gets the remaining weight.
         student_temperature: Temperature of the student's scores in the group loss.
-        teacher_temperature: Temperature of the teacher's scores and of the grouping.
+        teacher_temperature: Temperature of the teacher's scores and of the grouping of cells into slots.
         contrast_temperature: Temperature of the slot loss.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
         base_lr: Learning rate for a batch of 256 (LARS).
-        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; None uses base_lr.
+        bias_lr: Learning rate of biases and normalisation layers, which LARS does not scale; null uses the base
+            learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
-        warmup_epochs: Epochs of linear warm-up from a hundredth of the peak.
-        grid: Average-pool larger maps to this many cells per side; None disables pooling.
-        reference_disjoint_crops: Count images without overlapping crops in the group loss, as in the official code; see
-            `dovetail.objectives.slots`.
+        warmup_epochs: Number of epochs of linear warm-up, starting from a hundredth of the peak learning rate.
+        grid: Average-pool larger maps to this many cells per side; null disables pooling.
+        reference_disjoint_crops: Include images whose crops do not overlap in the group loss, as in the official code;
+            see `dovetail.objectives.slots`.
     """
     objective = SlotSpec(
         student_temperature=student_temperature,

@@ -125,21 +125,21 @@ def self_distilled(
         masks: Masks of the global views.
         momentum: Initial momentum of the teacher; rises to 1 with a cosine schedule.
         base_lr: Learning rate for a batch of 256 (AdamW).
-        final_lr: Final learning rate of the cosine schedule, for any batch size.
+        final_lr: Final learning rate of the cosine schedule; it is not scaled with the batch size.
         weight_decay: Initial weight decay of tensors with more than one dimension.
         final_weight_decay: Final weight decay of the cosine schedule.
-        warmup_epochs: Epochs of linear warm-up from 0.
+        warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         clip_norm: Maximum gradient norm of each tensor.
-        frozen_epochs: Number of epochs in which the prototypes are frozen.
+        frozen_epochs: Number of epochs at the start of the run for which the prototypes are frozen.
         image_size: Side length of the two global views in pixels.
-        global_scale: Range of the fraction of the image's area in global views.
+        global_scale: Range of the fraction of the image area that a global view covers.
         local_crops: Number of local views.
         local_size: Side length of local views in pixels.
-        local_scale: Range of the fraction of the image's area in local views.
+        local_scale: Range of the fraction of the image area that a local view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.
-        reference_timm_positions: Resample position embeddings to local views as timm does, with antialiasing; the
-            official code has none.
+        reference_timm_positions: Resample position embeddings to the size of local views with antialiasing, as timm
+            does. The official code does not use antialiasing.
     """
     views = multi_crop(
         taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks

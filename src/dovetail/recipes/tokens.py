@@ -53,13 +53,14 @@ def dino(
         bottleneck: Width of the embedding before the prototypes.
         prototypes: Number of prototypes.
         head_norm: BatchNorm in the head, for convolutional encoders.
-        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`); better for ViT-S, but less
-            stable.
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False` in the official code); this is
+            better for ViT-S, but less stable.
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax after warm-up; use up to 0.07 with a warm-up of 30
             epochs.
         warmup_temperature: Temperature of the teacher's softmax in the first epoch.
-        warmup_temperature_epochs: Number of epochs in which the teacher's temperature rises linearly.
+        warmup_temperature_epochs: Number of epochs over which the teacher's temperature rises linearly from
+            `warmup_temperature` to `teacher_temperature`.
         centre_momentum: Momentum of the centre of the teacher's logits.
     """
     head = PrototypeHeadSpec(
@@ -113,15 +114,15 @@ def ibot(
         head_norm: BatchNorm in the head.
         shared_head: Share the prototypes between class token and patches. If False, they share the rest of the head.
         patch_prototypes: Number of prototypes of patches, if they have their own.
-        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`).
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False` in the official code).
         cls_weight: Weight of the class token's term.
         patch_weight: Weight of the masked patches' term.
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax on class tokens, after warm-up.
         teacher_patch_temperature: Temperature of the teacher's softmax on patches, after warm-up.
-        warmup_temperature: Temperature of both in the first epoch.
-        warmup_temperature_epochs: Number of epochs in which both temperatures rise linearly, for patches after
-            `mask_start_epoch`.
+        warmup_temperature: Temperature of the teacher's softmax on class tokens and patches in the first epoch.
+        warmup_temperature_epochs: Number of epochs over which both temperatures rise linearly from
+            `warmup_temperature`; for patches, these epochs start at `mask_start_epoch`.
         centre_momentum: Momentum of the centre of the teacher's class logits.
         patch_centre_momentum: Momentum of the centre of the teacher's patch logits.
         mask_share: Range of the fraction of masked patches, drawn uniformly for each image and view.
@@ -191,7 +192,7 @@ def selfpatch(
         prototypes: Number of prototypes of images.
         patch_prototypes: Number of prototypes of patches.
         head_norm: BatchNorm in the heads.
-        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False`).
+        learned_magnitude: Learn the norms of the prototypes (`norm_last_layer=False` in the official code).
         neighbours: Number of adjacent patches, out of up to 8, that form the target of a patch.
         aggregation_blocks: Number of class-attention blocks in the head.
         head_channels: Channels per attention head of these blocks.
@@ -202,7 +203,8 @@ def selfpatch(
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax after warm-up.
         warmup_temperature: Temperature of the teacher's softmax in the first epoch.
-        warmup_temperature_epochs: Number of epochs in which the teacher's temperature rises linearly.
+        warmup_temperature_epochs: Number of epochs over which the teacher's temperature rises linearly from
+            `warmup_temperature` to `teacher_temperature`.
         centre_momentum: Momentum of both centres of the teacher's logits; local views update them too.
     """
     patch_tap(taps, "SelfPatch")

@@ -50,15 +50,18 @@ def training(
     Args:
         recipe: Recipe as published.
         named: Options with other than the published values; they override the optimiser's defaults.
-        optimiser: Optimiser. The defaults of `base_lr` and `weight_decay` are 2e-4 and 0.05 for adamw, 1.0 and 1e-5 for
-            lars, 0.03 and 1e-4 for sgd, 6.25e-4 and 0.02 for lamb. Methods published with LARS default to adamw if the
-            encoder has LayerNorm and no BatchNorm (ViT, ConvNeXt).
+        optimiser: Optimiser; "published" is the method's own. The default base learning rate (for a batch of 256) and
+            weight decay are 2e-4 and 0.05 for adamw, 1.0 and 1e-5 for lars, 0.03 and 1e-4 for sgd, 6.25e-4 and 0.02 for
+            lamb. Methods published with LARS default to adamw if the encoder has LayerNorm and no BatchNorm (ViT,
+            ConvNeXt).
         encoder_lr_scale: Factor for the learning rate of the encoder; heads are not affected.
         decoder_lr_scale: Factor for the learning rate of the decoder; heads are not affected.
-        layer_decay: Factor between the learning rates of an encoder layer (a ViT's block, a CNN's stage) and the layer
-            after it, in (0, 1]. Decoder and heads keep the full learning rate.
-        encoder_init: Initialisation of an encoder with random weights, as in its library or in the method's published
-            code. They differ in a ResNet's convolutions and last norms, and in a ViT's class token.
+        layer_decay: Layer-wise learning rate decay, in (0, 1]: the learning rate of each encoder layer (a block of a
+            ViT, a stage of a CNN) is this factor times that of the next layer. The decoder and the heads keep the full
+            learning rate.
+        encoder_init: Initialisation of an encoder that starts from random weights: as in its library, or as in the
+            method's published code. The two can differ in the convolutions and in the last normalisation layer of each
+            residual block of a ResNet, and in the class token of a ViT.
     """
     if encoder_init == "library":
         recipe = replace(recipe, encoder_init=None)
@@ -101,7 +104,7 @@ def exporting(recipe: Recipe, *, export: Literal["published", "student", "teache
 
     Args:
         recipe: Recipe of a method with a teacher.
-        export: Branch whose weights are exported: the student, the teacher (its moving average), or the branch that the
-            method's published code exports.
+        export: Branch whose weights are exported: the student, the teacher (the student's moving average), or the
+            branch that the method's published code exports.
     """
     return recipe if export == "published" else replace(recipe, export=export)

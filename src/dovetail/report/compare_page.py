@@ -104,7 +104,7 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
     def each(title: str, unit: str, field: str, **how: Any) -> list[Plot]:
         return [Plot(title.format(name), unit, found, **how) for name, found in groups(histories, field).items()]
 
-    within, position = "fraction of variance (0 to 1)", "fraction within images (0 to 1)"
+    within, position = "fraction of variance (0 to 1)", "share within images (0 to 1)"
     return [
         Plot("Loss (weighted sum of all terms)", "loss (no unit)", lines("loss")),
         *each("Loss of term {} (unweighted)", "loss (no unit)", "parts"),
@@ -118,7 +118,7 @@ def plots(histories: Mapping[str, History]) -> list[Plot]:
         *each("Within-image share of {}", within, "within_image_share", from_zero=True, lower=MIN_WITHIN),
         *each("Position share of {}", position, "position_share", from_zero=True, upper=MAX_POSITION),
         *each("Effective prototypes of {}", "prototypes (number)", "prototypes_used", from_zero=True),
-        *each("Teacher entropy of {}", "fraction of maximum (0 to 1)", "teacher_entropy", from_zero=True),
+        *each("Teacher entropy of {}", "share of maximum (0 to 1)", "teacher_entropy", from_zero=True),
     ]
 
 

@@ -123,7 +123,7 @@ def _content_verdict(within: Series, position: Series, watch: ContentWatch) -> V
     numbers = f"within-image share {within.values[-1]:.2f}, position share {position.values[-1]:.2f}"
     alike, placed = watch.alike.get(within.name, 0), watch.placed.get(within.name, 0)
     low = max(alike, placed)
-    why = f"all cells of an image are nearly equal (below {MIN_WITHIN:g})"
+    why = f"all cells of an image are nearly alike (below {MIN_WITHIN:g})"
     if placed > alike:
         why = f"cells mostly encode their position in the crop (above {MAX_POSITION:g})"
     if low >= PATIENCE:

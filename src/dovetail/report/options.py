@@ -28,7 +28,7 @@ class EmbedOptions(Options):
     )
     side_px: int | None = option(
         None,
-        "Side of the centre crops in pixels. Default: the size used in pre-training.",
+        "Side length of the centre crops in pixels. Default: the size used in pre-training.",
         Range(8, most=MOST_SIDE_PX),
     )
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
@@ -50,7 +50,8 @@ class SheetOptions(Options):
     most: int = option(6, "Number of images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
     side_px: int | None = option(
         None,
-        "Side in pixels that images are resized to. Default: the view size for ViTs, twice the view size for CNNs.",
+        "Side length in pixels that images are resized to. Default: the view size for ViTs, twice the view size for "
+        "CNNs.",
         Range(8, most=MOST_SIDE_PX),
     )
     model: Any = option(None, "The module of the run, if it was passed in Python.")

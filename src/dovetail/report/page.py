@@ -279,9 +279,9 @@ def plots(history: History, taps: Sequence[str]) -> list[Plot]:
         Plot("Effective rank", "rank (dimensions)", ranks, from_zero=True, lower=MIN_RANK),
         Plot("Spread (0: one point, 1: even)", "spread (0 to 1)", spreads, from_zero=True, lower=MIN_SPREAD),
         Plot("Within-image share", "fraction of variance (0 to 1)", withins, from_zero=True, lower=MIN_WITHIN),
-        Plot("Position share", "fraction within images (0 to 1)", positions, from_zero=True, upper=MAX_POSITION),
+        Plot("Position share", "share within images (0 to 1)", positions, from_zero=True, upper=MAX_POSITION),
         Plot("Effective prototypes", "prototypes (number)", history.group("prototypes_used"), from_zero=True),
-        Plot("Teacher entropy", "fraction of maximum (0 to 1)", history.group("teacher_entropy"), from_zero=True),
+        Plot("Teacher entropy", "share of maximum (0 to 1)", history.group("teacher_entropy"), from_zero=True),
     ]
     return [plot for plot in shown_plots if any(line.values for line in plot.lines)]
 

