@@ -81,14 +81,14 @@ def decon(
             which reveals the distance of a cell to the border; "reflect" avoids this. The exported model keeps its own
             padding.
         decoder_cell_negatives: DenseCL's `cell_negatives` for the decoder; 0 uses the encoder's value.
-        decoder_hidden: Width of the hidden layers of decoder heads; 0 uses the width of the base's heads.
+        decoder_hidden: Width of the hidden layers of decoder heads; 0 uses the width of the base method's heads.
         decoder_cells: Number of points of each view at which decoder maps are compared; 0 compares all cells (see
             decoder_grid). The points are divided equally among the levels; a level that has no more cells than its
             share is compared at every cell. Heads with one vector per image always see the whole map.
-        decoder_grid: Average-pool larger decoder maps to this many cells per side before the head. Has no effect on
-            levels that decoder_cells samples.
-        border_cells: Width, in cells, of the border of decoder maps to exclude; the content of these cells depends most
-            on padding.
+        decoder_grid: Average-pool decoder maps with more cells per side to this number before the head. Has no effect
+            on levels that decoder_cells samples.
+        border_cells: Width, in cells, of the border to exclude from decoder maps; the content of these cells depends
+            most on padding.
         reference_double_momentum_counter: Advance the teacher's momentum twice per step, as in DeCon's official code;
             the momentum then reaches 1 halfway through the run.
         reference_frozen_prototypes: Keep the teacher's decoder prototypes random, as in DeCon's official code.

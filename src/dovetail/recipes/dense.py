@@ -57,7 +57,7 @@ def densecl(
         momentum: Momentum of the teacher, constant.
         base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
-        grid: Average-pool larger maps to this many cells per side; null disables pooling.
+        grid: Average-pool maps with more cells per side to this number; null disables pooling.
     """
     objective = DenseContrastSpec(
         temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
@@ -114,7 +114,7 @@ def pixpro(
             learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
         warmup_epochs: Number of epochs of linear warm-up, starting from a hundredth of the peak learning rate.
-        grid: Average-pool larger maps to this many cells per side; null disables pooling.
+        grid: Average-pool maps with more cells per side to this number; null disables pooling.
     """
     objective = PixelConsistencySpec(
         distance=distance, gamma=gamma, transform_layers=transform_layers, instance_weight=instance_weight

@@ -127,7 +127,7 @@ def self_distilled(
         base_lr: Learning rate for a batch of 256 (AdamW).
         final_lr: Final learning rate of the cosine schedule; it is not scaled with the batch size.
         weight_decay: Initial weight decay of tensors with more than one dimension.
-        final_weight_decay: Final weight decay of the cosine schedule.
+        final_weight_decay: Final value of the cosine schedule of the weight decay.
         warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         clip_norm: Maximum gradient norm of each tensor.
         frozen_epochs: Number of epochs at the start of the run for which the prototypes are frozen.

@@ -58,7 +58,7 @@ def dino(
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax after warm-up; use up to 0.07 with a warm-up of 30
             epochs.
-        warmup_temperature: Temperature of the teacher's softmax in the first epoch.
+        warmup_temperature: Initial temperature of the teacher's softmax.
         warmup_temperature_epochs: Number of epochs over which the teacher's temperature rises linearly from
             `warmup_temperature` to `teacher_temperature`.
         centre_momentum: Momentum of the centre of the teacher's logits.
@@ -202,7 +202,7 @@ def selfpatch(
         patch_weight: Weight of the loss on patches.
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax after warm-up.
-        warmup_temperature: Temperature of the teacher's softmax in the first epoch.
+        warmup_temperature: Initial temperature of the teacher's softmax.
         warmup_temperature_epochs: Number of epochs over which the teacher's temperature rises linearly from
             `warmup_temperature` to `teacher_temperature`.
         centre_momentum: Momentum of both centres of the teacher's logits; local views update them too.

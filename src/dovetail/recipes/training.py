@@ -52,8 +52,8 @@ def training(
         named: Options with other than the published values; they override the optimiser's defaults.
         optimiser: Optimiser; "published" is the method's own. The default base learning rate (for a batch of 256) and
             weight decay are 2e-4 and 0.05 for adamw, 1.0 and 1e-5 for lars, 0.03 and 1e-4 for sgd, 6.25e-4 and 0.02 for
-            lamb. Methods published with LARS default to adamw if the encoder has LayerNorm and no BatchNorm (ViT,
-            ConvNeXt).
+            lamb. With "published", methods published with LARS use adamw if the encoder has LayerNorm and no BatchNorm
+            (ViT, ConvNeXt).
         encoder_lr_scale: Factor for the learning rate of the encoder; heads are not affected.
         decoder_lr_scale: Factor for the learning rate of the decoder; heads are not affected.
         layer_decay: Layer-wise learning rate decay, in (0, 1]: the learning rate of each encoder layer (a block of a

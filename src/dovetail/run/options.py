@@ -46,7 +46,7 @@ class ModelOptions(Options):
         'images or for machines without a GPU; "short" also adapts momenta and learning rates to runs of a few hundred '
         'steps. "continue" does the same for an encoder with trained weights; the encoder is frozen for half of the '
         'run and then trained with a tenth of the learning rate. "auto" selects "short" for a run without a GPU and '
-        'without a specified length, otherwise "small" or "paper". Options in `recipe` override the preset.',
+        'without a specified length, otherwise "small" or "paper". Options of the recipe override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: int | None = option(

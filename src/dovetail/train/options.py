@@ -57,15 +57,15 @@ class EngineOptions(Options):
     )
     workers: int | Auto = option(
         "auto",
-        "Number of data-loading processes per device. Each prepares several batches ahead. 0 uses a single process "
-        "that prepares only one batch ahead.",
+        "Number of data-loading processes per device. Each prepares several batches ahead. With 0, a single "
+        "separate process prepares one batch ahead.",
         Range(0, most=4096),
         movable=True,
     )
     log_every_steps: int = option(20, "Steps between two lines of the log (metrics.jsonl).", COUNT, movable=True)
     save_every_minutes: float = option(10.0, "Minutes between two checkpoints.", NOT_NEGATIVE, movable=True)
     keep_every_epochs: int | None = option(
-        None, "Keep one checkpoint every this many epochs, in addition to the last one.", COUNT
+        None, "Number of epochs between checkpoints that are kept in addition to the last one.", COUNT
     )
     skip_nonfinite_steps: int = option(
         0,
@@ -83,8 +83,8 @@ class EngineOptions(Options):
     )
     dense_readings: int = option(
         10,
-        "Number of times that dense scores are logged, spread evenly over the run. They are also measured before the "
-        "first step.",
+        "Number of times that the scores on `dense_data` are logged, spread evenly over the run. They are also "
+        "measured before the first step.",
         COUNT,
         movable=True,
     )
