@@ -18,7 +18,7 @@ from pathlib import Path
 
 import dovetail.data.sources
 from benchmarks.faults import digests_of, newest_step, start, watch
-from dovetail.data.reading.decode import Photograph, open_file
+from dovetail.data.reading.decode import LazyImage, open_file
 from dovetail.train.checkpoints import read
 
 AT_STEP = 4
@@ -49,10 +49,10 @@ class LoaderCase:
     held: bool
 
 
-def faulty(folder: Path) -> Callable[[str, int], Photograph]:
+def faulty(folder: Path) -> Callable[[str, int], LazyImage]:
     """Return what reads an image, and does what the file `ASKED` says instead."""
 
-    def opened(path: str, channels: int) -> Photograph:
+    def opened(path: str, channels: int) -> LazyImage:
         asked = (folder / ASKED).read_text() if (folder / ASKED).exists() else ""
         if asked == "hang":
             time.sleep(3600)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scale.measure import START, random_views
 from dovetail.data.loader import ViewDataset
-from dovetail.data.reading.decode import Photograph, open_bytes
+from dovetail.data.reading.decode import LazyImage, open_bytes
 from dovetail.data.sources import DatasetSource
 from dovetail.distributed import world_size
 from dovetail.networks.build import build_network
@@ -45,7 +45,7 @@ class Encoded(DatasetSource):
         content: bytes = self._dataset[index]
         return content
 
-    def open(self, index: int, channels: int) -> Photograph:
+    def open(self, index: int, channels: int) -> LazyImage:
         """Return a photograph that is decoded now."""
         return open_bytes(self.encoded(index), channels)
 

@@ -79,7 +79,7 @@ def test_logits_stay_in_single_precision_under_autocast() -> None:
 
 
 def test_a_head_without_layers_is_refused() -> None:
-    with pytest.raises(DovetailError, match="0 layers"):
+    with pytest.raises(DovetailError, match="layers of the prototype head is 0"):
         PrototypeHeadSpec(layers=0)
 
 
