@@ -34,7 +34,7 @@ ELSEWHERE = {
     r"^torchrun --nnodes": "several machines; tests/train/test_ranks.py starts processes",
     r"^#": "a remark, or SLURM's settings",
     r"s3://|hf:": "another machine",
-    r"^(python3 -m venv|\.venv/bin/pip|\. \.venv)": "an installation; make does the same before each of its targets",
+    r"^(python3 -m venv|\.venv/bin/pip|pip install|\. \.venv)": "an installation; make does the same before each of its targets",
     r"^git clone": "an installation",
     r"pre-commit install": "it would change the repository",
 }
@@ -46,6 +46,8 @@ REPLACED = {
     "/scratch/photos": "photos",
     " --init imagenet": "",
     " --budget 30min": "",
+    " --budget 10min": "",
+    " --preset continue": "",  # it needs trained weights, which the stand-in has not
     " --budget 2h": " --budget 8s --model timm/test_resnet+fpn --init random --image-size 32 --seeds 1",
     " --loggers mlflow": "",
     "--images-per-shard 5000": "--images-per-shard 4",
