@@ -85,8 +85,8 @@ def decon(
         decoder_cells: Number of points of each view at which decoder maps are compared; 0 compares all cells (see
             decoder_grid). The points are divided equally among the levels; a level that has no more cells than its
             share is compared at every cell. Heads with one vector per image always see the whole map.
-        decoder_grid: Average-pool decoder maps with more cells per side to this number before the head. Has no effect
-            on levels that decoder_cells samples.
+        decoder_grid: Maximum number of cells per side of decoder maps; larger maps are average-pooled to it before the
+            head. Has no effect on levels that decoder_cells samples.
         border_cells: Width, in cells, of the border to exclude from decoder maps; the content of these cells depends
             most on padding.
         reference_double_momentum_counter: Advance the teacher's momentum twice per step, as in DeCon's official code;

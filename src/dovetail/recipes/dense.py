@@ -51,13 +51,13 @@ def densecl(
         temperature: Temperature of the dense and the global contrastive term.
         queue: Number of keys in each of the two queues (dense and global).
         dense_weight: Weight of the dense term, in [0, 1]; the global term gets the remaining weight.
-        cell_negatives: Minimum distance, as a fraction of the side of the source image, at which other cells of the
-            same image are used as negatives. 0 gives the published loss, which has no such negatives; 0.2 is about the
-            size of an object.
+        cell_negatives: Use other cells of the same image as negatives if they are at least this far away, as a fraction
+            of the side of the source image. 0 disables such negatives, as in the published loss; 0.2 is about the size
+            of an object.
         momentum: Momentum of the teacher, constant.
         base_lr: Learning rate for a batch of 256 (SGD); decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
-        grid: Average-pool maps with more cells per side to this number; null disables pooling.
+        grid: Maximum number of cells per side; larger maps are average-pooled to it. null disables pooling.
     """
     objective = DenseContrastSpec(
         temperature=temperature, queue=queue, dense_weight=dense_weight, cell_negatives=cell_negatives
@@ -114,7 +114,7 @@ def pixpro(
             learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
         warmup_epochs: Number of epochs of linear warm-up, starting from a hundredth of the peak learning rate.
-        grid: Average-pool maps with more cells per side to this number; null disables pooling.
+        grid: Maximum number of cells per side; larger maps are average-pooled to it. null disables pooling.
     """
     objective = PixelConsistencySpec(
         distance=distance, gamma=gamma, transform_layers=transform_layers, instance_weight=instance_weight

@@ -56,7 +56,7 @@ def slotcon(
             learning rate.
         weight_decay: Weight decay of tensors with more than one dimension.
         warmup_epochs: Number of epochs of linear warm-up, starting from a hundredth of the peak learning rate.
-        grid: Average-pool maps with more cells per side to this number; null disables pooling.
+        grid: Maximum number of cells per side; larger maps are average-pooled to it. null disables pooling.
         reference_disjoint_crops: In the group loss, include images whose crops do not overlap, as in the official code;
             see `dovetail.objectives.slots`.
     """

@@ -139,7 +139,7 @@ def self_distilled(
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.
         reference_timm_positions: Resample position embeddings to the size of local views with antialiasing, as timm
-            does. The official code does not use antialiasing.
+            does; if false, without antialiasing, as in the official code.
     """
     views = multi_crop(
         taps, image_size, global_scale, local_crops, local_size, local_scale, blur_px=blur_px, masks=masks

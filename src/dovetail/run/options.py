@@ -44,7 +44,7 @@ class ModelOptions(Options):
         "auto",
         'Sizes of heads, queues and similar components: "paper" uses the published sizes; "small" is for up to 20,000 '
         'images or for machines without a GPU; "short" also adapts momenta and learning rates to runs of a few hundred '
-        'steps. "continue" does the same for an encoder with trained weights; the encoder is frozen for half of the '
+        'steps. "continue" is like "short", but for an encoder with trained weights, which is frozen for half of the '
         'run and then trained with a tenth of the learning rate. "auto" selects "short" for a run without a GPU and '
         'without a specified length, otherwise "small" or "paper". Options of the recipe override the preset.',
     )
