@@ -172,14 +172,14 @@ def peak_here(form: Form, setting: Setting) -> int:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated()
-    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, as building the learner had one of its own
+    before = resident("VmHWM")  # the size in use; VmRSS, which the kernel counts loosely, may be above it
     step()
     return resident("VmHWM") - before
 
 
 def resident(field: str) -> int:
-    """Return this process's resident size now (VmRSS) or at its peak (VmHWM), in bytes; Linux only."""
+    """Return a size of this process in bytes, such as its peak (VmHWM); Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
