@@ -34,7 +34,7 @@ ELSEWHERE = {
     r"^torchrun --nnodes": "several machines; tests/train/test_ranks.py starts processes",
     r"^#": "a remark, or SLURM's settings",
     r"s3://|hf:": "another machine",
-    r"^(python3 -m venv|\.venv/bin/pip|pip install|\. \.venv)": "an installation; make does the same before each of its targets",
+    r"^(python3 -m venv|\.venv/bin/pip|pip install|\. \.venv)": "an installation, as make does it",
     r"^git clone": "an installation",
     r"pre-commit install": "it would change the repository",
 }

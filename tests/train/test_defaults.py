@@ -118,6 +118,9 @@ def test_settings_survive_plain_data(recipe: Recipe) -> None:
     for value in (None, 0, "4"):
         with pytest.raises(DovetailError, match="batch_size"):
             Settings.from_dict(settings.as_dict() | {"batch_size": value})
+    for name in ("epochs", "max_steps", "num_images", "steps_per_epoch"):
+        with pytest.raises(DovetailError, match=name):
+            Settings.from_dict(settings.as_dict() | {name: "x"})
 
 
 def test_the_table_names_every_number(recipe: Recipe) -> None:

@@ -40,6 +40,10 @@ class _Sizes(TypedDict, total=False):
     accumulate: AtLeastOne
     devices: AtLeastOne
     num_nodes: AtLeastOne
+    num_images: AtLeastOne
+    steps_per_epoch: AtLeastOne
+    epochs: AtLeastOne
+    max_steps: AtLeastOne | None
 
 
 @dataclass(frozen=True, kw_only=True)
