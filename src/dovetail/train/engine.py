@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,9 +134,10 @@ def train(
         if state is not None and FOLDER in state and (whole := checkpoints.load()):  # no step will load the parts
             restore(learner, whole, settings)
         return Result(start, 0.0, 0.0, None, checkpoints.last)
-    profiling = profiles(settings, out, profile, start)
     started = time.perf_counter()
     stops = StopRequests()
+    profiling = profiles(settings, out, profile, start)
+    others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
     with quiet_lightning():
         tensorboard = TensorBoardLogger(out, name="", version="tensorboard", purge_step=start + 1 if start else None)
         module = LearnerModule(learner, settings, batches, to_views, start)
@@ -146,7 +147,6 @@ def train(
         module.stop_asked = partial(stops.waited, PATIENCE_SECONDS if settings.world_size > 1 else 0.0)
         take_up(module, state)
         overseer = Overseer(settings, checkpoints, stops, knn, dense)
-        others = [AtTheEnd(callbacks)] if settings.sharded else callbacks
         trainer = build_trainer(
             settings,
             out,
@@ -154,23 +154,44 @@ def train(
             loggers=[tensorboard, *loggers],
             further=trainer_arguments(trainer_args),
         )
-        run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
-        with run_log.opened(start):
-            overseer.run_log = run_log
-            if resume:
-                log.info("Resuming from step %d of %d.", start, settings.total_steps)
-                tell_of_length(module, state)
-            stops.listen(*stop_signals())
-            try:
-                with compiled(learner) if compile_networks else nullcontext():
-                    fit(trainer, module, settings)
-            finally:
-                stops.restore()
-            check_ending(module, stops, settings, out)
+        networks = compiled(learner) if compile_networks else nullcontext()
+        run_to_the_end(trainer, module, overseer, out, networks=networks, resumed=resume, state=state)
     seconds = time.perf_counter() - started
     rate = (module.steps_done - start) * settings.global_batch / seconds
     loss = overseer.last_reading.loss if overseer.last_reading else None
     return Result(module.steps_done, seconds, rate, loss, checkpoints.last, tuple(overseer.collapse.collapsed))
+
+
+def run_to_the_end(
+    trainer: Trainer,
+    module: LearnerModule,
+    overseer: Overseer,
+    out: Path,
+    *,
+    networks: AbstractContextManager[object],
+    resumed: bool,
+    state: dict[str, Any] | None,
+) -> None:
+    """Run the remaining steps with the run's log open and signals caught.
+
+    Raises:
+        Interrupted: After SIGTERM or Ctrl-C.
+        DovetailError: If the data ended, or another process did.
+    """
+    settings, stops, start = module.settings, overseer.stops, module.steps_done
+    run_log = RunLog(out, total_steps=settings.total_steps, active=trainer.is_global_zero, loggers=trainer.loggers)
+    with run_log.opened(start):
+        overseer.run_log = run_log
+        if resumed:
+            log.info("Resuming from step %d of %d.", start, settings.total_steps)
+            tell_of_length(module, state)
+        stops.listen(*stop_signals())
+        try:
+            with networks:
+                fit(trainer, module, settings)
+        finally:
+            stops.restore()
+        check_ending(module, stops, settings, out)
 
 
 def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None, dense: Dense | None) -> None:

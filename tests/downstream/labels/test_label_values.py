@@ -1,0 +1,131 @@
+"""Labels in masks: gaps, values of colours, label maps, and what is refused with a way out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dovetail.downstream.labels.checking import check_segmentation
+from dovetail.downstream.labels.readers import open_segmentation
+from dovetail.errors import DovetailError
+from tests.downstream.labels.mask_files import SIZE, pairs, voc, write_image
+
+
+@pytest.mark.parametrize("kind", ["gaps", "jpeg", "ignored"])
+def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0, 128, 255] if kind == "gaps" else [0, 255])
+    words = (
+        r"contain the labels 0, 128, and 255 is ignored: most numbers .* --label-map 0:0 128:1, or use --classes 129"
+    )
+    if kind == "jpeg":  # saved as JPEG on the way, and as PNG again
+        for path in (data / "masks").iterdir():
+            spots = np.random.default_rng(int(path.stem)).integers(0, 3, (12, 12)).repeat(4, 0).repeat(4, 1) * 127
+            file = io.BytesIO()
+            Image.fromarray(spots.astype(np.uint8)).save(file, "JPEG", quality=60)
+            Image.open(file).save(path)
+            write_image(data / "images" / f"{path.stem}.jpg", (48, 48))
+        words = "labels, [0-9]+ per mask on average. JPEG and smooth resizing mix labels"
+    elif kind == "ignored":
+        words = "contain only label 0 and 255, and 255 is ignored; .* such as --label-map 255:1"
+    with pytest.raises(DovetailError, match=words):
+        open_segmentation(data)
+    with pytest.raises(DovetailError, match="Found 1 fault"):
+        check_segmentation(data, None, 255)
+    assert open_segmentation(data, classes=256).classes == 256
+    if kind != "ignored":
+        check_segmentation(data, 256, 255)
+
+
+def test_check_names_parts_that_hold_too_few_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pairs(tmp_path, [0, 1])
+    kept = {path.name for path in open_segmentation(data).train.files()}
+    for mask in (data / "masks").iterdir():
+        if mask.name in kept:
+            Image.fromarray(np.ones_like(np.asarray(Image.open(mask)))).save(mask)
+    with pytest.raises(DovetailError, match="Found 1 fault"):
+        check_segmentation(data, None, 255)
+    told = capsys.readouterr().out
+    assert "for training" in told
+    assert "contain only class 1 (ignored: 255)" in told
+    assert "Found no faults" not in told
+
+
+def test_a_few_numbers_that_never_occur_are_told(tmp_path: Path) -> None:
+    found = open_segmentation(pairs(tmp_path, [0, 1, 3, 255]))
+    assert found.classes == 4
+    assert "Labels found: 0 to 1, 3; 255 is ignored." in found.note
+
+
+def test_a_label_map_says_what_labels_mean(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0, 128, 255])
+    found = open_segmentation(data, label_map=["128:1", "255:2"])
+    assert found.classes == 3
+    assert found.train[0].mask[0, :4].tolist() == [0, 1, 2, 0]
+    assert found.train.classes_in(0) == [0, 1, 2]
+    ignored = open_segmentation(data, label_map=["128:ignore", "255:1"])
+    assert ignored.classes == 2
+    assert ignored.train[0].mask[0, :3].tolist() == [0, 255, 1]
+    with pytest.raises(DovetailError, match="contains label 128 on 16 pixels, which is not in the label map"):
+        open_segmentation(data, label_map=["255:128"])
+    with pytest.raises(DovetailError, match="its own labels; omit --label-map"):
+        open_segmentation(voc(tmp_path / "voc"), label_map=["255:1"])
+
+
+COLOURS = {"road": (128, 64, 128), "tree": (0, 128, 0), "sky": (70, 130, 180)}
+TABLES = {
+    "labelmap.txt": "# label:color_rgb::\n" + "".join(f"{n}:{r},{g},{b}::\n" for n, (r, g, b) in COLOURS.items()),
+    "class_dict.csv": "name,r,g,b\n" + "".join(f"{n},{r},{g},{b}\n" for n, (r, g, b) in COLOURS.items()),
+    "label_colors.txt": "".join(f"{r} {g} {b}\t\t{n}\n" for n, (r, g, b) in COLOURS.items()),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_of_masks_are_looked_up_in_a_table(mode: str, table: str, tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0])
+    pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8) + np.array(COLOURS["road"], np.uint8)
+    pixels[:, 1], pixels[:, 2] = COLOURS["tree"], COLOURS["sky"]
+    for path in (data / "masks").iterdir():
+        image = Image.fromarray(pixels)
+        (image.quantize(8) if mode == "P" else image.convert(mode)).save(path)
+    (tmp_path / table).write_text(TABLES[table])
+    found = open_segmentation(data, label_map=[str(tmp_path / table)])
+    assert found.names == ("road", "tree", "sky")
+    assert found.train[0].mask[0, :4].tolist() == [0, 1, 2, 0]
+    pixels[0, 0] = 1, 2, 3
+    Image.fromarray(pixels).save(data / "masks" / "0.png")
+    faults = [*found.train.faults(), *found.val.faults()]
+    assert len(faults) == 1
+    assert "colour 1,2,3 on 1 pixel, which is not in the label map" in faults[0]
+    plain = open_segmentation(data, label_map=["128,64,128:0", "#008000:1", "70,130,180:ignore", "1,2,3:ignore"])
+    assert plain.classes == 2
+
+
+def test_grey_masks_saved_in_colour_are_labels_and_jpegs_are_none(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0, 1, 2])
+    for path in (data / "masks").iterdir():
+        Image.open(path).convert("RGB").save(path)
+    assert open_segmentation(data).classes == 3
+    Image.new("L", SIZE).save(data / "masks" / "0.png", "JPEG")
+    with pytest.raises(DovetailError, match=r"0\.png is a JPEG, which mixes labels"):
+        open_segmentation(data)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["nowhere.txt"], "nowhere.txt cannot be read"),
+        (["255"], "The label map 255 cannot be read"),
+        (["255:1", "red:2"], "got red:2"),
+        (["255:1", "255:2"], "has a value twice"),
+        (["255:1", "1,2,3:2"], "has both colours and labels"),
+        (["300,0,0:1"], "values are at most 255"),
+    ],
+)
+def test_label_maps_that_are_none(given: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DovetailError, match=words):
+        open_segmentation(pairs(tmp_path, [0, 1]), label_map=given)
