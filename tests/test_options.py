@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from PIL import Image
 
 from dovetail.cli import VERBS, Verb, run
 from dovetail.errors import DovetailError
 from dovetail.options import Auto, Options, Range, body, option, option_infos, options_class, takes
-from dovetail.parsing import make_parser
-from dovetail.run.folder import write_config
+from dovetail.parsing import joined, make_parser
+from dovetail.run.folder import anchored, saved_options, write_config
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resume import defaults, resumed
 
@@ -112,6 +113,29 @@ def test_an_option_is_added_by_its_field_alone(tmp_path: Path) -> None:
     assert "crumbs" in More.movable()
     with pytest.raises(DovetailError, match="crumbs is 12; it must be from 0 to 9"):
         More(crumbs=12)
+
+
+def test_an_option_with_several_values(tmp_path: Path) -> None:
+    def of(*arguments: str) -> object:
+        words = joined(["--data", *arguments, "--seed", "3"], PretrainOptions)
+        parsed = make_parser("pretrain", PretrainOptions, words).parse_args(words)
+        assert parsed.seed == 3
+        return parsed.data
+
+    assert of("a") == "a"
+    assert of("[a]") == "[a]"
+    assert of("a", "b c", "[d]") == ["a", "b c", "[d]"]
+    assert joined(["--data=a", "--data"], PretrainOptions) == ["--data=a", "--data"]
+    saved = {**defaults(), **RUN}
+    for data in ("a", ["a", "b"]):
+        write_config(tmp_path, {**saved, "data": data})
+        assert saved_options(tmp_path)["data"] == anchored("data", data)
+    write_config(tmp_path, {**saved, "data": [Image.new("L", (1, 1))]})
+    assert saved_options(tmp_path)["data"] is None
+    for wrong in (3, [], ["a", 3], [["a"]]):
+        (tmp_path / "config.yaml").write_text(f"data: {wrong}")
+        with pytest.raises(DovetailError, match="data"):
+            saved_options(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(PretrainOptions.movable()))

@@ -19,7 +19,7 @@ from dovetail import __version__
 from dovetail.errors import DovetailError, OptionsError, printable, unknown_name
 from dovetail.options import Options, body, options_class
 from dovetail.output import drop_standard_output, outliving_readers
-from dovetail.parsing import make_parser, underscored
+from dovetail.parsing import joined, make_parser, underscored
 
 ENDED_BY_PIPE = 141  # 128 + SIGPIPE, as shells report of `cat` and `grep`
 
@@ -226,7 +226,7 @@ def overview(group: str = "") -> str:
 def call(name: str, arguments: list[str]) -> int:
     """Parse the options of a command and call its function with those that are specified."""
     options = VERBS[name].options()
-    arguments = [underscored(argument) for argument in arguments]
+    arguments = joined([underscored(argument) for argument in arguments], options)
     parser = parser_of(name, arguments)
     parsed(parser, arguments)  # with every default, as --print-config writes them
     # A specified option overrides presets and saved values, even if it equals the default.

@@ -83,6 +83,8 @@ class OptionInfo:
         movable: Whether a resumed run may change the option.
         required: Whether the option must be specified. Its default is not used then.
         python: Whether the option is a Python object, which is not available on the command line and in files.
+        several: Whether several values may follow the option on the command line. They become a list, and one value
+            stays itself.
     """
 
     help: str
@@ -90,6 +92,7 @@ class OptionInfo:
     movable: bool = False
     required: bool = False
     python: bool = False
+    several: bool = False
 
 
 def option(
@@ -101,9 +104,10 @@ def option(
     positional: bool = False,
     required: bool = False,
     python: bool = False,
+    several: bool = False,
 ) -> Any:
     """Return a field of an `Options` class (see `OptionInfo`). A `positional` option may be passed without its name."""
-    info = OptionInfo(help, range, movable, required, python)
+    info = OptionInfo(help, range, movable, required, python, several)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,13 +45,39 @@ def test_a_table_in_python_and_on_disk(tmp_path: Path) -> None:
     datasets.DatasetDict(test=table(2), train=made).save_to_disk(str(tmp_path / "splits"))
     (tmp_path / "parquet").mkdir()
     made.to_parquet(str(tmp_path / "parquet" / "train-0.parquet"))
-    for data in (made, tmp_path / "plain", str(tmp_path / "splits"), f"hf:{tmp_path / 'parquet'}#train"):
+    made.select([0]).to_parquet(str(tmp_path / "parquet" / "test-0.parquet"))
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "README.md").write_text("")
+    made.to_parquet(str(tmp_path / "hub" / "data" / "0.parquet"))
+    files = (tmp_path / "parquet" / "train-0.parquet", tmp_path / "parquet", str(tmp_path / "hub"))
+    for data in (made, tmp_path / "plain", str(tmp_path / "splits"), f"hf:{tmp_path / 'parquet'}#train", *files):
         source = open_source(data)
         assert isinstance(source, TableSource)
         assert source.num_images == 5
         for index in range(5):
             assert torch.equal(source.open(index, 3).decode(1), open_bytes(jpeg(index), 3).decode(1))
-    assert source.name(3) == f"hf:{tmp_path / 'parquet'}#train[3]"
+    assert source.name(3) == f"{tmp_path / 'hub'}[3]"
+
+
+def test_parquet_that_another_library_wrote(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name, values in (("jpg", [jpeg(0), jpeg(1)]), ("image", [{"bytes": jpeg(0), "path": "a"}])):
+        parquet.write_table(arrow.table({"text": ["a"] * len(values), name: values}), tmp_path / f"{name}.parquet")
+        source = open_source(tmp_path / f"{name}.parquet")
+        assert source.num_images == len(values)
+        assert source.encoded(0) == jpeg(0)
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DovetailError, match="cannot be read as a Hugging Face dataset"):
+        open_source(tmp_path / "damaged.parquet")
+
+
+def test_a_transform_gives_the_images() -> None:
+    made = table(2)
+    made.set_transform(lambda rows: {"pixel_values": [np.asarray(image)[:4, :6] for image in rows["image"]]})
+    source = open_source(made)
+    assert source.open(1, 3).decode(1).shape == (3, 4, 6)
+    for kind in ("torch", "numpy"):
+        assert isinstance(open_source(table(2).with_format(kind)), TableSource)
 
 
 def test_it_is_read_by_workers_and_from_any_step(tmp_path: Path) -> None:

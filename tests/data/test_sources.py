@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dovetail.cli import run as run_command
+from dovetail.data.identity import difference, identity_of
 from dovetail.data.open import open_source
 from dovetail.data.reading.decode import UnreadableError
 from dovetail.data.shards.write import write_shards
@@ -175,7 +177,24 @@ class Items(Dataset[object]):
 def test_dataset_of_anything_that_is_an_image() -> None:
     array = smooth()
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    source = open_source(Items([array, Image.fromarray(array), (array, 3), tensor, tensor / 255, [tensor, "label"]]))
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    mappings = [
+        {"label": 3, "image": array},
+        {"pixel_values": tensor},
+        {"image": {"bytes": file.getvalue(), "path": None}},
+    ]
+    items = [
+        array,
+        Image.fromarray(array),
+        (array, 3),
+        tensor,
+        tensor / 255,
+        [tensor, "label"],
+        file.getvalue(),
+        *mappings,
+    ]
+    source = open_source(Items(items))
     assert isinstance(source, DatasetSource)
     for index in range(source.num_images):
         assert source.open(index, 3).decode(1).equal(tensor)
@@ -187,7 +206,7 @@ def test_dataset_with_bad_items() -> None:
         def __getitem__(self, index: int) -> object:
             raise KeyError(index)
 
-    for dataset in (Broken([1]), Items(["text"]), Items([()]), Items([np.zeros(3)])):
+    for dataset in (Broken([1]), Items(["text"]), Items([()]), Items([np.zeros(3)]), Items([{"x": 1}])):
         with pytest.raises(UnreadableError):
             open_source(dataset).open(0, 3)
 
@@ -199,3 +218,51 @@ def test_dataset_without_a_length() -> None:
 
     with pytest.raises(DovetailError, match="map-style"):
         open_source(Endless())
+
+
+def test_the_dataset_of_a_data_loader() -> None:
+    source = open_source(DataLoader(Items([smooth(), smooth()]), batch_size=2))
+    assert isinstance(source, DatasetSource)
+    assert source.num_images == 2
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 12), (5, 7, 3), (5, 7)])
+def test_a_dataset_is_written_to_shards_with_all_bits(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    deep = Image.fromarray(array) if len(shape) == 2 else array
+    assert np.array_equal(np.load(io.BytesIO(open_source([deep, array]).encoded(0))), array)
+    write_shards(open_source([deep]), tmp_path, images_per_shard=1)
+    assert np.array_equal(np.load(io.BytesIO(open_source(tmp_path).encoded(0))), array)
+    for image in (Image.fromarray(smooth()), Image.fromarray(smooth()).convert("LA")):
+        assert Image.open(io.BytesIO(open_source([image]).encoded(0))).convert(image.mode).tobytes() == image.tobytes()
+
+
+def test_several_folders_archives_and_images(tmp_path: Path) -> None:
+    one, other = folder_of(tmp_path / "one", 2), folder_of(tmp_path / "other", 3)
+    (other / "notes.txt").write_text("text")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as packed:
+        packed.write(one / "000.jpg", "far.jpg")
+    source = open_source([str(one), other, tmp_path / "more.zip", one / "001.jpg"])
+    assert [Path(source.name(index)).name for index in range(source.num_images)] == [
+        *("000.jpg", "001.jpg", "000.jpg", "001.jpg", "002.jpg", "far.jpg", "001.jpg")
+    ]
+    assert [Path(source.name(index)).parent.name for index in (1, 2, 5)] == ["one", "other", "more.zip"]
+    for index in range(source.num_images):
+        assert source.open(index, 3).decode(1).shape == (3, 40, 60)
+        assert source.encoded(index)[:2] == b"\xff\xd8"
+    assert source.left_out == "Skipped 1 .txt file (not supported as images)."
+    assert sorted(source.order(seed=0, epoch=0)[0:7]) == list(range(7))
+    before = identity_of(source)
+    assert before["names"] is not None
+    (tmp_path / "far").mkdir()
+    moved = other.rename(tmp_path / "far" / "moved")
+    assert identity_of(open_source([one, moved, tmp_path / "more.zip", one / "001.jpg"])) == before
+    assert difference(before, identity_of(open_source([moved, one, tmp_path / "more.zip", one / "001.jpg"])))
+    assert isinstance(open_source([one]), PathSource)
+    with pytest.raises(DovetailError, match="its images would count twice"):
+        open_source([tmp_path, one])
+    with pytest.raises(DovetailError, match="Found no folder, archive or list of images"):
+        open_source([one, tmp_path / "nowhere.tar"])
+    write_shards(open_source(one), tmp_path / "shards", images_per_shard=1)
+    with pytest.raises(DovetailError, match="cannot be combined"):
+        open_source([one, tmp_path / "shards"])

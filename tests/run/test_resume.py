@@ -196,6 +196,21 @@ def test_a_run_goes_on_where_its_images_moved_and_from_another_folder(
         dovetail.pretrain(out=tmp_path / "here" / "run", resume=True, data="moved")
 
 
+def test_a_run_on_several_folders_goes_on(photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(photos.iterdir())):
+        (tmp_path / f"{number % 2}").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / f"{number % 2}")
+    pretrain(data=[tmp_path / "0", tmp_path / "1"], out=tmp_path / "run", max_steps=1)
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"] == [f"{tmp_path}/0", f"{tmp_path}/1"]
+    again = ["pretrain", "--out", str(tmp_path / "run"), "--resume", "--max-steps", "2"]
+    assert run_command(again) == 0
+    (tmp_path / "1").rename(tmp_path / "moved")
+    assert run_command(again) == 2
+    assert run_command([*again, "--data", str(tmp_path / "0"), str(tmp_path / "moved")]) == 0
+    with pytest.raises(dovetail.DovetailError, match="deletes"):
+        pretrain(data=[tmp_path / "0", tmp_path / "run/checkpoints"], out=tmp_path / "run", overwrite=True)
+
+
 def test_a_finished_run_is_lengthened_and_still_resumes_exactly(
     photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:

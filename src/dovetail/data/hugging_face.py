@@ -1,11 +1,12 @@
 """Hugging Face datasets. The encoded bytes are read from an image column and decoded like any other file.
 
     a folder written by `save_to_disk`      the split "train", or the only one
+    a .parquet file, or a folder of them    the files with "train" in their names, or all of them
     hf:NAME or hf:NAME#SPLIT                anything that `load_dataset` finds: Parquet files or a dataset of the hub
-    a `datasets.Dataset`                    in Python
+    a `datasets.Dataset`                    in Python; with `set_transform`, its items are those of the transform
 
-The table stays on disk, so memory use does not grow with the dataset. The package is optional:
-`pip install dovetail-ssl[datasets]`.
+The table stays on disk, so memory use does not grow with the dataset. `datasets` converts Parquet files once, into its
+cache (`HF_HOME`). The package is optional: `pip install dovetail-ssl[datasets]`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.data.items import KEYS
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.reading.decode import LazyImage, UnreadableError, open_bytes, read_file
-from dovetail.data.sources import ImageSource
+from dovetail.data.sources import DatasetSource, ImageSource
 from dovetail.errors import DataError, ResourceError
 from dovetail.provenance import refuse_network_in_file
 
 NAMED = "hf:"
-IMAGES = ("image", "img", "pixel_values", "jpg", "png")
+PARQUET = ".parquet"
+_BESIDE = (PARQUET, ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml")
 ROWS_TOGETHER = 1000
 WINDOW_IMAGES = 20_000
 
@@ -76,7 +79,22 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def open_table(data: Any, *, fetch: bool = True) -> TableSource:
+def parquet_files(data: Path) -> list[Path]:
+    """Return a Parquet file, or those in a folder (or its folder `data`) that contains no other data, sorted.
+
+    Of files of several splits, those with "train" in their names are returned.
+    """
+    if data.suffix.lower() == PARQUET and data.is_file():
+        return [data]
+    for folder in (data, data / "data"):
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+        found = sorted(path for path in inside if path.suffix.lower() == PARQUET)
+        if found and all(path.suffix.lower() in _BESIDE for path in inside):
+            return [path for path in found if "train" in path.name.lower()] or found
+    return []
+
+
+def open_table(data: Any, *, fetch: bool = True) -> ImageSource:
     """Open a Hugging Face dataset (see the module's docstring for its names). Names with "hf:" need `fetch`.
 
     Raises:
@@ -89,13 +107,22 @@ def open_table(data: Any, *, fetch: bool = True) -> TableSource:
         found = read(lambda: package.load_dataset(name, split=split or None), f"The dataset {name!r}")
     elif isinstance(data, str | Path):
         package = installed(str(data))
-        found = read(lambda: package.load_from_disk(str(data)), f"The folder {str(data)!r}")
+        files = [str(path) for path in parquet_files(Path(data))]
+        found = read(
+            lambda: package.Dataset.from_parquet(files) if files else package.load_from_disk(str(data)),
+            f"{'The file' if Path(data).is_file() else 'The folder'} {str(data)!r}",
+        )
     else:
         found = data
     called = str(data) if isinstance(data, str | Path) else "dataset"
     table = only_split(found, called)
     if type(table).__name__.startswith("Iterable"):
-        raise DataError(f"{called} is a streaming dataset, which cannot be resumed; load it without streaming.")
+        raise DataError(
+            f"{called} is a streaming dataset, which has no random access; load it without streaming, or write it to "
+            "shards with dovetail.prepare(data=..., shards=...)."
+        )
+    if table.format["type"] == "custom":  # `set_transform` or `with_transform`
+        return DatasetSource(table)
     return TableSource(undecoded(table), image_column(table, called), called=called)
 
 
@@ -135,14 +162,27 @@ def undecoded(table: Any) -> Any:
     """Return the table with its image columns cast to encoded bytes."""
     import datasets
 
+    table = table.with_format(None)
     for name in image_columns(table):
         table = table.cast_column(name, datasets.Image(decode=False))
     return table
 
 
 def image_columns(table: Any) -> list[str]:
-    """Return the names of the image columns."""
-    return [name for name, feature in (table.features or {}).items() if type(feature).__name__ == "Image"]
+    """Return the names of the image columns.
+
+    Without any, as in a Parquet file that `datasets` did not write, these are the columns with a usual name that hold
+    bytes, or bytes and a path.
+    """
+    features = table.features or {}
+    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    return found or [name for name in KEYS if name in features and holds_files(features[name])]
+
+
+def holds_files(feature: Any) -> bool:
+    """Return whether the values of a column are bytes, or {"bytes": ..., "path": ...}."""
+    one = feature.get("bytes") if isinstance(feature, dict) else feature
+    return getattr(one, "dtype", None) in ("binary", "large_binary")
 
 
 def image_column(table: Any, called: str) -> str:
@@ -152,11 +192,11 @@ def image_column(table: Any, called: str) -> str:
         DataError: There is no image column, or several and none has a usual name.
     """
     columns = image_columns(table)
-    usual = [name for name in IMAGES if name in columns]
+    usual = [name for name in KEYS if name in columns]
     if len(columns) == 1 or usual:
         return usual[0] if usual else columns[0]
     found = f"several image columns ({', '.join(columns)})" if columns else "no image column"
     raise DataError(
-        f"{called} has {found} among {', '.join(table.features or {})}; name one column {IMAGES[0]!r} and cast it to "
+        f"{called} has {found} among {', '.join(table.features or {})}; name one column {KEYS[0]!r} and cast it to "
         "datasets.Image."
     )

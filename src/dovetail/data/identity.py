@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
+from dovetail.data.joined import JoinedSource
 from dovetail.data.sources import ArchiveSource, ImageSource, PathSource
 from dovetail.files.schema import parsed
 
@@ -27,7 +28,11 @@ def identity_of(source: ImageSource) -> Identity:
     from dovetail.data.shards.source import ShardSource  # builds on sources
 
     names: str | None = None
-    if isinstance(source, PathSource | ArchiveSource):
+    if isinstance(source, JoinedSource):  # each part may have moved by itself
+        parts = [identity_of(part) for part in source.parts]
+        if all(part["names"] is not None for part in parts):
+            names = hashed(f"{part['names']}:{part['images']}" for part in parts)
+    elif isinstance(source, PathSource | ArchiveSource):
         paths = [source.name(index) for index in range(source.num_images)]
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
         names = hashed(os.path.relpath(path, root) for path in paths)

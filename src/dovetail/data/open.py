@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from dovetail.data.folders import named_as_image
+from dovetail.data.joined import JoinedSource
 from dovetail.data.reading.archives import open_archive
 from dovetail.data.shards.names import names_shards
 from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, find_images, read_list
 from dovetail.errors import DataError
+
+_ROOTS = (".zip", ".tar", ".txt", ".parquet")
 
 
 def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *, fetch: bool = True) -> ImageSource:
@@ -21,8 +26,9 @@ def open_source(data: str | Path | Sequence[Any] | Dataset[Any] | ImageSource, *
     Args:
         data: A folder (searched recursively), a .zip or uncompressed .tar of images, a text file with one path per
             line (relative to the file's folder), a folder or a pattern of WebDataset shards (see
-            `dovetail.data.shards.names`), a Hugging Face dataset (see `dovetail.data.hugging_face`), a sequence of
-            paths, a map-style dataset or a sequence of images.
+            `dovetail.data.shards.names`), a Hugging Face dataset or Parquet files (see `dovetail.data.hugging_face`),
+            a sequence of paths of images, folders, archives and lists, a map-style dataset (see
+            `dovetail.data.items.image_in` for its items), a `DataLoader` over one, or a sequence of images.
         fetch: Whether `data` may be fetched over the network: a URL or "hf:NAME". False if the name was read from a
             file.
 
@@ -71,10 +77,10 @@ def _from_table(data: Any, fetch: bool) -> ImageSource:
 
 def is_hugging_face(data: Any) -> bool:
     """Return whether `data` is, or names, a Hugging Face dataset. The package need not be installed."""
-    from dovetail.data.hugging_face import NAMED, is_saved
+    from dovetail.data.hugging_face import NAMED, is_saved, parquet_files
 
     if isinstance(data, str | Path):
-        return str(data).startswith(NAMED) or is_saved(Path(data))
+        return str(data).startswith(NAMED) or is_saved(Path(data)) or bool(parquet_files(Path(data)))
     return type(data).__module__.split(".")[0] == "datasets"
 
 
@@ -99,13 +105,58 @@ def _from_path(path: Path) -> ImageSource:
     raise DataError(f"Found no folder, archive or list of images at {str(path)!r}; {there}.")
 
 
+def is_root(path: str | Path) -> bool:
+    """Return whether a path in a sequence is a folder, an archive or a list of images, and not an image."""
+    path = Path(path)
+    return not named_as_image(path.name) and (
+        path.suffix.lower() in _ROOTS or path.is_dir() or str(path).startswith("hf:") or "://" in str(path)
+    )
+
+
+def _from_paths(paths: Sequence[str | Path], fetch: bool) -> ImageSource:
+    """Open a sequence of paths: images, or folders, archives and lists that are joined.
+
+    Raises:
+        DataError: A folder is given twice or lies in another one, or is stored in an order of its own.
+    """
+    roots = [Path(path) for path in paths if is_root(path)]
+    if not roots:
+        return PathSource(paths)
+    if len(paths) == 1:
+        return open_source(paths[0], fetch=fetch)
+    check_apart(roots)
+    parts: list[ImageSource] = []
+    for roots_follow, group in itertools.groupby(paths, is_root):
+        together = list(group)
+        parts += [open_source(path, fetch=fetch) for path in together] if roots_follow else [PathSource(together)]
+    for part in parts:
+        if type(part).order is not ImageSource.order:
+            raise DataError(
+                f"{part.name(0)!r} is in shards or a table, which cannot be combined with other images; specify them "
+                "alone, or write all images to shards with `dovetail prepare`."
+            )
+    return JoinedSource(parts)
+
+
+def check_apart(roots: Sequence[Path]) -> None:
+    """Raise `DataError` if a folder is given twice or lies in another one."""
+    real = [root.resolve() for root in roots]
+    for inner, outer in itertools.permutations(range(len(roots)), 2):
+        if real[inner].is_relative_to(real[outer]):
+            raise DataError(
+                f"{str(roots[inner])!r} is in {str(roots[outer])!r}, so its images would count twice; specify only one "
+                "of them."
+            )
+
+
 SOURCES: Mapping[str, SourceKind] = {
     "source": SourceKind(lambda data: isinstance(data, ImageSource), lambda data, fetch: data),
     "shards": SourceKind(lambda data: is_path(data) and names_shards(str(data)), _from_shards),
     "datasets": SourceKind(is_hugging_face, _from_table),
     "path": SourceKind(is_path, lambda data, fetch: _from_path(Path(data))),
-    "paths": SourceKind(
-        lambda data: isinstance(data, Sequence) and all(map(is_path, data)), lambda data, fetch: PathSource(data)
+    "paths": SourceKind(lambda data: isinstance(data, Sequence) and all(map(is_path, data)), _from_paths),
+    "loader": SourceKind(
+        lambda data: isinstance(data, DataLoader), lambda data, fetch: open_source(data.dataset, fetch=fetch)
     ),
     "dataset": SourceKind(lambda data: True, lambda data, fetch: DatasetSource(data)),
 }

@@ -10,20 +10,17 @@ from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image, with_slashes
+from dovetail.data.items import Found, encoded_item, image_in, opened_item
 from dovetail.data.order import Order, epoch_order
 from dovetail.data.reading.archives import Archive, Member
 from dovetail.data.reading.decode import (
     FORMATS_READ,
     LazyImage,
     UnreadableError,
-    from_array,
-    from_image,
     looks_like_image,
     open_bytes,
     open_file,
@@ -140,14 +137,14 @@ class ArchiveSource(ImageSource):
 
 
 class DatasetSource(ImageSource):
-    """A map-style dataset whose items are images, or tuples with an image first.
-
-    An image is a Pillow image, an array [H, W] or [H, W, C], or a tensor [C, H, W]; uint8, or float in [0, 1].
-    """
+    """A map-style dataset. `image_in` says which items are images."""
 
     def __init__(self, dataset: Dataset[Any] | Sequence[Any]) -> None:
         if not isinstance(dataset, Sized):
-            raise DataError(f"A {type(dataset).__name__} has no length; pass a map-style dataset.")
+            raise DataError(
+                f"A {type(dataset).__name__} has no length; pass a map-style dataset, or write the images to shards "
+                "with dovetail.prepare."
+            )
         self._dataset: Any = dataset
         self._num_images = len(dataset)
 
@@ -159,18 +156,17 @@ class DatasetSource(ImageSource):
         return f"{type(self._dataset).__name__}[{index}]"
 
     def open(self, index: int, channels: int) -> LazyImage:
+        return opened_item(self._image(index), channels)
+
+    def encoded(self, index: int) -> bytes:
+        return encoded_item(self._image(index))
+
+    def _image(self, index: int) -> Found:
         try:
             item = self._dataset[index]
         except Exception as error:  # user code: one bad item must not end the run
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
-        image = item[0] if isinstance(item, tuple | list) and len(item) else item
-        if isinstance(image, Image.Image):
-            return from_image(image, channels)
-        if isinstance(image, Tensor):
-            image = image.movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
-        if isinstance(image, np.ndarray):
-            return from_array(image, channels)
-        raise UnreadableError(f"expected an image, got {type(image).__name__}")
+        return image_in(item)
 
 
 def read_list(path: Path) -> list[str]:

@@ -18,8 +18,9 @@ class EmbedOptions(Options):
     run: str | Path = option("", "Run folder with exported weights.", required=True)
     data: Any = option(
         None,
-        "Images: a folder, a .zip or .tar, a text file with one path per line, or in Python a sequence of paths or a "
-        "dataset.",
+        "Images: a folder, a .zip or .tar, a text file with one path per line, several of them, or in Python a "
+        "sequence of paths or a dataset.",
+        several=True,
     )
     out: str | Path = option(
         "",

@@ -194,7 +194,9 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     millions = sum(value.numel() for value in network.parameters()) / 1e6
     data = options.data
     skipped = history.last.get("skipped_steps", 0)
-    named = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    roots = data if isinstance(data, list) else [data]
+    paths = ", ".join(os.fspath(one) for one in roots if isinstance(one, str | os.PathLike))
+    named = paths if 0 < len(paths) < 500 else type(data).__name__
     return {
         "model": f"{model_name(options)}, {millions:.1f} million parameters",
         "method": f"{options.method}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",

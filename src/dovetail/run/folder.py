@@ -101,12 +101,13 @@ def refuse_sources_in(folder: Path, options: PretrainOptions) -> None:
     """Raise `RunError` if the folder to be overwritten contains input of the run."""
     for name in PATHS:
         value = getattr(options, name)
-        if not isinstance(value, (str, Path)) or "://" in str(value):
-            continue
-        if Path(value).resolve().is_relative_to(folder.resolve()):
-            raise RunError(
-                f"{name} {str(value)!r} is inside {folder}, which --overwrite deletes; specify another --out."
-            )
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, (str, Path)) or "://" in str(one):
+                continue
+            if Path(one).resolve().is_relative_to(folder.resolve()):
+                raise RunError(
+                    f"{name} {str(one)!r} is inside {folder}, which --overwrite deletes; specify another --out."
+                )
 
 
 def empty(folder: Path) -> None:
@@ -120,7 +121,9 @@ def empty(folder: Path) -> None:
 
 
 def anchored(name: str, value: Any) -> Any:
-    """Make the path in an option absolute, so that it is valid in any working folder. Other values are unchanged."""
+    """Make the paths in an option absolute, so that they are valid in any working folder. Return others unchanged."""
+    if name == "data" and isinstance(value, list):
+        return [anchored(name, normal(one)) for one in value]
     if name not in PATHS or not isinstance(value, str) or value in ("", "imagenet") or "://" in value:
         return value
     here = Path(PATTERN.split(value)[0])  # for a pattern of shards, the part before its first brace
@@ -165,13 +168,24 @@ def write_config(folder: Path, options: Mapping[str, Any]) -> None:
 
     remarks = remarks_on_length(folder, options)
     plain = {name: anchored(name, normal(value)) for name, value in options.items()}
-    for name in ("data", "model"):
-        if not isinstance(plain[name], str):
-            plain[name] = None  # a Python object, which must be passed again
+    if not is_plain(plain["data"]):
+        plain["data"] = None  # a Python object, which must be passed again
+    if not isinstance(plain["model"], str):
+        plain["model"] = None
     text = OF_A_RUN + remarks + yaml.safe_dump(plain, sort_keys=False)
     write_whole(folder / CONFIG, text)
     (folder / COPY).parent.mkdir(exist_ok=True)
     write_whole(folder / COPY, text)  # a run whose config is lost can be resumed with the copy
+
+
+MOST_ROOTS = 1000  # of a list of images, the config file does not keep a million paths
+
+
+def is_plain(data: Any) -> bool:
+    """Return whether the images of a run are specified by a path, or by a list of paths that a config file can keep."""
+    if isinstance(data, list):
+        return 0 < len(data) <= MOST_ROOTS and all(isinstance(one, str) for one in data)
+    return isinstance(data, str)
 
 
 def remarks_on_length(folder: Path, options: Mapping[str, Any]) -> str:

@@ -112,9 +112,12 @@ def defaults() -> dict[str, Any]:
 
 def check_still_there(folder: Path, data: Any) -> None:
     """Raise `DataError` if the images of a resumed run are no longer at their path."""
-    here = isinstance(data, str) and "://" not in data and not data.startswith("hf:") and not PATTERN.search(data)
-    if here and not Path(data).exists():
-        raise DataError(f"The images of the run in {folder} are no longer at {data}; specify their path with --data.")
+    for one in data if isinstance(data, list | tuple) else [data]:
+        here = isinstance(one, str) and "://" not in one and not one.startswith("hf:") and not PATTERN.search(one)
+        if here and not Path(one).exists():
+            raise DataError(
+                f"The images of the run in {folder} are no longer at {one}; specify their path with --data."
+            )
 
 
 def published(options: Mapping[str, Any]) -> dict[str, Any]:

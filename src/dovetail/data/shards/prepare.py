@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PrepareOptions(Options):
     """Options of `dovetail prepare`."""
 
-    data: Any = option(None, "Images, as for `dovetail pretrain`.")
+    data: Any = option(None, "Images, as for `dovetail pretrain`.", several=True)
     shards: str | Path = option(
         "",
         "Output folder for the shards. It must be new or empty unless `overwrite` is set.",
@@ -44,7 +44,7 @@ def prepare(options: PrepareOptions) -> Written:
 
     if options.data is None:
         raise OptionsError("--data is missing; specify a folder of images.")
-    if isinstance(options.data, str | Path) and Path(options.data).resolve() == Path(options.shards).resolve():
+    if any(Path(path).resolve() == Path(options.shards).resolve() for path in paths_in(options.data)):
         raise OptionsError(f"--shards is the folder of the images ({options.shards}); specify another folder.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
     source = open_source(options.data)
@@ -65,6 +65,12 @@ def prepare(options: PrepareOptions) -> Written:
         )
     print(written)
     return written
+
+
+def paths_in(data: Any) -> list[str | Path]:
+    """Return the path or the paths of images, or an empty list for other data."""
+    several = data if isinstance(data, list | tuple) else [data]
+    return [one for one in several if isinstance(one, str | Path)]
 
 
 def checked_folder(shards: str | Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
@@ -95,7 +101,7 @@ def check_apart(data: Any, source: ImageSource, old: list[Path]) -> None:
     if isinstance(source, ShardSource):
         files = [path for path in map(local_path, source.sizes) if path is not None]
     else:
-        files = [Path(data)] if isinstance(data, str | Path) else []
+        files = [Path(path) for path in paths_in(data)]
     read = {path.resolve() for path in files}
     for path in old:
         if path.resolve() in read:
