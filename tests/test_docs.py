@@ -1,7 +1,8 @@
 """The documentation says what is so: Python runs, commands parse, links resolve, tables equal the code.
 
 Python blocks of a page run one after the other in one namespace and folder, on stand-ins: small networks of the same
-family for large ones, two steps for a whole run. A block that cannot run is marked ```python no-run REASON.
+family for large ones, two steps for a whole run. A block that cannot run is marked ```python no-run REASON. One that is
+skipped where a package is not installed is marked ```python needs PACKAGE.
 """
 
 from __future__ import annotations
@@ -117,20 +118,40 @@ def stand_ins(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, workplace: Path, stand_ins: None) -> None:
-    code = [content for remark, content in blocks(page, "python") if not remark.startswith("no-run")]
+    code = [content for remark, content in blocks(page, "python") if not remark]
     if not any('out="runs/wheat"' in content for content in code):
         Path("runs/wheat").symlink_to(workplace / "runs/wheat")
     namespace: dict[str, Any] = {"__name__": "page"}
     for content in code:
-        for large, small in STAND_INS.items():
-            content = content.replace(large, small)
-        exec(compile(content, name_of(page), "exec"), namespace)
+        execute(content, page, namespace)
+
+
+def execute(content: str, page: Path, namespace: dict[str, Any]) -> None:
+    """Run a block with stand-ins."""
+    for large, small in STAND_INS.items():
+        content = content.replace(large, small)
+    exec(compile(content, name_of(page), "exec"), namespace)
+
+
+NEEDS = [
+    (page, remark.removeprefix("needs "), content)
+    for page in PAGES
+    for remark, content in blocks(page, "python")
+    if remark.startswith("needs ")
+]
+
+
+@pytest.mark.filterwarnings("default")  # of the libraries, whose newest versions may be installed
+@pytest.mark.parametrize(("page", "package", "content"), NEEDS, ids=[package for _, package, _ in NEEDS])
+def test_python_that_needs_a_package_runs(page: Path, package: str, content: str, stand_ins: None) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    execute(content, page, {"__name__": "page"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_that_do_not_run_say_why(page: Path) -> None:
     for remark, _ in blocks(page, "python"):
-        assert not remark or re.fullmatch(r"no-run \S.+", remark), f"```python {remark}"
+        assert not remark or re.fullmatch(r"no-run \S.+|needs \w+", remark), f"```python {remark}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, ModelError, counted, unknown_name
+from dovetail.networks.classifier import classifier_in
 from dovetail.networks.nested import LAST, Shape, channel_dimension, tensors_in, with_tensors
 from dovetail.networks.staged import StagedNetwork, Stages, is_map, record, stride_of
 from dovetail.networks.undisturbed import undisturbed
@@ -25,9 +26,8 @@ Paths = str | Sequence[str] | None
 class OwnNetwork(StagedNetwork):
     """Any module that takes pixels [B, C, H, W]. Its parts return maps in any nesting of containers.
 
-    Maps are [B, C, H, W] or [B, H, W, C]; their shapes for two image sizes determine the layout. If the last layer of
-    the model is a 1x1 convolution inside the decoder, it is treated as a classifier, and its input as the decoder's
-    map.
+    Maps are [B, C, H, W] or [B, H, W, C]; their shapes for two image sizes determine the layout. If the decoder ends in
+    a classifier (see `classifier_in`), the decoder's map is the input of the classifier.
 
     Lateral dropout changes the encoder's output, so it needs an encoder that returns several maps.
 
@@ -174,30 +174,13 @@ class OwnNetwork(StagedNetwork):
         return next(self.model.parameters()).new_zeros(1, self.in_channels, side, side)
 
     def _classifier(self) -> str:
-        """Return the path of the last layer with weights if it is a 1x1 convolution in a decoder, otherwise ""."""
-        weighted = {path: module for path, module in self.model.named_modules() if len([*module.parameters(False)])}
-        ran: list[str] = []
-        handles = [
-            module.register_forward_hook(lambda _module, _inputs, _output, path=path: ran.append(path))
-            for path, module in weighted.items()
-        ]
-        try:
-            with undisturbed(self.model), torch.no_grad():
-                self.model.eval()
-                self.model(self._black(self.image_size))
-        except Exception:  # the model may need more inputs after the decoder; then no classifier is found
-            return ""
-        finally:
-            for handle in handles:
-                handle.remove()
-        last = ran[-1] if ran else ""
-        layer = weighted.get(last)
-        inside = any(last.startswith(f"{path}.") for path in self.decoders)
-        flat = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.bias is not None
-        if not inside or not flat or self.named:
-            return ""
-        log.info("The decoder's last layer, %s, is treated as a classifier, and its input as the decoder's map.", last)
-        return last
+        """Return the path of the decoder's classifier, or "" without one or with custom taps."""
+        found = "" if self.named else classifier_in(self.model, self.decoders, self._black(self.image_size))
+        if found:
+            log.info(
+                "The decoder's last layer, %s, is treated as a classifier, and its input as the decoder's map.", found
+            )
+        return found
 
     def _maps(self, output: Any, path: str) -> Stages:
         """Return the maps [B, C, H, W] in a module's output by the module's path and their position."""
