@@ -306,8 +306,34 @@ def test_twelve_bits_train_and_embed_as_the_eight_they_stand_for(
     ]
     assert np.allclose(*vectors, rtol=1e-2, atol=1e-2 * float(np.abs(vectors[0]).max()))
     assert json.loads((tmp_path / "b/exported/model.json").read_text())["extra"]["value_range"] == [0, 4095]
-    pretrain(data=tmp_path / "twelve", out=tmp_path / "c", max_steps=1)
-    assert "--value-range 0 4095." in caplog.text
+    assert "clipped" not in caplog.text
+
+
+def test_a_measured_range_is_that_of_the_run(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in range(6):
+        np.save(tmp_path / f"{name}.npy", rng.integers(500, 3001, (70, 80, 12), dtype=np.uint16))
+    options: dict[str, Any] = {"data": tmp_path, "in_channels": 12, "max_steps": 1}
+    out = tmp_path / "run"
+    pretrain(**options, out=out)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    low, high = config["value_range"]
+    assert 500 <= low <= 510
+    assert 2990 <= high <= 3000
+    assert f"Value range: {low:g} to {high:g}" in capsys.readouterr().out
+    assert config["mean"] == pytest.approx([0.5] * 12, abs=0.02)
+    info = json.loads((out / "exported/model.json").read_text())
+    assert info["extra"]["value_range"] == [low, high]
+    assert info["normalisation"]["mean"] == config["mean"]
+    assert pretrain(**options, out=out, resume=True).finished
+    assert pretrain(**options, out=out, resume=True, value_range=["percentile"]).finished
+    assert yaml.safe_load((out / "config.yaml").read_text())["value_range"] == [low, high]
+    pretrain(**options, out=tmp_path / "asked", value_range="percentile")
+    assert yaml.safe_load((tmp_path / "asked/config.yaml").read_text())["value_range"] == [low, high]
+    with pytest.raises(dovetail.DovetailError, match="none of the first images has more than 8 bits"):
+        pretrain(out=tmp_path / "no", value_range=["percentile"])
 
 
 def test_folders_that_are_no_start_say_what_they_are(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dovetail.data.reading.decode import UnreadableError
-from dovetail.data.reading.watch import end_with_parent, remove_worker_death_handler
+from dovetail.data.reading.watch import can_fork, end_with_parent, remove_worker_death_handler
 
 POLL_SECONDS = 0.5
 
@@ -42,6 +42,7 @@ def run_isolated(function: Callable[[], Result], *, seconds: float) -> Result:
         num_workers=1,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if can_fork() else None,  # a dataset need not be picklable
         timeout=min(seconds, POLL_SECONDS),
         generator=torch.Generator(),  # the global one belongs to the training
     )

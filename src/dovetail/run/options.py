@@ -54,10 +54,12 @@ class ModelOptions(Options):
         None, "Side length of the global views in pixels. Default: the recipe's size.", Range(8, most=MOST_SIDE_PX)
     )
     in_channels: int = option(3, "Channels of the images.", Range(1, most=4096))
-    value_range: Sequence[float] = option(
+    value_range: Sequence[float | Literal["percentile"]] = option(
         (),
         "Pixel values that represent black and white in images with more than 8 bits per channel, such as 0 4095 for "
-        "12 bits. Values outside this range are clipped. Default: 0 65535 for integers, 0 1 for floating point.",
+        '12 bits, or "percentile" to measure them (percentiles 0.1 and 99.9 of the first images). Values outside this '
+        "range are clipped. Default: 0 65535 for integers and 0 1 for floating point, or measured if none of the first "
+        "images uses more than a sixteenth of that range or one of them exceeds it.",
     )
     init: str | None = option(
         None,

@@ -19,13 +19,15 @@ from safetensors import SafetensorError
 
 from dovetail.data.identity import identity_of, write_identity
 from dovetail.data.loader import make_loader
+from dovetail.data.measured_range import measured_range
 from dovetail.data.measuring import measured, needs_measuring
 from dovetail.data.open import open_source
-from dovetail.data.reading.values import values_within
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.values import is_percentile, use_values, values_within
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
 from dovetail.durations import seconds_in
-from dovetail.errors import DovetailError, OptionsError, ResourceError, tell
+from dovetail.errors import DataError, DovetailError, OptionsError, ResourceError, tell
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -88,7 +90,7 @@ def pretrain(options: PretrainOptions) -> Run:
         options.check_complete()
         if options.overwrite:
             refuse_sources_in(folder, options)
-        with values_within(options.value_range):
+        with values_within(() if is_percentile(options.value_range) else options.value_range):
             return execute(options, folder)
 
 
@@ -102,12 +104,14 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     if options.lr == "auto":
         options = options.changed(lr=own.defaults().get("lr", "auto"))
     source = open_source(options.data, fetch=options.typed("data"))
+    options, range_measured = with_value_range(options, source)
     torch.manual_seed(options.seed)
     network = network_for(options)
     if not options.resume:
         options = planned_run(options, source, network)
     recipe, settings, recipe_options = resolved_run(options, source, network)
-    recipe = with_statistics(own.in_recipe(normalised_recipe(recipe, network, options)), source, options)
+    recipe = own.in_recipe(normalised_recipe(recipe, network, options))
+    recipe = with_statistics(recipe, source, options, range_measured=range_measured)
     check_views(recipe, network, settings)
     check_freeze(settings, network)
     if not options.resume:
@@ -117,7 +121,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     begun = options.resume and Checkpoints(out / "checkpoints").last.exists()
     loaded = begin_with(network, recipe, options, needed=not begun)
     config = config_of(options, settings, recipe_options, recipe)
-    make_ready(options, source, out, begun=begun)
+    make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
     announce(config, recipe, network, settings, out, loaded)
     network = network.following(recipe.network_rules)
@@ -148,9 +152,43 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     return Run(out, result.steps, settings.total_steps)
 
 
-def with_statistics(recipe: Recipe, source: ImageSource, options: PretrainOptions) -> Recipe:
-    """Measure mean and standard deviation over some images if the recipe has none for their number of channels."""
-    if options.resume or not needs_measuring(recipe.views, options.in_channels):
+def with_value_range(options: PretrainOptions, source: ImageSource) -> tuple[PretrainOptions, bool]:
+    """Measure the value range of a new run if it is "percentile", or if its images do not suit their format's range.
+
+    Returns:
+        The options with the range, which is also set for this process, and whether it was measured.
+
+    Raises:
+        DataError: The range is "percentile", and no image with more than 8 bits can be read.
+    """
+    asked = is_percentile(options.value_range)
+    if options.resume or (options.value_range and not asked):
+        return options, False
+    reason = "none of the first images has more than 8 bits and can be read"
+    try:
+        found = measured_range(source, options.in_channels, seed=options.seed)
+    except UnreadableError as error:
+        found, reason = None, str(error)
+    if found is None or (found.fits and not asked):
+        if asked:
+            raise DataError(f"The value range cannot be measured, because {reason}; omit --value-range.")
+        return options, False
+    use_values(found.range)
+    if is_first_process():
+        tell(str(found))
+    return options.changed(value_range=list(found.range)), True
+
+
+def with_statistics(
+    recipe: Recipe, source: ImageSource, options: PretrainOptions, *, range_measured: bool = False
+) -> Recipe:
+    """Measure mean and standard deviation over some images if there are none that suit the images.
+
+    Those of the recipe are for RGB. They suit neither another number of channels nor values of a measured range, unless
+    the mean is specified or the starting weights were trained with it.
+    """
+    free = range_measured and not options.mean and options.init is None
+    if options.resume or not (free or needs_measuring(recipe.views, options.in_channels)):
         return recipe
     found = measured(source, options.in_channels, seed=options.seed)
     if found is None:
@@ -195,7 +233,7 @@ def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
         check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
 
 
-def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begun: bool) -> None:
+def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begun: bool, range_measured: bool) -> None:
     """Empty the folder if it is to be overwritten, and save the identity of the images."""
     identity = identity_of(source)
     first = is_first_process()
@@ -204,7 +242,7 @@ def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begu
     if options.overwrite and first:
         empty(out)
     if first:
-        tell_of_source(source)
+        tell_of_source(source, check_range=not range_measured)
         write_identity(out, identity)
 
 

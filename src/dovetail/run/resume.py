@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dovetail.data.reading.values import is_percentile
 from dovetail.errors import DataError, OptionsError, counted
 from dovetail.recipes import presets
 from dovetail.recipes.table import LATER, options_of
@@ -96,6 +97,8 @@ def stands_for(
     name: str, value: Any, asked: PretrainOptions, saved: Mapping[str, Any], known: Mapping[str, Any]
 ) -> bool:
     """Return whether a specified option agrees with the saved run, directly or by what it expands to."""
+    if name == "value_range" and is_percentile(value) and saved.get(name):
+        return True  # the run saved the range that was measured
     if name == "epochs" and saved.get("max_steps") is not None and value >= known.get(name, math.inf):
         return True  # the run saved the epochs that fit into its steps
     if name == "preset" and agrees(preset_options(value, saved, asked), saved.get("recipe")):

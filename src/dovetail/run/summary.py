@@ -51,6 +51,8 @@ def announce(
     if network.frozen:
         tell(f"frozen            {frozen_line(network)}")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+    if config.value_range:
+        tell("value range       {} is black, {} is white".format(*(f"{value:g}" for value in config.value_range)))
     tell(f"normalisation     mean {mean}; std {std}")
     given = ", ".join(f"{name}={value}" for name, value in (config.recipe or {}).items())
     tell(f"recipe options    {given or 'as published'}")
@@ -103,11 +105,11 @@ def term_line(recipe: Recipe, network: Network, name: str) -> str:
 
 
 @rank_zero_only
-def tell_of_source(source: ImageSource) -> None:
+def tell_of_source(source: ImageSource, *, check_range: bool = True) -> None:
     """Print which files of a source are skipped, and warn if its images use little of their value range."""
     if source.left_out:
         tell(source.left_out)
-    if isinstance(source, PathSource):
+    if check_range and isinstance(source, PathSource):
         names = [source.name(index) for index in range(0, source.num_images, max(source.num_images // 64, 1))]
         if told := told_of_values(names, value_range()):
             log.warning("%s", told)

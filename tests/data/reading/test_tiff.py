@@ -12,10 +12,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from dovetail.data.reading.decode import (
-    UnreadableError,
-    open_bytes,
-)
+from dovetail.data.reading.decode import UnreadableError, open_bytes
+from dovetail.data.reading.values import raw_values, values_within
 from tests.data.photos import encoded
 from tests.data.reading.test_decode import EXPECTED, IMAGE, RGB, read
 
@@ -108,6 +106,51 @@ def test_values_of_all_pages_are_scaled_alike() -> None:
     pages = [Image.fromarray(np.full((4, 4), value, np.int32)) for value in (200, 300)]
     content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
     assert read(content, 2)[:, 0, 0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int8, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["contig", "separate", "pages"])
+def test_layouts_of_all_types(layout: str, dtype: type) -> None:
+    bands = (np.arange(9 * 7 * 12) % 120).reshape(9, 7, 12).astype(dtype)
+    if layout == "pages":
+        file = io.BytesIO()
+        tifffile.imwrite(file, np.moveaxis(bands, 2, 0), photometric="minisblack", metadata=None)
+        content = file.getvalue()
+    else:
+        content = tiff_of(bands, photometric="minisblack", planarconfig=layout, metadata=None)
+    with raw_values():
+        found = open_bytes(content, 12).decode(1).numpy()
+    assert found.dtype == dtype or dtype in (np.uint32, np.float64)  # Pillow reads pages of 32 and 64 bits as 32
+    assert np.array_equal(found, np.moveaxis(bands, 2, 0))
+
+
+def test_deep_colours_leave_other_bands_out() -> None:
+    bands = np.arange(9 * 7 * 5, dtype=np.uint16).reshape(9, 7, 5) * 100
+    content = tiff_of(bands, photometric="rgb", extrasamples=["unspecified"] * 2)
+    with values_within([0, 65535]):
+        assert read(content, 3).permute(1, 2, 0).numpy().tolist() == (bands[:, :, :3] / 257).round().tolist()
+
+
+def test_pages_that_differ_are_no_bands() -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as pages:
+        for dtype in (np.float64, np.int8):
+            pages.write(np.zeros((4, 4), dtype), photometric="minisblack", metadata=None)
+    with pytest.raises(UnreadableError, match="expected 2 "), raw_values():
+        open_bytes(file.getvalue(), 2)
+
+
+def test_bands_that_grow_out_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dovetail.data.reading.decode.SMALL_BYTES", 1000)
+    monkeypatch.setattr("dovetail.data.reading.decode.MAX_GROWTH", 2)
+    for layout in ("contig", "separate"):
+        content = tiff_of(np.zeros((90, 70, 12), np.uint16), photometric="minisblack", planarconfig=layout)
+        assert open_bytes(content, 12).width_px == 70
+        packed = tiff_of(
+            np.zeros((90, 70, 12), np.uint16), photometric="minisblack", planarconfig=layout, compression="zlib"
+        )
+        with pytest.raises(UnreadableError, match="more than the limit of"):
+            open_bytes(packed, 12)
 
 
 def test_frames_of_a_palette_are_no_channels() -> None:

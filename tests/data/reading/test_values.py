@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dovetail.data.reading import values
-from dovetail.data.reading.decode import from_array, from_image, open_bytes
+from dovetail.data.reading.decode import UnreadableError, from_array, from_image, open_bytes
 from dovetail.data.reading.peaks import told_of_values
 from dovetail.data.reading.values import all_levels, values_within
 from dovetail.errors import DovetailError
@@ -50,8 +52,8 @@ def test_a_range_of_values_is_black_to_white(kind: str) -> None:
     assert values.value_range() is None
 
 
-@pytest.mark.parametrize("given", [[1], [4095, 0], [0, float("nan")], [1, 2, 3]])
-def test_ranges_that_are_none(given: list[float]) -> None:
+@pytest.mark.parametrize("given", [[1], [4095, 0], [0, float("nan")], [1, 2, 3], ["percentile"], "percentile"])
+def test_ranges_that_are_none(given: list[float] | list[str] | str) -> None:
     with pytest.raises(DovetailError, match="--value-range expects two numbers"), values_within(given):
         pass
 
@@ -106,6 +108,53 @@ def test_grey_files_of_16_bits_keep_all_levels() -> None:
             kept = open_bytes(encoded(grey, name), 3).decode(1)
             assert kept.shape == (3, 20, 25)
             assert len(kept.unique()) == 500
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
+def test_colour_pngs_of_16_bits_keep_all_levels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bands = len(kind)
+    array = np.arange(20 * 25 * bands, dtype=np.uint16).reshape(20, 25, bands) * 2
+    content = imagecodecs.png_encode(array)
+    with values_within([0, 65535]), all_levels():
+        kept = open_bytes(content, 3 if kind == "RGB" else 4).decode(1)
+        expected = torch.from_numpy(array[:, :, [0, 0, 0, 1] if kind == "LA" else slice(None)].astype(np.float32))
+        torch.testing.assert_close(kept, expected.permute(2, 0, 1) / 257)
+        monkeypatch.setattr("dovetail.data.reading.decode.MAX_PIXELS", 60)
+        with pytest.raises(UnreadableError, match="exceed the limit"):
+            open_bytes(content, 3)
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
+        with pytest.raises(UnreadableError, match="need the package imagecodecs"):
+            open_bytes(content, 3)
+
+
+def test_missing_values_are_black(tmp_path: Path) -> None:
+    array = np.array([[np.nan, 100, 200], [300, -np.inf, np.inf]], dtype=np.float32)
+    with values_within([100, 300]):
+        assert from_array(array, 1).decode(1).flatten().tolist() == [0, 0, 128, 255, 0, 255]
+        with pytest.raises(UnreadableError, match="all of its values are NaN"):
+            from_array(np.full((2, 2), np.nan), 1)
+    with pytest.raises(UnreadableError, match="specify --value-range"):
+        from_array(array, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("bands", [1, 5])
+def test_the_missing_value_of_a_geotiff_is_black(bands: int, dtype: type) -> None:
+    array = np.arange(60 * bands).reshape(6, 10, bands).astype(dtype)
+    array[2, 3] = missing = 30_000
+    tags = [(42113, "s", 0, str(missing))]
+    layout = {"photometric": "minisblack", "planarconfig": "contig"} if bands > 1 else {"photometric": "minisblack"}
+    content = tiff_of(array if bands > 1 else array[:, :, 0], extratags=tags, **layout)
+    with values_within([0, 300]), all_levels():
+        kept = open_bytes(content, bands).decode(1)
+    expected = np.where(array == missing, 0, array).astype(np.float32) / 300 * 255
+    torch.testing.assert_close(kept, torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def test_a_range_that_is_narrow_for_its_type_keeps_its_levels() -> None:
+    array = (10_000_000 + np.arange(500)).astype(np.int32).reshape(20, 25)
+    with values_within([10_000_000, 10_000_499]), all_levels():
+        assert len(from_array(array, 1).decode(1).unique()) == 500
 
 
 def test_no_pipe_is_waited_for_to_look_at_its_values(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from torch import Tensor
 from dovetail.data.reading import tiff
 from dovetail.data.reading.png import without_bad_remarks
 from dovetail.data.reading.quiet import quiet
-from dovetail.data.reading.values import is_deep_png, levels_are_kept, scaled, value_range
+from dovetail.data.reading.values import is_deep_png, needs_all_bits, scaled, value_range, values_are_raw
 
 MAX_PIXELS = 300_000_000
 MAX_FILE_BYTES = 1 << 30
@@ -146,8 +146,8 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> LazyIm
             return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
     if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
         return from_array(bands, channels)
-    if value_range() is not None and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
-        raise UnreadableError("--value-range does not support 16-bit colour PNGs; save them as TIFF or .npy")
+    if needs_all_bits() and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
+        return from_array(_deep_colours(content), channels)
     with opened(content) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and channels in (1, 3):
             return _jpeg(content, image, channels, upright)
@@ -157,10 +157,25 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> LazyIm
 def _bands(content: bytes, channels: int) -> np.ndarray | None:
     """Return the bands [H, W, C] of a TIFF that Pillow cannot read completely, or None for other TIFFs."""
     with _reasons(), quiet():
+        most_bytes = max(SMALL_BYTES, MAX_GROWTH * len(content))
         try:
-            return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS)
+            return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS, most_bytes=most_bytes)
         except tiff.UnreadableBandsError as error:
             raise UnreadableError(str(error)) from error
+
+
+def _deep_colours(content: bytes) -> np.ndarray:
+    """Return the values [H, W, 3 or 4] of a PNG with 16 bits per channel and colour or alpha."""
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise UnreadableError(
+            "the values of a 16-bit colour PNG need the package imagecodecs; install it with "
+            "`pip install 'dovetail-ssl[tiff]'`, or save the image as .npy"
+        ) from error
+    with opened(content):  # checks the size
+        values: np.ndarray = imagecodecs.png_decode(content)
+    return values[:, :, [0, 0, 0, 1]] if values.shape[2] == 2 else values  # grey with alpha
 
 
 @contextmanager
@@ -189,8 +204,8 @@ def from_image(image: Image.Image, channels: int, *, upright: bool = True) -> La
             image.load()  # PNGs have their tags after the pixels
             turn = _turn(image, upright)
             turned = image if turn is None else image.transpose(turn)
-            if levels_are_kept() and turned.mode in DEEP_MODES:
-                return from_array(np.asarray(turned), channels)
+            if needs_all_bits() and turned.mode in DEEP_MODES:
+                return from_array(tiff.without_missing(np.asarray(turned), tiff.missing_value(image)), channels)
             pixels = np.asarray(_with_channels(turned, channels)).reshape(*turned.size[::-1], channels)
     return _decoded(pixels)
 
@@ -205,6 +220,8 @@ def from_array(array: np.ndarray, channels: int) -> LazyImage:
     with _reasons():
         pixels = _eight_bits(array)
         given = pixels.shape[2]
+        if values_are_raw() and given in (1, 3, 4) and channels in (1, 3, 4):
+            return _decoded(pixels)
         if pixels.dtype != np.uint8:
             pixels = _in_channels(pixels, channels)
         elif given != channels and given in (1, 3, 4) and channels in (1, 3, 4):
@@ -311,15 +328,18 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
-    given = value_range()
-    if given is not None and array.dtype.kind in "iuf":
-        if not np.isfinite(array).all():
-            raise UnreadableError("it contains NaN or infinite values")
-        return scaled(array, given)
+    if needs_all_bits() and array.dtype.kind in "iuf":
+        if not np.isfinite(array).any():
+            raise UnreadableError("all of its values are NaN or infinite")
+        given = value_range()
+        raw = values_are_raw() or given is None
+        return array.astype(array.dtype.newbyteorder("=")) if raw or given is None else scaled(array, given)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails too
-            raise UnreadableError(f"expected floating-point values in 0 to 1, got {low:g} to {high:g}")
+            raise UnreadableError(
+                f"expected floating-point values in 0 to 1, got {low:g} to {high:g}; specify --value-range"
+            )
         return (array * 255).round().astype(np.uint8)
     if array.dtype.kind not in "iu":
         raise UnreadableError(f"the dtype {array.dtype} is unsupported for pixels")
