@@ -116,8 +116,9 @@ def scaled(array: np.ndarray, given: Range) -> np.ndarray:
     """Scale values from the range `given` to 0 to 255: uint8, or float32 if `levels_are_kept`. NaN becomes 0."""
     low, high = given
     # Of wide integers and of doubles, float32 would round differences within a narrow range away.
-    exact = np.float64 if array.dtype.itemsize > 4 or array.dtype in (np.int32, np.uint32) else np.float32
-    shares = ((array.astype(exact) - exact(low)) / exact(high - low)).astype(np.float32)
+    exact = array.dtype.itemsize > 4 or array.dtype in (np.int32, np.uint32)
+    values: np.ndarray = array.astype(np.float64 if exact else np.float32)
+    shares = ((values - low) / (high - low)).astype(np.float32)
     spread: np.ndarray = np.nan_to_num(shares.clip(0, 1), nan=0.0) * np.float32(255)
     return spread if levels_are_kept() else spread.round().astype(np.uint8)
 
