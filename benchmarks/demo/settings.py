@@ -47,6 +47,9 @@ FINETUNING = SegmentOptions(
     batch_size=8,
     lr=1e-3,
     warmup_steps=10,
+    # With few labels the encoder keeps its weights, as docs/results.md advises.
+    lr_scale={"encoder": 0.0},
+    batch_norm="frozen",
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     augmentation=Augmentation(crop_px=(128, 128), flip_p=0.5),
