@@ -32,6 +32,8 @@ def test_encoder_targets_are_tried_from_trained_weights_alone() -> None:
     random, trained = plan_of(options(init="random")), plan_of(options(init="imagenet"))
     assert [one.method for one in random.pretrainings] == ["densecl", "decon-sl-densecl"]
     assert [one.method for one in trained.pretrainings] == ["densecl", "decon-sl-densecl", "encoder-targets"]
+    assert [one.preset for one in random.pretrainings] == ["auto", "auto"]
+    assert [one.preset for one in trained.pretrainings] == ["auto", "continue", "auto"]
     assert (random.starts[0].title, random.starts[0].part) == ("random weights", "random")
     assert (trained.starts[0].title, trained.starts[0].part) == ("ImageNet weights", "imagenet")
     assert [one.tap for one in trained.starts] == ["encoder", "encoder", "encoder", "decoder", "decoder"]

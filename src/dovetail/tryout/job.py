@@ -102,6 +102,7 @@ def pretrained(options: TryOptions, plan: Plan, clock: Clock, out: Path) -> dict
                     data=str(options.data),
                     model=plan.model,
                     method=one.method,
+                    preset=one.preset,
                     init=plan.init,
                     image_size=options.image_size,
                     seed=options.seed,

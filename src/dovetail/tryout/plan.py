@@ -34,10 +34,12 @@ class PreTraining:
     Attributes:
         name: Name of its folder.
         method: Name of the method.
+        preset: Preset of its run.
     """
 
     name: str
     method: str
+    preset: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def plan_of(options: TryOptions) -> Plan:
     base = "dino" if is_vit(network) else "densecl"
     decon = "dino+decon-sl" if is_vit(network) else f"decon-sl-{base}"
     alone = "random weights" if init is None else "ImageNet weights" if init == "imagenet" else str(init)
-    runs = [PreTraining("base", base), PreTraining("decon", decon)]
+    # With trained weights the encoder is worth keeping: "continue" changes it late and slowly.
+    runs = [PreTraining("base", base), PreTraining("decon", decon, "auto" if init is None else "continue")]
     starts = [
         Start(alone, None, init or "random"),
         Start(f"{base}, encoder", "base", "encoder"),
