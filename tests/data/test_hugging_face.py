@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 
 from dovetail.data.hugging_face import TableSource
 from dovetail.data.loader import make_loader
 from dovetail.data.open import open_source
 from dovetail.data.reading.decode import UnreadableError, open_bytes
+from dovetail.data.shards.prepare import prepare
 from dovetail.errors import DovetailError
 from dovetail.views.plan import ViewPlan, ViewSpec
 from tests.data.tars import jpeg
@@ -138,6 +140,23 @@ def test_which_column_and_which_split(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(DovetailError, match="cannot be read as a Hugging Face dataset"):
         open_source(tmp_path)
+
+
+def test_a_stream_is_written_to_shards(tmp_path: Path) -> None:
+    prepare(data=table(7).to_iterable_dataset(), shards=tmp_path / "hub", images_per_shard=3)
+    source = open_source(tmp_path / "hub")
+    assert source.num_images == 7
+    assert sorted(source.encoded(index) for index in range(7)) == sorted(jpeg(index) for index in range(7))
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            yield from ({"image": np.full((4, 5, 12), 700, np.uint16)}, "text", (jpeg(3), "label"))
+
+    written = prepare(data=Stream(), shards=tmp_path / "torch")
+    assert [name for name, _ in written.left_out] == ["item 1"]
+    assert open_source(tmp_path / "torch").encoded(1) == jpeg(3)
+    with pytest.raises(DovetailError, match="The stream contains no images"):
+        prepare(data=table(1).to_iterable_dataset().take(0), shards=tmp_path / "none")
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,29 @@ def test_other_channel_counts_keep_their_colours(channels: int) -> None:
     assert result.equal(photometric.apply(pixels, parameters))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+def test_other_channel_counts_are_defined(channels: int) -> None:
+    pixels = images(2, channels)
+
+    def changed(column: int, value: float) -> Tensor:
+        return photometric.apply(pixels.clone(), one(column, value, 2))
+
+    torch.testing.assert_close(changed(photometric.BRIGHTNESS, 1.4), (pixels * 1.4).clamp(0, 1))
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    for factor in (0.6, 1.4):
+        torch.testing.assert_close(
+            changed(photometric.CONTRAST, factor), (mean + factor * (pixels - mean)).clamp(0, 1), atol=1e-6, rtol=0
+        )
+    for column, value in ((photometric.SATURATION, 0.2), (photometric.HUE, 0.3), (photometric.GREY, 1.0)):
+        assert changed(column, value).equal(pixels)
+    inverted = torch.where(pixels >= 0.5 - 0.5 / 255, 1 - pixels, pixels)
+    torch.testing.assert_close(changed(photometric.SOLARISE, 0.5), inverted, atol=1e-6, rtol=0)
+    blurred = changed(photometric.SIGMA, 1.5)
+    for channel in range(channels):  # each by itself
+        alone = photometric.apply(pixels[:, channel : channel + 1].clone(), one(photometric.SIGMA, 1.5, 2))
+        torch.testing.assert_close(blurred[:, channel : channel + 1], alone, atol=1e-5, rtol=0)
+
+
 def mean_and_std_agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
     error = np.hypot(ours.std(), theirs.std()) / COUNT**0.5
     return bool(abs(ours.mean() - theirs.mean()) < 4 * error and abs(ours.std() - theirs.std()) < 4 * error)

@@ -11,7 +11,8 @@ from pathlib import Path
 from dovetail.data.reading.decode import SUFFIXES, looks_like_image
 from dovetail.errors import DataError, counted
 
-HEAD_BYTES = 16
+HEAD_BYTES = 132  # with those that mark a DICOM file
+VOLUMES = (".nii.gz", ".nii")
 OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # every run folder has these after its first steps
 
 
@@ -24,12 +25,14 @@ class Listing:
         others: Number of other files by suffix.
         num_folders: Number of subfolders, at any depth.
         num_runs: Number of pre-training run folders, which are not searched.
+        volumes: Sorted paths of NIfTI volumes, which are among the `others`, too.
     """
 
     images: list[str]
     others: Counter[str]
     num_folders: int
     num_runs: int = 0
+    volumes: tuple[str, ...] = ()
 
     def left_out(self) -> str:
         """Return sentences about the files and run folders that are skipped, or an empty string."""
@@ -53,14 +56,27 @@ def list_images(folder: Path) -> Listing:
     images = []
     num_folders = 0
     runs: list[str] = []
+    volumes: list[str] = []
     for entry in _walk(folder, runs):
         if _is_folder(entry):
             num_folders += 1
         elif _is_candidate(entry):
             images.append(entry.path)
         else:
-            others[Path(entry.name).suffix.lower()] += 1
-    return Listing(sorted(images), others, num_folders, len(runs))
+            others[suffix_of(entry.name)] += 1
+            if is_volume(entry.name):
+                volumes.append(entry.path)
+    return Listing(sorted(images), others, num_folders, len(runs), tuple(sorted(volumes)))
+
+
+def is_volume(name: str) -> bool:
+    """Return whether a file has the suffix of a NIfTI volume, whose slices are images."""
+    return name.lower().endswith(VOLUMES)
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file's name in lower case. That of a compressed volume has two parts."""
+    return next((suffix for suffix in VOLUMES if name.lower().endswith(suffix)), Path(name).suffix.lower())
 
 
 def _walk(folder: Path, runs: list[str]) -> Iterator[os.DirEntry[str]]:

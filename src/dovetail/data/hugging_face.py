@@ -162,7 +162,7 @@ def undecoded(table: Any) -> Any:
     """Return the table with its image columns cast to encoded bytes."""
     import datasets
 
-    table = table.with_format(None)
+    table = table if table.features is None else table.with_format(None)
     for name in image_columns(table):
         table = table.cast_column(name, datasets.Image(decode=False))
     return table

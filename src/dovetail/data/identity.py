@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from dovetail.data.joined import JoinedSource
 from dovetail.data.sources import ArchiveSource, ImageSource, PathSource
+from dovetail.data.volumes import VolumeSource
 from dovetail.files.schema import parsed
 
 FILE = "data.json"
@@ -36,6 +37,8 @@ def identity_of(source: ImageSource) -> Identity:
         paths = [source.name(index) for index in range(source.num_images)]
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
         names = hashed(os.path.relpath(path, root) for path in paths)
+    elif isinstance(source, VolumeSource):
+        names = hashed(f"{os.path.basename(one.path)}:{one.num_slices}" for one in source.volumes)  # noqa: PTH119
     elif isinstance(source, ShardSource):
         names = hashed(f"{name.rpartition('/')[2]}:{count}" for name, count in source.sizes.items())
     return {"images": source.num_images, "names": names}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from dovetail.data.folders import named_as_image
+from dovetail.data.folders import VOLUMES, is_volume, left_out, named_as_image
 from dovetail.data.joined import JoinedSource
 from dovetail.data.reading.archives import open_archive
 from dovetail.data.shards.names import names_shards
 from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, find_images, read_list
-from dovetail.errors import DataError
+from dovetail.data.volumes import VolumeSource, open_volumes
+from dovetail.errors import DataError, counted
 
 _ROOTS = (".zip", ".tar", ".txt", ".parquet")
 
@@ -87,7 +90,17 @@ def is_hugging_face(data: Any) -> bool:
 def _from_path(path: Path) -> ImageSource:
     if path.is_dir():
         found = find_images(path)
+        if found.volumes and found.images:
+            raise DataError(
+                f"{str(path)!r} contains {counted(len(found.volumes), 'NIfTI volume')} and "
+                f"{counted(len(found.images), 'image')}; specify a folder with only one of them."
+            )
+        if found.volumes:
+            others = Counter({suffix: count for suffix, count in found.others.items() if suffix not in VOLUMES})
+            return open_volumes(found.volumes, left_out=left_out(others))
         return PathSource(found.images, left_out=found.left_out())
+    if path.is_file() and is_volume(path.name):
+        return open_volumes([str(path)])
     if path.is_file():
         archive = open_archive(path)
         return PathSource(read_list(path)) if archive is None else ArchiveSource(archive)
@@ -108,9 +121,10 @@ def _from_path(path: Path) -> ImageSource:
 def is_root(path: str | Path) -> bool:
     """Return whether a path in a sequence is a folder, an archive or a list of images, and not an image."""
     path = Path(path)
-    return not named_as_image(path.name) and (
-        path.suffix.lower() in _ROOTS or path.is_dir() or str(path).startswith("hf:") or "://" in str(path)
-    )
+    if named_as_image(path.name):
+        return False
+    remote = str(path).startswith("hf:") or "://" in str(path)
+    return path.suffix.lower() in _ROOTS or is_volume(path.name) or path.is_dir() or remote
 
 
 def _from_paths(paths: Sequence[str | Path], fetch: bool) -> ImageSource:
@@ -124,16 +138,22 @@ def _from_paths(paths: Sequence[str | Path], fetch: bool) -> ImageSource:
         return PathSource(paths)
     if len(paths) == 1:
         return open_source(paths[0], fetch=fetch)
+    if all(is_volume(os.fspath(path)) for path in paths):
+        return open_volumes([os.fspath(path) for path in paths])
     check_apart(roots)
     parts: list[ImageSource] = []
     for roots_follow, group in itertools.groupby(paths, is_root):
         together = list(group)
         parts += [open_source(path, fetch=fetch) for path in together] if roots_follow else [PathSource(together)]
+    if all(isinstance(part, VolumeSource) for part in parts):
+        told = "\n".join(part.left_out for part in parts if part.left_out)
+        volumes = [one for part in parts if isinstance(part, VolumeSource) for one in part.volumes]
+        return VolumeSource(volumes, left_out=told)
     for part in parts:
         if type(part).order is not ImageSource.order:
             raise DataError(
-                f"{part.name(0)!r} is in shards or a table, which cannot be combined with other images; specify them "
-                "alone, or write all images to shards with `dovetail prepare`."
+                f"{part.name(0)!r} is in shards, volumes or a table, which cannot be combined with other images; "
+                "specify them alone, or write all images to shards with `dovetail prepare`."
             )
     return JoinedSource(parts)
 

@@ -200,7 +200,7 @@ def find_images(folder: Path) -> Listing:
         DataError: There is no image; the message lists what was found.
     """
     found = list_images(folder)
-    if not found.images:
+    if not found.images and not found.volumes:
         raise DataError(
             f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; expected a folder "
             f"of {FORMATS_READ}."

@@ -1,7 +1,7 @@
 """Decodes image files of all supported formats to uint8 pixels. A truncated image is an error.
 
 Formats are recognised by content: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 and AVIF (if this build of Pillow
-supports them), and arrays `[H, W, C]` in `.npy` files. The result always has 8 bits per channel, is upright (EXIF) and
+supports them), DICOM, and arrays `[H, W, C]` in `.npy` files. The result always has 8 bits per channel, is upright and
 has the requested number of channels:
 
 * 1 channel: ITU-R 601 luma of colour images. 3 channels: RGB, with grey repeated. 4 channels: RGBA, opaque if the image
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -37,7 +38,7 @@ import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
-from dovetail.data.reading import tiff
+from dovetail.data.reading import dicom, tiff
 from dovetail.data.reading.png import without_bad_remarks
 from dovetail.data.reading.quiet import quiet
 from dovetail.data.reading.values import is_deep_png, needs_all_bits, scaled, value_range, values_are_raw
@@ -60,9 +61,9 @@ _SUFFIXES_OF = {
 }
 FORMATS = tuple(_SUFFIXES_OF)
 # Files with these suffixes count as images without being opened. All others are opened.
-SUFFIXES = frozenset({".npy", *(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)})
+SUFFIXES = frozenset({".npy", ".dcm", *(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)})
 _WORDS = {"WEBP": "WebP", "PPM": "PPM, PGM", "JPEG2000": "JPEG 2000"}
-FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)} or .npy files"
+FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)}, DICOM, NIfTI or .npy files"
 _NPY_MAGIC = b"\x93NUMPY"
 _JPEG2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51") if "JPEG2000" in FORMATS else ()
 _MAGIC = (_NPY_MAGIC, *_JPEG2000_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
@@ -102,10 +103,10 @@ class LazyImage:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Return whether a file that starts with `head` (12 bytes or more) has a supported format."""
+    """Return whether a file that starts with `head` (132 bytes, or the whole file) has a supported format."""
     if head[4:8] == b"ftyp":
         return "AVIF" in FORMATS and head[8:12] in (b"avif", b"avis")
-    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return head.startswith(_MAGIC) or dicom.is_dicom(head) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def open_file(path: str | Path, channels: int) -> LazyImage:
@@ -118,15 +119,22 @@ def read_file(path: str | Path) -> bytes:
 
     Devices and pipes are rejected without waiting for them. Memory use is bounded by the size of the file.
     """
+    with regular_file(path) as (file, size):
+        if size > MAX_FILE_BYTES:
+            raise UnreadableError(f"its {size:,} bytes exceed the limit of {MAX_FILE_BYTES:,}")
+        return file.read(size)
+
+
+@contextmanager
+def regular_file(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a regular file and its size in bytes. Raise `UnreadableError` if it cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(handle, "rb") as file:  # noqa: PTH123 (a handle opened with O_NONBLOCK)
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableError("it is not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise UnreadableError(f"its {status.st_size:,} bytes exceed the limit of {MAX_FILE_BYTES:,}")
-            return file.read(status.st_size)
+            yield file, status.st_size
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
     except MemoryError as error:
@@ -144,6 +152,8 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> LazyIm
     if content.startswith(_NPY_MAGIC):
         with _reasons():
             return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
+    if dicom.is_dicom(content):
+        return from_array(_dicom(content), channels)
     if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
         return from_array(bands, channels)
     if needs_all_bits() and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
@@ -161,6 +171,17 @@ def _bands(content: bytes, channels: int) -> np.ndarray | None:
         try:
             return tiff.read_bands(content, channels, most_pixels=MAX_PIXELS, most_bytes=most_bytes)
         except tiff.UnreadableBandsError as error:
+            raise UnreadableError(str(error)) from error
+
+
+def _dicom(content: bytes) -> np.ndarray:
+    """Return the first frame [H, W] or [H, W, 3] of a DICOM file."""
+    with _reasons():
+        try:
+            return dicom.read_dicom(
+                content, most_pixels=MAX_PIXELS, most_bytes=max(SMALL_BYTES, MAX_GROWTH * len(content))
+            )
+        except dicom.UnreadableDicomError as error:
             raise UnreadableError(str(error)) from error
 
 
@@ -345,7 +366,7 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         raise UnreadableError(f"the dtype {array.dtype} is unsupported for pixels")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise UnreadableError(f"expected values in 0 to 65535, got {low} to {high}")
+        raise UnreadableError(f"expected values in 0 to 65535, got {low} to {high}; specify --value-range")
     sixteen = array.dtype.itemsize == 2 or high > 255
     return ((array.astype(np.uint32) + 128) // 257 if sixteen else array).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
     from dovetail.data.sources import ImageSource
 
 
+BUFFER_IMAGES = 1000  # of a stream that are shuffled together
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
     """Options of `dovetail prepare`."""
 
-    data: Any = option(None, "Images, as for `dovetail pretrain`.", several=True)
+    data: Any = option(
+        None,
+        "Images, as for `dovetail pretrain`, or (in Python) a streaming dataset, which is read once.",
+        several=True,
+    )
     shards: str | Path = option(
         "",
         "Output folder for the shards. It must be new or empty unless `overwrite` is set.",
@@ -40,31 +48,52 @@ def prepare(options: PrepareOptions) -> Written:
         DovetailError: The images cannot be read, or the folder is not writable.
     """
     from dovetail.data.open import open_source
-    from dovetail.data.shards.write import write_shards
+    from dovetail.data.shards.write import write_shards, write_stream
 
     if options.data is None:
         raise OptionsError("--data is missing; specify a folder of images.")
     if any(Path(path).resolve() == Path(options.shards).resolve() for path in paths_in(options.data)):
         raise OptionsError(f"--shards is the folder of the images ({options.shards}); specify another folder.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
-    source = open_source(options.data)
-    if source.left_out:
+    stream = stream_of(options.data, seed=options.seed)
+    source = None if stream is not None else open_source(options.data)
+    if source is not None and source.left_out:
         print(source.left_out)
+    total = "" if source is None else f" of {source.num_images:,}"
 
     def tell(done: int) -> None:
-        print(f"{done:,} of {source.num_images:,} images", flush=True)
+        print(f"{done:,}{total} images", flush=True)
 
     with in_use(folder, option="shards", keep=False):
         # Check again: another process may have written shards meanwhile.
         _, old = checked_folder(options.shards, overwrite=options.overwrite)
-        check_apart(options.data, source, old)
+        if source is not None:
+            check_apart(options.data, source, old)
         for path in old:  # only after the images were found
             path.unlink()
-        written = write_shards(
-            source, folder, images_per_shard=options.images_per_shard, seed=options.seed, progress=tell
-        )
+        how: dict[str, Any] = {"images_per_shard": options.images_per_shard, "progress": tell}
+        if stream is not None:
+            written = write_stream(stream, folder, **how)
+        elif source is not None:
+            written = write_shards(source, folder, seed=options.seed, **how)
     print(written)
     return written
+
+
+def stream_of(data: Any, *, seed: int) -> Iterable[Any] | None:
+    """Return the items of a streaming dataset of torch or Hugging Face, or None for other data.
+
+    A Hugging Face stream is shuffled as far as its buffer reaches, and its images are not decoded.
+    """
+    from torch.utils.data import IterableDataset
+
+    if type(data).__module__.split(".")[0] == "datasets" and type(data).__name__ == "IterableDataset":
+        from dovetail.data.hugging_face import undecoded
+
+        shuffled: Iterable[Any] = undecoded(data.shuffle(seed=seed, buffer_size=BUFFER_IMAGES))
+        return shuffled
+    stream: Iterable[Any] | None = data if isinstance(data, IterableDataset) else None
+    return stream
 
 
 def paths_in(data: Any) -> list[str | Path]:

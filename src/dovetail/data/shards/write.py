@@ -7,11 +7,15 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dovetail.data.folders import HEAD_BYTES
+from dovetail.data.items import encoded_item, image_in
 from dovetail.data.reading.decode import UnreadableError, looks_like_image
+from dovetail.data.reading.dicom import is_dicom
 from dovetail.data.shards.names import SIZES
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DataError, ResourceError, counted
@@ -78,6 +82,49 @@ def write_shards(
     left_out: list[tuple[str, str]] = []
     order = source.order(seed=seed, epoch=0)
     readable = contents(source, (int(index) for index in order[:]), left_out)
+    return _write(readable, folder, left_out, images_per_shard=images_per_shard, progress=progress)
+
+
+def write_stream(
+    stream: Iterable[Any],
+    folder: Path,
+    *,
+    images_per_shard: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Written:
+    """Write the images of a stream into shards, in its order. See `write_shards` for the arguments.
+
+    Args:
+        stream: Items as in a dataset (see `dovetail.data.items.image_in`).
+        folder: Output folder.
+        images_per_shard: Number of images in all shards but the last.
+        progress: Called after each shard.
+
+    Raises:
+        DovetailError: No image can be read, or the folder is not writable.
+    """
+    left_out: list[tuple[str, str]] = []
+
+    def readable() -> Iterator[tuple[str, bytes]]:
+        for number, item in enumerate(stream):
+            try:
+                content = encoded_item(image_in(item))
+                yield f"{number:09d}.{suffix(content)}", content
+            except UnreadableError as error:
+                left_out.append((f"item {number}", str(error)))
+
+    return _write(readable(), folder, left_out, images_per_shard=images_per_shard, progress=progress)
+
+
+def _write(
+    readable: Iterator[tuple[str, bytes]],
+    folder: Path,
+    left_out: list[tuple[str, str]],
+    *,
+    images_per_shard: int,
+    progress: Callable[[int], None],
+) -> Written:
+    """Write members into shards. `left_out` lists the images that `readable` could not read so far."""
     sizes: dict[str, int] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,10 +136,10 @@ def write_shards(
             sizes[name] = count
             progress(sum(sizes.values()))
         if not sizes:
+            if not left_out:
+                raise DataError("The stream contains no images; check --data.")
             name, reason = left_out[0]
-            raise DataError(
-                f"None of {source.num_images:,} images can be read, such as {name!r} ({reason}); check --data."
-            )
+            raise DataError(f"None of {len(left_out):,} images can be read, such as {name!r} ({reason}); check --data.")
         fresh = folder / f"{SIZES}.tmp"
         fresh.write_text(json.dumps(sizes, indent=0), encoding="utf-8")
         fresh.replace(folder / SIZES)
@@ -138,10 +185,12 @@ def suffix(content: bytes) -> str:
     """Return the suffix of an image's format. Raise `UnreadableError` if the format is unsupported."""
     if re.match(rb"P[1-6]\s", content):  # too short a signature for `looks_like_image`
         return "ppm"
-    if not looks_like_image(content[:16]):
+    if not looks_like_image(content[:HEAD_BYTES]):
         raise UnreadableError("it is not an image in a supported format")
     if content[4:8] == b"ftyp":
         return "avif"
+    if is_dicom(content):
+        return "dcm"
     return next((found for magic, found in _SUFFIXES.items() if content.startswith(magic)), "tif")
 
 
