@@ -21,21 +21,21 @@ PUBLIC = {
         "pretrain register_method show try_out visualize"
     ),
     "dovetail.recipes": (
-        "BYOL_PAIR METHODS MOCO_VIEW adclr barlow build byol decon densecl dino encoder_targets ibot image_tap lars "
+        "BYOL_PAIR METHODS MOCO_VIEW adclr barlow build byol decon densecl detcon dino encoder_targets ibot image_tap lars "
         "moco_v2 moco_v3 options_of pair_views pixpro pqcl register_method selfpatch simclr simsiam slotcon "
         "vicreg zerocl"
     ),
     "dovetail.objectives": (
         "BarlowSpec DenseContrastSpec DistillSpec FeaturePredictionSpec KeyContrastSpec Loss MaskedPatchSpec "
         "NTXentSpec Objective ObjectiveSpec PixelConsistencySpec PredictorSpec QueueContrastSpec RegressSpec "
-        "SelfPatchSpec SlotSpec VICRegSpec ZeroCLSpec connected_zero"
+        "SegmentContrastSpec SelfPatchSpec SlotSpec VICRegSpec ZeroCLSpec connected_zero"
     ),
     "dovetail.heads": (
         "DenseHeadSpec DenseOutput HeadSpec Kind PixelHeadSpec PixelOutput PrototypeHeadSpec RawHeadSpec "
-        "SelfPatchHeadSpec SelfPatchOutput SlotHeadSpec SlotOutput TeacherAware VectorHeadSpec mlp"
+        "SegmentHeadSpec SelfPatchHeadSpec SelfPatchOutput SlotHeadSpec SlotOutput TeacherAware VectorHeadSpec mlp"
     ),
     "dovetail.views": (
-        "IMAGENET_MEAN IMAGENET_STD MaskSpec Photometric PointSpec Purpose QuerySpec Role View ViewBatch "
+        "IMAGENET_MEAN IMAGENET_STD MaskSpec Photometric PointSpec Purpose QuerySpec Role SegmentSpec View ViewBatch "
         "ViewPlan ViewSpec align augment collate draw_views overlap_box overlaps stream to_views"
     ),
     "dovetail.networks": (

@@ -37,6 +37,7 @@ TINY_OPTIONS: dict[str, Any] = {
     "local_crops": 2,
     "queries": 3,
     "query_size": 32,
+    "segments": 5,
     "decoder_grid": 8,
     "decoder_hidden": 24,
     "decoder_dim": 8,
@@ -93,6 +94,8 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
                 masked=None if mask is None else int(mask.sum()),
                 queries=random_queries(plan, batch, seed, dtype) if is_global else None,
                 query_box=query_boxes(plan, batch, seed) if is_global else None,
+                segments=random_segments(plan, spec.size_px, batch, seed),
+                picks=random_picks(plan, batch, generator),
             )
         )
     return with_points(views, plan.points, np.random.default_rng(seed))
@@ -106,6 +109,20 @@ def random_mask(plan: ViewPlan, size_px: int, batch: int, generator: torch.Gener
     mask = torch.rand(batch, side, side, generator=generator) < 0.3
     mask[:, 0, 0] = True
     return mask
+
+
+def random_segments(plan: ViewPlan, size_px: int, batch: int, seed: int) -> torch.Tensor | None:
+    """Return [B, size, size] int32 with blocks of four segments, the same in all views; None without segments."""
+    if plan.segments is None:
+        return None
+    generator = torch.Generator().manual_seed(seed + 3)
+    blocks = torch.randint(4, (batch, 1, 2, 2), generator=generator, dtype=torch.int32)
+    return torch.nn.functional.interpolate(blocks.float(), size_px)[:, 0].int()
+
+
+def random_picks(plan: ViewPlan, batch: int, generator: torch.Generator) -> torch.Tensor | None:
+    """Return [B, S] in [0, 1); None without segments."""
+    return None if plan.segments is None else torch.rand(batch, plan.segments.count, generator=generator)
 
 
 def random_queries(plan: ViewPlan, batch: int, seed: int, dtype: torch.dtype) -> torch.Tensor | None:

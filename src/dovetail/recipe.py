@@ -52,13 +52,18 @@ class Cells:
         points: Sample the map bilinearly at this number of points in each view (`ViewPlan.points`) before the head.
         border: Number of cells to drop at each edge, where padding reveals the position. Small maps keep at least one
             cell in the middle. For sampled points, use `PointSpec.margin` instead.
+        segments: Average the map over this number of sampled segments in each view (`ViewPlan.segments`) before the
+            head.
     """
 
     grid: int | None = None
     points: int | None = None
     border: int = 0
+    segments: int | None = None
 
     def __post_init__(self) -> None:
+        if self.segments is not None and (self.grid is not None or self.points is not None):
+            raise RecipeError("Cells with segments cannot have a grid or points; specify one of them.")
         if self.points is not None and (self.grid is not None or self.border):
             raise RecipeError("Cells with points cannot have a grid or a border; specify either points or the others.")
 
@@ -303,6 +308,7 @@ class Recipe:
         check_names(self)
         for term in self.terms:
             self.check_points(term)
+            self.check_side(term)
 
     @property
     def network_rules(self) -> NetworkRules:
@@ -367,6 +373,21 @@ class Recipe:
             raise RecipeError(
                 f"Term {term.name!r} samples {count} points in the {region} of each view; set "
                 f"points=PointSpec({count}, {region!r}) in the views of the recipe."
+            )
+
+    def check_side(self, term: Term) -> None:
+        """Raise `RecipeError` if a term needs segments or other side data that the views lack."""
+        count, drawn = term.cells.segments, self.views.segments
+        if count is not None and (drawn is None or drawn.count != count):
+            raise RecipeError(
+                f"Term {term.name!r} averages its maps over {count} segments; set segments=SegmentSpec({count}) in the "
+                "views of the recipe."
+            )
+        missing = [name for name in term.objective.side if name not in self.views.side]
+        if missing:
+            raise RecipeError(
+                f"Term {term.name!r} needs the side data {', '.join(missing)}; add the names to side in the views of "
+                "the recipe."
             )
 
     def with_terms(self, *terms: Term) -> Recipe:

@@ -68,6 +68,18 @@ def _of_mapping(item: Mapping[Any, Any]) -> Any:
     return item[key]
 
 
+def side_in(item: Any) -> Mapping[str, Any]:
+    """Return the side data of an item of a dataset by name, which methods ask for (`ViewPlan.side`, `segments`).
+
+    Args:
+        item: A mapping, whose entries are the side data, or a tuple or list, whose second element is named "label".
+            Other items have none.
+    """
+    if isinstance(item, Mapping):
+        return {str(name): value for name, value in item.items()}
+    return {"label": item[1]} if isinstance(item, tuple | list) and len(item) > 1 else {}
+
+
 def opened_item(image: Found, channels: int) -> LazyImage:
     """Open the image of an item with `channels` channels. Raise `UnreadableError` if it cannot be read."""
     if isinstance(image, bytes):

@@ -14,12 +14,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from dovetail.data.masks import Masks, side_tensors
 from dovetail.data.order import Key, StepSampler
 from dovetail.data.reading.deadline import deadline
-from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.decode import LazyImage, UnreadableError
 from dovetail.data.reading.limits import batches_ahead, check_open_files
 from dovetail.data.reading.skipped import SkippedLog
 from dovetail.data.reading.values import all_levels, use_values, value_range
@@ -32,7 +34,7 @@ from dovetail.data.reading.watch import (
     remove_worker_death_handler,
 )
 from dovetail.data.sources import ImageSource
-from dovetail.errors import ResourceError, StoppedWaiting
+from dovetail.errors import DataError, ResourceError, StoppedWaiting
 from dovetail.views.batch import Sample, Skipped, ViewBatch, collate, render
 from dovetail.views.plan import ViewPlan
 from dovetail.views.random import Purpose, stream
@@ -61,6 +63,7 @@ class ViewDataset(Dataset[Sample]):
         seed: int,
         in_channels: int = 3,
         image_seconds: float = IMAGE_SECONDS,
+        masks: Masks | None = None,
     ) -> None:
         """Create the dataset without reading any image.
 
@@ -70,7 +73,14 @@ class ViewDataset(Dataset[Sample]):
             seed: Seed of the run.
             in_channels: Number of channels that images are decoded with.
             image_seconds: An image that takes longer to read counts as unreadable.
+            masks: Masks of the images, for a plan with segments.
+
+        Raises:
+            DataError: The plan needs masks, but there are none.
         """
+        if plan.segments is not None and masks is None:
+            raise DataError("The views have segments, which need masks; pass masks=open_masks(...).")
+        self._masks = masks
         self.image_seconds = image_seconds
         self.value_range = value_range()  # workers use it, too
         self._watch: ReadingWatch | None = None
@@ -125,16 +135,24 @@ class ViewDataset(Dataset[Sample]):
             rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
             draw = draw_views(rng, self._plan, height=height, width=width, epoch=epoch)
             pixels = image.decode(needed_shrink(draw, self._plan))
+            labels = None if self._plan.segments is None else self._masks_of(candidate, image)
+            side = side_tensors(self._plan, image, candidate)
         if value_range() is not None:  # 8-bit images, too: a batch has one dtype
             pixels = pixels.float()
-        return render(pixels, draw, self._plan, source_px=(width, height), epoch=epoch, index=index, used=candidate)
+        numbers = {"epoch": epoch, "index": index, "used": candidate}
+        return render(pixels, draw, self._plan, source_px=(width, height), labels=labels, side=side, **numbers)
+
+    def _masks_of(self, index: int, image: LazyImage) -> np.ndarray:
+        assert self._masks is not None  # checked at the beginning
+        return self._masks.labels(index, image)
 
     def _blank(self, epoch: int, index: int) -> Sample:
         """Return black views, which stand for an image that could not be read."""
         rng = stream(Purpose.VIEWS, seed=self._seed, epoch=epoch, index=index)
         draw = draw_views(rng, self._plan, height=1, width=1, epoch=epoch)
         black = torch.zeros(self._in_channels, 1, 1, dtype=torch.uint8 if value_range() is None else torch.float32)
-        return render(black, draw, self._plan, source_px=(1, 1), epoch=epoch, index=index, used=-1)
+        labels = None if self._plan.segments is None else np.zeros((1, 1), dtype=np.int32)
+        return render(black, draw, self._plan, source_px=(1, 1), labels=labels, epoch=epoch, index=index, used=-1)
 
 
 class ViewLoader:
@@ -315,6 +333,7 @@ def make_loader(
     in_channels: int = 3,
     num_workers: int = 0,
     skipped_file: Path | None = None,
+    masks: Masks | None = None,
 ) -> ViewLoader:
     """Return the loader of this rank's batches. The number of workers changes the speed and nothing else.
 
@@ -333,6 +352,7 @@ def make_loader(
             one batch, so `source` need not be picklable. Where processes cannot fork (`can_fork`), images are read in
             this process, and a decoder that hangs blocks the run.
         skipped_file: File that lists unreadable images. None only counts them.
+        masks: Masks of the images (see `open_masks`), for a plan with segments.
 
     Raises:
         DovetailError: There are fewer images than a batch needs, or the batch does not divide evenly.
@@ -348,7 +368,7 @@ def make_loader(
         micro_batches=micro_batches,
         order_of=source.order,
     )
-    dataset = ViewDataset(source, plan, seed=seed, in_channels=in_channels)
+    dataset = ViewDataset(source, plan, seed=seed, in_channels=in_channels, masks=masks)
     skipped = SkippedLog(skipped_file, source.num_images)
     processes = num_workers or int(can_fork())
     ahead = 1
@@ -357,7 +377,7 @@ def make_loader(
         pixels = sum(view.size_px**2 for view in plan.views)
         images = global_batch // (world_size * micro_batches)
         most = AHEAD_BATCHES if num_workers else 1
-        batch_bytes = images * in_channels * pixels
+        batch_bytes = images * (in_channels + 4 * (plan.segments is not None)) * pixels  # masks have 4 bytes
         ahead = batches_ahead(most, batch_bytes=batch_bytes, processes=processes * beside)
         check_open_files(processes=processes, ahead=ahead, tensors=TENSORS + TENSORS_EACH * len(plan.views))
     return ViewLoader(dataset, sampler, plan=plan, num_workers=num_workers, skipped=skipped, ahead=ahead)

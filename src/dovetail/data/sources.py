@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image, with_slashes
-from dovetail.data.items import Found, encoded_item, image_in, opened_item
+from dovetail.data.items import encoded_item, image_in, opened_item, side_in
 from dovetail.data.order import Order, epoch_order
 from dovetail.data.reading.archives import Archive, Member
 from dovetail.data.reading.decode import (
@@ -156,17 +157,17 @@ class DatasetSource(ImageSource):
         return f"{type(self._dataset).__name__}[{index}]"
 
     def open(self, index: int, channels: int) -> LazyImage:
-        return opened_item(self._image(index), channels)
+        item = self._item(index)
+        return replace(opened_item(image_in(item), channels), side=side_in(item))
 
     def encoded(self, index: int) -> bytes:
-        return encoded_item(self._image(index))
+        return encoded_item(image_in(self._item(index)))
 
-    def _image(self, index: int) -> Found:
+    def _item(self, index: int) -> Any:
         try:
-            item = self._dataset[index]
+            return self._dataset[index]
         except Exception as error:  # user code: one bad item must not end the run
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
-        return image_in(item)
 
 
 def read_list(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from dovetail.heads.base import HeadSpec, Kind, TeacherAware, mlp
 from dovetail.heads.dense import DenseHeadSpec, DenseOutput, PixelHeadSpec, PixelOutput
 from dovetail.heads.prototypes import PrototypeHeadSpec
 from dovetail.heads.raw import RawHeadSpec
+from dovetail.heads.segments import SegmentHeadSpec
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
 from dovetail.heads.vector import VectorHeadSpec
 
@@ -20,6 +21,7 @@ __all__ = [
     "PixelOutput",
     "PrototypeHeadSpec",
     "RawHeadSpec",
+    "SegmentHeadSpec",
     "SelfPatchHeadSpec",
     "SelfPatchOutput",
     "SlotHeadSpec",

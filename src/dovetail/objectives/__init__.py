@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dovetail.objectives.pixels import PixelConsistencySpec
     from dovetail.objectives.prediction import FeaturePredictionSpec
     from dovetail.objectives.regress import RegressSpec
+    from dovetail.objectives.segments import SegmentContrastSpec
     from dovetail.objectives.slots import SlotSpec
     from dovetail.objectives.vector import PredictorSpec
     from dovetail.objectives.whiten import ZeroCLSpec
@@ -47,6 +48,7 @@ _PUBLIC = {
     "PredictorSpec": "dovetail.objectives.vector",
     "QueueContrastSpec": "dovetail.objectives.contrast",
     "RegressSpec": "dovetail.objectives.regress",
+    "SegmentContrastSpec": "dovetail.objectives.segments",
     "SelfPatchSpec": "dovetail.objectives.patches",
     "SlotSpec": "dovetail.objectives.slots",
     "VICRegSpec": "dovetail.objectives.decorrelate",
@@ -69,6 +71,7 @@ __all__ = [
     "PredictorSpec",
     "QueueContrastSpec",
     "RegressSpec",
+    "SegmentContrastSpec",
     "SelfPatchSpec",
     "SlotSpec",
     "VICRegSpec",

@@ -104,6 +104,11 @@ class ObjectiveSpec(ABC):
         """Region of the points for sampled maps (`PointSpec.region`); None supports only whole maps."""
         return None
 
+    @property
+    def side(self) -> tuple[str, ...]:
+        """Names of the side data that the loss reads from `View.side`. `ViewPlan.side` must list them."""
+        return ()
+
     @abstractmethod
     def build(self, head: HeadSpec) -> Objective:
         """Return the module; raise `DovetailError` if it does not support the head's output."""

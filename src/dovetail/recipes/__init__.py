@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dovetail.recipes.query_context import pqcl
     from dovetail.recipes.query_terms import adclr
     from dovetail.recipes.registry import METHODS, register_method
+    from dovetail.recipes.segments import detcon
     from dovetail.recipes.slots import slotcon
     from dovetail.recipes.table import build, options_of
     from dovetail.recipes.tokens import dino, ibot, selfpatch
@@ -33,6 +34,7 @@ _PUBLIC = {
     "byol": "dovetail.recipes.image",
     "decon": "dovetail.recipes.decoder_terms",
     "densecl": "dovetail.recipes.dense",
+    "detcon": "dovetail.recipes.segments",
     "dino": "dovetail.recipes.tokens",
     "encoder_targets": "dovetail.recipes.feature_targets",
     "ibot": "dovetail.recipes.tokens",
@@ -63,6 +65,7 @@ __all__ = [
     "byol",
     "decon",
     "densecl",
+    "detcon",
     "dino",
     "encoder_targets",
     "ibot",

@@ -21,6 +21,7 @@ from typing import Literal
 from dovetail.errors import ModelError, OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
+from dovetail.heads.segments import SegmentHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.networks.network import decoder_taps
@@ -28,11 +29,13 @@ from dovetail.objectives.contrast import KeyContrastSpec
 from dovetail.objectives.dense import DenseContrastSpec
 from dovetail.objectives.objective import ObjectiveSpec
 from dovetail.objectives.regress import RegressSpec
+from dovetail.objectives.segments import SegmentContrastSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import Cells, DecoderPadding, LateralDropout, Recipe, SameHead, Tap, Term
 from dovetail.schedules import scaled
 from dovetail.views.plan import PointSpec, ViewPlan
 
+WITH_PREDICTOR = (KeyContrastSpec, RegressSpec, SegmentContrastSpec)
 KEPT_CELLS = 14  # per side; heads on larger maps are recomputed in the backward pass
 
 
@@ -143,8 +146,14 @@ def with_teacher_of(base: Recipe, leading: Recipe) -> Recipe:
 
 
 def joint_views(base: Recipe, leading: Recipe, points: PointSpec | None) -> ViewPlan:
-    """Return the encoder's views with the larger overlap of both methods, and the points at which maps are sampled."""
-    return replace(base.views, min_overlap=max(base.views.min_overlap, leading.views.min_overlap), points=points)
+    """Return the encoder's views with the larger overlap and the side data of both methods, and with sampled points."""
+    return replace(
+        base.views,
+        min_overlap=max(base.views.min_overlap, leading.views.min_overlap),
+        points=points,
+        segments=base.views.segments or leading.views.segments,
+        side=tuple(dict.fromkeys((*base.views.side, *leading.views.side))),
+    )
 
 
 def check_shares(alpha: float, lateral_dropout: float) -> None:
@@ -193,6 +202,8 @@ class Choice:
 
     def on(self, term: Term, tap: Tap) -> Cells:
         """Return the cells of a term on a level."""
+        if term.cells.segments is not None:
+            return Cells(border=self.border, segments=term.cells.segments)
         if term.objective.points is not None and 0 < self.points_each < self.side(tap) ** 2:
             return Cells(points=self.points_each)
         return Cells(grid=self.grid, border=self.border)
@@ -254,10 +265,10 @@ class Changes:
 
 def with_hidden(head: HeadSpec | SameHead, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
     """Return a head with another hidden width, and its objective with the predictor widened alike."""
-    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, VectorHeadSpec))  # all heads on maps
+    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, SegmentHeadSpec, VectorHeadSpec))  # on maps
     if isinstance(objective, SlotSpec):
         objective = replace(objective, predictor_hidden=hidden)
-    predictor = objective.predictor if isinstance(objective, (KeyContrastSpec, RegressSpec)) else None
+    predictor = objective.predictor if isinstance(objective, WITH_PREDICTOR) else None
     if predictor is not None and predictor.hidden == head.hidden:  # not SimSiam's bottleneck
         objective = replace(objective, predictor=replace(predictor, hidden=hidden))  # type: ignore[call-arg]
     return replace(head, hidden=hidden), objective

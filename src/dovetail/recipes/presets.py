@@ -25,6 +25,8 @@ Preset = Literal["paper", "small", "short", "continue"]
 
 SMALL_IMAGES = 20_000
 
+# The published values are meant for images of about 500 px, on which they are slow to compute.
+_SEGMENTS: Mapping[str, Any] = {"segment_side_px": 256, "segment_scale": 250.0, "segment_min_px": 250}
 # The published widths are meant for a hundred thousand images and eight GPUs. With a few thousand images on a CPU, the
 # heads would take most of the time, and most prototypes would win no cell.
 SMALL: dict[str, Any] = {
@@ -36,6 +38,7 @@ SMALL: dict[str, Any] = {
     "queue": 4096,
     "warmup_epochs": 2.0,
     "predictor_hidden": 32,  # a quarter of `dim`, as published
+    **_SEGMENTS,
 }
 
 _HEADS: Mapping[str, Any] = {"hidden": 256, "dim": 128, "momentum": 0.9, "min_scale": 0.4, "blur_px": 0.0}
@@ -67,6 +70,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(BUILT_IN, _LARS),
     "slotcon": {**_LARS, "prototypes": 32, "teacher_temperature": 0.04, "momentum": 0.95, "blur_px": 0.6},
     "densecl": _SGD,
+    "detcon": {**_LARS, **_SEGMENTS},
     "moco-v2": {**_SGD, "temperature": 0.1},
     "encoder-targets": {},  # its rates are for short runs
     "simsiam": {**_SGD, "predictor_hidden": 32},

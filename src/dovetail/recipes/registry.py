@@ -71,6 +71,9 @@ METHODS: dict[str, Method] = {
     "slotcon": Method("dovetail.recipes.slots", "dense", "SlotCon", "arXiv 2205.15288", 2022),
     "densecl": Method("dovetail.recipes.dense", "dense", "DenseCL", "arXiv 2011.09157", 2021),
     "pixpro": Method("dovetail.recipes.dense", "dense", "PixPro", "arXiv 2011.10043", 2021),
+    "detcon": Method(
+        "dovetail.recipes.segments", "dense", "DetCon", "arXiv 2103.10957", 2021, "any encoder, and masks", golden=False
+    ),
     "simclr": Method("dovetail.recipes.image", "image", "SimCLR", "arXiv 2002.05709", 2020, teacher=False),
     "moco-v2": Method("dovetail.recipes.image", "image", "MoCo v2", "arXiv 2003.04297", 2020),
     "moco-v3": Method("dovetail.recipes.image", "image", "MoCo v3", "arXiv 2104.02057", 2021),

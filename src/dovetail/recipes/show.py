@@ -105,6 +105,7 @@ def cells_of(term: Any) -> str:
     chosen = term.cells
     cells = "all" if chosen.grid is None else f"at most {chosen.grid}x{chosen.grid}"
     cells = cells if chosen.points is None else f"{chosen.points} sampled"
+    cells = cells if chosen.segments is None else f"means of {chosen.segments} segments"
     cells += f", without {chosen.border} at each edge" if chosen.border else ""
     return cells + (", head recomputed" if term.checkpoint_head else "")
 
@@ -129,7 +130,7 @@ def rest_table(recipe: Any) -> Any:
     for name, value in vars(recipe).items():
         if name not in ("terms", "views", "name") and value is not None:
             table.add_row(name, words(value))
-    for name in ("min_overlap", "queries", "masks", "points", "mean", "std"):
+    for name in ("min_overlap", "queries", "masks", "points", "segments", "side", "mean", "std"):
         value = getattr(recipe.views, name)
         if value:
             table.add_row(name, words(value))

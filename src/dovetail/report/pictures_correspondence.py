@@ -112,7 +112,9 @@ def view_pair(run: Restored, source: ImageSource, *, most: int, lines: int) -> l
     """
     if len(run.recipe.views.views) < 2 or run.recipe.views.views[1].role != "global":
         raise OptionsError(f"The method {run.options.method} has only one global view; use --between images.")
-    dataset = ViewDataset(source, run.recipe.views, seed=int(run.options.seed), in_channels=run.in_channels)
+    dataset = ViewDataset(
+        source, run.recipe.views.without_side(), seed=int(run.options.seed), in_channels=run.in_channels
+    )
     sheets: list[Sheet] = []
     for stretch in spread_over(source, most):
         for index in stretch:

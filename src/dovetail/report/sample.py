@@ -70,7 +70,7 @@ def draw_sample(
     source: ImageSource, recipe: Recipe, *, seed: int, in_channels: int, count: int = NUM_IMAGES
 ) -> list[Example]:
     """Return the views of the first `count` readable images of the first epoch, as the run sees them."""
-    dataset = ViewDataset(source, recipe.views, seed=seed, in_channels=in_channels)
+    dataset = ViewDataset(source, recipe.views.without_side(), seed=seed, in_channels=in_channels)
     examples: list[Example] = []
     for index in source.order(seed=seed, epoch=0)[: 8 * count]:
         sample = dataset[(0, int(index))]
@@ -80,7 +80,7 @@ def draw_sample(
             picture = thumbnail(source.open(sample.used, in_channels), LONGEST_PX)
         except UnreadableError:
             continue
-        views = to_views(collate([sample]), recipe.views)
+        views = to_views(collate([sample]), recipe.views.without_side())
         name = source.name(sample.used)
         enlarged = LONGEST_PX / max(picture.shape)  # boxes and numbers have the same size on small images
         height, width = (round(side * enlarged) for side in picture.shape[:2])

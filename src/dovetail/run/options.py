@@ -25,6 +25,12 @@ class ModelOptions(Options):
         "several folders, archives and text files, or (in Python) a sequence of paths, a dataset or a DataLoader.",
         several=True,
     )
+    masks: str | Path | None = option(
+        None,
+        "Masks of the images, for methods that compare segments, such as detcon: a folder with a label image per image "
+        'of the same name, or "felzenszwalb" to compute them from the images. Default: the masks in the items of a '
+        "dataset, under the key masks.",
+    )
     model: Any = option(
         None,
         "Model: a name (timm/NAME, timm/NAME+fpn, timm/NAME+fcn, smp/ARCHITECTURE/ENCODER or torchvision/NAME; "

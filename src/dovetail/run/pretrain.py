@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from dovetail.data.identity import identity_of, write_identity
 from dovetail.data.loader import make_loader
+from dovetail.data.masks import Masks, open_masks
 from dovetail.data.measured_range import measured_range
 from dovetail.data.measuring import measured, needs_measuring
 from dovetail.data.open import open_source
@@ -59,6 +60,7 @@ from dovetail.views.view import View
 from dovetail.weights.exported import save_exported
 
 SKIPPED = "skipped.jsonl"
+SEGMENTS = "segments"
 
 
 @takes(PretrainOptions)
@@ -110,6 +112,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     if not options.resume:
         options = planned_run(options, source, network)
     recipe, settings, recipe_options = resolved_run(options, source, network)
+    masks = masks_of(options, source, recipe, out)
     recipe = own.in_recipe(normalised_recipe(recipe, network, options))
     recipe = with_statistics(recipe, source, options, range_measured=range_measured)
     check_views(recipe, network, settings)
@@ -129,11 +132,11 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     learner = build_learner(recipe, network)
     to_views = partial(views_of, recipe=recipe)
     if not options.resume:
-        unlogged = partial(batches_from, source, recipe, settings, options.in_channels, None)
+        unlogged = partial(batches_from, source, masks, recipe, settings, options.in_channels, None)
         tell_time(learner, batches=unlogged, to_views=to_views, settings=settings)
     result = train(
         learner,
-        batches=partial(batches_from, source, recipe, settings, options.in_channels, out),
+        batches=partial(batches_from, source, masks, recipe, settings, options.in_channels, out),
         to_views=to_views,
         settings=settings,
         out=out,
@@ -219,7 +222,8 @@ def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> 
     check_views(recipe, network, settings)
     learner = build_learner(recipe, copy.deepcopy(network).following(recipe.network_rules))
     torch.set_rng_state(torch_state)
-    batches = partial(batches_from, source, recipe, settings, options.in_channels, None)
+    masks = masks_of(options, source, recipe, None)
+    batches = partial(batches_from, source, masks, recipe, settings, options.in_channels, None)
     found = time_steps(learner, batches=batches, to_views=partial(views_of, recipe=recipe), settings=settings)
     return Cost(found.seconds, settings.total_steps)
 
@@ -256,8 +260,19 @@ def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
         raise
 
 
+def masks_of(options: PretrainOptions, source: ImageSource, recipe: Recipe, out: Path | None) -> Masks | None:
+    """Return the masks that the recipe needs, and check its other side data. The run folder `out` caches them."""
+    return open_masks(options.masks, source, recipe.views, cache=None if out is None else out / SEGMENTS)
+
+
 def batches_from(
-    source: ImageSource, recipe: Recipe, settings: Settings, in_channels: int, out: Path | None, start: int
+    source: ImageSource,
+    masks: Masks | None,
+    recipe: Recipe,
+    settings: Settings,
+    in_channels: int,
+    out: Path | None,
+    start: int,
 ) -> Iterable[ViewBatch]:
     """Return this process's batches from step `start` on. Unreadable images are logged in the run folder `out`."""
     return make_loader(
@@ -273,6 +288,7 @@ def batches_from(
         in_channels=in_channels,
         num_workers=settings.workers,
         skipped_file=None if out is None else out / SKIPPED,
+        masks=masks,
     )
 
 

@@ -1,6 +1,6 @@
 """Selection of the cells of a map that a term compares, and of the views that belong to them.
 
-Shapes: B images, C channels, H x W cells, N points.
+Shapes: B images, C channels, H x W cells, N points or segments.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dovetail.errors import RecipeError
+from dovetail.heads.base import at_least_float32, full_precision
 from dovetail.recipe import Cells, Tap
 from dovetail.views.points import inner, places, sample
+from dovetail.views.segments import Segmented, averaged, cells_of, sampled_ids
 from dovetail.views.view import View
 
 
 def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
     """Return the input of a term's head: the chosen cells of a map [B, C, H, W], or any other tap unchanged.
 
-    Sampled cells are [B, C, N, 1], with row i at point i of the view.
+    Sampled cells are [B, C, N, 1], with row i at point i of the view, or the mean over its sampled segment i.
     """
     if value.dim() != 4:
         return value
@@ -27,6 +29,10 @@ def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
         if view.points is None:
             raise RecipeError("A term samples its maps at points, but the view has none; add points to the view plan.")
         return sample(value, places(view))
+    if cells.segments is not None:
+        value = at_least_float32(value)
+        with full_precision(value):
+            return averaged(without_border(value, cells.border), segments_of(cells, view, *value.shape[2:]))
     return pool_to_grid(without_border(value, cells.border), cells.grid)
 
 
@@ -35,11 +41,23 @@ def view_of_cells(cells: Cells, view: View, tap: Tap) -> View:
     height, width = (-(-side // tap.stride) for side in view.pixels.shape[2:])
     if cells.points is not None:
         return replace(view, map_size=(height, width))
+    if cells.segments is not None and tap.kind == "map":
+        view = replace(view, ids=segments_of(cells, view, height, width).ids)
     if view.points is not None:
         view = replace(view, points=None)
     if tap.kind != "map" or not cells.border:
         return view
     return inner(view, (left_out(cells.border, height) / height, left_out(cells.border, width) / width))
+
+
+def segments_of(cells: Cells, view: View, height: int, width: int) -> Segmented:
+    """Return the segments of a view's map of height x width cells, without its border."""
+    if view.segments is None or view.picks is None:
+        raise RecipeError(
+            "A term averages its maps over segments, but the view has none; add segments to the view plan."
+        )
+    labels = without_border(cells_of(view.segments, height, width)[:, None], cells.border)[:, 0]
+    return Segmented(labels, sampled_ids(labels, view.picks))
 
 
 def without_border(value: Tensor, border: int) -> Tensor:

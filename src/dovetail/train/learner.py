@@ -312,4 +312,4 @@ def concatenate(views: Sequence[View]) -> View:
         for name, value in vars(first).items()
         if isinstance(value, Tensor)
     }
-    return replace(first, **joined)
+    return replace(first, **joined, side={})

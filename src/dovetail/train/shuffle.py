@@ -6,7 +6,6 @@ Per-rank batch statistics would otherwise reveal a key among the negatives (MoCo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +51,4 @@ def common_permutation(count: int, device: torch.device) -> Tensor:
 
 def take(view: View, indices: Tensor) -> View:
     """Return the images `indices` of the views of all ranks."""
-    moved: dict[str, Any] = {
-        name: gather(value)[indices] for name, value in vars(view).items() if isinstance(value, Tensor)
-    }
-    return replace(view, **moved)
+    return view.mapped(lambda value: gather(value)[indices])

@@ -11,6 +11,7 @@ from dovetail.views.plan import (
     Photometric,
     PointSpec,
     QuerySpec,
+    SegmentSpec,
     ViewPlan,
     ViewSpec,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Purpose",
     "QuerySpec",
     "Role",
+    "SegmentSpec",
     "View",
     "ViewBatch",
     "ViewPlan",

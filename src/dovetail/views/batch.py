@@ -5,7 +5,7 @@ Shapes: B images, V views of which G global, C channels, S query patches of P x 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dovetail.errors import DataError
 from dovetail.views import photometric
 from dovetail.views.plan import ViewPlan
 from dovetail.views.points import place_points
 from dovetail.views.sampling import Box, Draw, Queries, on_grid, resized_crop, shrink_of
+from dovetail.views.segments import cropped
 from dovetail.views.view import View
 
 # Images with another number of channels than the plan's mean and std are scaled from [0, 1] to [-2, 2].
@@ -49,6 +51,9 @@ class Views:
         query_box: [S, 4] float32; None without them.
         query_photometrics: [G or 1, S, NUM_PARAMETERS]; None without them.
         points: [G, N, 2] float32 in [0, 1] of the image; None without them.
+        segments: V tensors int32 [size, size]; empty without segments.
+        picks: [V, S] float32 in [0, 1); None without segments.
+        side: Side data of the image by name; empty for an image that could not be read.
     """
 
     crops: tuple[Tensor, ...]
@@ -61,6 +66,9 @@ class Views:
     query_box: Tensor | None
     query_photometrics: Tensor | None
     points: Tensor | None
+    segments: tuple[Tensor, ...]
+    picks: Tensor | None
+    side: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -106,13 +114,24 @@ class ViewBatch(Views):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 pinned[field.name] = value.pin_memory()
-            elif field.name in ("crops", "masks"):
+            elif field.name in ("crops", "masks", "segments"):
                 pinned[field.name] = tuple(tensor.pin_memory() for tensor in value)
+            elif field.name == "side":
+                pinned[field.name] = {name: tensor.pin_memory() for name, tensor in value.items()}
         return replace(self, **pinned)
 
 
 def render(
-    pixels: Tensor, draw: Draw, plan: ViewPlan, *, source_px: tuple[int, int], epoch: int, index: int, used: int
+    pixels: Tensor,
+    draw: Draw,
+    plan: ViewPlan,
+    *,
+    source_px: tuple[int, int],
+    epoch: int,
+    index: int,
+    used: int,
+    labels: np.ndarray | None = None,
+    side: Mapping[str, Tensor] | None = None,
 ) -> Sample:
     """Return the views of one decoded image; boxes lie on the grid of its pixels (`on_grid`).
 
@@ -124,10 +143,20 @@ def render(
         epoch: Epoch of the sample.
         index: Requested image of the sample.
         used: Used image of the sample.
+        labels: [h, w] integers, the segment of each pixel, for a plan with segments. The map may have another size
+            than the image.
+        side: Side data of the image.
     """
     shrink = shrink_of(pixels, source_px)
     draw = on_grid(draw, shrink, source_px)
-    views = zip(draw.boxes, draw.flipped, plan.views, strict=True)
+    views = list(zip(draw.boxes, draw.flipped, plan.views, strict=True))
+    box = unit_boxes(draw.boxes, source_px)
+    segments: tuple[Tensor, ...] = ()
+    if labels is not None:
+        segments = tuple(
+            cropped(labels, corners, size_px=spec.size_px, flipped=flip)
+            for corners, (_, flip, spec) in zip(box.numpy(), views, strict=True)
+        )
     sample = Sample(
         crops=tuple(
             resized_crop(
@@ -140,7 +169,7 @@ def render(
             )
             for box, flip, spec in views
         ),
-        box=unit_boxes(draw.boxes, source_px),
+        box=box,
         flipped=torch.tensor(draw.flipped),
         source_px=torch.tensor(source_px, dtype=torch.float32),
         photometrics=torch.from_numpy(draw.photometrics),
@@ -149,6 +178,9 @@ def render(
         query_box=None,
         query_photometrics=None,
         points=None,
+        segments=segments,
+        picks=None if draw.picks is None else torch.from_numpy(draw.picks),
+        side=side or {},
         epoch=epoch,
         index=index,
         used=used,
@@ -206,11 +238,30 @@ def collate(samples: Sequence[Sample]) -> ViewBatch:
         query_box=stack_optional("query_box"),
         query_photometrics=stack_optional("query_photometrics"),
         points=stack_optional("points"),
+        segments=tuple(torch.stack(one) for one in zip(*(sample.segments for sample in samples), strict=True)),
+        picks=stack_optional("picks"),
+        side=stacked_side(samples),
         epoch=torch.tensor([sample.epoch for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
         used=torch.tensor([sample.used for sample in samples]),
         skipped=tuple(skipped for sample in samples for skipped in sample.skipped),
     )
+
+
+def stacked_side(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Return the side data of samples by name, each [B, ...]. Images that could not be read get zeros."""
+    read = [sample.side for sample in samples if sample.side]
+    stacked = {}
+    for name in read[0] if read else ():
+        values = [sample.side.get(name, torch.zeros_like(read[0][name])) for sample in samples]
+        shapes = sorted({tuple(value.shape) for value in values})
+        if len(shapes) > 1:
+            raise DataError(
+                f"The side data {name!r} has the shapes {', '.join(str(list(shape)) for shape in shapes)} in one "
+                "batch; return the same shape for every image."
+            )
+        stacked[name] = torch.stack(values)
+    return stacked
 
 
 @torch.no_grad()
@@ -232,6 +283,7 @@ def to_views(
 
     mean, std = statistics(plan, batch.crops[0].shape[1])
     source_px = move(batch.source_px)
+    side = {name: move(value) for name, value in batch.side.items()}
     with torch.autocast(device.type, enabled=False):
         queries = _queries(batch, mean, std, device)
         query_box = None if batch.query_box is None else move(batch.query_box)
@@ -252,6 +304,9 @@ def to_views(
                     queries=queries[number % len(queries)] if with_queries else None,
                     query_box=query_box if with_queries else None,
                     points=move(batch.points[:, number]) if is_global and batch.points is not None else None,
+                    segments=move(batch.segments[number]) if batch.segments else None,
+                    picks=None if batch.picks is None else move(batch.picks[:, number]),
+                    side=side,
                 )
             )
     return views

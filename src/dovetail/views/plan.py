@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dovetail.errors import RecipeError
@@ -94,12 +94,42 @@ class PointSpec:
 
 
 @dataclass(frozen=True)
+class SegmentSpec:
+    """Segments of the images (DetCon). Each view has its crop of the label map, and random picks of segments.
+
+    The other attributes only apply if the segments are computed (`--masks felzenszwalb`). They are those of
+    Felzenszwalb and Huttenlocher's algorithm (2004), for an image reduced to `side_px`.
+
+    Attributes:
+        count: Number of segments to sample in each view, with replacement.
+        scale: Preference for large segments: k in the threshold k / |C| of a segment with |C| pixels.
+        min_px: Minimum number of pixels of a segment.
+        side_px: Side length to which the longer side of an image is reduced first; smaller images are unchanged.
+    """
+
+    count: int = 16
+    scale: float = 1000.0
+    min_px: int = 1000
+    side_px: int = 512
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.min_px, self.side_px) < 1 or not self.scale > 0:
+            raise RecipeError(
+                f"Segments have count {self.count}, scale {self.scale:g}, min_px {self.min_px} and side_px "
+                f"{self.side_px}; all of them must be above 0."
+            )
+
+
+@dataclass(frozen=True)
 class ViewPlan:
     """All the views of one image in one step; global views first.
 
     With `min_overlap`, the second view is drawn again, up to `overlap_tries` times, until it shares at least this
     fraction of its target area with the first view; the last try is always accepted (SlotCon: 0.01 and 10 tries). 0
     disables it.
+
+    `side` names side data that the objectives need: "index" is the index of each image in the dataset, and other names
+    are keys in the items of the dataset. `segments` requires masks of the images.
     """
 
     views: tuple[ViewSpec, ...]
@@ -110,8 +140,14 @@ class ViewPlan:
     points: PointSpec | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    segments: SegmentSpec | None = None
+    side: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         roles = [view.role for view in self.views]
         if roles != sorted(roles):  # "global" < "local"
             raise RecipeError("The plan has a local view before a global view; put the global views first.")
+
+    def without_side(self) -> ViewPlan:
+        """Return the plan without segments and side data. Its views have the same pixels."""
+        return replace(self, segments=None, side=())

@@ -22,8 +22,8 @@ from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
 _TRIES = 10
 # Minimum number of pixels of a reduced image per pixel of the view. Views of 224 px then differ from those of the full
 # image by half a grey level. With 1 they differ by a whole one, and by up to 19 at sharp edges (speed_decoding.md).
-_SHRINK_MARGIN = 1.5
-_SHRINKS = (1, 2, 4, 8)  # supported by JPEG decoders
+SHRINK_MARGIN = 1.5
+SHRINKS = (1, 2, 4, 8)  # supported by JPEG decoders
 
 
 class Box(NamedTuple):
@@ -103,6 +103,7 @@ class Draw:
         queries: Draws of ADCLR's queries; None without them.
         masks: G masks [h, w] bool; empty without masking.
         points: [1 or G, N, 2] in [0, 1), positions of points in their region (`place_points`); None without them.
+        picks: [V, S] float32 in [0, 1), picks of segments; None without them.
     """
 
     boxes: list[Box]
@@ -111,6 +112,7 @@ class Draw:
     queries: Queries | None
     masks: list[np.ndarray]
     points: np.ndarray | None = None
+    picks: np.ndarray | None = None
 
 
 def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: int, epoch: int = 0) -> Draw:
@@ -128,9 +130,12 @@ def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: 
             side = spec.size_px // plan.masks.patch_px
             mask = draw_mask(rng, plan.masks, height=side, width=side)
             masks.append(mask if epoch >= plan.masks.start_epoch else np.zeros_like(mask))
-    # Draw points last, so that the views of an image are the same with and without them.
+    # Draw points and picks last, so that the views of an image are the same with and without them.
     points = None if plan.points is None else _draw_points(rng, plan.points, num_global=len(global_specs))
-    return Draw(boxes, flipped, photometrics, queries, masks, points)
+    picks = None
+    if plan.segments is not None:
+        picks = rng.random((len(plan.views), plan.segments.count), dtype=np.float32)
+    return Draw(boxes, flipped, photometrics, queries, masks, points, picks)
 
 
 def _draw_boxes(rng: np.random.Generator, plan: ViewPlan, height: int, width: int) -> list[Box]:
@@ -170,13 +175,13 @@ def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
     pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
     if plan.queries is not None and draw.queries is not None:
         pairs += [(box, plan.queries.size_px) for box in draw.queries.boxes]
-    spare = min(min(box.height, box.width) / (size_px * _SHRINK_MARGIN) for box, size_px in pairs)
-    return max(shrink for shrink in _SHRINKS if shrink == 1 or spare >= shrink)
+    spare = min(min(box.height, box.width) / (size_px * SHRINK_MARGIN) for box, size_px in pairs)
+    return max(shrink for shrink in SHRINKS if shrink == 1 or spare >= shrink)
 
 
 def shrink_of(pixels: Tensor, source_px: tuple[int, int]) -> int:
     """Return the divisor by which `pixels` [C, H, W] are smaller than their image of (width, height) `source_px`."""
-    for shrink in _SHRINKS:
+    for shrink in SHRINKS:
         if tuple(pixels.shape[1:]) == tuple(-(-side // shrink) for side in source_px[::-1]):
             return shrink
     height, width = pixels.shape[1:]

@@ -6,7 +6,8 @@ Boxes are `(x1, y1, x2, y2)` in [0, 1] of the source image, x to the right, y do
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,12 @@ class View:
         points: [B, N, 2] float32, (x, y) in the image's [0, 1] frame, at which terms sample their maps; None without
             them. Objectives only get them for sampled maps: row i of maps [B, D, N, 1] is then at point i.
         map_size: (height, width) in cells of the sampled map; None without sampling.
+        segments: [B, H, W] int32, the segment of each pixel (DetCon), cropped and mirrored like the pixels; None
+            without segments.
+        picks: [B, S] float32 in [0, 1), random numbers that choose the sampled segments; None without segments.
+        ids: [B, S] int, the segments over which the map of a term is averaged; row i of maps [B, D, S, 1] is then
+            segment `ids[:, i]`. Only objectives of terms on segments get them.
+        side: Side data of the images by name, each [B, ...], such as labels and indices (`ViewPlan.side`).
     """
 
     pixels: Tensor
@@ -45,6 +52,10 @@ class View:
     query_box: Tensor | None = None
     points: Tensor | None = None
     map_size: tuple[int, int] | None = None
+    segments: Tensor | None = None
+    picks: Tensor | None = None
+    ids: Tensor | None = None
+    side: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -71,12 +82,14 @@ class View:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> View:
         """Return the view with every tensor on `device`."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+        return self.mapped(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> View:
+        """Return the view with `change` applied to every tensor, side data included."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed, side={name: change(value) for name, value in self.side.items()})
 
     def without_mask(self) -> View:
         """Return the view for the teacher, without a mask."""

@@ -26,11 +26,11 @@ import io
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -95,11 +95,13 @@ class LazyImage:
         height_px: Height of the upright image, in pixels.
         decode: Takes shrink (1, 2, 4 or 8) and returns uint8 [C, H, W]. JPEGs are decoded up to that factor smaller,
             all other formats at full size. Raises `UnreadableError`.
+        side: Side data of the image by name, for items of a dataset that have more than an image.
     """
 
     width_px: int
     height_px: int
     decode: Callable[[int], Tensor]
+    side: Mapping[str, Any] = field(default_factory=dict)
 
 
 def looks_like_image(head: bytes) -> bool:
