@@ -60,6 +60,8 @@ LARS: dict[str, Any] = CNN | {"base_lr": 24.0, "bias_lr": 0.24, "warmup_epochs":
 SGD: dict[str, Any] = CNN | {"base_lr": 0.5}
 MOVING: dict[str, Any] = {"momentum": 0.9}
 SLOTS: dict[str, Any] = LARS | MOVING | {"prototypes": 16}
+# Segments of a fraction of a tile.
+SEGMENTS: dict[str, Any] = LARS | MOVING | {"segment_scale": 50.0, "segment_min_px": 200}
 QUEUE: dict[str, Any] = SGD | MOVING | {"queue": 256}
 # Crops that overlap now and then, so that the texture is what is common to both. A few hundred steps are too few for
 # the slow balance of centring and sharpening: without a sharper teacher, a quicker centre and BatchNorm in the head,
@@ -122,6 +124,9 @@ class Trial:
         steps: Optimiser steps.
         margins: For each part of the network that must have learnt, by how much its balanced accuracy must exceed
             that of a randomly initialised one.
+        steps: Optimiser steps.
+        batch_size: Images in a step.
+        masks: Masks of the tiles, for methods that need them.
     """
 
     method: str
@@ -130,6 +135,7 @@ class Trial:
     margins: Mapping[str, float]
     steps: int = 160
     batch_size: int = 32
+    masks: str | None = None
 
 
 # Above what collapsed runs gain before they collapse: up to 0.05 (tests/test_learning.py collapses some on purpose).
@@ -144,6 +150,7 @@ TRIALS: tuple[Trial, ...] = (
     Trial("slotcon", "cnn", SLOTS, ENCODER),
     Trial("densecl", "cnn", QUEUE, ENCODER),
     Trial("pixpro", "cnn", LARS | MOVING | {"blur_px": 0.0}, ENCODER, steps=240),
+    Trial("detcon", "cnn", SEGMENTS, ENCODER, masks="felzenszwalb"),
     Trial("simclr", "cnn", LARS | {"jitter": 0.5}, ENCODER),
     Trial("moco-v2", "cnn", QUEUE | {"temperature": 0.1, "blur_px": 0.0}, ENCODER, steps=280),
     Trial("moco-v3", "cnn", LARS | MOVING, ENCODER),
@@ -162,6 +169,7 @@ TRIALS: tuple[Trial, ...] = (
         BOTH,
         steps=150,
     ),
+    Trial("decon-sl-detcon", "cnn", SEGMENTS, BOTH, masks="felzenszwalb"),
     Trial("decon-sl-byol", "cnn", LARS | MOVING | DECODER, BOTH),
     Trial("dino", "vit", TOKENS | SMALLER | {"base_lr": 4e-3}, VIT_ENCODER, steps=400, batch_size=64),
     Trial("ibot", "vit", MASKED, VIT_ENCODER, steps=200),
@@ -221,6 +229,7 @@ class Bench:
         with contextlib.redirect_stdout(io.StringIO()):
             dovetail.pretrain(
                 data=self.tiles,
+                masks=trial.masks,
                 model=make_model(trial.architecture, seed),
                 method=trial.method,
                 out=out,

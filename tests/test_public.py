@@ -21,8 +21,8 @@ PUBLIC = {
         "pretrain register_method show try_out visualize"
     ),
     "dovetail.recipes": (
-        "BYOL_PAIR METHODS MOCO_VIEW adclr barlow build byol decon densecl detcon dino encoder_targets ibot image_tap lars "
-        "moco_v2 moco_v3 options_of pair_views pixpro pqcl register_method selfpatch simclr simsiam slotcon "
+        "BYOL_PAIR METHODS MOCO_VIEW adclr barlow build byol decon densecl detcon dino encoder_targets ibot image_tap "
+        "lars moco_v2 moco_v3 options_of pair_views pixpro pqcl register_method selfpatch simclr simsiam slotcon "
         "vicreg zerocl"
     ),
     "dovetail.objectives": (

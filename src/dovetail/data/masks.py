@@ -76,8 +76,8 @@ class FolderMasks(Masks):
         missing = [name for name, path in zip(names, self._paths, strict=True) if not path]
         if missing:
             raise DataError(
-                f"{counted(len(missing), 'image')} of {source.num_images:,} have no mask in {str(folder)!r}, such as "
-                f"{missing[0]!r}; name each mask like its image, or compute masks with --masks {FELZENSZWALB}."
+                f"Found no mask in {str(folder)!r} for {counted(len(missing), 'image')} of {source.num_images:,}, such "
+                f"as {missing[0]!r}; name each mask like its image, or compute masks with --masks {FELZENSZWALB}."
             )
 
     def labels(self, index: int, image: LazyImage) -> np.ndarray:
