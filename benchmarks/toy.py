@@ -124,7 +124,6 @@ class Trial:
         steps: Optimiser steps.
         margins: For each part of the network that must have learnt, by how much its balanced accuracy must exceed
             that of a randomly initialised one.
-        steps: Optimiser steps.
         batch_size: Images in a step.
         masks: Masks of the tiles, for methods that need them.
     """
