@@ -90,3 +90,21 @@ def test_without_a_border_the_gradient_stays_inside() -> None:
     loss = learner(make_views(learner.recipe.views), START).total
     assert torch.isfinite(loss)
     loss.backward()
+
+
+def test_maps_are_averaged_over_the_segments_that_the_loss_is_told() -> None:
+    """The map shows the number of each cell's segment, so the means are those numbers, without the border, too."""
+    numbers = torch.arange(16.0).view(1, 1, 4, 4)
+    pixels = numbers.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    segmented = replace(view(), pixels=torch.zeros(1, 3, 32, 32), segments=pixels[:, 0].int(), picks=torch.rand(1, 9))
+    tap = replace(MAP, stride=8)
+    for border, allowed in ((0, range(16)), (1, (5, 6, 9, 10))):
+        cells = Cells(segments=9, border=border)
+        ids = view_of_cells(cells, segmented, tap).ids
+        assert ids is not None
+        assert set(ids.flatten().tolist()) <= set(allowed)
+        torch.testing.assert_close(chosen_cells(cells, numbers, segmented, tap)[0, 0, :, 0], ids[0].float())
+    with pytest.raises(DovetailError, match=r"has 4 x 4 cells, expected 2 x 2"):
+        chosen_cells(cells, numbers, segmented, replace(MAP, stride=16))
+    with pytest.raises(DovetailError, match="the view has none; add segments"):
+        chosen_cells(cells, numbers, view())

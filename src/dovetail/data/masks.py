@@ -189,7 +189,12 @@ def fitting(labels: np.ndarray, image: LazyImage) -> np.ndarray:
 
 
 def open_masks(
-    given: str | Path | None, source: ImageSource, plan: ViewPlan, *, cache: Path | None = None
+    given: str | Path | None,
+    source: ImageSource,
+    plan: ViewPlan,
+    *,
+    channels: int = 3,
+    cache: Path | None = None,
 ) -> Masks | None:
     """Open the masks that a view plan needs, and check that the source has its other side data.
 
@@ -197,13 +202,15 @@ def open_masks(
         given: A folder of masks, "felzenszwalb" to compute them, or None for those in the items of a dataset.
         source: Images.
         plan: View plan. Without `segments`, it needs no masks, and the result is None.
+        channels: Number of channels that images are decoded with.
         cache: Folder for computed masks.
 
     Raises:
         DovetailError: There are no masks or other side data, or masks are given that the plan does not need.
     """
     wanted = [name for name in plan.side if name != INDEX]
-    offered = offered_by(source) if wanted or (plan.segments is not None and given is None) else frozenset()
+    asks = wanted or (plan.segments is not None and given is None)
+    offered = offered_by(source, channels) if asks else frozenset()
     for name in wanted:
         if name not in offered:
             raise DataError(
@@ -226,12 +233,12 @@ def open_masks(
     return FolderMasks(source, Path(given))
 
 
-def offered_by(source: ImageSource) -> frozenset[str]:
+def offered_by(source: ImageSource, channels: int) -> frozenset[str]:
     """Return the names of the side data of the first readable image."""
     for index in range(min(_LOOKED_AT, source.num_images)):
         try:
             source.fetch(index)
-            return frozenset(source.open(index, 3).side)
+            return frozenset(source.open(index, channels).side)
         except UnreadableError:
             continue
     return frozenset()

@@ -262,7 +262,8 @@ def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
 
 def masks_of(options: PretrainOptions, source: ImageSource, recipe: Recipe, out: Path | None) -> Masks | None:
     """Return the masks that the recipe needs, and check its other side data. The run folder `out` caches them."""
-    return open_masks(options.masks, source, recipe.views, cache=None if out is None else out / SEGMENTS)
+    cache = None if out is None else out / SEGMENTS
+    return open_masks(options.masks, source, recipe.views, channels=options.in_channels, cache=cache)
 
 
 def batches_from(

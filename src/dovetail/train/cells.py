@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.errors import RecipeError
+from dovetail.errors import ModelError, RecipeError
 from dovetail.heads.base import at_least_float32, full_precision
 from dovetail.recipe import Cells, Tap
 from dovetail.views.points import inner, places, sample
@@ -18,8 +18,8 @@ from dovetail.views.segments import Segmented, averaged, cells_of, sampled_ids
 from dovetail.views.view import View
 
 
-def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
-    """Return the input of a term's head: the chosen cells of a map [B, C, H, W], or any other tap unchanged.
+def chosen_cells(cells: Cells, value: Tensor, view: View, tap: Tap | None = None) -> Tensor:
+    """Return the input of a term's head: the chosen cells of a map [B, C, H, W] of `tap`, or any other tap unchanged.
 
     Sampled cells are [B, C, N, 1], with row i at point i of the view, or the mean over its sampled segment i.
     """
@@ -30,6 +30,11 @@ def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
             raise RecipeError("A term samples its maps at points, but the view has none; add points to the view plan.")
         return sample(value, places(view))
     if cells.segments is not None:
+        if tap is not None and tuple(value.shape[2:]) != size_of(view, tap):
+            raise ModelError(
+                f"A map of stride {tap.stride} has {value.shape[2]} x {value.shape[3]} cells, expected "
+                f"{' x '.join(map(str, size_of(view, tap)))}; use another image size, such as a multiple of the stride."
+            )
         value = at_least_float32(value)
         with full_precision(value):
             return averaged(without_border(value, cells.border), segments_of(cells, view, *value.shape[2:]))
@@ -38,7 +43,7 @@ def chosen_cells(cells: Cells, value: Tensor, view: View) -> Tensor:
 
 def view_of_cells(cells: Cells, view: View, tap: Tap) -> View:
     """Return the view for the objective of a term on `tap`, with the box of its cells and its sampled points."""
-    height, width = (-(-side // tap.stride) for side in view.pixels.shape[2:])
+    height, width = size_of(view, tap)
     if cells.points is not None:
         return replace(view, map_size=(height, width))
     if cells.segments is not None and tap.kind == "map":
@@ -48,6 +53,12 @@ def view_of_cells(cells: Cells, view: View, tap: Tap) -> View:
     if tap.kind != "map" or not cells.border:
         return view
     return inner(view, (left_out(cells.border, height) / height, left_out(cells.border, width) / width))
+
+
+def size_of(view: View, tap: Tap) -> tuple[int, int]:
+    """Return the number of cells (height, width) of a tap's map."""
+    height, width = (-(-side // tap.stride) for side in view.pixels.shape[2:])
+    return height, width
 
 
 def segments_of(cells: Cells, view: View, height: int, width: int) -> Segmented:

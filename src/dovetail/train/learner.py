@@ -60,7 +60,7 @@ class Branch(nn.Module):
         for term in self.recipe.terms:
             name, roles = self.reads(term)
             inputs = [
-                chosen_cells(term.cells, at[name], view) if name == term.tap else at[name]
+                chosen_cells(term.cells, at[name], view, self.network.taps[name]) if name == term.tap else at[name]
                 for view, at in zip(views, taps, strict=True)
                 if view.role in roles
             ]
