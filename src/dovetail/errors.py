@@ -108,11 +108,14 @@ def unknown_name(
 ) -> DovetailError:
     """Return the `error` for an unknown `name`, with the most similar of the `known` names.
 
+    Names that start with `name` and a hyphen come first, such as "decon-sl" for "decon".
+
     >>> str(unknown_name("method", "slotkon", ["slotcon", "decon-sl"]))
     "There is no method 'slotkon'; did you mean 'slotcon'?"
     """
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    longer = [one for one in choices if one.startswith(f"{name}-")]
+    close = difflib.get_close_matches(name, longer or choices, n=1, cutoff=0.5)
     if close:
         return error(f"There is no {kind} {name!r}; did you mean {close[0]!r}?")
     listed = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")

@@ -135,8 +135,8 @@ def reduced(image: LazyImage, side_px: int) -> Tensor:
     shrink = max(one for one in SHRINKS if one == 1 or longer >= one * side_px * SHRINK_MARGIN)
     pixels = image.decode(shrink).float()[None] / 255
     if longer > side_px:
-        size = tuple(max(1, round(side * side_px / longer)) for side in (image.height_px, image.width_px))
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        height, width = (max(1, round(side * side_px / longer)) for side in (image.height_px, image.width_px))
+        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
     return pixels[0]
 
 

@@ -98,8 +98,8 @@ class SegmentContrast(Objective):
     ) -> Loss:
         require_views(student, "segment contrast", exactly=2)
         require_teacher(teacher, "segment contrast")
-        ids = [view.ids for view in views]
-        if len(ids) != 2 or ids[0] is None or ids[1] is None:
+        ids = [view.ids for view in views if view.ids is not None]
+        if len(ids) != 2:
             raise RecipeError("DetCon's loss needs the segments of two views; set Cells(segments=...) of its term.")
         predicted = [self.predictor(one.flatten(0, 1)).unflatten(0, one.shape[:2]) for one in student]
         with full_precision(predicted[0]):
