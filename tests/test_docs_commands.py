@@ -120,6 +120,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "labelled/masks").mkdir(exist_ok=True)
         labels = rng.integers(0, 3, (5, 5)).astype(np.uint8)
         Image.fromarray(labels).resize((80, 72), Image.Resampling.NEAREST).save(folder / f"labelled/masks/{index}.png")
+    (folder / "masks").symlink_to(folder / "labelled/masks")  # for the images of the same names
     write_masks_with_gaps(folder)
     voc(folder)
     write_coco(folder / "coco")

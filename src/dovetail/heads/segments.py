@@ -51,4 +51,4 @@ class SegmentHead(nn.Module):
     def forward(self, averaged: Tensor) -> Tensor:
         rows = averaged.flatten(2).transpose(1, 2)  # [B, S, C]
         embedding: Tensor = self.projector(rows.flatten(0, 1))
-        return at_least_float32(embedding).unflatten(0, rows.shape[:2])
+        return at_least_float32(embedding).reshape(*rows.shape[:2], -1)

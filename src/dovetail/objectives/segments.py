@@ -101,7 +101,7 @@ class SegmentContrast(Objective):
         ids = [view.ids for view in views if view.ids is not None]
         if len(ids) != 2:
             raise RecipeError("DetCon's loss needs the segments of two views; set Cells(segments=...) of its term.")
-        predicted = [self.predictor(one.flatten(0, 1)).unflatten(0, one.shape[:2]) for one in student]
+        predicted = [self.predictor(one.flatten(0, 1)).reshape(one.shape) for one in student]
         with full_precision(predicted[0]):
             own = [self.samples(one, segment) for one, segment in zip(predicted, ids, strict=True)]
             keys = [

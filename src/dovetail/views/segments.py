@@ -66,7 +66,7 @@ def cells_of(segments: Tensor, height: int, width: int) -> Tensor:
         pairs = zip(size, segments.shape[1:], strict=True)
         rows, columns = (torch.arange(new, device=segments.device) * old // new for new, old in pairs)
         segments = segments[:, rows[:, None], columns]
-    windows = segments.unflatten(1, (height, down)).unflatten(3, (width, across))  # [B, height, down, width, across]
+    windows = segments.reshape(-1, height, down, width, across)
     return most_frequent(windows.transpose(2, 3).flatten(3))
 
 
