@@ -40,6 +40,7 @@ PRETRAIN = [
     "log-every-steps",
     "loggers",
     "lr",
+    "masks",
     "max-steps",
     "mean",
     "method",
