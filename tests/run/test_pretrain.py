@@ -18,9 +18,13 @@ from torch import nn
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.data.open import open_source
+from dovetail.data.reading.values import values_within
+from dovetail.downstream.machine import machine
 from dovetail.networks import lite0
 from dovetail.networks.construct import construct
 from dovetail.networks.smp import ARCHITECTURES as SMP
+from dovetail.report.embedding import embeddings_of
 from dovetail.report.restored import restore
 from tests.train.test_loggers import Unreachable
 
@@ -330,6 +334,12 @@ def test_a_measured_range_is_that_of_the_run(
     assert pretrain(**options, out=out, resume=True).finished
     assert pretrain(**options, out=out, resume=True, value_range=["percentile"]).finished
     assert yaml.safe_load((out / "config.yaml").read_text())["value_range"] == [low, high]
+    near = [np.full((64, 64, 12), value, np.uint16) for value in (1000, 1001)]  # the same of 256 levels
+    with values_within([low, high]):
+        assert len({open_source(near).open(index, 12).decode(1).unique().item() for index in range(2)}) == 1
+    where = machine("cpu", "32-true")
+    vectors = embeddings_of(out, open_source(near), side_px=64, batch_size=2, where=where).vectors
+    assert not np.array_equal(vectors[0], vectors[1])
     pretrain(**options, out=tmp_path / "asked", value_range="percentile")
     assert yaml.safe_load((tmp_path / "asked/config.yaml").read_text())["value_range"] == [low, high]
     with pytest.raises(dovetail.DovetailError, match="none of the first images has more than 8 bits"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dovetail.data.open import open_source
 from dovetail.data.reading.decode import UnreadableError
-from dovetail.data.reading.values import values_within
+from dovetail.data.reading.values import all_levels, value_range, values_within
 from dovetail.data.sources import ImageSource
 from dovetail.downstream.machine import Machine, ahead, machine, normalised
 from dovetail.downstream.probe.features import Features
@@ -124,7 +124,9 @@ def embeddings_of(
 
     def read(index: int) -> Tensor | str:
         try:
-            return square(source.open(index, weights.in_channels), weights.image_size)
+            with all_levels():
+                pixels = square(source.open(index, weights.in_channels), weights.image_size)
+            return pixels if value_range() is None else pixels.float()  # a batch has one dtype
         except UnreadableError as error:
             return str(error)
 

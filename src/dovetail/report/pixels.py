@@ -77,7 +77,10 @@ def thumbnail(image: LazyImage, longest_px: int) -> Rgb:
 
 
 def square(image: LazyImage, side_px: int) -> Tensor:
-    """Return the centre crop of an image, resized to uint8 [C, S, S] with antialiasing."""
+    """Return the centre crop of an image, resized to [C, S, S] with antialiasing.
+
+    It is uint8, or float32 in 0 to 255 if all levels of an image are kept (`dovetail.data.reading.values.all_levels`).
+    """
     shortest = min(image.width_px, image.height_px)
     shrink = next(shrink for shrink in (8, 4, 2, 1) if shortest >= SPARE * shrink * side_px or shrink == 1)
     pixels = image.decode(shrink)
@@ -85,7 +88,8 @@ def square(image: LazyImage, side_px: int) -> Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     middle = pixels[None, :, top : top + side, left : left + side]
-    return torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
+    resized = torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
+    return resized.clamp_(0, 255) if resized.is_floating_point() else resized
 
 
 def images_in(images: Any) -> ImageSource:

@@ -246,7 +246,7 @@ def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begu
     if options.overwrite and first:
         empty(out)
     if first:
-        tell_of_source(source, check_range=not range_measured)
+        tell_of_source(source, check_range=not (range_measured or options.resume))
         write_identity(out, identity)
 
 
