@@ -191,5 +191,10 @@ def test_formats_of_masks(tmp_path: Path) -> None:
     for wrong in (labels.astype(np.float32), labels[0], np.zeros((2, 2, 5), dtype=np.uint8)):
         with pytest.raises(UnreadableError, match="expected a mask of integers"):
             as_labels(wrong)
+    content = (tmp_path / "n.npy").read_bytes()
+    for length in (4, 40, len(content) - 3):
+        (tmp_path / "n.npy").write_bytes(content[:length])
+        with pytest.raises(UnreadableError):
+            read_labels(tmp_path / "n.npy")
     with pytest.raises(UnreadableError, match="32 bits"):
         as_labels(np.array([[1 << 40]]))

@@ -146,7 +146,9 @@ def read_labels(path: str | Path) -> np.ndarray:
     if str(path).lower().endswith(_NPY):
         try:
             return as_labels(np.load(io.BytesIO(content), allow_pickle=False))
-        except (ValueError, OSError) as error:
+        except UnreadableError:
+            raise
+        except Exception as error:  # damaged files make NumPy raise almost anything
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
     with opened(content) as image:
         return as_labels(np.asarray(image))
