@@ -31,8 +31,9 @@ PUBLIC = {
         "SegmentContrastSpec SelfPatchSpec SlotSpec VICRegSpec ZeroCLSpec connected_zero"
     ),
     "dovetail.heads": (
-        "DenseHeadSpec DenseOutput HeadSpec Kind PixelHeadSpec PixelOutput PrototypeHeadSpec RawHeadSpec "
-        "SegmentHeadSpec SelfPatchHeadSpec SelfPatchOutput SlotHeadSpec SlotOutput TeacherAware VectorHeadSpec mlp"
+        "DenseHeadSpec DenseOutput HeadSpec Kind PixelHeadSpec PixelOutput PooledPrototypeHeadSpec PrototypeHeadSpec "
+        "RawHeadSpec SegmentHeadSpec SelfPatchHeadSpec SelfPatchOutput SlotHeadSpec SlotOutput TeacherAware "
+        "VectorHeadSpec mlp"
     ),
     "dovetail.views": (
         "IMAGENET_MEAN IMAGENET_STD MaskSpec Photometric PointSpec Purpose QuerySpec Role SegmentSpec View ViewBatch "

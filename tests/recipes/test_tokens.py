@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from dovetail.errors import DovetailError
+from dovetail.networks.build import build_network
 from dovetail.networks.vit import ViTNetwork, build_vit
 from dovetail.recipe import Recipe, SameHead, Tap
+from dovetail.recipes.table import build
 from dovetail.recipes.tokens import METHODS, dino, ibot, selfpatch
 from dovetail.schedules import Moment, value_at
 from dovetail.train.learner import Learner
+from dovetail.train.reference import build_learner
 from dovetail.views.plan import ViewPlan
 from tests.networks.vits import tiny_vit
 from tests.tiny import START, make_views
@@ -180,5 +183,36 @@ def test_mistakes_are_told() -> None:
     for make in (ibot, selfpatch):
         with pytest.raises(DovetailError, match="needs the patches of a ViT, but the model has only c5"):
             make(only_maps)
-    with pytest.raises(DovetailError, match="no class token"):
-        dino(only_maps)
+
+
+def test_dino_trains_a_cnn_on_its_pooled_map() -> None:
+    torch.manual_seed(0)
+    network = build_network("timm/test_resnet+fpn", image_size=32)
+    recipe = dino(network.taps, head_norm=True, **SMALL)
+    (term,) = recipe.terms
+    assert (term.tap, network.taps[term.tap].kind) == ("c5", "map")
+    made = Learner(recipe, network).train()
+    head = made.student.heads["cls"]
+    maps = torch.randn(2, network.taps["c5"].channels, 3, 2)
+    head.eval()
+    torch.testing.assert_close(head(maps), head(maps.mean(dim=(2, 3))))
+    head.train()
+    before = {name: value.clone() for name, value in made.named_parameters()}
+    one_step(made)
+    moved = {name.split(".")[0] for name, value in made.named_parameters() if not value.equal(before[name])}
+    assert moved == {"student", "teacher"}
+
+
+def test_decon_repeats_dino_on_the_decoder_of_a_cnn() -> None:
+    network = build_network("timm/test_resnet+fpn", image_size=32)
+    recipe = build("decon-ml-dino", network.taps, {**SMALL, "decoder_hidden": 16})
+    assert [term.tap for term in recipe.terms] == ["c5", "p2", "p3", "p4", "p5"]
+    assert [term.head.hidden for term in recipe.terms] == [24, 16, 16, 16, 16]  # type: ignore[union-attr]
+    one_step(build_learner(recipe, network).train())
+
+
+@pytest.mark.parametrize("method", ["ibot", "selfpatch", "pqcl", "adclr", "adclr-ibot"])
+def test_methods_on_tokens_need_a_vit(method: str) -> None:
+    taps = build_network("timm/test_resnet", image_size=32).taps
+    with pytest.raises(DovetailError, match=r"choose (a ViT|one of timm's)"):
+        build(method, taps)

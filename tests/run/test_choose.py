@@ -79,3 +79,27 @@ def test_a_run_on_a_processor_is_short_unless_its_length_is_given() -> None:
         assert [getattr(found, one) for one in kept] == [getattr(given, one) for one in kept]
     assert chosen(asked(f"{CNN}+fpn", image_size=64), network)[0].image_size == 64
     assert chosen(asked(VIT), build_network(VIT))[0].image_size is None  # its positions are those of one size
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "changed"),
+    [
+        ("dino", {}, {"local_size": 98}),
+        ("ibot", {"preset": "paper"}, {"local_size": 98}),
+        ("pqcl", {"preset": "paper"}, {"local_size": 98, "query_size": 98}),
+        ("pqcl", {"preset": "short"}, {"local_size": 98, "query_size": 28}),
+        ("dino", {"recipe": {"local_size": 42}}, {}),
+        ("slotcon", {}, {}),
+    ],
+)
+def test_views_get_a_multiple_of_the_patch_size(
+    method: str, values: Mapping[str, Any], changed: Mapping[str, int]
+) -> None:
+    model = "timm.create_model('vit_small_patch14_dinov2', depth=1, embed_dim=32, num_heads=2)"
+    network = build_network(model, image_size=56)
+    options, why = chosen(asked(model, method=method, max_steps=2, **values), network)
+    assert options.recipe == ({**values.get("recipe", {}), **changed} or None)
+    assert all(f"{name} {size}".lower() in why.lower() for name, size in changed.items())
+    assert ("14 px" in why) is bool(changed)
+    assert "local_size" not in (chosen(asked(VIT, method="dino", max_steps=2), build_network(VIT))[0].recipe or {})
+    build(options.method, network.taps, (options.recipe or {}) | {"image_size": 56})

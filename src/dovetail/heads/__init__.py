@@ -6,7 +6,7 @@ Names in `__all__` are public.
 from dovetail.heads.aggregate import SelfPatchHeadSpec, SelfPatchOutput
 from dovetail.heads.base import HeadSpec, Kind, TeacherAware, mlp
 from dovetail.heads.dense import DenseHeadSpec, DenseOutput, PixelHeadSpec, PixelOutput
-from dovetail.heads.prototypes import PrototypeHeadSpec
+from dovetail.heads.prototypes import PooledPrototypeHeadSpec, PrototypeHeadSpec
 from dovetail.heads.raw import RawHeadSpec
 from dovetail.heads.segments import SegmentHeadSpec
 from dovetail.heads.slots import SlotHeadSpec, SlotOutput
@@ -19,6 +19,7 @@ __all__ = [
     "Kind",
     "PixelHeadSpec",
     "PixelOutput",
+    "PooledPrototypeHeadSpec",
     "PrototypeHeadSpec",
     "RawHeadSpec",
     "SegmentHeadSpec",

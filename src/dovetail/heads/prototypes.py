@@ -5,7 +5,7 @@ DINO: Caron et al., 2021, https://arxiv.org/abs/2104.14294. iBOT: Zhou et al., 2
 Difference from the official code: embedding and prototypes are compared in float32 under autocast, because a
 temperature of 0.04 would magnify the rounding errors of bfloat16 to a tenth of a logit.
 
-Shapes: B images, N tokens, C channels of the tap, D of the bottleneck, K prototypes.
+Shapes: B images, N tokens, C channels of the tap, D of the bottleneck, K prototypes, H x W cells.
 """
 
 from __future__ import annotations
@@ -63,8 +63,20 @@ class PrototypeHeadSpec(HeadSpec):
         return self.patch_prototypes if output else self.prototypes
 
 
+@dataclass(frozen=True)
+class PooledPrototypeHeadSpec(PrototypeHeadSpec):
+    """DINO's head on the mean over the cells of a map, for convolutional encoders."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return ("map",)
+
+
 class PrototypeHead(nn.Module):
-    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines unless magnitudes are learned."""
+    """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines unless magnitudes are learned.
+
+    A map [B, C, H, W] is averaged over its cells first.
+    """
 
     def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
         super().__init__()
@@ -79,6 +91,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor, output: str = "") -> Tensor:
         """Return the logits in at least float32; `output="patch"` uses the prototypes of patches."""
+        features = features.mean(dim=(2, 3)) if features.ndim == 4 else features
         rows = features.reshape(-1, features.shape[-1])  # BatchNorm sees every token as a sample
         embedding = F.normalize(at_least_float32(self.mlp(rows)), dim=1)
         prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer

@@ -21,6 +21,7 @@ from typing import Literal
 from dovetail.errors import ModelError, OptionsError, RecipeError
 from dovetail.heads.base import HeadSpec
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
+from dovetail.heads.prototypes import PooledPrototypeHeadSpec
 from dovetail.heads.segments import SegmentHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.heads.vector import VectorHeadSpec
@@ -265,7 +266,8 @@ class Changes:
 
 def with_hidden(head: HeadSpec | SameHead, objective: ObjectiveSpec, hidden: int) -> tuple[HeadSpec, ObjectiveSpec]:
     """Return a head with another hidden width, and its objective with the predictor widened alike."""
-    assert isinstance(head, (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, SegmentHeadSpec, VectorHeadSpec))  # on maps
+    of_maps = (SlotHeadSpec, DenseHeadSpec, PixelHeadSpec, SegmentHeadSpec, VectorHeadSpec, PooledPrototypeHeadSpec)
+    assert isinstance(head, of_maps)
     if isinstance(objective, SlotSpec):
         objective = replace(objective, predictor_hidden=hidden)
     predictor = objective.predictor if isinstance(objective, WITH_PREDICTOR) else None

@@ -78,12 +78,12 @@ def adclr(
         raise OptionsError(f"query_tokens_per_side is {query_tokens_per_side}; it must be at least 1.")
     if queries < 1:
         raise OptionsError(f"queries is {queries}; it must be at least 1 (use the base method for none).")
-    owner = class_term(base, taps)
     if "queries" not in taps:
         raise ModelError(
             f"ADCLR needs a ViT that supports query tokens, but the model has only {', '.join(taps)}; choose one of "
             "timm's plain, DeiT, DINO or EVA models, such as 'timm/vit_small_patch16_224'."
         )
+    owner = class_term(base, taps)
     assert isinstance(owner.objective, DistillSpec)  # class_term checks this
     objective = replace(owner.objective, centre_momentum=query_centre_momentum, pairing=query_pairing)
     term = Term("queries", "queries", SameHead(owner.name), objective, weight=query_weight)

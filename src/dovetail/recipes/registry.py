@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
     "barlow": Method("dovetail.recipes.image", "image", "Barlow Twins", "arXiv 2103.03230", 2021, teacher=False),
     "zerocl": Method("dovetail.recipes.image", "image", "ZeroCL", "ICLR 2022", 2022, teacher=False),
     "vicreg": Method("dovetail.recipes.image", "image", "VICReg", "arXiv 2105.04906", 2022, teacher=False),
-    "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021, "a ViT"),
+    "dino": Method("dovetail.recipes.tokens", "tokens", "DINO", "arXiv 2104.14294", 2021),
     "ibot": Method("dovetail.recipes.tokens", "tokens", "iBOT", "arXiv 2111.07832", 2022, "a ViT"),
     "selfpatch": Method("dovetail.recipes.tokens", "tokens", "SelfPatch", "arXiv 2206.07990", 2022, "a ViT"),
     "pqcl": Method("dovetail.recipes.query_context", "tokens", "PQCL", "ICML 2023", 2023, "a ViT", golden=False),

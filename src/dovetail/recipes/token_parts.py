@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dovetail.errors import ModelError, OptionsError
+from dovetail.networks.network import deepest_encoder_tap
 from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
@@ -14,14 +15,8 @@ Scale = tuple[float, float]
 
 
 def vector_tap(taps: Mapping[str, Tap]) -> str:
-    """Return the tap of the image's vector; raise `ModelError` if there is none."""
-    for name in ("cls", "pooled"):
-        if name in taps:
-            return name
-    raise ModelError(
-        f"The model has no class token or pooled features, only {', '.join(taps)}; choose a ViT, such as "
-        "'timm/vit_small_patch16_224'."
-    )
+    """Return the tap of the image's vector: the class token, the pooled patches, or a CNN's deepest map to pool."""
+    return next((name for name in ("cls", "pooled") if name in taps), None) or deepest_encoder_tap(taps)
 
 
 def patch_tap(taps: Mapping[str, Tap], method: str) -> Tap:

@@ -1,5 +1,7 @@
 """DINO (arXiv 2104.14294), iBOT (2111.07832) and SelfPatch (2206.07990): self-distillation of a ViT's tokens.
 
+DINO also trains CNNs, on the mean of their deepest map. The other methods need a ViT's patches.
+
 Expected on ImageNet-1k (official READMEs), k-NN / linear probe: DINO ViT-S/16 after 100 epochs 69.3 / 74.0, after
 800 epochs with 10 local crops 74.5 / 77.0, ViT-B/16 76.1 / 78.2; iBOT ViT-S/16 75.2 / 77.9, ViT-B/16 77.1 / 79.5.
 SelfPatch ViT-S/16: COCO Mask R-CNN 1x, box and mask AP, 42.1 / 38.5.
@@ -19,7 +21,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from dovetail.heads.aggregate import SelfPatchHeadSpec
-from dovetail.heads.prototypes import PATCH_OUTPUT, PrototypeHeadSpec
+from dovetail.heads.prototypes import PATCH_OUTPUT, PooledPrototypeHeadSpec, PrototypeHeadSpec
 from dovetail.objectives.distill import DistillSpec
 from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
 from dovetail.recipe import Recipe, SameHead, Tap, Term
@@ -45,7 +47,7 @@ def dino(
     centre_momentum: float = 0.9,
     **training: Any,
 ) -> Recipe:
-    """Return DINO on the class token, or on the pooled patches of a ViT without one.
+    """Return DINO on the class token, on the pooled patches of a ViT without one, or on a CNN's pooled deepest map.
 
     Args:
         taps: Taps of the model.
@@ -63,7 +65,9 @@ def dino(
             `warmup_temperature` to `teacher_temperature`.
         centre_momentum: Momentum of the centre of the teacher's logits.
     """
-    head = PrototypeHeadSpec(
+    tap = vector_tap(taps)
+    head_of = PooledPrototypeHeadSpec if taps[tap].kind == "map" else PrototypeHeadSpec
+    head = head_of(
         hidden=hidden,
         bottleneck=bottleneck,
         prototypes=prototypes,
@@ -72,7 +76,7 @@ def dino(
     )
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
     objective = DistillSpec(student_temperature, warming, centre_momentum)
-    terms = (Term("cls", vector_tap(taps), head, objective, roles=("global", "local")),)
+    terms = (Term("cls", tap, head, objective, roles=("global", "local")),)
     return self_distilled("dino", taps, terms, 100, **training)
 
 

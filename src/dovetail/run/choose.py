@@ -1,4 +1,4 @@
-"""Chooses the method, preset, view size and length of a run that does not specify them.
+"""Chooses the method, preset, view sizes and length of a run that does not specify them.
 
 The method depends on the model and on its starting weights:
 
@@ -11,7 +11,8 @@ With a trained encoder, encoder-targets improves the frozen decoder most of all 
 lowest cost (`benchmarks/results/demo.md`). The methods for an encoder alone were chosen for their cost.
 
 On a CPU, a run without a specified preset or length uses the preset "short", views of 128 px and 480 steps, which is
-the length that this preset was evaluated with. Batch size, learning rate and other defaults are in
+the length that this preset was evaluated with. Views whose size must be a multiple of a ViT's patch size, such as
+DINO's local views, get the closest one. Batch size, learning rate and other defaults are in
 `dovetail.train.defaults`. Options that are specified always override these choices.
 """
 
@@ -28,6 +29,7 @@ from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.network import Network
 from dovetail.networks.probe import check_image_size
 from dovetail.options import AUTO
+from dovetail.recipes import presets
 from dovetail.recipes.table import options_of
 from dovetail.run.options import PretrainOptions
 from dovetail.train.defaults import best_accelerator
@@ -35,10 +37,11 @@ from dovetail.train.defaults import best_accelerator
 QUICK_STEPS = 480
 QUICK_SIDE_PX = 128
 TARGETS = "encoder-targets"
+PATCHED = ("local_size", "query_size")  # sizes of views that are multiples of a ViT's patch size
 
 
 def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
-    """Fill in method, preset, view size and length of a new run.
+    """Fill in method, preset, view sizes and length of a new run.
 
     Args:
         options: Options as specified by the user.
@@ -49,7 +52,8 @@ def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions,
     """
     options, about_method = with_method(options, network)
     options, about_length = with_length(options, network)
-    return options, " ".join(filter(None, (about_method, about_length)))
+    options, about_views = with_patches(options, network)
+    return options, " ".join(filter(None, (about_method, about_length, about_views)))
 
 
 def with_method(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
@@ -106,6 +110,24 @@ def with_length(options: PretrainOptions, network: Network) -> tuple[PretrainOpt
     if takes_size(options, network, QUICK_SIDE_PX):
         options, said = options.changed(image_size=QUICK_SIDE_PX), said + f" on views of {QUICK_SIDE_PX} px"
     return options, f"{said}, because there is no GPU; override with --epochs, --max-steps or --budget."
+
+
+def with_patches(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
+    """Change default sizes of views that are not multiples of a ViT's patch size to the closest multiple."""
+    given = dict(options.recipe or {})
+    if "patches" not in network.taps:
+        return options, ""
+    patch, known = network.taps["patches"].stride, options_of(options.method)
+    preset: presets.Preset = "short" if options.preset in ("short", "continue") else "paper"  # "small" keeps them
+    defaults = presets.options(preset, options.method, network.taps)
+    sizes = {name: defaults.get(name, known[name].default) for name in PATCHED if name in known and name not in given}
+    changed = {name: max(round(size / patch), 1) * patch for name, size in sizes.items() if size % patch}
+    if not changed:
+        return options, ""
+    listed = " and ".join(f"{name} {size}" for name, size in changed.items())
+    were = " and ".join(str(sizes[name]) for name in changed)
+    why = f"{listed}, because the model's patches have {patch} px and {were} is not a multiple."
+    return options.changed(recipe=given | changed), why[0].upper() + why[1:]
 
 
 def on_processor(options: PretrainOptions) -> bool:
