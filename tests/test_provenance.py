@@ -15,9 +15,9 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError
 from dovetail.options import body
-from dovetail.report.restored import restore
 from dovetail.run.options import PretrainOptions
 from dovetail.run.pretrain import pretrain
+from dovetail.run.restored import restore
 from tests.data.tars import shards_of
 from tests.loopback import Loopback, serving
 

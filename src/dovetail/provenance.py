@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from dovetail.errors import OptionsError
+from dovetail.importing import is_path
 from dovetail.options import Options
 
 TYPED_ONLY = ("out", "overwrite", "resume")
@@ -51,3 +52,10 @@ def typed_again(name: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join([option, *map(str, value)])
     return f"{option} {str(value)!r}"
+
+
+def refuse_code_in_file(options: Options) -> None:
+    """Raise `OptionsError` if a config file names Python code as the model ("package.module:Class")."""
+    model = getattr(options, "model", None)
+    if isinstance(model, str) and is_path(model) and not options.typed("model"):
+        raise OptionsError(f"The model {model} is Python code, which a file may not select; specify it with --model.")

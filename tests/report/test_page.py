@@ -98,7 +98,7 @@ def test_hostile_names_are_text(slot_run: Path) -> None:
 def test_every_hostile_name_comes_out_as_it_is(photos: Path, slot_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dovetail.data.sources import PathSource
     from dovetail.report import page as module
-    from dovetail.report.restored import restore
+    from dovetail.run.restored import restore
 
     restored = restore(slot_run)
     source = PathSource([photos / name for name in HOSTILE])
@@ -163,7 +163,7 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     photos: Path, slot_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dovetail.report import page as module
-    from dovetail.report.restored import restore
+    from dovetail.run.restored import restore
 
     monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.5)
     restored = restore(slot_run)

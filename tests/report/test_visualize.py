@@ -28,8 +28,8 @@ from dovetail.report.pictures_correspondence import (
 from dovetail.report.pictures_neighbours import nearest, neighbours_sheet
 from dovetail.report.pictures_slots import label_places
 from dovetail.report.pixels import as_view
-from dovetail.report.restored import restore
 from dovetail.report.sheets import short
+from dovetail.run.restored import restore
 from dovetail.views.view import View
 
 

@@ -25,7 +25,7 @@ from dovetail.networks import lite0
 from dovetail.networks.construct import construct
 from dovetail.networks.smp import ARCHITECTURES as SMP
 from dovetail.report.embedding import embeddings_of
-from dovetail.report.restored import restore
+from dovetail.run.restored import restore
 from tests.train.test_loggers import Unreachable
 
 TINY = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}

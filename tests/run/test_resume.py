@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import dovetail
 from dovetail.cli import run as run_command
-from dovetail.report.restored import restore
+from dovetail.run.restored import restore
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from tests.run.stopping import Stopping
 

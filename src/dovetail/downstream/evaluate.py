@@ -11,6 +11,7 @@ from dovetail.downstream.options import EvaluateDenseOptions, EvaluateKnnOptions
 from dovetail.errors import OptionsError
 from dovetail.files.locking import in_use
 from dovetail.options import takes
+from dovetail.provenance import refuse_code_in_file
 
 if TYPE_CHECKING:
     from dovetail.downstream.table.results import Results
@@ -93,7 +94,8 @@ def measured(
     from dovetail.downstream.start import values_of_run
     from dovetail.files.writable import check_writable
 
-    if not str(options.data):
+    refuse_code_in_file(options)
+    if isinstance(options.data, str) and not options.data:
         raise OptionsError("--data is missing; specify a labelled dataset.")
     run_values = values_of_run(options.run) if options.run is not None else ()
     with values_within(options.value_range or run_values):

@@ -20,6 +20,7 @@ from dovetail.errors import RunError, WeightsError
 from dovetail.files.durable import write_whole
 from dovetail.files.finite import check_finite
 from dovetail.files.schema import converted, read_json
+from dovetail.files.sidecar import PartPaths
 from dovetail.files.tensors import write_tensors
 from dovetail.options import MOST_SIDE_PX
 
@@ -36,6 +37,7 @@ class TaskOptions(TypedDict, total=False):
     window: Pair | None
     within_px: Pair | None
     ids: list[int | str]
+    paths: PartPaths
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Task:
     @classmethod
     def of(cls, task: TaskName, source: Source, names: tuple[str, ...], options: Mapping[str, Any]) -> Task:
         """Return the task of a model that is built on `source`."""
+        if source.own is not None:
+            options = {**options, "paths": source.own.paths()}
         bare = (source.constructor, names, source.mean, source.std, source.image_size, source.in_channels)
         return cls(task, *bare, options, value_range() or ())
 

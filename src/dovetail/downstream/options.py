@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, SHARE, Auto, Options, Range, option
 
@@ -30,9 +30,17 @@ class MeasureOptions(Options):
     run: str | Path | None = option(
         None, "Run folder of a pre-training. With `model`, also a weight file of another program for the encoder."
     )
-    data: str | Path = option("", "Labelled dataset.")
+    data: Any = option("", "Labelled dataset.")
     out: str | Path = option("", "Folder for results.json. Default: a folder in the run folder.")
-    model: str | None = option(None, "Model by name, with random weights, instead of a run.")
+    model: Any = option(
+        None,
+        "Model by name, with random weights, instead of a run; or, for a run of your own module, package.module:Class "
+        "or (in Python) the module.",
+    )
+    encoder: str | None = option(
+        None,
+        "For your own module: dotted path of the encoder, or several comma-separated paths. Default: the run's.",
+    )
     seed: int = option(0, "Seed of every random draw.", NOT_NEGATIVE)
     value_range: Sequence[float] = option(
         (), "Values of black and white in images with more than 8 bits per channel. Default: the run's."
@@ -44,8 +52,10 @@ class MeasureOptions(Options):
 class FinetuneOptions(MeasureOptions):
     """Common options of all fine-tuning commands."""
 
-    model: str | None = option(
-        None, "Model to fine-tune, if it is not the run's. Without a run or file, it starts from random weights."
+    model: Any = option(
+        None,
+        "Model to fine-tune, if it is not the run's. Without a run or file, it starts from random weights. For a run "
+        "of your own module: package.module:Class or (in Python) the module.",
     )
     start: Sequence[str] = option(
         ("auto",),
@@ -120,7 +130,11 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
         "Images with masks, as for `finetune segment`, or folders of video frames as in DAVIS.",
     )
     out: str | Path = option("", "Folder for results.json. Default: RUN/evaluate-dense.")
-    model: str | None = option(None, "Model by name, instead of a run.")
+    model: Any = option(
+        None,
+        "Model by name, instead of a run; or, for a run of your own module, package.module:Class or (in Python) the "
+        "module.",
+    )
     init: str | None = option(
         None,
         'Weights of `model`: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder '
@@ -184,10 +198,10 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
 class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     """Options of `dovetail finetune segment`."""
 
-    data: str | Path = option(
+    data: Any = option(
         "",
         "Folder of VOC 2012, ADE20K, Cityscapes or COCO, a saved Hugging Face dataset, a folder with images/ and "
-        "masks/, or a COCO JSON file.",
+        "masks/, a COCO JSON file, or (in Python) a dataset of images and masks.",
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-segment.")
     decoder: Literal["auto", "fcn", "fpn", "upernet"] = option(
@@ -268,9 +282,10 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
 class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
     """Options of `dovetail finetune detect`."""
 
-    data: str | Path = option(
+    data: Any = option(
         "",
-        "COCO folder (annotations/instances_train*.json and instances_val*.json), or a COCO JSON file.",
+        "COCO folder (annotations/instances_train*.json and instances_val*.json), a COCO JSON file, or (in "
+        "Python) a dataset of images and targets.",
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-detect.")
     task: Literal["boxes", "masks"] = option("boxes", "Train on boxes, or on boxes and masks.")
@@ -320,9 +335,10 @@ class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
 class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
     """Options of `dovetail finetune classify`."""
 
-    data: str | Path = option(
+    data: Any = option(
         "",
-        "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
+        "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, a saved Hugging Face dataset, or (in Python) a "
+        "dataset of images and classes.",
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-classify.")
     epochs: int = option(
@@ -362,6 +378,7 @@ class PredictOptions(MachineOptions):
     """Options of `dovetail predict`."""
 
     run: str | Path = option("", "Folder of a fine-tuned run.")
+    model: Any = option(None, "For a fine-tuned module of your own: package.module:Class or (in Python) the module.")
     data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
     out: str | Path = option("", "Output folder for the predictions.")
     overlays: bool = option(

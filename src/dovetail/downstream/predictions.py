@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dovetail.data.reading.values import values_within
 from dovetail.data.sources import find_images, read_list
@@ -32,6 +32,8 @@ from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.errors import DataError, DovetailError, OptionsError, counted, tell
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
+from dovetail.networks.modules import module_of
+from dovetail.provenance import refuse_code_in_file
 
 UNREAD = "unread.jsonl"
 OVERLAYS = Path("overlays")
@@ -39,6 +41,7 @@ OVERLAYS = Path("overlays")
 
 def predict(asked: PredictOptions) -> Path:
     """Write predictions."""
+    refuse_code_in_file(asked)
     for name, words in (("run", "a fine-tuned run"), ("data", "a folder of images"), ("out", "an output folder")):
         if not str(getattr(asked, name)):
             raise OptionsError(f"--{name} is missing; specify {words}.")
@@ -49,13 +52,15 @@ def predict(asked: PredictOptions) -> Path:
         where = machine(asked.accelerator, asked.precision, asked.workers)
         photos = images_of(Path(asked.data))
         check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
+        model, _ = build_finished(task, model=module_of(asked.model))
+        load_weights(model, folder)
         with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
             if task.task == "segment":
-                segment(task, folder, photos, out, where, advance, overlays=asked.overlays)
+                segment(task, model, photos, out, where, advance, overlays=asked.overlays)
             elif task.task == "detect":
-                detections(task, folder, photos, out, where, advance, asked.min_score)
+                detections(task, model, photos, out, where, advance, asked.min_score)
             else:
-                classify(task, folder, photos, out, where, advance)
+                classify(task, model, photos, out, where, advance)
         left_out = write_unread(photos, out)
     tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{left_out}")
     return out
@@ -173,12 +178,10 @@ def write_unread(photos: Images, out: Path) -> str:
 
 
 def segment(
-    task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any, *, overlays: bool
+    task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any, *, overlays: bool
 ) -> None:
     """Write a palette PNG of classes for each image, and classes.json. `overlays` also writes both blended."""
     options = task.options
-    model, _ = build_finished(task)
-    load_weights(model, folder)
     where.place(model).eval()
     red, green, blue = task.mean
     spread_red, spread_green, spread_blue = task.std
@@ -228,12 +231,10 @@ def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
 
 
 def detections(
-    task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any, min_score: float
+    task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any, min_score: float
 ) -> None:
     """Write predictions.json, a list with file_name, category_id, category, bbox, score and segmentation (masks)."""
     options = task.options
-    model, _ = build_finished(task)
-    load_weights(model, folder)
     where.place(model).eval()
     ids = tuple(int(one) for one in options["ids"])
     names = dict(zip(ids, task.names, strict=True))
@@ -261,10 +262,8 @@ class Unlabelled(ClassFolder):
             return torch.zeros(channels, side, side, dtype=torch.uint8)
 
 
-def classify(task: Task, folder: Path, photos: Images, out: Path, where: Machine, advance: Any) -> None:
+def classify(task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any) -> None:
     """Write predictions.csv: the file, and up to three pairs of class and probability, best first."""
-    model, _ = build_finished(task)
-    load_weights(model, folder)
     data = Unlabelled(tuple(photos.paths), (0,) * len(photos.paths), task.names, unread=photos.unread)
     logits = of_central_crops(model, data, **task.source().pixels(), machine=where, on_batch=advance)
     photos.check_any()

@@ -11,11 +11,14 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from dovetail.errors import DovetailError, OptionsError, RunError, WeightsError, unknown_name
+from dovetail.downstream.own import OwnModel, own_model
+from dovetail.errors import DovetailError, ModelError, OptionsError, RunError, WeightsError, unknown_name
+from dovetail.files.sidecar import normalisation_in
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
 from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network
+from dovetail.networks.own import Paths
 from dovetail.networks.parts import locate_parts
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart, read_exported
@@ -53,6 +56,7 @@ class Source:
         model: Name of the model without a run, for which the library has weights.
         init: Weights without a run: "imagenet" for the library's weights, a .safetensors file, a run folder, or None
             for random weights.
+        own: Module of the user, or None. Its own weights stand for random weights.
     """
 
     constructor: str
@@ -63,6 +67,7 @@ class Source:
     in_channels: int = 3
     model: str | None = None
     init: str | None = None
+    own: OwnModel | None = None
 
     def pixels(self) -> Pixels:
         """Return image size and normalisation of the model's input."""
@@ -70,7 +75,9 @@ class Source:
 
     def network(self, start: Start = "all") -> Network:
         """Return the model as a network, with the weights of `start`."""
-        if self.model is not None:
+        if self.own is not None:
+            network = self.own.network(in_channels=self.in_channels, image_size=self.image_size)
+        elif self.model is not None:
             network = build_network(self.model, image_size=self.image_size)
         else:
             module = construct(self.constructor)
@@ -140,16 +147,30 @@ class Source:
 
 
 def source_of(
-    run: str | Path | None, model: str | None, *, image_size: int | None = None, init: str | None = None
+    run: str | Path | None,
+    model: Any,
+    *,
+    image_size: int | None = None,
+    init: str | None = None,
+    encoder: Paths = None,
 ) -> Source:
     """Return the source for a run folder, or for the name of a model with weights from `init`.
 
-    With the name of its model, `run` may also be a weight file of another program, whose encoder is used.
+    With the name of its model, `run` may also be a weight file of another program, whose encoder is used. `model` may
+    also be the module of the user, or its import path, with the paths of its parts.
 
     Raises:
-        DovetailError: Neither is specified, a name is unknown, the run has a custom module, or `run` is combined with
-            `init`.
+        DovetailError: Neither is specified, a name is unknown, the run has a custom module and `model` is missing, or
+            `run` is combined with `init`.
     """
+    paths = {} if run is None else read_exported(run).info.get("paths", {})
+    own = own_model(model, paths, encoder=encoder)
+    if own is not None:
+        return own_source(own, run, image_size=image_size, init=init)
+    if model is not None and not isinstance(model, str):
+        raise ModelError(f"model expects a name or a torch.nn.Module, got {type(model).__name__}.")
+    if paths:
+        raise ModelError(f"The model of {run} is your own module; pass the module as model, too.")
     if run is not None and init is not None:
         raise OptionsError("--run and --init both specify weights; omit --init, or use --model instead of --run.")
     if run is None and model is None:
@@ -178,6 +199,17 @@ def source_of(
         image_size or int(info["image_size"]),
         int(info["in_channels"]),
     )
+
+
+def own_source(own: OwnModel, run: str | Path | None, *, image_size: int | None, init: str | None) -> Source:
+    """Return the source for a module of the user, with the weights of a run if there is one."""
+    if init is not None:
+        raise OptionsError("--init does not apply to your own module; load the weights into the module first.")
+    info: dict[str, Any] = {} if run is None else described(read_exported(run))
+    size, channels = image_size or int(info.get("image_size", 224)), int(info.get("in_channels", 3))
+    constructor = own.network(in_channels=channels, image_size=size).constructor
+    mean, std = normalisation_in(info, channels) or (IMAGENET_MEAN, IMAGENET_STD)
+    return Source(constructor, None if run is None else Path(run), mean, std, size, channels, own=own)
 
 
 def values_of_run(run: str | Path | None) -> tuple[float, ...]:

@@ -28,6 +28,14 @@ class Extra(TypedDict):
     value_range: NotRequired[Annotated[list[float], Meta(min_length=2, max_length=2)]]
 
 
+class PartPaths(TypedDict):
+    """Paths of the parts of a custom module."""
+
+    encoder: NotRequired[list[str]]
+    decoder: NotRequired[list[str]]
+    taps: NotRequired[dict[str, str]]
+
+
 class Described(TypedDict):
     """Fields of `model.json`. Other fields are allowed."""
 
@@ -39,6 +47,7 @@ class Described(TypedDict):
     image_size: NotRequired[Annotated[int, Meta(ge=1, le=1 << 14)]]
     normalisation: NotRequired[Normalisation | None]
     extra: NotRequired[Extra]
+    paths: NotRequired[PartPaths]
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

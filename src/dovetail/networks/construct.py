@@ -35,7 +35,7 @@ def construct(call: str) -> nn.Module:
     function = None if construction is None else _function(construction.path)
     if construction is None or function is None:
         raise ModelError(
-            f"{call} cannot be built from its name; build your model yourself and load the weights with load_into."
+            f"{call} cannot be built from its name; pass your module as model, or load the weights with load_into."
         )
     refuse_sizes(construction, call)
     try:

@@ -206,6 +206,10 @@ class Network(nn.Module, TeacherAware):
             value.requires_grad_(flag)
         return {id(value) for value, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
+    def paths(self) -> dict[str, Any]:
+        """Return the paths of the parts of a custom module, as plain values; empty for other models."""
+        return {}
+
     @property
     def decoder_names(self) -> tuple[str, ...]:
         """Prefixes of the names in `model.state_dict()` that belong to the decoder, including `between`."""

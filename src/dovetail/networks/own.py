@@ -61,6 +61,7 @@ class OwnNetwork(StagedNetwork):
                 "c", names of decoder taps with "p".
         """
         self.named = dict(taps or {})
+        self.passed = {"encoder": paths_in(encoder), "decoder": paths_in(decoder), "taps": self.named}
         odd = [name for name in self.named if name[:1] not in ("c", "p")]
         if odd:
             raise ModelError(f"Unknown tap {odd[0]!r}; start its name with 'c' (encoder) or 'p' (decoder).")
@@ -118,6 +119,10 @@ class OwnNetwork(StagedNetwork):
         for path in self.encoders[1:]:
             kept.update(self._maps(outputs[path], path))
         return kept, {key: value for path in deep for key, value in self._maps(outputs[path], path).items()}
+
+    def paths(self) -> dict[str, Any]:
+        """Return the paths of encoder, decoder and taps as they were passed."""
+        return {name: value for name, value in self.passed.items() if value}
 
     def _discover(self) -> None:
         """Determine the layout of maps, the taps, and the parameters of the decoder."""

@@ -30,6 +30,7 @@ from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 from dovetail.files.writing import aside, writing
 from dovetail.options import takes
+from dovetail.provenance import refuse_code_in_file
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.options import EmbedOptions
 from dovetail.report.pixels import square
@@ -55,6 +56,7 @@ def embed(options: EmbedOptions) -> Path:
         DovetailError: The suffix is unsupported, the file cannot be written, the run has no weights, no image is
             readable, or `page_map` is set and the run has no page.
     """
+    refuse_code_in_file(options)
     path = Path(options.out)
     if path.suffix not in (".npy", ".parquet"):
         raise OptionsError(f"--out {path} has an unsupported suffix; expected .npy or .parquet.")
@@ -75,6 +77,8 @@ def embed(options: EmbedOptions) -> Path:
             source,
             side_px=options.side_px,
             batch_size=options.batch_size,
+            model=options.model,
+            encoder=options.encoder,
             where=machine(options.accelerator),
         )
         write_embeddings(path, [source.name(index) for index in found.indices], found.vectors)
@@ -110,17 +114,24 @@ def write_embeddings(path: Path, names: list[str], vectors: NDArray[np.float32])
 
 
 def embeddings_of(
-    run: str | Path, source: ImageSource, *, side_px: int | None, batch_size: int, where: Machine | None = None
+    run: str | Path,
+    source: ImageSource,
+    *,
+    side_px: int | None,
+    batch_size: int,
+    where: Machine | None = None,
+    model: Any = None,
+    encoder: str | None = None,
 ) -> Embeddings:
-    """Return the embeddings of all readable images of a source, in order.
+    """Return the embeddings of all readable images of a source, in order. `model` is the user's own module.
 
     Raises:
         DovetailError: The run has no weights, or no image is readable.
     """
-    weights = source_of(run, None, image_size=side_px)
+    weights = source_of(run, model, image_size=side_px, encoder=encoder)
     where = where or machine()
-    model = Features(weights.network("all"))
-    where.place(model).eval()
+    features = Features(weights.network("all"))
+    where.place(features).eval()
 
     def read(index: int) -> Tensor | str:
         try:
@@ -142,10 +153,10 @@ def embeddings_of(
             indices.append(index)
             waiting.append(pixels)
             if len(waiting) == batch_size:
-                vectors.append(_forward(model, waiting, weights, where))
+                vectors.append(_forward(features, waiting, weights, where))
                 waiting = []
     if waiting:
-        vectors.append(_forward(model, waiting, weights, where))
+        vectors.append(_forward(features, waiting, weights, where))
     if not vectors:
         raise DataError(f"None of the {source.num_images} images can be read ({skipped[0][1]}); check the data.")
     return Embeddings(torch.cat(vectors).numpy(), indices, skipped, weights.in_channels)

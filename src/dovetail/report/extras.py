@@ -11,9 +11,9 @@ from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import takes_queries
 from dovetail.report.pictures_attention import attention_sheet, query_sheet
 from dovetail.report.pictures_slots import slot_sheet
-from dovetail.report.restored import Restored
 from dovetail.report.sample import slot_terms
 from dovetail.report.sheets import Sheet
+from dovetail.run.restored import Restored
 
 
 @dataclass(frozen=True)

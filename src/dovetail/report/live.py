@@ -75,7 +75,7 @@ class ReportWriter(Callback):
     def _extras(self, module: LearnerModule) -> list[Extra]:
         """Return the optional sections of the page, or none if drawing them fails."""
         from dovetail.report.extras import extras_of
-        from dovetail.report.restored import Restored
+        from dovetail.run.restored import Restored
 
         subject, network = self.page.subject, module.learner.exported
         run = Restored(subject.folder, subject.options, subject.recipe, network, module.learner, module.steps_done)

@@ -32,6 +32,11 @@ class EmbedOptions(Options):
         "Side length of the centre crops in pixels. Default: the size used in pre-training.",
         Range(8, most=MOST_SIDE_PX),
     )
+    model: Any = option(None, "For a run of your own module: package.module:Class or (in Python) the module.")
+    encoder: str | None = option(
+        None,
+        "For your own module: dotted path of the encoder, or several comma-separated paths. Default: the run's.",
+    )
     batch_size: int = option(64, "Images in one forward pass.", Range(1, most=1 << 20))
     accelerator: Accelerator = option("auto", "Device type.")
     page_map: Literal["none", "pca", "tsne"] = option(

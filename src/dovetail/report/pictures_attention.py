@@ -20,8 +20,8 @@ from dovetail.networks.vit import ViTNetwork
 from dovetail.networks.vit_attention import attention_weights, takes_queries
 from dovetail.networks.vit_embed import embed
 from dovetail.report.pixels import as_view, shown
-from dovetail.report.restored import Restored
 from dovetail.report.sheets import Sheet, heat, put_label, short
+from dovetail.run.restored import Restored
 from dovetail.views.view import View
 
 MOST_HEADS = 6

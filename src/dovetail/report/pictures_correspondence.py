@@ -24,8 +24,8 @@ from dovetail.errors import DataError, OptionsError
 from dovetail.networks.network import Network
 from dovetail.report.features import maps_of, shown_taps
 from dovetail.report.pixels import Rgb, as_view, shown, spread_over, unnormalised
-from dovetail.report.restored import Restored
 from dovetail.report.sheets import MAP, Sheet, short
+from dovetail.run.restored import Restored
 from dovetail.views.batch import collate, to_views
 from dovetail.views.view import View
 

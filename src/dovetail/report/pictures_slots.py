@@ -20,8 +20,8 @@ from dovetail.objectives.slots import SlotSpec
 from dovetail.recipe import SameHead, Term
 from dovetail.report.features import maps_of
 from dovetail.report.pixels import as_view, shown
-from dovetail.report.restored import Restored
 from dovetail.report.sheets import Sheet, blended, put_label, short
+from dovetail.run.restored import Restored
 
 # Colours of Okabe and Ito. Further slots are grey, because more colours would be indistinguishable.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")

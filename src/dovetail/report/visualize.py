@@ -21,8 +21,8 @@ from dovetail.report.pictures_correspondence import image_pair, view_pair
 from dovetail.report.pictures_neighbours import neighbours_sheet
 from dovetail.report.pictures_slots import slot_sheet
 from dovetail.report.pixels import as_view, images_in, sample_squares, shown
-from dovetail.report.restored import Restored, restore
 from dovetail.report.sheets import Sheet, rows_of, short
+from dovetail.run.restored import Restored, restore
 
 
 class Photos(NamedTuple):

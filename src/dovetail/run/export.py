@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from dovetail.errors import tell
 from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
+from dovetail.provenance import refuse_code_in_file
 
 Format = Literal[
     "model", "encoder", "decoder", "timm", "torchvision", "smp",
@@ -19,6 +22,16 @@ class ExportOptions(Options):
     """Options of `dovetail export`."""
 
     run: str | Path = option("", "Folder of the run, pre-trained or fine-tuned, or an exported folder.", required=True)
+    checkpoint: str | Path | None = option(
+        None,
+        'For a pre-training run that was stopped or still runs: "last" exports its newest checkpoint, and a path such '
+        "as RUN/checkpoints/epoch-0010.ckpt exports that one. Default: the weights that a finished run exported.",
+    )
+    model: Any = option(
+        None,
+        "For a run of your own module: package.module:Class or (in Python) the module. Only needed with a checkpoint "
+        "and for onnx and torch-export.",
+    )
     to: str | Path = option(
         "",
         "Output file: .safetensors, .pt or .pth for weights, .onnx or .pt2 for programs. For hugging-face, a folder.",
@@ -53,6 +66,27 @@ def export(options: ExportOptions) -> Path:
     Raises:
         DovetailError: The run has no weights, or the format does not support the model.
     """
+    refuse_code_in_file(options)
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.run
+        if options.checkpoint is not None:
+            run = save_checkpoint(options.run, options.checkpoint, Path(folder), model=options.model)
+        return export_run(options.changed(run=run))
+
+
+def save_checkpoint(run: str | Path, checkpoint: str | Path, folder: Path, *, model: Any = None) -> Path:
+    """Write the weights in a checkpoint of a run to an exported folder, as at the end of the run, and return it."""
+    from dovetail.run.restored import restore
+    from dovetail.run.saving import save_run
+
+    restored = restore(run, checkpoint=checkpoint, model=model)
+    save_run(restored.learner, restored.options, folder, steps=restored.step)
+    tell(f"The weights are those of the {restored.recipe.export} after {restored.steps}.")
+    return folder
+
+
+def export_run(options: ExportOptions) -> Path:
+    """Export the weights in an exported folder or the folder of a finished run."""
     from dovetail.run.load import exported, load
     from dovetail.weights.formats import export_weights
     from dovetail.weights.graphs import GRAPHS, export_graph
@@ -63,7 +97,7 @@ def export(options: ExportOptions) -> Path:
         written = export_weights(source, format=options.format, to=options.to)
     else:
         written = export_graph(
-            load(options.run),
+            load(options.run, model=options.model),
             format=graph,
             to=options.to,
             part=options.part,

@@ -51,11 +51,11 @@ class Run:
         """Whether all steps are finished."""
         return self.step >= self.total_steps
 
-    def load(self) -> nn.Module:
+    def load(self, *, model: Any = None) -> nn.Module:
         """Load the pre-trained module (see `dovetail.load`)."""
-        from dovetail.weights.exported import load
+        from dovetail.run.load import load
 
-        return load(self.folder)
+        return load(self.folder, model=model)
 
 
 def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from dovetail.errors import OptionsError
+from dovetail.networks.modules import copied, module_of
 from dovetail.options import MOST_SIDE_PX, Range
 from dovetail.weights import exported as weights
 from dovetail.weights import matching
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart
 
 
-def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
+def load(source: str | Path, *, image_size: int | None = None, model: Any = None) -> nn.Module:
     """Build the model of a run and load its weights strictly.
 
     Args:
@@ -21,22 +24,30 @@ def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
         image_size: Image size of the model in pixels. The position embeddings of a ViT are resampled to this size, and
             the match report is printed. Default: the size of the run's views. Models without position embeddings
             support any size.
+        model: For a run of your own module: the module, or "package.module:Class". The weights are loaded into a copy.
+            Parameters that pre-training did not train keep the values of this module.
 
     Returns:
         The model with its weights.
 
     Raises:
-        DovetailError: The source is a bare weight file, the model is a custom module (use `load_into`), or it does not
-            support the image size.
+        DovetailError: The source is a bare weight file, the model is a custom module and `model` is missing, or it does
+            not support the image size.
     """
     from dovetail.downstream.rebuilt import finished_folder, load_finished
 
     if image_size is not None:
         Range(8, most=MOST_SIDE_PX).check("image_size", image_size)
-    folder = finished_folder(source)
-    if folder is None:
+    folder, own = finished_folder(source), module_of(model)
+    if folder is not None:
+        return load_finished(folder, image_size=image_size, model=own)
+    if own is None:
         return weights.load(source, image_size=image_size)
-    return load_finished(folder, image_size=image_size)
+    if image_size is not None:
+        raise OptionsError("image_size does not apply to your own module; pass a module for this size instead.")
+    loaded = copied(own)
+    matching.load_into(loaded, weights.read_exported(source))
+    return loaded
 
 
 def load_into(

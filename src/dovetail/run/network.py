@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from dovetail.errors import DovetailError, ModelError, OptionsError, WeightsError, printable
-from dovetail.importing import import_path, is_path
+from dovetail.errors import DovetailError, ModelError, WeightsError, printable
+from dovetail.importing import is_path
 from dovetail.networks.build import build_network
 from dovetail.networks.initialise import is_downloaded, starting_statistics
+from dovetail.networks.modules import copied, imported_module
 from dovetail.networks.network import Network
 from dovetail.networks.random_start import begin_as, check_positions, fix_positions
 from dovetail.options import AUTO
-from dovetail.provenance import refuse_network_in_file
+from dovetail.provenance import refuse_code_in_file, refuse_network_in_file
 from dovetail.recipe import Recipe
 from dovetail.recipes.registry import METHODS
 from dovetail.recipes.table import parse
@@ -68,30 +68,8 @@ def own_model(options: PretrainOptions) -> Any:
     model = options.model
     if not isinstance(model, str) or not is_path(model):
         return model
-    if not options.typed("model"):
-        raise OptionsError(f"The model {model} is Python code, which a file may not select; specify it with --model.")
-    found = import_path(model, "model")
-    if isinstance(found, nn.Module):
-        return found
-    made = found() if callable(found) else found
-    if not isinstance(made, nn.Module):
-        raise ModelError(
-            f"{model} returned a {type(made).__name__}; specify a torch.nn.Module, or a class or function that returns "
-            "one without arguments."
-        )
-    return made
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a module. Raise `ModelError` if it cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(
-            f"The {type(model).__name__} cannot be copied ({reason}), but training must not change your module; pass a "
-            "module that copy.deepcopy supports."
-        ) from error
+    refuse_code_in_file(options)
+    return imported_module(model)
 
 
 def begin_with(network: Network, recipe: Recipe, options: PretrainOptions, *, needed: bool) -> MatchReport | None:

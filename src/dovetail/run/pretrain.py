@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -46,6 +45,7 @@ from dovetail.run.online import dense_of, knn_of, report_of
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
+from dovetail.run.saving import save_run
 from dovetail.run.summary import announce, check_same_images, example, next_steps, tell_of_source, told_of_checkpoint
 from dovetail.run.timing import tell_time, time_steps
 from dovetail.train.checkpoints import Checkpoints
@@ -55,9 +55,8 @@ from dovetail.train.learner import Learner
 from dovetail.train.loggers import check_loggers, extra_loggers
 from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.reference import build_learner
-from dovetail.views.batch import ViewBatch, statistics, to_views
+from dovetail.views.batch import ViewBatch, to_views
 from dovetail.views.view import View
-from dovetail.weights.exported import save_exported
 
 SKIPPED = "skipped.jsonl"
 SEGMENTS = "segments"
@@ -301,17 +300,9 @@ def views_of(batch: ViewBatch, device: torch.device, *, recipe: Recipe) -> list[
 @rank_zero_only
 def export_run(learner: Learner, config: PretrainOptions, settings: Settings, out: Path) -> None:
     """Export the weights and print how to load them."""
-    network: Network = learner.exported
-    mean, std = statistics(learner.recipe.views, config.in_channels)
-    extra: dict[str, Any] = {
-        "model": config.model if isinstance(config.model, str) else None,
-        "steps": settings.total_steps,
-    }
-    if config.value_range:
-        extra["value_range"] = list(config.value_range)
     fresh = out / f"{EXPORTED}.tmp"
     try:
-        save_exported(network, fresh, method=config.method, extra=extra, mean=mean, std=std)
+        save_run(learner, config, fresh, steps=settings.total_steps)
         (out / EXPORTED).mkdir(exist_ok=True)
         for file in sorted(fresh.iterdir()):  # each file is replaced atomically
             file.replace(out / EXPORTED / file.name)
@@ -322,7 +313,7 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
             f"The weights cannot be written to {out / EXPORTED} ({error}); free disk space and add --resume."
         ) from error
     tell(f"\nThe weights of the {learner.recipe.export} are in {out / EXPORTED}. To fine-tune them:\n")
-    tell(example(network, out))
+    tell(example(learner.exported, out))
     checkpoints = Checkpoints(out / "checkpoints")
     checkpoints.prune()
     tell(told_of_checkpoint(checkpoints.last))

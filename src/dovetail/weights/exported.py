@@ -157,6 +157,7 @@ def _description(network: Network, parts: Parts, names: Iterable[str]) -> dict[s
         "encoder_prefix": parts.encoder_prefix,
         "decoder_prefixes": list(parts.decoder_prefixes),
         "decoder_root": parts.decoder_root,
+        **({"paths": network.paths()} if network.paths() else {}),
         "untrained": untrained_names(
             names,
             parts,

@@ -121,7 +121,9 @@ def chosen_protocols(asked: Sequence[str], on_sequences: bool) -> tuple[ImagePro
 
 def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
     """Return the network with its weights. Random weights are drawn with the seed."""
-    source = source_of(request.run, request.model, image_size=request.image_size, init=request.init)
+    source = source_of(
+        request.run, request.model, image_size=request.image_size, init=request.init, encoder=request.encoder
+    )
     if source.in_channels != 3:
         raise ModelError(
             f"The model expects {source.in_channels} channels, but labelled images are read with 3; use another model."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from dovetail.downstream.job import FinetunePlan, evenly, run_plan
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.coco_object import box_within
+from dovetail.downstream.labels.given import given_objects, is_given
 from dovetail.downstream.labels.labelled import existing
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.machine import Machine, machine
@@ -93,10 +93,12 @@ class Plan(FinetunePlan):
 
     def facts(self) -> dict[str, Any]:
         parts = (self.train, self.val)
-        files = {*(part.path for part in parts), *(image.path for part in parts for image in part.images)}
+        content = [mark for part in parts for mark in part.content]
+        stored = [part for part in parts if not part.content]
+        files = {*(part.path for part in stored), *(image.path for part in stored for image in part.images)}
         return {
             "format": "coco",
-            "fingerprint": fingerprint(files),
+            "fingerprint": fingerprint(files, content),
             "train_images": len(self.train),
             "test_images": len(self.val),
             "classes": len(self.train.names),
@@ -112,7 +114,7 @@ def finetune_detect(asked: FinetuneDetectOptions) -> Results:
     train, val, note = open_detection(asked.data)
     for fault in faults_of_objects(train, val, asked.task):
         raise DataError(fault)
-    told = told_of_values([image.path for image in train.images], value_range())
+    told = "" if train.content else told_of_values([image.path for image in train.images], value_range())
     doubts = [doubt for part in (train, val) for doubt in doubts_about_boxes(part)]
     doubts += [told] * bool(told)
     for doubt in doubts:
@@ -126,12 +128,14 @@ def finetune_detect(asked: FinetuneDetectOptions) -> Results:
     return run_plan("finetune detect", asked, plan, starts, notes=notes)
 
 
-def open_detection(data: str | Path) -> tuple[CocoSet, CocoSet, str]:
-    """Return the training and validation parts of a COCO dataset, and a note on the split.
+def open_detection(data: Any) -> tuple[CocoSet, CocoSet, str]:
+    """Return the training and validation parts of a COCO dataset, or of datasets in Python, and a note on the split.
 
     Raises:
         DataError: The data is not a COCO dataset, or its parts have different categories.
     """
+    if is_given(data):
+        return given_objects(data)
     found = find_coco(existing(data))
     if found is None:
         raise DataError(
@@ -164,7 +168,7 @@ def faults_of_objects(train: CocoSet, val: CocoSet, task: str) -> list[str]:
 
 def plan_of(asked: FinetuneDetectOptions, train: CocoSet, val: CocoSet) -> Plan:
     """Return the plan with all "auto" values resolved."""
-    source = source_of(asked.run, asked.model)
+    source = source_of(asked.run, asked.model, encoder=asked.encoder)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     side = asked.image_size
     if side < 32:

@@ -31,6 +31,7 @@ from dovetail.downstream.labels.coco_doubts import objects_at_edges
 from dovetail.downstream.labels.coco_object import CocoImage, box_within, run_length_of
 from dovetail.downstream.labels.subsets import item_at
 from dovetail.downstream.machine import Machine, ahead
+from dovetail.downstream.own import OwnPyramid
 from dovetail.downstream.segment.loop import freeze_batch_norm
 from dovetail.errors import DataError, counted
 from dovetail.networks.layer_decay import layer_scales
@@ -164,6 +165,11 @@ def build_optimiser(model: nn.Module, options: DetectOptions) -> torch.optim.Opt
 
 def encoder_of(model: nn.Module) -> tuple[str, ...]:
     """Return the prefixes of a detector's encoder parameters, for this project's pyramids and torchvision's models."""
+    backbone = model.get_submodule("backbone")
+    body = dict(backbone.named_children()).get("body", backbone)
+    if isinstance(body, OwnPyramid):
+        inner = "" if body is backbone else "body."
+        return (f"backbone.{inner}network.model.{body.network.encoder_prefix}",)
     own = tuple(f"backbone.{inner}encoder." for inner in ("", "body."))
     return own if any(name.startswith(own) for name, _ in model.named_parameters()) else ("backbone.body.",)
 

@@ -21,6 +21,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from dovetail.downstream.own import OwnPyramid
 from dovetail.downstream.start import Source
 from dovetail.errors import ModelError, OptionsError
 from dovetail.networks.construct import construct
@@ -72,7 +73,7 @@ class RetinaLevels(nn.Module):
     The convolutions start from stride 32, as in torchvision (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
     """
 
-    def __init__(self, body: EncoderFPN | ViTFPN) -> None:
+    def __init__(self, body: EncoderFPN | ViTFPN | OwnPyramid) -> None:
         super().__init__()
         self.body = body
         self.out_channels = body.out_channels
@@ -97,9 +98,6 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
     check_heads(spec)
     if source.in_channels != 3:
         raise ModelError(f"Detectors expect 3 channels (RGB), but the model has {source.in_channels}; use another run.")
-    call = Construction.parse(source.constructor)
-    if call is None:
-        raise ModelError(f"{source.constructor} cannot be built by name; load its weights with load_into.")
     sizes: dict[str, Any] = {
         "min_size": spec.sides,
         "max_size": spec.longest,
@@ -108,6 +106,12 @@ def build_detector(source: Source, spec: DetectorSpec) -> tuple[nn.Module, nn.Mo
     }
     if spec.head == "rcnn":
         sizes["box_batch_size_per_image"] = spec.proposals
+    if source.own is not None:
+        own = OwnPyramid(source.network("random"))
+        return with_heads(on_pyramid(own, spec, sizes), spec), own.network.model
+    call = Construction.parse(source.constructor)
+    if call is None:
+        raise ModelError(f"{source.constructor} cannot be built by name; load its weights with load_into.")
     if call.path.startswith("torchvision.models.detection."):
         name = torchvision_name(call.path.rpartition(".")[2], spec)
         builder = torchvision.models.get_model_builder(name)
@@ -194,7 +198,7 @@ def encoder_name(call: Construction) -> str | None:
     return name if timm.is_model(name) else None
 
 
-def on_pyramid(body: EncoderFPN | ViTFPN, spec: DetectorSpec, sizes: Mapping[str, Any]) -> nn.Module:
+def on_pyramid(body: EncoderFPN | ViTFPN | OwnPyramid, spec: DetectorSpec, sizes: Mapping[str, Any]) -> nn.Module:
     """Return a detector on a pyramid."""
     classes = spec.classes + 1
     detector: nn.Module

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dovetail.downstream.labels.coco import faults_of, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.counts import labels_in
+from dovetail.downstream.labels.given import is_given
 from dovetail.downstream.labels.images import open_splits
 from dovetail.downstream.labels.mask_sets import CocoMasks, SegmentationSet, StoredMasks, check_classes
 from dovetail.downstream.labels.readers import ANY_LABEL, SegmentationData, open_segmentation
@@ -50,13 +51,13 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     print(f"Found no faults in {counted(images, 'image')}.")
 
 
-def check_segmentation(data: str | Path, classes: int | None, ignore_index: int, label_map: Sequence[str] = ()) -> None:
+def check_segmentation(data: Any, classes: int | None, ignore_index: int, label_map: Sequence[str] = ()) -> None:
     """Read a segmentation dataset and list its faults. Without `classes`, all labels in folders of masks are valid.
 
     Raises:
         DovetailError: The dataset has faults.
     """
-    found = find_coco(Path(data))
+    found = None if is_given(data) else find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
     with listing_missing():  # classes are not counted here, which would end at the first broken mask
@@ -73,7 +74,7 @@ def check_segmentation(data: str | Path, classes: int | None, ignore_index: int,
 def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
     """Print which labels the masks hold, and return a sentence where these cannot be class numbers."""
     masks = [part for part in (sets.train, sets.val) if isinstance(part, StoredMasks)]
-    if sets.format not in ("folders", "datasets") or not masks:
+    if sets.format not in ("folders", "datasets", "given") or not masks:
         return []
     found = labels_in(masks, skip_faults=True)
     if not found.labels and not found.ignored:
@@ -136,7 +137,7 @@ def report_files(paths: Sequence[Path]) -> None:
         raise DataError(f"Found {counted(len(faults), 'fault')} in the annotations, listed above; correct them first.")
 
 
-def check_detection(data: str | Path, task: str = "boxes") -> None:
+def check_detection(data: Any, task: str = "boxes") -> None:
     """Read a COCO dataset and list its faults for `task`, "boxes" or "masks".
 
     Raises:
@@ -145,7 +146,7 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
     from dovetail.downstream.detect.job import faults_of_objects, open_detection
     from dovetail.downstream.detect.loop import unmasked_objects
 
-    found = find_coco(Path(data))
+    found = None if is_given(data) else find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
     with listing_missing():
@@ -163,7 +164,7 @@ def check_detection(data: str | Path, task: str = "boxes") -> None:
     report_faults([("train", train), ("held-out", val)], known)
 
 
-def check_images(data: str | Path) -> None:
+def check_images(data: Any) -> None:
     """Read a classification dataset and list its faults.
 
     Raises:

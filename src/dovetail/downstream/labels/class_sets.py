@@ -47,6 +47,10 @@ class ClassSet(ABC):
     def files(self) -> list[Path]:
         """Return all files of the dataset."""
 
+    def content(self) -> tuple[str, ...]:
+        """Return hashes that identify the dataset, in addition to its files."""
+        return ()
+
     @abstractmethod
     def identity(self) -> str:
         """Return a string that identifies these images in this order."""

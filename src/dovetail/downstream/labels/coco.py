@@ -10,7 +10,7 @@ Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class CocoSet:
         images: Images in the order of the file.
         names: Category names by label.
         ids: Category ids in the file by label.
+        content: Hashes that identify the images and labels of a dataset that has no files.
     """
 
     path: Path
     images: tuple[CocoImage, ...]
     names: tuple[str, ...]
     ids: tuple[int, ...]
+    content: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path, folder: Path | None = None) -> CocoSet:
@@ -66,7 +68,7 @@ class CocoSet:
 
     def subset(self, indices: list[int]) -> CocoSet:
         """Return a dataset of the images at `indices`, in that order."""
-        return CocoSet(self.path, tuple(self.images[index] for index in indices), self.names, self.ids)
+        return replace(self, images=tuple(self.images[index] for index in indices))
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read all images and yield a sentence for each fault of an image or an object."""

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +27,7 @@ from dovetail.data.reading.peaks import told_of_values
 from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.arrow import saved_classes
 from dovetail.downstream.labels.class_sets import ClassSet, check_several
+from dovetail.downstream.labels.given import given_classes, is_given
 from dovetail.downstream.labels.labelled import what_is_at
 from dovetail.downstream.progress import progress
 from dovetail.downstream.table.results import fingerprint
@@ -108,12 +110,15 @@ class ClassFolder(ClassSet):
         return ClassFolder(*chosen, self.names)
 
 
-def open_splits(data: str | Path) -> tuple[ClassSet, ClassSet, str]:
-    """Return the training and validation images of a folder (see the module's docstring), and a note on the split.
+def open_splits(data: Any) -> tuple[ClassSet, ClassSet, str]:
+    """Return the training and validation images of a folder (see the module's docstring) or of datasets in Python, and
+    a note on the split.
 
     Raises:
         DataError: Either part is missing.
     """
+    if is_given(data):
+        return given_classes(data)
     folder = Path(data)
     if is_saved(folder):
         return saved_classes(folder)

@@ -55,6 +55,10 @@ class SegmentationSet(ABC):
     def files(self) -> list[Path]:
         """Return all existing files of the dataset."""
 
+    def content(self) -> tuple[str, ...]:
+        """Return hashes that identify the dataset, in addition to its files."""
+        return ()
+
     @abstractmethod
     def place(self) -> str:
         """Return the location of the masks, such as "in FOLDER"."""

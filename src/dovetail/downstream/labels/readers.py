@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dovetail.data.folders import left_out, with_slashes
 from dovetail.data.hugging_face import is_saved
@@ -26,6 +27,7 @@ from dovetail.downstream.labels.arrow import saved_masks
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
 from dovetail.downstream.labels.counts import labels_in
+from dovetail.downstream.labels.given import GivenMasks, is_given, names_in, open_given
 from dovetail.downstream.labels.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing, others_in
 from dovetail.downstream.labels.maps import LabelMap, read_label_map
 from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet, StoredMasks
@@ -42,7 +44,7 @@ class SegmentationData:
     """A labelled dataset.
 
     Attributes:
-        format: "voc", "ade20k", "cityscapes", "folders", "coco" or "datasets".
+        format: "voc", "ade20k", "cityscapes", "folders", "coco", "datasets", or "given" for datasets in Python.
         train: Training images.
         val: Validation images.
         classes: Number of classes.
@@ -61,7 +63,7 @@ class SegmentationData:
 
 
 def open_segmentation(
-    data: str | Path,
+    data: Any,
     *,
     classes: int | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -70,7 +72,7 @@ def open_segmentation(
     """Open a segmentation dataset, whose format is recognised automatically.
 
     Args:
-        data: Folder or COCO JSON file.
+        data: Folder or COCO JSON file, or datasets in Python (see `dovetail.downstream.labels.given`).
         classes: Number of classes, for folders of images and masks. By default, they are counted in all masks.
         ignore_index: Label of ignored pixels, for folders of images and masks, or -1 for none.
         label_map: Classes of the values or colours in masks, for folders of images and masks (see
@@ -79,8 +81,10 @@ def open_segmentation(
     Raises:
         DovetailError: The format is unknown, or masks are missing.
     """
-    folder = existing(data)
     meaning = read_label_map(label_map, ignore_index)
+    if is_given(data):
+        return open_given_masks(data, classes, ignore_index, meaning)
+    folder = existing(data)
     if is_saved(folder):
         return open_saved_masks(folder, classes, ignore_index, meaning)
     for opened in FORMATS.values():
@@ -106,6 +110,17 @@ def open_saved_masks(
     return SegmentationData(
         "datasets", parts[0], parts[1], count, names_of(count, label_map), joined(note, found), label_map
     )
+
+
+def open_given_masks(data: Any, classes: int | None, ignore_index: int, label_map: LabelMap | None) -> SegmentationData:
+    """Open datasets in Python whose items are images with masks."""
+    train, val, note = open_given(data)
+    parts = [GivenMasks(one, classes or 0, ignore_index, label_map) for one in (train, val)]
+    count, found = classes_of_masks(parts, classes, label_map)
+    parts = [replace(part, classes=count) for part in parts]
+    named = names_in(train.dataset)
+    names = named if len(named) == count else names_of(count, label_map)
+    return SegmentationData("given", parts[0], parts[1], count, names, joined(note, found), label_map)
 
 
 def open_voc(data: Path) -> SegmentationData | None:

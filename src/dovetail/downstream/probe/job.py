@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import open_splits
@@ -116,7 +117,9 @@ class Prepared(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """Return the facts about the data for results.json."""
         return {
-            "fingerprint": fingerprint({*self.train.files(), *self.held_out.files()}),
+            "fingerprint": fingerprint(
+                {*self.train.files(), *self.held_out.files()}, [*self.train.content(), *self.held_out.content()]
+            ),
             "train_images": len(self.train),
             "test_images": len(self.held_out),
             "classes": len(self.train.names),
@@ -125,7 +128,7 @@ class Prepared(NamedTuple):
 
 def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
     """Prepare an evaluation or a fine-tuning on classes."""
-    source = source_of(asked.run, asked.model, image_size=asked.image_size)
+    source = source_of(asked.run, asked.model, image_size=asked.image_size, encoder=asked.encoder)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     train, held_out, note = open_splits(asked.data)
     empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
@@ -181,8 +184,17 @@ def resolved(asked: MeasureOptions, source: Source, where: Machine, options: Any
     """
     known: dict[str, Any] = {} if options is None else asdict(options)
     known |= {"model": source.constructor, "weights": weights_mark(source), "precision": where.precision}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.as_dict().items()}
+    plain = {name: as_plain(value) for name, value in asked.as_dict().items()}
     del plain["check"]
     if plain.get("image_size", 0) is None:
         known["image_size"] = source.image_size
     return {**plain, **{f"resolved_{name}": value for name, value in known.items()}}
+
+
+def as_plain(value: Any) -> Any:
+    """Return the value of an option for results.json: paths as text, and objects by the name of their class."""
+    if isinstance(value, (nn.Module, Dataset)):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, Mapping):
+        return {name: as_plain(one) for name, one in value.items()}
+    return str(value) if isinstance(value, Path) else value

@@ -24,6 +24,7 @@ from dovetail.downstream.labels.mask_sets import SegmentationSet, check_told_apa
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
 from dovetail.downstream.machine import Machine, machine
 from dovetail.downstream.options import FinetuneSegmentOptions
+from dovetail.downstream.own import prefixes_of
 from dovetail.downstream.progress import progress
 from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.colours import MOST_COLOURS
@@ -141,7 +142,10 @@ class Plan(FinetunePlan):
     def facts(self) -> dict[str, Any]:
         return {
             "format": self.data.format,
-            "fingerprint": fingerprint([*self.data.train.files(), *self.data.val.files()]),
+            "fingerprint": fingerprint(
+                [*self.data.train.files(), *self.data.val.files()],
+                [*self.data.train.content(), *self.data.val.content()],
+            ),
             "train_images": len(self.data.train),
             "test_images": len(self.data.val),
             "classes": self.data.classes,
@@ -190,7 +194,7 @@ def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
 
 def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     """Return the plan with all "auto" values resolved by the protocol of the dataset or the defaults of this module."""
-    source = source_of(asked.run, asked.model)
+    source = source_of(asked.run, asked.model, encoder=asked.encoder)
     if source.in_channels != 3:
         raise ModelError(
             f"The model expects {source.in_channels} channels, but labelled images have 3 (RGB); use another run."
@@ -255,7 +259,7 @@ def options_of(
         optimiser=chosen("optimiser", training.optimiser),
         lr=chosen("lr", training.lr),
         lr_scale={"encoder": asked.encoder_lr_scale} if asked.encoder_lr_scale != 1 else {},
-        parts=PARTS,
+        parts=PARTS if source.own is None else prefixes_of(source.network("random")),
         layer_decay=chosen("layer_decay", training.layer_decay),
         weight_decay=chosen("weight_decay", training.weight_decay),
         decay_vectors=training.decay_vectors,

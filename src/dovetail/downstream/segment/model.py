@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
+from dovetail.downstream.own import LastMap
 from dovetail.downstream.segment.loop import WithAuxiliary
 from dovetail.downstream.start import Source
 from dovetail.errors import ModelError, OptionsError
@@ -39,7 +40,7 @@ from dovetail.networks.decoders import (
     pyramid_stages,
     size_options,
 )
-from dovetail.networks.network import Construction
+from dovetail.networks.network import Construction, Network
 from dovetail.networks.timm_names import create_timm, encoder_of
 from dovetail.networks.vit import is_vit, vit_options
 from dovetail.networks.vit_embed import patch_px
@@ -254,6 +255,8 @@ def build_segmenter(
     Raises:
         DovetailError: The model does not support segmentation, or the decoder does not fit.
     """
+    if source.own is not None:
+        return on_last_map(source.network("random"), classes, decoder)
     call = Construction.parse(source.constructor)
     if call is None:
         raise ModelError(f"{source.constructor} cannot be built by name; load its weights with load_into.")
@@ -275,6 +278,14 @@ def build_segmenter(
     if output_stride != 32:
         dilate(body, output_stride)
     return on_body(body, classes, spec, name=encoder_of(call)[0])
+
+
+def on_last_map(network: Network, classes: int, decoder: str) -> tuple[nn.Module, nn.Module]:
+    """Return a classifier on the last map of the user's own model, and the model."""
+    if decoder != "auto":
+        raise OptionsError("Your own module has its own decoder; omit --decoder.")
+    body = LastMap(network)
+    return Segmenter(body, classifier(body.channels, classes, DROPOUT), multiple=network.size_multiple), network.model
 
 
 def padded(model: nn.Module) -> nn.Module:

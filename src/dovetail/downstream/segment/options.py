@@ -84,7 +84,8 @@ def build_optimiser(model: nn.Module, options: SegmentOptions) -> torch.optim.Op
     for name, parameter in model.named_parameters():
         part = part_of(name, options.parts)
         seen.add(part)
-        scales[name] = options.lr_scale.get(part, 1.0) * by_layer[name]
+        rate = options.lr_scale.get(part, 1.0) * by_layer[name]
+        scales[name] = rate if parameter.requires_grad else 0.0  # parts of the user's own module may be frozen
         parameter.requires_grad_(scales[name] > 0)
     missing = sorted(set(options.lr_scale) - seen)
     if missing:

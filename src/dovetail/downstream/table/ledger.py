@@ -35,7 +35,7 @@ FREE = frozenset(
     {"run", "data", "out", "start", "fraction", "seeds", "seed", "workers", "accelerator", "precision", "check"}
 )
 # Newer options: left empty, they do not change the marks of older tables.
-LATER = frozenset({"label_map", "value_range"})
+LATER = frozenset({"label_map", "value_range", "encoder"})
 
 
 @dataclass(frozen=True)

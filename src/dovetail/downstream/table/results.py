@@ -285,19 +285,20 @@ def shown(value: Any) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else printable(str(value))
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
+def fingerprint(paths: Iterable[Path], content: Iterable[str] = ()) -> str:
     """Return a hash of the names (folder and file), sizes and content of files. It does not depend on their location.
 
     Files that may contain labels (JSON, TIFF and BMP masks) are hashed completely. PNG files are hashed by their first
     and last 4 KiB, as these change with any pixel. The content of images that cannot be masks (JPEG, WebP) is not
-    hashed. Tables of a saved Hugging Face dataset are hashed by their ends and by the library's state file.
+    hashed. Tables of a saved Hugging Face dataset are hashed by their ends and by the library's state file. `content`
+    has the hashes of data without files.
 
     Raises:
         DataError: A file cannot be read.
     """
     every = set(paths)
     every |= {path.with_name(STATE) for path in every if path.suffix == ".arrow" and path.with_name(STATE).is_file()}
-    lines = sorted(f"{path.parent.name}/{path.name} {content_mark(path)}" for path in every)
+    lines = [*sorted(f"{path.parent.name}/{path.name} {content_mark(path)}" for path in every), *content]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from dovetail.errors import OptionsError, RunError
 from dovetail.networks.initialise import is_downloaded
@@ -18,7 +18,7 @@ from dovetail.recipes.table import build, with_later_options
 from dovetail.run.folder import CONFIG, saved_options
 from dovetail.run.network import begin_random, network_for, normalised_recipe, starting_weights
 from dovetail.run.options import PretrainOptions
-from dovetail.train.checkpoints import Checkpoints
+from dovetail.train.checkpoints import Checkpoints, check_state, read
 from dovetail.train.learner import Branch, Learner
 from dovetail.train.reference import build_learner
 from dovetail.weights.start import begin_from
@@ -79,13 +79,16 @@ class Restored:
         return self.options.in_channels
 
 
-def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None = None) -> Restored:
+def restore(
+    run: str | Path, *, model: Any = None, init: str | None = None, checkpoint: str | Path = "last"
+) -> Restored:
     """Restore a run.
 
     Args:
         run: Run folder.
-        model: The module of the run, if it was passed in Python.
+        model: The module of the run, or its import path, if the run has a custom module.
         init: "imagenet" allows the download of the starting weights, for a run with this `init`.
+        checkpoint: "last" for the newest intact checkpoint, or the path of a checkpoint.
 
     Raises:
         DovetailError: The folder contains no run or no checkpoint, or `model` is missing.
@@ -99,11 +102,7 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
     options = PretrainOptions.given(saved).changed(resume=True)
     if options.model is None:
         raise OptionsError(f"The model of {folder} was passed in Python; pass the same module as model=.")
-    state = Checkpoints(folder / "checkpoints").load()
-    if state is None:
-        raise RunError(
-            f"The run in {folder} has no checkpoint yet; wait until it saves one, or resume it if it was stopped."
-        )
+    state = state_of(folder, checkpoint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         before = network_for(options)
@@ -123,3 +122,26 @@ def restore(run: str | Path, *, model: nn.Module | None = None, init: str | None
             f"The checkpoint in {folder} does not fit its config.yaml; use the version of Dovetail that wrote it."
         ) from error
     return Restored(folder, options, recipe, before if known else None, learner.eval(), int(state["step"]))
+
+
+def state_of(folder: Path, checkpoint: str | Path) -> dict[str, Any]:
+    """Return the state in a run's newest checkpoint for "last", or in the checkpoint at a path.
+
+    Raises:
+        RunError: There is no checkpoint, or it is damaged.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if checkpoint == "last":
+        state = checkpoints.load()
+        if state is None:
+            raise RunError(
+                f"The run in {folder} has no checkpoint yet; wait until it saves one, or resume it if it was stopped."
+            )
+        return state
+    path = Path(checkpoint)
+    if not path.exists():
+        kept = sorted(one.name for one in checkpoints.folder.glob("*.ckpt"))
+        raise RunError(f"There is no checkpoint {path}; {checkpoints.folder} contains {', '.join(kept) or 'none'}.")
+    found = read(path)
+    check_state(path, found)
+    return found
