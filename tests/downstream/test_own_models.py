@@ -171,3 +171,13 @@ def test_no_file_names_a_module() -> None:
     options = FinetuneClassifyOptions.given({"model": "os:system", "run": "runs/own"}, from_file=["model"])
     with pytest.raises(dovetail.OptionsError, match="os:system is Python code, which a file may not select"):
         body(dovetail.finetune_classify)(options)
+
+
+def test_frozen_parameters_stay_frozen(run: Path, tmp_path: Path) -> None:
+    model = Own()
+    model.backbone.requires_grad_(False)
+    folder = tuned("segment", run, tmp_path, model=model, lr=0.1)
+    into, start = Own(), weights_of(run)
+    dovetail.load_into(into, folder)
+    moved = [name for name, value in into.named_parameters() if name in start and not torch.equal(value, start[name])]
+    assert moved == ["neck.fuse.conv.weight", "neck.fuse.conv.bias"]
