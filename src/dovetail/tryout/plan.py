@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dovetail.errors import RunError
 from dovetail.files.durable import write_whole
@@ -39,7 +39,7 @@ class PreTraining:
 
     name: str
     method: str
-    preset: str = "auto"
+    preset: Literal["auto", "continue"] = "auto"
 
 
 @dataclass(frozen=True)
