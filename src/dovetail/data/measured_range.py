@@ -21,10 +21,10 @@ from dovetail.errors import counted
 
 LOOKED_AT = 64  # images
 PIXELS_EACH = 4096
-EIGHT_BIT_IMAGES = 8  # after so many images of 8 bits and no other, the rest counts as 8 bits, too
+EIGHT_BIT_IMAGES = 4  # after so many images of 8 bits and no other, the rest counts as 8 bits, too
 PERCENTILES = (0.1, 99.9)
 NARROW = 16  # a range is needed if images use less than 1/NARROW of their format's range
-MOST_SECONDS = 600.0
+MOST_SECONDS = 120.0
 _EIGHT_BIT_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif"})
 
 
