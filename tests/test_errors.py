@@ -62,6 +62,7 @@ NOT_FOR_USERS = {
     ("data.reading.watch", "RuntimeError"),  # data.loader says it in a sentence
     ("downstream.labels.coco_faults", "ValueError"),  # becomes one of the listed faults
     ("files.options_file", "ValueError"),  # becomes an OptionsError
+    ("parsing", "TypeError"),  # jsonargparse makes a sentence of it
     ("report.live", "TypeError"),  # a callback of another module than ours
     ("train.engine", "KeyboardInterrupt"),
     ("train.interrupts", "KeyboardInterrupt"),
