@@ -37,6 +37,8 @@ ELSEWHERE = {
     r"^(python3 -m venv|\.venv/bin/pip|pip install|\. \.venv)": "an installation, as make does it",
     r"^git clone": "an installation",
     r"pre-commit install": "it would change the repository",
+    r"yolo:build": "a library that is not installed; tests/run/test_outside_models.py",
+    r"epoch-0010\.ckpt": "a run of ten epochs; tests/run/test_export_checkpoint.py",
 }
 # Words to replace: downloads, machines, and amounts of work.
 REPLACED = {
