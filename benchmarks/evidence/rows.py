@@ -172,7 +172,7 @@ JOINT: tuple[Row, ...] = (
     TARGETS,
     TARGETS_LONGER,
 )
-FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_DECODER, TARGETS_LONGER)
+FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_JOINT)
 DECODERS: tuple[Row, ...] = (IMAGENET, DECON_DECODER, TARGETS_LONGER)
 
 
@@ -203,7 +203,13 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "decoder", "Segmentation after fine-tuning with a frozen encoder", "decoder", DECODERS, against_starts(DECODERS)
     ),
-    Question("segment", "Segmentation after fine-tuning", "segment", FINETUNED, against_starts(FINETUNED)),
+    Question(
+        "segment",
+        "Segmentation after fine-tuning",
+        "segment",
+        FINETUNED,
+        (*against_starts(FINETUNED), *(Pair(DECON_JOINT.name, at, SLOTCON.name, "encoder") for at in BOTH)),
+    ),
     Question(
         "continued",
         "Segmentation after fine-tuning, by preset",
