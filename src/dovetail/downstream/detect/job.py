@@ -23,7 +23,8 @@ from dovetail.downstream.job import FinetunePlan, evenly, run_plan
 from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.coco_object import box_within
-from dovetail.downstream.labels.given import given_objects, is_given
+from dovetail.downstream.labels.given import is_given
+from dovetail.downstream.labels.given_objects import given_objects
 from dovetail.downstream.labels.labelled import existing
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.machine import Machine, machine
