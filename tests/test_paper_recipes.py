@@ -22,8 +22,6 @@ from tests.tiny import tiny_model, tiny_options
 
 FILES = sorted((Path(__file__).parents[1] / "recipes" / "paper").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
-# The rest runs in the long tests.
-SHOWN_RECIPES = [path for path in FILES if "convnext" in path.stem or "-fcn-" in path.stem or path in FILES[::4]]
 KEYS = {"method", "model", "preset", "epochs", "batch_size", "devices", "num_nodes", "image_size", "recipe"}
 
 
@@ -31,6 +29,19 @@ def read(path: Path) -> dict[str, Any]:
     """Return a file's options."""
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
+
+
+def kind(path: Path) -> tuple[str, str, bool]:
+    """Return what differs between runs: the shape of the model, the objective's family, DeCon or ADCLR around it."""
+    content = read(path)
+    method, model = content["method"], content["model"]
+    shape = next((part for part in ("convnext", "+fcn", "vit") if part in model), "resnet")
+    decon = method.startswith("decon")
+    return shape, "" if decon else METHODS[parse(method).base].family, decon or method.startswith("adclr")
+
+
+# One of each kind; the rest runs in the long tests.
+SHOWN_RECIPES = sorted({kind(path): path for path in reversed(FILES)}.values())
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,9 @@ DECODER = {f"{branch} {part}" for branch in ("student", "teacher") for part in (
 ENCODER = {"student encoder", "teacher encoder"}
 
 
-@pytest.mark.parametrize("method", ["decon-sl", "decon-ml-densecl", "decon-sl-simclr"])
+@pytest.mark.parametrize(
+    "method", ["decon-sl", pytest.param("decon-ml-densecl", marks=pytest.mark.slow), "decon-sl-simclr"]
+)
 def test_the_encoder_and_its_statistics_stand_still_and_then_move(method: str, tmp_path: Path) -> None:
     before = state_of(tiny_learner(method))
     frozen, _ = run(tmp_path / "frozen", settings(freeze_encoder_epochs=math.inf), learner=tiny_learner(method))
@@ -80,16 +82,23 @@ def test_after_the_switch_the_first_step_is_that_of_a_fresh_optimiser(tmp_path: 
     assert len(state["optimiser"]["state"]) == known - len(encoder_weights(learner.student.network))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What a run that nothing ends is left with."""
+    torch.manual_seed(0)
+    learner, _ = run(tmp_path_factory.mktemp("whole"), settings(freeze_encoder_epochs=1.0, save_every_steps=1))
+    return learner.state_dict()
+
+
 @pytest.mark.parametrize("killed_at", [2, 3, 4])
 def test_a_run_resumed_before_at_or_after_the_switch_ends_in_the_same_bits(
-    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_at: int, whole: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = settings(freeze_encoder_epochs=1.0, save_every_steps=1)
-    whole, _ = run(tmp_path / "whole", chosen)
     run_until(monkeypatch, killed_at, tmp_path / "cut", chosen)
     resumed, result = run(tmp_path / "cut", chosen, resume=True)
     assert result.steps == chosen.total_steps
-    assert differing(whole.state_dict(), resumed.state_dict()) == []
+    assert differing(whole, resumed.state_dict()) == []
     with pytest.raises(DovetailError, match=r"with freeze_encoder_epochs 1\.0, but it is 2\.0 now"):
         run(tmp_path / "cut", replace(chosen, freeze_encoder_epochs=2.0), resume=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from dovetail.errors import DovetailError, Interrupted, StoppedWaiting
 from dovetail.files.finite import first_not_finite
 from dovetail.train.checkpoints import Checkpoints, read
 from dovetail.train.checksummed import write_sealed
+from dovetail.train.defaults import Settings
 from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.views.view import View
@@ -54,15 +56,43 @@ def saved_step(out: Path) -> int:
     return int(read(out / "checkpoints" / "last.ckpt")["step"])
 
 
-@pytest.mark.parametrize("method", ["decon-sl", "densecl"])
-@pytest.mark.parametrize("where", ["loader", "views", "forward", "end of data"])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Settings], dict[str, Tensor]]:
+    """What runs that nothing ends are left with, trained once for each method and number of micro-batches."""
+    done: dict[tuple[str, int], dict[str, Tensor]] = {}
+
+    def state(method: str, chosen: Settings) -> dict[str, Tensor]:
+        key = (method, chosen.accumulate)
+        if key not in done:
+            learner, _ = run(tmp_path_factory.mktemp("whole"), chosen, learner=learner_with_dropout(method))
+            done[key] = learner.state_dict()
+        return done[key]
+
+    return state
+
+
+PLACES = ("loader", "views", "forward", "end of data")
+QUICK = {("decon-sl", place, 2) for place in PLACES} | {("densecl", "forward", 1)}
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "accumulate"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(("decon-sl", "densecl"), PLACES, (1, 2))
+    ],
+)
 def test_an_error_loses_no_finished_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, where: str, accumulate: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_runs: Callable[[str, Settings], dict[str, Tensor]],
+    method: str,
+    where: str,
+    accumulate: int,
 ) -> None:
     """In the middle of accumulation as well, where BatchNorm, queues and prototypes have moved on already."""
     chosen = settings(accumulate=accumulate, batch_size=8 // accumulate)
-    whole, _ = run(tmp_path / "whole", chosen, learner=learner_with_dropout(method))
+    whole = whole_runs(method, chosen)
     at, error = 5 * accumulate - 1, RuntimeError("a loader that died")
     learner = learner_with_dropout(method)
     views = Ending(learner.recipe.views, chosen, at=at, where=where, error=error)
@@ -82,7 +112,7 @@ def test_an_error_loses_no_finished_step(
     assert saved_step(tmp_path / "cut") == 4
     resumed, result = run(tmp_path / "cut", chosen, resume=True, learner=learner_with_dropout(method))
     assert result.steps == 6
-    assert differing(whole.state_dict(), resumed.state_dict()) == []
+    assert differing(whole, resumed.state_dict()) == []
 
 
 def test_an_error_in_the_optimiser_saves_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

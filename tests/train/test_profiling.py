@@ -48,7 +48,7 @@ def test_operations_on_a_gpu_are_told_by_its_own_time() -> None:
     assert [line.split()[0] for line in lines[3:]] == ["aten::add", "aten::mm"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_profiled_run_tells_where_its_time_went(tmp_path: Path, accumulate: int) -> None:
     chosen = settings(accumulate=accumulate, num_images=16 * 3)
     learner, _ = run(tmp_path / "profiled", chosen, profile=2)
