@@ -53,7 +53,7 @@ def make_parser(
     for option, info in option_infos(options).items():
         if option != "recipe" and not info.python:
             how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)
-            how |= {"type": one_or_several} if info.several else {}
+            how |= {"type": OneOrSeveral()} if info.several else {}
             parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
     if "recipe" in kinds:
         from dovetail.recipes.registry import name_of
@@ -79,7 +79,7 @@ SEPARATOR = "\0"  # no argument of a command contains it
 
 
 def joined(arguments: Sequence[str], options: type[Options]) -> list[str]:
-    """Join the values that follow an option with `several` values to one argument (see `one_or_several`)."""
+    """Join the values that follow an option with `several` values to one argument (see `OneOrSeveral`)."""
     several = {f"--{name}" for name, info in option_infos(options).items() if info.several}
     found: list[str] = []
     inside = 0
@@ -92,14 +92,20 @@ def joined(arguments: Sequence[str], options: type[Options]) -> list[str]:
     return found
 
 
-def one_or_several(value: Any) -> str | list[str]:
-    """Return one value as a string, and several as a list. Raise `TypeError` for other types in a file."""
-    if isinstance(value, str):
-        values = value.split(SEPARATOR)
-        return values if len(values) > 1 else value
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return value
-    raise TypeError(f"Expected a <class 'str'>. Got value: {value}")
+class OneOrSeveral:
+    """Type of options that take one value or several."""
+
+    def __repr__(self) -> str:
+        return "str | list[str]"
+
+    def __call__(self, value: Any) -> str | list[str]:
+        """Return one value as a string, and several as a list. Raise `TypeError` for other types in a file."""
+        if isinstance(value, str):
+            values = value.split(SEPARATOR)
+            return values if len(values) > 1 else value
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            return value
+        raise TypeError(f"Expected a <class 'str'>. Got value: {value}")
 
 
 def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:

@@ -58,8 +58,8 @@ class Run:
         return load(self.folder, model=model)
 
 
-def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
-    """Check and create the run folder.
+def check_out(out: str | Path, *, overwrite: bool, resume: bool, create: bool = True) -> Path:
+    """Check the run folder and, with `create`, create it and write to it.
 
     Raises:
         DovetailError: The folder is not empty and neither `overwrite` nor `resume` is set, or it is not writable, or
@@ -79,10 +79,11 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool) -> Path:
             if not overwrite:
                 raise RunError(f"{folder} is not empty; add --overwrite to start again or --resume to continue.")
             check_run(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / PROBE
-        probe.write_bytes(b"0" * 4096)
-        probe.unlink()
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / PROBE
+            probe.write_bytes(b"0" * 4096)
+            probe.unlink()
     except OSError as error:
         raise ResourceError(f"Cannot write to {folder}: {error.strerror}; specify another folder with --out.") from None
     return folder

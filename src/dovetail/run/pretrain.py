@@ -81,7 +81,7 @@ def pretrain(options: PretrainOptions) -> Run:
         options = options.changed(resume=True, overwrite=False)
     first = is_first_process()
     how = {"overwrite": options.overwrite, "resume": options.resume}
-    folder = check_out(options.out, **how) if first else Path(options.out)
+    folder = check_out(options.out, create=False, **how) if first else Path(options.out)
     with in_use(folder) if first else nullcontext():
         if first:  # check again: another process may have written to the folder meanwhile
             check_out(options.out, **how)
@@ -317,7 +317,7 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
     checkpoints = Checkpoints(out / "checkpoints")
     checkpoints.prune()
     tell(told_of_checkpoint(checkpoints.last))
-    tell(next_steps(out))
+    tell(next_steps(out, config.init))
 
 
 def requeued() -> bool:

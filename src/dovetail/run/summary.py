@@ -176,9 +176,10 @@ def told_of_checkpoint(last: Path) -> str:
     )
 
 
-def next_steps(out: Path) -> str:
-    """Return the command that evaluates a finished run, and the path of its report page."""
-    command = f"    dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start random all"
+def next_steps(out: Path, init: str | None) -> str:
+    """Return the command that evaluates a finished run from `init`, and the path of its report page."""
+    alone = "imagenet" if init == "imagenet" else "random"
+    command = f"    dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start {alone} all"
     page = out / "report.html"
     shown = [f"\nThe report of the run is {page}."] if page.is_file() else []
     return "\n".join(["\nTo measure the gain from pre-training on labelled images:\n", command, *shown])

@@ -150,6 +150,7 @@ class Settings(EngineOptions):
         """Return the settings, with derived values, as aligned lines of "name  value"."""
         rows = {
             **self.as_dict(),
+            "freeze_encoder_epochs": "all" if math.isinf(self.freeze_encoder_epochs) else self.freeze_encoder_epochs,
             "world_size": self.world_size,
             "global_batch": self.global_batch,
             "total_steps": self.total_steps,
