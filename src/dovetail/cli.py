@@ -217,7 +217,11 @@ def command_in(arguments: list[str]) -> str | None:
 def overview(group: str = "") -> str:
     """Return the help of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
     command = f"{group} COMMAND" if group else "COMMAND"
-    lines = [f"usage: dovetail {command} [options]", "", "Pre-train whole dense-prediction models on unlabelled images."]
+    lines = [
+        f"usage: dovetail {command} [options]",
+        "",
+        "Pre-train whole dense-prediction models on unlabelled images.",
+    ]
     lines += ["", "commands:"]
     lines += [f"  {name:<24} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
     lines += ["", "`dovetail COMMAND --help` lists a command's options, with units and defaults."]
