@@ -122,6 +122,12 @@ def kept_for_backward(learner: nn.Module, found: dict[int, int]) -> Iterator[Non
         yield
 
 
+def quarters(size_px: int, batch: int) -> Tensor:
+    """Return [B, size, size] int32 with one segment in each quarter of a view."""
+    blocks = torch.arange(4.0).reshape(1, 1, 2, 2).expand(batch, 1, 2, 2)
+    return torch.nn.functional.interpolate(blocks, size_px)[:, 0].int()
+
+
 def random_views(plan: ViewPlan, batch: int) -> list[View]:
     """Return views of noise that fit a plan, overlapping as crops do."""
     views = []
@@ -148,6 +154,8 @@ def random_views(plan: ViewPlan, batch: int) -> list[View]:
                 mask=mask,
                 queries=queries,
                 query_box=query_box,
+                segments=None if plan.segments is None else quarters(spec.size_px, batch),
+                picks=None if plan.segments is None else torch.rand(batch, plan.segments.count),
             )
         )
     return with_points(views, plan.points, np.random.default_rng(0))

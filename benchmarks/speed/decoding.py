@@ -109,12 +109,12 @@ def table(contents: Sequence[bytes], title: str, bindings: dict[str, Decoder], *
 @contextmanager
 def margin_of(value: float) -> Iterator[None]:
     """Let photographs keep that many pixels for one of the view."""
-    kept = sampling._SHRINK_MARGIN
-    sampling._SHRINK_MARGIN = value
+    kept = sampling.SHRINK_MARGIN
+    sampling.SHRINK_MARGIN = value
     try:
         yield
     finally:
-        sampling._SHRINK_MARGIN = kept
+        sampling.SHRINK_MARGIN = kept
 
 
 def differences(path: Path, plan: ViewPlan, *, index: int, epochs: int) -> list[tuple[int, float, float]]:

@@ -112,14 +112,14 @@ def test_decoders_give_the_same_pixels_at_every_size(tmp_path: Path, capsys: pyt
 def test_a_larger_margin_costs_a_view_less(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     (path,) = write_photographs(tmp_path, 1, size=(1500, 2000))
-    plan, kept, mean = views.plan_of("densecl"), sampling._SHRINK_MARGIN, {}
+    plan, kept, mean = views.plan_of("densecl"), sampling.SHRINK_MARGIN, {}
     for margin in (2.0, 1.0):
         with decoding.margin_of(margin):
             found = decoding.differences(path, plan, index=0, epochs=2)
         mean[margin] = sum(one[1] for one in found)
     assert len(found) == 4
     assert mean[2.0] < mean[1.0]
-    assert kept == sampling._SHRINK_MARGIN
+    assert kept == sampling.SHRINK_MARGIN
     assert len(decoding.margins([path], rounds=1, epochs=1)) == len(decoding.MARGINS)
 
 
