@@ -9,6 +9,7 @@ from dovetail.heads.base import HeadSpec
 from dovetail.heads.dense import DenseHeadSpec, PixelHeadSpec
 from dovetail.heads.prototypes import PrototypeHeadSpec
 from dovetail.heads.raw import RawHeadSpec
+from dovetail.heads.segments import SegmentHeadSpec
 from dovetail.heads.slots import SlotHeadSpec
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives.contrast import KeyContrastSpec, NTXentSpec, QueueContrastSpec
@@ -20,6 +21,7 @@ from dovetail.objectives.patches import MaskedPatchSpec, SelfPatchSpec
 from dovetail.objectives.pixels import PixelConsistencySpec
 from dovetail.objectives.prediction import FeaturePredictionSpec
 from dovetail.objectives.regress import RegressSpec
+from dovetail.objectives.segments import SegmentContrastSpec
 from dovetail.objectives.slots import SlotSpec
 from dovetail.objectives.vector import PredictorSpec
 from dovetail.objectives.whiten import ZeroCLSpec
@@ -49,6 +51,7 @@ TERMS: dict[str, tuple[HeadSpec, ObjectiveSpec]] = {
     "simclr": (VectorHeadSpec(2048, 128, bias=False, last_norm="affine"), NTXentSpec(0.1)),
     "moco-v2": (VectorHeadSpec(2048, 128, norm=False), QueueContrastSpec(0.2, 65536, False)),
     "byol": (VectorHeadSpec(4096, 256), RegressSpec("teacher", "squared_distance", PredictorSpec(4096))),
+    "detcon": (SegmentHeadSpec(4096, 256), SegmentContrastSpec(0.1, PredictorSpec(4096, last_bias=False), 1024)),
     "simsiam": (
         VectorHeadSpec(2048, 2048, 3, bias=False, last_norm="plain"),
         RegressSpec("student", "negative_cosine", PredictorSpec(512, bias=False, last_bias=True)),
@@ -81,6 +84,7 @@ RUNS = {
     "moco-v2": ("sgd", 0.03, 1e-4, 0, 1, 200, 256, 0.999),
     "moco-v3": ("adamw", 1.5e-4, 0.1, 40, 0, 300, 4096, 0.99),
     "byol": ("lars", 0.2, 1.5e-6, 10, 0, 1000, 4096, 0.996),
+    "detcon": ("lars", 0.2, 1.5e-6, 3, 0, 300, 4096, 0.996),
     "simsiam": ("sgd", 0.05, 1e-4, 0, 1, 100, 512, None),
     "barlow": ("lars", 0.2, 1.5e-6, 10, 0, 1000, 2048, None),
     "zerocl": ("lars", 0.3, 1e-6, 10, 0, 400, 256, None),
@@ -105,7 +109,7 @@ def test_no_method_is_left_out() -> None:
 def test_head_and_objective(method: str) -> None:
     term = recipe_of(method).terms[0]
     assert (term.head, term.objective) == TERMS[method]
-    assert (term.weight, term.cells) == (1.0, Cells())
+    assert (term.weight, term.cells) == (1.0, Cells(segments=16) if method == "detcon" else Cells())
 
 
 @pytest.mark.parametrize("method", RUNS)

@@ -26,7 +26,7 @@ def test_every_process_names_what_it_cannot_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(job, "world_size", lambda: 2)
     chosen = settings(num_images=8, devices=2, batch_size=4, epochs=8, steps_per_epoch=1)
     source, recipe = open_source(tmp_path / "photos"), tiny_learner("simclr").recipe
-    assert len(list(job.batches_from(source, recipe, chosen, 3, tmp_path, 0))) == 8
+    assert len(list(job.batches_from(source, None, recipe, chosen, 3, tmp_path, 0))) == 8
     lines = [json.loads(line) for line in (tmp_path / job.SKIPPED).read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["bad.jpg"]
 

@@ -75,11 +75,12 @@ class PooledPrototypeHeadSpec(PrototypeHeadSpec):
 class PrototypeHead(nn.Module):
     """[B, C] -> [B, K], or [B, N, C] -> [B, N, K]: logits, which are cosines unless magnitudes are learned.
 
-    A map [B, C, H, W] is averaged over its cells first.
+    With `PooledPrototypeHeadSpec`, a map [B, C, H, W] is averaged over its cells first.
     """
 
     def __init__(self, channels: int, spec: PrototypeHeadSpec) -> None:
         super().__init__()
+        self.pooled = isinstance(spec, PooledPrototypeHeadSpec)
         widths = (channels, *[spec.hidden] * (spec.layers - 1), spec.bottleneck)
         self.mlp = mlp(widths, norm=spec.norm, activation="gelu", init_std=0.02)
         self.last_layer = Prototypes(spec.bottleneck, spec.prototypes, learned_magnitude=spec.learned_magnitude)
@@ -91,7 +92,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor, output: str = "") -> Tensor:
         """Return the logits in at least float32; `output="patch"` uses the prototypes of patches."""
-        features = features.mean(dim=(2, 3)) if features.ndim == 4 else features
+        features = features.mean(dim=(2, 3)) if self.pooled else features
         rows = features.reshape(-1, features.shape[-1])  # BatchNorm sees every token as a sample
         embedding = F.normalize(at_least_float32(self.mlp(rows)), dim=1)
         prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer
