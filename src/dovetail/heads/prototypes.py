@@ -92,7 +92,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor, output: str = "") -> Tensor:
         """Return the logits in at least float32; `output="patch"` uses the prototypes of patches."""
-        features = features.mean(dim=(2, 3)) if self.pooled else features
+        features = features.mean(dim=(2, 3)) if self.pooled and features.ndim == 4 else features
         rows = features.reshape(-1, features.shape[-1])  # BatchNorm sees every token as a sample
         embedding = F.normalize(at_least_float32(self.mlp(rows)), dim=1)
         prototypes = self.last_layer_patch if output == PATCH_OUTPUT else self.last_layer
