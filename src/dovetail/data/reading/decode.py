@@ -9,10 +9,9 @@ has the requested number of channels:
 * TIFFs with unspecified samples have as many channels as samples. TIFFs with single-channel pages have as many channels
   as pages (`dovetail.data.reading.tiff`).
 * Transparent images are composited over white unless alpha is one of the channels. CMYK becomes RGB. Palettes are
-  looked up.
-* The first frame of an animation is used. 16-bit values are divided by 257, and so are 32-bit integers if they exceed
-  255. Floating-point values are expected in [0, 1]. A value range overrides this (`dovetail.data.reading.values`);
-  views then keep all levels, as float32 in 0 to 255.
+  looked up. The first frame of an animation is used.
+* 16-bit values are divided by 257, and so are 32-bit integers above 255. Floating-point values are expected in [0, 1].
+  A value range overrides this (`dovetail.data.reading.values`); views keep all levels then, as float32 in 0 to 255.
 
 JPEGs are decoded by simplejpeg, which is the fastest at every size or as fast as PyTurboJPEG
 (`benchmarks/results/speed_decoding.md`). PyTurboJPEG needs the system's libturbojpeg, while simplejpeg brings its own;
