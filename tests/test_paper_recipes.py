@@ -76,7 +76,8 @@ def test_the_header_says_what_is_expected_assumed_and_unknown(path: Path) -> Non
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_options_are_exactly_known_and_of_their_type(path: Path) -> None:
     content = read(path)
-    assert set(content) - {"drop_path", "freeze_encoder_epochs", "masks"} == KEYS
+    needed = KEYS | {"masks"} if content["method"] == "detcon" else KEYS
+    assert set(content) - {"drop_path", "freeze_encoder_epochs"} == needed
     assert set(content) <= option_infos(PretrainOptions).keys()
     assert content["preset"] == "paper"
     unknown = set(content["recipe"]) - set(options_of(content["method"]))

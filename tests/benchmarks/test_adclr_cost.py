@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.adclr_cost import FORMS, DenseMaskViT, Form, Setting, peak_here, report, table, times_of
+from benchmarks.adclr_cost import FORMS, DenseMaskViT, Form, Setting, peak_here, peak_of, report, table, times_of
 
 from benchmarks import adclr_cost
 from tests.networks.vits import network, view
@@ -39,7 +39,7 @@ def test_the_dense_mask_gives_the_same_numbers() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_a_step_adds_to_the_peak() -> None:
-    assert peak_here(Form(1), TINY) >= -(1 << 20)  # pages that the process gives back meanwhile count below
+    assert peak_of(Form(1), TINY) > 0  # in a process of its own: this one may have freed memory to spare
     large = TINY._replace(prototypes=65536)
     assert peak_here(Form(1), large) > 65536 * 256 * 4  # at least the prototypes' gradient
 

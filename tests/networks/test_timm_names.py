@@ -134,7 +134,7 @@ def test_stochastic_depth_and_recomputed_blocks_reach_the_vit() -> None:
     [
         (
             "timm.create_model('test_vit', patchsize=8)",
-            r"unexpected keyword argument 'patchsize'.*\); check its timm options",
+            r"unexpected keyword argument 'patchsize'(\. Did you mean '\w+'\?)?\); check its timm options",
         ),
         ("timm.create_model('test_resnet', stemwidth=8)", "'stemwidth'"),
         ("timm.create_model('test_vit', patchsize=8)+fpn", "'patchsize'"),
