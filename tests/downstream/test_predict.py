@@ -40,6 +40,13 @@ def unread_in(out: Path) -> list[str]:
     return [Path(json.loads(line)["path"]).name for line in (out / "unread.jsonl").read_text().splitlines()]
 
 
+def probabilities_in(out: Path) -> np.ndarray:
+    """Return the probabilities [images, classes] of predictions.csv, by class."""
+    with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return np.array([[float(share) for _, share in sorted(zip(row[1::2], row[2::2], strict=True))] for row in rows])
+
+
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model fine-tuned for segmentation."""
@@ -138,14 +145,20 @@ def test_the_range_of_values_goes_from_the_run_to_the_predictions(tmp_path: Path
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(target)
     described = json.loads((run / "exported/model.json").read_text())
-    found = []
-    for root, extra in (("eight", {}), ("twelve", {"value_range": [0, 4095]})):
+    found = {}
+    for root, extra in (
+        ("eight", {}),
+        ("twelve", {"value_range": [0, 4095]}),
+        ("ignored", {"value_range": [0, 65535]}),
+    ):
         (run / "exported/model.json").write_text(json.dumps({**described, "extra": extra}))
-        out = tmp_path / f"tuned-{root}"
-        dovetail.finetune_classify(run=run, data=tmp_path / root, out=out, steps=2, batch_size=4, image_size=32, **FAST)
-        dovetail.predict(run=out, data=tmp_path / root / "val", out=tmp_path / f"out-{root}", **FAST)
-        found.append((tmp_path / f"out-{root}" / "predictions.csv").read_text())
-    assert found[0] == found[1]
+        out, images = tmp_path / f"tuned-{root}", twelve if root == "ignored" else tmp_path / root
+        dovetail.finetune_classify(run=run, data=images, out=out, steps=2, batch_size=4, image_size=32, **FAST)
+        dovetail.predict(run=out, data=images / "val", out=tmp_path / f"out-{root}", **FAST)
+        found[root] = probabilities_in(tmp_path / f"out-{root}")
+    # Resizing rounds 8 bits to whole levels, and 12 bits not.
+    np.testing.assert_allclose(found["twelve"], found["eight"], atol=2e-4)
+    assert np.abs(found["ignored"] - found["eight"]).max() > 5e-4
     assert json.loads((tmp_path / "tuned-twelve/task.json").read_text())["value_range"] == [0, 4095]
     other = tmp_path / "other"
     results = dovetail.finetune_classify(

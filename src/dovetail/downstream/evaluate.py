@@ -61,12 +61,13 @@ def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
     """
     from dovetail.downstream.dense.checking import check_dense
     from dovetail.downstream.dense.job import measure_dense
+    from dovetail.downstream.start import channels_of_run
 
     return measured(
         "evaluate-dense",
         options,
         measure_dense,
-        lambda: check_dense(options.data, options.classes, options.ignore_index),
+        lambda: check_dense(options.data, options.classes, options.ignore_index, channels=channels_of_run(options.run)),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from dovetail.downstream.segment.colours import coloured, over
+from dovetail.downstream.segment.colours import coloured, over, picture_of
 from dovetail.files.durable import write_whole
 
 EXAMPLES, LISTED = "examples", "examples.json"
@@ -32,15 +32,14 @@ class Example:
 
 
 def segmented(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
-    """Draw an image [3, H, W] uint8 side by side with overlays of its true and predicted masks [H, W]."""
-    plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    tiles = [plain, *(over(image, coloured(mask)) for mask in (truth, found))]
+    """Draw an image [C, H, W] in 0 to 255 side by side with overlays of its true and predicted masks [H, W]."""
+    tiles = [picture_of(image), *(over(image, coloured(mask)) for mask in (truth, found))]
     return Example(side_by_side(tiles), caption)
 
 
 def boxed(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
-    """Draw an image [3, H, W] uint8 with its true boxes [N, 4], side by side with the predicted boxes."""
-    tiles = []
+    """Draw an image [3, H, W] in 0 to 255 with its true boxes [N, 4], side by side with the predicted boxes."""
+    tiles, image = [], image.round().byte() if image.is_floating_point() else image
     for boxes, colour in ((truth, TRUE_COLOUR), (found, FOUND_COLOUR)):
         drawn = draw_bounding_boxes(image, boxes, colors=[colour] * len(boxes), width=2) if len(boxes) else image
         tiles.append(Image.fromarray(drawn.permute(1, 2, 0).contiguous().numpy()))

@@ -32,12 +32,19 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
     """
     from dovetail.downstream.labels.checking import check_segmentation
     from dovetail.downstream.segment.job import finetune_segment as job
+    from dovetail.downstream.start import channels_of_run
 
     return with_pages(
         "finetune-segment",
         options,
         job,
-        lambda: check_segmentation(options.data, options.classes, options.ignore_index, list(options.label_map)),
+        lambda: check_segmentation(
+            options.data,
+            options.classes,
+            options.ignore_index,
+            list(options.label_map),
+            channels=channels_of_run(options.run),
+        ),
     )
 
 

@@ -99,7 +99,7 @@ def checked_loss(loss: Tensor, step: int) -> float:
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Convert uint8 [B, C, H, W] to float32, normalised by mean and standard deviation (for values in [0, 1])."""
+    """Normalise images [B, C, H, W] in 0 to 255 by the mean and standard deviation of values in [0, 1]."""
     centre = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     spread = torch.tensor(std, device=images.device).view(-1, 1, 1)
     return (images.float() / 255 - centre) / spread

@@ -79,12 +79,12 @@ class Images:
         """Images that could be read so far."""
         return [path for path in self.paths if path not in self.unread]
 
-    def pixels(self, where: Machine, advance: Callable[[int], None]) -> Iterator[tuple[Path, Tensor]]:
-        """Yield each image with its pixels [3, H, W] uint8. Unreadable images are recorded."""
+    def pixels(self, channels: int, where: Machine, advance: Callable[[int], None]) -> Iterator[tuple[Path, Tensor]]:
+        """Yield each image with its pixels [C, H, W] in 0 to 255. Unreadable images are recorded."""
 
         def pixels_of(path: Path) -> Tensor | str:
             try:
-                return read_image(path)
+                return read_image(path, channels=channels)
             except DovetailError as fault:
                 return reason(fault)
 
@@ -183,12 +183,10 @@ def segment(
     """Write a palette PNG of classes for each image, and classes.json. `overlays` also writes both blended."""
     options = task.options
     where.place(model).eval()
-    red, green, blue = task.mean
-    spread_red, spread_green, spread_blue = task.std
     how = SegmentOptions(
         classes=len(task.names),
-        mean=(red, green, blue),
-        std=(spread_red, spread_green, spread_blue),
+        mean=task.mean,
+        std=task.std,
         precision=where.precision,
         augmentation=Augmentation(within_px=tuple(options["within_px"]) if options["within_px"] else None),
         align_corners=options["align_corners"],
@@ -196,7 +194,7 @@ def segment(
     window = Window(*options["window"]) if options["window"] else None
     palette(len(task.names))  # refuses more classes than a PNG has colours
     names = written_names(photos.paths, photos.base)
-    for path, pixels in photos.pixels(where, advance):
+    for path, pixels in photos.pixels(task.in_channels, where, advance):
         classes = predict_classes(model, pixels[None], how, window=window, device=where.device)[0]
         mask = coloured(classes)
         written = {names[path]: mask}
@@ -239,7 +237,7 @@ def detections(
     ids = tuple(int(one) for one in options["ids"])
     names = dict(zip(ids, task.names, strict=True))
     found: list[dict[str, Any]] = []
-    for path, pixels in photos.pixels(where, advance):
+    for path, pixels in photos.pixels(task.in_channels, where, advance):
         for entry in as_coco(detect(model, [pixels.float() / 255], where)[0], ids):
             if entry["score"] >= min_score:
                 name = relative(path, photos.base).as_posix()

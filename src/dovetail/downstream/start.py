@@ -212,6 +212,11 @@ def own_source(own: OwnModel, run: str | Path | None, *, image_size: int | None,
     return Source(constructor, None if run is None else Path(run), mean, std, size, channels, own=own)
 
 
+def channels_of_run(run: str | Path | None) -> int:
+    """Return the number of input channels of a run's model, or 3 without a run."""
+    return 3 if run is None else int(read_exported(run).info.get("in_channels", 3))
+
+
 def values_of_run(run: str | Path | None) -> tuple[float, ...]:
     """Return the value range of a run for images with more than 8 bits, or () for the default."""
     extra = {} if run is None else read_exported(run).info.get("extra", {})

@@ -67,8 +67,9 @@ def transform_of(magnitude: int, size: int, mean: tuple[float, ...]) -> Callable
 
 
 def randaugmented(image: Tensor, *, magnitude: int, mean: tuple[float, ...], key: tuple[int, ...]) -> Tensor:
-    """Apply RandAugment to an image [3, S, S] uint8."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    """Apply RandAugment to an image [3, S, S] in 0 to 255, with 8 bits."""
+    pixels = image.round().byte() if image.is_floating_point() else image
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     with borrowed_random(*key):
         changed = transform_of(magnitude, image.shape[1], mean)(picture)
     return torch.from_numpy(np.array(changed)).permute(2, 0, 1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.transforms.functional import to_pil_image
 
 from dovetail.downstream.classify.loop import Classifier, ClassifyOptions, finetune_classification
 from dovetail.downstream.examples import SIDE_PX, Example, side_by_side
@@ -20,6 +19,7 @@ from dovetail.downstream.machine import Machine
 from dovetail.downstream.options import FinetuneClassifyOptions
 from dovetail.downstream.probe.features import Features, of_central_crops
 from dovetail.downstream.probe.job import Prepared, accuracies, prepared
+from dovetail.downstream.segment.colours import picture_of
 from dovetail.downstream.start import Source, Start, chosen_starts
 from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results
@@ -82,12 +82,10 @@ class Plan(FinetunePlan):
 
     def examples(self, model: nn.Module) -> list[Example]:
         held_out = self.ready.held_out
-        if self.source.in_channels != 3:
-            return []
         found = of_central_crops(model, held_out, **self.source.pixels(), machine=self.where).argmax(1).tolist()
         return [
             Example(
-                side_by_side([to_pil_image(held_out.pixels(index, channels=3, side=SIDE_PX))]),
+                side_by_side([picture_of(held_out.pixels(index, channels=self.source.in_channels, side=SIDE_PX))]),
                 f"{held_out.names[truth]}, predicted as {held_out.names[guess]}",
             )
             for index, (truth, guess) in enumerate(zip(held_out.labels, found, strict=True))

@@ -12,7 +12,7 @@ from dovetail.downstream.labels.labelled import existing
 from dovetail.errors import DovetailError
 
 
-def check_dense(data: str | Path, classes: int | None, ignore_index: int) -> None:
+def check_dense(data: str | Path, classes: int | None, ignore_index: int, *, channels: int = 3) -> None:
     """Read a dataset and list its faults.
 
     Raises:
@@ -22,7 +22,7 @@ def check_dense(data: str | Path, classes: int | None, ignore_index: int) -> Non
     if sequences:
         report_faults([("sequences", SequenceFaults(sequences))])
     else:
-        check_segmentation(data, classes, ignore_index)
+        check_segmentation(data, classes, ignore_index, channels=channels)
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,18 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
     where = machine(request.accelerator, request.precision, request.workers)
     subject = subject_of(request, where)
     config = resolved(request, subject.source, where)
+    if sequences and subject.source.in_channels != 3:
+        raise ModelError(
+            f"The model expects {subject.source.in_channels} channels, but frames of videos are read with 3 (RGB); use "
+            "images with masks."
+        )
     if sequences:
         rows, facts = sequence_rows(subject, sequences, request)
         return Results(
             "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
         )
     data = open_segmentation(request.data, classes=request.classes, ignore_index=request.ignore_index)
+    data = data.with_channels(subject.source.in_channels)
     options = image_options(request, protocols)
     scores = image_scores(subject, data, options)
     notes = (subject.note(), data.note, *notes_on(scores, data, options))
@@ -124,10 +130,6 @@ def subject_of(request: EvaluateDenseOptions, where: Machine) -> Subject:
     source = source_of(
         request.run, request.model, image_size=request.image_size, init=request.init, encoder=request.encoder
     )
-    if source.in_channels != 3:
-        raise ModelError(
-            f"The model expects {source.in_channels} channels, but labelled images are read with 3; use another model."
-        )
     with seeded_start(request.seed):
         network = source.network("random" if source.run is None else "all")
     check_size(network, source.image_size)

@@ -11,7 +11,6 @@ from dovetail.downstream.labels.labelled import InMemory, LabelledSet
 from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.labels.subsets import shuffled
 from dovetail.downstream.machine import Machine, ahead
-from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 
 MOST_TRAIN, MOST_TEST = 200, 100
@@ -58,14 +57,9 @@ class OnlineDense:
         std: tuple[float, ...],
         machine: Machine,
     ) -> None:
-        if network.in_channels != 3:
-            raise ModelError(
-                f"The model takes {network.in_channels} channels, and images with masks are read with 3; leave out "
-                "--dense-data."
-            )
         check_size(network, size)
         self.at = tuple(resolve_taps(network.taps, ("auto",)))
-        found = open_segmentation(data)
+        found = open_segmentation(data).with_channels(network.in_channels)
         self.note, self.classes, self.ignore_index = found.note, found.classes, found.train.ignore_index
         self.size, self.mean, self.std, self.machine = size, mean, std, machine
         self.train, self.held_out = self._read(found.train, MOST_TRAIN), self._read(found.val, MOST_TEST)

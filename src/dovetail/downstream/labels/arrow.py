@@ -147,6 +147,7 @@ class SavedMasks(StoredMasks):
         classes: Number of classes. Labels are 0 .. classes - 1.
         ignore_index: Label of ignored pixels.
         label_map: Classes of the values or colours in the masks, or None if the values are labels.
+        channels: Number of channels of the images.
     """
 
     split: SavedSplit
@@ -155,13 +156,14 @@ class SavedMasks(StoredMasks):
     classes: int
     ignore_index: int = IGNORE_INDEX
     label_map: LabelMap | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> Labelled:
-        mask = self.raw_labels(index)
-        image = read_image_of_size(self.split.called(index), mask.shape, self.split.content(index, self.image))
+        mask, content = self.raw_labels(index), self.split.content(index, self.image)
+        image = read_image_of_size(self.split.called(index), mask.shape, content, channels=self.channels)
         check_sizes(image, mask, f"The mask of {self.split.called(index)}", "of the same row")
         check_labels(mask, self.classes, self.ignore_index, self.split.called(index))
         return Labelled(image, mask)
@@ -178,6 +180,9 @@ class SavedMasks(StoredMasks):
 
     def subset(self, indices: list[int]) -> SavedMasks:
         return replace(self, split=self.split.subset(indices))
+
+    def with_channels(self, channels: int) -> SavedMasks:
+        return replace(self, channels=channels)
 
 
 def saved_masks(

@@ -51,7 +51,9 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     print(f"Found no faults in {counted(images, 'image')}.")
 
 
-def check_segmentation(data: Any, classes: int | None, ignore_index: int, label_map: Sequence[str] = ()) -> None:
+def check_segmentation(
+    data: Any, classes: int | None, ignore_index: int, label_map: Sequence[str] = (), *, channels: int = 3
+) -> None:
     """Read a segmentation dataset and list its faults. Without `classes`, all labels in folders of masks are valid.
 
     Raises:
@@ -62,6 +64,7 @@ def check_segmentation(data: Any, classes: int | None, ignore_index: int, label_
         report_files([path for path in found if path is not None])
     with listing_missing():  # classes are not counted here, which would end at the first broken mask
         sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index, label_map=label_map)
+    sets = sets.with_channels(channels)
     if sets.note:
         print(sets.note)
     for part in (sets.train, sets.val):

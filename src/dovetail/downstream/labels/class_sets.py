@@ -13,6 +13,7 @@ from typing import Self
 from torch import Tensor
 
 from dovetail.data.reading.decode import LazyImage
+from dovetail.data.reading.values import all_levels
 from dovetail.downstream.labels.labelled import faults_named
 from dovetail.errors import DataError, DovetailError
 
@@ -60,12 +61,14 @@ class ClassSet(ABC):
         """Return a dataset of the images at `indices`, in that order."""
 
     def pixels(self, index: int, *, channels: int, side: int) -> Tensor:
-        """Return pixels [C, H, W] uint8, decoded no larger than needed for a shorter side of twice `side` pixels.
+        """Return pixels [C, H, W] in 0 to 255, decoded no larger than needed for a shorter side of twice `side` pixels.
+
+        They are uint8, or float32 with all levels of a deep image if a value range is set.
 
         Raises:
             DovetailError: The image cannot be read.
         """
-        with faults_named(self.called(index)):
+        with faults_named(self.called(index)), all_levels():
             photo = self.open(index, channels)
             spare = min(photo.width_px, photo.height_px) / (2 * side)
             return photo.decode(max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare))

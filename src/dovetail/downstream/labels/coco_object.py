@@ -85,15 +85,15 @@ class CocoImage:
         """Objects with a box but no mask, including crowds."""
         return tuple(one for one in self.objects if one.has_area and one.segmentation is None)
 
-    def pixels(self) -> Tensor:
-        """Return pixels [3, H, W] uint8 with the size in the annotations.
+    def pixels(self, channels: int = 3) -> Tensor:
+        """Return pixels [C, H, W] in 0 to 255 with the size in the annotations (see `read_image`).
 
         The EXIF orientation is applied unless the annotations have the size of the stored image.
 
         Raises:
             DataError: The file cannot be read or has another size.
         """
-        found = read_image_of_size(self.path, (self.height, self.width))
+        found = read_image_of_size(self.path, (self.height, self.width), channels=channels)
         if tuple(found.shape[1:]) != (self.height, self.width):
             raise DataError(
                 f"{self.path} is {found.shape[2]}x{found.shape[1]} pixels, but its annotations say "

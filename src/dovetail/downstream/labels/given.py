@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dovetail.data.items import image_in, opened_item
 from dovetail.data.reading.decode import LazyImage, UnreadableError
+from dovetail.data.reading.values import all_levels
 from dovetail.downstream.labels.class_sets import ClassSet, check_several
 from dovetail.downstream.labels.labelled import Labelled, check_labels, check_sizes, faults_named
 from dovetail.downstream.labels.maps import LabelMap
@@ -101,10 +102,10 @@ class Given:
         """Open the image of an item. Raise `UnreadableError` if it cannot be read."""
         return opened_item(image_in(item), channels)
 
-    def pixels(self, index: int, item: Any) -> Tensor:
-        """Return the image of an item as [3, H, W] uint8. Raise `DataError` if it cannot be read."""
-        with faults_named(self.called(index)):
-            return self.image(index, item).decode(1).contiguous()
+    def pixels(self, index: int, item: Any, channels: int = 3) -> Tensor:
+        """Return the image of an item as [C, H, W] in 0 to 255. Raise `DataError` if it cannot be read."""
+        with faults_named(self.called(index)), all_levels():
+            return self.image(index, item, channels).decode(1).contiguous()
 
     def subset(self, indices: Sequence[int]) -> Given:
         """Return the items at `indices`."""
@@ -180,19 +181,21 @@ class GivenMasks(StoredMasks):
         classes: Number of classes. Labels are 0 .. classes - 1.
         ignore_index: Label of ignored pixels.
         label_map: Classes of the values or colours in the masks, or None if the values are labels.
+        channels: Number of channels of the images.
     """
 
     items: Given
     classes: int = 0
     ignore_index: int = IGNORE_INDEX
     label_map: LabelMap | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Labelled:
         item, called = self.items.item(index), self.items.called(index)
-        image, mask = self.items.pixels(index, item), self.mask_of(index, item)
+        image, mask = self.items.pixels(index, item, self.channels), self.mask_of(index, item)
         check_sizes(image, mask, f"The mask of {called}", "of the same item")
         check_labels(mask, self.classes, self.ignore_index, called)
         return Labelled(image, mask)
@@ -231,6 +234,9 @@ class GivenMasks(StoredMasks):
 
     def subset(self, indices: list[int]) -> GivenMasks:
         return replace(self, items=self.items.subset(indices))
+
+    def with_channels(self, channels: int) -> GivenMasks:
+        return replace(self, channels=channels)
 
 
 @dataclass(frozen=True, eq=False)

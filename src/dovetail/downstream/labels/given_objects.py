@@ -35,9 +35,9 @@ class GivenImage(CocoImage):
     items: Given
     index: int
 
-    def pixels(self) -> Tensor:
-        """Return pixels [3, H, W] uint8."""
-        return self.items.pixels(self.index, self.items.item(self.index))
+    def pixels(self, channels: int = 3) -> Tensor:
+        """Return pixels [C, H, W] in 0 to 255."""
+        return self.items.pixels(self.index, self.items.item(self.index), channels)
 
 
 def given_objects(data: Any) -> tuple[CocoSet, CocoSet, str]:

@@ -141,7 +141,7 @@ def open_splits(data: Any) -> tuple[ClassSet, ClassSet, str]:
 
 
 def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
-    """Return the centre crop [C, S, S] uint8, after resizing the shorter side to S * 256 / 224 px (bicubic)."""
+    """Return the centre crop [C, S, S] in 0 to 255, after resizing the shorter side to S * 256 / 224 px (bicubic)."""
     shorter = round(size * RESIZE_SHARE)
     pixels = data.pixels(index, channels=channels, side=shorter)
     factor = shorter / min(pixels.shape[1:])
@@ -154,8 +154,8 @@ def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
 def random_crop(
     data: ClassSet, index: int, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
 ) -> Tensor:
-    """Return a random resized crop [C, S, S] uint8 (relative area from `smallest_area`, aspect ratio 3/4 to 4/3), which
-    is flipped horizontally with probability 1/2 (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
+    """Return a random resized crop [C, S, S] in 0 to 255 (relative area from `smallest_area`, aspect ratio 3/4 to 4/3),
+    which is flipped horizontally with probability 1/2 (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
     pixels = data.pixels(index, channels=channels, side=size)
     height, width = pixels.shape[1:]
     box = (0, 0, height, width)
@@ -173,6 +173,6 @@ def random_crop(
 
 
 def resized(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resize pixels [C, H, W] uint8, bicubic with antialiasing."""
+    """Resize pixels [C, H, W], uint8 or float32 in 0 to 255, bicubic with antialiasing."""
     result: Tensor = tv.resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return result
+    return result.clamp(0, 255) if result.is_floating_point() else result

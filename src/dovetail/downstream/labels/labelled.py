@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dovetail.data.reading.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
 from dovetail.data.reading.tiff import grey_pages, unexplained
+from dovetail.data.reading.values import all_levels
 from dovetail.downstream.labels.maps import LabelMap
 from dovetail.errors import DataError, counted
 
@@ -33,7 +34,10 @@ log = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
-    """`image` [3, H, W] uint8 and `mask` [H, W] int64, the class of each pixel or the ignore index."""
+    """`image` [C, H, W] and `mask` [H, W] int64, the class of each pixel or the ignore index.
+
+    Images are uint8, or float32 in 0 to 255 if they are deep and a value range is set.
+    """
 
     image: Tensor
     mask: Tensor
@@ -88,6 +92,13 @@ def by_stem(folder: Path, suffixes: frozenset[str], kind: str) -> dict[str, Path
     return files
 
 
+def image_suffixes(folder: Path) -> frozenset[str]:
+    """Return the suffixes of the images in a folder: .npy is one of them if the folder has no other images."""
+    if not folder.is_dir() or any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        return IMAGE_SUFFIXES
+    return IMAGE_SUFFIXES | {".npy"}
+
+
 def others_in(folder: Path, suffixes: frozenset[str]) -> Counter[str]:
     """Return the number of skipped files in a folder by suffix, without hidden files."""
     names = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
@@ -111,23 +122,28 @@ def what_is_at(path: Path) -> str:
     return f"{parent} contains {', '.join(held) if held else 'no folder'}"
 
 
-def read_image(path: Path | str, content: bytes | None = None, *, upright: bool = True) -> Tensor:
-    """Return an image as [3, H, W] uint8, decoded as in pre-training (see `dovetail.data.reading.decode`).
+def read_image(path: Path | str, content: bytes | None = None, *, channels: int = 3, upright: bool = True) -> Tensor:
+    """Return an image as [C, H, W], decoded as in pre-training (see `dovetail.data.reading.decode`).
+
+    It is uint8, or float32 in 0 to 255 with all levels of a deep image if a value range is set.
 
     Args:
         path: Path of the file, or a name for error messages.
         content: Bytes of the file. By default, they are read from `path`.
+        channels: Number of channels C.
         upright: Whether to apply the EXIF orientation. It is always applied to TIFFs.
 
     Raises:
         DovetailError: The image cannot be read.
     """
-    with faults_named(path):
+    with faults_named(path), all_levels():
         encoded = read_file(path) if content is None else content
-        return open_bytes(encoded, 3, upright=upright).decode(1).contiguous()
+        return open_bytes(encoded, channels, upright=upright).decode(1).contiguous()
 
 
-def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | None = None) -> Tensor:
+def read_image_of_size(
+    path: Path | str, size: Sequence[int], content: bytes | None = None, *, channels: int = 3
+) -> Tensor:
     """Read an image as `read_image`, but without its EXIF orientation if only then it has the size of its labels.
 
     Annotation programs may or may not apply the EXIF orientation, which can be detected by the size.
@@ -136,10 +152,11 @@ def read_image_of_size(path: Path | str, size: Sequence[int], content: bytes | N
         path: See `read_image`.
         size: Height and width of the labels.
         content: See `read_image`.
+        channels: See `read_image`.
     """
-    found = read_image(path, content)
+    found = read_image(path, content, channels=channels)
     if tuple(found.shape[1:]) != tuple(size) == (found.shape[2], found.shape[1]):
-        stored = read_image(path, content, upright=False)
+        stored = read_image(path, content, channels=channels, upright=False)
         if tuple(stored.shape[1:]) == tuple(size):
             tell_stored(Path(path).parent, Path(path).name)
             return stored
@@ -202,7 +219,7 @@ def faults_named(image: Path | str) -> Iterator[None]:
 
 
 def check_sizes(image: Tensor, mask: Tensor, mask_name: str, image_name: str) -> None:
-    """Raise `DataError` if an image [3, H, W] and its mask [H, W] have different sizes."""
+    """Raise `DataError` if an image [C, H, W] and its mask [H, W] have different sizes."""
     if image.shape[1:] != mask.shape:
         raise DataError(
             f"{mask_name} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} "

@@ -36,10 +36,12 @@ class SegmentationSet(ABC):
     Attributes:
         classes: Number of classes. Labels are 0 .. classes - 1.
         ignore_index: Label of ignored pixels.
+        channels: Number of channels of the images.
     """
 
     classes: int
     ignore_index: int
+    channels: int
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -66,6 +68,10 @@ class SegmentationSet(ABC):
     @abstractmethod
     def subset(self, indices: list[int]) -> Self:
         """Return the images at `indices`."""
+
+    @abstractmethod
+    def with_channels(self, channels: int) -> Self:
+        """Return the same dataset, whose images are read with another number of channels."""
 
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
         """Read the whole dataset and yield a sentence for each image or mask that cannot be used."""
@@ -104,6 +110,7 @@ class MaskFiles(StoredMasks):
         relabel: Maps label l in a file to relabel[l], or None to keep labels.
         ignore_index: Label of ignored pixels.
         label_map: Classes of the values or colours in the files, or None if the values are labels.
+        channels: Number of channels of the images.
     """
 
     images: tuple[Path, ...]
@@ -112,13 +119,14 @@ class MaskFiles(StoredMasks):
     relabel: tuple[int, ...] | None = None
     ignore_index: int = IGNORE_INDEX
     label_map: LabelMap | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Labelled:
         mask = self.labels(index)
-        image = read_image_of_size(self.images[index], mask.shape)
+        image = read_image_of_size(self.images[index], mask.shape, channels=self.channels)
         check_sizes(image, mask, str(self.masks[index]), self.images[index].name)
         return Labelled(image, mask)
 
@@ -153,6 +161,9 @@ class MaskFiles(StoredMasks):
         images, masks = (tuple(files[index] for index in indices) for files in (self.images, self.masks))
         return replace(self, images=images, masks=masks)
 
+    def with_channels(self, channels: int) -> MaskFiles:
+        return replace(self, channels=channels)
+
 
 @dataclass(frozen=True)
 class CocoMasks(SegmentationSet):
@@ -164,6 +175,7 @@ class CocoMasks(SegmentationSet):
 
     coco: CocoSet
     ignore_index: int = IGNORE_INDEX
+    channels: int = 3
 
     @property
     def classes(self) -> int:  # type: ignore[override]
@@ -180,7 +192,7 @@ class CocoMasks(SegmentationSet):
 
     def __getitem__(self, index: int) -> Labelled:
         found = self.coco.images[index]
-        image = found.pixels()
+        image = found.pixels(self.channels)
         mask = np.zeros((found.height, found.width), dtype=np.int64)
         for one in found.unmasked:  # its position in its box is unknown
             mask[one.touched] = self.ignore_index
@@ -201,6 +213,9 @@ class CocoMasks(SegmentationSet):
 
     def subset(self, indices: list[int]) -> CocoMasks:
         return replace(self, coco=self.coco.subset(indices))
+
+    def with_channels(self, channels: int) -> CocoMasks:
+        return replace(self, channels=channels)
 
 
 def check_told_apart(data: SegmentationSet, read: LabelledSet, purpose: str, *, least: int) -> None:

@@ -28,7 +28,14 @@ from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.given import GivenMasks, is_given, names_in, open_given
-from dovetail.downstream.labels.labelled import IMAGE_SUFFIXES, MASK_SUFFIXES, by_stem, existing, others_in
+from dovetail.downstream.labels.labelled import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    by_stem,
+    existing,
+    image_suffixes,
+    others_in,
+)
 from dovetail.downstream.labels.maps import LabelMap, read_label_map
 from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet, StoredMasks
 from dovetail.downstream.labels.names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
@@ -60,6 +67,10 @@ class SegmentationData:
     names: tuple[str, ...]
     note: str = ""
     label_map: LabelMap | None = None
+
+    def with_channels(self, channels: int) -> SegmentationData:
+        """Return the same dataset, whose images are read with another number of channels."""
+        return replace(self, train=self.train.with_channels(channels), val=self.val.with_channels(channels))
 
 
 def open_segmentation(
@@ -304,10 +315,10 @@ def open_folders(
 
 def surplus(*pairs: tuple[Path, Path]) -> str:
     """Return sentences about masks without an image and skipped files in pairs of folders, or an empty string."""
-    others = sum((others_in(images, IMAGE_SUFFIXES) for images, _ in pairs), Counter[str]())
+    others = sum((others_in(images, image_suffixes(images)) for images, _ in pairs), Counter[str]())
     lonely: list[Path] = []
     for images, masks in pairs:
-        stems = by_stem(images, IMAGE_SUFFIXES, "image")
+        stems = by_stem(images, image_suffixes(images), "image")
         lonely += [path for stem, path in by_stem(masks, MASK_SUFFIXES, "mask").items() if stem not in stems]
     told = f"Skipped {counted(len(lonely), 'mask')} without an image, such as {lonely[0]}." if lonely else ""
     folders = sum(one.is_dir() and not one.name.startswith(".") for images, _ in pairs for one in images.iterdir())
@@ -320,7 +331,7 @@ def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_I
     Raises:
         DovetailError: An image has no mask.
     """
-    found, labels = by_stem(images, IMAGE_SUFFIXES, "image"), by_stem(masks, MASK_SUFFIXES, "mask")
+    found, labels = by_stem(images, image_suffixes(images), "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     lonely = sorted(set(found) - set(labels))
     if lonely:
         raise MissingFilesError(

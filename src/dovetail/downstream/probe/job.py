@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import open_splits
 from dovetail.downstream.machine import Machine, machine
@@ -153,7 +154,7 @@ def features_of(source: Source, asked: MeasureOptions, data: ClassSet, where: Ma
             return of_central_crops(model, data, **source.pixels(), machine=where, on_batch=advance)
 
     drawn = asked.seed if source.run is None else None  # seed of random weights
-    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn)
+    marks = (source.constructor, weights_mark(source), source.image_size, blocks, where.precision, drawn, value_range())
     features, _ = kept_features(features_folder(asked), compute, data, marks=marks)
     return features
 

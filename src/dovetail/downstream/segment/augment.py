@@ -48,7 +48,7 @@ def augmented(item: Labelled, plan: Augmentation, ignore_index: int, rng: np.ran
         factor = factor_within(mask.shape, plan.within_px)
         factor *= rng.uniform(*plan.scale) if plan.scale != (1.0, 1.0) else 1.0
         size = scaled(mask.shape, factor)
-        image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        image = scaled_images(image[None], size)[0]
         mask = F.interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0].long()
     if plan.crop_px is not None:
         image, mask = varied_crop(image, mask, plan, ignore_index, rng)
@@ -74,13 +74,23 @@ def scaled(size: Sequence[int], factor: float) -> list[int]:
     return [max(int(side * factor + 0.5), 1) for side in size]
 
 
+def scaled_images(images: Tensor, size: list[int]) -> Tensor:
+    """Resize images [B, C, H, W], uint8 or float32 in 0 to 255, bilinearly with antialiasing."""
+    return as_before(F.interpolate(images.float(), size, mode="bilinear", antialias=True), images)
+
+
+def as_before(values: Tensor, images: Tensor) -> Tensor:
+    """Return float32 values in 0 to 255 in the type of the images that they were computed from."""
+    return values if images.is_floating_point() else values.round().to(torch.uint8)
+
+
 def brought_within(images: Tensor, within_px: tuple[int, int] | None) -> Tensor:
-    """Resize images [B, 3, H, W] uint8 to fit into the two sides. None returns them unchanged."""
+    """Resize images [B, C, H, W] to fit into the two sides. None returns them unchanged."""
     factor = factor_within(images.shape[2:], within_px)
     size = scaled(images.shape[2:], factor)
     if size == list(images.shape[2:]):
         return images
-    return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+    return scaled_images(images, size)
 
 
 def varied_crop(
@@ -99,10 +109,10 @@ def varied_crop(
 
 
 def distorted(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Distort the colours of an image [3, H, W] uint8 (Liu et al., 2016, https://arxiv.org/abs/1512.02325).
+    """Distort the colours of an RGB image [3, H, W] (Liu et al., 2016, https://arxiv.org/abs/1512.02325).
 
     Each with probability 1/2: brightness by up to 32 of 255, saturation by 0.5 to 1.5, hue by up to a tenth of the
-    circle, and, before or after these two, contrast by 0.5 to 1.5.
+    circle, and, before or after these two, contrast by 0.5 to 1.5. Saturation and hue are changed with 8 bits.
     """
     values = image.float()
     if rng.random() < 0.5:
@@ -125,7 +135,7 @@ def distorted(image: Tensor, rng: np.random.Generator) -> Tensor:
         values = torch.from_numpy(changed).permute(2, 0, 1).float()
     if not first:
         values = (values * contrast).clamp(0, 255)
-    return values.round().to(torch.uint8)
+    return as_before(values, image)
 
 
 def cropped(

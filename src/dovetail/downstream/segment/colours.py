@@ -36,6 +36,12 @@ def coloured(classes: Tensor) -> Image.Image:
 
 
 def over(image: Tensor, mask: Image.Image) -> Image.Image:
-    """Blend an image [3, H, W] uint8 with a palette image."""
-    plain = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    return Image.blend(plain, mask.convert("RGB"), 0.5)
+    """Blend an image [C, H, W] in 0 to 255 with a palette image."""
+    return Image.blend(picture_of(image), mask.convert("RGB"), 0.5)
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """Return an image [C, H, W] in 0 to 255 as RGB: the first channel is repeated, or the first three are used."""
+    chosen = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    whole = chosen.round().byte() if chosen.is_floating_point() else chosen
+    return Image.fromarray(whole.permute(1, 2, 0).contiguous().numpy())

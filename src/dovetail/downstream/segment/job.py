@@ -36,7 +36,7 @@ from dovetail.downstream.start import Source, chosen_starts, source_of
 from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Trial
-from dovetail.errors import DovetailError, ModelError, OptionsError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
@@ -165,10 +165,13 @@ class Plan(FinetunePlan):
 
 def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     """Fine-tune and evaluate."""
-    data = open_segmentation(
-        asked.data, classes=asked.classes, ignore_index=asked.ignore_index, label_map=list(asked.label_map)
+    plan = plan_of(
+        asked,
+        open_segmentation(
+            asked.data, classes=asked.classes, ignore_index=asked.ignore_index, label_map=list(asked.label_map)
+        ),
     )
-    plan = plan_of(asked, data)
+    data = plan.data
     with torch.device("meta"):
         starts = chosen_starts(asked.start, plan.source, target=plan.model()[1])
     plan = replace(plan, train=in_memory(data.train), val=in_memory(data.val))
@@ -195,10 +198,7 @@ def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
 def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
     """Return the plan with all "auto" values resolved by the protocol of the dataset or the defaults of this module."""
     source = source_of(asked.run, asked.model, encoder=asked.encoder)
-    if source.in_channels != 3:
-        raise ModelError(
-            f"The model expects {source.in_channels} channels, but labelled images have 3 (RGB); use another run."
-        )
+    data = data.with_channels(source.in_channels)
     where = machine(asked.accelerator, asked.precision, asked.workers)
     protocol = PROTOCOLS.get(data.format, Protocol())
     head, tokens = kind_of(source, asked.decoder)
@@ -210,6 +210,10 @@ def plan_of(asked: FinetuneSegmentOptions, data: SegmentationData) -> Plan:
         raise OptionsError(f"{source.constructor} does not support --output-stride; omit it.")
     if weight not in ("auto", 0) and not own_fcn:
         raise OptionsError(f"{source.constructor} has no auxiliary head; omit --auxiliary-weight.")
+    if source.in_channels != 3 and (asked.distort == "on" or (asked.distort == "auto" and protocol.distort)):
+        raise OptionsError(
+            f"--distort changes RGB colours, but the model takes {source.in_channels} channels; use --distort off."
+        )
     crop = asked.crop_size or protocol.crop or OTHER_CROP
     training = protocol.training.get(head) or training_of(asked, data, protocol, tokens=tokens)
     options = options_of(asked, data, source, protocol, training, crop=crop)
@@ -277,16 +281,10 @@ def options_of(
         ),
         auxiliary_weight=chosen("auxiliary_weight", 0.4),
         ignore_index=data.train.ignore_index,
-        mean=three(source.mean),
-        std=three(source.std),
+        mean=source.mean,
+        std=source.std,
         seed=asked.seed,
     )
-
-
-def three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """Return a tuple of three numbers."""
-    red, green, blue = values
-    return red, green, blue
 
 
 def kind_of(source: Source, decoder: str) -> tuple[HeadName, bool]:

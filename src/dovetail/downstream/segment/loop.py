@@ -50,7 +50,7 @@ def finetune_segmentation(
     """Fine-tune `model` in place on `train` and return the loss of every step.
 
     Args:
-        model: Module [B, 3, H, W] -> logits [B, K, h, w], which are resized to the mask. With an auxiliary head, it
+        model: Module [B, C, H, W] -> logits [B, K, h, w], which are resized to the mask. With an auxiliary head, it
             returns `WithAuxiliary` in training.
         train: Images with masks.
         options: See `SegmentOptions`.
@@ -112,7 +112,7 @@ def confusion_matrix(
     """Return the confusion matrix of `model` on `data`, at the size of the masks.
 
     Args:
-        model: Module [B, 3, H, W] -> logits [B, K, h, w].
+        model: Module [B, C, H, W] -> logits [B, K, h, w].
         data: Images with masks.
         options: As in fine-tuning. Options for training are not used, except `batch_size`.
         window: Window of sliding inference, or None for whole images.
@@ -141,7 +141,7 @@ def predict(
     window: Window | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return the classes [B, H, W] of uint8 `images` [B, 3, H, W]. The model must be in evaluation mode."""
+    """Return the classes [B, H, W] of `images` [B, C, H, W] in 0 to 255. The model must be in evaluation mode."""
     size, corners = images.shape[2:], options.align_corners
     pixels = normalised(brought_within(images, options.augmentation.within_px).to(device), options)
     with autocast(options, device):
@@ -178,7 +178,7 @@ def starts(length: int, size: int, stride: int) -> list[int]:
 
 
 def training_batch(data: LabelledSet, options: SegmentOptions, step: int) -> tuple[Tensor, Tensor]:
-    """Return the augmented images [B, 3, H, W] uint8 and masks [B, H, W] of a step, a pure function of (seed, step).
+    """Return the augmented images [B, C, H, W] and masks [B, H, W] of a step, a pure function of (seed, step).
 
     Every epoch has another order. A small dataset may be used several times in a batch.
     """
@@ -210,7 +210,7 @@ def batches_of_one_size(data: LabelledSet, batch_size: int, *, threads: int = 0)
 
 
 def normalised(images: Tensor, options: SegmentOptions) -> Tensor:
-    """Convert uint8 [B, 3, H, W] to normalised float32 with channels-last memory format."""
+    """Convert images [B, C, H, W] in 0 to 255 to normalised float32 with channels-last memory format."""
     return by_channel(images, options.mean, options.std).contiguous(memory_format=torch.channels_last)
 
 

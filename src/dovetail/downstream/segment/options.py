@@ -54,8 +54,8 @@ class SegmentOptions(FitOptions):
     align_corners: bool = False
     ignore_index: int = IGNORE_INDEX
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def decayed(self, step: int) -> float:
         """Return the polynomial decay at `step`."""
