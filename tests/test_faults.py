@@ -23,7 +23,7 @@ from dovetail.train.checkpoints import Checkpoints, read
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    *("--model", "timm/test_resnet+fpn", "--image-size", "64", "--batch-size", "4", "--workers", "0"),
+    *("--model", "timm/test_resnet+fpn(channels=16)", "--image-size", "64", "--batch-size", "4", "--workers", "0"),
     *("--save-every-minutes", "0", "--log-every-steps", "1", "--report-every-minutes", "0", "--precision", "32-true"),
     *("--recipe.hidden", "16", "--recipe.dim", "8", "--recipe.prototypes", "6", "--recipe.decoder-grid", "8"),
 )

@@ -31,7 +31,7 @@ from dovetail.files.options_file import MAX_VALUES, read_options_file
 from dovetail.train.checksummed import write_sealed
 
 OPTIONS: dict[str, Any] = {
-    "model": "timm/test_resnet+fpn",
+    "model": "timm/test_resnet+fpn(channels=16)",
     "image_size": 64,
     "batch_size": 4,
     "max_steps": 1,

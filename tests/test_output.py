@@ -15,7 +15,7 @@ from dovetail.cli import ENDED_BY_PIPE, VERBS, only_prints, run
 
 DOVETAIL = [sys.executable, "-m", "dovetail.cli"]
 TINY = (
-    *("--model", "timm/test_resnet+fpn", "--image-size", "64", "--batch-size", "4", "--workers", "0"),
+    *("--model", "timm/test_resnet+fpn(channels=16)", "--image-size", "64", "--batch-size", "4", "--workers", "0"),
     *("--precision", "32-true", "--accelerator", "cpu", "--report-every-minutes", "0", "--log-every-steps", "1"),
     *("--recipe.hidden", "16", "--recipe.dim", "8", "--recipe.prototypes", "6", "--recipe.decoder-grid", "8"),
 )

@@ -111,8 +111,11 @@ def two_steps(path: Path, photographs: Path, out: Path) -> int:
     method = read(path)["method"]
     model = tiny_model(method)
     if METHODS[parse(method).base].family == "image" and "vit" in read(path)["model"]:
-        model = "timm/test_vit+fpn"
-    for part, tiny in {"convnext": "timm/test_convnext+fpn(tap_norm=True)", "+fcn": "timm/test_resnet+fcn"}.items():
+        model = "timm/test_vit+fpn(channels=16)"
+    for part, tiny in {
+        "convnext": "timm/test_convnext+fpn(channels=16, tap_norm=True)",
+        "+fcn": "timm/test_resnet+fcn(channels=16)",
+    }.items():
         model = tiny if part in read(path)["model"] else model
     small = [f"--recipe.{name}={value}" for name, value in tiny_options(method).items() if name != "image_size"]
     return run(

@@ -23,7 +23,7 @@ from tests.loopback import Loopback, serving
 
 RECIPE = {"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8}
 OPTIONS: dict[str, Any] = {
-    "model": "timm/test_resnet+fpn",
+    "model": "timm/test_resnet+fpn(channels=16)",
     "image_size": 64,
     "batch_size": 4,
     "max_steps": 2,

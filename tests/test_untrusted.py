@@ -48,7 +48,7 @@ def pretrain(photos: Path, out: Path, **options: Any) -> dovetail.Run:
     return dovetail.pretrain(
         **{
             "data": photos,
-            "model": "timm/test_resnet+fpn",
+            "model": "timm/test_resnet+fpn(channels=16)",
             "out": out,
             "image_size": 64,
             "batch_size": 4,

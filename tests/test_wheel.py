@@ -22,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 BACKEND = "import hatchling.build, sys; print(getattr(hatchling.build, sys.argv[1])(sys.argv[2]))"
 TINY = (
-    *("--model", "timm/test_resnet+fpn", "--image-size", "64", "--batch-size", "4", "--max-steps", "2"),
+    *("--model", "timm/test_resnet+fpn(channels=16)", "--image-size", "64", "--batch-size", "4", "--max-steps", "2"),
     *("--workers", "0", "--precision", "32-true", "--accelerator", "cpu"),
     *("--recipe.hidden", "16", "--recipe.dim", "8", "--recipe.prototypes", "6", "--recipe.decoder-grid", "8"),
 )

@@ -19,8 +19,8 @@ from dovetail.views.plan import ViewPlan
 from dovetail.views.points import with_points
 from dovetail.views.view import View
 
-CNN = "timm/test_resnet+fpn"
-VIT = "timm/test_vit+fpn"
+CNN = "timm/test_resnet+fpn(channels=16)"
+VIT = "timm/test_vit+fpn(channels=16)"
 BATCH = 4
 START = Moment(0, 100, 10)
 

@@ -70,7 +70,7 @@ def test_labels_are_those_of_the_cells_centres() -> None:
     assert torch.equal(right[0], (torch.arange(SIDE // CELL_PX) >= SIDE // CELL_PX // 2).long())
 
 
-@pytest.mark.parametrize("model", ["timm/test_resnet+fpn", "timm/test_vit+fpn"])
+@pytest.mark.parametrize("model", ["timm/test_resnet+fpn(channels=16)", "timm/test_vit+fpn(channels=16)"])
 def test_parts_of_a_network_are_scored_apart(model: str) -> None:
     torch.manual_seed(0)
     network = build_network(model, image_size=SIDE)
@@ -83,7 +83,7 @@ def test_parts_of_a_network_are_scored_apart(model: str) -> None:
 
 
 def test_statistics_are_renewed_and_the_momentum_is_kept() -> None:
-    network = build_network("timm/test_resnet+fpn", image_size=SIDE)
+    network = build_network("timm/test_resnet+fpn(channels=16)", image_size=SIDE)
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     assert norm.running_mean is not None
     norm.running_mean.fill_(1e6)

@@ -106,7 +106,7 @@ def write_config(folder: Path, **options: object) -> Path:
             Image.fromarray(mask).save(folder / "mosaics" / split / "masks" / f"{index}.png")
     content = {
         "data": str(folder / "photographs"),
-        "model": "timm/test_resnet+fpn",
+        "model": "timm/test_resnet+fpn(channels=16)",
         "method": "decon-sl",
         "image_size": 64,
         "batch_size": 4,

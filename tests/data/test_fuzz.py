@@ -88,7 +88,7 @@ def test_every_skipped_file_is_named_and_no_worker_dies(
 def test_training_among_malformed_files_finishes(corpus: Corpus, tmp_path: Path) -> None:
     run = dovetail.pretrain(
         data=corpus.folder,
-        model="timm/test_resnet+fpn",
+        model="timm/test_resnet+fpn(channels=16)",
         out=tmp_path,
         image_size=64,
         batch_size=16,

@@ -22,7 +22,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return class_folder(tmp_path_factory.mktemp("imagenet"))
 
 
-@pytest.mark.parametrize("model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn", "smp/unet/resnet18"])
+@pytest.mark.parametrize(
+    "model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn(channels=16)", "smp/unet/resnet18"]
+)
 def test_knn_tells_colours_apart(model: str, data: Path, tmp_path: Path) -> None:
     run = exported_run(tmp_path / "run", model, image_size=64 if "smp" in model else 32)
     results = dovetail.evaluate_knn(run=run, data=data, k=[1, 5, 500], accelerator="cpu", workers=0)

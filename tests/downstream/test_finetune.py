@@ -49,7 +49,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_run(tmp_path_factory.mktemp("run"), "timm/test_resnet+fpn")
+    return exported_run(tmp_path_factory.mktemp("run"), "timm/test_resnet+fpn(channels=16)")
 
 
 def test_segmentation_learns_and_leaves_its_files(masks: Path, run: Path, tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_table_over_starts_fractions_and_seeds(
     [
         ("timm/test_resnet", {}),
         ("timm/test_resnet", {"decoder": "fpn"}),
-        ("timm/test_resnet+fcn", {"batch_norm": "frozen"}),
-        ("timm/test_vit+fpn", {"encoder_lr_scale": 0.1}),
+        ("timm/test_resnet+fcn(channels=16)", {"batch_norm": "frozen"}),
+        ("timm/test_vit+fpn(channels=16)", {"encoder_lr_scale": 0.1}),
         ("timm/test_vit", {}),
         ("timm/test_vit", {"decoder": "upernet"}),
         ("smp/unet/resnet18", {"inference": "slide"}),
@@ -147,7 +147,7 @@ def test_imagenet_weights_are_a_start_with_the_same_random_numbers_after_it(tmp_
 
 
 def test_a_file_and_another_run_are_starts_that_change_with_their_content(run: Path, tmp_path: Path) -> None:
-    other = exported_run(tmp_path / "other", "timm/test_resnet+fpn", seed=7)
+    other = exported_run(tmp_path / "other", "timm/test_resnet+fpn(channels=16)", seed=7)
     source, weights = source_of(run, None), dovetail.load(other).state_dict()
     for start in (str(other), str(other / "exported" / "model.safetensors")):
         _, body = build_segmenter(source, classes=3)
@@ -155,7 +155,7 @@ def test_a_file_and_another_run_are_starts_that_change_with_their_content(run: P
         source.load(body, start)
         assert all(torch.equal(value, weights[name]) for name, value in body.state_dict().items())
     before = marked(str(other))
-    exported_run(other, "timm/test_resnet+fpn", seed=8)
+    exported_run(other, "timm/test_resnet+fpn(channels=16)", seed=8)
     assert marked(str(other)) != before
     assert marked("all") == "all"
     wrong = exported_run(tmp_path / "wrong", "timm/test_vit", image_size=64)
@@ -166,10 +166,10 @@ def test_a_file_and_another_run_are_starts_that_change_with_their_content(run: P
 @pytest.mark.parametrize(
     ("run_of", "model", "decoder", "expected"),
     [
-        (None, "timm/test_resnet+fpn", "auto", "random"),
-        ("timm/test_resnet+fpn", None, "auto", "all"),
+        (None, "timm/test_resnet+fpn(channels=16)", "auto", "random"),
+        ("timm/test_resnet+fpn(channels=16)", None, "auto", "all"),
         ("timm/test_resnet", None, "auto", "encoder"),
-        ("timm/test_vit+fpn", "timm/test_vit", "upernet", "encoder"),  # the run's decoder is another
+        ("timm/test_vit+fpn(channels=16)", "timm/test_vit", "upernet", "encoder"),  # the run's decoder is another
         ("smp/unet/resnet18", "smp/fpn/resnet18", "auto", "encoder"),
     ],
 )
@@ -196,7 +196,7 @@ def test_the_start_on_auto_is_all_that_fits(
 
 def test_a_model_without_a_run_is_fine_tuned_from_random_weights(masks: Path, tmp_path: Path) -> None:
     results = dovetail.finetune_segment(
-        model="timm/test_resnet+fcn", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32, **FAST
+        model="timm/test_resnet+fcn(channels=16)", data=masks, out=tmp_path, steps=1, batch_size=2, crop_size=32, **FAST
     )
     assert results is not None
     assert results.rows[0].setting["start"] == "random"
@@ -302,7 +302,7 @@ def test_ignored_labels_count_neither_in_training_nor_in_scores(tmp_path: Path) 
 
 
 def test_a_decoder_that_was_not_trained_is_none(tmp_path: Path) -> None:
-    run = exported_run(tmp_path, "timm/test_vit+fpn", image_size=64)
+    run = exported_run(tmp_path, "timm/test_vit+fpn(channels=16)", image_size=64)
     info = json.loads((run / "exported" / "model.json").read_text())
     names = [name for name in dovetail.load(run).state_dict() if name.startswith("decoder.")]
     source = source_of(run, None)

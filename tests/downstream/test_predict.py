@@ -51,7 +51,7 @@ def probabilities_in(out: Path) -> np.ndarray:
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model fine-tuned for segmentation."""
     folder = tmp_path_factory.mktemp("segmenter")
-    run = exported_run(folder / "run", "timm/test_resnet+fpn")
+    run = exported_run(folder / "run", "timm/test_resnet+fpn(channels=16)")
     data = mask_folder(folder / "masks", images=5)
     dovetail.finetune_segment(run=run, data=data, out=folder / "tuned", steps=1, batch_size=2, crop_size=32, **FAST)
     return folder / "tuned"
@@ -169,7 +169,7 @@ def test_the_range_of_values_goes_from_the_run_to_the_predictions(tmp_path: Path
 
 
 def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
-    run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn"), write_coco(tmp_path / "coco")
+    run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)"), write_coco(tmp_path / "coco")
     tuned = tmp_path / "tuned"
     dovetail.finetune_detect(
         run=run, data=data, out=tuned, steps=1, batch_size=1, image_size=40, head="retinanet", **FAST

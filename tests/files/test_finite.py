@@ -20,7 +20,8 @@ from dovetail.errors import DovetailError, WeightsError
 from dovetail.files.finite import check_finite
 from tests.downstream.pictures import class_folder
 
-TINY = "--model timm/test_resnet+fpn --image-size 64 --batch-size 4 --workers 0 --precision 32-true --accelerator cpu"
+MODEL = "timm/test_resnet+fpn(channels=16)"
+TINY = f"--model {MODEL} --image-size 64 --batch-size 4 --workers 0 --precision 32-true --accelerator cpu"
 SMALL = "--report-every-minutes 0 --recipe.hidden 16 --recipe.dim 8"
 
 

@@ -30,7 +30,7 @@ from dovetail.report.history import read_history
 from dovetail.run.folder import COPY, read_config
 
 OPTIONS: dict[str, Any] = {
-    "model": "timm/test_resnet+fpn",
+    "model": "timm/test_resnet+fpn(channels=16)",
     "image_size": 64,
     "batch_size": 4,
     "workers": 0,
@@ -95,9 +95,9 @@ MEASURED = ["--run", RUN, "--data", DATA, "--out", HELD]
 # Every command that writes, told to write into a folder that another process holds.
 WRITES: dict[str, list[list[str]]] = {
     "pretrain": [
-        ["--model", "timm/test_resnet+fpn", "--data", DATA, "--out", HELD],
+        ["--model", "timm/test_resnet+fpn(channels=16)", "--data", DATA, "--out", HELD],
         ["--out", RUN, "--resume"],
-        ["--model", "timm/test_resnet+fpn", "--data", DATA, "--out", RUN, "--overwrite"],
+        ["--model", "timm/test_resnet+fpn(channels=16)", "--data", DATA, "--out", RUN, "--overwrite"],
     ],
     "try": [["--data", DATA, "--labels", DATA, "--budget", "60s", "--out", HELD]],
     "prepare": [["--data", DATA, "--shards", HELD]],

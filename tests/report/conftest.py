@@ -82,7 +82,7 @@ def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0)
     """Pre-train for two steps and return the run's folder."""
     dovetail.pretrain(
         data=photos,
-        model="timm/test_resnet+fpn",
+        model="timm/test_resnet+fpn(channels=16)",
         method="decon-sl",
         out=folder,
         image_size=64,

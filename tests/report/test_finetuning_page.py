@@ -18,7 +18,7 @@ FAST = {"accelerator": "cpu", "precision": "float32", "workers": 0, "batch_size"
 
 
 def test_pages_show_sentences_table_curves_and_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn", image_size=64)
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)", image_size=64)
     (run / PAGE).write_text(f"<main>{PLACES}</main>")
     data = mask_folder(tmp_path / "masks", images=10)
     asked = {"run": run, "data": data, "crop_size": 32, "start": ["random", "all"], "seeds": 3, **FAST}
@@ -57,7 +57,7 @@ def test_a_run_without_a_place_for_results_keeps_its_page(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_detection_shows_boxes(tmp_path: Path) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn", image_size=64)
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)", image_size=64)
     small = {"image_size": 64, "head_width": 0.125, "proposals": 8}
     dovetail.finetune_detect(run=run, data=write_coco(tmp_path / "coco"), steps=1, **small, **FAST)
     page = (run / "finetune-detect" / PAGE).read_text()

@@ -117,7 +117,13 @@ def test_every_hostile_name_comes_out_as_it_is(photos: Path, slot_run: Path, mon
 def test_the_page_tells_what_was_run(slot_run: Path) -> None:
     text = " ".join("".join(outline(slot_run).text).split())
     for words in (
-        *("decon-sl on timm/test_resnet+fpn", "Finished", "step 2 of 2", "9 images, all readable", "2 global of 64 px"),
+        *(
+            "decon-sl on timm/test_resnet+fpn(channels=16)",
+            "Finished",
+            "step 2 of 2",
+            "9 images, all readable",
+            "2 global of 64 px",
+        ),
         *("encoder on c5, decoder_p2 on p2", "torch 2.", "load_into", "prototypes=6", "Term decoder_p2 (unweighted)"),
         *("optimiser steps", "images per second", "Encoder, tap c5", "Decoder, tap p2", "Before", "SlotCon (terms"),
     ):

@@ -34,7 +34,7 @@ def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
     def call(**options: Any) -> dovetail.Run:
         given: dict[str, Any] = {
             "data": photos,
-            "model": "timm/test_resnet+fpn",
+            "model": "timm/test_resnet+fpn(channels=16)",
             "method": "decon-sl",
             "image_size": 64,
             "batch_size": 4,

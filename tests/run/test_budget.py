@@ -11,7 +11,7 @@ from dovetail.networks.build import build_network
 from dovetail.run.budget import Cost, planned
 from dovetail.run.options import PretrainOptions
 
-MODEL = "timm/test_resnet+fpn"
+MODEL = "timm/test_resnet+fpn(channels=16)"
 
 
 def plan(budget: float, *, natural: int = 5000, **values: Any) -> PretrainOptions:

@@ -41,9 +41,9 @@ def tuned(root: Path, kind: str, model: str) -> Path:
     ("kind", "model"),
     [
         ("segment", "smp/unet/resnet18"),
-        ("segment", "timm/test_resnet+fpn"),
+        ("segment", "timm/test_resnet+fpn(channels=16)"),
         ("classify", "timm/test_resnet"),
-        ("detect", "timm/test_resnet+fpn"),
+        ("detect", "timm/test_resnet+fpn(channels=16)"),
     ],
 )
 def test_a_fine_tuned_folder_loads(kind: str, model: str, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_pre_trained_export_has_no_untrained_head(
     assert load_file(tmp_path / "b.safetensors").keys() == everything.keys()
 
 
-@pytest.mark.parametrize("model", ["timm/test_vit", "timm/test_vit+fpn"])
+@pytest.mark.parametrize("model", ["timm/test_vit", "timm/test_vit+fpn(channels=16)"])
 def test_a_vit_loads_for_images_of_another_size(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = exported_run(tmp_path / "run", model, image_size=64)
     name = "pos_embed" if model == "timm/test_vit" else "encoder.pos_embed"
@@ -128,7 +128,7 @@ def test_a_vit_loads_for_images_of_another_size(model: str, tmp_path: Path, caps
 def test_a_fine_tuned_vit_loads_and_predicts_at_another_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_vit+fpn", image_size=64)
+    run = exported_run(tmp_path / "run", "timm/test_vit+fpn(channels=16)", image_size=64)
     masks = mask_folder(tmp_path / "masks", images=5, side=96)
     dovetail.finetune_segment(run=run, data=masks, out=tmp_path / "tuned", crop_size=96, **FAST)
     dovetail.predict(run=tmp_path / "tuned", data=masks / "images", out=tmp_path / "predicted", accelerator="cpu")
@@ -143,7 +143,7 @@ def test_a_fine_tuned_vit_loads_and_predicts_at_another_size(
 
 
 def test_a_cnn_loads_as_it_is_for_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn", image_size=64)
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)", image_size=64)
     plain, sized = dovetail.load(run).state_dict(), dovetail.load(run, image_size=224).state_dict()
     assert all(torch.equal(value, sized[name]) for name, value in plain.items())
     assert "resampled" not in capsys.readouterr().out

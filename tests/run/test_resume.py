@@ -85,7 +85,11 @@ def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
     """A run saves options that were derived beside those asked for; the same call goes on nevertheless."""
-    asked = {"method": "dino", "model": "timm/test_vit+fpn", "recipe": {"local_scale": (0.1, 0.4), "local_size": 32}}
+    asked = {
+        "method": "dino",
+        "model": "timm/test_vit+fpn(channels=16)",
+        "recipe": {"local_scale": (0.1, 0.4), "local_size": 32},
+    }
     first = pretrain(out=tmp_path, **asked)
     again = pretrain(out=tmp_path, resume=True, **asked)
     assert again.folder == first.folder
@@ -139,13 +143,13 @@ def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
 def test_a_convnext_is_trained_with_adamw_and_an_older_run_goes_on_with_lars(
     preset: str, pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
-    pretrain(model="timm/test_convnext+fpn", preset=preset, out=tmp_path / "new")
+    pretrain(model="timm/test_convnext+fpn(channels=16)", preset=preset, out=tmp_path / "new")
     config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
     assert config["recipe"]["optimiser"] == "adamw"
     assert config["lr"] == pytest.approx((2e-4 if preset == "small" else 4e-3) * 4 / 256)
     assert "adamw" in (tmp_path / "new" / "recipe.txt").read_text()
     old = tmp_path / "old"
-    pretrain(model="timm/test_convnext+fpn", preset=preset, out=old, recipe={"optimiser": "published"})
+    pretrain(model="timm/test_convnext+fpn(channels=16)", preset=preset, out=old, recipe={"optimiser": "published"})
     config = yaml.safe_load((old / "config.yaml").read_text())
     del config["recipe"]["optimiser"]
     (old / "config.yaml").write_text(yaml.safe_dump(config))

@@ -33,7 +33,7 @@ def test_a_run_ends_in_the_same_bits_with_and_without_it(
         monkeypatch.setattr(timing, "LEAST_STEPS", least)
         run = dovetail.pretrain(
             data=photos,
-            model="timm/test_resnet+fpn",
+            model="timm/test_resnet+fpn(channels=16)",
             method="decon-sl-densecl",
             image_size=32,
             batch_size=4,
@@ -51,7 +51,7 @@ def test_a_run_ends_in_the_same_bits_with_and_without_it(
 def test_a_budget_is_written_down_as_the_steps_that_ran(photos: Path, tmp_path: Path) -> None:
     run = dovetail.pretrain(
         data=photos,
-        model="timm/test_resnet+fpn",
+        model="timm/test_resnet+fpn(channels=16)",
         batch_size=8,
         workers=0,
         recipe={"hidden": 8, "dim": 4, "prototypes": 4},

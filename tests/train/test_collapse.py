@@ -19,8 +19,10 @@ from dovetail.recipe import OptimiserSpec, Recipe, Term
 from dovetail.train.learner import Learner
 from dovetail.train.monitors import MIN_SPREAD
 from dovetail.train.prototypes import MIN_USED
-from tests.tiny import VIT, tiny_learner, tiny_recipe
+from tests.tiny import tiny_learner, tiny_recipe
 from tests.train.runs import run, settings
+
+VIT = "timm/test_vit+fpn"
 
 
 def readings(out: Path, learner: Learner, lr: float, name: str) -> tuple[list[float], str]:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from dovetail.objectives import slots
 from dovetail.recipe import OptimiserSpec
+from dovetail.recipes.table import METHODS as BASES
 from dovetail.recipes.table import examples
 from dovetail.schedules import Moment
 from dovetail.train.learner import Learner
@@ -31,6 +32,11 @@ from dovetail.views import photometric
 from dovetail.views.plan import Photometric
 from dovetail.views.view import View
 from tests.tiny import START, make_views, tiny_learner
+
+# Every base once, by itself or where it is a part of another, and one of each kind around a base; the rest is slow.
+AROUND = {"decon-sl": "slotcon", "decon-ml": "slotcon", "adclr-dino": "dino", "adclr-ibot": "ibot"}
+QUICK = {name for name in examples() if name in BASES and name not in AROUND.values()} | AROUND.keys()
+METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
 
 
 def shape_of(value: Tensor, mode: FakeTensorMode, device: str) -> Any:
@@ -70,7 +76,7 @@ def take_step(learner: Learner, views: list[View], optimiser: torch.optim.Optimi
     learner.move_teacher(Moment(1, 100, 10))
 
 
-@pytest.mark.parametrize("method", examples())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_step_waits_for_no_number(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "on_host", lambda value: False)
     learner = tiny_learner(method)
@@ -84,7 +90,7 @@ def test_a_step_waits_for_no_number(method: str, monkeypatch: pytest.MonkeyPatch
             take_step(learner, views, optimiser, spec)
 
 
-@pytest.mark.parametrize("method", examples())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_step_stays_on_its_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the backward pass and the optimiser: torch's own, which ask for the device itself."""
     monkeypatch.setattr(slots, "on_host", lambda value: False)

@@ -21,7 +21,7 @@ from dovetail.tryout.verdict import conclusion
 from tests.downstream.pictures import COLOURS, noisy
 from tests.downstream.test_finetune import mask_folder
 
-MODEL = "timm/test_resnet+fpn"
+MODEL = "timm/test_resnet+fpn(channels=16)"
 
 
 def options(**given: object) -> TryOptions:
@@ -37,7 +37,10 @@ def test_encoder_targets_are_tried_from_trained_weights_alone() -> None:
     assert (random.starts[0].title, random.starts[0].part) == ("random weights", "random")
     assert (trained.starts[0].title, trained.starts[0].part) == ("ImageNet weights", "imagenet")
     assert [one.tap for one in trained.starts] == ["encoder", "encoder", "encoder", "decoder", "decoder"]
-    assert plan_of(options(model="timm/test_vit+fpn", init="random")).pretrainings[1].method == "dino+decon-sl"
+    assert (
+        plan_of(options(model="timm/test_vit+fpn(channels=16)", init="random")).pretrainings[1].method
+        == "dino+decon-sl"
+    )
 
 
 def test_the_best_are_those_whose_own_map_gained_most() -> None:

@@ -33,7 +33,7 @@ def classifier(model: str = "timm/test_resnet") -> Classifier:
     return build_classifier(source_of(None, model, image_size=32), 3)
 
 
-@pytest.mark.parametrize("model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn"])
+@pytest.mark.parametrize("model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn(channels=16)"])
 def test_rates_fall_by_the_layer_decay_towards_the_stem(model: str) -> None:
     made = classifier(model)
     optimiser = build_optimiser(made, OPTIONS)

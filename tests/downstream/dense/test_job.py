@@ -47,7 +47,16 @@ def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model", "timm/test_resnet+fpn", "--data", str(data), "--image-size", "64", "--workers", "2"]
+    options = [
+        "--model",
+        "timm/test_resnet+fpn(channels=16)",
+        "--data",
+        str(data),
+        "--image-size",
+        "64",
+        "--workers",
+        "2",
+    ]
     options += ["--protocols", "linear", "retrieval", "--labels", "4", "0.5", "--at", "p2", "--seeds", "2"]
     options += ["--accelerator", "cpu", "--precision", "float32", "--steps", "40", "--out", str(tmp_path / "out")]
     assert run_command(["evaluate", "dense", *options]) == 0
@@ -61,7 +70,7 @@ def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pyte
 
 def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:
     """A model's name takes the weights of a file or of a run; others are drawn from the seed."""
-    name = "timm/test_resnet+fpn"
+    name = "timm/test_resnet+fpn(channels=16)"
     run = exported_run(tmp_path / "run", name, image_size=64, seed=5)
     file = run / "exported" / "model.safetensors"
     given = {"data": data, "protocols": ["retrieval"], "at": ["c3", "p2"], **FAST}
@@ -96,7 +105,7 @@ def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:
     sequences = moving_square(tmp_path / "set")
     moving_square(sequences, name="slow", step=2)
     results = dovetail.evaluate_dense(
-        model="timm/test_resnet+fpn", data=sequences, at=["c2", "encoder"], out=tmp_path / "out", **FAST
+        model="timm/test_resnet+fpn(channels=16)", data=sequences, at=["c2", "encoder"], out=tmp_path / "out", **FAST
     )
     assert results is not None
     fine, deep = (dict(row.scores) for row in results.rows)

@@ -24,7 +24,7 @@ KEYS = ["encoder/linear", "encoder/retrieval", "decoder/linear", "decoder/retrie
 
 def run_on(data: Path, out: Path, **options: Any) -> dovetail.Run:
     """Pre-train for four steps on the images of a set with masks, without them."""
-    given = {"model": "timm/test_resnet+fpn", "method": "decon-ml-densecl", "image_size": 64}
+    given = {"model": "timm/test_resnet+fpn(channels=16)", "method": "decon-ml-densecl", "image_size": 64}
     return pretrained(data, out, **(given | options))
 
 
@@ -70,7 +70,7 @@ def test_the_run_is_the_same_without(data: Path, measured: Path, tmp_path: Path)
 
 def test_masks_are_read_once_so_that_a_run_does_not_depend_on_them(data: Path, tmp_path: Path) -> None:
     labelled = shutil.copytree(data, tmp_path / "labelled")
-    source = source_of(None, "timm/test_resnet+fpn", image_size=64)
+    source = source_of(None, "timm/test_resnet+fpn(channels=16)", image_size=64)
     network = source.network("random")
     online = OnlineDense(labelled, network, **source.pixels(), machine=Machine("cpu", "float32", 1))
     before = online(network)

@@ -81,7 +81,9 @@ def test_boxes_are_clipped_to_their_image(flip: bool, data: CocoSet) -> None:
 
 @pytest.mark.parametrize("head", ["rcnn", "retinanet"])
 def test_a_box_outside_of_its_image_makes_no_anchor_an_object(head: Any, data: CocoSet) -> None:
-    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), DetectorSpec("boxes", head, 2, (64,), 100))
+    detector, _ = build_detector(
+        source_of(None, "timm/test_resnet+fpn(channels=16)"), DetectorSpec("boxes", head, 2, (64,), 100)
+    )
     images, targets = training_batch(outside(data), DetectOptions(steps=1, batch_size=1), 0)
     sent, placed = detector.transform(images, targets)
     maps = list(detector.backbone(sent.tensors).values())
@@ -118,7 +120,7 @@ def test_objects_with_a_box_alone_are_told_where_masks_are_learned(
     objects = tuple(replace(one, segmentation=None) for one in data.images[0].objects)
     changed = replace(data, images=(replace(data.images[0], objects=objects), data.images[2]))
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, head_width=0.125, proposals=8)
-    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)
     for with_masks in (False, True):
         finetune_detection(detector, changed, DetectOptions(steps=0, with_masks=with_masks), machine=HERE)
     assert caplog.text.count("2 objects with a box but no mask") == 1
@@ -140,8 +142,8 @@ def test_the_rate_warms_up_and_drops() -> None:
     ("model", "task", "head"),
     [
         ("timm/test_resnet", "boxes", "retinanet"),
-        pytest.param("timm/test_resnet+fpn", "masks", "rcnn", marks=pytest.mark.slow),
-        pytest.param("timm/test_vit+fpn", "boxes", "rcnn", marks=pytest.mark.slow),
+        pytest.param("timm/test_resnet+fpn(channels=16)", "masks", "rcnn", marks=pytest.mark.slow),
+        pytest.param("timm/test_vit+fpn(channels=16)", "boxes", "rcnn", marks=pytest.mark.slow),
         pytest.param("smp/unet/resnet18", "boxes", "rcnn", marks=pytest.mark.slow),
         pytest.param("torchvision/maskrcnn_resnet50_fpn", "boxes", "rcnn", marks=pytest.mark.slow),
     ],
@@ -160,7 +162,7 @@ def test_every_family_learns_from_all_images(model: str, task: str, head: str, d
 
 
 def test_the_pyramid_is_loaded_into_the_detector(tmp_path: Path) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn")
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)")
     detector, target = build_detector(source_of(run, None), DetectorSpec("masks", "rcnn", 2, (64,), 100))
     source_of(run, None).load(target, "all")
     weights, state = dovetail.load(run).state_dict(), detector.state_dict()
@@ -205,7 +207,7 @@ def test_sets_without_objects_or_masks_are_faulty(data: CocoSet) -> None:
 
 
 def test_retinanet_has_no_masks(tmp_path: Path) -> None:
-    source = source_of(None, "timm/test_resnet+fpn")
+    source = source_of(None, "timm/test_resnet+fpn(channels=16)")
     with pytest.raises(DovetailError, match="RetinaNet does not support masks"):
         build_detector(source, DetectorSpec("masks", "retinanet", 2, (64,), 100))
 
@@ -213,8 +215,10 @@ def test_retinanet_has_no_masks(tmp_path: Path) -> None:
 def test_the_heads_of_the_dense_ssl_protocol() -> None:
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
     with torch.device("meta"):
-        model, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
-        plain, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), DetectorSpec("masks", "rcnn", 2, (64,), 100))
+        model, _ = build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)
+        plain, _ = build_detector(
+            source_of(None, "timm/test_resnet+fpn(channels=16)"), DetectorSpec("masks", "rcnn", 2, (64,), 100)
+        )
     heads, others = model.roi_heads, plain.roi_heads
     assert [name for name, one in heads.box_head.named_modules() if isinstance(one, nn.Conv2d)] == [
         f"{index}.0" for index in range(4)
@@ -226,7 +230,7 @@ def test_the_heads_of_the_dense_ssl_protocol() -> None:
     assert [one.out_features for one in others.box_head.modules() if isinstance(one, nn.Linear)] == [1024, 1024]
 
 
-@pytest.mark.parametrize("model", ["timm/test_resnet+fpn", "torchvision/fasterrcnn_resnet50_fpn"])
+@pytest.mark.parametrize("model", ["timm/test_resnet+fpn(channels=16)", "torchvision/fasterrcnn_resnet50_fpn"])
 @pytest.mark.parametrize("box_head", ["auto", "4conv1fc"])
 def test_narrow_heads(model: str, box_head: BoxHead) -> None:
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, box_head, head_width=0.125, proposals=32)
@@ -245,7 +249,7 @@ def test_narrow_heads(model: str, box_head: BoxHead) -> None:
 def test_narrow_heads_learn(data: CocoSet) -> None:
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, head_width=0.125, proposals=8)
     torch.manual_seed(0)
-    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)
     options = DetectOptions(steps=2, batch_size=1, lr=0.001, warmup_steps=0, with_masks=True)
     assert min(finetune_detection(detector, data.subset([0, 1]), options, machine=HERE)) > 0
     found = detections_of(detector, data, machine=HERE)
@@ -256,7 +260,7 @@ def test_narrow_heads_learn(data: CocoSet) -> None:
 def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> None:
     spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
     torch.manual_seed(0)
-    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+    detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)
     options = DetectOptions(steps=2, batch_size=1, lr=0.001, warmup_steps=0, with_masks=True, batch_norm="frozen")
     before = detector.state_dict()["backbone.encoder.bn1.running_mean"].clone()
     losses = finetune_detection(detector, data.subset([0, 1]), options, machine=HERE)
@@ -279,4 +283,4 @@ def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> 
 )
 def test_heads_that_do_not_go_together(spec: DetectorSpec, sentence: str) -> None:
     with pytest.raises(DovetailError, match=sentence):
-        build_detector(source_of(None, "timm/test_resnet+fpn"), spec)
+        build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)

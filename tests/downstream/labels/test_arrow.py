@@ -133,8 +133,8 @@ def test_masks_of_splits(palette: bool, tmp_path: Path) -> None:
 def test_masks_are_learned(tmp_path: Path) -> None:
     masked([LABELS] * 5).save_to_disk(str(tmp_path / "set"))
     results = dovetail.finetune_segment(
-        model="timm/test_resnet+fpn", data=tmp_path / "set", out=tmp_path / "out", start=["random"], steps=1,
-        batch_size=2, crop_size=32, accelerator="cpu", workers=0,
+        model="timm/test_resnet+fpn(channels=16)", data=tmp_path / "set", out=tmp_path / "out", start=["random"],
+        steps=1, batch_size=2, crop_size=32, accelerator="cpu", workers=0,
     )  # fmt: skip
     assert results is not None
     assert results.data["format"] == "datasets"

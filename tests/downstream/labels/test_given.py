@@ -181,7 +181,7 @@ def test_datasets_have_their_own_marks() -> None:
 
 @pytest.mark.parametrize("kind", ["segment", "detect", "classify"])
 def test_fine_tuning_on_a_dataset(kind: str, tmp_path: Path) -> None:
-    model = "timm/test_resnet+fpn"
+    model = "timm/test_resnet+fpn(channels=16)"
     run = exported_run(tmp_path / "run", model, image_size=64)
     given: dict[str, Any] = {"run": run, "out": tmp_path / "out", **FAST}
     if kind == "segment":

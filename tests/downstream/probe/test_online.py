@@ -73,7 +73,9 @@ def test_the_last_reading_is_what_evaluation_gives(model: str, method: str, tmp_
 def test_the_run_is_the_same_with_and_without(tmp_path: Path) -> None:
     data = class_folder(tmp_path / "set")
     for name, options in (("with", {"knn_data": data}), ("without", {})):
-        pretrained(data, tmp_path / name, model="timm/test_resnet+fpn", method="decon-ml-densecl", **options)
+        pretrained(
+            data, tmp_path / name, model="timm/test_resnet+fpn(channels=16)", method="decon-ml-densecl", **options
+        )
     ours, theirs = (load(tmp_path / name).state_dict() for name in ("with", "without"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert list(readings(tmp_path / "with")) == [1, 2, 3, 4]

@@ -136,7 +136,7 @@ def test_dilation_is_timms_own(name: str, stride: int) -> None:
 
 
 def test_the_pre_trained_decoder_fits_beneath_the_new_layers(tmp_path: Path) -> None:
-    source = source_of(None, "timm/test_resnet+fcn")
+    source = source_of(None, "timm/test_resnet+fcn(channels=16)")
     spec = PROTOCOLS["ade20k"].fcn
     model, target = build_segmenter(source, classes=3, fcn=spec)
     own = source.network("random").model
@@ -149,8 +149,8 @@ def test_the_auxiliary_head_can_be_asked_for_and_comes_back_in_predictions(tmp_p
 
     data = mask_folder(tmp_path / "data", images=3)
     dovetail.finetune_segment(
-        model="timm/test_resnet+fcn", data=data, out=tmp_path / "out", start=["random"], steps=1, batch_size=2,
-        crop_size=32, auxiliary_weight=0.4, distort="on", **FAST,
+        model="timm/test_resnet+fcn(channels=16)", data=data, out=tmp_path / "out", start=["random"], steps=1,
+        batch_size=2, crop_size=32, auxiliary_weight=0.4, distort="on", **FAST,
     )  # fmt: skip
     assert read_task(tmp_path / "out").options["fcn"]["auxiliary"]
     out = dovetail.predict(run=tmp_path / "out", data=data / "images", out=tmp_path / "found", **FAST)

@@ -41,7 +41,7 @@ def test_many_losses_are_means_of_neighbours() -> None:
 
 
 def test_looking_along_the_way_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn", image_size=64)
+    run = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)", image_size=64)
     asked: dict[str, Any] = {"run": run, "data": mask_folder(tmp_path / "masks", images=5), "accelerator": "cpu"}
     asked |= {"crop_size": 32, "steps": 4, "batch_size": 2, "workers": 0, "start": ["random"]}
     dovetail.finetune_segment(out=tmp_path / "plain", **asked)
