@@ -27,7 +27,14 @@ SAMPLED = ["decon-sl", "decon-ml-densecl", "decon-sl-pixpro"]  # one of each kin
 FEW_CELLS = {"decoder_cells": 40}
 
 
-@pytest.fixture(params=[*METHODS, *(f"{name} sampled" for name in SAMPLED), *OUTSIDE], scope="module")
+# Of image methods on all levels of a decoder one is quick: each is quick on one level, and alone.
+ALL_LEVELS = {f"decon-ml-{name}" for name, one in registry.METHODS.items() if one.family == "image"} - {
+    "decon-ml-simclr"
+}
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in ALL_LEVELS else name for name in METHODS]
+
+
+@pytest.fixture(params=[*CASES, *(f"{name} sampled" for name in SAMPLED), *OUTSIDE], scope="module")
 def learner(request: pytest.FixtureRequest) -> Iterator[Learner]:
     """A learner after one step, so that queues, centres and the teacher are away from their start."""
     with pytest.MonkeyPatch.context() as patch:

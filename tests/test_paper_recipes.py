@@ -122,7 +122,17 @@ def two_steps(path: Path, photographs: Path, out: Path) -> int:
         [
             *("pretrain", "--config", str(path), "--data", str(photographs), "--out", str(out), "--model", model),
             *("--max-steps", "2", "--devices", "1", "--num-nodes", "1", "--batch-size", "4", "--image-size", "64"),
-            *("--accelerator", "cpu", "--precision", "32-true", "--workers", "0", *small),
+            *(
+                "--accelerator",
+                "cpu",
+                "--precision",
+                "32-true",
+                "--workers",
+                "0",
+                "--report-every-minutes",
+                "0",
+                *small,
+            ),
         ]
     )
 

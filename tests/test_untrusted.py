@@ -121,11 +121,13 @@ def test_the_main_job_makes_no_connection(
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     tried = forbid_network(monkeypatch)
-    run = pretrain(photos, tmp_path / "run", report_every_minutes=5.0, workers=workers)
+    drawn = workers == 0  # once is enough
+    run = pretrain(photos, tmp_path / "run", report_every_minutes=5.0 if drawn else 0.0, workers=workers)
     run.load()
     dovetail.export(run=run.folder, format="encoder", to=tmp_path / "encoder.safetensors")
     assert tried == []
-    assert (run.folder / "report.html").read_text(encoding="utf-8").count("data:image/") > 3
+    if drawn:
+        assert (run.folder / "report.html").read_text(encoding="utf-8").count("data:image/") > 3
     with pytest.raises(OSError, match="forbidden"):
         socket.create_connection(("127.0.0.1", 9))
     with socket.socket() as outside, pytest.raises(OSError, match="forbidden"):

@@ -26,7 +26,7 @@ from tests.tiny import make_views, tiny_learner
 from tests.train.runs import Views, run, settings
 
 GLOBAL_BATCH = 8
-STEPS = 5
+STEPS = 4
 
 
 class Shares(Views):
@@ -79,7 +79,7 @@ def learner_of(method: str) -> Learner:
 
 
 def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> None:
-    """Train a method for five steps in `out`, on so many processes with a batch of eight together.
+    """Train a method for four steps in `out`, on so many processes with a batch of eight together.
 
     "METHOD:STEPS" freezes the encoder for so many steps; with "METHOD/IMAGES" so many images have crops that do not
     overlap.

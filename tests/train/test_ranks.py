@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("decon-sl", "zerocl", "adclr-ibot")
 METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
 SAMPLED = "decon-sl-sampled"
+# Runs on both that more than one test looks at.
+SHARED = ("decon-sl-by-ddp", "adclr-ibot-by-fsdp")
 
 
 class Together:
@@ -120,24 +122,43 @@ def pair(both: Together) -> Iterator[Together]:
     """Both of them; what they wrote is gone after the test, as every method's checkpoints are large together."""
     yield both
     for path in both.out.iterdir():
-        if path.is_dir():
+        if path.is_dir() and path.name not in SHARED:
             shutil.rmtree(path)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Folders of runs on one process, trained once for all tests that compare with them."""
+    out = tmp_path_factory.mktemp("alone")
+
+    def folder(method: str) -> Path:
+        path = out / method.replace("/", "-")
+        if not path.exists():
+            train(method, path, devices=1)
+        return path
+
+    yield folder
+    shutil.rmtree(out)
+
+
+def together(pair: Together, method: str, *, strategy: str = "ddp") -> Path:
+    """Return the folder of a run on both from its beginning; those of `SHARED` are trained once for all tests."""
+    folder = f"{method}-by-{strategy}"
+    return pair.out / folder if (pair.out / folder).exists() else pair.train(method, folder, strategy=strategy)
+
+
 @pytest.mark.parametrize("method", [*METHODS, SAMPLED])
-def test_two_processes_train_like_one(method: str, pair: Together, tmp_path: Path) -> None:
-    two = pair.train(method)
-    train(method, tmp_path, devices=1)
-    assert_same_log(tmp_path, two)
-    assert_alike(tmp_path, two)
+def test_two_processes_train_like_one(method: str, pair: Together, alone: Callable[[str], Path]) -> None:
+    two = together(pair, method)
+    assert_same_log(alone(method), two)
+    assert_alike(alone(method), two)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together, tmp_path: Path) -> None:
+def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together, alone: Callable[[str], Path]) -> None:
     two = pair.train("decon-sl:3", f"frozen-{strategy}", strategy=strategy)
-    train("decon-sl:3", tmp_path, devices=1)
-    assert_same_log(tmp_path, two)
-    assert_alike(tmp_path, two)
+    assert_same_log(alone("decon-sl:3"), two)
+    assert_alike(alone("decon-sl:3"), two)
 
 
 @pytest.mark.parametrize("method", [SAMPLED, pytest.param("decon-sl", marks=pytest.mark.slow)])
@@ -200,14 +221,15 @@ def assert_same_log(one: Path, other: Path, *, steps: int = STEPS) -> None:
 
 
 @pytest.mark.parametrize("method", ["decon-sl", pytest.param("densecl", marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_more_or_fewer_processes(method: str, pair: Together, tmp_path: Path) -> None:
-    train(method, tmp_path / "one", devices=1)
-    begun(tmp_path / "one", pair.out / f"{method}-grown")
+def test_a_run_goes_on_with_more_or_fewer_processes(
+    method: str, pair: Together, alone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    begun(alone(method), pair.out / f"{method}-grown")
     grown = pair.train(method, f"{method}-grown")
-    assert_alike(tmp_path / "one", grown)
-    shrunk = begun(pair.train(method, f"{method}-whole"), tmp_path / "shrunk")
+    assert_alike(alone(method), grown)
+    shrunk = begun(together(pair, method), tmp_path / "shrunk")
     train(method, shrunk, devices=1)
-    assert_alike(tmp_path / "one", shrunk)
+    assert_alike(alone(method), shrunk)
 
 
 # LARS with trust ratios, AdamW with clipping of each gradient, and what no recipe has by itself.
@@ -221,11 +243,10 @@ OPTIMISERS = ("dino@lars", "dino@lamb", "dino@sgd")
         for name in (*examples(), *OPTIMISERS)
     ],
 )
-def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, tmp_path: Path) -> None:
-    parts = pair.train(method, f"{method}-parts", strategy="fsdp")
-    train(method, tmp_path, devices=1)
-    assert_same_log(tmp_path, parts)
-    assert_alike(tmp_path, parts)
+def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, alone: Callable[[str], Path]) -> None:
+    parts = together(pair, method, strategy="fsdp")
+    assert_same_log(alone(method), parts)
+    assert_alike(alone(method), parts)
     assert sorted(path.name for path in (parts / "checkpoints" / "last.ckpt").iterdir()) == [
         *(".metadata", "__0_0.distcp", "__1_0.distcp", "state.pt")
     ]
@@ -234,27 +255,30 @@ def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dino", "adclr-dino", "slotcon"])
 def test_sharded_weights_train_as_those_of_ddp(method: str, pair: Together) -> None:
-    parts, whole = (pair.train(method, f"{method}-by-{name}", strategy=name) for name in ("fsdp", "ddp"))
+    parts, whole = (together(pair, method, strategy=name) for name in ("fsdp", "ddp"))
     assert_same_log(whole, parts)
     assert_alike(whole, parts)
 
 
-@pytest.mark.parametrize("method", ["dino", pytest.param("decon-sl", marks=pytest.mark.slow)])
-def test_pieces_go_on_whole_and_whole_weights_in_pieces(method: str, pair: Together, tmp_path: Path) -> None:
-    train(method, tmp_path / "one", devices=1)
-    begun(tmp_path / "one", pair.out / f"{method}-cut")
+@pytest.mark.parametrize(
+    "method", ["adclr-ibot", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dino", "decon-sl"))]
+)
+def test_pieces_go_on_whole_and_whole_weights_in_pieces(
+    method: str, pair: Together, alone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    begun(alone(method), pair.out / f"{method}-cut")
     cut = pair.train(method, f"{method}-cut", strategy="fsdp")
-    joined = begun(pair.train(method, f"{method}-pieces", strategy="fsdp"), tmp_path / "joined")
+    joined = begun(together(pair, method, strategy="fsdp"), tmp_path / "joined")
     train(method, joined, devices=1)
     for run in (cut, joined):
-        assert_same_log(tmp_path / "one", run, steps=STEPS - 2)
-        assert_alike(tmp_path / "one", run)
+        assert_same_log(alone(method), run, steps=STEPS - 2)
+        assert_alike(alone(method), run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_pieces_of_two_processes_go_on_in_one_or_four(count: int, pair: Together, tmp_path: Path) -> None:
-    two = pair.train("adclr-ibot", f"two-for-{count}", strategy="fsdp")
+    two = together(pair, "adclr-ibot", strategy="fsdp")
     others = Together(tmp_path, count)
     try:
         begun(two, tmp_path / "on")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -61,8 +63,11 @@ def share(view: View, process: int) -> View:
     return replace(view, **parts)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_outputs_come_back_and_statistics_are_of_images_from_both(tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="spawn")
+    """In copies of this process, which have nothing to import."""
+    torch.multiprocessing.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="fork")
     found = [torch.load(tmp_path / f"{process}.pt") for process in range(2)]
     branch = Branch().eval()
     for process in range(2):
