@@ -37,15 +37,18 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough
 
-# A part of the tests on every interpreter that is found, one after the other, each in an environment of its own.
+# A part of the tests on every version of Python that is found, one after the other, each in an environment of its own.
 test-pythons:
-	@for python in $(PYTHONS); do \
-		$$python --version > /dev/null 2>&1 || continue; \
-		echo "== $$($$python --version)"; \
+	@seen=; for python in $(PYTHONS); do \
+		version=$$($$python --version 2> /dev/null) || continue; \
+		case "$$seen" in *"<$$version>"*) continue ;; esac; \
+		seen="$$seen<$$version>"; \
+		echo "== $$version"; \
 		$$python -m venv --clear .venv-python && \
 		.venv-python/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \
 		.venv-python/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE) || exit 1; \
-	done; rm -rf .venv-python
+	done; rm -rf .venv-python; \
+	test -n "$$seen" || { echo "None of these was found: $(PYTHONS)"; exit 1; }
 
 # The same part with the newest versions that pyproject.toml allows, without constraints.txt.
 test-newest:
