@@ -379,6 +379,11 @@ def test_continuing_freezes_the_encoder_for_half_of_the_run(
     assert saved["preset"] == "continue"
     assert saved["freeze_encoder_epochs"] == pytest.approx(4 / 3 / 2, abs=1e-3)  # twelve images in steps of four
     assert saved["recipe"]["encoder_lr_scale"] == 0.1
+    assert saved["encoder_batch_norm"] == "frozen"
+    before, after = (load_file(path / "exported" / "model.safetensors") for path in (start, run.folder))
+    statistics = [name for name in before if name.startswith("encoder.") and "running_" in name]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
     assert pretrain(out=tmp_path / "run", resume=True, preset="continue", init=str(start), max_steps=4).finished
 
 

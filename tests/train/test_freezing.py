@@ -56,6 +56,20 @@ def test_the_encoder_and_its_statistics_stand_still_and_then_move(method: str, t
     assert all(module.training for module in joint.student.modules())
 
 
+@pytest.mark.parametrize("epochs", [0.0, 1.0])
+def test_statistics_of_the_encoder_can_stand_still_while_its_weights_move(epochs: float, tmp_path: Path) -> None:
+    before = state_of(tiny_learner("decon-sl"))
+    chosen = settings(freeze_encoder_epochs=epochs, encoder_batch_norm="frozen")
+    learner, _ = run(tmp_path, chosen, learner=tiny_learner("decon-sl"))
+    changed = differing(before, state_of(learner))
+    networks = {name for name in before if name.startswith(("student.network.", "teacher.network."))}
+    statistics = {name for name in networks if ".encoder." in name and "running_" in name}
+    assert {name.split(".")[0] for name in statistics} == {"student", "teacher"}
+    assert not statistics & set(changed)
+    assert moved(before, state_of(learner)) >= ENCODER
+    assert any("decoder" in name and "running_" in name for name in changed)
+
+
 def test_the_switch_comes_at_a_fraction_of_an_epoch() -> None:
     freeze = EncoderFreeze(1.5, distributed=False, sharded=False)
     assert [step for step in range(10) if freeze.holds(Moment(step, 10, 4))] == [0, 1, 2, 3, 4, 5]

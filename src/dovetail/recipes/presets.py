@@ -8,7 +8,8 @@ still close to its random weights, and a blur of 2 px destroys most of such a vi
 with "short".
 
 "continue" is "short" for an encoder that starts from trained weights. The encoder is frozen for the first half of the
-run, and trained at a tenth of the learning rate in the second half (`docs/results.md`).
+run, and trained at a tenth of the learning rate in the second half; its BatchNorm layers keep their statistics
+(`docs/results.md`).
 """
 
 from __future__ import annotations

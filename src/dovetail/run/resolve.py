@@ -39,6 +39,8 @@ def resolved_run(
     if options.preset == "continue" and options.freeze_encoder_epochs == "auto" and network.decoder_prefixes:
         frozen = presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch
         settings = replace(settings, freeze_encoder_epochs=float(f"{frozen:.4g}"))
+    if options.preset == "continue" and options.encoder_batch_norm == "auto":
+        settings = replace(settings, encoder_batch_norm="frozen")
     if not options.resume:  # a saved run has its shortened values
         free = options_of(options.method).keys() - dict(options.recipe or {}).keys()
         chosen |= shortened(recipe, settings, free) | typed_rate(options, settings, chosen)

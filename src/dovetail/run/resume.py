@@ -17,7 +17,8 @@ from dovetail.run.options import PretrainOptions
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 
-FORMER = {"method": "decon-sl", "freeze_encoder_epochs": 0.0}  # defaults before these options could be "auto"
+# Defaults before these options existed or could be "auto".
+FORMER = {"method": "decon-sl", "freeze_encoder_epochs": 0.0, "encoder_batch_norm": "train"}
 SEQUENCES = ("mean", "std", "value_range")
 LENGTH = ("epochs", "max_steps")
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import torch
@@ -58,6 +58,7 @@ class Settings(EngineOptions):
         save_every_steps: Steps between two writes of `last.ckpt`; None uses only the minutes.
         lr: Learning rate at the end of the warm-up.
         freeze_encoder_epochs: Epochs with a frozen encoder; infinite for the whole run.
+        encoder_batch_norm: "train", or "frozen" for BatchNorm layers of the encoder that keep their running statistics.
     """
 
     num_images: int
@@ -74,6 +75,7 @@ class Settings(EngineOptions):
     precision: Precision
     workers: int
     freeze_encoder_epochs: float = 0.0
+    encoder_batch_norm: Literal["train", "frozen"] = "train"
 
     @property
     def sharded(self) -> bool:
@@ -213,6 +215,7 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
         "precision": best_precision(accelerator) if options.precision == "auto" else options.precision,
         "workers": auto_workers(accelerator, devices) if options.workers == "auto" else options.workers,
         "freeze_encoder_epochs": math.inf if frozen == "all" else 0.0 if frozen == "auto" else float(frozen),
+        "encoder_batch_norm": "train" if options.encoder_batch_norm == "auto" else options.encoder_batch_norm,
     }
     return Settings(
         **{name: getattr(options, name) for name in option_infos(EngineOptions)} | filled,

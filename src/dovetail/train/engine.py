@@ -51,6 +51,7 @@ SAME_RUN = (
     "lr",
     "max_steps",
     "freeze_encoder_epochs",
+    "encoder_batch_norm",
 )
 LENGTH = ("epochs", "max_steps")  # options that lengthen a finished run
 

@@ -4,8 +4,10 @@ DeCon's published ConvNeXt run does this (50 epochs with a frozen encoder, then 
 trained encoder with a random decoder, because the decoder's first gradients do not reach the encoder.
 
 A frozen encoder gets no gradient, no weight decay and no momentum. Its BatchNorm layers normalise with their running
-statistics and do not update them, in the student and in the teacher. The teacher is updated as usual. The average of
-constant weights is their value, so the teacher's encoder equals the student's, bit for bit, while it is frozen.
+statistics and do not update them, in the student and in the teacher. They can do so for the whole run, while its weights
+are trained: the running statistics of a trained encoder are those of whole images, and a run would replace them by those
+of its crops, which are blurred and recoloured. The teacher is updated as usual. The average of constant weights is their
+value, so the teacher's encoder equals the student's, bit for bit, while it is frozen.
 
 Whether the encoder is frozen only depends on the step, so a resumed run switches at the same step.
 
@@ -21,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dovetail.networks.network import Network
 from dovetail.schedules import Moment
@@ -33,12 +36,14 @@ class EncoderFreeze:
         epochs: Number of epochs; infinite for the whole run.
         distributed: Whether processes exchange gradients of unsharded weights.
         sharded: Whether weights are sharded.
+        statistics: Whether the BatchNorm statistics of the encoder are frozen for the whole run.
     """
 
-    def __init__(self, epochs: float, *, distributed: bool, sharded: bool) -> None:
+    def __init__(self, epochs: float, *, distributed: bool, sharded: bool, statistics: bool = False) -> None:
         self.epochs = epochs
         self.distributed = distributed and not sharded
         self.sharded = sharded
+        self.statistics = statistics
         self._was_frozen = False
 
     def holds(self, moment: Moment) -> bool:
@@ -58,10 +63,10 @@ class EncoderFreeze:
             A term to add to the loss: a zero that depends on the frozen weights if processes exchange gradients.
         """
         frozen = self.holds(moment)
-        if frozen or self._was_frozen:
+        if frozen or self._was_frozen or self.statistics:
             for network in (student, teacher):
                 for module in [] if network is None else encoder_modules(network):
-                    module.training = not frozen
+                    module.training = not (frozen or (self.statistics and isinstance(module, _BatchNorm)))
             self._was_frozen = frozen
         weights = encoder_weights(student) if frozen and not self.sharded else []
         zeros = [(0 * weight).sum() for weight in weights] if self.distributed else []

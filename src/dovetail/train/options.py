@@ -40,6 +40,12 @@ class EngineOptions(Options):
         'encoder-targets on a trained encoder, half of the run for the preset "continue", and 0 otherwise.',
         NOT_NEGATIVE,
     )
+    encoder_batch_norm: Literal["train", "frozen", "auto"] = option(
+        "auto",
+        'BatchNorm of the encoder. With "train" its layers normalise with the statistics of a batch and update the '
+        'running ones; with "frozen" they use the running statistics that the run starts from. "auto" means "frozen" '
+        'for the preset "continue", and "train" otherwise.',
+    )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
     accelerator: Accelerator | Auto = option("auto", "Device type.", movable=True)
     devices: int | Auto = option("auto", "Number of devices on each node.", COUNT, movable=True)

@@ -115,7 +115,10 @@ class LearnerModule(LightningModule):
         self.health: dict[str, Health] = {}
         self.prototypes: dict[str, PrototypeUse] = {}
         self.encoder_freeze = EncoderFreeze(
-            settings.freeze_encoder_epochs, distributed=settings.world_size > 1, sharded=settings.sharded
+            settings.freeze_encoder_epochs,
+            distributed=settings.world_size > 1,
+            sharded=settings.sharded,
+            statistics=settings.encoder_batch_norm == "frozen",
         )
         self.names: ImageNames | None = None
         self.own = Own()
