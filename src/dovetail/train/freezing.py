@@ -4,10 +4,10 @@ DeCon's published ConvNeXt run does this (50 epochs with a frozen encoder, then 
 trained encoder with a random decoder, because the decoder's first gradients do not reach the encoder.
 
 A frozen encoder gets no gradient, no weight decay and no momentum. Its BatchNorm layers normalise with their running
-statistics and do not update them, in the student and in the teacher. They can do so for the whole run, while its weights
-are trained: the running statistics of a trained encoder are those of whole images, and a run would replace them by those
-of its crops, which are blurred and recoloured. The teacher is updated as usual. The average of constant weights is their
-value, so the teacher's encoder equals the student's, bit for bit, while it is frozen.
+statistics and do not update them, in the student and in the teacher. They can do so for the whole run, while weights
+are trained: the running statistics of a trained encoder are those of whole images, and a run would replace them by
+those of its crops, which are blurred and recoloured. The teacher is updated as usual. The average of constant weights
+is their value, so the teacher's encoder equals the student's, bit for bit, while it is frozen.
 
 Whether the encoder is frozen only depends on the step, so a resumed run switches at the same step.
 
