@@ -95,7 +95,7 @@ def views_of(plan: ViewPlan, setting: Setting) -> list[View]:
             size = plan.queries.size_px
             queries = torch.randn(setting.batch, plan.queries.count, 3, size, size)
         view = View(
-            pixels=torch.randn(setting.batch, 3, spec.size_px, spec.size_px),
+            pixels=torch.randn(setting.batch, 3, *spec.sides),
             box=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(setting.batch, 1),
             flipped=torch.zeros(setting.batch, dtype=torch.bool),
             source_px=torch.full((setting.batch, 2), 256.0),

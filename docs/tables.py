@@ -65,7 +65,11 @@ def list_options(*, check: bool) -> bool:
 
 def kind(annotation: Any) -> str:
     """Return a type as users read it."""
+    from dovetail.sizes import Size
+
     choices = get_args(annotation)
+    if annotation == Size:
+        return "int or height x width"
     if choices and all(isinstance(choice, str) for choice in choices):
         return " or ".join(f"`{choice}`" for choice in choices)
     if isinstance(annotation, type) and not choices:

@@ -14,10 +14,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 
 # Imports run one way: a module may import those of its own rank and of ranks before it. A file may have its own rank.
-RANKS = ["errors", "durations", "public", "importing", "output", "names", "options", "provenance", "distributed"]
-RANKS += ["schedules", "files", "views", "heads", "objectives", "recipe", "networks", "weights", "recipes", "parsing"]
-RANKS += ["data", "train", "downstream", "run", "report", "downstream.finetune", "run.online", "run.pretrain"]
-RANKS += ["tryout", "cli", "__init__"]
+RANKS = ["errors", "sizes", "durations", "public", "importing", "output", "names", "options", "provenance"]
+RANKS += ["distributed", "schedules", "files", "views", "heads", "objectives", "recipe", "networks", "weights"]
+RANKS += ["recipes", "parsing", "data", "train", "downstream", "run", "report", "downstream.finetune", "run.online"]
+RANKS += ["run.pretrain", "tryout", "cli", "__init__"]
 
 
 def module_of(path: Path, source: Path) -> str:

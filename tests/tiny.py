@@ -64,7 +64,7 @@ def tiny_recipe(method: str, taps: Mapping[str, Tap], **options: Any) -> Recipe:
 def tiny_learner(method: str, *, model: str | None = None, seed: int = 0, **options: Any) -> Learner:
     """Return a learner of `method` on a tiny network; `options` are those of the recipe."""
     torch.manual_seed(seed)
-    network = build_network(model or tiny_model(method), image_size=64)
+    network = build_network(model or tiny_model(method), image_size=options.get("image_size", 64))
     recipe = tiny_recipe(method, network.taps, **options)
     if recipe.query_rule.positions == "sincos":
         fix_positions(network)
@@ -79,10 +79,10 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
     for spec in plan.views:
         corner = torch.rand(batch, 2, generator=generator) * 0.3
         extent = 0.5 + torch.rand(batch, 2, generator=generator) * 0.2
-        pixels = torch.nn.functional.interpolate(patterns, spec.size_px, mode="bilinear")
+        pixels = torch.nn.functional.interpolate(patterns, spec.sides, mode="bilinear")
         pixels = pixels + 0.3 * torch.randn(pixels.shape, generator=generator)
         is_global = spec.role == "global"
-        mask = random_mask(plan, spec.size_px, batch, generator) if is_global else None
+        mask = random_mask(plan, spec.sides, batch, generator) if is_global else None
         views.append(
             View(
                 pixels=pixels.to(dtype),
@@ -94,30 +94,30 @@ def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torc
                 masked=None if mask is None else int(mask.sum()),
                 queries=random_queries(plan, batch, seed, dtype) if is_global else None,
                 query_box=query_boxes(plan, batch, seed) if is_global else None,
-                segments=random_segments(plan, spec.size_px, batch, seed),
+                segments=random_segments(plan, spec.sides, batch, seed),
                 picks=random_picks(plan, batch, generator),
             )
         )
     return with_points(views, plan.points, np.random.default_rng(seed))
 
 
-def random_mask(plan: ViewPlan, size_px: int, batch: int, generator: torch.Generator) -> torch.Tensor | None:
+def random_mask(plan: ViewPlan, sides: tuple[int, int], batch: int, generator: torch.Generator) -> torch.Tensor | None:
     """Return [B, h, w] bool with about a third of the patches masked; None if the plan masks none."""
     if plan.masks is None:
         return None
-    side = size_px // plan.masks.patch_px
-    mask = torch.rand(batch, side, side, generator=generator) < 0.3
+    height, width = (side // plan.masks.patch_px for side in sides)
+    mask = torch.rand(batch, height, width, generator=generator) < 0.3
     mask[:, 0, 0] = True
     return mask
 
 
-def random_segments(plan: ViewPlan, size_px: int, batch: int, seed: int) -> torch.Tensor | None:
-    """Return [B, size, size] int32 with blocks of four segments, the same in all views; None without segments."""
+def random_segments(plan: ViewPlan, sides: tuple[int, int], batch: int, seed: int) -> torch.Tensor | None:
+    """Return [B, H, W] int32 with blocks of four segments, the same in all views; None without segments."""
     if plan.segments is None:
         return None
     generator = torch.Generator().manual_seed(seed + 3)
     blocks = torch.randint(4, (batch, 1, 2, 2), generator=generator, dtype=torch.int32)
-    return torch.nn.functional.interpolate(blocks.float(), size_px)[:, 0].int()
+    return torch.nn.functional.interpolate(blocks.float(), sides)[:, 0].int()
 
 
 def random_picks(plan: ViewPlan, batch: int, generator: torch.Generator) -> torch.Tensor | None:

@@ -122,10 +122,10 @@ def kept_for_backward(learner: nn.Module, found: dict[int, int]) -> Iterator[Non
         yield
 
 
-def quarters(size_px: int, batch: int) -> Tensor:
-    """Return [B, size, size] int32 with one segment in each quarter of a view."""
+def quarters(sides: tuple[int, int], batch: int) -> Tensor:
+    """Return [B, H, W] int32 with one segment in each quarter of a view."""
     blocks = torch.arange(4.0).reshape(1, 1, 2, 2).expand(batch, 1, 2, 2)
-    return torch.nn.functional.interpolate(blocks, size_px)[:, 0].int()
+    return torch.nn.functional.interpolate(blocks, sides)[:, 0].int()
 
 
 def random_views(plan: ViewPlan, batch: int) -> list[View]:
@@ -137,8 +137,8 @@ def random_views(plan: ViewPlan, batch: int) -> list[View]:
         is_global = spec.role == "global"
         mask = queries = query_box = None
         if plan.masks is not None and is_global:
-            side = spec.size_px // plan.masks.patch_px
-            mask = torch.rand(batch, side, side) < 0.3
+            rows, columns = (side // plan.masks.patch_px for side in spec.sides)
+            mask = torch.rand(batch, rows, columns) < 0.3
         if plan.queries is not None and is_global:
             size = plan.queries.size_px
             queries = torch.randn(batch, plan.queries.count, 3, size, size)
@@ -146,7 +146,7 @@ def random_views(plan: ViewPlan, batch: int) -> list[View]:
             query_box = torch.cat([place, place + 0.3], dim=2)
         views.append(
             View(
-                pixels=torch.randn(batch, 3, spec.size_px, spec.size_px),
+                pixels=torch.randn(batch, 3, *spec.sides),
                 box=torch.cat([corner, corner + extent], dim=1),
                 flipped=torch.rand(batch) < 0.5,
                 source_px=torch.full((batch, 2), 500.0),
@@ -154,7 +154,7 @@ def random_views(plan: ViewPlan, batch: int) -> list[View]:
                 mask=mask,
                 queries=queries,
                 query_box=query_box,
-                segments=None if plan.segments is None else quarters(spec.size_px, batch),
+                segments=None if plan.segments is None else quarters(spec.sides, batch),
                 picks=None if plan.segments is None else torch.rand(batch, plan.segments.count),
             )
         )

@@ -116,7 +116,7 @@ def form_of(name: str, batch: int) -> Form:
     views = views_of(recipe.views, Setting(model, batch, SIDE_PX, 0, 0, "cpu"))
     if is_convolutional(network):
         learner.to(memory_format=torch.channels_last)
-    prefer_plain_attention(learner, side_px=SIDE_PX)
+    prefer_plain_attention(learner, sizes=[(SIDE_PX, SIDE_PX)])
     return Form(learner, build_optimiser(rule_names(learner), recipe.optimiser), views)
 
 

@@ -85,6 +85,8 @@ class OptionInfo:
         python: Whether the option is a Python object, which is not available on the command line and in files.
         several: Whether several values may follow the option on the command line. They become a list, and one value
             stays itself.
+        reads: Function of a value and the option's name that converts the value to the type of the field, for options
+            with several spellings. It raises `OptionsError` for other values.
     """
 
     help: str
@@ -93,6 +95,7 @@ class OptionInfo:
     required: bool = False
     python: bool = False
     several: bool = False
+    reads: Callable[[Any, str], Any] | None = None
 
 
 def option(
@@ -105,9 +108,10 @@ def option(
     required: bool = False,
     python: bool = False,
     several: bool = False,
+    reads: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """Return a field of an `Options` class (see `OptionInfo`). A `positional` option may be passed without its name."""
-    info = OptionInfo(help, range, movable, required, python, several)
+    info = OptionInfo(help, range, movable, required, python, several, reads)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 
@@ -125,6 +129,8 @@ class Options:
     def __post_init__(self) -> None:
         kinds = types_of(type(self))
         for name, info in option_infos(type(self)).items():
+            if info.reads is not None and getattr(self, name) is not None:
+                object.__setattr__(self, name, info.reads(getattr(self, name), name))
             check_value(name, getattr(self, name), info, kinds[name])
 
     @classmethod

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -54,6 +54,7 @@ def make_parser(
         if option != "recipe" and not info.python:
             how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)
             how |= {"type": OneOrSeveral()} if info.several else {}
+            how |= {"type": Spelled(info.reads, option)} if info.reads else {}
             parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
     if "recipe" in kinds:
         from dovetail.recipes.registry import name_of
@@ -106,6 +107,23 @@ class OneOrSeveral:
         if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
             return value
         raise TypeError(f"Expected a <class 'str'>. Got value: {value}")
+
+
+class Spelled:
+    """Type of options with several spellings, such as sizes."""
+
+    def __init__(self, reads: Callable[[Any, str], Any], name: str) -> None:
+        self.reads, self.name = reads, name
+
+    def __repr__(self) -> str:
+        return "size"
+
+    def __call__(self, value: Any) -> Any:
+        """Return the value in its own type. Raise `TypeError` with a sentence for other values."""
+        try:
+            return self.reads(value, self.name)
+        except OptionsError as error:
+            raise TypeError(str(error)) from None
 
 
 def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:

@@ -80,7 +80,8 @@ def check(golden: Golden) -> Iterator[Comparison]:
 
 def check_targets(golden: Golden, teacher: SelfPatchHead, role: str) -> Iterator[Comparison]:
     """Compare candidates, the chosen neighbours as sets, and the aggregated tokens."""
-    around = neighbourhood(golden.config[f"grid_{role}"], wraparound=True).patch
+    side = golden.config[f"grid_{role}"]
+    around = neighbourhood(side, side, wraparound=True).patch
     stored = golden[f"neighbourhood.{role}"]
     yield Comparison(f"neighbourhood.{role}", around.sort(1).values, stored.sort(1).values, covers=stored)
     with torch.no_grad():

@@ -49,7 +49,7 @@ def inner() -> torch.Tensor:
 
 
 def test_neighbours_touch_and_never_wrap() -> None:
-    around = neighbourhood(SIDE, wraparound=False)
+    around = neighbourhood(SIDE, SIDE, wraparound=False)
     for patch in range(SIDE * SIDE):
         expected = {
             y * SIDE + x
@@ -61,7 +61,7 @@ def test_neighbours_touch_and_never_wrap() -> None:
 
 
 def test_wrapping_around_changes_border_patches_only() -> None:
-    torus, plain = neighbourhood(SIDE, wraparound=True), neighbourhood(SIDE, wraparound=False)
+    torus, plain = neighbourhood(SIDE, SIDE, wraparound=True), neighbourhood(SIDE, SIDE, wraparound=False)
     assert torch.equal(torus.patch[inner()], plain.patch[inner()])
     assert torus.valid.all()
     assert torch.equal(plain.valid.all(dim=1), inner())
@@ -73,10 +73,10 @@ def test_wrapping_around_changes_border_patches_only() -> None:
 
 def test_the_most_similar_are_chosen() -> None:
     seen = tokens()
-    chosen = most_similar(seen, neighbourhood(SIDE, wraparound=False), 3)
+    chosen = most_similar(seen, neighbourhood(SIDE, SIDE, wraparound=False), 3)
     for image in range(2):
         for patch in range(SIDE * SIDE):
-            around = neighbourhood(SIDE, wraparound=False)
+            around = neighbourhood(SIDE, SIDE, wraparound=False)
             candidates = around.patch[patch][around.valid[patch]]
             similarity = torch.cosine_similarity(seen[image, patch][None], seen[image, candidates])
             expected = candidates[similarity.topk(3).indices]
@@ -85,7 +85,7 @@ def test_the_most_similar_are_chosen() -> None:
 
 
 def test_corners_have_three_neighbours_and_the_fourth_counts_nothing() -> None:
-    chosen = most_similar(tokens(), neighbourhood(SIDE, wraparound=False), 4)
+    chosen = most_similar(tokens(), neighbourhood(SIDE, SIDE, wraparound=False), 4)
     assert chosen.valid[:, 0].sum(dim=1).tolist() == [3, 3]
     module = head().aggregation
     three = Neighbours(chosen.patch[:, :1, :3], chosen.valid[:, :1, :3])
@@ -96,7 +96,7 @@ def test_corners_have_three_neighbours_and_the_fourth_counts_nothing() -> None:
 
 def test_a_patchs_target_ignores_the_patch_itself() -> None:
     seen = tokens()
-    module, chosen = head().aggregation, most_similar(seen, neighbourhood(SIDE, wraparound=False), 4)
+    module, chosen = head().aggregation, most_similar(seen, neighbourhood(SIDE, SIDE, wraparound=False), 4)
     before = module(seen, chosen)
     other = seen.clone()
     other[:, 12] = torch.arange(8) ** 2
@@ -148,7 +148,7 @@ def test_mistakes_are_told() -> None:
 
 def test_neighbours_are_told_apart_under_autocast() -> None:
     """Tokens that are nearly alike have cosines within a step of bfloat16 of each other."""
-    around, seen = neighbourhood(SIDE, wraparound=False), 1 + 0.05 * tokens().float()
+    around, seen = neighbourhood(SIDE, SIDE, wraparound=False), 1 + 0.05 * tokens().float()
     chosen = most_similar(seen, around, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(most_similar(seen, around, 4).patch, chosen.patch)

@@ -30,17 +30,17 @@ def test_results_stay_as_they_are(name: str, side: int, options: dict[str, objec
     model = vit(name, **options)
     images = torch.randn(2, 3, side, side)
     before = model(images)
-    assert prefer_plain_attention(nn.ModuleList([model]), side_px=side) == 2
+    assert prefer_plain_attention(nn.ModuleList([model]), sizes=[(side, side)]) == 2
     torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
-    assert prefer_plain_attention(model, side_px=side) == 0  # nothing is left to change
+    assert prefer_plain_attention(model, sizes=[(side, side)]) == 0  # nothing is left to change
 
 
 def test_long_sequences_stay_fused() -> None:
     model = vit("test_vit", dynamic_img_size=True)
     side = 16 * 20
-    assert patches(model, side) > MAX_TOKENS  # type: ignore[arg-type]
-    assert prefer_plain_attention(model, side_px=side) == 0
+    assert patches(model, side, side) > MAX_TOKENS  # type: ignore[arg-type]
+    assert prefer_plain_attention(model, sizes=[(side, side)]) == 0
 
 
 def test_other_networks_are_left_alone() -> None:
-    assert prefer_plain_attention(vit("test_resnet"), side_px=64) == 0
+    assert prefer_plain_attention(vit("test_resnet"), sizes=[(64, 64)]) == 0

@@ -374,7 +374,7 @@ def make_loader(
     ahead = 1
     if processes:
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # training processes on this machine
-        pixels = sum(view.size_px**2 for view in plan.views)
+        pixels = sum(view.pixels for view in plan.views)
         images = global_batch // (world_size * micro_batches)
         most = AHEAD_BATCHES if num_workers else 1
         batch_bytes = images * (in_channels + 4 * (plan.segments is not None)) * pixels  # masks have 4 bytes

@@ -23,6 +23,7 @@ from dovetail.files.schema import converted, read_json
 from dovetail.files.sidecar import PartPaths
 from dovetail.files.tensors import write_tensors
 from dovetail.options import MOST_SIDE_PX
+from dovetail.sizes import as_size
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
 TaskName = Literal["classify", "segment", "detect"]
@@ -40,6 +41,9 @@ class TaskOptions(TypedDict, total=False):
     paths: PartPaths
 
 
+SidePx = Annotated[int, Meta(ge=1, le=MOST_SIDE_PX)]
+
+
 @dataclass(frozen=True)
 class Task:
     """What is needed to build and use a fine-tuned model.
@@ -50,7 +54,7 @@ class Task:
         names: Class names.
         mean: Mean of each channel in [0, 1].
         std: Standard deviation of each channel.
-        image_size: Image size of pre-training in pixels.
+        image_size: Image size of pre-training in pixels, as in `Source`.
         in_channels: Number of input channels.
         options: Further options to build and use the model.
         value_range: Values of black and white in images with more than 8 bits, if specified.
@@ -61,7 +65,7 @@ class Task:
     names: Annotated[tuple[str, ...], Meta(min_length=1)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: Annotated[int, Meta(ge=1, le=MOST_SIDE_PX)]
+    image_size: SidePx | tuple[SidePx, SidePx]
     in_channels: Annotated[int, Meta(ge=1, le=4096)]
     options: Mapping[str, Any] = field(default_factory=dict)
     value_range: tuple[float, ...] = ()
@@ -76,7 +80,8 @@ class Task:
 
     def source(self) -> Source:
         """Return the source of the bare model, without weights."""
-        return Source(self.constructor, None, self.mean, self.std, self.image_size, self.in_channels)
+        size = as_size(self.image_size)
+        return Source(self.constructor, None, self.mean, self.std, size, self.in_channels)
 
 
 def save_finished(out: Path, model: nn.Module, task: Task) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, SHARE, Auto, Options, Range, option
+from dovetail.sizes import Size, as_size
 
 RATE = Range(0, above=True, most=1e6)
 
@@ -87,11 +88,12 @@ class EvaluateKnnOptions(MachineOptions, MeasureOptions):
         COUNT,
     )
     temperature: float = option(0.07, "Temperature of the votes, weighted by exp(similarity / temperature).", RATE)
-    image_size: int | None = option(
+    image_size: Size | None = option(
         None,
-        "Side length of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the "
-        "run's.",
+        "Side length of the centre crop in pixels, or height x width, such as 64x128, after resizing the image to "
+        "cover 256/224 of it. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
+        reads=as_size,
     )
 
 
@@ -113,11 +115,12 @@ class EvaluateLinearOptions(MachineOptions, MeasureOptions):
     batch_size: int = option(1024, "Features per step.", Range(1, most=1 << 20))
     weight_decay: float = option(0.0, "Weight decay of the classifier's weights.", NOT_NEGATIVE)
     blocks: int = option(4, "For a ViT: number of last blocks whose class tokens are concatenated.", COUNT)
-    image_size: int | None = option(
+    image_size: Size | None = option(
         None,
-        "Side length of the centre crop in pixels, after resizing the shorter side to 256/224 of it. Default: the "
-        "run's.",
+        "Side length of the centre crop in pixels, or height x width, such as 64x128, after resizing the image to "
+        "cover 256/224 of it. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
+        reads=as_size,
     )
 
 
@@ -157,10 +160,12 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
         RATE,
     )
     seeds: int = option(1, "Number of repetitions, with other labelled images and initial centres.", COUNT)
-    image_size: int | None = option(
+    image_size: Size | None = option(
         None,
-        "Side length in pixels that whole images are resized to. Default: the run's.",
+        "Side length in pixels that whole images are resized to, or height x width, such as 64x128. Default: the "
+        "run's.",
         Range(16, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     classes: int | None = option(
         None,
@@ -366,10 +371,11 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
         Range(0, 1),
     )
     label_smoothing: float = option(0.1, "Label smoothing.", Range(0, 0.999))
-    image_size: int | None = option(
+    image_size: Size | None = option(
         None,
-        "Side length of the images in pixels. Default: the run's.",
+        "Side length of the images in pixels, or height x width, such as 64x128. Default: the run's.",
         Range(16, most=MOST_SIDE_PX),
+        reads=as_size,
     )
 
 

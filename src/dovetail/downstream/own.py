@@ -21,6 +21,7 @@ from dovetail.networks.build import build_network
 from dovetail.networks.modules import copied, module_of
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap
 from dovetail.networks.own import Paths, paths_in
+from dovetail.sizes import Size
 from dovetail.views.view import View
 
 PYRAMID_CHANNELS = 256
@@ -48,7 +49,7 @@ class OwnModel:
         found = {"encoder": paths_in(self.encoder), "decoder": paths_in(self.decoder), "taps": dict(self.taps or {})}
         return {name: value for name, value in found.items() if value}
 
-    def network(self, *, in_channels: int, image_size: int) -> Network:
+    def network(self, *, in_channels: int, image_size: Size) -> Network:
         """Return a copy of the module as a network."""
         with torch.device("cpu"):  # a trial run needs values, also where other models are built on "meta"
             return build_network(

@@ -20,6 +20,7 @@ from dovetail.errors import DovetailError, ModelError, OptionsError
 from dovetail.networks.construct import at_size
 from dovetail.networks.own import shared_root
 from dovetail.networks.parts import Parts, locate_parts
+from dovetail.sizes import Size, as_size
 from dovetail.weights.exported import Exported, load_whole, read_exported
 
 
@@ -72,7 +73,7 @@ def built(task: Task, *, own: OwnModel | None = None) -> tuple[nn.Module, nn.Mod
     return classifier, classifier.features.network.model
 
 
-def load_finished(folder: Path, *, image_size: int | None = None, model: nn.Module | None = None) -> nn.Module:
+def load_finished(folder: Path, *, image_size: Size | None = None, model: nn.Module | None = None) -> nn.Module:
     """Return the model of a fine-tuned run with its weights. A plain model of a library is returned unwrapped.
 
     With `image_size`, the position embeddings of a ViT are resampled to this size in pixels. `model` is the module of
@@ -83,13 +84,14 @@ def load_finished(folder: Path, *, image_size: int | None = None, model: nn.Modu
         DovetailError: The weights do not fit.
     """
     task = read_task(folder)
+    trained_at = as_size(task.image_size)
     if image_size is not None:
         task = replace(task, constructor=at_size(task.constructor, image_size))
     made, target = build_finished(task, model=model)
     if image_size is None:
         load_weights(made, folder)
     else:
-        load_whole(made, read_exported(folder / WEIGHTS).weights, folder / WEIGHTS)
+        load_whole(made, read_exported(folder / WEIGHTS).weights, folder / WEIGHTS, image_size=trained_at)
     whole: Any = target if len(target.state_dict()) == len(made.state_dict()) else made
     whole.class_names = task.names
     whole.normalisation = {"mean": list(task.mean), "std": list(task.std)}

@@ -20,6 +20,7 @@ from dovetail.networks.initialise import starting_statistics
 from dovetail.networks.network import Network
 from dovetail.networks.own import Paths
 from dovetail.networks.parts import locate_parts
+from dovetail.sizes import Size, as_size, sides, size_in_words
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart, read_exported
 from dovetail.weights.matching import load_into, match
@@ -37,7 +38,7 @@ MOST_FIRST = ("all", "encoder", "decoder", "imagenet", "random")  # sorted by ho
 class Pixels(TypedDict):
     """Image size in pixels, and mean and standard deviation of each channel in [0, 1]."""
 
-    size: int
+    size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -51,7 +52,7 @@ class Source:
         run: Run or weight file, or None without one.
         mean: Mean of each channel in [0, 1] for normalisation, as in pre-training.
         std: Standard deviation of each channel.
-        image_size: Image size of pre-training in pixels.
+        image_size: Image size of pre-training in pixels: the side of a square, or (height, width).
         in_channels: Number of input channels.
         model: Name of the model without a run, for which the library has weights.
         init: Weights without a run: "imagenet" for the library's weights, a .safetensors file, a run folder, or None
@@ -63,7 +64,7 @@ class Source:
     run: Path | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
+    image_size: Size
     in_channels: int = 3
     model: str | None = None
     init: str | None = None
@@ -83,10 +84,10 @@ class Source:
             module = construct(self.constructor)
             network = build_network(module, in_channels=self.in_channels, image_size=self.image_size)
         patch = network.taps["patches"].stride if "patches" in network.taps else 1
-        if self.image_size % patch:
+        if any(side % patch for side in sides(self.image_size)):
             raise OptionsError(
                 f"The model expects an image size that is a multiple of its patch size ({patch} px), got "
-                f"{self.image_size}."
+                f"{size_in_words(self.image_size)}."
             )
         if self.run is None:
             begin_from(network, starting(self.init))
@@ -150,7 +151,7 @@ def source_of(
     run: str | Path | None,
     model: Any,
     *,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     init: str | None = None,
     encoder: Paths = None,
 ) -> Source:
@@ -189,24 +190,26 @@ def source_of(
     info = described(exported)
     constructor = info["constructor"]
     if model is not None:
-        constructor = build_network(model, in_channels=info["in_channels"], image_size=info["image_size"]).constructor
+        constructor = build_network(
+            model, in_channels=info["in_channels"], image_size=as_size(info["image_size"])
+        ).constructor
     norm = info.get("normalisation") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return Source(
         constructor,
         Path(run),
         tuple(norm["mean"]),
         tuple(norm["std"]),
-        image_size or int(info["image_size"]),
+        image_size or as_size(info["image_size"]),
         int(info["in_channels"]),
     )
 
 
-def own_source(own: OwnModel, run: str | Path | None, *, image_size: int | None, init: str | None) -> Source:
+def own_source(own: OwnModel, run: str | Path | None, *, image_size: Size | None, init: str | None) -> Source:
     """Return the source for a module of the user, with the weights of a run if there is one."""
     if init is not None:
         raise OptionsError("--init does not apply to your own module; load the weights into the module first.")
     info: dict[str, Any] = {} if run is None else described(read_exported(run))
-    size, channels = image_size or int(info.get("image_size", 224)), int(info.get("in_channels", 3))
+    size, channels = image_size or as_size(info.get("image_size", 224)), int(info.get("in_channels", 3))
     constructor = own.network(in_channels=channels, image_size=size).constructor
     mean, std = normalisation_in(info, channels) or (IMAGENET_MEAN, IMAGENET_STD)
     return Source(constructor, None if run is None else Path(run), mean, std, size, channels, own=own)

@@ -36,6 +36,9 @@ class PartPaths(TypedDict):
     taps: NotRequired[dict[str, str]]
 
 
+Side = Annotated[int, Meta(ge=1, le=1 << 14)]
+
+
 class Described(TypedDict):
     """Fields of `model.json`. Other fields are allowed."""
 
@@ -44,7 +47,7 @@ class Described(TypedDict):
     decoder_prefixes: list[str]
     untrained: list[str]
     in_channels: NotRequired[Annotated[int, Meta(ge=1, le=4096)]]
-    image_size: NotRequired[Annotated[int, Meta(ge=1, le=1 << 14)]]
+    image_size: NotRequired[Side | tuple[Side, Side]]
     normalisation: NotRequired[Normalisation | None]
     extra: NotRequired[Extra]
     paths: NotRequired[PartPaths]

@@ -3,18 +3,19 @@
 Yun et al., "Patch-level Representation Learning for Self-supervised Vision Transformers", CVPR 2022,
 https://arxiv.org/abs/2206.07990 (sections 3.2 and 3.3).
 
-Differences from the official code: patches at the border have 5 or 3 neighbours, and any square grid is supported
-instead of only 14 x 14 and 6 x 6. The official code uses patches of the opposite border as neighbours, which mixes
+Differences from the official code: patches at the border have 5 or 3 neighbours, and any grid is supported instead
+of only 14 x 14 and 6 x 6. The official code uses patches of the opposite border as neighbours, which mixes
 unrelated patches into the targets (`reference_wraparound`, off by default).
 
 Cost: in the teacher, N class tokens attend to k + 1 tokens each; keys and values of patches are computed once.
 
-Shapes: B images, N = side^2 patches, C channels, G groups (1 or N), M members of a group, k neighbours, h heads.
+Shapes: B images, N = h w patches, C channels, G groups (1 or N), M members of a group, k neighbours, h heads.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ class SelfPatchHeadSpec(HeadSpec):
         mlp_ratio: Hidden width of the blocks' MLPs relative to their input.
         init_std: Standard deviation of the blocks' initial linear layers. The official 0.02 is meant for at least 384
             channels; with a few dozen channels, too little of the patches reaches the class token at first.
+        grids: (rows, columns) of the patches of views that are not square.
     """
 
     cls: PrototypeHeadSpec = field(default_factory=PrototypeHeadSpec)
@@ -72,10 +74,16 @@ class SelfPatchHeadSpec(HeadSpec):
     reference_wraparound: bool = False
     mlp_ratio: float = 4.0
     init_std: float = 0.02
+    grids: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= 8:
             raise OptionsError(f"neighbours is {self.neighbours}; it must be from 1 to 8.")
+        if len({rows * columns for rows, columns in self.grids}) < len(self.grids):
+            shown = " and ".join(f"{rows}x{columns}" for rows, columns in self.grids)
+            raise OptionsError(
+                f"SelfPatch cannot distinguish views of {shown} patches, which have equally many; change local_size."
+            )
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -117,28 +125,34 @@ class SelfPatchHead(nn.Module, TeacherAware):
 
     def choose(self, tokens: Tensor) -> Neighbours:
         """Return [B, N, k]: each patch's most similar neighbours, most similar first."""
-        around = neighbourhood(square_side(tokens.shape[1]), wraparound=self.spec.reference_wraparound)
+        rows, columns = grid_of(tokens.shape[1], self.spec.grids)
+        around = neighbourhood(rows, columns, wraparound=self.spec.reference_wraparound)
         around = Neighbours(around.patch.to(tokens.device), around.valid.to(tokens.device))
         return most_similar(tokens, around, self.spec.neighbours)
 
 
-def square_side(patches: int) -> int:
-    """Return the side of the square grid of `patches` tokens."""
+def grid_of(patches: int, grids: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
+    """Return (rows, columns) of `patches` tokens: the one of `grids` with as many, otherwise a square grid."""
     side = math.isqrt(patches)
-    if side * side != patches:
-        raise OptionsError(f"SelfPatch needs square views, got {patches} patches; use views of equal height and width.")
-    return side
+    found = next((grid for grid in grids if grid[0] * grid[1] == patches), (side, side))
+    if found[0] * found[1] != patches:
+        raise OptionsError(
+            f"SelfPatch needs square views, got {patches} patches; list the rows and columns of other views in the "
+            "head's grids."
+        )
+    return found
 
 
-def neighbourhood(side: int, *, wraparound: bool) -> Neighbours:
-    """Return [N, 8]: the 3 x 3 neighbourhood of each patch of a side x side grid without itself, row by row."""
+def neighbourhood(rows: int, columns: int, *, wraparound: bool) -> Neighbours:
+    """Return [N, 8]: the 3 x 3 neighbourhood of each patch of a rows x columns grid without itself, row by row."""
     steps = torch.tensor([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)])  # [8, 2]
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    there = torch.stack([rows.flatten(), columns.flatten()], dim=1)[:, None] + steps  # [N, 8, 2]
-    inside = ((there >= 0) & (there < side)).all(dim=2)
-    wrapped = there % side
+    down, across = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    there = torch.stack([down.flatten(), across.flatten()], dim=1)[:, None] + steps  # [N, 8, 2]
+    sides = torch.tensor([rows, columns])
+    inside = ((there >= 0) & (there < sides)).all(dim=2)
+    wrapped = there % sides
     valid = torch.ones_like(inside) if wraparound else inside
-    return Neighbours(wrapped[..., 0] * side + wrapped[..., 1], valid)
+    return Neighbours(wrapped[..., 0] * columns + wrapped[..., 1], valid)
 
 
 def most_similar(tokens: Tensor, around: Neighbours, count: int) -> Neighbours:

@@ -27,6 +27,7 @@ from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_t
 from dovetail.networks.vit import build_vit, is_vit
 from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
+from dovetail.sizes import Size
 
 # Decoders of "timm/<name>+<decoder>", and their options with defaults.
 DECODERS: Mapping[str, tuple[Callable[..., nn.Module], dict[str, int | bool]]] = {
@@ -45,7 +46,7 @@ def build_network(
     encoder: Paths = None,
     decoder: Paths = None,
     taps: Mapping[str, str] | None = None,
-    image_size: int = 224,
+    image_size: Size = 224,
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
 ) -> Network:
@@ -61,7 +62,7 @@ def build_network(
         encoder: Dotted path of the encoder in a custom module, "" for the module itself. Several paths are allowed.
         decoder: Dotted path of the decoder in a custom module. Several paths are allowed.
         taps: Path of the module of each tap in a custom module, instead of all maps of its parts.
-        image_size: Side length of the images in pixels, used for a trial run.
+        image_size: Side of square images, or (height, width), in pixels, used for a trial run.
         drop_path: Stochastic depth of a timm ViT's last block, in [0, 1); off in the teacher.
         checkpoint_blocks: Recompute a timm ViT's blocks in the backward pass instead of storing activations.
 
@@ -82,7 +83,7 @@ def build_network(
             )
         network = _by_name(model, in_channels=in_channels, image_size=image_size)
     else:
-        size: dict[str, int] = {"in_channels": in_channels, "image_size": image_size}
+        size: dict[str, Any] = {"in_channels": in_channels, "image_size": image_size}
         network = _wrap(model, encoder=encoder, decoder=decoder, taps=taps, **size)
         network.frozen = tuple(name for name, value in network.model.named_parameters() if not value.requires_grad)
     if pretrained:
@@ -99,7 +100,7 @@ def _named_vit(rest: str, **options: Any) -> Network:
     return build_vit_fpn(rest, **options) if TimmName.parse(rest).plus else build_vit(rest, **options)
 
 
-def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
+def _by_name(model: str, *, in_channels: int, image_size: Size) -> Network:
     if model.startswith("smp."):
         return _by_call(model, in_channels=in_channels, image_size=image_size)
     if is_timm_name(model) and model != "timm/":
@@ -120,7 +121,7 @@ def _by_name(model: str, *, in_channels: int, image_size: int) -> Network:
             )
 
 
-def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
+def _by_call(call: str, *, in_channels: int, image_size: Size) -> Network:
     """Build a model with random weights from a call of segmentation_models_pytorch.
 
     The call is text such as "smp.FPN(encoder_name='resnet18', decoder_pyramid_channels=64)". `in_channels` applies
@@ -146,7 +147,7 @@ def _by_call(call: str, *, in_channels: int, image_size: int) -> Network:
     return _with_tokens(SmpNetwork(built, construction=construction, in_channels=channels, image_size=image_size))
 
 
-def _build_timm(named: TimmName, *, in_channels: int, image_size: int) -> Network:
+def _build_timm(named: TimmName, *, in_channels: int, image_size: Size) -> Network:
     if not timm.is_model(named.name):
         raise unknown_name("timm model", named.name, timm.list_models(), error=ModelError)
     if named.plus and named.decoder not in DECODERS:
@@ -174,10 +175,10 @@ def _wrap(
     decoder: Paths,
     taps: Mapping[str, str] | None,
     in_channels: int,
-    image_size: int,
+    image_size: Size,
 ) -> Network:
     if encoder is not None or taps:
-        size: dict[str, int] = {"in_channels": in_channels, "image_size": image_size}
+        size: dict[str, Any] = {"in_channels": in_channels, "image_size": image_size}
         return OwnNetwork(model, encoder=encoder, decoder=decoder, taps=taps, **size)
     if decoder is not None:
         raise OptionsError("A custom module with `decoder` also needs `encoder`; pass its path.")

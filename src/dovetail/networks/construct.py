@@ -17,6 +17,7 @@ from dovetail.errors import DovetailError, ModelError
 from dovetail.networks.network import Construction
 from dovetail.networks.smp import ARCHITECTURES
 from dovetail.networks.torchvision_models import MODELS
+from dovetail.sizes import Size
 
 OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
 SHOWN = 200
@@ -53,7 +54,7 @@ def construct(call: str) -> nn.Module:
     return model
 
 
-def at_size(call: str, image_size: int) -> str:
+def at_size(call: str, image_size: Size) -> str:
     """Return a constructor call with another image size for models with a grid of position embeddings.
 
     Other models support images of any size, and their call does not change.
@@ -61,7 +62,7 @@ def at_size(call: str, image_size: int) -> str:
     construction = Construction.parse(call)
     if construction is None:
         return call
-    sizes: dict[str, int] = {name: image_size for name in ("img_size", "image_size") if name in construction.kwargs}
+    sizes: dict[str, Size] = {name: image_size for name in ("img_size", "image_size") if name in construction.kwargs}
     return str(replace(construction, kwargs={**construction.kwargs, **sizes}))
 
 

@@ -23,6 +23,7 @@ from dovetail.networks.levels import Level
 from dovetail.networks.random_drops import keep_everything
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import LateralDropout, NetworkRules, Tap
+from dovetail.sizes import Size
 from dovetail.views.points import places
 from dovetail.views.view import View
 
@@ -109,7 +110,7 @@ class Network(nn.Module, TeacherAware):
         between: Parameters of `model` outside the decoder's prefixes that only contribute to the decoder's taps, such
             as those of a skip connection.
         rules: Options of the recipe for the network; see `following`.
-        image_size: Side length of the square images, in pixels, that the network was built for.
+        image_size: Side of the square images, or (height, width), in pixels, that the network was built for.
         watched: Set temporarily to record whole maps: taps at points are then also computed completely, without
             gradients.
         resting: Set temporarily to look at maps: laterals are then not dropped.
@@ -126,7 +127,7 @@ class Network(nn.Module, TeacherAware):
     frozen: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
     rules: NetworkRules = NetworkRules()
-    image_size: int = 224
+    image_size: Size = 224
     watched: bool = False
     resting: bool = False
 

@@ -16,6 +16,7 @@ from dovetail.networks.nested import LAST, Shape, channel_dimension, tensors_in,
 from dovetail.networks.staged import StagedNetwork, Stages, is_map, record, stride_of
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import Tap
+from dovetail.sizes import Size, as_size, sides, size_in_words, times
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class OwnNetwork(StagedNetwork):
         encoder: Paths,
         decoder: Paths,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         taps: Mapping[str, str] | None = None,
     ) -> None:
         """Wrap `model`.
@@ -56,7 +57,7 @@ class OwnNetwork(StagedNetwork):
                 modules return its maps, a list of paths or paths separated by commas.
             decoder: Dotted path or paths of the decoder; None without a decoder.
             in_channels: Number of input channels.
-            image_size: Side length of the images for a trial run.
+            image_size: Side of the images, or (height, width), for a trial run.
             taps: Path of the module of each tap, instead of all maps of the parts. Names of encoder taps start with
                 "c", names of decoder taps with "p".
         """
@@ -129,7 +130,9 @@ class OwnNetwork(StagedNetwork):
         self.channels_last: frozenset[str] = frozenset()
         self.classifier = self._classifier()
         shapes = self._shapes(self.image_size)
-        others = next(filter(None, map(self._shapes, (self.image_size + 64, 2 * self.image_size))), {})
+        height, width = sides(self.image_size)
+        larger = as_size((height + 64, width + 64))
+        others = next(filter(None, map(self._shapes, (larger, times(self.image_size, 2)))), {})
         found = {key: channel_dimension(shape, others.get(key)) for key, shape in shapes.items()}
         unclear = [(key, shapes[key], others.get(key)) for key, dimension in found.items() if dimension is None]
         if unclear:
@@ -161,22 +164,22 @@ class OwnNetwork(StagedNetwork):
         self.taps = {}
         for name, key in self.stages.items():
             part: Literal["encoder", "decoder"] = "encoder" if name[0] == "c" else "decoder"
-            self.taps[name] = Tap(shapes[key][1], stride_of(shapes[key][3], self.image_size), "map", part)
+            self.taps[name] = Tap(shapes[key][1], stride_of(shapes[key][3], sides(self.image_size)[1]), "map", part)
 
-    def _shapes(self, side: int) -> dict[str, Shape]:
-        """Return the shapes of all maps for an image of `side` x `side` pixels; none if it is not supported."""
+    def _shapes(self, size: Size) -> dict[str, Shape]:
+        """Return the shapes of all maps for an image of this size; none if it is not supported."""
         try:
             with undisturbed(self.model), torch.no_grad():
                 self.model.eval()
-                answers = self.run(self._black(side), None, None)
+                answers = self.run(self._black(size), None, None)
         except DovetailError:
             raise
         except Exception:  # a module may raise any exception for unsupported images; the base class reports it
             return {}
         return {key: tuple(value.shape) for maps in answers for key, value in maps.items()}
 
-    def _black(self, side: int) -> Tensor:
-        return next(self.model.parameters()).new_zeros(1, self.in_channels, side, side)
+    def _black(self, size: Size) -> Tensor:
+        return next(self.model.parameters()).new_zeros(1, self.in_channels, *sides(size))
 
     def _classifier(self) -> str:
         """Return the path of the decoder's classifier, or "" without one or with custom taps."""
@@ -224,12 +227,12 @@ def shared_root(paths: Sequence[str]) -> str:
     return ".".join(column[0] for column in same)
 
 
-def _unclear(key: str, shape: Shape, other: Shape | None, *, image_size: int) -> str:
+def _unclear(key: str, shape: Shape, other: Shape | None, *, image_size: Size) -> str:
     """Return the error message for a map with an ambiguous layout."""
     path = key.rpartition(":")[0]
     also = f", and {list(other)} for larger ones" if other is not None else ""
     return (
-        f"The part {path or 'itself'!r} returns a tensor of shape {list(shape)} for images of {image_size} "
-        f"px{also}, which is not clearly [B, C, H, W] or [B, H, W, C]; choose a part that returns maps of one of "
-        "these shapes, or another image size."
+        f"The part {path or 'itself'!r} returns a tensor of shape {list(shape)} for images of "
+        f"{size_in_words(image_size)} px{also}, which is not clearly [B, C, H, W] or [B, H, W, C]; choose a part that "
+        "returns maps of one of these shapes, or another image size."
     )

@@ -9,16 +9,17 @@ import torch
 from dovetail.errors import ModelError
 from dovetail.networks.network import Network
 from dovetail.networks.undisturbed import undisturbed
+from dovetail.sizes import Size, multiple_of, sides, size_in_words
 from dovetail.views.view import View
 
 
-def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
-    """Return a view of noise, [B, in_channels, size, size], with the network's device and dtype.
+def trial_view(network: Network, *, size_px: Size, batch_size: int) -> View:
+    """Return a view of noise, [B, in_channels, height, width], with the network's device and dtype.
 
     A network with query patches gets one per image.
     """
-    like = next(network.parameters())
-    shape = [batch_size, network.in_channels, size_px, size_px]
+    like, (height, width) = next(network.parameters()), sides(size_px)
+    shape = [batch_size, network.in_channels, height, width]
     pixels = torch.randn(shape, device=like.device, dtype=like.dtype)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=like.device).expand(batch_size, 4)
     queries = None
@@ -29,14 +30,14 @@ def trial_view(network: Network, *, size_px: int, batch_size: int) -> View:
         pixels=pixels,
         box=whole,
         flipped=torch.zeros(batch_size, dtype=torch.bool, device=like.device),
-        source_px=torch.full((batch_size, 2), float(size_px), device=like.device),
+        source_px=torch.tensor([[float(width), float(height)]], device=like.device).expand(batch_size, 2),
         queries=queries,
         query_box=None if queries is None else whole[:, None],
     )
 
 
 def check_image_size(
-    network: Network, size_px: int, *, taps: Collection[str] | None = None, batch_size: int = 2
+    network: Network, size_px: Size, *, taps: Collection[str] | None = None, batch_size: int = 2
 ) -> None:
     """Raise `ModelError` if the network cannot train on images of `size_px` in batches of `batch_size`.
 
@@ -44,18 +45,17 @@ def check_image_size(
 
     Args:
         network: Any network.
-        size_px: Side length of the square images.
+        size_px: Side of square images, or (height, width), in pixels.
         taps: Used taps; None uses all except a ViT's queries, which need a view with query patches.
         batch_size: Number of images in a forward pass on one device.
     """
     multiple = network.size_multiple
     taps = taps or [tap for tap in network.taps if tap != "queries"]
-    if size_px < multiple or size_px % multiple:
-        nearest = max(round(size_px / multiple), 1) * multiple
-        raise ModelError(
-            f"The model does not support images of {size_px} px; the size must be a multiple of {multiple}, such as "
-            f"{nearest}."
-        )
+    shown = size_in_words(size_px)
+    if any(side < multiple or side % multiple for side in sides(size_px)):
+        must = "the size must be a multiple" if shown.isdecimal() else "height and width must be multiples"
+        nearest = size_in_words(multiple_of(size_px, multiple))
+        raise ModelError(f"The model does not support images of {shown} px; {must} of {multiple}, such as {nearest}.")
     try:
         with undisturbed(network), torch.no_grad():
             network.train()
@@ -63,11 +63,11 @@ def check_image_size(
     except (RuntimeError, ValueError, AssertionError) as error:
         if "more than 1 value per channel" in str(error):
             raise ModelError(
-                f"The model's BatchNorm gets a single value per channel with {batch_size} image(s) of {size_px} px; "
+                f"The model's BatchNorm gets a single value per channel with {batch_size} image(s) of {shown} px; "
                 "use larger batches per device or larger images."
             ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelError(
-            f"The model does not support images of {size_px} px ({reason}); use the size that it was built for, "
-            f"{network.image_size}."
+            f"The model does not support images of {shown} px ({reason}); use the size that it was built for, "
+            f"{size_in_words(network.image_size)}."
         ) from error

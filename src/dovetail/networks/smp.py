@@ -20,6 +20,7 @@ from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import size_options
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
+from dovetail.sizes import Size
 
 ARCHITECTURES: Mapping[str, str] = {
     name.lower(): name
@@ -65,7 +66,7 @@ class SmpNetwork(TwoPartNetwork):
     """
 
     def __init__(
-        self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
+        self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: Size
     ) -> None:
         encoder = model.get_submodule("encoder")
         super().__init__(
@@ -112,14 +113,14 @@ class SmpNetwork(TwoPartNetwork):
         return ([stages[INPUT], *features],)
 
 
-def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: int) -> SmpNetwork:
+def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: Size) -> SmpNetwork:
     """Build `smp.<architecture>(encoder_name=encoder)` with random weights and one class.
 
     Args:
         architecture: Name in any case, such as "unet" or "DeepLabV3Plus".
         encoder: Name in the library, or a timm model as "tu-<name>".
         in_channels: Number of input channels.
-        image_size: Side length of the images for a trial run.
+        image_size: Side of the images, or (height, width), for a trial run.
     """
     if architecture.lower() not in ARCHITECTURES:
         raise unknown_name(
@@ -151,7 +152,7 @@ def _check_encoder(encoder: str) -> None:
         )
 
 
-def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: int) -> SmpNetwork:
+def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: Size) -> SmpNetwork:
     """Wrap a model that the user built; its constructor call is known if the library kept its arguments."""
     kept: dict[str, Any] | None = vars(model).get("_hub_mixin_config")
     construction = None

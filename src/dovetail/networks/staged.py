@@ -20,6 +20,7 @@ from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import Tap
+from dovetail.sizes import Size, sides, size_in_words
 from dovetail.views.view import View
 
 Stages = dict[str, Any]
@@ -41,9 +42,9 @@ class StagedNetwork(Network):
         encoder_prefix: str,
         decoder_prefixes: tuple[str, ...],
         in_channels: int,
-        image_size: int,
+        image_size: Size,
     ) -> None:
-        """Wrap `model` and run it once with an image of `image_size` x `image_size` pixels."""
+        """Wrap `model` and run it once with an image of `image_size`, a side or (height, width) in pixels."""
         super().__init__()
         self.model = model
         self.constructor = str(construction) if construction else f"{type(model).__module__}.{type(model).__qualname__}"
@@ -87,7 +88,7 @@ class StagedNetwork(Network):
     def _discover(self) -> None:
         """Set `taps` and `stages` from a forward pass of a black image."""
         like = next(self.model.parameters())
-        pixels = like.new_zeros(1, self.in_channels, self.image_size, self.image_size)
+        pixels = like.new_zeros(1, self.in_channels, *sides(self.image_size))
         was_training = self.model.training
         try:
             with undisturbed(self.model), torch.no_grad():
@@ -103,8 +104,8 @@ class StagedNetwork(Network):
             }
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ModelError(
-                f"{self.constructor} does not support images of {self.image_size} px ({_first_line(error)}); choose "
-                "another image size, such as 224."
+                f"{self.constructor} does not support images of {size_in_words(self.image_size)} px "
+                f"({_first_line(error)}); choose another image size, such as 224."
             ) from error
         finally:
             self.model.train(was_training)
@@ -150,14 +151,14 @@ def is_map(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] > 0
 
 
-def tap_of(value: Tensor, part: Literal["encoder", "decoder"], image_size: int) -> Tap:
+def tap_of(value: Tensor, part: Literal["encoder", "decoder"], image_size: Size) -> Tap:
     """Return the tap of a map [B, C, H, W] for an image of `image_size` px; strides are powers of two."""
-    return Tap(channels=value.shape[1], stride=stride_of(value.shape[-1], image_size), kind="map", part=part)
+    return Tap(channels=value.shape[1], stride=stride_of(value.shape[-1], sides(image_size)[1]), kind="map", part=part)
 
 
-def stride_of(cells: int, image_size: int) -> int:
+def stride_of(cells: int, side_px: int) -> int:
     """Return the power of two closest to the pixels of a cell."""
-    return int(2 ** max(round(math.log2(image_size / max(cells, 1))), 0))
+    return int(2 ** max(round(math.log2(side_px / max(cells, 1))), 0))
 
 
 def tap_name(tap: Tap) -> str:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, fpn_levels, intermediates, stages_by_stride
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork
+from dovetail.sizes import Size
 
 
 class TimmNetwork(TwoPartNetwork):
     """A timm model, `EncoderFPN` or `EncoderFCN`. Encoder stages are strides, decoder stages are levels."""
 
     def __init__(
-        self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
+        self, model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: Size
     ) -> None:
         composed = isinstance(model, (EncoderFPN, EncoderFCN))
         encoder = model.encoder if isinstance(model, (EncoderFPN, EncoderFCN)) else model

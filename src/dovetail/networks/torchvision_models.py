@@ -20,6 +20,7 @@ from dovetail.errors import ModelError, unknown_name
 from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
+from dovetail.sizes import Size
 
 LRASPP_DECODER = ("classifier.cbr.", "classifier.scale.")
 
@@ -50,7 +51,7 @@ class TorchvisionSegmentation(TwoPartNetwork):
     """FCN or DeepLabV3. Encoder stages are the backbone's children; the decoder is the head before its classifier."""
 
     def __init__(
-        self, model: FCN | DeepLabV3, *, construction: Construction | None, in_channels: int, image_size: int
+        self, model: FCN | DeepLabV3, *, construction: Construction | None, in_channels: int, image_size: Size
     ) -> None:
         super().__init__(
             model,
@@ -92,7 +93,7 @@ class TorchvisionDetector(TwoPartNetwork):
         *,
         construction: Construction | None,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
     ) -> None:
         backbone = model.get_submodule("backbone")
         if not isinstance(backbone, BackboneWithFPN):
@@ -127,7 +128,7 @@ class TorchvisionDetector(TwoPartNetwork):
 class TorchvisionLRASPP(TwoPartNetwork):
     """LR-ASPP. Encoder stages are the backbone's children; the decoder's map is the one before the classifiers."""
 
-    def __init__(self, model: LRASPP, *, construction: Construction | None, in_channels: int, image_size: int) -> None:
+    def __init__(self, model: LRASPP, *, construction: Construction | None, in_channels: int, image_size: Size) -> None:
         super().__init__(
             model,
             construction=construction,
@@ -154,7 +155,7 @@ class TorchvisionLRASPP(TwoPartNetwork):
 class TorchvisionSSD(TwoPartNetwork):
     """SSD or SSDlite, which has no decoder. Stages are the extractor's first two maps; smaller ones do not train."""
 
-    def __init__(self, model: SSD, *, construction: Construction | None, in_channels: int, image_size: int) -> None:
+    def __init__(self, model: SSD, *, construction: Construction | None, in_channels: int, image_size: Size) -> None:
         super().__init__(
             model,
             construction=construction,
@@ -180,7 +181,7 @@ class TorchvisionSSD(TwoPartNetwork):
         return {}
 
 
-def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPartNetwork:
+def build_torchvision(name: str, *, in_channels: int, image_size: Size) -> TwoPartNetwork:
     """Build torchvision's model `name` with random weights; all parameters are trainable.
 
     Raises:
@@ -200,7 +201,7 @@ def build_torchvision(name: str, *, in_channels: int, image_size: int) -> TwoPar
 
 
 def wrap_torchvision(
-    model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: int
+    model: nn.Module, *, construction: Construction | None, in_channels: int, image_size: Size
 ) -> TwoPartNetwork:
     """Wrap a segmentation or detection model of torchvision."""
     if isinstance(model, (FCN, DeepLabV3)):

@@ -34,6 +34,7 @@ from dovetail.networks.timm_names import CREATE, TimmName, create_timm
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
 from dovetail.recipe import Tap
+from dovetail.sizes import Size, as_size, sides
 from dovetail.views.view import View
 
 
@@ -64,7 +65,7 @@ class ViTNetwork(Network):
         self.mask_token = nn.Parameter(torch.zeros(1, channels))  # zeros, decayed like a matrix, as in iBOT
         self.in_channels = int(vit.patch_embed.proj.in_channels)
         self.size_multiple = stride
-        self.image_size = int(vit.patch_embed.img_size[0])
+        self.image_size = as_size(tuple(vit.patch_embed.img_size))
         kinds: dict[str, Kind] = {"cls" if vit.cls_token is not None else "pooled": "vector", "patches": "tokens"}
         kinds |= {"patches_prenorm": "tokens", map_name(stride): "map"}
         if all(takes_queries(block) for block in vit.blocks):
@@ -196,11 +197,12 @@ class ViTNetwork(Network):
 
     def probe_view(self) -> View:
         """Return a small image for trial runs, with a mask and queries if the recipe has them."""
-        side = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
-        view, cells = trial_view(self, size_px=side, batch_size=1), side // self.taps["patches"].stride
+        size = 2 * self.size_multiple if self.vit.dynamic_img_size else self.image_size
+        view = trial_view(self, size_px=size, batch_size=1)
         if not self.rules.masks:
             return view
-        every_second = torch.arange(cells * cells, device=view.pixels.device).reshape(1, cells, cells) % 2 == 1
+        rows, columns = (side // self.taps["patches"].stride for side in sides(size))
+        every_second = torch.arange(rows * columns, device=view.pixels.device).reshape(1, rows, columns) % 2 == 1
         return replace(view, mask=every_second)
 
 
@@ -209,7 +211,7 @@ def build_vit(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
-    image_size: int = 224,
+    image_size: Size = 224,
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
 ) -> ViTNetwork:
@@ -221,8 +223,8 @@ def build_vit(
             used unchanged; the options below do not apply to a module.
         in_channels: Number of input channels.
         pretrained: Load timm's weights.
-        image_size: Side length of the global views in pixels, for the grid of position embeddings. Views of other sizes
-            use interpolated positions.
+        image_size: Side of the global views, or (height, width), in pixels, for the grid of position embeddings. Views
+            of other sizes use interpolated positions.
         drop_path: Stochastic depth of the last block, rising linearly from 0 in the first; off in the teacher.
         checkpoint_blocks: Recompute every block in the backward pass instead of storing its activations.
 
@@ -246,7 +248,7 @@ def build_vit(
 
 
 def vit_options(
-    *, in_channels: int, image_size: int, encoder_options: Mapping[str, Any] | None = None
+    *, in_channels: int, image_size: Size, encoder_options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return options of `timm.create_model` without classifier and for any view size, overridden by `options`."""
     size = {"img_size": image_size, "dynamic_img_size": True}

@@ -28,6 +28,7 @@ from dovetail.networks.timm_names import TimmName, create_timm
 from dovetail.networks.vit import ViTNetwork, check_model, named_vit, vit_options
 from dovetail.networks.vit_embed import patch_px
 from dovetail.recipe import Tap
+from dovetail.sizes import Size
 from dovetail.views.view import View
 
 # Decoders of a ViT's name, and their options.
@@ -159,7 +160,7 @@ def vit_fpn(
     name: str,
     *,
     in_channels: int = 3,
-    image_size: int = 224,
+    image_size: Size = 224,
     channels: int = 256,
     norm: bool = True,
     encoder_options: Mapping[str, Any] | None = None,
@@ -169,7 +170,7 @@ def vit_fpn(
     Args:
         name: Name of the timm model.
         in_channels: Number of input channels.
-        image_size: Side length in pixels for the grid of position embeddings.
+        image_size: Side of square images, or (height, width), in pixels, for the grid of position embeddings.
         channels: Width of the pyramid.
         norm: BatchNorm on lateral and output convolutions.
         encoder_options: Further options of `timm.create_model`.
@@ -186,7 +187,7 @@ def build_vit_fpn(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
-    image_size: int = 224,
+    image_size: Size = 224,
     drop_path: float = 0.0,
     checkpoint_blocks: bool = False,
 ) -> ViTFPNNetwork:
@@ -197,7 +198,7 @@ def build_vit_fpn(
             "+fpn(channels=64)", a call of timm instead of the name, or a `ViTFPN`, which is used unchanged.
         in_channels: Number of input channels.
         pretrained: Load timm's weights into the ViT.
-        image_size: Side length of the global views in pixels.
+        image_size: Side of the global views, or (height, width), in pixels.
         drop_path: Stochastic depth of the last block, rising linearly from 0 in the first; off in the teacher.
         checkpoint_blocks: Recompute every block in the backward pass instead of storing its activations.
 

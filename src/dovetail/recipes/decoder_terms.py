@@ -14,6 +14,7 @@ mIoU on VOC, +0.50 on Cityscapes (abstract, version 3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -99,8 +100,8 @@ def decon(
     """
     check_shares(alpha, lateral_dropout)
     leading, chosen = decoder or base, choose_levels(taps, levels)
-    size_px = base.views.views[0].size_px
-    choice = Choice(size_px, -(-decoder_cells // len(chosen)), decoder_grid, border_cells)
+    sides = base.views.views[0].sides
+    choice = Choice(sides, -(-decoder_cells // len(chosen)), decoder_grid, border_cells)
     changes = Changes(decoder_prototypes, decoder_hidden, decoder_cell_negatives, decoder_group_weight)
     terms = [
         changes.made_to(on_level(leading, term, tap, (1 - alpha) / len(chosen), choice.on(term, taps[tap])))
@@ -190,22 +191,23 @@ def on_maps(recipe: Recipe, term: Term) -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """The cells of decoder maps to compare, in views of `size_px`: at `points`, or all cells pooled to `grid`."""
+    """The cells of decoder maps to compare, in views of `sides`: at `points`, or all cells pooled to `grid`."""
 
-    size_px: int
+    sides: tuple[int, int]
     points_each: int
     grid: int
     border: int
 
-    def side(self, tap: Tap) -> int:
-        """Return the number of cells per side of a tap's map."""
-        return -(-self.size_px // tap.stride)
+    def cells(self, tap: Tap) -> tuple[int, int]:
+        """Return height and width of a tap's map."""
+        height, width = self.sides
+        return -(-height // tap.stride), -(-width // tap.stride)
 
     def on(self, term: Term, tap: Tap) -> Cells:
         """Return the cells of a term on a level."""
         if term.cells.segments is not None:
             return Cells(border=self.border, segments=term.cells.segments)
-        if term.objective.points is not None and 0 < self.points_each < self.side(tap) ** 2:
+        if term.objective.points is not None and 0 < self.points_each < math.prod(self.cells(tap)):
             return Cells(points=self.points_each)
         return Cells(grid=self.grid, border=self.border)
 
@@ -216,7 +218,7 @@ class Choice:
             return None
         region = sampled[0].objective.points
         assert region is not None  # else it would not be sampled
-        margin = max(self.border / self.side(taps[term.tap]) for term in sampled)
+        margin = max(self.border / min(self.cells(taps[term.tap])) for term in sampled)
         if margin >= 0.5:
             raise OptionsError(
                 f"border_cells {self.border} leaves no cell of the decoder's maps; use a smaller number."

@@ -24,6 +24,7 @@ from dovetail.objectives.prediction import FeaturePredictionSpec
 from dovetail.recipe import OptimiserSpec, Recipe, Tap, Target, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
+from dovetail.sizes import Size
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 TARGET_STRIDE = 16
@@ -42,7 +43,7 @@ def encoder_targets(
     base_lr: float = 1.6e-2,
     weight_decay: float = 0.01,
     warmup_epochs: float = 0.5,
-    image_size: int = 224,
+    image_size: Size = 224,
     blur_px: float = 0.0,
 ) -> Recipe:
     """Return the prediction of the encoder's features from the decoder's finest map; the student is exported.
@@ -59,7 +60,7 @@ def encoder_targets(
         base_lr: Learning rate for a batch of 256 images (AdamW), so 1e-3 for 16; decays to 0 with a cosine schedule.
         weight_decay: Weight decay of all parameters.
         warmup_epochs: Number of epochs of linear warm-up, starting from 0.
-        image_size: Side length of the views in pixels.
+        image_size: Side length of the views in pixels, or height x width, such as 64x128.
         blur_px: Maximum standard deviation of the blur in pixels of the decoder's view; 0 disables blur.
 
     Raises:

@@ -23,6 +23,7 @@ from dovetail.recipes.decorrelate import barlow, vicreg, zerocl
 from dovetail.recipes.image_parts import BYOL_PAIR, MOCO_VIEW, given, image_tap, lars, one_dimensional_rate, pair_views
 from dovetail.recipes.shared import with_options_of
 from dovetail.schedules import Cosine
+from dovetail.sizes import Size
 from dovetail.views.plan import Photometric
 
 
@@ -129,7 +130,7 @@ def moco_v3(
     warmup_epochs: float | None = None,
     frozen_patches: bool = True,
     rows_per_block: int | None = 1024,
-    image_size: int = 224,
+    image_size: Size = 224,
     min_scale: float | None = None,
     blur_px: float = 2.0,
 ) -> Recipe:
@@ -155,7 +156,7 @@ def moco_v3(
         warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         frozen_patches: Freeze a ViT's patch embedding at its random weights, which stabilises training.
         rows_per_block: Number of queries whose similarities are in memory at a time; null keeps all.
-        image_size: Side length of the views in pixels.
+        image_size: Side length of the views in pixels, or height x width, such as 64x128.
         min_scale: Minimum fraction of the image area that a view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.

@@ -9,6 +9,7 @@ from typing import Literal
 from dovetail.errors import OptionsError
 from dovetail.networks.network import deepest_encoder_tap
 from dovetail.recipe import OptimiserSpec, ParameterRule, Tap
+from dovetail.sizes import Size
 from dovetail.views.plan import Photometric, ViewPlan, ViewSpec
 
 
@@ -43,7 +44,7 @@ def pair_views(
     interpolation: Literal["bilinear", "bicubic"] = "bicubic",
     min_overlap: float = 0.0,
     *,
-    image_size: int = 224,
+    image_size: Size = 224,
     min_scale: float = 0.08,
     blur_px: float = 2.0,
 ) -> ViewPlan:
@@ -54,7 +55,7 @@ def pair_views(
         second: Photometric augmentation of the second view; defaults to `first`.
         interpolation: Interpolation of both crops.
         min_overlap: Minimum overlap of the crops; see `ViewPlan`.
-        image_size: Side length of the views in pixels.
+        image_size: Side length of the views in pixels, or height x width, such as 64x128.
         min_scale: Minimum fraction of the image area that a view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.

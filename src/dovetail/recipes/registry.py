@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dovetail.errors import OptionsError
 from dovetail.importing import PATH, import_path
+from dovetail.sizes import Size
 
 if TYPE_CHECKING:
     from dovetail.recipe import Recipe
@@ -47,7 +48,7 @@ class Method:
         teacher: Whether the method has a teacher (a moving average of the student).
         make: For an external method, the function that takes the taps and keyword options.
         finished: Whether `make` returns a finished recipe without options.
-        image_size: Side length of the largest views of a finished recipe, in pixels.
+        image_size: Size of the largest views of a finished recipe, in pixels.
     """
 
     module: str
@@ -60,7 +61,7 @@ class Method:
     teacher: bool = True
     make: Callable[..., Recipe] | None = None
     finished: bool = False
-    image_size: int | None = None
+    image_size: Size | None = None
 
     def source(self, name: str) -> str | Callable[..., Recipe]:
         """Return the path of the recipe function, as "dovetail.recipes.slots:slotcon", or the external function."""
@@ -176,7 +177,7 @@ def as_method(thing: Any, name: str) -> Method:
         return thing
     if isinstance(thing, Recipe):
         plain = Method("", "image", thing.name, "", 0, golden=False, teacher=thing.teacher_momentum is not None)
-        size = max(view.size_px for view in thing.views.views)
+        size = max(thing.views.views, key=lambda view: view.pixels).size_px
         return replace(plain, make=lambda taps: thing, finished=True, image_size=size)
     if not callable(thing):
         raise OptionsError(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from dovetail.errors import OptionsError
 from dovetail.options import AUTO, Options, option, takes
+from dovetail.sizes import size_in_words
 
 
 class ShownRecipe(Protocol):
@@ -21,7 +22,7 @@ class ShownRecipe(Protocol):
     @property
     def model(self) -> Any: ...
     @property
-    def image_size(self) -> int | None: ...
+    def image_size(self) -> Any: ...
     @property
     def recipe(self) -> dict[str, Any] | None: ...
 
@@ -118,7 +119,7 @@ def views_table(recipe: Any) -> Any:
     for index, view in enumerate(recipe.views.views, 1):
         area = f"{view.scale[0]:g} to {view.scale[1]:g}"
         look = words(view.photometric)
-        table.add_row(f"{index} {view.role}", f"{view.size_px} px", area, f"{view.flip_p:g}", look)
+        table.add_row(f"{index} {view.role}", f"{size_in_words(view.size_px)} px", area, f"{view.flip_p:g}", look)
     return table
 
 

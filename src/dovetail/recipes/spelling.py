@@ -13,7 +13,7 @@ from dovetail.options import Options
 
 RUNS_SPELLING: Mapping[str, str] = {
     "base_lr": "use --lr, the peak learning rate of the whole batch (base_lr times the batch size over 256)",
-    "image_size": "use --image-size, the side length of the views",
+    "image_size": "use --image-size, the size of the views",
 }
 """Recipe options and their replacements."""
 

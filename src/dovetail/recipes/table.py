@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dovetail.errors import OptionsError, unknown_name
 from dovetail.recipes.listed import docstring_helps, function_at, listed, parameters_of, texts
 from dovetail.recipes.registry import ALONE, BUILT_IN, METHODS, find, refuse_unnamed
-from dovetail.recipes.values import check_value
+from dovetail.recipes.values import read_value
 
 if TYPE_CHECKING:
     from dovetail.recipe import Recipe, Tap
@@ -198,9 +198,8 @@ def build(name: str, taps: Mapping[str, Tap], options: Mapping[str, object] | No
             raise OptionsError(f"{name} has no option {option!r}; it is an option of {others}.")
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
-    for option, value in (options or {}).items():
-        check_value(option, known[option], value)
-    given = defaults_of(composition) | dict(options or {})
+    read = {option: read_value(option, known[option], value) for option, value in (options or {}).items()}
+    given = defaults_of(composition) | read
     recipe = parts["base"](taps, given=given)
     if "export" in parts:
         recipe = parts["export"](recipe, given=given)

@@ -9,6 +9,7 @@ from dovetail.networks.network import deepest_encoder_tap
 from dovetail.recipe import EncoderInit, OptimiserSpec, ParameterRule, Recipe, Tap, Term
 from dovetail.recipes.image_parts import blurred
 from dovetail.schedules import Cosine
+from dovetail.sizes import Size, multiple_of, sides, size_in_words, with_aspect_of
 from dovetail.views.plan import MaskSpec, Photometric, ViewPlan, ViewSpec
 
 Scale = tuple[float, float]
@@ -31,10 +32,10 @@ def patch_tap(taps: Mapping[str, Tap], method: str) -> Tap:
 
 def multi_crop(
     taps: Mapping[str, Tap],
-    image_size: int,
+    image_size: Size,
     global_scale: Scale,
     local_crops: int,
-    local_size: int,
+    local_size: Size,
     local_scale: Scale,
     *,
     blur_px: float = 2.0,
@@ -47,12 +48,15 @@ def multi_crop(
     """
     if "patches" in taps:
         patch = taps["patches"].stride
-        for option, side in (("image_size", image_size), ("local_size", local_size)):
-            if side % patch:
-                nearest = max(round(side / patch), 1) * patch
+        for option, size in (("image_size", image_size), ("local_size", local_size)):
+            if any(side % patch for side in sides(size)):
+                nearest = size_in_words(multiple_of(size, patch))
                 raise OptionsError(
-                    f"{option} {side} is not a multiple of the model's patch size {patch}; set it to {nearest}."
+                    f"{option} {size_in_words(size)} is not a multiple of the model's patch size {patch}; set it to "
+                    f"{nearest}."
                 )
+    if isinstance(local_size, int):
+        local_size = with_aspect_of(local_size, image_size, max(tap.stride for tap in taps.values()))
     always, seldom, local_blur = (
         blurred(photometric, blur_px)
         for photometric in (Photometric(blur_p=1.0), Photometric(blur_p=0.1, solarise_p=0.2), Photometric())
@@ -102,10 +106,10 @@ def self_distilled(
     warmup_epochs: float = 10.0,
     clip_norm: float = 3.0,
     frozen_epochs: float = 1.0,
-    image_size: int = 224,
+    image_size: Size = 224,
     global_scale: Scale = (0.4, 1.0),
     local_crops: int = 8,
-    local_size: int = 96,
+    local_size: Size = 96,
     local_scale: Scale = (0.05, 0.4),
     blur_px: float = 2.0,
     reference_timm_positions: bool = False,
@@ -126,10 +130,12 @@ def self_distilled(
         warmup_epochs: Number of epochs of linear warm-up, starting from 0.
         clip_norm: Maximum gradient norm of each tensor.
         frozen_epochs: Number of epochs at the start of the run for which the prototypes are frozen.
-        image_size: Side length of the two global views in pixels.
+        image_size: Side length of the two global views in pixels, or height x width, such as 64x128.
         global_scale: Range of the fraction of the image area that a global view covers.
         local_crops: Number of local views.
-        local_size: Side length of local views in pixels.
+        local_size: Side length of local views in pixels, or height x width. If the global views are not square, a
+            single number is the shorter side of local views with the same aspect ratio, and the longer side is rounded
+            to a multiple of the model's coarsest stride.
         local_scale: Range of the fraction of the image area that a local view covers.
         blur_px: Maximum standard deviation of the blur in pixels of the view; 2 is meant for views of 224 px, 0
             disables blur.

@@ -226,7 +226,13 @@ def selfpatch(
     warming = LinearByEpoch(warmup_temperature, teacher_temperature, warmup_temperature_epochs)
     objective = SelfPatchSpec(student_temperature, warming, centre_momentum, patch_weight)
     terms = (Term("patches", "patches_prenorm", head, objective, roles=("global", "local")),)
-    return replace(self_distilled("selfpatch", taps, terms, 300, **training), teacher_views=("global", "local"))
+    recipe = replace(self_distilled("selfpatch", taps, terms, 300, **training), teacher_views=("global", "local"))
+    sizes = {view.sides for view in recipe.views.views}
+    if all(height == width for height, width in sizes):
+        return recipe
+    patch_px = taps["patches"].stride
+    grids = tuple(sorted((height // patch_px, width // patch_px) for height, width in sizes))
+    return replace(recipe, terms=(replace(terms[0], head=replace(head, grids=grids)),))
 
 
 METHODS: dict[str, Callable[..., Recipe]] = {"dino": dino, "ibot": ibot, "selfpatch": selfpatch}

@@ -8,6 +8,7 @@ from inspect import Parameter
 from typing import Any, Literal, Union, get_args, get_origin
 
 from dovetail.errors import OptionsError, unknown_name
+from dovetail.sizes import Size, as_size
 
 # Options that must be at least 1.
 SIZES = frozenset(
@@ -32,6 +33,14 @@ def most(name: str, annotation: Any) -> float:
     return MOST_COUNT if annotation is int or int in get_args(annotation) else MOST
 
 
+def read_value(name: str, parameter: Parameter, value: Any) -> Any:
+    """Return a checked value; sizes such as "64x128" are read."""
+    if parameter.annotation == Size and value is not None:
+        value = as_size(value, name)
+    check_value(name, parameter, value)
+    return value
+
+
 def check_value(name: str, parameter: Parameter, value: Any) -> None:
     """Raise `OptionsError` if a value has the wrong type, is negative, not finite, or too large.
 
@@ -51,7 +60,9 @@ def check_value(name: str, parameter: Parameter, value: Any) -> None:
         if isinstance(one, (int, float)) and one > largest:
             raise OptionsError(f"{name} is {one:g}; it must be at most {largest:g}.")
     is_size = name.removeprefix("decoder_") in SIZES or name in SIZES
-    if is_size and value == 0 and parameter.default != 0:  # a default of 0 means none
+    if (
+        is_size and 0 in (value if isinstance(value, tuple | list) else [value]) and parameter.default != 0
+    ):  # a default of 0 means none
         raise OptionsError(f"{name} is 0; it must be at least 1.")
     if name.endswith("temperature") and value == 0:
         raise OptionsError(f"{name} is 0; it must be above 0.")

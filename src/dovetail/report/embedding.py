@@ -33,7 +33,8 @@ from dovetail.options import takes
 from dovetail.provenance import refuse_code_in_file
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.options import EmbedOptions
-from dovetail.report.pixels import square
+from dovetail.report.pixels import central_crop
+from dovetail.sizes import Size
 
 
 class Embeddings(NamedTuple):
@@ -117,7 +118,7 @@ def embeddings_of(
     run: str | Path,
     source: ImageSource,
     *,
-    side_px: int | None,
+    side_px: Size | None,
     batch_size: int,
     where: Machine | None = None,
     model: Any = None,
@@ -136,7 +137,7 @@ def embeddings_of(
     def read(index: int) -> Tensor | str:
         try:
             with all_levels():
-                pixels = square(source.open(index, weights.in_channels), weights.image_size)
+                pixels = central_crop(source.open(index, weights.in_channels), weights.image_size)
             return pixels if value_range() is None else pixels.float()  # a batch has one dtype
         except UnreadableError as error:
             return str(error)
@@ -163,9 +164,9 @@ def embeddings_of(
 
 
 @torch.no_grad()
-def _forward(model: Features, squares: list[Tensor], weights: Source, where: Machine) -> Tensor:
+def _forward(model: Features, crops: list[Tensor], weights: Source, where: Machine) -> Tensor:
     """Return features [B, D] float32 on the CPU."""
-    pixels = normalised(torch.stack(squares).to(where.device), weights.mean, weights.std)
+    pixels = normalised(torch.stack(crops).to(where.device), weights.mean, weights.std)
     with where.autocast():
         found: Tensor = model(pixels)
     return found.float().cpu()

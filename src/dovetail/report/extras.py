@@ -26,14 +26,14 @@ class Extra:
     sheets: Mapping[str, Sheet]
 
 
-def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> list[Extra]:
+def extras_of(run: Restored, names: Sequence[str], crops: Sequence[Tensor]) -> list[Extra]:
     """Return the sections that apply to this run, or none without images."""
-    if not squares:
+    if not crops:
         return []
     found: list[Extra] = []
     if slot_terms(run.recipe):
         words = "The slot (prototype) of each cell. The seven largest slots have colours and numbers, others are grey."
-        found.append(Extra("slots", "Slots", words, slot_sheet(run, names, squares)))
+        found.append(Extra("slots", "Slots", words, slot_sheet(run, names, crops)))
     network = run.after
     if not isinstance(network, ViTNetwork) or not takes_queries(network.vit.blocks[-1]):
         return found
@@ -41,7 +41,7 @@ def extras_of(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) ->
         ("cls", network.vit.cls_token is not None, attention_sheet),
         ("queries", any(term.tap == "queries" for term in run.recipe.terms), query_sheet),
     ]
-    sheets = {name: draw(run, names, squares) for name, wanted, draw in drawn if wanted}
+    sheets = {name: draw(run, names, crops) for name, wanted, draw in drawn if wanted}
     words = (
         "Attention of the class token, or of query tokens for five crops, in the last block. The title of each map is "
         "its largest weight relative to the mean: a value near 1 is uniform attention."

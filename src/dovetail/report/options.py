@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dovetail.options import COUNT, MOST_PICTURES, MOST_SIDE_PX, Options, Range, option
+from dovetail.sizes import Size, as_size
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -27,10 +28,12 @@ class EmbedOptions(Options):
         "Output file: .npy (with the image paths in NAME.paths.json) or .parquet with the columns path and embedding.",
         required=True,
     )
-    side_px: int | None = option(
+    side_px: Size | None = option(
         None,
-        "Side length of the centre crops in pixels. Default: the size used in pre-training.",
+        "Side length of the centre crops in pixels, or height x width, such as 64x128. Default: the size used in "
+        "pre-training.",
         Range(8, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     model: Any = option(None, "For a run of your own module: package.module:Class or (in Python) the module.")
     encoder: str | None = option(
@@ -54,11 +57,12 @@ class SheetOptions(Options):
     images: Any = option(None, "Folder of images.")
     out: str | Path = option("", "Output folder.", required=True)
     most: int = option(6, "Number of images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
-    side_px: int | None = option(
+    side_px: Size | None = option(
         None,
-        "Side length in pixels that images are resized to. Default: the view size for ViTs, twice the view size for "
-        "CNNs.",
+        "Side length in pixels that images are resized to, or height x width, such as 64x128. Default: the view size "
+        "for ViTs, twice the view size for CNNs.",
         Range(8, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     model: Any = option(None, "The module of the run, if it was passed in Python.")
 

@@ -28,12 +28,13 @@ from dovetail.recipe import Recipe
 from dovetail.report.features import ColouredMaps, coloured, maps_of, shown_taps
 from dovetail.report.history import History, Series, read_history
 from dovetail.report.machine import machine, versions
-from dovetail.report.pixels import Rgb, as_view, jpeg_uri, png_uri, sample_squares, shown
+from dovetail.report.pixels import Rgb, as_view, central_crops, jpeg_uri, png_uri, shown
 from dovetail.report.plots import Plot, draw
 from dovetail.report.sample import NUM_IMAGES, Example, draw_sample, overlap_in_words
 from dovetail.report.templating import filled, replace_file
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
+from dovetail.sizes import Size, size_in_words, times
 from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITHIN
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ class Page:
     def prepare(cls, subject: Subject, network: Network) -> Page:
         """Prepare the page before the run starts, with the feature maps of the network before pre-training."""
         in_channels = network.in_channels
-        side_px = picture_side(network, subject.recipe.views.views[0].size_px)
-        examples, names, images = sampled(subject, in_channels=in_channels, side_px=side_px)
+        size_px = picture_size(network, subject.recipe.views.views[0].size_px)
+        examples, names, images = sampled(subject, in_channels=in_channels, size_px=size_px)
         taps = shown_taps(network.taps, subject.recipe) if images else []
         page = cls(subject, examples, images, names, taps, {})
         page.before = page.coloured_maps(network)
@@ -138,6 +139,7 @@ class Page:
             overlap_words=overlap_in_words(subject.recipe),
             maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
             images=[jpeg_uri(shown(one)) for one in self.images],
+            shape="{2} / {1}".format(*self.images[0].shape) if self.images else "1",
             extras=[section(extra) for extra in extras],
             loading=subject.loading,
             options={name: words_of(value) for name, value in kept_options(subject.options).items()},
@@ -145,10 +147,10 @@ class Page:
         )
 
 
-def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[Example], list[str], list[Tensor]]:
-    """Return sample views, and names and squares of sample images, or nothing if reading an image hangs or crashes."""
+def sampled(subject: Subject, *, in_channels: int, size_px: Size) -> tuple[list[Example], list[str], list[Tensor]]:
+    """Return sample views, and names and crops of sample images, or nothing if reading an image hangs or crashes."""
     seed = int(subject.options.seed)
-    read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, side_px)
+    read = partial(_read_sample, subject.source, subject.recipe, seed, in_channels, size_px)
     try:
         return run_isolated(read, seconds=SAMPLE_SECONDS)
     except UnreadableError as error:
@@ -157,13 +159,13 @@ def sampled(subject: Subject, *, in_channels: int, side_px: int) -> tuple[list[E
 
 
 def _read_sample(
-    source: ImageSource, recipe: Recipe, seed: int, in_channels: int, side_px: int
+    source: ImageSource, recipe: Recipe, seed: int, in_channels: int, size_px: Size
 ) -> tuple[list[Example], list[str], list[Tensor]]:
     examples = draw_sample(source, recipe, seed=seed, in_channels=in_channels)
-    return examples, *sample_squares(source, count=NUM_IMAGES, side_px=side_px, channels=in_channels)
+    return examples, *central_crops(source, count=NUM_IMAGES, size_px=size_px, channels=in_channels)
 
 
-def picture_side(network: Network, size_px: int) -> int:
+def picture_size(network: Network, size_px: Size) -> Size:
     """Return the image size for feature maps: twice the view size if the network supports it, for finer maps.
 
     ViTs use the view size, which their position embeddings are trained for.
@@ -171,10 +173,11 @@ def picture_side(network: Network, size_px: int) -> int:
     if any(tap.kind == "tokens" for tap in network.taps.values()):
         return size_px
     try:
-        check_image_size(network, 2 * size_px, taps=[name for name, tap in network.taps.items() if tap.kind == "map"])
+        twice = times(size_px, 2)
+        check_image_size(network, twice, taps=[name for name, tap in network.taps.items() if tap.kind == "map"])
     except DovetailError:
         return size_px
-    return 2 * size_px
+    return twice
 
 
 def taps_in_use(recipe: Recipe) -> list[str]:
@@ -220,10 +223,10 @@ def unreadable(folder: Path) -> str:
 
 def views_in_words(recipe: Recipe) -> str:
     """Return a phrase such as "2 global of 224 px, 10 query crops of 16 px"."""
-    kinds: dict[tuple[str, int], int] = {}
+    kinds: dict[tuple[str, Size], int] = {}
     for view in recipe.views.views:
         kinds[view.role, view.size_px] = kinds.get((view.role, view.size_px), 0) + 1
-    parts = [f"{count} {role} of {size} px" for (role, size), count in kinds.items()]
+    parts = [f"{count} {role} of {size_in_words(size)} px" for (role, size), count in kinds.items()]
     if recipe.views.queries is not None:
         parts.append(f"{counted(recipe.views.queries.count, 'query crop')} of {recipe.views.queries.size_px} px")
     return ", ".join(parts)

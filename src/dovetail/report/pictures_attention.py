@@ -78,20 +78,20 @@ def attention_of(network: ViTNetwork, view: View) -> Attention:
     return Attention(cls, to_patches.reshape(*to_patches.shape[:2], height, width).float().cpu())
 
 
-def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
+def attention_sheet(run: Restored, names: Sequence[str], crops: Sequence[Tensor]) -> Sheet:
     """Return a sheet with the attention of the class token: the mean over heads, then the first heads.
 
     Raises:
         ModelError: The model is not a ViT, or has no class token.
     """
     network = vit_of(run)
-    cls = attention_of(network, as_view(squares, run.recipe.views, network)).cls
+    cls = attention_of(network, as_view(crops, run.recipe.views, network)).cls
     if cls is None:
         raise ModelError(f"{run.options.model} has no class token; use `visualize pca` instead.")
     heads = min(cls.shape[1], MOST_HEADS)
     title = f"Attention of the class token in the last block, after {run.steps}"
     sheet = Sheet(len(names), 2 + heads, title=title)
-    for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
+    for row, (name, pixels) in enumerate(zip(names, crops, strict=True)):
         sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
         maps = [cls[row].mean(dim=0), *cls[row, :heads]]
         for column, weights in enumerate(maps, start=1):
@@ -101,25 +101,25 @@ def attention_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tenso
     return sheet
 
 
-def query_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
+def query_sheet(run: Restored, names: Sequence[str], crops: Sequence[Tensor]) -> Sheet:
     """Return a sheet with the attention of query tokens for five crops of each image."""
     network = vit_of(run)
     side_px = network.taps["patches"].stride * network.rules.query_rule.tokens_per_side
-    view = with_queries(as_view(squares, run.recipe.views, network), side_px)
+    view = with_queries(as_view(crops, run.recipe.views, network), side_px)
     queries = attention_of(network, view).queries
     assert queries is not None  # the view has queries
     title = f"Attention of query tokens in the last block, mean over heads, after {run.steps}"
     sheet = Sheet(len(names), 1 + len(QUERY_BOXES), title=title)
-    for row, (name, pixels) in enumerate(zip(names, squares, strict=True)):
+    for row, (name, pixels) in enumerate(zip(names, crops, strict=True)):
         image = shown(pixels)
-        side = len(image)
+        height, width = image.shape[:2]
         axes = sheet.show(row, 0, image, title=short(name), smooth=True)
         for number, box in enumerate(QUERY_BOXES, start=1):
-            axes.add_patch(rectangle(box, side))
-            put_label(axes, box[0] * side, box[1] * side, str(number), corner=True)
+            axes.add_patch(rectangle(box, height, width))
+            put_label(axes, box[0] * width, box[1] * height, str(number), corner=True)
             weights = queries[row, number - 1]
             place = sheet.show(row, number, heat(weights.numpy()), title=peak(weights, words_of(number, row)))
-            place.add_patch(rectangle(box, weights.shape[1]))
+            place.add_patch(rectangle(box, *weights.shape))
     sheet.scale(0, 1, "attention relative to the map's maximum (0 to 1)")
     return sheet
 
@@ -135,21 +135,22 @@ def words_of(number: int, row: int) -> str:
     return f"query {number}" if row == 0 else ""
 
 
-def rectangle(box: tuple[float, float, float, float], side: int) -> Rectangle:
-    """Return the outline of a box in [0, 1] on an image of `side` pixels."""
+def rectangle(box: tuple[float, float, float, float], height: int, width: int) -> Rectangle:
+    """Return the outline of a box in [0, 1] on an image of `height` x `width` pixels."""
     left, top, right, bottom = box
-    place = (left * side - 0.5, top * side - 0.5)
-    size = ((right - left) * side, (bottom - top) * side)
+    place = (left * width - 0.5, top * height - 0.5)
+    size = ((right - left) * width, (bottom - top) * height)
     outline = [withStroke(linewidth=3.5, foreground="black")]
     return Rectangle(place, *size, fill=False, edgecolor="white", linewidth=1.5, path_effects=outline)
 
 
 def with_queries(view: View, side_px: int) -> View:
     """Add the crops of `QUERY_BOXES` [N, S, C, P, P] to a view of whole images."""
-    side = view.pixels.shape[-1]
+    height, width = view.pixels.shape[-2:]
     patches = []
     for left, top, right, bottom in QUERY_BOXES:
-        crop = view.pixels[:, :, round(top * side) : round(bottom * side), round(left * side) : round(right * side)]
+        rows = slice(round(top * height), round(bottom * height))
+        crop = view.pixels[:, :, rows, round(left * width) : round(right * width)]
         patches.append(torch.nn.functional.interpolate(crop, size=(side_px, side_px), mode="bicubic", antialias=True))
     boxes = torch.tensor(QUERY_BOXES, device=view.pixels.device).expand(len(view.pixels), -1, -1)
     return replace(view, queries=torch.stack(patches, dim=1), query_box=boxes)

@@ -1,7 +1,7 @@
 """Matching cells of two images: mutual nearest neighbours among the cells of a feature map, by cosine similarity.
 
-Shapes: C channels, h x w cells of a map, M = h w; S the side of an image in pixels. Positions are (x, y) in [0, 1] of
-an image, in the order of cells.
+Shapes: C channels, h x w cells of a map, M = h w. Positions are (x, y) in [0, 1] of an image, in the
+order of cells.
 """
 
 from __future__ import annotations
@@ -141,12 +141,12 @@ def _views_sheet(run: Restored, name: str, views: tuple[View, View], lines: int)
     return _sheet(f"Two views of {short(name)}, tap {tap}", pictures, rows, lines)
 
 
-def image_pair(run: Restored, names: Sequence[str], squares: Sequence[Tensor], *, lines: int) -> list[Sheet]:
+def image_pair(run: Restored, names: Sequence[str], crops: Sequence[Tensor], *, lines: int) -> list[Sheet]:
     """Return a sheet per pair of images: their matches before and after pre-training."""
     tap = shown_taps(run.after.taps, run.recipe)[-1]
     sheets = []
     for start in range(0, len(names) - 1, 2):
-        pair = squares[start : start + 2]
+        pair = crops[start : start + 2]
         rows = []
         for when, network in (("before", run.before), (f"after {run.steps}", run.after)):
             maps = maps_of(network, as_view(pair, run.recipe.views, network), [tap])[tap]

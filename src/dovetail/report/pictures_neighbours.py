@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from dovetail.report.embedding import embeddings_of
 from dovetail.report.pixels import images_in, thumbnail
 from dovetail.report.sheets import Sheet, rows_of, short
+from dovetail.sizes import Size
 
 THUMBNAIL_PX = 240
 
 
 def neighbours_sheet(
-    run: str | Path, images: Any, *, most: int, count: int, side_px: int | None, batch_size: int
+    run: str | Path, images: Any, *, most: int, count: int, side_px: Size | None, batch_size: int
 ) -> Sheet:
     """Return a contact sheet: each row has an image and its nearest neighbours with their cosine similarity.
 

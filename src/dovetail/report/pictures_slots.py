@@ -1,6 +1,6 @@
 """SlotCon's slots as overlays: the prototype with the highest score in each cell.
 
-Shapes: C channels, K prototypes, h x w cells, S the images' side.
+Shapes: C channels, K prototypes, h x w cells, or pixels of an image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REST = (128, 128, 128)
 LEAST_LABELLED = 0.05  # fraction of an image's cells
 
 
-def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -> dict[str, Sheet]:
+def slot_sheet(run: Restored, names: Sequence[str], crops: Sequence[Tensor]) -> dict[str, Sheet]:
     """Return a sheet with the slots of each term, by term name.
 
     Raises:
@@ -40,11 +40,11 @@ def slot_sheet(run: Restored, names: Sequence[str], squares: Sequence[Tensor]) -
         raise OptionsError(
             f"The method {run.options.method} has no slots; use a run of slotcon or decon-sl, or `visualize pca`."
         )
-    return {term.name: _sheet(run, term, names, squares) for term in terms}
+    return {term.name: _sheet(run, term, names, crops) for term in terms}
 
 
-def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Tensor]) -> Sheet:
-    winners = np.stack([winning_slots(run, term, pixels) for pixels in squares])  # [N, h, w]
+def _sheet(run: Restored, term: Term, names: Sequence[str], crops: Sequence[Tensor]) -> Sheet:
+    winners = np.stack([winning_slots(run, term, pixels) for pixels in crops])  # [N, h, w]
     slots, counts = np.unique(winners, return_counts=True)
     largest = slots[np.argsort(-counts, kind="stable")][: len(COLOURS)].tolist()
     share = {int(slot): count / winners.size for slot, count in zip(slots, counts, strict=True)}
@@ -54,7 +54,7 @@ def _sheet(run: Restored, term: Term, names: Sequence[str], squares: Sequence[Te
         columns,
         title=f"Slots of term {term.name} (tap {term.tap}) after {run.steps}: {counted(len(slots))}",
     )
-    for number, (name, pixels, winner) in enumerate(zip(names, squares, winners, strict=True)):
+    for number, (name, pixels, winner) in enumerate(zip(names, crops, winners, strict=True)):
         row, column = 2 * (number // columns), number % columns
         image = shown(pixels)
         sheet.show(row, column, image, title=short(name), smooth=True)
@@ -78,7 +78,7 @@ def counted(slots: int) -> str:
 
 
 def winning_slots(run: Restored, term: Term, pixels: Tensor) -> NDArray[np.int64]:
-    """Return the prototype with the highest score in each cell [h, w] of an image [C, S, S]."""
+    """Return the prototype with the highest score in each cell [h, w] of an image [C, h, w]."""
     owner = term.head.term if isinstance(term.head, SameHead) else term.name
     maps = maps_of(run.after, as_view([pixels], run.recipe.views, run.after), [term.tap])[term.tap]
     head = run.branch.heads[owner]

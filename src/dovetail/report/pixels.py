@@ -1,6 +1,6 @@
 """Converts images: to displayable arrays, to data URIs, and to batches for a network.
 
-Shapes: C channels, H x W pixels, N images, S the side of a square.
+Shapes: C channels, H x W pixels, N images, h x w pixels of a crop.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dovetail.data.sources import ImageSource
 from dovetail.downstream.probe.features import whole_view
 from dovetail.errors import OptionsError
 from dovetail.networks.network import Network
+from dovetail.sizes import Size, sides
 from dovetail.views.batch import statistics
 from dovetail.views.plan import ViewPlan
 from dovetail.views.view import View
@@ -76,19 +77,21 @@ def thumbnail(image: LazyImage, longest_px: int) -> Rgb:
     return np.asarray(small)
 
 
-def square(image: LazyImage, side_px: int) -> Tensor:
-    """Return the centre crop of an image, resized to [C, S, S] with antialiasing.
+def central_crop(image: LazyImage, size_px: Size) -> Tensor:
+    """Return the largest centre crop of an image with the shape of `size_px`, resized to [C, h, w] with antialiasing.
 
     It is uint8, or float32 in 0 to 255 if all levels of an image are kept (`dovetail.data.reading.values.all_levels`).
     """
-    shortest = min(image.width_px, image.height_px)
-    shrink = next(shrink for shrink in (8, 4, 2, 1) if shortest >= SPARE * shrink * side_px or shrink == 1)
+    to_height, to_width = sides(size_px)
+    spare = min(image.width_px / to_width, image.height_px / to_height) / SPARE
+    shrink = next(shrink for shrink in (8, 4, 2, 1) if spare >= shrink or shrink == 1)
     pixels = image.decode(shrink)
     height, width = pixels.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    middle = pixels[None, :, top : top + side, left : left + side]
-    resized = torch.nn.functional.interpolate(middle, size=(side_px, side_px), mode="bicubic", antialias=True)[0]
+    scale = min(height / to_height, width / to_width)
+    high, wide = max(round(scale * to_height), 1), max(round(scale * to_width), 1)
+    top, left = (height - high) // 2, (width - wide) // 2
+    middle = pixels[None, :, top : top + high, left : left + wide]
+    resized = torch.nn.functional.interpolate(middle, size=(to_height, to_width), mode="bicubic", antialias=True)[0]
     return resized.clamp_(0, 255) if resized.is_floating_point() else resized
 
 
@@ -110,28 +113,28 @@ def spread_over(source: ImageSource, count: int) -> list[range]:
     return [stretch for stretch in stretches if stretch]
 
 
-def sample_squares(source: ImageSource, *, count: int, side_px: int, channels: int) -> tuple[list[str], list[Tensor]]:
-    """Return the names and uint8 squares [C, S, S] of up to `count` images, evenly spaced over a source.
+def central_crops(source: ImageSource, *, count: int, size_px: Size, channels: int) -> tuple[list[str], list[Tensor]]:
+    """Return the names and uint8 centre crops [C, h, w] of up to `count` images, evenly spaced over a source.
 
     An unreadable image is replaced by the next readable one.
     """
     names: list[str] = []
-    squares: list[Tensor] = []
+    crops: list[Tensor] = []
     for stretch in spread_over(source, count):
         for index in stretch:
             try:
-                squares.append(square(source.open(index, channels), side_px))
+                crops.append(central_crop(source.open(index, channels), size_px))
             except UnreadableError:
                 continue
             names.append(source.name(index))
             break
-    return names, squares
+    return names, crops
 
 
-def as_view(squares: Sequence[Tensor], plan: ViewPlan, network: Network) -> View:
-    """Return uint8 squares [C, S, S] as a normalised view [N, C, S, S] with the device and dtype of the network."""
+def as_view(crops: Sequence[Tensor], plan: ViewPlan, network: Network) -> View:
+    """Return uint8 crops [C, h, w] as a normalised view [N, C, h, w] with the device and dtype of the network."""
     like = next(network.parameters())
-    mean, std = (torch.tensor(one)[:, None, None] for one in statistics(plan, squares[0].shape[0]))
-    pixels = (torch.stack(list(squares)).float() / 255 - mean) / std
+    mean, std = (torch.tensor(one)[:, None, None] for one in statistics(plan, crops[0].shape[0]))
+    pixels = (torch.stack(list(crops)).float() / 255 - mean) / std
     view = whole_view(pixels.to(like.device))
     return replace(view, pixels=view.pixels.to(like.dtype))

@@ -15,35 +15,37 @@ from dovetail.networks.network import Network
 from dovetail.options import takes
 from dovetail.report.features import coloured, maps_of, shown_taps
 from dovetail.report.options import AttentionOptions, CorrespondenceOptions, NeighboursOptions, PcaOptions, SlotsOptions
-from dovetail.report.page import picture_side
+from dovetail.report.page import picture_size
 from dovetail.report.pictures_attention import attention_sheet, query_sheet
 from dovetail.report.pictures_correspondence import image_pair, view_pair
 from dovetail.report.pictures_neighbours import neighbours_sheet
 from dovetail.report.pictures_slots import slot_sheet
-from dovetail.report.pixels import as_view, images_in, sample_squares, shown
+from dovetail.report.pixels import as_view, central_crops, images_in, shown
 from dovetail.report.sheets import Sheet, rows_of, short
 from dovetail.run.restored import Restored, restore
+from dovetail.sizes import Size, sides, size_in_words
 
 
 class Photos(NamedTuple):
-    """Readable images of a source: names and uint8 squares [C, S, S]."""
+    """Readable images of a source: names and uint8 crops [C, h, w]."""
 
     names: list[str]
-    squares: list[Tensor]
+    crops: list[Tensor]
 
 
-def photos_of(images: Any, run: Restored, *, most: int, side_px: int | None, finer: bool = False) -> Photos:
+def photos_of(images: Any, run: Restored, *, most: int, side_px: Size | None, finer: bool = False) -> Photos:
     """Return up to `most` images, evenly spaced. `finer` uses twice the view size if the network supports it.
 
     Raises:
         DovetailError: No image is readable, or the size is unsupported.
     """
     source = images_in(images)
-    side = side_px or (picture_side(run.after, run.side_px) if finer else run.side_px)
-    if side < run.after.size_multiple or side % run.after.size_multiple:
-        raise OptionsError(f"--side-px expects a multiple of {run.after.size_multiple}, got {side}.")
+    size = side_px or (picture_size(run.after, run.size_px) if finer else run.size_px)
+    step = run.after.size_multiple
+    if any(side < step or side % step for side in sides(size)):
+        raise OptionsError(f"--side-px expects a multiple of {step}, got {size_in_words(size)}.")
     with values_within(run.options.value_range):
-        photos = Photos(*sample_squares(source, count=most, side_px=side, channels=run.in_channels))
+        photos = Photos(*central_crops(source, count=most, size_px=size, channels=run.in_channels))
     rows_of(photos.names, 1, "A sheet")
     return photos
 
@@ -76,11 +78,11 @@ def pca(options: PcaOptions) -> list[Path]:
         restored = restore(options.run, model=as_module(options.model), init=options.init)
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         taps = shown_taps(restored.after.taps, restored.recipe)
-        view = as_view(photos.squares, restored.recipe.views, restored.after)
+        view = as_view(photos.crops, restored.recipe.views, restored.after)
         before, after = (_coloured(network, view, taps) for network in (restored.before, restored.after))
         title = f"First three principal components before and after {restored.steps} of {restored.options.method}"
         sheet = Sheet(len(photos.names), 1 + 2 * len(taps), title=title)
-        for row, (name, pixels) in enumerate(zip(photos.names, photos.squares, strict=True)):
+        for row, (name, pixels) in enumerate(zip(photos.names, photos.crops, strict=True)):
             sheet.show(row, 0, shown(pixels), title=short(name), smooth=True)
             for column, tap in enumerate(taps):
                 part = restored.after.taps[tap].part
@@ -107,7 +109,7 @@ def slots(options: SlotsOptions) -> list[Path]:
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
-        sheets = slot_sheet(restored, photos.names, photos.squares)
+        sheets = slot_sheet(restored, photos.names, photos.crops)
         return written(*(sheet.write(Path(options.out) / f"slots-{term}.png") for term, sheet in sheets.items()))
 
 
@@ -124,9 +126,9 @@ def attention(options: AttentionOptions) -> list[Path]:
     with in_use(Path(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px)
-        paths = [attention_sheet(restored, photos.names, photos.squares).write(Path(options.out) / "attention.png")]
+        paths = [attention_sheet(restored, photos.names, photos.crops).write(Path(options.out) / "attention.png")]
         if "queries" in restored.after.taps:
-            paths.append(query_sheet(restored, photos.names, photos.squares).write(Path(options.out) / "queries.png"))
+            paths.append(query_sheet(restored, photos.names, photos.crops).write(Path(options.out) / "queries.png"))
         return written(*paths)
 
 
@@ -148,7 +150,7 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
         else:
             photos = photos_of(options.images, restored, most=2 * options.most, side_px=options.side_px, finer=True)
             rows_of(photos.names, 2, "A pair")
-            sheets = image_pair(restored, photos.names, photos.squares, lines=options.lines)
+            sheets = image_pair(restored, photos.names, photos.crops, lines=options.lines)
         return written(
             *(
                 sheet.write(Path(options.out) / f"correspondence-{number:02d}.png")

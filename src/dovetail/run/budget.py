@@ -14,6 +14,7 @@ from dovetail.options import AUTO
 from dovetail.recipes.table import options_of
 from dovetail.run.choose import on_processor, takes_size
 from dovetail.run.options import PretrainOptions
+from dovetail.sizes import size_in_words
 
 FEWEST_STEPS = 200
 SHORT_STEPS = 1000  # longest run of the preset "short", which is made for a few hundred steps
@@ -55,7 +56,7 @@ def planned(
                 found, cost, steps = found.changed(preset=AUTO), slower, longer
         if steps >= min(FEWEST_STEPS, cost.natural_steps):
             break
-    size = f" on views of {found.image_size} px" if found.image_size else ""
+    size = f" on views of {size_in_words(found.image_size)} px" if found.image_size else ""
     told = f"The budget of {options.budget} allows {steps:,} steps of {cost.step_seconds:.2g} s{size}."
     if steps < FEWEST_STEPS:
         told += " This is very short: runs of fewer than 200 steps were not evaluated."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dovetail.errors import tell
 from dovetail.options import MOST_SIDE_PX, Options, Range, option, takes
 from dovetail.provenance import refuse_code_in_file
+from dovetail.sizes import Size, as_size
 
 Format = Literal[
     "model", "encoder", "decoder", "timm", "torchvision", "smp",
@@ -48,10 +49,12 @@ class ExportOptions(Options):
     part: Literal["all", "encoder"] = option(
         "all", "For onnx and torch-export: export the whole model or only its encoder."
     )
-    image_size: int | None = option(
+    image_size: Size | None = option(
         None,
-        "For onnx and torch-export: side of the input image in pixels. Default: the run's.",
+        "For onnx and torch-export: side of the input image in pixels, or height x width, such as 64x128. Default: the "
+        "run's.",
         Range(8, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     dynamic: bool = option(True, "For onnx and torch-export: support images of other sizes, too.")
 
@@ -102,7 +105,7 @@ def export_run(options: ExportOptions) -> Path:
             to=options.to,
             part=options.part,
             channels=int(source.info.get("in_channels", 3)),
-            image_size=options.image_size or int(source.info.get("image_size", 224)),
+            image_size=options.image_size or as_size(source.info.get("image_size", 224)),
             dynamic=options.dynamic,
         )
     print(written)

@@ -10,20 +10,21 @@ from torch import nn
 from dovetail.errors import OptionsError
 from dovetail.networks.modules import copied, module_of
 from dovetail.options import MOST_SIDE_PX, Range
+from dovetail.sizes import Size, as_size, sides
 from dovetail.weights import exported as weights
 from dovetail.weights import matching
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart
 
 
-def load(source: str | Path, *, image_size: int | None = None, model: Any = None) -> nn.Module:
+def load(source: str | Path, *, image_size: Size | str | None = None, model: Any = None) -> nn.Module:
     """Build the model of a run and load its weights strictly.
 
     Args:
         source: Folder of a pre-training run, its exported folder, or the folder of a fine-tuned run. The model of a
             fine-tuned run has its classes, and the attributes `class_names` and `normalisation`.
-        image_size: Image size of the model in pixels. The position embeddings of a ViT are resampled to this size, and
-            the match report is printed. Default: the size of the run's views. Models without position embeddings
-            support any size.
+        image_size: Image size of the model in pixels: the side of a square, (height, width), or "64x128". The position
+            embeddings of a ViT are resampled to this size, and the match report is printed. Default: the size of the
+            run's views. Models without position embeddings support any size.
         model: For a run of your own module: the module, or "package.module:Class". The weights are loaded into a copy.
             Parameters that pre-training did not train keep the values of this module.
 
@@ -37,7 +38,9 @@ def load(source: str | Path, *, image_size: int | None = None, model: Any = None
     from dovetail.downstream.rebuilt import finished_folder, load_finished
 
     if image_size is not None:
-        Range(8, most=MOST_SIDE_PX).check("image_size", image_size)
+        image_size = as_size(image_size)
+        for side in sides(image_size):
+            Range(8, most=MOST_SIDE_PX).check("image_size", side)
     folder, own = finished_folder(source), module_of(model)
     if folder is not None:
         return load_finished(folder, image_size=image_size, model=own)

@@ -23,6 +23,7 @@ from dovetail.recipes.registry import METHODS
 from dovetail.recipes.table import parse
 from dovetail.run.folder import CONFIG
 from dovetail.run.options import PretrainOptions
+from dovetail.sizes import Size
 from dovetail.weights.exported import MODEL_FILE, MatchReport
 from dovetail.weights.start import begin_from
 
@@ -54,7 +55,7 @@ def network_for(options: PretrainOptions) -> Network:
     return network
 
 
-def own_size(method: str) -> int | None:
+def own_size(method: str) -> Size | None:
     """Return the view size of a fixed recipe in pixels, or None for methods with options and for "auto"."""
     return None if method == AUTO else METHODS[parse(method).base].image_size
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dovetail.durations import seconds_in
 from dovetail.errors import OptionsError
 from dovetail.options import MOST_SIDE_PX, NOT_NEGATIVE, Options, Range, option
+from dovetail.sizes import Size, as_size
 from dovetail.train.options import EngineOptions
 
 
@@ -56,8 +57,12 @@ class ModelOptions(Options):
         'without a specified length, otherwise "small" or "paper". Options of the recipe override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
-    image_size: int | None = option(
-        None, "Side length of the global views in pixels. Default: the recipe's size.", Range(8, most=MOST_SIDE_PX)
+    image_size: Size | None = option(
+        None,
+        "Size of the global views in pixels: the side length of square views, or height x width, such as 64x128. "
+        "Crops have the aspect ratio of the view, up to the recipe's stretching. Default: the recipe's size.",
+        Range(8, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     in_channels: int = option(3, "Channels of the images.", Range(1, most=4096))
     value_range: Sequence[float | Literal["percentile"]] = option(

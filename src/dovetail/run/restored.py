@@ -18,6 +18,7 @@ from dovetail.recipes.table import build, with_later_options
 from dovetail.run.folder import CONFIG, saved_options
 from dovetail.run.network import begin_random, network_for, normalised_recipe, starting_weights
 from dovetail.run.options import PretrainOptions
+from dovetail.sizes import Size
 from dovetail.train.checkpoints import Checkpoints, check_state, read
 from dovetail.train.learner import Branch, Learner
 from dovetail.train.reference import build_learner
@@ -69,8 +70,8 @@ class Restored:
         return f"{self.step:,} step{'' if self.step == 1 else 's'}"
 
     @property
-    def side_px(self) -> int:
-        """Side of the first view in pixels."""
+    def size_px(self) -> Size:
+        """Size of the first view in pixels."""
         return self.recipe.views.views[0].size_px
 
     @property

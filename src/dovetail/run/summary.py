@@ -88,13 +88,13 @@ def term_line(recipe: Recipe, network: Network, name: str) -> str:
     """Return one line that describes a term: weight, tap and cells."""
     term = next(one for one in recipe.terms if one.name == name)
     tap = network.taps[term.tap]
-    cells = recipe.views.views[0].size_px // tap.stride
+    height, width = (side // tap.stride for side in recipe.views.views[0].sides)
     line = f"weight {words(term.weight)}, tap {term.tap} ({tap.channels} channels, stride {tap.stride} px)"
     if tap.kind == "map":
-        line += f", {cells}x{cells} cells"
+        line += f", {height}x{width} cells"
         grid = term.cells.grid
-        if grid is not None and cells > grid:
-            line += f" pooled to {grid}x{grid}"
+        if grid is not None and max(height, width) > grid:
+            line += f" pooled to {min(height, grid)}x{min(width, grid)}"
         if term.cells.points is not None:
             line += f" sampled at {term.cells.points} points"
         if term.cells.border:

@@ -241,7 +241,7 @@ def auto_batch_size(recipe: Recipe, accelerator: Accelerator, *, images: int, sh
     batch = CPU_BATCH
     if accelerator == "cuda":
         gib = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 2**30
-        pixels = sum(view.size_px**2 for view in recipe.views.views)
+        pixels = sum(view.pixels for view in recipe.views.views)
         batch = power_of_two_below(gib * IMAGES_PER_GIB * REFERENCE_PIXELS / pixels)
     most = min(recipe.batch_size, images) // share
     return max(min(batch, power_of_two_below(most)), 1)

@@ -134,7 +134,7 @@ class LearnerModule(LightningModule):
         if self._channels_last:
             learner.to(memory_format=torch.channels_last)
         if settings.accelerator == "cpu" and settings.precision == "bf16-mixed":
-            prefer_plain_attention(learner, side_px=max(view.size_px for view in learner.recipe.views.views))
+            prefer_plain_attention(learner, sizes=[view.sides for view in learner.recipe.views.views])
 
     @property
     def moment(self) -> Moment:

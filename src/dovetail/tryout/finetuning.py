@@ -14,6 +14,7 @@ from typing import Any
 from dovetail.downstream.finetune import finetune_segment
 from dovetail.downstream.table.results import FEWEST_DRAWN, Results
 from dovetail.durations import in_words
+from dovetail.sizes import as_size, sides
 from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, Start
@@ -50,7 +51,7 @@ class FineTuning:
         run = self.runs[start.run] if start.run else next(iter(self.runs.values()))
         asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
         if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
-            side = int(read_exported(run).info["image_size"])
+            side = max(sides(as_size(read_exported(run).info["image_size"])))
             asked |= {"crop_size": max(side, SMALLEST_CROP_PX), "batch_size": CPU_BATCH}
         found = finetune_segment(
             run=run,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.durations import in_words, seconds_in
 from dovetail.errors import Interrupted
 from dovetail.options import takes
+from dovetail.sizes import as_size
 from dovetail.tryout.options import TryOptions
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def measured_frozen(
     from dovetail.downstream.table.results import RESULTS, read_results
     from dovetail.weights.exported import read_exported
 
-    side = int(read_exported(next(iter(runs.values()))).info["image_size"])
+    size = as_size(read_exported(next(iter(runs.values()))).info["image_size"])
     found: dict[str | None, dict[str, float]] = {}
     subjects: list[tuple[str | None, Path | None]] = [(None, None), *runs.items()]
     for name, run in subjects:
@@ -135,7 +136,7 @@ def measured_frozen(
                     lr=[0.01, 0.1, 1.0],
                     weight_decay=[1e-4],
                     steps=200,
-                    image_size=side,
+                    image_size=size,
                     classes=options.classes,
                     seed=options.seed,
                     out=folder,

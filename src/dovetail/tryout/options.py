@@ -9,6 +9,7 @@ from pathlib import Path
 from dovetail.durations import seconds_in
 from dovetail.errors import OptionsError
 from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, Options, Range, option
+from dovetail.sizes import Size, as_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,11 @@ class TryOptions(Options):
         'Weights to start from: "imagenet", "random", or a .safetensors file. "auto" is imagenet if the weights need '
         "no download, otherwise random.",
     )
-    image_size: int | None = option(
-        None, "Side length of the views in pixels. Default: chosen to fit the budget.", Range(8, most=MOST_SIDE_PX)
+    image_size: Size | None = option(
+        None,
+        "Side length of the views in pixels, or height x width, such as 64x128. Default: chosen to fit the budget.",
+        Range(8, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     classes: int | None = option(
         None, "Number of classes, for folders of images and masks. Default: counted in the masks.", COUNT

@@ -41,7 +41,7 @@ class Views:
     """The views of one image.
 
     Attributes:
-        crops: V tensors uint8 [C, size, size].
+        crops: V tensors uint8 [C, H, W].
         box: [V, 4] float32 in [0, 1] of the image, as in `View`.
         flipped: [V] bool.
         source_px: [2] float32 (width, height).
@@ -51,7 +51,7 @@ class Views:
         query_box: [S, 4] float32; None without them.
         query_photometrics: [G or 1, S, NUM_PARAMETERS]; None without them.
         points: [G, N, 2] float32 in [0, 1] of the image; None without them.
-        segments: V tensors int32 [size, size]; empty without segments.
+        segments: V tensors int32 [H, W]; empty without segments.
         picks: [V, S] float32 in [0, 1); None without segments.
         side: Side data of the image by name; empty for an image that could not be read.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dovetail.errors import RecipeError
+from dovetail.sizes import Size, as_size, sides
 from dovetail.views.view import Role
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,10 +33,19 @@ class Photometric:
 class ViewSpec:
     """One view: a random resized crop, a flip, photometrics.
 
-    `scale` is the fraction of the image's area in the crop, `ratio` its width divided by its height.
+    Attributes:
+        size_px: Side of a square view, or (height, width), in pixels. Equal sides become one number.
+        scale: Fraction of the image's area in the crop.
+        ratio: Width divided by height of the crop, relative to that of the view: the range of the factor by which
+            resizing stretches the image. For a view of 64 x 128 pixels, crops are 1.5 to 2.67 times as wide as high by
+            default.
+        interpolation: Filter of the resizing.
+        flip_p: Probability of mirroring left to right.
+        photometric: Photometric augmentation.
+        role: "global" or "local".
     """
 
-    size_px: int = 224
+    size_px: Size = 224
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -43,10 +53,33 @@ class ViewSpec:
     photometric: Photometric = field(default_factory=Photometric)
     role: Role = "global"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size_px", as_size(self.size_px, "size_px"))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return sides(self.size_px)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        height, width = self.sides
+        return height * width
+
+    @property
+    def crop_ratio(self) -> tuple[float, float]:
+        """The range of width divided by height of the crop, in pixels of the image."""
+        height, width = self.sides
+        return self.ratio[0] * (width / height), self.ratio[1] * (width / height)
+
 
 @dataclass(frozen=True)
 class QuerySpec:
-    """Query crops: `count` crops of the image, each resized to one or more patches of the ViT (ADCLR, PQCL)."""
+    """Query crops: `count` crops of the image, each resized to one or more patches of the ViT (ADCLR, PQCL).
+
+    They are square, like patches, for views of any shape.
+    """
 
     count: int = 10
     size_px: int = 16

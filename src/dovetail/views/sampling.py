@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dovetail.errors import DataError
+from dovetail.sizes import Size, sides
 from dovetail.views import photometric
 from dovetail.views.masks import draw_mask
 from dovetail.views.plan import PointSpec, QuerySpec, ViewPlan
@@ -127,8 +128,8 @@ def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: 
     masks: list[np.ndarray] = []
     if plan.masks is not None:
         for spec in global_specs:
-            side = spec.size_px // plan.masks.patch_px
-            mask = draw_mask(rng, plan.masks, height=side, width=side)
+            rows, columns = (side // plan.masks.patch_px for side in spec.sides)
+            mask = draw_mask(rng, plan.masks, height=rows, width=columns)
             masks.append(mask if epoch >= plan.masks.start_epoch else np.zeros_like(mask))
     # Draw points and picks last, so that the views of an image are the same with and without them.
     points = None if plan.points is None else _draw_points(rng, plan.points, num_global=len(global_specs))
@@ -141,13 +142,13 @@ def draw_views(rng: np.random.Generator, plan: ViewPlan, *, height: int, width: 
 def _draw_boxes(rng: np.random.Generator, plan: ViewPlan, height: int, width: int) -> list[Box]:
     boxes: list[Box] = []
     for number, spec in enumerate(plan.views):
-        box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)
+        box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.crop_ratio)
         if number == 1 and plan.min_overlap > 0:
             for _ in range(plan.overlap_tries):
                 if accepts(boxes[0], box, target_area=area, min_overlap=plan.min_overlap):
                     break
                 # The last try is always accepted.
-                box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.ratio)
+                box, area = random_box(rng, height=height, width=width, scale=spec.scale, ratio=spec.crop_ratio)
         boxes.append(box)
     return boxes
 
@@ -172,10 +173,13 @@ def needed_shrink(draw: Draw, plan: ViewPlan) -> int:
     Every crop keeps at least 1.5 times the pixels of its view in both directions. An image of one or two megapixels is
     decoded at full size, and one of a hundred megapixels is not.
     """
-    pairs = [(box, spec.size_px) for box, spec in zip(draw.boxes, plan.views, strict=True)]
+    pairs = [(box, spec.sides) for box, spec in zip(draw.boxes, plan.views, strict=True)]
     if plan.queries is not None and draw.queries is not None:
-        pairs += [(box, plan.queries.size_px) for box in draw.queries.boxes]
-    spare = min(min(box.height, box.width) / (size_px * SHRINK_MARGIN) for box, size_px in pairs)
+        pairs += [(box, sides(plan.queries.size_px)) for box in draw.queries.boxes]
+    spare = min(
+        min(box.height / (height * SHRINK_MARGIN), box.width / (width * SHRINK_MARGIN))
+        for box, (height, width) in pairs
+    )
     return max(shrink for shrink in SHRINKS if shrink == 1 or spare >= shrink)
 
 
@@ -218,19 +222,19 @@ def resized_crop(
     pixels: Tensor,
     box: Box,
     *,
-    size_px: int,
+    size_px: Size,
     interpolation: Literal["bilinear", "bicubic"],
     flipped: bool = False,
     shrink: int = 1,
 ) -> Tensor:
-    """Return the crop `box` of `pixels` [C, H, W], resized with antialiasing to [C, size, size], then mirrored.
+    """Return the crop `box` of `pixels` [C, H, W], resized with antialiasing to [C, h, w], then mirrored.
 
     Pixels are uint8, or float32 in [0, 255].
 
     Args:
         pixels: The image, or a reduced version of it.
         box: Crop in pixels of the image.
-        size_px: Side length of the result.
+        size_px: Size of the result: the side of a square, or (h, w).
         interpolation: Filter, within one or two grey levels of Pillow's filter with the same name.
         flipped: Mirror left to right.
         shrink: Divisor by which `pixels` are smaller than the image; the box is on their grid (`on_grid`).
@@ -238,7 +242,7 @@ def resized_crop(
     top, left = box.top // shrink, box.left // shrink
     bottom, right = top + box.height // shrink, left + box.width // shrink
     crop = pixels[None, :, top:bottom, left:right]
-    resized = torch.nn.functional.interpolate(crop, size=(size_px, size_px), mode=interpolation, antialias=True)[0]
+    resized = torch.nn.functional.interpolate(crop, size=sides(size_px), mode=interpolation, antialias=True)[0]
     if resized.is_floating_point():  # uint8 values are already clipped after a bicubic filter
         resized = resized.clamp(0, 255)
     return resized.flip(2) if flipped else resized

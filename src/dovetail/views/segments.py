@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dovetail.sizes import Size, sides
+
 
 class Segmented(NamedTuple):
     """The sampled segments of one view on a map.
@@ -27,18 +29,18 @@ class Segmented(NamedTuple):
     ids: Tensor
 
 
-def cropped(labels: np.ndarray, box: np.ndarray, *, size_px: int, flipped: bool) -> Tensor:
-    """Return the crop of a label map [h, w] as int32 [size, size], by the nearest pixel, then mirrored if `flipped`.
+def cropped(labels: np.ndarray, box: np.ndarray, *, size_px: Size, flipped: bool) -> Tensor:
+    """Return the crop of a label map [h, w] as int32 [H, W], by the nearest pixel, then mirrored if `flipped`.
 
     Args:
         labels: Segment of each pixel. The map may be smaller or larger than its image.
         box: [4] (x1, y1, x2, y2) in [0, 1] of the image.
-        size_px: Side length of the crop.
+        size_px: Size of the crop: the side of a square, or (H, W).
         flipped: Mirror left to right.
     """
-    share = (np.arange(size_px) + 0.5) / size_px
+    down, across = ((np.arange(side) + 0.5) / side for side in sides(size_px))
     x1, y1, x2, y2 = (float(edge) for edge in box)
-    across, down = x1 + share * (x2 - x1), y1 + share * (y2 - y1)
+    across, down = x1 + across * (x2 - x1), y1 + down * (y2 - y1)
     columns = np.clip((across * labels.shape[1]).astype(np.int64), 0, labels.shape[1] - 1)
     rows = np.clip((down * labels.shape[0]).astype(np.int64), 0, labels.shape[0] - 1)
     crop = labels[rows[:, None], columns[::-1] if flipped else columns]

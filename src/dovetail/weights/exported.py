@@ -26,8 +26,9 @@ from dovetail.files.tensors import write_tensors
 from dovetail.networks.construct import at_size, construct
 from dovetail.networks.network import Network
 from dovetail.networks.parts import Parts, locate_parts, untrained_names
+from dovetail.sizes import Size, as_size
 from dovetail.weights.checkpoint import SUFFIXES, read_weights
-from dovetail.weights.fitting import fitted
+from dovetail.weights.fitting import fitted, grids_of
 
 SelectedPart = Literal["all", "encoder", "decoder"]
 MODEL_FILE = "model.safetensors"
@@ -40,6 +41,11 @@ class Exported:
     weights: dict[str, Tensor]
     info: dict[str, Any]
     path: Path
+
+    @property
+    def image_size(self) -> Size | None:
+        """Image size of the model in pixels, if known."""
+        return as_size(self.info["image_size"]) if "image_size" in self.info else None
 
     @property
     def parts(self) -> Parts | None:
@@ -223,7 +229,7 @@ def some(names: Sequence[str], count: int = 4) -> str:
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
-def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
+def load(source: str | Path, *, image_size: Size | None = None) -> nn.Module:
     """Build the exported model with its constructor call and load its weights strictly (see `dovetail.load`).
 
     Raises:
@@ -237,24 +243,28 @@ def load(source: str | Path, *, image_size: int | None = None) -> nn.Module:
         )
     call = exported.info["constructor"]
     model = construct(call if image_size is None else at_size(call, image_size))
-    load_whole(model, exported.weights, exported.path)
+    load_whole(model, exported.weights, exported.path, image_size=exported.image_size)
     return model
 
 
-def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> MatchReport:
+def load_whole(
+    model: nn.Module, weights: Mapping[str, Tensor], path: Path, *, image_size: Size | None = None
+) -> MatchReport:
     """Load all weights strictly into a model that may have another image size, and print the resampled tensors.
 
     Args:
         model: Model to load the weights into.
         weights: Weights with the names of the model. Positions may have another grid.
         path: Path of the file, for error messages.
+        image_size: Image size of the weights, for positions on a grid that is not square.
 
     Raises:
         WeightsError: A name or a shape differs.
     """
     state = model.state_dict()
+    grids = grids_of(model, image_size)
     fitting = {
-        name: fitted(name, weights[name], tuple(value.shape), first_convolution=False)
+        name: fitted(name, weights[name], tuple(value.shape), first_convolution=False, grids=grids)
         for name, value in state.items()
         if name in weights
     }

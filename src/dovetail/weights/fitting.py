@@ -9,12 +9,17 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
-from torch import Tensor
+from torch import Tensor, nn
+
+from dovetail.sizes import Size, sides
 
 POSITIONS = "pos_embed"
 WINDOWS = "relative_position_bias_table"
+# None; class token; class and distillation tokens; class token and four registers.
+TOKENS_BEFORE = (0, 1, 2, 5)
 How = Literal["as it is", "resampled", "channels"]
 
 
@@ -25,7 +30,32 @@ class Fitted(NamedTuple):
     how: How
 
 
-def fitted(name: str, value: Tensor, wanted: tuple[int, ...], *, first_convolution: bool) -> Fitted | None:
+class Grids(NamedTuple):
+    """(rows, columns) of the patches of a file's images and of a model's, if known."""
+
+    found: tuple[int, int] | None = None
+    wanted: tuple[int, int] | None = None
+
+
+SQUARE = Grids()
+
+
+def grids_of(model: nn.Module, image_size: Size | None) -> Grids:
+    """Return the grids of positions of a model with a ViT, and of weights trained with images of `image_size`."""
+    stem = next((module for module in model.modules() if isinstance(module, PatchEmbed)), None)
+    if stem is None:
+        return SQUARE
+    found = None
+    if image_size is not None:
+        rows, columns = (side // patch for side, patch in zip(sides(image_size), stem.patch_size, strict=True))
+        found = (rows, columns)
+    wanted = None if stem.grid_size is None else (int(stem.grid_size[0]), int(stem.grid_size[1]))
+    return Grids(found, wanted)
+
+
+def fitted(
+    name: str, value: Tensor, wanted: tuple[int, ...], *, first_convolution: bool, grids: Grids = SQUARE
+) -> Fitted | None:
     """Adapt a tensor to the shape that a model needs. Return None if that is not possible.
 
     Args:
@@ -33,14 +63,18 @@ def fitted(name: str, value: Tensor, wanted: tuple[int, ...], *, first_convoluti
         value: Tensor from the file.
         wanted: Shape in the model.
         first_convolution: Whether the tensor is the weight of the first convolution, whose input is the image.
+        grids: Grids of patches, without which grids of positions must be square.
     """
     found = tuple(value.shape)
-    if found == wanted:
+    of_positions = name.endswith(POSITIONS) and len(found) == len(wanted) == 3 and found[2] == wanted[2]
+    if found == wanted and not (of_positions and turned(wanted[1], grids)):
         return Fitted(value, "as it is")
-    if _squeezed(found) == _squeezed(wanted):  # a linear layer and a 1 x 1 convolution are equivalent
+    if found != wanted and _squeezed(found) == _squeezed(
+        wanted
+    ):  # a linear layer and a 1 x 1 convolution are equivalent
         return Fitted(value.reshape(wanted), "as it is")
-    if name.endswith(POSITIONS) and len(found) == len(wanted) == 3 and found[2] == wanted[2]:
-        resampled = resampled_positions(value, wanted[1])
+    if of_positions:
+        resampled = resampled_positions(value, wanted[1], grids)
         return None if resampled is None else Fitted(resampled, "resampled")
     if name.endswith(WINDOWS) and len(found) == len(wanted) == 2 and found[1] == wanted[1]:
         resampled = resampled_windows(value, wanted)
@@ -54,38 +88,55 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(side for side in shape if side != 1)
 
 
-def tokens_before(positions: int) -> int | None:
-    """Return how many of N positions precede a square grid: 0, 1, 2 or 5. None if no number fits."""
-    for before in (0, 1, 2, 5):  # none; class token; class and distillation tokens; class token and four registers
+class Layout(NamedTuple):
+    """Number of positions before a grid, and (rows, columns) of the grid."""
+
+    before: int
+    grid: tuple[int, int]
+
+
+def layout_of(positions: int, grid: tuple[int, int] | None = None) -> Layout | None:
+    """Return the layout of N positions: on `grid` if it fits, otherwise on a square grid. None if neither fits."""
+    for before in TOKENS_BEFORE:
+        if grid is not None and grid[0] * grid[1] == positions - before:
+            return Layout(before, grid)
+    for before in TOKENS_BEFORE:
         side = math.isqrt(max(positions - before, 0))
         if side and side * side == positions - before:
-            return before
+            return Layout(before, (side, side))
     return None
 
 
-def resampled_positions(value: Tensor, wanted: int) -> Tensor | None:
-    """Resample positions [1, N, C] to another square grid, bicubic as in timm. None if a grid is not square.
+def turned(positions: int, grids: Grids) -> bool:
+    """Return whether N positions have different grids in file and model, such as 4 x 8 and 8 x 4."""
+    layouts = [layout_of(positions, grid) for grid in grids]
+    return grids.found is not None and None not in layouts and layouts[0] != layouts[1]
+
+
+def resampled_positions(value: Tensor, wanted: int, grids: Grids = SQUARE) -> Tensor | None:
+    """Resample positions [1, N, C] to another grid, bicubic as in timm. None if a grid is unknown.
 
     Positions of class tokens that the file lacks are zero, and those that the model lacks are dropped (see
     `moved_class_position`).
     """
-    before, room = tokens_before(value.shape[1]), tokens_before(wanted)
-    if before is None or room is None:
+    old, new = layout_of(value.shape[1], grids.found), layout_of(wanted, grids.wanted)
+    if old is None or new is None:
         return None
+    before, room = old.before, new.before
     first, grid = value[:, :before].float(), value[:, before:].float()
-    if grid.shape[1] != wanted - room:
-        grid = resample_abs_pos_embed(grid, [math.isqrt(wanted - room)] * 2, num_prefix_tokens=0)
+    if old.grid != new.grid:
+        grid = resample_abs_pos_embed(grid, list(new.grid), old_size=list(old.grid), num_prefix_tokens=0)
     first = torch.cat([first[:, :room], first.new_zeros(1, max(room - before, 0), value.shape[2])], dim=1)
     return torch.cat([first, grid], dim=1)
 
 
-def moved_class_position(token: Tensor, positions: Tensor, wanted: int) -> Tensor | None:
+def moved_class_position(token: Tensor, positions: Tensor, wanted: int, grids: Grids = SQUARE) -> Tensor | None:
     """Add its position to a class token [1, 1, C], for a model whose class token has no position.
 
     Nothing is lost, as a ViT only uses their sum. Returns None if the model has a position for the class token.
     """
-    before, room = tokens_before(positions.shape[1]), tokens_before(wanted)
-    if before != 1 or room != 0:
+    old, new = layout_of(positions.shape[1], grids.found), layout_of(wanted, grids.wanted)
+    if old is None or new is None or old.before != 1 or new.before != 0:
         return None
     return token + positions[:, :1]
 

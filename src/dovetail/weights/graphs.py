@@ -20,6 +20,7 @@ from torch.export import Dim
 from dovetail.errors import OptionsError
 from dovetail.files.writing import aside, writing
 from dovetail.networks.decoders import intermediates, pyramid_stages
+from dovetail.sizes import Size, sides, times
 from dovetail.weights.formats import Written
 
 GraphFormat = Literal["onnx", "torch-export", "hugging-face"]
@@ -65,7 +66,7 @@ def export_graph(
     to: str | Path,
     part: Literal["all", "encoder"] = "all",
     channels: int = 3,
-    image_size: int = 224,
+    image_size: Size = 224,
     dynamic: bool = True,
 ) -> Written:
     """Export a model so that it runs without Dovetail.
@@ -78,7 +79,7 @@ def export_graph(
         to: Output file, .onnx or .pt2; a folder for "hugging-face".
         part: The whole model, or only its encoder, which returns its feature maps.
         channels: Number of input channels.
-        image_size: Side of the input image, in pixels. With `dynamic`, other sizes work, too.
+        image_size: Side of the input image, or (height, width), in pixels. With `dynamic`, other sizes work, too.
         dynamic: Whether height and width are dynamic. The batch size always is.
 
     Raises:
@@ -91,16 +92,14 @@ def export_graph(
         raise OptionsError(f"--to {path} has an unsupported suffix; expected {ENDINGS[format]} for {format}.")
     module = (EncoderMaps(model) if part == "encoder" else model).eval()
     # torch.export would treat a side as fixed if the deepest feature map had a single cell.
-    side = image_size * -(-LEAST_SIDE_PX // image_size) if dynamic else image_size
-    pixels = torch.rand(2, channels, side, side)
-    sides = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
+    height, width = sides(times(image_size, -(-LEAST_SIDE_PX // min(sides(image_size)))) if dynamic else image_size)
+    pixels = torch.rand(2, channels, height, width)
+    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
     write = _onnx if format == "onnx" else _torch_export
     with writing(path, option="to"), aside(path) as fresh:
-        said = write(module, pixels, sides, fresh)
+        said = write(module, pixels, free, fresh)
     what = f"{'the encoder' if part == 'encoder' else 'the whole model'} for pixels [B, {channels}, "
-    return Written(
-        path, len(module.state_dict()), f"{what}{'H, W' if dynamic else f'{image_size}, {image_size}'}]{said}"
-    )
+    return Written(path, len(module.state_dict()), f"{what}{'H, W' if dynamic else f'{height}, {width}'}]{said}")
 
 
 def _torch_export(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from dovetail.weights.alignment import nearest
 from dovetail.weights.checkpoint import COMPUTED
 from dovetail.weights.exported import Exported, MatchReport, Mismatch, SelectedPart, some
+from dovetail.weights.fitting import SQUARE, Grids
 
 Shape = tuple[int, ...]
 Key = tuple[str, str]  # part, and name within it in the common spelling
@@ -43,11 +44,12 @@ class Filling:
 
 @dataclass(frozen=True)
 class Asked:
-    """The request: the weights, the part to load, and whether to load task heads."""
+    """The request: the weights, the part to load, whether to load task heads, and the grids of positions."""
 
     exported: Exported
     part: SelectedPart
     heads: bool
+    grids: Grids = SQUARE
 
 
 @dataclass

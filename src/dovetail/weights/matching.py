@@ -15,7 +15,7 @@ from dovetail.networks.parts import Parts, locate_parts
 from dovetail.weights.alignment import Alignment, best_alignment
 from dovetail.weights.checkpoint import COMPUTED
 from dovetail.weights.exported import Exported, MatchReport, Mismatch, SelectedPart, read_exported
-from dovetail.weights.fitting import POSITIONS, fitted, moved_class_position
+from dovetail.weights.fitting import POSITIONS, Grids, fitted, grids_of, moved_class_position
 from dovetail.weights.match_report import (
     ALL,
     Asked,
@@ -94,7 +94,7 @@ def match(
     """Return the report and the values for each tensor of the model, which is not changed. See `load_into`."""
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     located = _given_parts(prefix, part) or parts or locate_parts(model)
-    asked = Asked(exported, part, heads or "task" in exported.info)
+    asked = Asked(exported, part, heads or "task" in exported.info, grids_of(model, exported.image_size))
     if exported.info:
         return _described(asked, shapes, located)
     if part != "all" and located is None:
@@ -221,7 +221,7 @@ def _match(
     """Match the tensors of a file and a model by their keys."""
     exported, part = asked.exported, asked.part
     never = {key for name in exported.info.get("untrained", ()) for key in _pieces_of(name, exported.parts)}
-    source = _with_class_positions(source, keys, shapes)
+    source = _with_class_positions(source, keys, shapes, asked.grids)
     first = next((name for name, each in keys.items() if each[0][0] != "head" and len(shapes[name]) == 4), None)
     found = Found()
     for name, each in keys.items():
@@ -238,7 +238,8 @@ def _match(
         elif len(origins) < len(each):
             (found.fresh if COMPUTED.search(name) else found.missing).append(name)
         else:
-            _fill(found, name, each, origins, shapes[name], spelling, first_convolution=name == first)
+            how: dict[str, Any] = {"first_convolution": name == first, "grids": asked.grids}
+            _fill(found, name, each, origins, shapes[name], spelling, **how)
     foreign = not exported.info or spelling is not PLAIN
     return reported(found, asked, source, keys, never, foreign=foreign), found.fillings
 
@@ -256,11 +257,12 @@ def _fill(
     spelling: Spelling,
     *,
     first_convolution: bool,
+    grids: Grids,
 ) -> None:
     """Record the values for one tensor of the model, or that its shape does not fit."""
     wanted = (shape[0] // len(keys), *shape[1:]) if len(keys) > 1 else shape
     made = [
-        fitted(key[1], origin.value, wanted, first_convolution=first_convolution)
+        fitted(key[1], origin.value, wanted, first_convolution=first_convolution, grids=grids)
         for key, origin in zip(keys, origins, strict=True)
     ]
     pieces = [one for one in made if one is not None]
@@ -276,7 +278,7 @@ def _fill(
 
 
 def _with_class_positions(
-    source: Mapping[Key, Origin], keys: Mapping[str, tuple[Key, ...]], shapes: Mapping[str, Shape]
+    source: Mapping[Key, Origin], keys: Mapping[str, tuple[Key, ...]], shapes: Mapping[str, Shape], grids: Grids
 ) -> dict[Key, Origin]:
     """Add the position of the class token to the token if the model has no position for it."""
     changed = dict(source)
@@ -285,7 +287,7 @@ def _with_class_positions(
             continue
         token = (key[0], key[1].removesuffix(POSITIONS) + "cls_token")
         if token in source and source[key].value.dim() == source[token].value.dim() == 3:
-            moved = moved_class_position(source[token].value, source[key].value, shapes[name][1])
+            moved = moved_class_position(source[token].value, source[key].value, shapes[name][1], grids)
             if moved is not None:
                 changed[token] = Origin(source[token].name, moved)
     return changed

@@ -25,6 +25,7 @@ from dovetail.downstream.machine import Machine, normalised
 from dovetail.downstream.probe.features import Features
 from dovetail.errors import DataError
 from dovetail.networks.layer_decay import layer_scales
+from dovetail.sizes import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class ClassifyOptions(FitOptions):
 
     Attributes:
         classes: Number of classes K.
-        size: Side of the crops in pixels.
+        size: Size of the crops in pixels: the side of a square, or (height, width).
         mean: Mean of each channel in [0, 1].
         std: Standard deviation of each channel.
         mixup: Parameter of mixup's Beta distribution; 0 disables mixup.
@@ -48,7 +49,7 @@ class ClassifyOptions(FitOptions):
     layer_decay: float = 0.75
     weight_decay: float = 0.05
     classes: int
-    size: int
+    size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mixup: float = 0.0

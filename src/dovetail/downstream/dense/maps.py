@@ -28,6 +28,7 @@ from dovetail.errors import DataError, OptionsError, unknown_name
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.rest import at_rest
 from dovetail.recipe import Tap
+from dovetail.sizes import Size, multiple_of, sides, size_in_words
 
 
 class MapBatch(NamedTuple):
@@ -117,7 +118,7 @@ class NetworkMaps:
     network: Network
     data: LabelledSet
     at: Sequence[str]
-    size: int
+    size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     machine: Machine
@@ -193,11 +194,11 @@ class Replayed:
             self.kept[finest_stride] = found
 
 
-def resized_item(item: Labelled, size: int) -> Labelled:
-    """Resize an image and its mask to squares with a side of `size` pixels."""
-    if item.image.shape[1:] == (size, size):
+def resized_item(item: Labelled, size: Size) -> Labelled:
+    """Resize an image and its mask to `size` pixels: the side of a square, or (height, width)."""
+    if tuple(item.image.shape[1:]) == sides(size):
         return item
-    return Labelled(resized(item.image, size, size), resized_mask(item.mask, size, size))
+    return Labelled(resized(item.image, *sides(size)), resized_mask(item.mask, *sides(size)))
 
 
 def resized_mask(mask: Tensor, height: int, width: int) -> Tensor:
@@ -258,11 +259,12 @@ def _map_of(taps: Mapping[str, Tap], name: str) -> str:
     return name
 
 
-def check_size(network: Network, size: int) -> None:
+def check_size(network: Network, size: Size) -> None:
     """Raise `OptionsError` if the network does not support an image size."""
     step = network.size_multiple
-    if size < step or size % step:
-        nearest = max(round(size / step), 1) * step
+    if any(side < step or side % step for side in sides(size)):
+        nearest = size_in_words(multiple_of(size, step))
         raise OptionsError(
-            f"The model expects an image size that is a multiple of {step} px, got {size}; use --image-size {nearest}."
+            f"The model expects an image size that is a multiple of {step} px, got {size_in_words(size)}; use "
+            f"--image-size {nearest}."
         )

@@ -12,6 +12,7 @@ from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.labels.subsets import shuffled
 from dovetail.downstream.machine import Machine, ahead
 from dovetail.networks.network import Network
+from dovetail.sizes import Size
 
 MOST_TRAIN, MOST_TEST = 200, 100
 # Far fewer cells, steps and candidates than in `evaluate dense`: compare readings within a run, not with its scores.
@@ -52,7 +53,7 @@ class OnlineDense:
         data: str | Path,
         network: Network,
         *,
-        size: int,
+        size: Size,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         machine: Machine,

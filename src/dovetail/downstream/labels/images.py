@@ -32,6 +32,7 @@ from dovetail.downstream.labels.labelled import what_is_at
 from dovetail.downstream.progress import progress
 from dovetail.downstream.table.results import fingerprint
 from dovetail.errors import DataError
+from dovetail.sizes import Size, sides
 
 HELD_OUT = ("val", "valid", "validation", "test")
 RESIZE_SHARE = 256 / 224  # the usual protocol: shorter side 256, centre crop 224
@@ -140,35 +141,43 @@ def open_splits(data: Any) -> tuple[ClassSet, ClassSet, str]:
     return train, measured, " ".join(filter(None, [*notes, told_of_values(train.paths, value_range())]))
 
 
-def central(data: ClassSet, index: int, *, channels: int, size: int) -> Tensor:
-    """Return the centre crop [C, S, S] in 0 to 255, after resizing the shorter side to S * 256 / 224 px (bicubic)."""
-    shorter = round(size * RESIZE_SHARE)
-    pixels = data.pixels(index, channels=channels, side=shorter)
-    factor = shorter / min(pixels.shape[1:])
-    height, width = (max(round(side * factor), shorter) for side in pixels.shape[1:])
+def central(data: ClassSet, index: int, *, channels: int, size: Size) -> Tensor:
+    """Return the centre crop [C, h, w] in 0 to 255: 224 / 256 of the image in one direction (bicubic).
+
+    For squares, the shorter side is resized to S * 256 / 224 px.
+    """
+    high, wide = sides(size)
+    least = round(high * RESIZE_SHARE), round(wide * RESIZE_SHARE)
+    pixels = data.pixels(index, channels=channels, side=max(least))
+    factor = max(small / side for small, side in zip(least, pixels.shape[1:], strict=True))
+    height, width = (max(round(side * factor), small) for small, side in zip(least, pixels.shape[1:], strict=True))
     pixels = resized(pixels, height, width)
-    top, left = (height - size) // 2, (width - size) // 2
-    return pixels[:, top : top + size, left : left + size]
+    top, left = (height - high) // 2, (width - wide) // 2
+    return pixels[:, top : top + high, left : left + wide]
 
 
 def random_crop(
-    data: ClassSet, index: int, rng: np.random.Generator, *, channels: int, size: int, smallest_area: float = 0.08
+    data: ClassSet, index: int, rng: np.random.Generator, *, channels: int, size: Size, smallest_area: float = 0.08
 ) -> Tensor:
-    """Return a random resized crop [C, S, S] in 0 to 255 (relative area from `smallest_area`, aspect ratio 3/4 to 4/3),
-    which is flipped horizontally with probability 1/2 (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842)."""
-    pixels = data.pixels(index, channels=channels, side=size)
+    """Return a random resized crop [C, h, w] in 0 to 255, which is flipped horizontally with probability 1/2.
+
+    Szegedy et al., 2015, https://arxiv.org/abs/1409.4842. The relative area is at least `smallest_area`, and the aspect
+    ratio is 3/4 to 4/3 times that of the result.
+    """
+    to_height, to_width = sides(size)
+    pixels = data.pixels(index, channels=channels, side=max(to_height, to_width))
     height, width = pixels.shape[1:]
     box = (0, 0, height, width)
     for _ in range(10):
         area = rng.uniform(smallest_area, 1.0) * height * width
-        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))) * (to_width / to_height)
         wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < high <= height:
             box = (int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1)), high, wide)
             break
     top, left, high, wide = box
     cut = pixels[:, top : top + high, left : left + wide]
-    cut = resized(cut, size, size)
+    cut = resized(cut, to_height, to_width)
     return cut.flip(2) if rng.random() < 0.5 else cut
 
 

@@ -26,11 +26,12 @@ from dovetail.errors import OptionsError
 from dovetail.files.tensors import write_tensors
 from dovetail.networks.network import Network, deepest_encoder_tap
 from dovetail.networks.vit import ViTNetwork
+from dovetail.sizes import Size
 from dovetail.views.view import View
 
 
 class Features(nn.Module):
-    """The frozen features of a network: [B, C, S, S] -> [B, D].
+    """The frozen features of a network: [B, C, h, w] -> [B, D].
 
     Args:
         network: Network.
@@ -78,7 +79,7 @@ def of_central_crops(
     model: nn.Module,
     data: ClassSet,
     *,
-    size: int,
+    size: Size,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -88,9 +89,9 @@ def of_central_crops(
     """Return the outputs (features or logits) of a model for the centre crops of all images, [N, D] float32 on the CPU.
 
     Args:
-        model: Module [B, C, S, S] -> [B, D], which is put into evaluation mode.
+        model: Module [B, C, h, w] -> [B, D], which is put into evaluation mode.
         data: Images.
-        size: Side of the crops in pixels.
+        size: Size of the crops in pixels.
         mean: Mean of each channel in [0, 1].
         std: Standard deviation of each channel.
         machine: Device and precision.

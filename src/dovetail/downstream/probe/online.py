@@ -14,6 +14,7 @@ from dovetail.downstream.probe.features import Features, of_central_crops
 from dovetail.downstream.probe.knn import knn_predictions
 from dovetail.networks.network import Network
 from dovetail.networks.rest import at_rest
+from dovetail.sizes import Size
 
 NEIGHBOURS = 20  # best k in most of DINO's experiments
 
@@ -36,7 +37,7 @@ class OnlineKnn:
     """
 
     def __init__(
-        self, data: str | Path, *, size: int, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine
+        self, data: str | Path, *, size: Size, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine
     ) -> None:
         self.train, self.held_out, self.note = open_splits(data)
         self.size, self.mean, self.std = size, mean, std
