@@ -119,11 +119,8 @@ class Spelled:
         return "size"
 
     def __call__(self, value: Any) -> Any:
-        """Return the value in its own type. Raise `TypeError` with a sentence for other values."""
-        try:
-            return self.reads(value, self.name)
-        except OptionsError as error:
-            raise TypeError(str(error)) from None
+        """Return the value in its own type. Raise `OptionsError` for other values."""
+        return self.reads(value, self.name)
 
 
 def check_saved(options: type[Options], values: Mapping[str, Any], where: str) -> None:

@@ -12,6 +12,7 @@ from dovetail.heads.aggregate import (
     Neighbours,
     SelfPatchHead,
     SelfPatchHeadSpec,
+    grid_of,
     most_similar,
     neighbourhood,
 )
@@ -135,6 +136,26 @@ def test_linear_layers_start_as_wide_as_asked() -> None:
         block = SelfPatchHeadSpec(SMALL, SMALL, head_channels=32, init_std=std).build(64).aggregation.blocks[0]
         assert block.mlp.fc1.weight.std().item() == pytest.approx(std, rel=0.05)
         assert block.attn.v.weight.std().item() == pytest.approx(std, rel=0.1)
+
+
+def test_neighbours_on_a_grid_that_is_not_square_are_those_of_its_transpose() -> None:
+    rows, columns = 2, 3
+    around, turned = (neighbourhood(*grid, wraparound=False) for grid in ((rows, columns), (columns, rows)))
+    for row in range(rows):
+        for column in range(columns):
+            near = around.patch[row * columns + column][around.valid[row * columns + column]]
+            other = turned.patch[column * rows + row][turned.valid[column * rows + row]]
+            places = {(int(one) // columns, int(one) % columns) for one in near}
+            assert places == {(int(one) % rows, int(one) // rows) for one in other}
+            assert all(max(abs(y - row), abs(x - column)) == 1 for y, x in places)
+            assert len(places) == (5 if column == 1 else 3)
+
+
+def test_the_teacher_knows_the_grids_of_views_that_are_not_square() -> None:
+    assert grid_of(6, ((2, 3), (4, 6))) == (2, 3)
+    assert grid_of(9) == (3, 3)
+    with pytest.raises(DovetailError, match="cannot distinguish views of 2x8 and 4x4 patches"):
+        SelfPatchHeadSpec(grids=((2, 8), (4, 4)))
 
 
 def test_mistakes_are_told() -> None:

@@ -34,33 +34,36 @@ def described(folder: Path) -> dict[str, object]:
 
 
 def test_a_run_of_64x96_is_saved_loaded_strictly_and_resumed(
-    pretrain: Pretrain, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    options = {"out": out, "model": "smp/fpn/tu-test_resnet", "report_every_minutes": 60.0}
+    options = {"out": out, "model": "smp/unet/tu-test_resnet"}
     run = pretrain(**options, image_size="64x96")
     assert run.finished
     said = capsys.readouterr().out
-    assert "16x24 cells" in said
+    assert "64x96 cells" in said  # of the Unet's map of stride 1
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["image_size"] == config["recipe"]["image_size"] == [64, 96]
     info = described(out)
     assert info["image_size"] == [64, 96]
     weights = load_file(out / "exported" / "model.safetensors")
     construct(str(info["constructor"])).load_state_dict(weights, strict=True)
-    page = (out / "report.html").read_text()
-    assert "of 64x96 px" in page
-    assert "--shape: 192 / 128" in page  # pictures have twice the size of the views
-
-    vectors = np.load(dovetail.embed(run=out, data=photos, out=tmp_path / "e.npy"))
-    other = np.load(dovetail.embed(run=out, data=photos, out=tmp_path / "o.npy", side_px=64))
-    assert vectors.shape == other.shape == (12, vectors.shape[1])
-    assert not np.allclose(vectors, other)
-
     with pytest.raises(DovetailError, match="image_size"):
         pretrain(**options, resume=True, image_size=(96, 64), max_steps=3)
     longer = pretrain(**options, resume=True, image_size=(64, 96), max_steps=3)
     assert longer.step == 3
+
+
+def test_the_page_and_embeddings_have_the_shape_of_the_views(pretrain: Pretrain, tmp_path: Path, photos: Path) -> None:
+    out = tmp_path / "run"
+    pretrain(out=out, model="timm/test_resnet", method="moco-v2", image_size=(64, 96), report_every_minutes=60.0)
+    page = (out / "report.html").read_text()
+    assert "of 64x96 px" in page
+    assert "--shape: 192 / 128" in page  # pictures have twice the size of the views
+    vectors = np.load(dovetail.embed(run=out, data=photos, out=tmp_path / "e.npy"))
+    other = np.load(dovetail.embed(run=out, data=photos, out=tmp_path / "o.npy", side_px=64))
+    assert vectors.shape == other.shape == (12, vectors.shape[1])
+    assert not np.allclose(vectors, other)
 
 
 def test_a_vit_of_64x96_is_loaded_at_other_sizes(pretrain: Pretrain, tmp_path: Path) -> None:
@@ -105,6 +108,11 @@ def test_frozen_measures_use_the_shape_of_the_run(pretrain: Pretrain, tmp_path: 
     assert results is not None
     saved = json.loads((run.folder / "evaluate-knn" / "results.json").read_text())
     assert saved["config"]["resolved_image_size"] == [64, 96]
+    tuned = tmp_path / "tuned"
+    dovetail.finetune_classify(
+        run=run.folder, data=tmp_path / "classes", out=tuned, steps=1, batch_size=2, start=["all"]
+    )
+    assert dovetail.load(next(tuned.rglob("model.safetensors")).parent).class_names == ("a", "b")
 
 
 def test_sides_that_the_model_does_not_support_are_refused(pretrain: Pretrain, tmp_path: Path) -> None:
@@ -133,11 +141,12 @@ def test_the_command_line_and_files_take_both_sides(
         file.write_text(f"data: {photos}\nmodel: timm/test_resnet\nmethod: moco-v2\nimage_size: {written}\n")
         parsed = make_parser("pretrain", PretrainOptions, ["--config", str(file)], config="read")
         assert parsed.parse_args(["--config", str(file)]).image_size == (64, 96)
-    assert run_command(["pretrain", "--method", "dino", "--image-size", "64x96", "--print-config"]) == 0
+    with pytest.raises(SystemExit):
+        run_command(["pretrain", "--method", "dino", "--image-size", "64x96", "--print-config"])
     printed = yaml.safe_load(capsys.readouterr().out)
     assert PretrainOptions(image_size=printed["image_size"]).image_size == (64, 96)
     assert run_command([*asked, "--image-size", "64xwide"]) == 2
-    assert "--image-size" in capsys.readouterr().err
+    assert "image_size is '64xwide'; it must be a whole number of pixels, or" in capsys.readouterr().err
 
 
 def test_cells_of_a_term_are_told_per_side() -> None:

@@ -20,9 +20,8 @@ from dovetail.errors import RunError, WeightsError
 from dovetail.files.durable import write_whole
 from dovetail.files.finite import check_finite
 from dovetail.files.schema import converted, read_json
-from dovetail.files.sidecar import PartPaths
+from dovetail.files.sidecar import ImageSize, PartPaths
 from dovetail.files.tensors import write_tensors
-from dovetail.options import MOST_SIDE_PX
 from dovetail.sizes import as_size
 
 WEIGHTS, TASK = "model.safetensors", TASK_FILE
@@ -39,9 +38,6 @@ class TaskOptions(TypedDict, total=False):
     within_px: Pair | None
     ids: list[int | str]
     paths: PartPaths
-
-
-SidePx = Annotated[int, Meta(ge=1, le=MOST_SIDE_PX)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Task:
     names: Annotated[tuple[str, ...], Meta(min_length=1)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: SidePx | tuple[SidePx, SidePx]
+    image_size: ImageSize
     in_channels: Annotated[int, Meta(ge=1, le=4096)]
     options: Mapping[str, Any] = field(default_factory=dict)
     value_range: tuple[float, ...] = ()

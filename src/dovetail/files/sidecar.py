@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -36,7 +36,9 @@ class PartPaths(TypedDict):
     taps: NotRequired[dict[str, str]]
 
 
-Side = Annotated[int, Meta(ge=1, le=1 << 14)]
+SidePx = Annotated[int, Meta(ge=1, le=1 << 14)]
+ImageSize = SidePx | Annotated[Sequence[SidePx], Meta(min_length=2, max_length=2)]
+"""The side of a square, or height and width; msgspec 0.22 crashes for the union of a bounded number and a tuple."""
 
 
 class Described(TypedDict):
@@ -47,7 +49,7 @@ class Described(TypedDict):
     decoder_prefixes: list[str]
     untrained: list[str]
     in_channels: NotRequired[Annotated[int, Meta(ge=1, le=4096)]]
-    image_size: NotRequired[Side | tuple[Side, Side]]
+    image_size: NotRequired[ImageSize]
     normalisation: NotRequired[Normalisation | None]
     extra: NotRequired[Extra]
     paths: NotRequired[PartPaths]

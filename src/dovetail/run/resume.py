@@ -19,7 +19,7 @@ from dovetail.train.defaults import Settings
 
 # Defaults before these options existed or could be "auto".
 FORMER = {"method": "decon-sl", "freeze_encoder_epochs": 0.0, "encoder_batch_norm": "train"}
-SEQUENCES = ("mean", "std", "value_range")
+SEQUENCES = ("mean", "std", "value_range", "image_size")
 LENGTH = ("epochs", "max_steps")
 
 
