@@ -27,11 +27,11 @@ SAMPLED = ["decon-sl", "decon-ml-densecl", "decon-sl-pixpro"]  # one of each kin
 FEW_CELLS = {"decoder_cells": 40}
 
 
-# Of image methods on all levels of a decoder one is quick: each is quick on one level, and alone.
-ALL_LEVELS = {f"decon-ml-{name}" for name, one in registry.METHODS.items() if one.family == "image"} - {
-    "decon-ml-simclr"
-}
-CASES = [pytest.param(name, marks=pytest.mark.slow) if name in ALL_LEVELS else name for name in METHODS]
+# Image methods with a decoder: on one level one of each kind is quick, on all levels one; alone, each is.
+IMAGE = {name for name, method in registry.METHODS.items() if method.family == "image"}
+SLOW = {f"decon-sl-{name}" for name in IMAGE - {"simclr", "moco-v2", "byol", "vicreg"}}
+SLOW |= {f"decon-ml-{name}" for name in IMAGE - {"simclr"}}
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS]
 
 
 @pytest.fixture(params=[*CASES, *(f"{name} sampled" for name in SAMPLED), *OUTSIDE], scope="module")

@@ -360,6 +360,7 @@ def test_detection_of_masks_from_the_command_line(
     out = tmp_path / "out"
     options = ["--run", str(run), "--data", str(data), "--out", str(out), "--task", "masks", "--steps", "1"]
     options += ["--batch-size", "2", "--image-size", "64", "--accelerator", "cpu", "--workers", "0"]
+    options += ["--head-width", "0.125", "--proposals", "8"]
     assert run_command(["finetune", "detect", *options]) == 0
     content = json.loads((out / "results.json").read_text())
     assert content["rows"][0]["setting"]["start"] == "all"
