@@ -94,6 +94,7 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
     ("arguments", "sentence"),
     [
         (["pretran"], "There is no command 'pretran'; did you mean 'pretrain'?"),
+        (["show", "--run", "runs/a"], "There is no option '--run'; see --help."),
         (["pretrain", "--epohs", "3"], "There is no option '--epohs'; did you mean '--epochs'?"),
         (["pretrain", "--method", "decon-sk"], "There is no method 'decon-sk'; did you mean 'decon-sl'?"),
         (["pretrain", "--recipe.alhpa", "0.3"], "did you mean '--recipe.alpha'?"),
@@ -103,8 +104,8 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
         ),
         (["pretrain", "--recipe.alpha", "half"], "alpha"),
         (["pretrain", "--out", "x"], "--data is missing; specify a folder of images."),
-        (["pretrain", "--data", "x", "--out", "y"], "--model is missing"),
-        (["pretrain", "--data", "x", "--model", "m"], "--out is missing; specify a run folder."),
+        (["pretrain", "--data", ".", "--out", "y"], "--model is missing"),
+        (["pretrain", "--data", ".", "--model", "m"], "--out is missing; specify a run folder."),
         (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["show", "--model", "timm/test_resnet", "slotkon"], "did you mean 'slotcon'?"),
         (["show", "slotkon"], "did you mean 'slotcon'?"),
@@ -221,7 +222,7 @@ def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     monkeypatch.setattr("dovetail.cli.call", stopped)
     assert run(["methods"]) == 130
-    assert capsys.readouterr().err == "dovetail: stopped.\n"
+    assert capsys.readouterr().err == "dovetail: Stopped by Ctrl-C (SIGINT).\n"
 
 
 @pytest.mark.parametrize(

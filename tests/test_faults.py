@@ -20,6 +20,7 @@ from PIL import Image
 
 from dovetail.errors import DovetailError
 from dovetail.train.checkpoints import Checkpoints, read
+from dovetail.train.interrupts import signal_name
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -92,7 +93,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint_and_a_sentence(
     os.killpg(process.pid, number)  # as a terminal does
     shown = process.communicate(timeout=1500)[1].splitlines()[-1]
     assert process.returncode == 128 + number
-    assert shown.startswith(f"dovetail: Stopped by {number.name} after step ")
+    assert shown.startswith(f"dovetail: Stopped by {signal_name(number)} after step ")
     assert "the same command with --resume to continue" in shown
     step = int(shown.split("after step ")[1].split()[0])
     assert read(out / "checkpoints" / "last.ckpt")["step"] == step

@@ -118,10 +118,10 @@ def test_the_two_bans(room: str, banned: str) -> None:
     assert [path.name for path in files if any(one.split(".")[0] == banned for one in imports_of(path, known))] == []
 
 
-def test_help_and_refusals_of_every_command_import_nothing_that_computes() -> None:
+def test_help_and_refusals_of_every_command_import_nothing_that_computes(tmp_path: Path) -> None:
     """By what is imported: so each comes within a second, which no test should ask a clock."""
     code = """
-import contextlib, io, sys
+import contextlib, io, os, sys
 from dovetail.cli import VERBS, run
 for name in VERBS:
     for more in (["--help"], ["--no-such-option", "1"], ["--seed", "much"]):
@@ -134,9 +134,19 @@ for words in ("pretrain --method dino+decon-sl-byol --help", "pretrain --method 
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         with contextlib.redirect_stderr(io.StringIO()):
             run(words.split())
+os.makedirs("runs/wheat")
+for words in ("pretrain --data fotos --out o --model m", "pretrain --data . --knn-data fotos --out o --model m",
+              "try --data . --labels fotos --out o", "finetune segment --run runs/weat --data .",
+              "finetune detect --run . --data fotos", "evaluate dense --run run/wheat --data .",
+              "predict --run runs/weat --data . --out o", "export --run runs/weat --format timm --to o",
+              "embed --run . --data fotos --out o", "visualize pca --run . --images fotos --out o"):
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run(words.split()) == 2
+    wanted = "did you mean 'runs/wheat'?" if "/w" in words else "There is no file or folder 'fotos'"
+    assert wanted in err.getvalue(), err.getvalue()
 print([name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 

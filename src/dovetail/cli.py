@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn
 
 from dovetail import __version__
 from dovetail.errors import DovetailError, OptionsError, printable, unknown_name
+from dovetail.files.missing import refuse_missing
 from dovetail.options import Options, body, options_class
 from dovetail.output import drop_standard_output, outliving_readers
 from dovetail.parsing import joined, make_parser, underscored
@@ -184,7 +185,7 @@ def answer(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop
-        print("dovetail: stopped.", file=sys.stderr)
+        print("dovetail: Stopped by Ctrl-C (SIGINT).", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -244,6 +245,7 @@ def call(name: str, arguments: list[str]) -> int:
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
     asked = options.given(given, from_file=from_file)
+    refuse_missing(asked)
     result = body(VERBS[name].load())(asked)
     if isinstance(result, str):
         print(result)

@@ -83,6 +83,7 @@ class OptionInfo:
         movable: Whether a resumed run may change the option.
         required: Whether the option must be specified. Its default is not used then.
         python: Whether the option is a Python object, which is not available on the command line and in files.
+        existing: Whether the option is the path of a file or folder that must exist.
         several: Whether several values may follow the option on the command line. They become a list, and one value
             stays itself.
         reads: Function of a value and the option's name that converts the value to the type of the field, for options
@@ -96,6 +97,7 @@ class OptionInfo:
     python: bool = False
     several: bool = False
     reads: Callable[[Any, str], Any] | None = None
+    existing: bool = False
 
 
 def option(
@@ -109,9 +111,10 @@ def option(
     python: bool = False,
     several: bool = False,
     reads: Callable[[Any, str], Any] | None = None,
+    existing: bool = False,
 ) -> Any:
     """Return a field of an `Options` class (see `OptionInfo`). A `positional` option may be passed without its name."""
-    info = OptionInfo(help, range, movable, required, python, several, reads)
+    info = OptionInfo(help, range, movable, required, python, several, reads, existing)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 

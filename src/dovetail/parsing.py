@@ -250,8 +250,9 @@ def unknown_option(name: str, known: list[str]) -> str:
     others = methods_with(option.removeprefix("--recipe.")) if option.startswith("--recipe.") else ""
     if others:
         return f"The method has no option {hyphened(name)!r}; it is an option of {others}."
-    close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
-    hint = f"did you mean {hyphened(close[0])!r}?" if close else "see --help."
+    plain = {one.removeprefix("--"): one for one in known}  # the dashes would make short names similar
+    close = difflib.get_close_matches(option.removeprefix("--"), plain, n=1, cutoff=0.5)
+    hint = f"did you mean {hyphened(plain[close[0]])!r}?" if close else "see --help."
     return f"There is no option {hyphened(name)!r}; {hint}"
 
 

@@ -106,7 +106,7 @@ def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest
     assert run_command(["evaluate", "knn", "--data", str(broken), *options]) == 2
     shown = capsys.readouterr()
     assert "val_0.JPEG" in shown.out
-    assert "Found 1 fault in 6 images" in shown.err
+    assert "1 of 6 images has a problem (listed above); correct or remove it" in shown.err
     assert not (tmp_path / "o").exists()
 
 
@@ -116,9 +116,9 @@ def test_check_lists_faults_and_stops(data: Path, tmp_path: Path, capsys: pytest
         (["evaluate"], "expects another word: knn, linear, dense"),
         (["evaluate", "kn"], "did you mean 'knn'?"),
         (["evaluate", "knn", "--out", "x"], "--data is missing"),
-        (["evaluate", "knn", "--data", "x"], "--out is missing"),
-        (["evaluate", "knn", "--data", "x", "--out", "y"], "--run is missing"),
-        (["evaluate", "knn", "--data", "x", "--run", "nowhere"], "nowhere"),
+        (["evaluate", "knn", "--data", "."], "--out is missing"),
+        (["evaluate", "knn", "--data", ".", "--out", "y"], "--run is missing"),
+        (["evaluate", "knn", "--data", ".", "--run", "nowhere"], "nowhere"),
         (["evaluate", "knn", "--k", "many"], "many"),
     ],
 )

@@ -244,8 +244,8 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     options = ["--data", str(data), "--out", str(tmp_path / "o"), "--classes", "3", "--check"]
     assert run_command(["finetune", "segment", *options]) == 2
     shown = capsys.readouterr()
-    assert "2.png has mode RGB" in shown.out
-    assert "1 fault" in shown.err
+    assert "2.png is in colour (RGB)" in shown.out
+    assert "1 of 5 images has a problem" in shown.err
     for name in ("0.png", "4.png"):
         (data / "masks" / name).unlink()
     assert run_command(["finetune", "segment", *options]) == 2
@@ -263,9 +263,9 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
     Image.new("L", (40, 48)).save(data / "masks" / "3.png")
     assert run_command(["finetune", "segment", "--data", str(data), "--out", str(tmp_path / "o"), "--check"]) == 2
     shown = capsys.readouterr()
-    assert "1.png has mode RGB" in shown.out
+    assert "1.png is in colour (RGB)" in shown.out
     assert "3.png is 40x48 pixels" in shown.out
-    assert "2 faults" in shown.err
+    assert "2 of 5 images have problems (listed above); correct or remove them" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_detection_of_masks_from_the_command_line(
     assert run_command(["finetune", "detect", *options, "--check"]) == 2
     shown = capsys.readouterr()
     assert "no area" in shown.out
-    assert "Found 2 faults in 6 images" in shown.err
+    assert "2 of 6 images have problems" in shown.err
 
 
 def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

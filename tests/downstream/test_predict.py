@@ -71,8 +71,11 @@ def test_segmentation_masks_have_the_photographs_sizes(
     assert json.loads((out / "classes.json").read_text()) == {"0": "0", "1": "1", "2": "2"}
 
 
-def test_overlays_show_classes_over_the_images(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+def test_overlays_show_classes_over_the_images(
+    segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", overlays=True, **FAST)
+    assert f"predictions in {out}, overlays in {out / 'overlays'}" in capsys.readouterr().out
     with Image.open(out / "overlays/a.jpg.png") as over, Image.open(out / "a.jpg.png") as mask:
         image = np.asarray(Image.open(photos / "a.jpg")).astype(int)
         assert over.size == (37, 64)
@@ -219,7 +222,7 @@ def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
         (["compare", "nowhere"], "nowhere does not exist"),
         (["compare", "new\nline"], "new\\nline does not exist"),
         (["compare", "."], "in the 1 folders"),
-        (["predict", "--data", "x", "--out", "y"], "--run is missing"),
+        (["predict", "--data", ".", "--out", "y"], "--run is missing"),
         (["predict", "--run", ".", "--data", ".", "--out", "y"], "contains no fine-tuned model"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -181,20 +183,31 @@ def test_aliases_of_taps_are_not_taps() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("timm/resnet18x", "did you mean 'resnet18'"),
-        ("timm/resnet18+fpnn", "There is no decoder 'fpnn'; did you mean 'fpn'"),
-        ("smp/unett/resnet18", "did you mean 'unet'"),
-        ("smp/unet/resnet19", "did you mean 'resnet1"),
-        ("smp/unet/tu-resnet18x", "did you mean 'resnet18'"),
+        ("timm/resnet18x", "did you mean 'timm/resnet18'?"),
+        ("timm/resnet5O+fpn", "did you mean 'timm/resnet50+fpn'?"),
+        ("timm/tu-resnet18", "did you mean 'timm/resnet18'?"),
+        ("timm/xyz", "`dovetail models --library timm --all`"),
+        ("timm/resnet18+fpnn", "There is no model 'timm/resnet18+fpnn'; did you mean 'timm/resnet18+fpn'?"),
+        ("smp/unett/resnet18", "did you mean 'smp/unet/resnet18'?"),
+        ("smp/unet/resnet19", "did you mean 'smp/unet/resnet1"),
+        ("smp/unet/resnet5", "did you mean 'smp/unet/resnet50'?"),
+        ("smp/unet/tu-resnet18x", "did you mean 'smp/unet/tu-resnet18'?"),
+        ("smp/unet/convnext_tiny", "did you mean 'smp/unet/tu-convnext_tiny'?"),
+        ("smp/FPN/tf_efficientnet_lite0", "did you mean 'smp/FPN/tu-tf_efficientnet_lite0'?"),
+        ("smp/fpn/tu-tf_efficientnet_lite", "did you mean 'smp/fpn/tu-tf_efficientnet_lite0'?"),
+        ("torchvision/fcn_resnet5", "did you mean 'torchvision/fcn_resnet50'?"),
+        ("unet/resnet18", "did you mean 'smp/unet/resnet18'?"),
+        ("resnet50+fpn", "did you mean 'timm/resnet50+fpn'?"),
         ("smp/unet", "write it as 'smp/unet/resnet50'"),
         ("smp/linknet/mit_b0", "choose another encoder"),
-        ("torchvision/maskrcnn_resnet50", "did you mean 'maskrcnn_resnet50_fpn'"),
-        ("resnet50", "use 'timm/<name>'"),
+        ("torchvision/maskrcnn_resnet50", "did you mean 'torchvision/maskrcnn_resnet50_fpn'?"),
+        ("resnet50", "did you mean 'timm/resnet50'?"),
+        ("xyz", "use 'timm/<name>'"),
         ("timm/", "use 'timm/<name>'"),
     ],
 )
 def test_unknown_names(name: str, sentence: str) -> None:
-    with pytest.raises(DovetailError, match=sentence.replace("+", r"\+")):
+    with pytest.raises(DovetailError, match=re.escape(sentence)):
         build_network(name, image_size=64)
 
 

@@ -140,7 +140,7 @@ def test_stochastic_depth_and_recomputed_blocks_reach_the_vit() -> None:
         ("timm.create_model('test_vit', patchsize=8)+fpn", "'patchsize'"),
         ("timm.create_model('test_resnet', stemwidth=8)+fcn", "'stemwidth'"),
         ("timm.create_model('test_vit', depth='deep')", "cannot be built"),
-        ("timm.create_model('test_vti')", "did you mean 'test_vit"),
+        ("timm.create_model('test_vti')", "did you mean 'timm/test_vit"),
         ("timm.create_model('test_vti', depth=2)+fpn", "did you mean 'test_vit"),
         ("timm.create_model(name, depth=2)", "not a call of timm with plain values"),
         ("timm.create_model('test_vit', 8)", "not a call of timm with plain values"),

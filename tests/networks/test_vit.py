@@ -148,7 +148,9 @@ def test_a_model_of_unknown_blocks_still_gives_its_own_tokens() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(DovetailError, match="no timm model 'vit_tiny_patch61_224'; did you mean"):
+    with pytest.raises(
+        DovetailError, match="no model 'timm/vit_tiny_patch61_224'; did you mean 'timm/vit_tiny_patch16_224'"
+    ):
         build_vit("vit_tiny_patch61_224")
     with pytest.raises(DovetailError, match="resnet18 is a ResNet, which supports neither masks nor query tokens"):
         build_vit("resnet18")

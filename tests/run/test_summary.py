@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dovetail
-from dovetail.errors import DovetailError
-from dovetail.run.summary import next_steps
+from dovetail.errors import DovetailError, Interrupted
+from dovetail.report.page import unreadable
+from dovetail.run import timing
+from dovetail.run.summary import next_steps, told_of_skipped
+from tests.run.stopping import Stopping
 from tests.train.runs import settings
 
 
@@ -16,6 +22,45 @@ def test_a_run_that_does_not_begin_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match="Found no folder"):
         dovetail.pretrain(data=tmp_path / "fotos", model="timm/test_resnet", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_log_of_a_run_begins_with_its_plan_and_ends_with_its_end(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "LEAST_STEPS", 2)
+    asked: dict[str, Any] = {"out": tmp_path, "method": "densecl", "max_steps": 6}
+    with pytest.raises(Interrupted):
+        pretrain(**asked, data=Stopping(photos, 22))
+    log = (tmp_path / "train.log").read_text()
+    title, length, time, *_, end = log.splitlines()
+    assert "INFO densecl on timm/test_resnet+fpn" in title
+    assert title.endswith(f", 12 images, into {tmp_path}")
+    assert "INFO This run: 6 steps of 4 images" in length
+    assert "INFO Expected time: about" in time
+    assert "INFO Stopped by Ctrl-C (SIGINT) after step " in end
+    dovetail.pretrain(out=tmp_path, resume=True, data=Stopping(photos, None))
+    again = (tmp_path / "train.log").read_text()
+    assert again.startswith(log)
+    assert "Resuming from step" in again
+    assert again.rstrip().endswith(f"The run has finished. The weights of the student are in {tmp_path / 'exported'}.")
+
+
+def test_the_log_has_the_reasons_for_what_was_chosen(photos: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"image_size": 32, "batch_size": 4, "max_steps": 1, "workers": 0}
+    dovetail.pretrain(data=photos, model="timm/test_resnet", report_every_minutes=0.0, out=tmp_path, **small)
+    assert (
+        "INFO Method densecl, because the model is an encoder without a decoder" in (tmp_path / "train.log").read_text()
+    )
+
+
+def test_unreadable_images_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "skipped.jsonl"
+    assert told_of_skipped(file) == ""
+    paths = ("photos/a.jpg", str(tmp_path / "photos" / "a.jpg"))  # the second one is of the resumed run
+    file.write_text("".join(json.dumps({"path": path, "reason": "torn"}) + "\n" for path in paths))
+    assert told_of_skipped(file) == f"\n1 image could not be read and was skipped; see {file}."
+    assert unreadable(tmp_path) == "1 unreadable (see skipped.jsonl)"
 
 
 @pytest.mark.parametrize(("init", "starts"), [("imagenet", "imagenet all"), (None, "random all")])

@@ -28,6 +28,7 @@ from dovetail.train.engine import restore
 from dovetail.train.learner import Learner
 from dovetail.train.overseer import CHECKPOINT_FORMAT
 from dovetail.train.step import is_convolutional, seed_step
+from dovetail.train.threads import tell_of_threads
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
 from tests.train.runs import Views, differing, learner_with_dropout, run, settings
@@ -207,6 +208,31 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_take_it(
     assert run(tmp_path, settings(save_every_steps=1), resume=True)[1].steps == 6
 
 
+@pytest.mark.parametrize(("every", "first"), [(4, 1), (1, 0)])
+def test_the_first_step_is_shown_before_the_first_regular_line(tmp_path: Path, every: int, first: int) -> None:
+    run(tmp_path, settings(log_every_steps=every))
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    told = [line for line in lines if "the next line follows step 4" in line and " step 1/6  loss " in line]
+    assert len(told) == first
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == (2 if first else 6)
+    assert "  lr " in lines[first]
+
+
+@pytest.mark.parametrize("threads", [None, 7])
+def test_a_run_that_resumes_with_another_number_of_threads_says_so(
+    tmp_path: Path, threads: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, settings())
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    assert state["threads"] == torch.get_num_threads()
+    caplog.clear()
+    tell_of_threads(state | ({} if threads is None else {"threads": threads}), settings())
+    assert ("The run used 7 CPU threads" in caplog.text) is (threads == 7)
+    tell_of_threads({"threads": 7}, settings(accelerator="cuda"))
+    assert caplog.text.count("CPU threads") == (threads == 7)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path: Path, uninterrupted: dict[str, Tensor], number: signal.Signals
@@ -221,10 +247,11 @@ def test_a_signal_saves_and_says_how_to_go_on(
             return super().to_views(batch, device)
 
     learner = learner_with_dropout()
-    with pytest.raises(Interrupted, match=f"{number.name} after step 4 of 6.*--resume") as caught:
+    with pytest.raises(Interrupted, match=rf"{number.name}\)? after step 4 of 6.*--resume") as caught:
         run(tmp_path, chosen, learner=learner, views=Signalling(learner.recipe.views, chosen))
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
+    assert (tmp_path / "train.log").read_text().splitlines()[-1].endswith(f"INFO {caught.value}")
     resumed, _ = run(tmp_path, chosen, resume=True)
     assert differing(uninterrupted, resumed.state_dict()) == []
 

@@ -102,9 +102,19 @@ def test_whatever_is_stopped_one_sentence_says_how_to_go_on(
         raise error
 
     monkeypatch.setattr("dovetail.tryout.plan.plan_of", stopped)
-    command = ["try", "--data", "a", "--labels", "b", "--budget", "1min", "--out", str(tmp_path / "out")]
-    name = "SIGTERM" if isinstance(error, Interrupted) else "SIGINT"
-    assert run_command(command) == 128 + signal.Signals[name]
+    command = [
+        "try",
+        "--data",
+        str(tmp_path),
+        "--labels",
+        str(tmp_path),
+        "--budget",
+        "1min",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    name = "SIGTERM" if isinstance(error, Interrupted) else "Ctrl-C (SIGINT)"
+    assert run_command(command) == 128 + (signal.SIGTERM if name == "SIGTERM" else signal.SIGINT)
     told = f"dovetail: Stopped by {name}; what is finished is kept in {tmp_path / 'out'}, and the same command goes on"
     shown = capsys.readouterr().err
     assert shown.startswith(told)

@@ -19,6 +19,7 @@ from dovetail.data.shards.names import names_shards
 from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, find_images, read_list
 from dovetail.data.volumes import VolumeSource, open_volumes
 from dovetail.errors import DataError, counted
+from dovetail.files.missing import about_missing
 
 _ROOTS = (".zip", ".tar", ".txt", ".parquet")
 
@@ -104,18 +105,7 @@ def _from_path(path: Path) -> ImageSource:
     if path.is_file():
         archive = open_archive(path)
         return PathSource(read_list(path)) if archive is None else ArchiveSource(archive)
-    parent = path.absolute().parent
-    beside = (
-        sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:5]
-        if parent.is_dir()
-        else []
-    )
-    there = (
-        f"{parent} contains {', '.join(beside)}"
-        if beside
-        else f"{parent} is {'empty' if parent.is_dir() else 'missing, too'}"
-    )
-    raise DataError(f"Found no folder, archive or list of images at {str(path)!r}; {there}.")
+    raise DataError(f"Found no folder, archive or list of images at {str(path)!r}; {about_missing(path)}")
 
 
 def is_root(path: str | Path) -> bool:

@@ -29,9 +29,11 @@ class MeasureOptions(Options):
     """Common options of all commands that evaluate a run on labelled images."""
 
     run: str | Path | None = option(
-        None, "Run folder of a pre-training. With `model`, also a weight file of another program for the encoder."
+        None,
+        "Run folder of a pre-training. With `model`, also a weight file of another program for the encoder.",
+        existing=True,
     )
-    data: Any = option("", "Labelled dataset.")
+    data: Any = option("", "Labelled dataset.", existing=True)
     out: str | Path = option("", "Folder for results.json. Default: a folder in the run folder.")
     model: Any = option(
         None,
@@ -80,6 +82,7 @@ class EvaluateKnnOptions(MachineOptions, MeasureOptions):
     data: str | Path = option(
         "",
         "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
+        existing=True,
     )
     out: str | Path = option("", "Folder for results.json and the features. Default: RUN/evaluate-knn.")
     k: Sequence[int] = option(
@@ -104,6 +107,7 @@ class EvaluateLinearOptions(MachineOptions, MeasureOptions):
     data: str | Path = option(
         "",
         "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, or a saved Hugging Face dataset.",
+        existing=True,
     )
     out: str | Path = option("", "Folder for results.json and the features. Default: RUN/evaluate-linear.")
     lr: Sequence[float] = option(
@@ -129,8 +133,7 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
     """Options of `dovetail evaluate dense`."""
 
     data: str | Path = option(
-        "",
-        "Images with masks, as for `finetune segment`, or folders of video frames as in DAVIS.",
+        "", "Images with masks, as for `finetune segment`, or folders of video frames as in DAVIS.", existing=True
     )
     out: str | Path = option("", "Folder for results.json. Default: RUN/evaluate-dense.")
     model: Any = option(
@@ -207,6 +210,7 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
         "",
         "Folder of VOC 2012, ADE20K, Cityscapes or COCO, a saved Hugging Face dataset, a folder with images/ and "
         "masks/, a COCO JSON file, or (in Python) a dataset of images and masks.",
+        existing=True,
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-segment.")
     decoder: Literal["auto", "fcn", "fpn", "upernet"] = option(
@@ -291,6 +295,7 @@ class FinetuneDetectOptions(MachineOptions, FinetuneOptions):
         "",
         "COCO folder (annotations/instances_train*.json and instances_val*.json), a COCO JSON file, or (in "
         "Python) a dataset of images and targets.",
+        existing=True,
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-detect.")
     task: Literal["boxes", "masks"] = option("boxes", "Train on boxes, or on boxes and masks.")
@@ -344,6 +349,7 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
         "",
         "Folder with train/CLASS/ and val/CLASS/ images as in ImageNet, a saved Hugging Face dataset, or (in Python) a "
         "dataset of images and classes.",
+        existing=True,
     )
     out: str | Path = option("", "Folder for results.json and the model. Default: RUN/finetune-classify.")
     epochs: int = option(
@@ -383,9 +389,9 @@ class FinetuneClassifyOptions(MachineOptions, FinetuneOptions):
 class PredictOptions(MachineOptions):
     """Options of `dovetail predict`."""
 
-    run: str | Path = option("", "Folder of a fine-tuned run.")
+    run: str | Path = option("", "Folder of a fine-tuned run.", existing=True)
     model: Any = option(None, "For a fine-tuned module of your own: package.module:Class or (in Python) the module.")
-    data: str | Path = option("", "Folder of images (searched recursively), or a text file with one path per line.")
+    data: str | Path = option("", "Folder of images (searched recursively), or a list of paths.", existing=True)
     out: str | Path = option("", "Output folder for the predictions.")
     overlays: bool = option(
         False, "For segmentation: also write every image with an overlay of its classes to OUT/overlays."

@@ -31,6 +31,7 @@ from dovetail.downstream.segment.loop import predict as predict_classes
 from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.errors import DataError, DovetailError, OptionsError, counted, tell
 from dovetail.files.locking import in_use
+from dovetail.files.missing import about_missing
 from dovetail.files.writable import check_writable
 from dovetail.networks.modules import module_of
 from dovetail.provenance import refuse_code_in_file
@@ -62,7 +63,8 @@ def predict(asked: PredictOptions) -> Path:
             else:
                 classify(task, model, photos, out, where, advance)
         left_out = write_unread(photos, out)
-    tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{left_out}")
+    drawn = f", overlays in {out / OVERLAYS}" if asked.overlays else ""
+    tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{drawn}{left_out}")
     return out
 
 
@@ -121,7 +123,7 @@ def images_of(data: Path) -> Images:
     elif data.is_file():
         found, base = read_list(data), data.parent
     else:
-        raise DataError(f"Found no folder or list of images at {data}; check --data.")
+        raise DataError(f"Found no folder or list of images at {data}; {about_missing(data)}")
     if not found:
         raise DataError(f"{data} contains no images; specify another folder with --data.")
     return Images(base, [Path(one) for one in found])

@@ -21,6 +21,7 @@ from dovetail.networks.initialise import initialise
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork, Paths
 from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
+from dovetail.networks.suggest import closest, library_of, timm_like, unknown_model
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm, is_timm_name, parse_model
 from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
@@ -114,6 +115,8 @@ def _by_name(model: str, *, in_channels: int, image_size: Size) -> Network:
             return _with_tokens(build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size))
         case "torchvision":
             return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
+        case _ if (full := library_of(model, ARCHITECTURES, MODELS)) is not None:
+            raise unknown_model(model, full)
         case _:
             raise ModelError(
                 f"Unknown model {model!r}; use 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
@@ -149,8 +152,14 @@ def _by_call(call: str, *, in_channels: int, image_size: Size) -> Network:
 
 def _build_timm(named: TimmName, *, in_channels: int, image_size: Size) -> Network:
     if not timm.is_model(named.name):
-        raise unknown_name("timm model", named.name, timm.list_models(), error=ModelError)
+        if named.options or named.decoder_options:  # a complete suggestion would lose them
+            raise unknown_name("timm model", named.name, timm.list_models(), error=ModelError)
+        close, decoder = timm_like(named.name), f"+{named.decoder}" if named.plus else ""
+        raise unknown_model(f"timm/{named.name}{decoder}", close and f"timm/{close}{decoder}")
     if named.plus and named.decoder not in DECODERS:
+        similar = closest(named.decoder, DECODERS)
+        if similar is not None and not named.options and not named.decoder_options:
+            raise unknown_model(f"timm/{named.name}+{named.decoder}", f"timm/{named.name}+{similar}")
         raise unknown_name("decoder", named.decoder, DECODERS, error=ModelError)
     model: nn.Module
     if named.plus:

@@ -16,10 +16,11 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import Tensor, nn
 
-from dovetail.errors import ModelError, unknown_name
+from dovetail.errors import ModelError
 from dovetail.networks.decoders import size_options
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
+from dovetail.networks.suggest import closest, smp_like, unknown_model
 from dovetail.sizes import Size
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -123,13 +124,12 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
         image_size: Side of the images, or (height, width), for a trial run.
     """
     if architecture.lower() not in ARCHITECTURES:
-        raise unknown_name(
-            "architecture of segmentation_models_pytorch", architecture.lower(), ARCHITECTURES, error=ModelError
-        )
+        close = closest(architecture, ARCHITECTURES)
+        raise unknown_model(f"smp/{architecture}/{encoder}", close and f"smp/{close}/{encoder}")
     class_name = ARCHITECTURES[architecture.lower()]
     if class_name == "DPT" and not encoder.startswith("tu-"):
         encoder = f"tu-{encoder}"
-    _check_encoder(encoder)
+    _check_encoder(architecture, encoder)
     kwargs: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "in_channels": in_channels}
     kwargs |= size_options(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else {}
     if class_name == "DPT":
@@ -142,14 +142,11 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
     return SmpNetwork(model, construction=construction, in_channels=in_channels, image_size=image_size)
 
 
-def _check_encoder(encoder: str) -> None:
-    if encoder.startswith("tu-"):
-        if not timm.is_model(encoder.removeprefix("tu-")):
-            raise unknown_name("timm model", encoder.removeprefix("tu-"), timm.list_models(), error=ModelError)
-    elif encoder not in smp.encoders.get_encoder_names():
-        raise unknown_name(
-            "encoder of segmentation_models_pytorch", encoder, smp.encoders.get_encoder_names(), error=ModelError
-        )
+def _check_encoder(architecture: str, encoder: str) -> None:
+    timms = timm.is_model(encoder.removeprefix("tu-"))
+    if not timms if encoder.startswith("tu-") else encoder not in smp.encoders.get_encoder_names():
+        close = smp_like(architecture.lower(), encoder)
+        raise unknown_model(f"smp/{architecture}/{encoder}", close and f"smp/{architecture}/{close}")
 
 
 def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: Size) -> SmpNetwork:

@@ -16,10 +16,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 
-from dovetail.errors import ModelError, unknown_name
+from dovetail.errors import ModelError
 from dovetail.networks.decoders import fpn_levels
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
+from dovetail.networks.suggest import closest, unknown_model
 from dovetail.sizes import Size
 
 LRASPP_DECODER = ("classifier.cbr.", "classifier.scale.")
@@ -188,7 +189,8 @@ def build_torchvision(name: str, *, in_channels: int, image_size: Size) -> TwoPa
         ModelError: If the name is unknown or the images do not have 3 channels.
     """
     if name not in MODELS:
-        raise unknown_name("torchvision model", name, MODELS, error=ModelError)
+        close = closest(name, MODELS)
+        raise unknown_model(f"torchvision/{name}", close and f"torchvision/{close}")
     if in_channels != 3:
         raise ModelError(
             f"torchvision's models need 3 channels, got {in_channels}; replace the first convolution and pass the "

@@ -30,6 +30,7 @@ from dovetail.errors import ModelError, unknown_name
 from dovetail.heads.base import Kind
 from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
+from dovetail.networks.suggest import timm_like, unknown_model
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
@@ -280,7 +281,8 @@ def is_vit(name_or_module: str | nn.Module) -> bool:
 def check_name(name: str) -> None:
     """Raise `ModelError` unless `name` is a timm ViT."""
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models(), error=ModelError)
+        close = timm_like(name)
+        raise unknown_model(f"timm/{name}", close and f"timm/{close}")
     if not is_vit(name):
         with torch.device("meta"):
             kind = type(timm.create_model(name)).__name__

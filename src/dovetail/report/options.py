@@ -16,12 +16,13 @@ Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 class EmbedOptions(Options):
     """Options of `dovetail embed`."""
 
-    run: str | Path = option("", "Run folder with exported weights.", required=True)
+    run: str | Path = option("", "Run folder with exported weights.", required=True, existing=True)
     data: Any = option(
         None,
         "Images: a folder, a .zip or .tar, a text file with one path per line, several of them, or in Python a "
         "sequence of paths or a dataset.",
         several=True,
+        existing=True,
     )
     out: str | Path = option(
         "",
@@ -53,8 +54,8 @@ class EmbedOptions(Options):
 class SheetOptions(Options):
     """Options of all sheets of images."""
 
-    run: str | Path = option("", "Run folder.", required=True)
-    images: Any = option(None, "Folder of images.")
+    run: str | Path = option("", "Run folder.", required=True, existing=True)
+    images: Any = option(None, "Folder of images.", existing=True)
     out: str | Path = option("", "Output folder.", required=True)
     most: int = option(6, "Number of images to draw, evenly spaced over the folder.", Range(1, most=MOST_PICTURES))
     side_px: Size | None = option(

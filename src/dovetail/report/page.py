@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dovetail.data.isolated import run_isolated
 from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.skipped import unreadable_in
 from dovetail.data.sources import ImageSource
 from dovetail.errors import DovetailError, counted
 from dovetail.networks.network import Network
@@ -216,8 +217,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
 
 def unreadable(folder: Path) -> str:
     """Return a phrase about unreadable images."""
-    path = folder / "skipped.jsonl"
-    count = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else 0
+    count = len(unreadable_in(folder / "skipped.jsonl"))
     return f"{count} unreadable (see skipped.jsonl)" if count else "all readable so far"
 
 

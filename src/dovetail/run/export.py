@@ -22,7 +22,9 @@ Format = Literal[
 class ExportOptions(Options):
     """Options of `dovetail export`."""
 
-    run: str | Path = option("", "Folder of the run, pre-trained or fine-tuned, or an exported folder.", required=True)
+    run: str | Path = option(
+        "", "Folder of the run, pre-trained or fine-tuned, or an exported folder.", required=True, existing=True
+    )
     checkpoint: str | Path | None = option(
         None,
         'For a pre-training run that was stopped or still runs: "last" exports its newest checkpoint, and a path such '

@@ -25,6 +25,7 @@ class ModelOptions(Options):
         '"shards/photos-{000..147}.tar"), a Hugging Face dataset (a saved folder, .parquet files or "hf:NAME#SPLIT"), '
         "several folders, archives and text files, or (in Python) a sequence of paths, a dataset or a DataLoader.",
         several=True,
+        existing=True,
     )
     masks: str | Path | None = option(
         None,
@@ -118,12 +119,14 @@ class PretrainOptions(EngineOptions, ModelOptions):
         "Folder with train/CLASS/ and val/CLASS/ images, as for `dovetail evaluate knn`. Logs the kNN accuracy "
         "(k = 20) of the current encoder. These images are not used for training.",
         movable=True,
+        existing=True,
     )
     dense_data: str | Path | None = option(
         None,
         "Images with masks, as for `dovetail evaluate dense`. Logs the mIoU of the frozen encoder and decoder "
         "features, with a linear classifier and with retrieval. These images are not used for training.",
         movable=True,
+        existing=True,
     )
     loggers: Sequence[Any] = option(
         (),

@@ -46,13 +46,22 @@ from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
 from dovetail.run.saving import save_run
-from dovetail.run.summary import announce, check_same_images, example, next_steps, tell_of_source, told_of_checkpoint
+from dovetail.run.summary import (
+    announce,
+    check_same_images,
+    example,
+    next_steps,
+    tell_of_source,
+    told_of_checkpoint,
+    told_of_skipped,
+)
 from dovetail.run.timing import tell_time, time_steps
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
 from dovetail.train.learner import Learner
 from dovetail.train.loggers import check_loggers, extra_loggers
+from dovetail.train.logs import note
 from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.reference import build_learner
 from dovetail.views.batch import ViewBatch, to_views
@@ -108,8 +117,9 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     options, range_measured = with_value_range(options, source)
     torch.manual_seed(options.seed)
     network = network_for(options)
+    why = ""
     if not options.resume:
-        options = planned_run(options, source, network)
+        options, why = planned_run(options, source, network)
     recipe, settings, recipe_options = resolved_run(options, source, network)
     masks = masks_of(options, source, recipe, out)
     recipe = own.in_recipe(normalised_recipe(recipe, network, options))
@@ -125,14 +135,15 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     config = config_of(options, settings, recipe_options, recipe)
     make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
-    announce(config, recipe, network, settings, out, loaded)
+    announce(config, recipe, network, settings, out, loaded, why=why)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
     to_views = partial(views_of, recipe=recipe)
     if not options.resume:
         unlogged = partial(batches_from, source, masks, recipe, settings, options.in_channels, None)
-        tell_time(learner, batches=unlogged, to_views=to_views, settings=settings)
+        for told in tell_time(learner, batches=unlogged, to_views=to_views, settings=settings):
+            note(out, told)
     result = train(
         learner,
         batches=partial(batches_from, source, masks, recipe, settings, options.in_channels, out),
@@ -198,8 +209,8 @@ def with_statistics(
     return replace(recipe, views=replace(recipe.views, mean=found[0], std=found[1]))
 
 
-def planned_run(options: PretrainOptions, source: ImageSource, network: Network) -> PretrainOptions:
-    """Fill in unspecified options, plan the run into its budget, and print the choices with their reasons."""
+def planned_run(options: PretrainOptions, source: ImageSource, network: Network) -> tuple[PretrainOptions, str]:
+    """Fill in unspecified options, plan the run into its budget, print and return the choices with their reasons."""
     began = time.monotonic()
     options, why = chosen(options, network)
     if options.budget is not None:
@@ -209,7 +220,7 @@ def planned_run(options: PretrainOptions, source: ImageSource, network: Network)
     network.image_size = options.image_size or network.image_size  # the exported model is used with this size
     if why and is_first_process():
         tell(why)
-    return options
+    return options, why
 
 
 def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> Cost:
@@ -312,8 +323,12 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         raise ResourceError(
             f"The weights cannot be written to {out / EXPORTED} ({error}); free disk space and add --resume."
         ) from error
+    if skipped := told_of_skipped(out / SKIPPED):
+        tell(skipped)
+        note(out, skipped.strip())
     tell(f"\nThe weights of the {learner.recipe.export} are in {out / EXPORTED}. To fine-tune them:\n")
     tell(example(learner.exported, out))
+    note(out, f"The run has finished. The weights of the {learner.recipe.export} are in {out / EXPORTED}.")
     checkpoints = Checkpoints(out / "checkpoints")
     checkpoints.prune()
     tell(told_of_checkpoint(checkpoints.last))

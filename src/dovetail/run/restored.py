@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dovetail.errors import OptionsError, RunError
+from dovetail.files.missing import about_missing
 from dovetail.networks.initialise import is_downloaded
 from dovetail.networks.network import Network
 from dovetail.provenance import refuse_network_in_file
@@ -96,6 +97,8 @@ def restore(
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
+        if not folder.exists():
+            raise RunError(f"There is no run at {str(folder)!r}; {about_missing(folder)}")
         raise RunError(f"{folder} contains no run ({CONFIG} is missing); specify the --out folder of a run.")
     saved = saved_options(folder)
     if model is not None:

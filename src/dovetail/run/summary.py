@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dovetail.data.identity import Identity, difference, read_identity
 from dovetail.data.reading.peaks import told_of_values
+from dovetail.data.reading.skipped import unreadable_in
 from dovetail.data.reading.values import value_range
 from dovetail.data.sources import ImageSource, PathSource
 from dovetail.distributed import rank
@@ -23,6 +24,7 @@ from dovetail.run.folder import RECIPE, write_config
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
 from dovetail.train.defaults import Settings
+from dovetail.train.logs import note
 from dovetail.weights.exported import MatchReport
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,20 @@ def announce(
     settings: Settings,
     out: Path,
     loaded: MatchReport | None = None,
+    why: str = "",
 ) -> None:
-    """Save and print the resolved options before the first step. `loaded` is the report of the weight file."""
+    """Save and print the resolved options before the first step.
+
+    `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before.
+    """
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
     model = config.model if isinstance(config.model, str) else type(config.model).__name__
-    tell(f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}")
+    title = f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}"
+    tell(title)
+    for line in filter(None, (title, why, ran_in_words(config, settings).strip())):
+        note(out, line)
     tell(settings.table())
     if config.init is not None:
         tell(f"init              {describe_init(network, config.init)}")
@@ -174,6 +183,14 @@ def told_of_checkpoint(last: Path) -> str:
         f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume --epochs. In addition to the "
         "model, it contains the heads, the teacher and the optimiser state."
     )
+
+
+def told_of_skipped(file: Path) -> str:
+    """Return how many images could not be read, by the `skipped.jsonl` of a run; empty if all could."""
+    count = len(unreadable_in(file))
+    if not count:
+        return ""
+    return f"\n{counted(count, 'image')} could not be read and {'was' if count == 1 else 'were'} skipped; see {file}."
 
 
 def next_steps(out: Path, init: str | None) -> str:

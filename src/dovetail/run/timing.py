@@ -29,7 +29,7 @@ from dovetail.train.step import Batches, LearnerModule, ToViews
 LEAST_STEPS = 100  # in a shorter run, the first line of the log comes as soon as the estimate
 WARM_UP, TIMED = 1, 3
 LONG_SECONDS = 3600.0
-SLOWER = 1.3  # warn if several threads are slower than a single one by this factor
+SLOWER = 1.2  # warn if several threads are slower than a single one by this factor
 
 log = logging.getLogger(__name__)
 
@@ -133,22 +133,29 @@ def as_it_was(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(matmul)
 
 
-def tell_time(learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings) -> StepTime | None:
-    """Print the expected duration of a single-process run, unless it is short or cannot be timed."""
+def tell_time(learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings) -> list[str]:
+    """Print and return the expected duration of a single-process run, unless it is short or cannot be timed."""
     if settings.total_steps <= LEAST_STEPS or settings.world_size > 1:
-        return None
+        return []
     try:
         found = time_steps(learner, batches=batches, to_views=to_views, settings=settings, compare_threads=True)
     except (DovetailError, torch.OutOfMemoryError):  # the run itself will report the error
-        return None
-    print(expected(found.seconds, settings.total_steps), flush=True)
+        return []
+    told = [expected(found.seconds, settings.total_steps)]
+    print(told[0], flush=True)
     if found.single_thread is not None and SLOWER * found.single_thread < found.seconds:
-        log.warning(
-            "A step takes %.2g s with %d threads, but %.2g s with one thread, because other programs use the CPU. Set "
-            "OMP_NUM_THREADS=1 before the command to use one thread.",
-            *(found.seconds, torch.get_num_threads(), found.single_thread),
-        )
-    return found
+        told.append(about_threads(found.seconds, found.single_thread))
+        log.warning("%s", told[-1])
+    return told
+
+
+def about_threads(seconds: float, single_thread: float) -> str:
+    """Return how to use one thread, which is faster. The run does not switch by itself (see `docs/trouble.md`)."""
+    return (
+        f"A step takes {seconds:.2g} s with {torch.get_num_threads()} threads, but {single_thread:.2g} s with one, "
+        "probably because other programs use the CPU. To use one thread, put OMP_NUM_THREADS=1 in front of the "
+        "command, or call torch.set_num_threads(1) in Python."
+    )
 
 
 def expected(step_seconds: float, steps: int) -> str:

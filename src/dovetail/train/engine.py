@@ -31,7 +31,7 @@ from dovetail.train.batch_norm import joint_batch_norm
 from dovetail.train.checkpoints import LAST, Checkpoints
 from dovetail.train.compiling import compiled
 from dovetail.train.defaults import Settings
-from dovetail.train.interrupts import StopRequests, requeue_slurm_job, stop_signals
+from dovetail.train.interrupts import StopRequests, requeue_slurm_job, signal_name, stop_signals
 from dovetail.train.learner import Learner
 from dovetail.train.logs import RunLog, quiet_lightning
 from dovetail.train.monitors import RECORD
@@ -40,6 +40,7 @@ from dovetail.train.own import Own, trainer_arguments
 from dovetail.train.profiling import WARM_UP, StepProfile
 from dovetail.train.sharded_checkpoints import FOLDER
 from dovetail.train.step import Batches, ImageNames, LearnerModule, ToViews
+from dovetail.train.threads import tell_of_threads
 
 PATIENCE_SECONDS = 10.0  # waiting time for a batch after a run with several processes is asked to stop
 SAME_RUN = (
@@ -186,13 +187,17 @@ def run_to_the_end(
         if resumed:
             log.info("Resuming from step %d of %d.", start, settings.total_steps)
             tell_of_length(module, state)
+            tell_of_threads(state or {}, settings)
         stops.listen(*stop_signals())
         try:
             with networks:
                 fit(trainer, module, settings)
+            check_ending(module, stops, settings, out)
+        except BaseException as error:
+            run_log.end_with(error, module.steps_done)
+            raise
         finally:
             stops.restore()
-        check_ending(module, stops, settings, out)
 
 
 def check_whole(settings: Settings, *, compile_networks: bool, knn: Knn | None, dense: Dense | None) -> None:
@@ -314,10 +319,10 @@ def check_ending(module: LearnerModule, stops: StopRequests, settings: Settings,
         raise DataError(f"The data ended after step {done} of {total}; check the images and resume with --resume.")
     if stops.received == getattr(signal, "SIGUSR1", None):
         requeue_slurm_job()
-    name = signal.Signals(stops.received).name
     saved = f"with a checkpoint in {out / 'checkpoints'}" if (out / "checkpoints" / LAST).exists() else "without one"
     raise Interrupted(
-        f"Stopped by {name} after step {done} of {total}, {saved}; run the same command with --resume to continue.",
+        f"Stopped by {signal_name(stops.received)} after step {done} of {total}, {saved}; run the same command with "
+        "--resume to continue.",
         signal_number=stops.received,
     )
 

@@ -76,6 +76,16 @@ def stop_signals() -> tuple[int, ...]:
     return tuple(found)
 
 
+def signal_name(number: int) -> str:
+    """Return a signal's name, and the key that sends it.
+
+    >>> signal_name(signal.SIGINT)
+    'Ctrl-C (SIGINT)'
+    """
+    name = signal.Signals(number).name
+    return f"Ctrl-C ({name})" if number == signal.SIGINT else name
+
+
 @contextmanager
 def stopped_at_once() -> Iterator[list[int]]:
     """Raise `KeyboardInterrupt` for the signals of `stop_signals`; the list contains the signals received.

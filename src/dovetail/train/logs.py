@@ -10,7 +10,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dovetail.errors import printable
+from dovetail.errors import DovetailError, Interrupted, printable
 from dovetail.files.schema import parsed
 from dovetail.output import lost_outputs
 
@@ -170,7 +170,7 @@ class RunLog:
 
     def _handlers(self) -> list[logging.Handler]:
         file = logging.FileHandler(self.folder / TEXT_LOG, encoding="utf-8")
-        file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(FILE_FORMAT)
         screen: logging.Handler
         if self._bar is not None:
             screen = RichHandler(console=self._bar.console, show_path=False, show_level=False, log_time_format="%X")
@@ -179,6 +179,26 @@ class RunLog:
             screen = logging.StreamHandler()
             screen.setFormatter(PrintableFormatter("%(message)s"))
         return [file, screen]
+
+    def end_with(self, error: BaseException, step: int) -> None:
+        """Write why the run ended early to `TEXT_LOG`. The screen shows it where the error is handled."""
+        if not self.active:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            reason = f"Stopped at once by a second Ctrl-C after step {step}; add --resume to continue."
+        elif isinstance(error, DovetailError):
+            reason = str(error)
+        else:
+            reason = f"The run ended after step {step} ({type(error).__name__}: {error})."
+        note(self.folder, reason, logging.INFO if isinstance(error, Interrupted) else logging.ERROR)
+
+    def write_first(self, step: int, *, loss: float, seconds: float, next_line: int) -> None:
+        """Show the first step of this process, a sign of life if steps are slow. `METRICS` does not have it."""
+        if self.active:
+            words = f"step {step}/{self.total_steps}  loss {loss:.4f}  took {seconds:.1f} s"
+            log.info("%s; the next line follows step %d", words, next_line, extra={"shown_by_bar": True})
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, status=f"loss {loss:.4f}")
 
     def advance(self, step: int) -> None:
         """Update the progress bar to `step`."""
@@ -239,6 +259,13 @@ class RunLog:
             )
 
 
+def note(folder: Path, text: str, level: int = logging.INFO) -> None:
+    """Append a message to the `TEXT_LOG` of a run only, as before its first step, when its log is not open yet."""
+    record = logging.LogRecord(PACKAGE, level, __file__, 0, "%s", (text,), None)
+    with suppress(OSError), (folder / TEXT_LOG).open("a", encoding="utf-8") as file:  # a full disk is reported later
+        file.write(FILE_FORMAT.format(record) + "\n")
+
+
 def progress_bar() -> Progress:
     """Return a progress bar with progress, remaining time, rate, loss and share of data waiting."""
     return Progress(
@@ -274,6 +301,9 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+FILE_FORMAT = PrintableFormatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class _IdleRemarks(logging.Filter):

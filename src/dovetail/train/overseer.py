@@ -21,7 +21,9 @@ from dovetail.train.interrupts import StopRequests, stop_signals
 from dovetail.train.logs import Reading, RunLog, shares_in_words
 from dovetail.train.monitors import CollapseWatch, ContentWatch
 from dovetail.train.prototypes import PrototypeWatch
-from dovetail.train.step import LearnerModule
+from dovetail.train.step import LearnerModule, mean_loss
+from dovetail.train.threads import KEY as THREADS
+from dovetail.train.threads import threads_of
 
 CHECKPOINT_FORMAT = 1
 # Several processes must stop and save at the same step, and agreeing on it costs time. A cluster may give a job only
@@ -74,7 +76,7 @@ class Overseer(Callback):
         self.prototypes = PrototypeWatch()
         self.last_reading: Reading | None = None
         self.run_log: RunLog | None = None
-        self._step = 0
+        self._step, self._first = 0, True
         self._read_step, self._read_at, self._waited = 0, 0.0, 0.0
         self._saved_at = 0.0
         self._saved_step: int | None = None  # nothing to save before training starts
@@ -110,6 +112,9 @@ class Overseer(Callback):
             self.run_log.advance(step)
         if self.settings.logs_after(step):
             self._read(module)
+        elif self._first:
+            self._tell_first(module)
+        self._first = False
         late = time.perf_counter() - self._saved_at >= 60 * self.settings.save_every_minutes
         stop, save = self._agreed(trainer, step, save=late)
         if save or stop or self.settings.saves_after(step):
@@ -174,6 +179,17 @@ class Overseer(Callback):
         if number > 0:
             self.stops.received = int(number)
         return number > 0, any_save > 0
+
+    def _tell_first(self, module: LearnerModule) -> None:
+        """Show the first step of this process as soon as it ends, because the first regular line may take minutes."""
+        if self.run_log is not None and module.losses:
+            every, total = self.settings.log_every_steps, self.settings.total_steps
+            self.run_log.write_first(
+                self._step,
+                loss=float(mean_loss(module.losses).total),
+                seconds=time.perf_counter() - self._read_at,
+                next_line=min((self._step // every + 1) * every, total),
+            )
 
     def _read(self, module: LearnerModule) -> None:
         if not module.losses:
@@ -241,6 +257,7 @@ class Overseer(Callback):
             "learner": module.learner.state_dict(),
             "optimiser": trainer.optimizers[0].state_dict(),
             "skipped_steps": module.guard.skipped,
+            THREADS: threads_of(self.settings),
         }
 
     def _check(self, module: LearnerModule, *, agreed: bool) -> None:

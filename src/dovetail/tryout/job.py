@@ -16,6 +16,7 @@ from dovetail.durations import in_words, seconds_in
 from dovetail.errors import Interrupted
 from dovetail.options import takes
 from dovetail.sizes import as_size
+from dovetail.train.interrupts import signal_name
 from dovetail.tryout.options import TryOptions
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def stopping_in(out: Path) -> Iterator[None]:
     except (KeyboardInterrupt, Interrupted) as error:
         number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
         raise Interrupted(
-            f"Stopped by {signal.Signals(number).name}; what is finished is kept in {out}, and the same command goes "
+            f"Stopped by {signal_name(number)}; what is finished is kept in {out}, and the same command goes "
             "on after it.",
             signal_number=number,
         ) from None

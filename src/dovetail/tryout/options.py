@@ -16,8 +16,10 @@ from dovetail.sizes import Size, as_size
 class TryOptions(Options):
     """Options of `dovetail try`."""
 
-    data: str | Path = option("", "Unlabelled images, as for `dovetail pretrain`.")
-    labels: str | Path = option("", "Labelled images for segmentation, as for `dovetail finetune segment`.")
+    data: str | Path = option("", "Unlabelled images, as for `dovetail pretrain`.", existing=True)
+    labels: str | Path = option(
+        "", "Labelled images for segmentation, as for `dovetail finetune segment`.", existing=True
+    )
     budget: str = option("2h", 'Wall time for everything, such as "30min" or "2h".')
     out: str | Path = option("", "Folder for the runs, results.json and the page. The same command resumes in it.")
     model: str = option(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import WeightsError, counted, tell
 from dovetail.files.durable import write_whole
+from dovetail.files.missing import about_missing
 from dovetail.files.sidecar import SIDECAR, read_sidecar
 from dovetail.files.tensors import write_tensors
 from dovetail.networks.construct import at_size, construct
@@ -202,7 +203,8 @@ def read_exported(source: str | Path) -> Exported:
         path = found
     if not path.is_file() and path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"The file or folder {path} does not exist; specify a run folder, an exported folder or a weight file."
+            f"The file or folder {path} does not exist (expected a run, an exported folder or a weight file); "
+            f"{about_missing(path)}"
         )
     weights = read_weights(path)
     info = read_sidecar(path.parent / SIDECAR) if path.suffix == ".safetensors" else {}

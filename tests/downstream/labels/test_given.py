@@ -205,6 +205,6 @@ def test_a_dataset_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert dovetail.finetune_classify(data=data, **given) is None
     assert capsys.readouterr().out.count("Found no faults in") == 3
     wrong = Items(lambda one: (None if one == 3 else picture(one), one % 2), targets=[0, 1, 0, 1, 0, 1])
-    with pytest.raises(dovetail.DataError, match="Found 1 fault"):
+    with pytest.raises(dovetail.DataError, match="1 of 12 images has a problem"):
         dovetail.finetune_classify(data={"train": wrong, "val": data["val"]}, **given)
     assert not any(tmp_path.iterdir())

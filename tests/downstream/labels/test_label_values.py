@@ -18,9 +18,7 @@ from tests.downstream.labels.mask_files import SIZE, pairs, voc, write_image
 @pytest.mark.parametrize("kind", ["gaps", "jpeg", "ignored"])
 def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, tmp_path: Path) -> None:
     data = pairs(tmp_path, [0, 128, 255] if kind == "gaps" else [0, 255])
-    words = (
-        r"contain the labels 0, 128, and 255 is ignored: most numbers .* --label-map 0:0 128:1, or use --classes 129"
-    )
+    words = r"contain the labels 0, 128, and 255 is ignored: most numbers .* --label-map 128:1; .* add --classes 129"
     if kind == "jpeg":  # saved as JPEG on the way, and as PNG again
         for path in (data / "masks").iterdir():
             spots = np.random.default_rng(int(path.stem)).integers(0, 3, (12, 12)).repeat(4, 0).repeat(4, 1) * 127
@@ -30,10 +28,10 @@ def test_labels_that_are_no_class_numbers_are_refused_with_a_way_out(kind: str, 
             write_image(data / "images" / f"{path.stem}.jpg", (48, 48))
         words = "labels, [0-9]+ per mask on average. JPEG and smooth resizing mix labels"
     elif kind == "ignored":
-        words = "contain only label 0 and 255, and 255 is ignored; .* such as --label-map 255:1"
+        words = "contain only label 0 and 255, and 255 is ignored; if 255 marks a class, add --label-map 255:1"
     with pytest.raises(DovetailError, match=words):
         open_segmentation(data)
-    with pytest.raises(DovetailError, match="Found 1 fault"):
+    with pytest.raises(DovetailError, match="The dataset has 1 problem"):
         check_segmentation(data, None, 255)
     assert open_segmentation(data, classes=256).classes == 256
     if kind != "ignored":
@@ -46,7 +44,7 @@ def test_check_names_parts_that_hold_too_few_classes(tmp_path: Path, capsys: pyt
     for mask in (data / "masks").iterdir():
         if mask.name in kept:
             Image.fromarray(np.ones_like(np.asarray(Image.open(mask)))).save(mask)
-    with pytest.raises(DovetailError, match="Found 1 fault"):
+    with pytest.raises(DovetailError, match="The dataset has 1 problem"):
         check_segmentation(data, None, 255)
     told = capsys.readouterr().out
     assert "for training" in told
@@ -129,3 +127,22 @@ def test_grey_masks_saved_in_colour_are_labels_and_jpegs_are_none(tmp_path: Path
 def test_label_maps_that_are_none(given: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match=words):
         open_segmentation(pairs(tmp_path, [0, 1]), label_map=given)
+
+
+def test_labels_that_keep_their_number_are_not_in_the_advice(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0, 1, 7, 11, 255])
+    with pytest.raises(DovetailError, match="--label-map 7:2 11:3; if") as caught:
+        open_segmentation(data)
+    assert "255:" not in str(caught.value)
+    found = open_segmentation(data, label_map=["7:2", "11:3"])
+    assert (found.classes, found.train.ignore_index) == (4, 255)
+
+
+def test_masks_in_colour_are_told_the_map_of_colours(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [0, 1])
+    for mask in (data / "masks").iterdir():
+        pixels = np.asarray(Image.open(mask))
+        Image.fromarray(np.stack([pixels * 255, pixels * 0, pixels * 0], axis=-1).astype(np.uint8)).save(mask)
+    with pytest.raises(DovetailError, match=r"is in colour .*--label-map 0,0,0:0 255,0,0:1"):
+        open_segmentation(data)
+    assert open_segmentation(data, label_map=["0,0,0:0", "255,0,0:1"]).classes == 2

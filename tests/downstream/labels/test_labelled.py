@@ -102,7 +102,7 @@ def test_faults_names_every_bad_pair(folders: tuple[Path, Path]) -> None:
     faults = list(paired(images, masks, classes=3).faults())
     assert len(faults) == 4
     assert "label 9 on 12 pixels" in faults[0]
-    assert "mode RGB" in faults[1]
+    assert "is in colour (RGB)" in faults[1]
     assert "4x3 pixels, its image size.png 5x3" in faults[2]
     assert "torn.png cannot be read" in faults[3]
 

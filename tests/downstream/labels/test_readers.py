@@ -187,7 +187,11 @@ def test_missing_images_of_a_coco_set_are_named_before_anything_is_read(tmp_path
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [([0, 255], "0 and 255, and 255 is ignored;"), ([0], "0;"), ([255] * SIZE[0], "255, and 255 is ignored;")],
+    [
+        ([0, 255], "0 and 255, and 255 is ignored; if 255 marks a class, add --label-map 255:1"),
+        ([0], "0;"),
+        ([255] * SIZE[0], "255, and 255 is ignored;"),
+    ],
 )
 def test_masks_of_one_class_are_refused(values: list[int], words: str, tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match=f"All masks in .*masks contain only label {words}"):

@@ -51,11 +51,11 @@ def test_an_interrupted_table_goes_on_and_ends_with_the_same_numbers(tmp_path: P
     whole.mkdir()
     expected = table(Fitter(whole))
     first = Fitter(tmp_path, most=5)
-    stopped = "Stopped by SIGINT with 5 finished trials in .*; the same command resumes after them."
+    stopped = r"Stopped by Ctrl-C \(SIGINT\) with 5 finished trials in .*; the same command resumes after them."
     with pytest.raises(Interrupted, match=stopped) as caught:
         table(first)
     assert caught.value.exit_code == 130
-    with pytest.raises(Interrupted, match=r"Stopped by SIGINT before any trial was finished\.$"):
+    with pytest.raises(Interrupted, match=r"Stopped by Ctrl-C \(SIGINT\) before any trial was finished\.$"):
         table(Fitter(whole, most=0), mark="another")
     with (tmp_path / TRIALS).open("a") as file:
         file.write('{"mark": "m", "start": "all", "fr')  # cut off by the kill

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from dovetail.errors import DataError, counted
-from dovetail.files.schema import parsed
+from dovetail.files.schema import parsed, read_lines
 from dovetail.views.batch import ViewBatch
 
 _FEWEST_TRIED = 32  # too few images say nothing about the rest of the source
@@ -18,6 +18,14 @@ class Line(TypedDict):
 
     path: str
     reason: str
+
+
+def unreadable_in(path: Path) -> set[str]:
+    """Return the absolute paths of the unreadable images in a `skipped.jsonl`.
+
+    A resumed run may list an image again, since the run saves absolute paths of its folders.
+    """
+    return {str(Path(line["path"]).absolute()) for line in read_lines(path, Line)}
 
 
 class SkippedLog:

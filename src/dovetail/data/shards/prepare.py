@@ -27,6 +27,7 @@ class PrepareOptions(Options):
         None,
         "Images, as for `dovetail pretrain`, or (in Python) a streaming dataset, which is read once.",
         several=True,
+        existing=True,
     )
     shards: str | Path = option(
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,22 +33,47 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     Raises:
         DataError: The datasets have faults.
     """
-    count, images = len(known), sum(len(data) for _, data in sets)
+    images = sum(len(data) for _, data in sets)
+    faulty = 0
     print("".join(f"{fault}\n" for fault in known), end="")
     for name, data in sets:
-        found: list[str] = []
-        try:
-            with progress(f"checking {name}", len(data)) as advance:
-                for fault in data.faults(advance):
-                    found.append(fault)
-        finally:  # also after Ctrl-C; lines printed while the bar is shown would break it
-            print("".join(f"{name}: {fault}\n" for fault in found), end="")
-        count += len(found)
-    if count:
-        raise DataError(
-            f"Found {counted(count, 'fault')} in {counted(images, 'image')}, listed above; correct and check again."
-        )
+        faulty += faulty_images(name, data)
+    if known or faulty:
+        raise DataError(told_of_faults(len(known), faulty, images))
     print(f"Found no faults in {counted(images, 'image')}.")
+
+
+def faulty_images(name: str, data: Checkable) -> int:
+    """Print a line for each fault of a dataset, and return the number of images that have some."""
+    found: list[str] = []
+    ends: list[int] = [0]  # number of faults after each image
+    try:
+        with progress(f"checking {name}", len(data)) as advance:
+
+            def next_image(count: int) -> None:
+                ends.append(len(found))
+                advance(count)
+
+            for fault in data.faults(next_image):
+                found.append(fault)
+    finally:  # also after Ctrl-C; lines printed while the bar is shown would break it
+        print("".join(f"{name}: {fault}\n" for fault in found), end="")
+    ends.append(len(found))  # a sequence of images may have ended early
+    return sum(after > before for before, after in pairwise(ends))
+
+
+def told_of_faults(of_dataset: int, faulty: int, images: int) -> str:
+    """Return how many problems a dataset has as a whole, and how many of its images have some.
+
+    >>> told_of_faults(0, 1, 64)
+    '1 of 64 images has a problem (listed above); correct or remove it, and check again.'
+    """
+    whole = f"The dataset has {counted(of_dataset, 'problem')}"
+    have = "has a problem" if faulty == 1 else "have problems"
+    single = f"{faulty:,} of {counted(images, 'image')} {have}"
+    both = f"{whole}, and {single}" if of_dataset and faulty else whole if of_dataset else single
+    it = "it" if of_dataset + faulty == 1 else "them"
+    return f"{both} (listed above); correct {it if of_dataset else f'or remove {it}'}, and check again."
 
 
 def check_segmentation(
@@ -176,4 +201,6 @@ def check_images(data: Any) -> None:
     train, held_out, note = open_splits(data)
     if note:
         print(note)
-    report_faults([("train", train), ("held-out", held_out)])
+    parts = [("train", train), ("held-out", held_out)]
+    empty = [f"{name}: {fault}" for name, part in parts for fault in part.faults_of_classes()]
+    report_faults(parts, empty)

@@ -73,10 +73,13 @@ class ClassSet(ABC):
             spare = min(photo.width_px, photo.height_px) / (2 * side)
             return photo.decode(max(divisor for divisor in (1, 2, 4, 8) if divisor == 1 or divisor <= spare))
 
-    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
-        """Read the whole dataset and yield a sentence for each unreadable image and each empty class."""
+    def faults_of_classes(self) -> Iterator[str]:
+        """Yield a sentence for each class without images."""
         for label in sorted(set(range(len(self.names))) - set(self.labels)):
             yield f"Class {self.names[label]!r} has no image {self.place()}; add some."
+
+    def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Read the whole dataset and yield a sentence for each image that cannot be used."""
         for index in range(len(self)):
             try:
                 self.pixels(index, channels=3, side=2**30)  # full size: decoding at a smaller size may hide damage

@@ -51,11 +51,15 @@ class LabelCounts:
             classes_given: Whether the number of classes is specified, which allows gaps and many labels per mask.
         """
         ignored = f", and {self.ignore_index} is ignored" if self.ignored else ""
+        if self.labels == (0,) and self.ignored:
+            raise DataError(
+                f"All masks {self.place} contain only label 0 and {self.ignore_index}, and {self.ignore_index} is "
+                f"ignored; if {self.ignore_index} marks a class, add --label-map {self.ignore_index}:1."
+            )
         if max(self.labels, default=0) == 0:
             held = " and ".join([*map(str, self.labels), *([str(self.ignore_index)] * self.ignored)])
             raise DataError(
-                f"All masks {self.place} contain only label {held}{ignored}; number the classes 0, 1, 2 and so on, or "
-                f"map labels to classes, such as --label-map {self.ignore_index if self.ignored else 255}:1."
+                f"All masks {self.place} contain only label {held}{ignored}; number the classes 0, 1, 2 and so on."
             )
         if classes_given:
             return
@@ -66,13 +70,16 @@ class LabelCounts:
                 f"--classes {self.classes} if these are class numbers."
             )
         if len(self.labels) * 2 < self.classes:
-            few = len(self.labels) <= MOST_LISTED
-            pairs = " ".join(f"{label}:{index}" for index, label in enumerate(self.labels)) if few else "TABLE"
             raise DataError(
                 f"The masks {self.place} contain the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
-                f"{self.classes - 1} never occur. Specify the classes of the labels with --label-map {pairs}, or use "
-                f"--classes {self.classes} if these are class numbers."
+                f"{self.classes - 1} never occur. To number the classes from 0, add --label-map {self.pairs()}; if the "
+                f"labels are class numbers, add --classes {self.classes}."
             )
+
+    def pairs(self) -> str:
+        """Return the `--label-map` that numbers the labels from 0; labels that keep their number are left out."""
+        pairs = [f"{label}:{index}" for index, label in enumerate(self.labels) if label != index]
+        return " ".join(pairs) if len(pairs) <= MOST_LISTED else "TABLE (a file with a name and a label on each line)"
 
 
 def ranges(labels: Sequence[int]) -> str:

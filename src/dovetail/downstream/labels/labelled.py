@@ -25,6 +25,7 @@ from dovetail.data.reading.tiff import grey_pages, unexplained
 from dovetail.data.reading.values import all_levels
 from dovetail.downstream.labels.maps import LabelMap
 from dovetail.errors import DataError, counted
+from dovetail.files.missing import about_missing
 
 IMAGE_SUFFIXES = SUFFIXES - {".npy"}  # .npy files are depth maps or features more often than images
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm"})
@@ -109,7 +110,7 @@ def existing(data: Path | str) -> Path:
     """Return the path of a dataset. Raise `DataError` if it does not exist."""
     path = Path(data)
     if not path.exists():
-        raise DataError(f"There is no file or folder {path}; {what_is_at(path)}.")
+        raise DataError(f"There is no file or folder {path}; {about_missing(path)}")
     return path
 
 
@@ -201,8 +202,8 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
         mode, found = "L", found[..., 0]  # grey, saved as colour
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
         raise DataError(
-            f"{path} has mode {mode}, but a mask has one label per pixel; save it as palette or grey, or specify "
-            "the classes of its colours with --label-map."
+            f"{path} is in colour ({mode}), but a mask has one label per pixel; specify the class of each colour, such "
+            "as --label-map 0,0,0:0 255,0,0:1, or save it as a palette or grey image."
         )
     if label_map is not None:
         return label_map.apply(found, str(path))

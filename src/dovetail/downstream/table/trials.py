@@ -20,7 +20,7 @@ from dovetail.downstream.table.results import Row, over_seeds
 from dovetail.errors import Interrupted, OptionsError, counted
 from dovetail.files.finite import check_finite
 from dovetail.options import SHARE
-from dovetail.train.interrupts import stopped_at_once
+from dovetail.train.interrupts import signal_name, stopped_at_once
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def keeping_finished(ledger: Ledger) -> Iterator[None]:
             goes_on = (
                 f"{kept}; the same command resumes after them" if ledger.known else "before any trial was finished"
             )
-            raise Interrupted(f"Stopped by {signal.Signals(number).name} {goes_on}.", signal_number=number) from None
+            raise Interrupted(f"Stopped by {signal_name(number)} {goes_on}.", signal_number=number) from None
 
 
 def check_trained(model: nn.Module) -> None:

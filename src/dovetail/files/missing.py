@@ -1,0 +1,66 @@
+"""Paths that do not exist: what was probably meant, or what is there instead."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from pathlib import Path
+from typing import Any
+
+from dovetail.errors import OptionsError, counted
+from dovetail.options import Options, option_infos
+
+MOST_ENTRIES = 10_000  # of a folder, to find a similar name among them
+MOST_LISTED = 5
+_OTHER = ("://", "{", "\0")  # in URLs and in patterns of shards
+
+
+def about_missing(path: str | Path) -> str:
+    """Return a clause about a path that does not exist: a similar one, or the content of the folder that it is not in.
+
+    >>> about_missing("/no-such-folder/photos").startswith("/ contains ")
+    True
+    """
+    here, name, rest = split_at_missing(Path(path))
+    entries = sorted(itertools.islice((one.name for one in here.iterdir() if one.name[:1] != "."), MOST_ENTRIES))
+    lowered = {entry.lower(): entry for entry in reversed(entries)}
+    for close in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6):
+        meant = here / lowered[close] / rest
+        if meant.exists():
+            return f"did you mean {str(meant)!r}?"
+    if not entries:
+        return f"{here.absolute()} is empty."
+    left = len(entries) - MOST_LISTED
+    more = f" and {counted(left, 'other')}" if left > 0 else ""
+    return f"{here.absolute()} contains {', '.join(entries[:MOST_LISTED])}{more}."
+
+
+def split_at_missing(path: Path) -> tuple[Path, str, Path]:
+    """Return the part of a path that is an existing folder, the name that is missing in it, and what follows."""
+    here = next((one for one in path.parents if one.is_dir()), Path())
+    name, *rest = path.parts[len(here.parts) :]
+    return here, name, Path(*rest)
+
+
+def refuse_missing(options: Options) -> None:
+    """Raise `OptionsError` if an option that was specified is the path of a file or folder that does not exist.
+
+    The command line calls it before it imports the module of a command, which takes seconds.
+    """
+    for name, info in option_infos(type(options)).items():
+        value: Any = getattr(options, name)
+        if not info.existing or name not in options.named:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if is_missing(one):
+                option = f"--{name.replace('_', '-')}"
+                raise OptionsError(f"There is no file or folder {str(one)!r} ({option}); {about_missing(one)}")
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is a path, and not a URL or a pattern, of a file or folder that does not exist."""
+    if not isinstance(value, str | Path) or not str(value):
+        return False
+    text = str(value)
+    elsewhere = any(sign in text for sign in _OTHER) or text.startswith(("hf:", "pipe:"))
+    return not elsewhere and not Path(text).exists()
