@@ -27,6 +27,7 @@ PRETRAIN = [
     "devices",
     "drop-path",
     "encoder",
+    "encoder-batch-norm",
     "epochs",
     "freeze-encoder-epochs",
     "help",
