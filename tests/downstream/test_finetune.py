@@ -269,11 +269,14 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
-    [((0, 255), "contain only class 0 (ignored: 255)"), ((255, 255), "contain no labelled pixels")],
+    ("values", "sentence", "advice"),
+    [
+        ((0, 255), "contain only class 0 (ignored: 255)", "255 is ignored; if 255 marks a class, add --label-map 255:1."),
+        ((255, 255), "contain no labelled pixels", "255 is ignored; number the classes"),
+    ],
 )
 def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
-    values: tuple[int, int], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: tuple[int, int], sentence: str, advice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = mask_folder(tmp_path / "data", images=5)
     for path in (data / "masks").iterdir():
@@ -284,7 +287,7 @@ def test_masks_with_nothing_to_tell_apart_are_refused_though_classes_are_given(
     assert run_command(["finetune", "segment", *options, "--accelerator", "cpu", "--steps", "1"]) == 2
     assert sentence in capsys.readouterr().err
     assert run_command(["finetune", "segment", *options, "--check"]) == 2
-    assert "255 is ignored; number the classes" in capsys.readouterr().out
+    assert advice in capsys.readouterr().out
 
 
 def test_ignored_labels_count_neither_in_training_nor_in_scores(tmp_path: Path) -> None:
