@@ -271,7 +271,11 @@ def test_check_lists_broken_masks_though_no_number_of_classes_is_given(
 @pytest.mark.parametrize(
     ("values", "sentence", "advice"),
     [
-        ((0, 255), "contain only class 0 (ignored: 255)", "255 is ignored; if 255 marks a class, add --label-map 255:1."),
+        (
+            (0, 255),
+            "contain only class 0 (ignored: 255)",
+            "255 is ignored; if 255 marks a class, add --label-map 255:1",
+        ),
         ((255, 255), "contain no labelled pixels", "255 is ignored; number the classes"),
     ],
 )
