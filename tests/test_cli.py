@@ -193,6 +193,8 @@ def test_models_are_summed_up_unless_asked_for(capsys: pytest.CaptureFixture[str
     assert "torchvision/fcn_resnet50" in lines
     assert "smp/unet/resnet50" in lines
     assert "timm/resnet50" not in lines
+    assert run(["models", "smp/fpn/*lite0*"]) == 0
+    assert "smp/fpn/tu-tf_efficientnet_lite0" in capsys.readouterr().out.splitlines()
     assert run(["models", "smp/unet/resnett50"]) == 2
     assert "No model matches 'smp/unet/resnett50'; did you mean 'smp/unet/resnet50'?" in capsys.readouterr().err
 

@@ -74,7 +74,9 @@ VERBS: dict[str, Verb] = {
     ),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "export the weights of a run for another library"),
-    "show": Verb("dovetail.run.show", "show", "print the recipe of a method or of a run", only_prints=True),
+    "show": Verb(
+        "dovetail.run.show", "show", "print the recipe of a method, published or as in a run", only_prints=True
+    ),
     "evaluate knn": Verb(
         "dovetail.downstream.evaluate", "evaluate_knn", "evaluate frozen features with nearest neighbours"
     ),

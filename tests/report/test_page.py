@@ -179,6 +179,8 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     assert "has no images: reading took more than 0.5 seconds" in caplog.text
     assert page.examples == page.images == []
     assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
+    stopped = page.render({}, restored.after, state="stopped", step=1)  # between two readings
+    assert "step 1 of 2" in " ".join(stopped.split())
 
 
 def test_the_page_is_written_while_a_run_goes_and_a_failure_stops_no_run(

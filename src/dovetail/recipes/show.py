@@ -196,6 +196,18 @@ class ModelsOptions(Options):
     all: bool = option(False, "List every name, also without a filter.")
 
 
+def timm_encoders(pattern: str) -> list[str]:
+    """Return the names of an architecture of smp with timm's encoders that match, such as "smp/fpn/*lite0*"."""
+    from dovetail.networks.build import list_models
+
+    library, _, rest = pattern.partition("/")
+    architecture, _, encoder = rest.partition("/")
+    if library != "smp" or not encoder or not list_models(f"smp/{architecture}/*") or "*" in architecture:
+        return []
+    matching = list_models(f"timm/{encoder.removeprefix('tu-')}")
+    return [f"smp/{architecture}/tu-{name.removeprefix('timm/')}" for name in matching if "+" not in name]
+
+
 @takes(ModelsOptions)
 def models(options: ModelsOptions) -> None:
     """Print the names of supported models that match a filter, or a summary without one.
@@ -210,6 +222,7 @@ def models(options: ModelsOptions) -> None:
         for name in list_models(options.pattern or "*")
         if options.library in ("any", name.partition("/")[0]) and (has_decoder(name) or not options.decoder)
     ]
+    found = found or timm_encoders(options.pattern or "")
     if not found:
         close = difflib.get_close_matches(options.pattern, list_models("*"), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "see `dovetail models` for the libraries."

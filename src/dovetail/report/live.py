@@ -65,7 +65,7 @@ class ReportWriter(Callback):
     def _write(self, module: LearnerModule, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
         """Write the page. Failures are logged."""
         try:
-            return self.page.write(module.learner.exported, state=state, extras=extras)
+            return self.page.write(module.learner.exported, state=state, step=module.steps_done, extras=extras)
         except Exception as error:  # a failure of the page must not stop the run
             log.warning("The report page cannot be written (%s: %s); training continues.", type(error).__name__, error)
             return {}

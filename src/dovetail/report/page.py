@@ -106,18 +106,27 @@ class Page:
         view = as_view(self.images, self.subject.recipe.views, network)
         return {tap: coloured(maps) for tap, maps in maps_of(network, view, self.taps).items()}
 
-    def write(self, network: Network, *, state: State, extras: Sequence[Extra] = ()) -> dict[str, ColouredMaps]:
+    def write(
+        self, network: Network, *, state: State, step: int | None = None, extras: Sequence[Extra] = ()
+    ) -> dict[str, ColouredMaps]:
         """Write the page atomically, and return the coloured maps of `network`.
 
-        `extras` are further sections (see `dovetail.report.extras`).
+        `step` is the number of finished steps, by default that of the last reading. `extras` are further sections (see
+        `dovetail.report.extras`).
         """
         after = self.coloured_maps(network)
-        text = self.render(after, network, state=state, extras=extras)
+        text = self.render(after, network, state=state, step=step, extras=extras)
         replace_file(self.subject.folder / PAGE, text)
         return after
 
     def render(
-        self, after: Mapping[str, ColouredMaps], network: Network, *, state: State, extras: Sequence[Extra] = ()
+        self,
+        after: Mapping[str, ColouredMaps],
+        network: Network,
+        *,
+        state: State,
+        step: int | None = None,
+        extras: Sequence[Extra] = (),
     ) -> str:
         """Return the HTML of the page."""
         subject, history = self.subject, read_history(self.subject.folder)
@@ -129,7 +138,7 @@ class Page:
             title=f"{subject.options.method} on {model_name(subject.options)}",
             state=state,
             written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-            step=history.last.get("step", 0),
+            step=history.last.get("step", 0) if step is None else step,
             total_steps=subject.total_steps,
             facts=facts(subject, history, network),
             verdicts=[*history.verdicts(taps), *contents, *prototypes],

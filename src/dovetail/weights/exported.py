@@ -198,7 +198,8 @@ def read_exported(source: str | Path) -> Exported:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise WeightsError(
-                f"{path} contains no {MODEL_FILE}, and neither does its folder 'exported'; finish the run first."
+                f"{path} contains no {MODEL_FILE}, and neither does its folder 'exported'; finish the run, or export a "
+                "stopped one with `dovetail export --run RUN --checkpoint last`."
             )
         path = found
     if not path.is_file() and path.suffix not in SUFFIXES:
