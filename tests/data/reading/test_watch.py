@@ -191,6 +191,8 @@ def test_a_loader_that_is_asked_to_stop_does_not_wait_on() -> None:
     with pytest.raises(StoppedWaiting):
         next(iter(loader))
     assert next(asked, None) is None  # after two polls, and not after all that a batch may take
+    for child in multiprocessing.active_children():  # that was killed, and may need a moment on a busy machine
+        child.join(60)
     assert not multiprocessing.active_children()
 
 
