@@ -151,6 +151,7 @@ RANDOM = Row(
     "random weights", init=None, starts=("random",), finetuning={"encoder_lr_scale": 1.0, "batch_norm": "train"}
 )
 SLOTCON = Row("SlotCon", Pretraining("slotcon"))
+SLOTCON_LONGER = Row("SlotCon, 1.5 times the steps", Pretraining("slotcon", longer=1.5))
 DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
 DECON_JOINT = decon("DeCon-SL over SlotCon, joint", "decon-sl")
 CONTINUED = Row(
@@ -163,6 +164,7 @@ JOINT: tuple[Row, ...] = (
     RANDOM,
     IMAGENET,
     SLOTCON,
+    SLOTCON_LONGER,
     Row("DenseCL", Pretraining("densecl")),
     DECON_JOINT,
     decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
@@ -172,7 +174,7 @@ JOINT: tuple[Row, ...] = (
     TARGETS,
     TARGETS_LONGER,
 )
-FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_JOINT)
+FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_JOINT, DECON_DECODER, TARGETS_LONGER)
 DECODERS: tuple[Row, ...] = (IMAGENET, DECON_DECODER, TARGETS_LONGER)
 
 
@@ -189,10 +191,11 @@ def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 
 
 def between(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
-    """Return the differences of frozen maps: every row over ImageNet weights, and two between rows."""
+    """Return the differences of frozen maps: every row over ImageNet weights, and three between rows."""
     sides = [(row, IMAGENET) for row in rows if row is not IMAGENET] + [
         (CONTINUED, DECON_JOINT),
         (DECON_JOINT, SLOTCON),
+        (DECON_JOINT, SLOTCON_LONGER),
     ]
     return tuple(Pair(row.name, row.starts[0], other.name, other.starts[0]) for row, other in sides)
 
