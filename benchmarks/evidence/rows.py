@@ -155,7 +155,17 @@ SLOTCON_LONGER = Row("SlotCon, 1.5 times the steps", Pretraining("slotcon", long
 DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
 DECON_JOINT = decon("DeCon-SL over SlotCon, joint", "decon-sl")
 CONTINUED = Row(
-    "DeCon-SL over SlotCon, preset continue", Pretraining("decon-sl", {}, {"preset": "continue"}), starts=BOTH
+    "DeCon-SL over SlotCon, preset continue",
+    Pretraining("decon-sl", {}, {"preset": "continue", "encoder_batch_norm": "frozen"}),
+    starts=ALL,
+)
+SLOTCON_CONTINUED = Row(
+    "SlotCon, preset continue", Pretraining("slotcon", {}, {"preset": "continue", "encoder_batch_norm": "frozen"})
+)
+CONTINUED_TRAINED = Row(
+    "DeCon-SL over SlotCon, preset continue, BatchNorm trained",
+    Pretraining("decon-sl", {}, {"preset": "continue", "encoder_batch_norm": "train"}),
+    starts=BOTH,
 )
 TARGETS = targets("encoder targets")
 TARGETS_LONGER = targets("encoder targets, for the time of DeCon-SL", longer=2.5)
@@ -169,6 +179,7 @@ JOINT: tuple[Row, ...] = (
     DECON_JOINT,
     decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
     CONTINUED,
+    CONTINUED_TRAINED,
     DECON_DECODER,
     decon("DeCon-ML over SlotCon, decoder alone", "decon-ml", freeze="all", alpha=0.0),
     TARGETS,
@@ -193,14 +204,14 @@ def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 def between(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
     """Return the differences of frozen maps: every row over ImageNet weights, and three between rows."""
     sides = [(row, IMAGENET) for row in rows if row is not IMAGENET] + [
-        (CONTINUED, DECON_JOINT),
+        (CONTINUED, CONTINUED_TRAINED),
         (DECON_JOINT, SLOTCON),
         (DECON_JOINT, SLOTCON_LONGER),
     ]
     return tuple(Pair(row.name, row.starts[0], other.name, other.starts[0]) for row, other in sides)
 
 
-CONTINUED_OR_NOT: tuple[Row, ...] = (IMAGENET, DECON_JOINT, CONTINUED)
+CONTINUED_OR_NOT: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
     Question("frozen", "Frozen maps", "frozen", JOINT, between(JOINT)),
     Question(
@@ -218,7 +229,11 @@ QUESTIONS: tuple[Question, ...] = (
         "Segmentation after fine-tuning, by preset",
         "segment",
         CONTINUED_OR_NOT,
-        (*against_starts(CONTINUED_OR_NOT), *(Pair(CONTINUED.name, at, DECON_JOINT.name, at) for at in BOTH)),
+        (
+            *against_starts(CONTINUED_OR_NOT),
+            Pair(CONTINUED.name, "all", CONTINUED_TRAINED.name, "all"),
+            Pair(CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
+        ),
     ),
 )
 
