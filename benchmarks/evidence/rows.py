@@ -179,6 +179,7 @@ JOINT: tuple[Row, ...] = (
     DECON_JOINT,
     decon("DeCon-SL over SlotCon, joint, alpha 0", "decon-sl", alpha=0.0),
     CONTINUED,
+    SLOTCON_CONTINUED,
     CONTINUED_TRAINED,
     DECON_DECODER,
     decon("DeCon-ML over SlotCon, decoder alone", "decon-ml", freeze="all", alpha=0.0),
@@ -202,16 +203,17 @@ def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 
 
 def between(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
-    """Return the differences of frozen maps: every row over ImageNet weights, and three between rows."""
+    """Return the differences of frozen maps: every row over ImageNet weights, and four between rows."""
     sides = [(row, IMAGENET) for row in rows if row is not IMAGENET] + [
         (CONTINUED, CONTINUED_TRAINED),
+        (CONTINUED, SLOTCON_CONTINUED),
         (DECON_JOINT, SLOTCON),
         (DECON_JOINT, SLOTCON_LONGER),
     ]
     return tuple(Pair(row.name, row.starts[0], other.name, other.starts[0]) for row, other in sides)
 
 
-CONTINUED_OR_NOT: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
+CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
     Question("frozen", "Frozen maps", "frozen", JOINT, between(JOINT)),
     Question(
@@ -265,6 +267,23 @@ SCALES: Mapping[str, Scale] = {
         finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
         rates=(1e-3,),
         detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
+    ),
+    # Everything as for tabletop, with nothing chosen anew; images and crops are larger, and the objects real.
+    "stamps": Scale(
+        name="stamps",
+        images="stamps",
+        plan=SetPlan(224, counts(2000, 400, 100, 300), close=True),
+        networks={"fpn": _FPN.format(LITE0)},
+        view_px=128,
+        epochs=2,
+        batch_size=32,
+        taps=("c3+c4", "decoder"),
+        labels=(16, 64),
+        probing={"lr": [0.1, 0.3, 1.0, 3.0], "weight_decay": [1e-4], "steps": 300, "memory": 4000},
+        fractions={0.05: 240},
+        decoder_fractions={0.05: 240},
+        finetuning={"batch_size": 8, "crop_size": 160, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
+        rates=(1e-3,),
     ),
     "tiny": Scale(
         name="tiny",

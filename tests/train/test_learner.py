@@ -175,3 +175,12 @@ def test_the_student_skips_views_that_no_term_reads() -> None:
     handle.remove()
     assert set(sizes) == {64}
     loss.backward()
+
+
+def test_maps_are_computed_in_the_order_of_the_terms_whatever_the_hashes_of_their_names() -> None:
+    learner = tiny_learner("decon-ml-pixpro")
+    (view, _) = make_views(learner.recipe.views)
+    levels = [term.tap for term in learner.recipe.terms]
+    assert len(levels) > 4
+    assert learner.student.needed(view) == levels
+    assert list(learner.student.network(view, learner.student.needed(view))) == levels

@@ -21,7 +21,7 @@ from dovetail.train.checkpoints import Checkpoints
 from tests.train.ranks import STEPS, train
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("decon-sl", "zerocl", "adclr-ibot")
+QUICK = ("decon-sl", "decon-ml", "zerocl", "adclr-ibot")
 METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
 SAMPLED = "decon-sl-sampled"
 # Runs on both that more than one test looks at.
@@ -93,7 +93,9 @@ class Together:
                     stderr=said,
                     text=True,
                     cwd=ROOT,
-                    env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
+                    # With other hashes in each process, sets of names have other orders, as they have by default.
+                    env=common
+                    | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "PYTHONHASHSEED": str(rank)},
                 )
             self.processes.append(process)
 

@@ -83,9 +83,13 @@ class Branch(nn.Module):
         return taps
 
     def needed(self, view: View) -> Collection[str]:
-        """Return the taps that the terms read from this view."""
+        """Return the taps that the terms read from this view, in the order of the terms.
+
+        The order must be the same in all processes: it decides the order of the backward pass, whose collective
+        operations would not match otherwise. The order of a set of names differs from process to process.
+        """
         read = (self.reads(term) for term in self.recipe.terms)
-        return {name for name, roles in read if view.role in roles}
+        return list(dict.fromkeys(name for name, roles in read if view.role in roles))
 
     def reads(self, term: Term) -> tuple[str, tuple[Role, ...]]:
         """Return the name of the tap that this branch reads for a term, and the roles of the views."""
