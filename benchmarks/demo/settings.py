@@ -25,7 +25,7 @@ class Pretraining:
 
     method: str
     recipe: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 8
+    epochs: int = 6
     batch_size: int = 16
     image_size: int = 128
     freeze_encoder_epochs: float | Literal["all"] = 0.0
@@ -43,7 +43,7 @@ TARGETS = Pretraining("encoder-targets", freeze_encoder_epochs="all")
 
 FINETUNING = SegmentOptions(
     classes=len(CLASSES),
-    steps=120,
+    steps=80,
     batch_size=8,
     lr=1e-3,
     warmup_steps=10,
@@ -68,6 +68,7 @@ class DemoSettings:
         labels: Numbers of labelled images for the frozen maps.
         probe_seeds: Draws of the labelled images for the frozen maps.
         probe_steps: Steps of the linear classifier on frozen maps.
+        probe_rates: Candidates for its learning rate.
         finetuning: Fine-tuning of every row, with all labelled images.
         seeds: Seeds of fine-tuning.
     """
@@ -78,6 +79,7 @@ class DemoSettings:
     targets: Pretraining = TARGETS
     labels: tuple[int, ...] = (8, 24)
     probe_seeds: int = 5
-    probe_steps: int = 300
+    probe_steps: int = 200
+    probe_rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
     finetuning: SegmentOptions = FINETUNING
     seeds: tuple[int, ...] = (0, 1, 2)

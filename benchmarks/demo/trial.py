@@ -99,6 +99,7 @@ def frozen(row: Row, out: Path, settings: DemoSettings) -> dict[tuple[str, int],
         labels=[float(count) for count in settings.labels],
         seeds=settings.probe_seeds,
         steps=settings.probe_steps,
+        lr=list(settings.probe_rates),
         image_size=160,
     )
     assert results is not None  # this was no check

@@ -9,6 +9,10 @@ import pytest
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.downstream.dense.job import notes_on
+from dovetail.downstream.dense.options import DenseOptions
+from dovetail.downstream.dense.scores import DenseScore
+from dovetail.downstream.table.results import one_value
 from tests.downstream.dense.scenes import mask_folder, moving_square
 from tests.downstream.pictures import exported_run
 
@@ -99,6 +103,21 @@ def test_an_untrained_decoder_on_imagenet_weights(data: Path, tmp_path: Path) ->
     assert random["resolved_weights"] == "random"
     encoder, decoder = ([row.scores["mIoU"].mean for row in one.rows] for one in found if one is not None)
     assert encoder[0] != decoder[0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "note"),
+    [
+        ([0.1, 3.0, 3.0], "is at the end of the sweep (3); add larger ones"),
+        ([0.1, 0.1, 1.0], "is at the end of the sweep (0.1); add smaller ones"),
+        ([0.1, 1.0, 3.0], None),
+    ],
+)
+def test_most_seeds_at_one_end_of_the_rates_are_noted(chosen: list[float], note: str | None) -> None:
+    each = tuple({"lr": rate, "weight_decay": 0.0, "at_end": rate != 1.0} for rate in chosen)
+    score = DenseScore("p2", "linear", 4, 4, None, one_value(0.5), (), each)
+    found = list(notes_on([score], 4, DenseOptions(protocols=("linear",), lr=(0.1, 1.0, 3.0))))
+    assert [note in one for one in found] == [True] if note else found == []
 
 
 def test_labels_are_carried_along_a_moving_square(tmp_path: Path) -> None:

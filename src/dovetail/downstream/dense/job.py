@@ -76,7 +76,7 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
     data = data.with_channels(subject.source.in_channels)
     options = image_options(request, protocols)
     scores = image_scores(subject, data, options)
-    notes = (subject.note(), data.note, *notes_on(scores, data, options))
+    notes = (subject.note(), data.note, *notes_on(scores, data.classes, options))
     return Results(
         "evaluate dense",
         tuple(Row(one.setting(), {"mIoU": one.miou}) for one in scores),
@@ -147,19 +147,22 @@ def image_scores(subject: Subject, data: SegmentationData, options: DenseOptions
         return dense_scores(train, test, classes=data.classes, options=options, on_images=advance)
 
 
-def notes_on(scores: Sequence[DenseScore], data: SegmentationData, options: DenseOptions) -> Iterator[str]:
+def notes_on(scores: Sequence[DenseScore], classes: int, options: DenseOptions) -> Iterator[str]:
     """Yield notes on the scores."""
     if "clusters" in options.protocols:
         measured = {one.clusters for one in scores}
-        left_out = [one for one in options.clusters if (one or data.classes) not in measured]
+        left_out = [one for one in options.clusters if (one or classes) not in measured]
         if left_out:
             yield f"Skipped clusters = {left_out}, because the test images have fewer cells."
     for one in scores:
-        if any(chosen["at_end"] for chosen in one.chosen):
-            yield (
-                f"The learning rate selected for {one.at} with {one.images} images is at the end of the sweep; widen "
-                "it with --lr."
-            )
+        for end, further in ((min(options.lr), "smaller"), (max(options.lr), "larger")):
+            # With few held-out cells single seeds select any rate.
+            seeds = sum(chosen["at_end"] and chosen["lr"] == end for chosen in one.chosen)
+            if seeds > len(one.chosen) / 2:
+                yield (
+                    f"The learning rate selected for {one.at} with {one.images} images is at the end of the sweep "
+                    f"({end:g}); add {further} ones with --lr."
+                )
 
 
 def details_of(score: DenseScore, names: Sequence[str]) -> dict[str, Any]:
