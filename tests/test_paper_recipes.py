@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -100,9 +101,10 @@ _TAPS: dict[str, Any] = {}
 
 
 def taps_of(model: str) -> Any:
-    """Return a model's taps, built once for all files that name it."""
+    """Return a model's taps, built once for all files that name it, without memory for its weights and maps."""
     if model not in _TAPS:
-        _TAPS[model] = build_network(model).taps
+        with torch.device("meta"):
+            _TAPS[model] = build_network(model).taps
     return _TAPS[model]
 
 

@@ -36,6 +36,7 @@ def check_name(what: str, value: Any, kind: Any) -> None:
         raise unknown_name(what, value, listed)
 
 
+@functools.cache
 def names_of(kind: Any) -> tuple[str, ...]:
     """Return the names that a type lists, or none if it accepts any string."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -58,6 +58,18 @@ def test_named_models_build_load_back_and_match_timm(name: str, patch: int) -> N
     assert net.taps["patches"].stride == patch
 
 
+def test_asking_whether_a_name_is_a_vit_draws_no_numbers_and_follows_the_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_rng_state()
+    assert is_vit("test_vit")
+    assert not is_vit("test_resnet")
+    assert not is_vit("no_such_model")
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "test_vit", timm.model_entrypoint("test_resnet"))
+    assert not is_vit("test_vit")
+
+
 def test_the_export_is_timms_own_state() -> None:
     plain = tiny_vit()
     net = build_vit(copy.deepcopy(plain))

@@ -13,8 +13,9 @@ Shapes: B images, h x w patches, N = h w, T = N + class and register tokens, S q
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -272,10 +273,19 @@ def is_vit(name_or_module: str | nn.Module) -> bool:
     """Whether `build_vit` supports this timm model; does not allocate its weights."""
     if isinstance(name_or_module, nn.Module):
         return isinstance(name_or_module, (VisionTransformer, Eva))
-    if not timm.is_model(name_or_module):
-        return False
+    return timm.is_model(name_or_module) and issubclass(class_of(name_or_module), (VisionTransformer, Eva))
+
+
+def class_of(name: str) -> type[nn.Module]:
+    """Return the class of a timm model; does not allocate its weights."""
+    return _class_of(name, timm.model_entrypoint(name))
+
+
+@functools.cache
+def _class_of(name: str, entrypoint: Callable[..., nn.Module]) -> type[nn.Module]:
+    """Return the class, which only building the model tells; `entrypoint` changes if the name is registered again."""
     with torch.device("meta"):
-        return isinstance(timm.create_model(name_or_module), (VisionTransformer, Eva))
+        return type(timm.create_model(name))
 
 
 def check_name(name: str) -> None:
@@ -284,11 +294,9 @@ def check_name(name: str) -> None:
         close = timm_like(name)
         raise unknown_model(f"timm/{name}", close and f"timm/{close}")
     if not is_vit(name):
-        with torch.device("meta"):
-            kind = type(timm.create_model(name)).__name__
         raise ModelError(
-            f"{name} is a {kind}, which supports neither masks nor query tokens; choose one of timm's "
-            "VisionTransformer or Eva models, such as vit_small_patch16_224."
+            f"{name} is a {class_of(name).__name__}, which supports neither masks nor query tokens; choose one of "
+            "timm's VisionTransformer or Eva models, such as vit_small_patch16_224."
         )
 
 
