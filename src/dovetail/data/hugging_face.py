@@ -5,6 +5,8 @@
     hf:NAME or hf:NAME#SPLIT                anything that `load_dataset` finds: Parquet files or a dataset of the hub
     a `datasets.Dataset`                    in Python; with `set_transform`, its items are those of the transform
 
+Streaming datasets are read by `dovetail.data.streams`.
+
 The table stays on disk, so memory use does not grow with the dataset. `datasets` converts Parquet files once, into its
 cache (`HF_HOME`). The package is optional: `pip install dovetail-ssl[datasets]`.
 """
@@ -119,7 +121,7 @@ def open_table(data: Any, *, fetch: bool = True) -> ImageSource:
     if type(table).__name__.startswith("Iterable"):
         raise DataError(
             f"{called} is a streaming dataset, which has no random access; load it without streaming, or write it to "
-            "shards with dovetail.prepare(data=..., shards=...)."
+            "shards with dovetail.prepare(data=stream, shards=folder)."
         )
     if table.format["type"] == "custom":  # `set_transform` or `with_transform`
         return DatasetSource(table)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail.data.shards.names import SIZES
 from dovetail.errors import OptionsError, ResourceError, RunError
 from dovetail.files.durable import write_whole
 from dovetail.files.locking import LOCK
@@ -28,6 +29,7 @@ OF_A_RUN = "# What ran. The recipe's options are complete: those that the preset
 LENGTHENED = "# Lengthened "
 PATHS = ("data", "masks", "init", "knn_data", "dense_data")
 PATTERN = re.compile(r"\{")  # a pattern of shard names
+STREAM = "stream"  # shards of a streaming dataset
 LEFTOVERS = (PROBE, f"{CONFIG}.tmp", LOCK)  # files that a run leaves if it is killed before it has a config
 COMMANDED = ("overwrite", "resume", "budget")  # options for one call, which are not saved with a run
 
@@ -75,7 +77,7 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool, create: bool = 
     try:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file; specify a folder with --out.")
-        if not resume and folder.is_dir() and any(entry.name not in LEFTOVERS for entry in folder.iterdir()):
+        if not resume and folder.is_dir() and not all(map(is_leftover, folder.iterdir())):
             if not overwrite:
                 raise RunError(f"{folder} is not empty; add --overwrite to start again or --resume to continue.")
             check_run(folder)
@@ -87,6 +89,13 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool, create: bool = 
     except OSError as error:
         raise ResourceError(f"Cannot write to {folder}: {error.strerror}; specify another folder with --out.") from None
     return folder
+
+
+def is_leftover(entry: Path) -> bool:
+    """Return whether a file or folder is what a run leaves if it fails before it has a config."""
+    if entry.name == STREAM and entry.is_dir() and not entry.is_symlink():
+        return all(one.name.startswith(SIZES) or one.match("shard-*.t[am][rp]") for one in entry.iterdir())
+    return entry.name in LEFTOVERS
 
 
 def check_run(folder: Path) -> None:
@@ -111,9 +120,10 @@ def refuse_sources_in(folder: Path, options: PretrainOptions) -> None:
                 )
 
 
-def empty(folder: Path) -> None:
-    """Remove all files of a run. The config file, which marks a run folder, is removed last."""
-    entries = (entry for entry in folder.iterdir() if entry.name != LOCK)  # this process holds the lock
+def empty(folder: Path, *, keep: Collection[str] = ()) -> None:
+    """Remove all files of a run except those to keep. The config file, which marks a run folder, is removed last."""
+    keep = {LOCK, *keep}  # this process holds the lock
+    entries = (entry for entry in folder.iterdir() if entry.name not in keep)
     for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -23,7 +23,8 @@ class ModelOptions(Options):
         "Unlabelled images: a folder (searched recursively), a .zip or uncompressed .tar, a text file with one path "
         "per line, WebDataset shards (a folder, or a path or URL pattern such as "
         '"shards/photos-{000..147}.tar"), a Hugging Face dataset (a saved folder, .parquet files or "hf:NAME#SPLIT"), '
-        "several folders, archives and text files, or (in Python) a sequence of paths, a dataset or a DataLoader.",
+        "several folders, archives and text files, or (in Python) a sequence of paths, a dataset (or a stream) "
+        "or a DataLoader.",
         several=True,
         existing=True,
     )

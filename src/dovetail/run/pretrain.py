@@ -39,13 +39,14 @@ from dovetail.recipes.registry import name_of
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.budget import Cost, planned
 from dovetail.run.choose import chosen
-from dovetail.run.folder import CONFIG, Run, check_out, empty, refuse_sources_in
+from dovetail.run.folder import CONFIG, STREAM, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
 from dovetail.run.online import dense_of, knn_of, report_of
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import check_freeze, check_targets, config_of, resolved_run
+from dovetail.run.resolve import Images, check_freeze, check_targets, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
 from dovetail.run.saving import save_run
+from dovetail.run.stream import check_needs, is_stream, stored, with_own_images
 from dovetail.run.summary import (
     announce,
     check_same_images,
@@ -69,6 +70,7 @@ from dovetail.views.view import View
 
 SKIPPED = "skipped.jsonl"
 SEGMENTS = "segments"
+MANY_IMAGES = 1_000_000
 
 
 @takes(PretrainOptions)
@@ -95,7 +97,7 @@ def pretrain(options: PretrainOptions) -> Run:
         if first:  # check again: another process may have written to the folder meanwhile
             check_out(options.out, **how)
         if options.resume:
-            options = resumed(options, folder)
+            options = with_own_images(resumed(options, folder), folder)
             check_still_there(folder, options.data)
         options.check_complete()
         if options.overwrite:
@@ -113,6 +115,9 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     trainer_arguments(options.trainer_args)
     if options.lr == "auto":
         options = options.changed(lr=own.defaults().get("lr", "auto"))
+    if is_stream(options.data):
+        most = images_needed(options)  # checks the options first: a stream may take hours
+        options = stored(options, out, most=most, first=is_first_process(), requeued=requeued())
     source = open_source(options.data, fetch=options.typed("data"))
     options, range_measured = with_value_range(options, source)
     torch.manual_seed(options.seed)
@@ -163,6 +168,23 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     )
     export_run(learner, config, settings, out)
     return Run(out, result.steps, settings.total_steps)
+
+
+def images_needed(options: PretrainOptions) -> int | None:
+    """Check the options of a new run as far as possible without its images.
+
+    Returns:
+        The number of images that its steps use at most, or None if their number depends on that of the images.
+
+    Raises:
+        DovetailError: The model, the recipe or the settings are invalid.
+    """
+    network = network_for(options)
+    options, _ = chosen(options, network)
+    recipe, settings, _ = resolved_run(options, Images(MANY_IMAGES), network)
+    check_views(recipe, network, settings)
+    check_needs(recipe.views, options.masks)
+    return None if options.max_steps is None else options.max_steps * settings.global_batch
 
 
 def with_value_range(options: PretrainOptions, source: ImageSource) -> tuple[PretrainOptions, bool]:
@@ -266,7 +288,7 @@ def started_loggers(options: PretrainOptions, out: Path) -> list[Logger]:
         return extra_loggers(options.loggers, out)
     except DovetailError:
         if not options.resume and is_first_process():
-            empty(out)
+            empty(out, keep={STREAM})
         raise
 
 

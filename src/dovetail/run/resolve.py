@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dovetail.errors import OptionsError
@@ -27,6 +27,13 @@ class HasImages(Protocol):
 
     @property
     def num_images(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """A number of images, which stands in for an image source."""
+
+    num_images: int
 
 
 def resolved_run(

@@ -27,13 +27,6 @@ class ShowOptions(PretrainOptions):
     )
 
 
-@dataclass(frozen=True)
-class Images:
-    """A number of images, which stands in for an image source."""
-
-    num_images: int
-
-
 @takes(ShowOptions)
 def show(options: ShowOptions) -> None:
     """Print the recipe of a method: terms, taps, heads, weights, views, schedules, optimiser.
@@ -58,19 +51,22 @@ def show_run(options: PretrainOptions) -> None:
     from dovetail.data.open import open_source
     from dovetail.run.choose import chosen
     from dovetail.run.network import network_for
-    from dovetail.run.resolve import resolved_run
+    from dovetail.run.resolve import Images, resolved_run
+    from dovetail.run.stream import is_stream
     from dovetail.run.summary import as_it_runs
 
     if options.model is None:
         options = options.changed(model=standing_model(options.method))
-    images = Images(ASSUMED_IMAGES) if options.data is None else open_source(options.data, fetch=True)
+    unknown = options.data is None or is_stream(options.data)
+    images = Images(ASSUMED_IMAGES) if unknown else open_source(options.data, fetch=True)
     network = network_for(options)
     options, why = chosen(options.changed(resume=False), network)
     recipe, settings, _ = resolved_run(options, images, network)
     if why:
         print(why)
-    if options.data is None:
-        print(f"Assuming {ASSUMED_IMAGES:,} images, because --data is not specified.")
+    if unknown:
+        reason = "--data is not specified" if options.data is None else "a streaming dataset does not say how many"
+        print(f"Assuming {ASSUMED_IMAGES:,} images, because {reason}.")
     console = wide_console()
     console.print(f"{options.method} on {options.model}", style="bold")
     console.print(settings.table())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,6 @@ from dovetail.options import COUNT, NOT_NEGATIVE, Options, option, takes
 if TYPE_CHECKING:
     from dovetail.data.shards.write import Written
     from dovetail.data.sources import ImageSource
-
-
-BUFFER_IMAGES = 1000  # of a stream that are shuffled together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +46,14 @@ def prepare(options: PrepareOptions) -> Written:
     """
     from dovetail.data.open import open_source
     from dovetail.data.shards.write import write_shards, write_stream
+    from dovetail.data.streams import items_of, stream_in
 
     if options.data is None:
         raise OptionsError("--data is missing; specify a folder of images.")
     if any(Path(path).resolve() == Path(options.shards).resolve() for path in paths_in(options.data)):
         raise OptionsError(f"--shards is the folder of the images ({options.shards}); specify another folder.")
     folder, _ = checked_folder(options.shards, overwrite=options.overwrite)
-    stream = stream_of(options.data, seed=options.seed)
+    stream = stream_in(options.data)
     source = None if stream is not None else open_source(options.data)
     if source is not None and source.left_out:
         print(source.left_out)
@@ -74,27 +71,11 @@ def prepare(options: PrepareOptions) -> Written:
             path.unlink()
         how: dict[str, Any] = {"images_per_shard": options.images_per_shard, "progress": tell}
         if stream is not None:
-            written = write_stream(stream, folder, **how)
+            written = write_stream(items_of(stream, seed=options.seed), folder, **how)
         elif source is not None:
             written = write_shards(source, folder, seed=options.seed, **how)
     print(written)
     return written
-
-
-def stream_of(data: Any, *, seed: int) -> Iterable[Any] | None:
-    """Return the items of a streaming dataset of torch or Hugging Face, or None for other data.
-
-    A Hugging Face stream is shuffled as far as its buffer reaches, and its images are not decoded.
-    """
-    from torch.utils.data import IterableDataset
-
-    if type(data).__module__.split(".")[0] == "datasets" and type(data).__name__ == "IterableDataset":
-        from dovetail.data.hugging_face import undecoded
-
-        shuffled: Iterable[Any] = undecoded(data.shuffle(seed=seed, buffer_size=BUFFER_IMAGES))
-        return shuffled
-    stream: Iterable[Any] | None = data if isinstance(data, IterableDataset) else None
-    return stream
 
 
 def paths_in(data: Any) -> list[str | Path]:

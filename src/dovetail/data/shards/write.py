@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.data.folders import HEAD_BYTES
-from dovetail.data.items import encoded_item, image_in
 from dovetail.data.reading.decode import UnreadableError, looks_like_image
 from dovetail.data.reading.dicom import is_dicom
 from dovetail.data.shards.names import SIZES
 from dovetail.data.sources import ImageSource
+from dovetail.data.streams import encoded
 from dovetail.errors import DataError, ResourceError, counted
 
 _SUFFIXES = {
@@ -31,6 +31,7 @@ _SUFFIXES = {
     b"\xff\x4f\xff\x51": "j2k",
 }
 _STEM_LETTERS = 60
+MOST_UNREADABLE = 1000  # items at the beginning of a stream, which may be endless
 
 
 @dataclass(frozen=True)
@@ -86,34 +87,40 @@ def write_shards(
 
 
 def write_stream(
-    stream: Iterable[Any],
+    items: Iterable[Any],
     folder: Path,
     *,
     images_per_shard: int,
     progress: Callable[[int], None] = lambda done: None,
+    most: int | None = None,
 ) -> Written:
     """Write the images of a stream into shards, in its order. See `write_shards` for the arguments.
 
     Args:
-        stream: Items as in a dataset (see `dovetail.data.items.image_in`).
+        items: Items of the stream (see `dovetail.data.streams.items_of`).
         folder: Output folder.
         images_per_shard: Number of images in all shards but the last.
         progress: Called after each shard.
+        most: Number of images after which the stream is not read any further. Default: it is read to its end.
 
     Raises:
-        DovetailError: No image can be read, or the folder is not writable.
+        DovetailError: No image can be read, such as none of the first items, or the folder is not writable.
     """
     left_out: list[tuple[str, str]] = []
 
     def readable() -> Iterator[tuple[str, bytes]]:
-        for number, item in enumerate(stream):
+        for number, item in enumerate(items):
             try:
-                content = encoded_item(image_in(item))
+                content = encoded(item)
                 yield f"{number:09d}.{suffix(content)}", content
             except UnreadableError as error:
                 left_out.append((f"item {number}", str(error)))
+                if number + 1 == len(left_out) == MOST_UNREADABLE:
+                    return
 
-    return _write(readable(), folder, left_out, images_per_shard=images_per_shard, progress=progress)
+    return _write(
+        itertools.islice(readable(), most), folder, left_out, images_per_shard=images_per_shard, progress=progress
+    )
 
 
 def _write(
