@@ -13,15 +13,22 @@ from torch import nn
 
 from dovetail.errors import OptionsError
 from dovetail.networks.build import build_network
+from dovetail.networks.network import Network
 from dovetail.recipes.table import CHOSEN, build
-from dovetail.run.choose import QUICK_SIDE_PX, QUICK_STEPS, chosen, looks_trained, with_method
+from dovetail.run import choose
+from dovetail.run.choose import QUICK_SIDE_PX, QUICK_STEPS, SHORT_STEPS, looks_trained, with_method
 from dovetail.run.options import PretrainOptions
+from dovetail.run.show import Images
 
 CNN, VIT = "timm/test_resnet", "timm/test_vit"
 
 
 def asked(model: Any = CNN, **values: Any) -> PretrainOptions:
     return PretrainOptions.given({"data": "photos", "model": model, "accelerator": "cpu", **values})
+
+
+def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
+    return choose.chosen(options, network, Images(320))  # ten steps in an epoch
 
 
 @pytest.mark.parametrize(
@@ -67,12 +74,12 @@ def test_a_module_that_is_trained_is_told_from_a_random_one() -> None:
     assert looks_trained(network)
 
 
-def test_a_run_on_a_processor_is_short_unless_its_length_is_given() -> None:
+def test_a_run_on_a_processor_is_short_with_small_views() -> None:
     network = build_network(f"{CNN}+fpn")
     quick, why = chosen(asked(f"{CNN}+fpn"), network)
     assert (quick.preset, quick.max_steps, quick.image_size) == ("short", QUICK_STEPS, QUICK_SIDE_PX)
     assert "no GPU" in why
-    for name, value in {"max_steps": 7, "epochs": 3, "preset": "small", "accelerator": "cuda"}.items():
+    for name, value in {"preset": "small", "accelerator": "cuda", "budget": "1h"}.items():
         given = asked(f"{CNN}+fpn", **{name: value})
         found, _ = chosen(given, network)
         kept = ("preset", "max_steps", "epochs", "image_size")
@@ -82,9 +89,35 @@ def test_a_run_on_a_processor_is_short_unless_its_length_is_given() -> None:
 
 
 @pytest.mark.parametrize(
+    ("length", "preset"),
+    [
+        ({"max_steps": 7}, "short"),
+        ({"max_steps": SHORT_STEPS}, "short"),
+        ({"max_steps": SHORT_STEPS + 1}, "small"),
+        ({"epochs": 3}, "short"),
+        ({"epochs": 100}, "short"),
+        ({"epochs": 101}, "small"),
+        ({"epochs": 101, "max_steps": 9}, "short"),
+    ],
+)
+def test_a_given_length_keeps_the_view_size_and_changes_the_preset_of_long_runs_only(
+    length: Mapping[str, Any], preset: str
+) -> None:
+    network = build_network(f"{CNN}+fpn")
+    given = asked(f"{CNN}+fpn", **length)
+    found, why = chosen(given, network)
+    assert (found.preset, found.image_size) == (preset, QUICK_SIDE_PX)
+    assert (found.max_steps, found.epochs) == (given.max_steps, given.epochs)
+    assert f"Preset {preset} on views of {QUICK_SIDE_PX} px, because there is no GPU" in why
+    assert (f"up to {SHORT_STEPS:,} steps" in why) is (preset == "small")
+    assert "override with --preset and --image-size." in why
+
+
+@pytest.mark.parametrize(
     ("method", "values", "changed"),
     [
         ("dino", {}, {"local_size": 98}),
+        ("dino", {"preset": "auto", "epochs": 200}, {"local_size": 98}),
         ("ibot", {"preset": "paper"}, {"local_size": 98}),
         ("pqcl", {"preset": "paper"}, {"local_size": 98, "query_size": 98}),
         ("pqcl", {"preset": "short"}, {"local_size": 98, "query_size": 28}),

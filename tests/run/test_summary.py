@@ -32,9 +32,10 @@ def test_the_log_of_a_run_begins_with_its_plan_and_ends_with_its_end(
     with pytest.raises(Interrupted):
         pretrain(**asked, data=Stopping(photos, 22))
     log = (tmp_path / "train.log").read_text()
-    title, length, time, *_, end = log.splitlines()
+    title, why, length, time, *_, end = log.splitlines()
     assert "INFO densecl on timm/test_resnet+fpn" in title
     assert title.endswith(f", 12 images, into {tmp_path}")
+    assert "INFO Preset short, because there is no GPU" in why
     assert "INFO This run: 6 steps of 4 images" in length
     assert "INFO Expected time: about" in time
     assert "INFO Stopped by Ctrl-C (SIGINT) after step " in end

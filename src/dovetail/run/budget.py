@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from dovetail.networks.network import Network
 from dovetail.options import AUTO
 from dovetail.recipes.table import options_of
-from dovetail.run.choose import on_processor, takes_size
+from dovetail.run.choose import SHORT_STEPS, on_processor, takes_size
 from dovetail.run.options import PretrainOptions
 from dovetail.sizes import size_in_words
 
 FEWEST_STEPS = 200
-SHORT_STEPS = 1000  # longest run of the preset "short", which is made for a few hundred steps
 SIDES_PX = (224, 160, 128, 96, 64)
 SAMPLED_CELLS = 196
 KEPT_SHARE = 0.9  # fraction of the time for steps; the rest is for start-up, checkpoints, the page and variance

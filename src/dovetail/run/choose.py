@@ -10,10 +10,11 @@ The method depends on the model and on its starting weights:
 With a trained encoder, encoder-targets improves the frozen decoder most of all methods that were measured, at the
 lowest cost (`benchmarks/results/demo.md`). The methods for an encoder alone were chosen for their cost.
 
-On a CPU, a run without a specified preset or length uses the preset "short", views of 128 px and 480 steps, which is
-the length that this preset was evaluated with. Views whose size must be a multiple of a ViT's patch size, such as
-DINO's local views, get the closest one. Batch size, learning rate and other defaults are in
-`dovetail.train.defaults`. Options that are specified always override these choices.
+On a CPU, a run without a specified preset uses views of 128 px, the preset "short" for up to 1,000 steps and "small"
+for more. Without a specified length it takes 480 steps, which is the length that "short" was evaluated with. Views
+whose size must be a multiple of a ViT's patch size, such as DINO's local views, get the closest one. Batch size,
+learning rate and other defaults are in `dovetail.train.defaults`. Options that are specified always override these
+choices.
 """
 
 from __future__ import annotations
@@ -32,26 +33,29 @@ from dovetail.options import AUTO
 from dovetail.recipes import presets
 from dovetail.recipes.table import options_of
 from dovetail.run.options import PretrainOptions
+from dovetail.run.resolve import HasImages, resolved_run
 from dovetail.train.defaults import best_accelerator
 
 QUICK_STEPS = 480
 QUICK_SIDE_PX = 128
+SHORT_STEPS = 1000  # longest run of the preset "short", which is made for a few hundred steps
 TARGETS = "encoder-targets"
 PATCHED = ("local_size", "query_size")  # sizes of views that are multiples of a ViT's patch size
 
 
-def chosen(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
+def chosen(options: PretrainOptions, network: Network, images: HasImages) -> tuple[PretrainOptions, str]:
     """Fill in method, preset, view sizes and length of a new run.
 
     Args:
         options: Options as specified by the user.
         network: Network with its initial weights.
+        images: Images of the run, for the number of steps in its epochs.
 
     Returns:
         The options, and a sentence that explains each choice (an empty string if nothing was chosen).
     """
     options, about_method = with_method(options, network)
-    options, about_length = with_length(options, network)
+    options, about_length = with_length(options, network, images)
     options, about_views = with_patches(options, network)
     return options, " ".join(filter(None, (about_method, about_length, about_views)))
 
@@ -100,16 +104,26 @@ def is_vit(network: Network) -> bool:
     return any(tap.kind == "tokens" for tap in network.taps.values() if tap.part == "encoder")
 
 
-def with_length(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:
-    """Choose preset, length and view size of a run on a CPU if neither preset nor length is specified."""
-    free = options.preset == AUTO and options.epochs == AUTO and options.max_steps is None and options.budget is None
-    if not free or not on_processor(options):
+def with_length(options: PretrainOptions, network: Network, images: HasImages) -> tuple[PretrainOptions, str]:
+    """Choose preset and view size of a run on a CPU without a preset, and its length if that is unspecified, too."""
+    if options.preset != AUTO or options.budget is not None or not on_processor(options):
         return options, ""
-    options = options.changed(preset="short", max_steps=QUICK_STEPS)
-    said = f"Preset short and {QUICK_STEPS} steps"
+    free = options.epochs == AUTO and options.max_steps is None
+    options = options.changed(preset="short", max_steps=QUICK_STEPS if free else options.max_steps)
+    size = ""
     if takes_size(options, network, QUICK_SIDE_PX):
-        options, said = options.changed(image_size=QUICK_SIDE_PX), said + f" on views of {QUICK_SIDE_PX} px"
-    return options, f"{said}, because there is no GPU; override with --epochs, --max-steps or --budget."
+        options, size = options.changed(image_size=QUICK_SIDE_PX), f" on views of {QUICK_SIDE_PX} px"
+    if free:
+        said = f"Preset short and {QUICK_STEPS} steps{size}, because there is no GPU"
+        return options, f"{said}; override with --epochs, --max-steps or --budget."
+    steps = options.max_steps
+    if options.epochs != AUTO or steps is None:
+        steps = resolved_run(with_patches(options, network)[0], images, network)[1].total_steps
+    said = f"Preset short{size}, because there is no GPU"
+    if steps > SHORT_STEPS:
+        options = options.changed(preset="small")
+        said = f"Preset small{size}, because there is no GPU and the preset short is for up to {SHORT_STEPS:,} steps"
+    return options, f"{said}; override with --preset{' and --image-size' if size else ''}."
 
 
 def with_patches(options: PretrainOptions, network: Network) -> tuple[PretrainOptions, str]:

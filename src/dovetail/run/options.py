@@ -55,8 +55,8 @@ class ModelOptions(Options):
         'Sizes of heads, queues and similar components: "paper" uses the published sizes; "small" is for up to 20,000 '
         'images or for machines without a GPU; "short" also adapts momenta and learning rates to runs of a few hundred '
         'steps. "continue" is like "short", but for an encoder with trained weights, which is frozen for half of the '
-        'run and then trained with a tenth of the learning rate. "auto" selects "short" for a run without a GPU and '
-        'without a specified length, otherwise "small" or "paper". Options of the recipe override the preset.',
+        'run and then trained with a tenth of the learning rate. "auto" selects "short" for a run of up to 1,000 '
+        'steps without a GPU, otherwise "small" or "paper". Options of the recipe override the preset.',
     )
     recipe: dict[str, Any] | None = option(None, "Options of the method's recipe (`dovetail show METHOD` prints them).")
     image_size: Size | None = option(

@@ -234,7 +234,7 @@ def with_statistics(
 def planned_run(options: PretrainOptions, source: ImageSource, network: Network) -> tuple[PretrainOptions, str]:
     """Fill in unspecified options, plan the run into its budget, print and return the choices with their reasons."""
     began = time.monotonic()
-    options, why = chosen(options, network)
+    options, why = chosen(options, network, source)
     if options.budget is not None:
         seconds, measure = seconds_in(options.budget), partial(cost_of, source=source, network=network)
         options, told = planned(options, network, lambda: seconds - (time.monotonic() - began), measure)

@@ -60,7 +60,7 @@ def show_run(options: PretrainOptions) -> None:
     unknown = options.data is None or is_stream(options.data)
     images = Images(ASSUMED_IMAGES) if unknown else open_source(options.data, fetch=True)
     network = network_for(options)
-    options, why = chosen(options.changed(resume=False), network)
+    options, why = chosen(options.changed(resume=False), network, images)
     recipe, settings, _ = resolved_run(options, images, network)
     if why:
         print(why)
