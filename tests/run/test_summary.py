@@ -56,6 +56,7 @@ def test_the_log_has_the_reasons_for_what_was_chosen(photos: Path, tmp_path: Pat
 
 def test_unreadable_images_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     file = tmp_path / "skipped.jsonl"
     assert told_of_skipped(file) == ""
     paths = ("photos/a.jpg", str(tmp_path / "photos" / "a.jpg"))  # the second one is of the resumed run

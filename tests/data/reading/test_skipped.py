@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from dovetail.data.reading.skipped import SkippedLog
@@ -62,3 +63,27 @@ def test_a_line_completed_later_is_not_lost(tmp_path: Path) -> None:
         other.write('pg", "reason": "r"}\n')
     assert not log._read()
     assert log.count == 1
+
+
+def test_an_image_has_one_line_in_every_spelling_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "scan.nii").touch()
+    file = tmp_path / "skipped.jsonl"
+    log = SkippedLog(file, 400)
+    for name in ("photos/a.jpg", "./photos/../photos/a.jpg", "scan.nii#3", "Photos[3]"):
+        log.record(batch_without(name))
+    again = SkippedLog(file, 400)
+    for name in (str(tmp_path / "photos" / "a.jpg"), str(tmp_path / "scan.nii#3"), "Photos[3]"):
+        again.record(batch_without(name))
+    assert named_in(file) == [str(tmp_path / "photos" / "a.jpg"), str(tmp_path / "scan.nii#3"), "Photos[3]"]
+    assert log.count == again.count == 3
+
+
+def test_lines_with_relative_paths_of_older_runs_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    file = tmp_path / "skipped.jsonl"
+    file.write_text('{"path": "photos/a.jpg", "reason": "r"}\n')
+    SkippedLog(file, 400).record(batch_without(str(tmp_path / "photos" / "a.jpg")))
+    assert named_in(file) == ["photos/a.jpg"]

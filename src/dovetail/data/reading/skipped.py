@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,6 +13,7 @@ from dovetail.files.schema import parsed, read_lines
 from dovetail.views.batch import ViewBatch
 
 _FEWEST_TRIED = 32  # too few images say nothing about the rest of the source
+PLACE = r"#\d+$|\[\d+\]$"  # ends the name of an image within a file
 
 
 class Line(TypedDict):
@@ -21,15 +24,24 @@ class Line(TypedDict):
 
 
 def unreadable_in(path: Path) -> set[str]:
-    """Return the absolute paths of the unreadable images in a `skipped.jsonl`.
+    """Return the names of the unreadable images in a `skipped.jsonl`, with absolute paths."""
+    return {absolute(line["path"]) for line in read_lines(path, Line)}
 
-    A resumed run may list an image again, since the run saves absolute paths of its folders.
+
+def absolute(name: str) -> str:
+    """Return the name of an image with an absolute path, so that it has one name in every spelling of its folder.
+
+    Names that are no paths, such as "Photos[3]" of a dataset, are returned unchanged.
     """
-    return {str(Path(line["path"]).absolute()) for line in read_lines(path, Line)}
+    first = re.sub(PLACE, "", Path(name).parts[0]) if name else ""
+    return os.path.abspath(name) if first and Path(first).exists() else name  # noqa: PTH100 - keeps links
 
 
 class SkippedLog:
-    """Writes `skipped.jsonl`: one line {"path", "reason"} per unreadable image. Resumed runs append to it."""
+    """Writes `skipped.jsonl`: one line {"path", "reason"} per unreadable image. Resumed runs append to it.
+
+    Paths are absolute, because a resumed run may spell the folder of its images differently.
+    """
 
     def __init__(self, path: Path | None, num_images: int) -> None:
         """Open the log.
@@ -60,7 +72,7 @@ class SkippedLog:
         used = batch.used.numpy()
         for skipped in batch.skipped:
             self._unreadable.add(skipped.index)
-            self._write(skipped.path, skipped.reason)
+            self._write(absolute(skipped.path), skipped.reason)
         self._tried += int((used >= 0).sum()) + len(batch.skipped)
         num_tried, num_bad = min(self._tried, self._num_images), len(self._unreadable)
         enough = num_tried >= min(_FEWEST_TRIED, self._num_images)
@@ -94,5 +106,5 @@ class SkippedLog:
         for line in (*whole, rest):
             found = parsed(line, Line)
             if found is not None:
-                self._known.add(found["path"])
+                self._known.add(absolute(found["path"]))
         return bool(rest)
