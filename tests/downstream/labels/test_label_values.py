@@ -58,6 +58,32 @@ def test_a_few_numbers_that_never_occur_are_told(tmp_path: Path) -> None:
     assert "Labels found: 0 to 1, 3; 255 is ignored." in found.note
 
 
+def test_masks_of_0_and_255_among_masks_of_classes_are_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pairs(tmp_path, [0, 1, 2, 255])
+    assert "only label 0 and 255" not in open_segmentation(data).note
+    first, second, *_ = sorted((data / "masks").iterdir())
+    binary(first)
+    told = (
+        f"Labels found: 0 to 2; 255 is ignored. {first} has only label 0 and 255, while other masks have classes; if "
+        "255 marks a class there, save it with the number of the class."
+    )
+    assert told in open_segmentation(data).note
+    check_segmentation(data, None, 255)
+    assert told in capsys.readouterr().out
+    binary(second)
+    told = f"2 masks have only label 0 and 255, while other masks have classes (such as {first}); if 255 marks a class"
+    assert told in open_segmentation(data).note
+    check_segmentation(data, 3, 255)
+    assert told in capsys.readouterr().out
+
+
+def binary(path: Path) -> None:
+    """Rewrite a mask with 0 and 255 only."""
+    Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
+
+
 def test_a_label_map_says_what_labels_mean(tmp_path: Path) -> None:
     data = pairs(tmp_path, [0, 128, 255])
     found = open_segmentation(data, label_map=["128:1", "255:2"])

@@ -172,6 +172,9 @@ class SavedMasks(StoredMasks):
         content = self.split.content(index, self.mask)
         return read_mask(f"The mask of {self.split.called(index)}", content, self.label_map)
 
+    def mask_name(self, index: int) -> str:
+        return f"The mask of {self.split.called(index)}"
+
     def files(self) -> list[Path]:
         return self.split.files()
 

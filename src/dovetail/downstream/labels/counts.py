@@ -11,7 +11,7 @@ from torch import Tensor
 from dovetail.downstream.labels.maps import LARGEST
 from dovetail.downstream.labels.mask_sets import StoredMasks
 from dovetail.downstream.progress import progress
-from dovetail.errors import DataError, DovetailError
+from dovetail.errors import DataError, DovetailError, counted
 
 MOST_PER_MASK = 24  # largest average number of labels in a mask; ADE20K, with 150 classes, has 10
 MOST_LISTED = 12
@@ -27,6 +27,7 @@ class LabelCounts:
         ignore_index: Ignored label, or -1 for none.
         per_mask: Average number of labels in a mask.
         place: Location of the masks, such as "in FOLDER".
+        binary: Names of the masks that contain only label 0 and the ignored one.
     """
 
     labels: tuple[int, ...]
@@ -34,6 +35,7 @@ class LabelCounts:
     ignore_index: int
     per_mask: float
     place: str
+    binary: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -42,7 +44,22 @@ class LabelCounts:
 
     def __str__(self) -> str:
         ignored = f"; {self.ignore_index} is ignored" if self.ignored else ""
-        return f"Labels found: {ranges(self.labels) or 'none'}{ignored}."
+        return f"Labels found: {ranges(self.labels) or 'none'}{ignored}.{self.doubt()}"
+
+    def doubt(self) -> str:
+        """Return a sentence on masks of only 0 and the ignored label among masks of classes; empty if there are none.
+
+        Such masks are often binary ones, of another source, whose 255 marks a class.
+        """
+        if not self.binary or max(self.labels, default=0) == 0:
+            return ""
+        one, such = len(self.binary) == 1, self.binary[0]
+        return (
+            f" {such if one else counted(len(self.binary), 'mask')} {'has' if one else 'have'} only label 0 and "
+            f"{self.ignore_index}, while other masks have classes"
+            f"{'' if one else f' (such as {such})'}; if {self.ignore_index} marks a class "
+            f"there, save {'it' if one else 'them'} with the number of the class."
+        )
 
     def check(self, *, classes_given: bool = False) -> None:
         """Raise `DataError` if labels cannot be class numbers: a single one, large gaps, or too many per mask.
@@ -104,14 +121,17 @@ def labels_in(sets: Sequence[StoredMasks], *, skip_faults: bool = False) -> Labe
     ignore = sets[0].ignore_index
     seen: set[int] = set()
     per_mask: list[int] = []
+    binary: list[str] = []
     with progress("counting classes", sum(len(masks) for masks in sets)) as advance:
-        for mask in masks_of(sets, skip_faults=skip_faults):
+        for name, mask in masks_of(sets, skip_faults=skip_faults):
             values = values_in(mask)
+            binary += [name] if values == {0, ignore} else []
             seen |= values
             per_mask.append(len(values - {ignore}))
             advance(1)
     labels = tuple(sorted(seen - {ignore}))
-    return LabelCounts(labels, ignore in seen, ignore, sum(per_mask) / max(len(per_mask), 1), sets[0].place())
+    average = sum(per_mask) / max(len(per_mask), 1)
+    return LabelCounts(labels, ignore in seen, ignore, average, sets[0].place(), tuple(binary))
 
 
 def values_in(mask: Tensor) -> set[int]:
@@ -121,12 +141,12 @@ def values_in(mask: Tensor) -> set[int]:
     return set(torch.bincount(mask.flatten()).nonzero().flatten().tolist())  # counting is faster than sorting
 
 
-def masks_of(sets: Sequence[StoredMasks], *, skip_faults: bool) -> Iterable[Tensor]:
-    """Yield the masks of all datasets."""
+def masks_of(sets: Sequence[StoredMasks], *, skip_faults: bool) -> Iterable[tuple[str, Tensor]]:
+    """Yield the masks of all datasets with their names."""
     for masks in sets:
         for index in range(len(masks)):
             try:
-                yield masks.raw_labels(index)
+                yield masks.mask_name(index), masks.raw_labels(index)
             except DovetailError:
                 if not skip_faults:
                     raise

@@ -203,6 +203,9 @@ class GivenMasks(StoredMasks):
     def raw_labels(self, index: int) -> Tensor:
         return self.mask_of(index, self.items.item(index))
 
+    def mask_name(self, index: int) -> str:
+        return f"The mask of {self.items.called(index)}"
+
     def mask_of(self, index: int, item: Any) -> Tensor:
         """Return the mask [H, W] of an item as int64. Raise `DataError` if it has none, or not of integers."""
         called, value = self.items.called(index), self.items.label(index, item, MASKS, "a mask")

@@ -91,6 +91,10 @@ class StoredMasks(SegmentationSet):
     def raw_labels(self, index: int) -> Tensor:
         """Return a mask [H, W] with the labels of the file, after applying the label map."""
 
+    @abstractmethod
+    def mask_name(self, index: int) -> str:
+        """Return the name of a mask: its path if it has one."""
+
     def labels(self, index: int) -> Tensor:
         """Return a mask [H, W] of classes."""
         return self.raw_labels(index)
@@ -132,6 +136,9 @@ class MaskFiles(StoredMasks):
 
     def raw_labels(self, index: int) -> Tensor:
         return read_mask(self.masks[index], label_map=self.label_map)
+
+    def mask_name(self, index: int) -> str:
+        return str(self.masks[index])
 
     def labels(self, index: int) -> Tensor:
         """Return a mask [H, W], relabelled and checked."""
