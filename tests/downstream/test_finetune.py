@@ -18,6 +18,9 @@ from dovetail.downstream.segment.model import build_segmenter
 from dovetail.downstream.start import chosen_starts, marked, source_of
 from dovetail.errors import DovetailError, WeightsError
 from dovetail.networks import lite0
+from dovetail.networks.build import build_network
+from dovetail.weights.exported import save_exported
+from dovetail.weights.start import begin_from
 from tests.downstream.coco_files import write_coco
 from tests.downstream.labels.test_readers import voc
 from tests.downstream.pictures import COLOURS, class_folder, exported_run, noisy
@@ -161,6 +164,36 @@ def test_a_file_and_another_run_are_starts_that_change_with_their_content(run: P
     wrong = exported_run(tmp_path / "wrong", "timm/test_vit", image_size=64)
     with pytest.raises(WeightsError, match="fits"):
         chosen_starts([str(wrong)], source, target=body)
+
+
+def test_a_start_with_the_weights_of_another_is_left_out(
+    masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder that pre-training kept frozen has the weights that the run started from."""
+    torch.manual_seed(7)
+    network = build_network("timm/tf_efficientnet_lite0+fpn(channels=16)", image_size=64)
+    begin_from(network, "imagenet")
+    normal: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    extra = {"frozen_encoder": "imagenet"}
+    save_exported(network, tmp_path / "exported", method="test", extra=extra, **normal)
+    options = ["--run", str(tmp_path), "--data", str(masks), "--out", str(tmp_path / "out"), "--steps", "1"]
+    options += ["--batch-size", "2", "--crop-size", "32", "--accelerator", "cpu", "--workers", "0", "--start"]
+    kept = f"Pre-training kept the encoder of {tmp_path} frozen, so start encoder has the weights that the run started "
+    assert run_command(["finetune", "segment", *options, "imagenet", "encoder", "all"]) == 0
+    told = capsys.readouterr().out
+    plan = told.partition("2 trials, 2 steps in all.")[0]
+    assert f"{kept}from (imagenet)." in plan
+    left_out = "Start encoder is left out, because it has the same weights as start imagenet."
+    assert left_out in plan
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["setting"]["start"] for row in content["rows"]] == ["imagenet", "all"]
+    assert left_out in content["notes"]
+    assert run_command(["finetune", "segment", *options, "encoder", "all"]) == 0
+    told = capsys.readouterr().out
+    assert kept in told
+    assert "left out" not in told
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["setting"]["start"] for row in content["rows"]] == ["encoder", "all"]
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,8 @@ def test_the_encoder_is_frozen_for_some_epochs_or_for_all(
     for epochs in (0, 0.3, "all"):
         out = tmp_path / str(epochs)
         pretrain(freeze_encoder_epochs=epochs, max_steps=3, out=out)
+        extra = json.loads((out / "exported" / "model.json").read_text())["extra"]
+        assert extra.get("frozen_encoder") == ("random weights" if epochs == "all" else None)
         assert yaml.safe_load((out / "config.yaml").read_text())["freeze_encoder_epochs"] == epochs
         before, after = restore(out).before.model.state_dict(), load_file(out / "exported" / "model.safetensors")
         moved = {name for name, value in after.items() if not torch.equal(value, before[name])}

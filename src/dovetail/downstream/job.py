@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,14 +21,14 @@ from dovetail.downstream.machine import Machine
 from dovetail.downstream.options import FinetuneOptions
 from dovetail.downstream.probe.job import resolved
 from dovetail.downstream.progress import progress
-from dovetail.downstream.start import Source, Start, weights_mark
+from dovetail.downstream.start import OF_A_RUN, Source, Start, weights_mark
 from dovetail.downstream.table.following import Following
 from dovetail.downstream.table.ledger import Fitted, mark_of
 from dovetail.downstream.table.pace import Pace
 from dovetail.downstream.table.results import Results
 from dovetail.downstream.table.trials import Grid, Table, Trial, check_trained, run_trials
 from dovetail.downstream.table.verdict import verdict
-from dovetail.errors import DovetailError, counted
+from dovetail.errors import DovetailError, counted, tell
 
 GLANCED = 32  # number of test images for scores during training
 PICTURED = 4  # number of test images on the page
@@ -101,6 +102,9 @@ def run_plan(
         marks: Values that affect the scores, in addition to options, weights, data and machine.
     """
     out, facts = Path(asked.out), plan.facts()
+    starts, about_starts = distinct_starts(plan, starts, asked.seed)
+    for sentence in about_starts:
+        tell(sentence)
     glance = plan.glancing(GLANCED)
 
     def fit(trial: Trial, keep_in: Path | None) -> Fitted:
@@ -133,9 +137,53 @@ def run_plan(
     table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
     write_examples(out, examples_of(plan, out))
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    told = (*notes, *table.note(), *verdict(table.rows, per_image_of(table)))
+    told = (*notes, *about_starts, *table.note(), *verdict(table.rows, per_image_of(table)))
     details = table.details | {"curves": curves_of(table)}
     return Results(name, table.rows, config, facts, plan.where.device, told, details=details)
+
+
+def distinct_starts(plan: FinetunePlan, starts: Sequence[Start], seed: int) -> tuple[list[Start], list[str]]:
+    """Leave out starts of the run that have the weights of a start without it, since their trials would be the same.
+
+    With an encoder that pre-training kept frozen, "encoder" has the weights that the run started from, such as
+    "imagenet".
+
+    Returns:
+        The remaining starts, and sentences on the starts that have such weights.
+    """
+    told = []
+    began_from = plan.source.frozen_encoder_from()
+    if "encoder" in starts and began_from is not None:
+        told.append(
+            f"Pre-training kept the encoder of {plan.source.run} frozen, so start encoder has the weights that the run "
+            f"started from ({began_from})."
+        )
+    own = [start for start in starts if start in OF_A_RUN]
+    others = [start for start in starts if start not in OF_A_RUN and start != "random"]
+    if not own or not others:
+        return list(starts), told
+
+    def mark(start: Start) -> str:
+        torch.manual_seed(seed)
+        _, target = plan.model()
+        plan.source.load(target, start)
+        return content_mark(target)
+
+    known = {mark(start): start for start in others}
+    twins = {start: known[found] for start in own if (found := mark(start)) in known}
+    told += [
+        f"Start {start} is left out, because it has the same weights as start {other}."
+        for start, other in twins.items()
+    ]
+    return [start for start in starts if start not in twins], told
+
+
+def content_mark(model: nn.Module) -> str:
+    """Return a hash of all weights and buffers of a model."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def examples_of(plan: FinetunePlan, out: Path) -> list[Example]:

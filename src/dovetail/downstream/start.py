@@ -126,6 +126,11 @@ class Source:
             info = {"encoder_prefix": parts.encoder_prefix, "decoder_prefixes": list(parts.decoder_prefixes)}
         return Exported(network.model.state_dict(), {**info, "untrained": []}, Path("the ImageNet weights"))
 
+    def frozen_encoder_from(self) -> str | None:
+        """Return the weights that the run's encoder started from if pre-training kept it frozen, otherwise None."""
+        found = {} if self.run is None else read_exported(self.run).info.get("extra", {})
+        return str(found["frozen_encoder"]) if "frozen_encoder" in found else None
+
     def fits_decoder(self, model: nn.Module) -> bool:
         """Return whether the run's decoder fits `model`, by names and shapes."""
         if self.run is None or not self.has_decoder:

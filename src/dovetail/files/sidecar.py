@@ -26,6 +26,7 @@ class Extra(TypedDict):
     """Values added by a run. Other fields are allowed."""
 
     value_range: NotRequired[Annotated[list[float], Meta(min_length=2, max_length=2)]]
+    frozen_encoder: NotRequired[str]  # the weights of an encoder that was frozen for the whole run
 
 
 class PartPaths(TypedDict):

@@ -26,4 +26,8 @@ def save_run(learner: Learner, options: PretrainOptions, folder: Path, *, steps:
     extra: dict[str, Any] = {"model": options.model if isinstance(options.model, str) else None, "steps": steps}
     if options.value_range:
         extra["value_range"] = list(options.value_range)
+    frozen, epochs = options.freeze_encoder_epochs, options.epochs
+    if frozen == "all" or (not isinstance(frozen, str) and not isinstance(epochs, str) and epochs <= frozen):
+        own = "random weights" if isinstance(options.model, str) else "those of the module"
+        extra["frozen_encoder"] = options.init or own
     save_exported(network, folder, method=options.method, extra=extra, mean=mean, std=std)
