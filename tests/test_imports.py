@@ -144,7 +144,36 @@ for words in ("pretrain --data fotos --out o --model m", "pretrain --data . --kn
         assert run(words.split()) == 2
     wanted = "did you mean 'runs/wheat'?" if "/w" in words else "There is no file or folder 'fotos'"
     assert wanted in err.getvalue(), err.getvalue()
-print([name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules])
+os.makedirs("empty"); os.makedirs("full/runs"); open("full/a.txt", "w").close()
+a_run = "pretrain --data full --out o --model"
+for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/resnet18'?"),
+                      (f"{a_run} timm/resnett50+fpn", "did you mean 'timm/resnet50+fpn'?"),
+                      (f"{a_run} resnet50", "did you mean 'timm/resnet50'?"),
+                      ("show decon-sl --model smp/unet/resnett18", "did you mean 'smp/unet/resnet18'?"),
+                      ("finetune segment --data full --model smp/unett/resnet18", "did you mean 'smp/unet/resnet18'?"),
+                      ("pretrain --model smp/unet/resnet18 --out o", "--data is missing"),
+                      ("pretrain --data full --out o", "--model is missing"),
+                      ("pretrain --data full --model smp/unet/resnet18", "--out is missing"),
+                      ("pretrain --data empty --model smp/unet/resnet18 --out o", "'empty' contains no files"),
+                      ("pretrain --data empty --model smp/unet/resnet18 --out full", "full is not empty"),
+                      ("pretrain --out empty --resume", "empty contains no run to resume"),
+                      ("try --data full --labels full", "out is missing"),
+                      ("finetune segment --run full", "--data is missing"),
+                      ("evaluate dense --data full", "--run is missing")):
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run(words.split()) == 2
+    assert wanted in err.getvalue(), err.getvalue()
+heavy = [name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules]
+class Noting(io.StringIO):
+    def write(self, text):
+        if text.startswith("Loading PyTorch"):
+            heavy.extend({"torch"} & {*sys.modules})
+        return super().write(text)
+with contextlib.redirect_stderr(Noting()) as err:
+    assert run("export --run full --format timm --to o".split()) == 2
+assert err.getvalue().startswith("Loading PyTorch"), err.getvalue()
+assert "torch" in sys.modules
+print(heavy)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,8 @@ from typing import Any, Literal, NoReturn
 from dovetail import __version__
 from dovetail.errors import DovetailError, OptionsError, printable, unknown_name
 from dovetail.files.missing import refuse_missing
-from dovetail.options import Options, body, options_class
+from dovetail.networks.known import refuse_unknown
+from dovetail.options import AUTO, Options, body, options_class
 from dovetail.output import drop_standard_output, outliving_readers
 from dovetail.parsing import joined, make_parser, underscored
 
@@ -34,16 +35,20 @@ class Verb:
         function: Name of the function.
         summary: One-line description for `--help`.
         options_at: Module and name of its options class, if the function's module is slow to import.
+        early: Module and name of a function that checks the options before PyTorch is imported.
         reads_config: Whether the command has --config.
         only_prints: Whether the command only prints.
+        slow: Whether the command imports PyTorch, which takes seconds.
     """
 
     module: str
     function: str
     summary: str
     options_at: str = ""
+    early: str = ""
     reads_config: bool = False
     only_prints: bool = False
+    slow: bool = True
 
     def load(self) -> Callable[..., Any]:
         """Import the module and return the function."""
@@ -54,11 +59,26 @@ class Verb:
         """Return the options class without importing heavy modules."""
         if not self.options_at:
             return options_class(self.load())
-        module, _, name = self.options_at.partition(":")
-        found: type[Options] = getattr(importlib.import_module(module), name)
+        found: type[Options] = imported(self.options_at)
         return found
 
+    def check_early(self, options: Options) -> None:
+        """Raise `DovetailError` for options that can be refused without importing PyTorch."""
+        refuse_missing(options)
+        model = vars(options).get("model")
+        if isinstance(model, str) and model != AUTO:
+            refuse_unknown(model)
+        if self.early:
+            imported(self.early)(options)
 
+
+def imported(path: str) -> Any:
+    """Return the object at "module:name"."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+OF_EVALUATE = "dovetail.downstream.evaluate:check_early"
 OF_REPORT = "dovetail.report.options:"
 
 VERBS: dict[str, Verb] = {
@@ -67,10 +87,14 @@ VERBS: dict[str, Verb] = {
         "pretrain",
         "pre-train a model on unlabelled images",
         "dovetail.run.options:PretrainOptions",
+        "dovetail.run.early:check_early",
         reads_config=True,
     ),
     "try": Verb(
-        "dovetail.tryout.job", "try_out", "measure the gain from pre-training on your images within a time budget"
+        "dovetail.tryout.job",
+        "try_out",
+        "measure the gain from pre-training on your images within a time budget",
+        early="dovetail.tryout.job:check_early",
     ),
     "prepare": Verb("dovetail.data.shards.prepare", "prepare", "write images as WebDataset shards"),
     "export": Verb("dovetail.run.export", "export", "export the weights of a run for another library"),
@@ -78,13 +102,22 @@ VERBS: dict[str, Verb] = {
         "dovetail.run.show", "show", "print the recipe of a method, published or as in a run", only_prints=True
     ),
     "evaluate knn": Verb(
-        "dovetail.downstream.evaluate", "evaluate_knn", "evaluate frozen features with nearest neighbours"
+        "dovetail.downstream.evaluate",
+        "evaluate_knn",
+        "evaluate frozen features with nearest neighbours",
+        early=OF_EVALUATE,
     ),
     "evaluate linear": Verb(
-        "dovetail.downstream.evaluate", "evaluate_linear", "evaluate frozen features with a linear classifier"
+        "dovetail.downstream.evaluate",
+        "evaluate_linear",
+        "evaluate frozen features with a linear classifier",
+        early=OF_EVALUATE,
     ),
     "evaluate dense": Verb(
-        "dovetail.downstream.evaluate", "evaluate_dense", "evaluate frozen feature maps on labelled pixels"
+        "dovetail.downstream.evaluate",
+        "evaluate_dense",
+        "evaluate frozen feature maps on labelled pixels",
+        early=OF_EVALUATE,
     ),
     "embed": Verb(
         "dovetail.report.embedding", "embed", "write one feature vector per image", OF_REPORT + "EmbedOptions"
@@ -116,14 +149,21 @@ VERBS: dict[str, Verb] = {
         "draw the nearest neighbours of images",
         OF_REPORT + "NeighboursOptions",
     ),
-    "finetune classify": Verb("dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification"),
-    "finetune detect": Verb(
-        "dovetail.downstream.finetune", "finetune_detect", "fine-tune for object detection and instance segmentation"
+    "finetune classify": Verb(
+        "dovetail.downstream.finetune", "finetune_classify", "fine-tune for classification", early=OF_EVALUATE
     ),
-    "finetune segment": Verb("dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation"),
+    "finetune detect": Verb(
+        "dovetail.downstream.finetune",
+        "finetune_detect",
+        "fine-tune for object detection and instance segmentation",
+        early=OF_EVALUATE,
+    ),
+    "finetune segment": Verb(
+        "dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation", early=OF_EVALUATE
+    ),
     "predict": Verb("dovetail.downstream.predict", "predict", "write the predictions of a fine-tuned model for images"),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
-    "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True),
+    "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True, slow=False),
     "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True),
 }
 
@@ -247,7 +287,9 @@ def call(name: str, arguments: list[str]) -> int:
     if "recipe" in given:
         given["recipe"] = chosen_options(parser, given["recipe"], arguments, whole=whole)
     asked = options.given(given, from_file=from_file)
-    refuse_missing(asked)
+    VERBS[name].check_early(asked)
+    if VERBS[name].slow and "torch" not in sys.modules:
+        print("Loading PyTorch …", file=sys.stderr, flush=True)
     result = body(VERBS[name].load())(asked)
     if isinstance(result, str):
         print(result)

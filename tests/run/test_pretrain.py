@@ -23,7 +23,7 @@ from dovetail.data.reading.values import values_within
 from dovetail.downstream.machine import machine
 from dovetail.networks import lite0
 from dovetail.networks.construct import construct
-from dovetail.networks.smp import ARCHITECTURES as SMP
+from dovetail.networks.known import ARCHITECTURES as SMP
 from dovetail.report.embedding import embeddings_of
 from dovetail.run.restored import restore
 from tests.train.test_loggers import Unreachable

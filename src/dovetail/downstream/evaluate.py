@@ -71,6 +71,14 @@ def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
     )
 
 
+def check_early(options: MeasureOptions) -> None:
+    """Raise `OptionsError` without a dataset or a model. The command line calls it before PyTorch is imported."""
+    if isinstance(options.data, str) and not options.data:
+        raise OptionsError("--data is missing; specify a labelled dataset.")
+    if options.run is None and options.model is None and not options.check:
+        raise OptionsError("--run is missing; specify a pre-training run, or a --model with random weights.")
+
+
 OptionsT = TypeVar("OptionsT", bound=MeasureOptions)
 
 
@@ -96,8 +104,7 @@ def measured(
     from dovetail.files.writable import check_writable
 
     refuse_code_in_file(options)
-    if isinstance(options.data, str) and not options.data:
-        raise OptionsError("--data is missing; specify a labelled dataset.")
+    check_early(options)
     run_values = values_of_run(options.run) if options.run is not None else ()
     with values_within(options.value_range or run_values):
         if options.check:  # nothing is written

@@ -18,13 +18,13 @@ from dovetail.errors import ModelError, OptionsError, unknown_name
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_options
 from dovetail.networks.initialise import initialise
+from dovetail.networks.known import ARCHITECTURES, TORCHVISION, closest, unknown_model, unknown_timm, without_library
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork, Paths
-from dovetail.networks.smp import ARCHITECTURES, SmpNetwork, build_smp, wrap_smp
-from dovetail.networks.suggest import closest, library_of, timm_like, unknown_model
+from dovetail.networks.smp import SmpNetwork, build_smp, wrap_smp
 from dovetail.networks.timm_cnn import TimmNetwork
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm, is_timm_name, parse_model
-from dovetail.networks.torchvision_models import MODELS, build_torchvision, is_torchvision, wrap_torchvision
+from dovetail.networks.torchvision_models import build_torchvision, is_torchvision, wrap_torchvision
 from dovetail.networks.vit import build_vit, is_vit
 from dovetail.networks.vit_dpt import DPTNetwork, gives_tokens
 from dovetail.networks.vit_fpn import ViTFPN, build_vit_fpn
@@ -115,13 +115,8 @@ def _by_name(model: str, *, in_channels: int, image_size: Size) -> Network:
             return _with_tokens(build_smp(architecture, encoder, in_channels=in_channels, image_size=image_size))
         case "torchvision":
             return build_torchvision(rest, in_channels=in_channels, image_size=image_size)
-        case _ if (full := library_of(model, ARCHITECTURES, MODELS)) is not None:
-            raise unknown_model(model, full)
         case _:
-            raise ModelError(
-                f"Unknown model {model!r}; use 'timm/<name>', 'timm/<name>+fpn', 'smp/<architecture>/<encoder>' "
-                "or 'torchvision/<name>'."
-            )
+            raise without_library(model)
 
 
 def _by_call(call: str, *, in_channels: int, image_size: Size) -> Network:
@@ -154,8 +149,7 @@ def _build_timm(named: TimmName, *, in_channels: int, image_size: Size) -> Netwo
     if not timm.is_model(named.name):
         if named.options or named.decoder_options:  # a complete suggestion would lose them
             raise unknown_name("timm model", named.name, timm.list_models(), error=ModelError)
-        close, decoder = timm_like(named.name), f"+{named.decoder}" if named.plus else ""
-        raise unknown_model(f"timm/{named.name}{decoder}", close and f"timm/{close}{decoder}")
+        raise unknown_timm(named.name, f"+{named.decoder}" if named.plus else "")
     if named.plus and named.decoder not in DECODERS:
         similar = closest(named.decoder, DECODERS)
         if similar is not None and not named.options and not named.decoder_options:
@@ -224,6 +218,6 @@ def list_models(pattern: str = "*") -> list[str]:
     names += [f"timm/vit_small_patch16_224+{decoder}" for decoder in ("fpn", "fpn-bias")]
     names += [f"smp/{key}/{encoder}" for key in ARCHITECTURES if key != "dpt" for encoder in encoders]
     names += [f"smp/dpt/tu-{name}" for name in timm.list_models("vit_*")]
-    names += [f"torchvision/{name}" for name in MODELS]
+    names += [f"torchvision/{name}" for name in TORCHVISION]
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     return [name for name in names if fnmatch.fnmatch(name, wanted)]

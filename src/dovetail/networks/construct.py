@@ -14,9 +14,8 @@ import torchvision
 from torch import nn
 
 from dovetail.errors import DovetailError, ModelError
+from dovetail.networks.known import ARCHITECTURES, TORCHVISION
 from dovetail.networks.network import Construction
-from dovetail.networks.smp import ARCHITECTURES
-from dovetail.networks.torchvision_models import MODELS
 from dovetail.sizes import Size
 
 OWN = ("dovetail.networks.decoders", "dovetail.networks.vit_fpn")
@@ -120,7 +119,7 @@ def _function(path: str) -> Callable[..., Any] | None:
     if module == "smp" and name in ARCHITECTURES.values():
         architecture: Callable[..., Any] = getattr(smp, name)
         return architecture
-    if name in MODELS and module == f"torchvision.models.{MODELS[name]}":
+    if name in TORCHVISION and module == f"torchvision.models.{TORCHVISION[name]}":
         builder: Callable[..., Any] = torchvision.models.get_model_builder(name)
         return builder
     if module in OWN and not name.startswith("_"):

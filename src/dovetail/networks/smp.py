@@ -18,28 +18,10 @@ from torch import Tensor, nn
 
 from dovetail.errors import ModelError
 from dovetail.networks.decoders import size_options
+from dovetail.networks.known import ARCHITECTURES, unknown_architecture, unknown_encoder
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import INPUT, Stages, TwoPartNetwork, is_map, record
-from dovetail.networks.suggest import closest, smp_like, unknown_model
 from dovetail.sizes import Size
-
-ARCHITECTURES: Mapping[str, str] = {
-    name.lower(): name
-    for name in (
-        "Unet",
-        "UnetPlusPlus",
-        "MAnet",
-        "Linknet",
-        "FPN",
-        "PSPNet",
-        "PAN",
-        "DeepLabV3",
-        "DeepLabV3Plus",
-        "UPerNet",
-        "Segformer",
-        "DPT",
-    )
-}
 
 # Modules of each decoder whose outputs are taps, in the order they run; the output of the decoder comes last.
 _STAGES: Mapping[str, Callable[[Any], list[nn.Module]]] = {
@@ -124,8 +106,7 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
         image_size: Side of the images, or (height, width), for a trial run.
     """
     if architecture.lower() not in ARCHITECTURES:
-        close = closest(architecture, ARCHITECTURES)
-        raise unknown_model(f"smp/{architecture}/{encoder}", close and f"smp/{close}/{encoder}")
+        raise unknown_architecture(architecture, encoder)
     class_name = ARCHITECTURES[architecture.lower()]
     if class_name == "DPT" and not encoder.startswith("tu-"):
         encoder = f"tu-{encoder}"
@@ -145,8 +126,7 @@ def build_smp(architecture: str, encoder: str, *, in_channels: int, image_size: 
 def _check_encoder(architecture: str, encoder: str) -> None:
     timms = timm.is_model(encoder.removeprefix("tu-"))
     if not timms if encoder.startswith("tu-") else encoder not in smp.encoders.get_encoder_names():
-        close = smp_like(architecture.lower(), encoder)
-        raise unknown_model(f"smp/{architecture}/{encoder}", close and f"smp/{architecture}/{close}")
+        raise unknown_encoder(architecture, encoder)
 
 
 def wrap_smp(model: SegmentationModel, *, in_channels: int, image_size: Size) -> SmpNetwork:

@@ -6,7 +6,7 @@ that BatchNorm is trained and no layer is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch.nn.functional as F
 import torchvision
@@ -18,34 +18,12 @@ from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 
 from dovetail.errors import ModelError
 from dovetail.networks.decoders import fpn_levels
+from dovetail.networks.known import TORCHVISION, unknown_torchvision
 from dovetail.networks.network import Construction
 from dovetail.networks.staged import Stages, TwoPartNetwork, run_children
-from dovetail.networks.suggest import closest, unknown_model
 from dovetail.sizes import Size
 
 LRASPP_DECODER = ("classifier.cbr.", "classifier.scale.")
-
-# Name -> submodule of torchvision.models.
-MODELS: Mapping[str, str] = {
-    "fcn_resnet50": "segmentation",
-    "fcn_resnet101": "segmentation",
-    "deeplabv3_resnet50": "segmentation",
-    "deeplabv3_resnet101": "segmentation",
-    "deeplabv3_mobilenet_v3_large": "segmentation",
-    "fasterrcnn_resnet50_fpn": "detection",
-    "fasterrcnn_resnet50_fpn_v2": "detection",
-    "maskrcnn_resnet50_fpn": "detection",
-    "maskrcnn_resnet50_fpn_v2": "detection",
-    "lraspp_mobilenet_v3_large": "segmentation",
-    "fasterrcnn_mobilenet_v3_large_fpn": "detection",
-    "fasterrcnn_mobilenet_v3_large_320_fpn": "detection",
-    "fcos_resnet50_fpn": "detection",
-    "keypointrcnn_resnet50_fpn": "detection",
-    "ssd300_vgg16": "detection",
-    "ssdlite320_mobilenet_v3_large": "detection",
-    "retinanet_resnet50_fpn": "detection",
-    "retinanet_resnet50_fpn_v2": "detection",
-}
 
 
 class TorchvisionSegmentation(TwoPartNetwork):
@@ -188,16 +166,15 @@ def build_torchvision(name: str, *, in_channels: int, image_size: Size) -> TwoPa
     Raises:
         ModelError: If the name is unknown or the images do not have 3 channels.
     """
-    if name not in MODELS:
-        close = closest(name, MODELS)
-        raise unknown_model(f"torchvision/{name}", close and f"torchvision/{close}")
+    if name not in TORCHVISION:
+        raise unknown_torchvision(name)
     if in_channels != 3:
         raise ModelError(
             f"torchvision's models need 3 channels, got {in_channels}; replace the first convolution and pass the "
             "module."
         )
     kwargs = {"weights": None, "weights_backbone": None}
-    construction = Construction(f"torchvision.models.{MODELS[name]}.{name}", dict(kwargs))
+    construction = Construction(f"torchvision.models.{TORCHVISION[name]}.{name}", dict(kwargs))
     model = torchvision.models.get_model(name, **kwargs)
     return wrap_torchvision(model, construction=construction, in_channels=in_channels, image_size=image_size)
 

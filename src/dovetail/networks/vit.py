@@ -29,9 +29,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dovetail.errors import ModelError, unknown_name
 from dovetail.heads.base import Kind
+from dovetail.networks.known import unknown_timm
 from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
-from dovetail.networks.suggest import timm_like, unknown_model
 from dovetail.networks.timm_names import CREATE, TimmName, create_timm
 from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 from dovetail.networks.vit_embed import embed, patch_px
@@ -291,8 +291,7 @@ def _class_of(name: str, entrypoint: Callable[..., nn.Module]) -> type[nn.Module
 def check_name(name: str) -> None:
     """Raise `ModelError` unless `name` is a timm ViT."""
     if not timm.is_model(name):
-        close = timm_like(name)
-        raise unknown_model(f"timm/{name}", close and f"timm/{close}")
+        raise unknown_timm(name, "")
     if not is_vit(name):
         raise ModelError(
             f"{name} is a {class_of(name).__name__}, which supports neither masks nor query tokens; choose one of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -39,7 +38,8 @@ from dovetail.recipes.registry import name_of
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.budget import Cost, planned
 from dovetail.run.choose import chosen
-from dovetail.run.folder import CONFIG, STREAM, Run, check_out, empty, refuse_sources_in
+from dovetail.run.early import begun_before, is_first_process, requeued
+from dovetail.run.folder import STREAM, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
 from dovetail.run.online import dense_of, knn_of, report_of
 from dovetail.run.options import PretrainOptions
@@ -87,8 +87,7 @@ def pretrain(options: PretrainOptions) -> Run:
     if options.typed("method"):
         options = options.changed(method=name_of(options.method))
     refuse_other_spellings(options, options.recipe)
-    again = requeued() and (Path(options.out) / CONFIG).is_file()  # SLURM repeats the command, with --overwrite
-    if again:
+    if begun_before(options.out):  # the command may have --overwrite
         options = options.changed(resume=True, overwrite=False)
     first = is_first_process()
     how = {"overwrite": options.overwrite, "resume": options.resume}
@@ -180,8 +179,9 @@ def images_needed(options: PretrainOptions) -> int | None:
         DovetailError: The model, the recipe or the settings are invalid.
     """
     network = network_for(options)
-    options, _ = chosen(options, network)
-    recipe, settings, _ = resolved_run(options, Images(MANY_IMAGES), network)
+    images = Images(MANY_IMAGES)
+    options, _ = chosen(options, network, images)
+    recipe, settings, _ = resolved_run(options, images, network)
     check_views(recipe, network, settings)
     check_needs(recipe.views, options.masks)
     return None if options.max_steps is None else options.max_steps * settings.global_batch
@@ -355,14 +355,3 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
     checkpoints.prune()
     tell(told_of_checkpoint(checkpoints.last))
     tell(next_steps(out, config.init))
-
-
-def requeued() -> bool:
-    """Return whether SLURM has requeued this job, which repeats its first command."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-
-
-def is_first_process() -> bool:
-    """Return whether this is the first process of a distributed run, which creates the folder."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0

@@ -27,6 +27,11 @@ BEST = 2  # number of starts to fine-tune in addition to the one without pre-tra
 FROZEN = ("encoder", "decoder")
 
 
+def check_early(options: TryOptions) -> None:
+    """Raise `DovetailError` for missing options. The command line calls it before PyTorch is imported."""
+    options.check_complete()
+
+
 @takes(TryOptions)
 def try_out(options: TryOptions) -> Results:
     """Measure within a time budget whether pre-training is worth it on your images, and which method is best.
