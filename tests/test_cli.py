@@ -96,6 +96,10 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
     [
         (["pretran"], "There is no command 'pretran'; did you mean 'pretrain'?"),
         (["show", "--run", "runs/a"], "There is no option '--run'; see --help."),
+        (["finetune", "segment", "--image-size", "64"], "no option '--image-size'; did you mean '--crop-size'?"),
+        (["finetune", "detect", "--crop-size", "64"], "no option '--crop-size'; did you mean '--image-size'?"),
+        (["pretrain", "--steps", "64"], "no option '--steps'; did you mean '--max-steps'?"),
+        (["finetune", "classify", "--learning-rate=1"], "no option '--learning-rate=1'; did you mean '--lr'?"),
         (["pretrain", "--epohs", "3"], "There is no option '--epohs'; did you mean '--epochs'?"),
         (["pretrain", "--method", "decon-sk"], "There is no method 'decon-sk'; did you mean 'decon-sl'?"),
         (["pretrain", "--recipe.alhpa", "0.3"], "did you mean '--recipe.alpha'?"),
@@ -157,6 +161,7 @@ def test_options_count_that_name_the_default(monkeypatch: pytest.MonkeyPatch, tm
     given: list[dict[str, Any]] = []
     noting = keeping(VERBS["pretrain"], given)
     monkeypatch.setattr(Verb, "load", lambda *_: noting)
+    monkeypatch.setattr(Verb, "check_early", lambda *_: None)  # these options are not those of a whole run
     config = tmp_path / "config.yaml"
     config.write_text(
         "method: slotcon\nseed: 0\nimage_size: 96\nrecipe: {prototypes: 9, hidden: 4096, image_size: 96}\n"

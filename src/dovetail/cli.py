@@ -65,11 +65,11 @@ class Verb:
     def check_early(self, options: Options) -> None:
         """Raise `DovetailError` for options that can be refused without importing PyTorch."""
         refuse_missing(options)
+        if self.early:
+            imported(self.early)(options)
         model = vars(options).get("model")
         if isinstance(model, str) and model != AUTO:
             refuse_unknown(model)
-        if self.early:
-            imported(self.early)(options)
 
 
 def imported(path: str) -> Any:

@@ -24,7 +24,7 @@ import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args
 
@@ -146,7 +146,8 @@ class Options:
         infos = option_infos(cls)
         for name in values:
             if name not in infos:
-                raise unknown_name("option", name, infos)
+                meant = same_meaning(name, infos)
+                raise unknown_name("option", name, infos if meant is None else [meant])
         for name, info in infos.items():
             if info.required and name not in values:
                 raise OptionsError(f"{name} is missing; specify it with --{name.replace('_', '-')}.")
@@ -193,6 +194,33 @@ class Options:
         object.__setattr__(self, "_named", frozenset(named))
         object.__setattr__(self, "_from_file", frozenset(from_file))
         return self
+
+
+# Names that other commands and libraries have for the same thing.
+MEANINGS = (
+    ("image_size", "crop_size", "img_size", "input_size", "imgsz", "resolution", "size"),
+    ("max_steps", "steps", "iterations", "num_steps", "max_iter"),
+    ("lr", "learning_rate", "base_lr"),
+    ("batch_size", "batch", "global_batch_size"),
+    ("workers", "num_workers"),
+    ("accelerator", "device", "gpu", "gpus"),
+    ("out", "output", "output_dir", "save_dir", "to"),
+    ("data", "dataset", "data_dir", "images"),
+    ("init", "pretrained", "weights"),
+    ("seeds", "repetitions", "num_seeds"),
+    ("classes", "num_classes"),
+)
+
+
+def same_meaning(name: str, known: Iterable[str]) -> str | None:
+    """Return the option that has the meaning of an unknown one.
+
+    >>> same_meaning("image_size", ["batch_size", "crop_size"])
+    'crop_size'
+    """
+    choices = [*known]
+    group = next((one for one in MEANINGS if name in one), ())
+    return next((one for one in group if one in choices), None)
 
 
 def option_infos(options: type[Options]) -> Mapping[str, OptionInfo]:

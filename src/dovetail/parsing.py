@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from dovetail.errors import DovetailError, OptionsError
 from dovetail.files.options_file import read_options_file
 from dovetail.names import types_of
-from dovetail.options import AUTO, Options, option_infos, positional_in
+from dovetail.options import AUTO, Options, option_infos, positional_in, same_meaning
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -60,7 +60,7 @@ def make_parser(
         from dovetail.recipes.registry import name_of
 
         first = positional_values(positional, arguments)
-        typed = name_of(first["method"]) if "method" in first else None
+        typed = name_of(first["method"]) if "method" in first and not is_run(first["method"]) else None
         add_recipe_options(parser, typed or method_in(arguments, options.default_of("method")))
     return parser
 
@@ -162,6 +162,19 @@ def hyphened(option: str) -> str:
     return option.replace("_", "-")
 
 
+def is_run(method: Any) -> bool:
+    """Return whether the method of `dovetail show` is a folder, such as that of a run, and not a method's name."""
+    from dovetail.recipes.table import parse
+
+    if not isinstance(method, str | Path) or not Path(method).is_dir():
+        return False
+    try:
+        parse(str(method))
+    except DovetailError:
+        return True
+    return False
+
+
 def positional_values(names: Sequence[str], arguments: list[str]) -> dict[str, str]:
     """Return the first positional argument by name, guessed before parsing.
 
@@ -251,7 +264,9 @@ def unknown_option(name: str, known: list[str]) -> str:
     if others:
         return f"The method has no option {hyphened(name)!r}; it is an option of {others}."
     plain = {one.removeprefix("--"): one for one in known}  # the dashes would make short names similar
-    close = difflib.get_close_matches(option.removeprefix("--"), plain, n=1, cutoff=0.5)
+    asked = option.removeprefix("--")
+    meant = same_meaning(asked, plain)
+    close = [meant] if meant is not None else difflib.get_close_matches(asked, plain, n=1, cutoff=0.5)
     hint = f"did you mean {hyphened(plain[close[0]])!r}?" if close else "see --help."
     return f"There is no option {hyphened(name)!r}; {hint}"
 

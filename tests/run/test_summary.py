@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import dovetail
+from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError, Interrupted
 from dovetail.report.page import unreadable
 from dovetail.run import timing
@@ -63,6 +65,32 @@ def test_unreadable_images_are_counted_once(tmp_path: Path, monkeypatch: pytest.
     file.write_text("".join(json.dumps({"path": path, "reason": "torn"}) + "\n" for path in paths))
     assert told_of_skipped(file) == f"\n1 image could not be read and was skipped; see {file}."
     assert unreadable(tmp_path) == "1 unreadable (see skipped.jsonl)"
+
+
+def test_show_prints_what_a_run_used(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(out=tmp_path / "run", method="densecl", max_steps=1)
+    capsys.readouterr()
+    assert run_command(["show", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"densecl on timm/test_resnet+fpn(channels=16) in {tmp_path / 'run'}\n")
+    assert (tmp_path / "run" / "recipe.txt").read_text().rstrip() in told
+    options = yaml.safe_load(told.partition("config.yaml:\n")[2])
+    assert options == yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert run_command(["show", str(tmp_path)]) == 2
+    assert "contains no run (config.yaml is missing); specify a run folder or a method" in capsys.readouterr().err
+    assert run_command(["show", str(tmp_path / "run"), "--preset", "small"]) == 2
+    assert "omit the other options" in capsys.readouterr().err
+
+
+def test_a_method_is_shown_though_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "simclr").mkdir()
+    assert run_command(["show", "simclr", "--model", "timm/test_resnet"]) == 0
+    assert "simclr on timm/test_resnet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("init", "starts"), [("imagenet", "imagenet all"), (None, "random all")])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from dovetail.errors import OptionsError, RunError, tell
 from dovetail.options import AUTO, option, takes
+from dovetail.parsing import is_run
 from dovetail.recipes.registry import name_of
 from dovetail.recipes.show import recipe_tables, show_published, standing_model, wide_console
 from dovetail.recipes.spelling import refuse_other_spellings
+from dovetail.run.folder import CONFIG, RECIPE, read_config
 from dovetail.run.options import PretrainOptions
 
 ASSUMED_IMAGES = 1000
@@ -22,7 +26,7 @@ class ShowOptions(PretrainOptions):
     method: Any = option(
         AUTO,
         "Name of the method, such as decon-sl, decon-ml-densecl, slotcon, or package.module:function. auto chooses "
-        "the method as `dovetail pretrain` does.",
+        "the method as `dovetail pretrain` does. Or the folder of a run, to print what it used.",
         positional=True,
     )
 
@@ -31,19 +35,39 @@ class ShowOptions(PretrainOptions):
 def show(options: ShowOptions) -> None:
     """Print the recipe of a method: terms, taps, heads, weights, views, schedules, optimiser.
 
-    With a method and no options of a run, the published recipe is printed. Otherwise the recipe is resolved as by
-    `dovetail pretrain` with the same options, including method, preset, view size, length and batch size. If `data` is
-    specified, the choices depend on its number of images.
+    With the folder of a run, its recipe and options are printed. With a method and no options of a run, the published
+    recipe is printed. Otherwise the recipe is resolved as by `dovetail pretrain` with the same options, including
+    method, preset, view size, length and batch size. If `data` is specified, the choices depend on its number of
+    images.
 
     Raises:
-        DovetailError: `pretrain` would reject the options before its first step.
+        DovetailError: The folder contains no run, or `pretrain` would reject the options before its first step.
     """
+    if is_run(options.method):
+        if options.named != {"method"}:
+            raise OptionsError(f"{options.method} is a folder, whose run is printed as it was; omit the other options.")
+        show_folder(Path(options.method))
+        return
     refuse_other_spellings(options, options.recipe)
     options = options.changed(method=name_of(options.method))
     if options.method != AUTO and options.named <= OF_THE_METHOD:
         show_published(options)
     else:
         show_run(options)
+
+
+def show_folder(folder: Path) -> None:
+    """Print the recipe and the options that a run used."""
+    import yaml
+
+    config = read_config(folder) if (folder / CONFIG).is_file() else None
+    if config is None:
+        raise RunError(f"{folder} contains no run ({CONFIG} is missing); specify a run folder or a method.")
+    tell(f"{config.get('method')} on {config.get('model') or 'a module'} in {folder}\n")
+    if (folder / RECIPE).is_file():
+        tell((folder / RECIPE).read_text(encoding="utf-8", errors="replace").rstrip())
+    tell(f"\nOptions, from {folder / CONFIG}:\n")
+    tell(yaml.safe_dump(config, sort_keys=False).rstrip())
 
 
 def show_run(options: PretrainOptions) -> None:
