@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
@@ -93,6 +94,11 @@ def test_it_is_among_the_methods_and_needs_a_decoder() -> None:
         build(METHOD, build_network("timm/test_resnet", image_size=64).taps, {})
 
 
+def momenta(run: Path) -> list[float | None]:
+    """Return the momentum of the teacher in the log of a run."""
+    return [json.loads(line)["teacher_momentum"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_run_says_when_its_targets_are_worth_little(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"data": folder_of(tmp_path / "photos", 8), "model": CNN, "method": METHOD, "image_size": 64}
     options |= {"batch_size": 4, "max_steps": 2, "workers": 0, "report_every_minutes": 0.0, "precision": "32-true"}
@@ -100,9 +106,11 @@ def test_a_run_says_when_its_targets_are_worth_little(tmp_path: Path, caplog: py
         dovetail.pretrain(**options, out=tmp_path / "moving")
     assert "this encoder has random weights" in caplog.text
     assert "so the targets change" in caplog.text
+    assert all(momentum is not None for momentum in momenta(tmp_path / "moving"))
     caplog.clear()
     dovetail.pretrain(**options, out=tmp_path / "still", init=str(tmp_path / "moving"), freeze_encoder_epochs="all")
     assert "targets" not in caplog.text
+    assert momenta(tmp_path / "still") == [None]  # its page has no curve of a teacher that stands still
     dovetail.pretrain(**options, out=tmp_path / "long", init=str(tmp_path / "moving"), freeze_encoder_epochs=1)
     assert "so the targets change" not in caplog.text  # two steps are one epoch
     before, after = (dovetail.load(tmp_path / name).state_dict() for name in ("moving", "still"))

@@ -206,6 +206,9 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
     if options.max_steps is not None:  # the saved value is read again as an option when resuming
         epochs = min(epochs, math.ceil(options.max_steps / steps_per_epoch))
     frozen = options.freeze_encoder_epochs
+    batch_norm = options.encoder_batch_norm
+    if batch_norm == "auto":
+        batch_norm = "frozen" if frozen == "all" else "train"
     filled: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
@@ -215,7 +218,7 @@ def resolve(recipe: Recipe, options: EngineOptions, *, num_images: int) -> Setti
         "precision": best_precision(accelerator) if options.precision == "auto" else options.precision,
         "workers": auto_workers(accelerator, devices) if options.workers == "auto" else options.workers,
         "freeze_encoder_epochs": math.inf if frozen == "all" else 0.0 if frozen == "auto" else float(frozen),
-        "encoder_batch_norm": "train" if options.encoder_batch_norm == "auto" else options.encoder_batch_norm,
+        "encoder_batch_norm": batch_norm,
     }
     return Settings(
         **{name: getattr(options, name) for name in option_infos(EngineOptions)} | filled,

@@ -63,7 +63,8 @@ class Reading:
         weights: Weight of every term.
         lr: Learning rate of the last step.
         weight_decay: Weight decay of the last step.
-        teacher_momentum: Momentum of the last update of the teacher; None without a teacher.
+        teacher_momentum: Momentum of the last update of the teacher; None without a teacher, or with one whose outputs
+            do not change because they come from a frozen encoder.
         grad_norm: Norm of all gradients before clipping.
         images_per_second: Images per second over all devices.
         data_wait: Fraction of time that training waited for data, in [0, 1].

@@ -44,7 +44,7 @@ class EngineOptions(Options):
         "auto",
         'BatchNorm of the encoder. With "train" its layers normalise with the statistics of a batch and update the '
         'running ones; with "frozen" they use the running statistics that the run starts from. "auto" means "frozen" '
-        'for the preset "continue", and "train" otherwise.',
+        'for the preset "continue" and for an encoder that is frozen for the whole run, and "train" otherwise.',
     )
     seed: int = option(0, "Seed of every random draw: initial weights, image order, views and dropout.", NOT_NEGATIVE)
     accelerator: Accelerator | Auto = option("auto", "Device type.", movable=True)

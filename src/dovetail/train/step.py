@@ -282,7 +282,7 @@ class LearnerModule(LightningModule):
             weights={term.name: value_at(term.weight, step_taken) for term in recipe.terms},
             lr=self.own.rate(recipe.optimiser, self.settings.lr, step_taken),
             weight_decay=value_at(recipe.optimiser.weight_decay, step_taken),
-            teacher_momentum=None if self.learner.teacher is None else self.learner.momentum(self.moment),
+            teacher_momentum=self._teacher_momentum(step_taken),
             grad_norm=grad_norm,
             images_per_second=images_per_second,
             data_wait=data_wait,
@@ -294,6 +294,16 @@ class LearnerModule(LightningModule):
             teacher_entropy={term: float(one.entropy) for term, one in self.prototypes.items()},
             skipped_steps=self.guard.skipped,
         )
+
+    def _teacher_momentum(self, step_taken: Moment) -> float | None:
+        """Return the momentum of the last update; None if no term reads a part of the teacher that moved.
+
+        Terms with a target only read the teacher's encoder, which follows that of the student.
+        """
+        targets_only = all(term.target is not None for term in self.learner.recipe.terms)
+        if self.learner.teacher is None or (targets_only and self.encoder_freeze.holds(step_taken)):
+            return None
+        return self.learner.momentum(self.moment)
 
 
 def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
