@@ -138,13 +138,15 @@ def test_stop_signals_include_slurms_only_in_its_jobs(monkeypatch: pytest.Monkey
     assert stop_signals() == (*everywhere, signal.SIGUSR1)
 
 
-def test_a_second_ctrl_c_interrupts_at_once() -> None:
+def test_a_second_ctrl_c_interrupts_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     stops = StopRequests()
     before = signal.getsignal(signal.SIGINT)
     stops.listen(signal.SIGINT)
     try:
         signal.raise_signal(signal.SIGINT)
         assert stops.received == signal.SIGINT
+        told = capfd.readouterr().err  # before the step ends
+        assert told == "\nCtrl-C (SIGINT): stopping after this step; press Ctrl-C again to stop now.\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     finally:

@@ -10,9 +10,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+from dovetail.distributed import rank
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +58,24 @@ class StopRequests:
             raise KeyboardInterrupt
         if self.received is None:
             self._received_at = time.monotonic()
+            acknowledge(number)
         self._own = self.received = number
 
     def waited(self, seconds: float) -> bool:
         """Whether a signal arrived at least this many seconds ago."""
         return self.received is not None and time.monotonic() - self._received_at >= seconds
+
+
+def acknowledge(number: int) -> None:
+    """Say at once that a run is about to stop, because its step may take minutes.
+
+    Only the first process says so. A handler may interrupt any line of Python, including a print to a buffered stream,
+    so it writes to the descriptor of standard error.
+    """
+    if rank() == 0:
+        again = "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
+        with suppress(OSError):
+            os.write(2, f"\n{signal_name(number)}: stopping after this step{again}.\n".encode())
 
 
 def stop_signals() -> tuple[int, ...]:
