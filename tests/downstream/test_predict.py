@@ -14,7 +14,8 @@ from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
-from dovetail.downstream.predictions import written_names
+from dovetail.downstream.predictions import legend_name, written_names
+from dovetail.downstream.segment.colours import legend, palette
 from tests.downstream.coco_files import write_coco
 from tests.downstream.pictures import COLOURS, class_folder, exported_run, noisy
 from tests.downstream.test_finetune import mask_folder
@@ -75,11 +76,29 @@ def test_overlays_show_classes_over_the_images(
     segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", overlays=True, **FAST)
-    assert f"predictions in {out}, overlays in {out / 'overlays'}" in capsys.readouterr().out
+    drawn = f"overlays in {out / 'overlays'} with the colours in {out / 'legend.png'}"
+    assert f"predictions in {out}, {drawn}" in capsys.readouterr().out
     with Image.open(out / "overlays/a.jpg.png") as over, Image.open(out / "a.jpg.png") as mask:
         image = np.asarray(Image.open(photos / "a.jpg")).astype(int)
         assert over.size == (37, 64)
         assert np.abs(np.asarray(over) - (image + np.asarray(mask.convert("RGB"))) / 2).max() <= 1
+    found = {
+        int(label) for name in ("a.jpg", "a.png", "deep/b") for label in np.unique(Image.open(out / f"{name}.png"))
+    }
+    with Image.open(out / "legend.png") as drawn_legend:
+        colours = {colour for _, colour in drawn_legend.getcolors(1 << 24)}
+    every = [tuple(palette(0)[3 * label : 3 * label + 3]) for label in range(3)]
+    assert {colour for colour in every[1:] if colour in colours} == {every[label] for label in found if label}
+
+
+def test_a_legend_names_classes_beside_their_colours() -> None:
+    few = legend({1: "wheat", 2: "soil"})
+    longer = legend({1: "wheat", 2: "soil", 15: "a class with a rather long name"})
+    assert longer.width > few.width
+    assert longer.height > few.height
+    same_width = {"wheat": legend({1: "ab"}), "maize": legend({1: "ba"})}
+    assert same_width["wheat"].tobytes() != same_width["maize"].tobytes()
+    assert legend_name([Path("legend.png"), Path("legend-2.png")]) == Path("legend-3.png")
 
 
 def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_path: Path) -> None:

@@ -394,6 +394,8 @@ class PredictOptions(MachineOptions):
     data: str | Path = option("", "Folder of images (searched recursively), or a list of paths.", existing=True)
     out: str | Path = option("", "Output folder for the predictions.")
     overlays: bool = option(
-        False, "For segmentation: also write every image with an overlay of its classes to OUT/overlays."
+        False,
+        "For segmentation: also write every image with an overlay of its classes to OUT/overlays, and their colours to "
+        "OUT/legend.png.",
     )
     min_score: float = option(0.05, "For detection: lowest score of detections to write.", Range(0, 1))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dovetail.downstream.probe.features import of_central_crops
 from dovetail.downstream.progress import progress
 from dovetail.downstream.rebuilt import build_finished
 from dovetail.downstream.segment.augment import Augmentation
-from dovetail.downstream.segment.colours import coloured, over, palette
+from dovetail.downstream.segment.colours import coloured, legend, over, palette
 from dovetail.downstream.segment.loop import predict as predict_classes
 from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.errors import DataError, DovetailError, OptionsError, counted, tell
@@ -38,6 +39,7 @@ from dovetail.provenance import refuse_code_in_file
 
 UNREAD = "unread.jsonl"
 OVERLAYS = Path("overlays")
+LEGEND = Path("legend.png")
 
 
 def predict(asked: PredictOptions) -> Path:
@@ -64,6 +66,8 @@ def predict(asked: PredictOptions) -> Path:
                 classify(task, model, photos, out, where, advance)
         left_out = write_unread(photos, out)
     drawn = f", overlays in {out / OVERLAYS}" if asked.overlays else ""
+    if asked.overlays and task.task == "segment":
+        drawn += f" with the colours in {out / legend_name(written_names(photos.paths, photos.base).values())}"
     tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{drawn}{left_out}")
     return out
 
@@ -144,7 +148,14 @@ def targets(task: Task, photos: Images, *, overlays: bool = False) -> list[Path]
     """Return the names of all files to write."""
     single = {"segment": "classes.json", "detect": "predictions.json", "classify": "predictions.csv"}[task.task]
     masks = list(written_names(photos.paths, photos.base).values()) if task.task == "segment" else []
-    return [*masks, *(OVERLAYS / name for name in masks if overlays), Path(single), Path(UNREAD)]
+    drawn = [*(OVERLAYS / name for name in masks), legend_name(masks)] if overlays and masks else []
+    return [*masks, *drawn, Path(single), Path(UNREAD)]
+
+
+def legend_name(masks: Collection[Path]) -> Path:
+    """Return the name of the legend, which none of the masks has."""
+    names = itertools.chain([LEGEND], (LEGEND.with_stem(f"{LEGEND.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if name not in masks)
 
 
 def check_apart(out: Path, names: list[Path], inputs: list[Path]) -> None:
@@ -182,7 +193,10 @@ def write_unread(photos: Images, out: Path) -> str:
 def segment(
     task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any, *, overlays: bool
 ) -> None:
-    """Write a palette PNG of classes for each image, and classes.json. `overlays` also writes both blended."""
+    """Write a palette PNG of classes for each image, and classes.json.
+
+    `overlays` also writes both blended, and a legend of the classes that were found.
+    """
     options = task.options
     where.place(model).eval()
     how = SegmentOptions(
@@ -196,16 +210,20 @@ def segment(
     window = Window(*options["window"]) if options["window"] else None
     palette(len(task.names))  # refuses more classes than a PNG has colours
     names = written_names(photos.paths, photos.base)
+    seen: set[int] = set()
     for path, pixels in photos.pixels(task.in_channels, where, advance):
         classes = predict_classes(model, pixels[None], how, window=window, device=where.device)[0]
         mask = coloured(classes)
         written = {names[path]: mask}
         if overlays:
+            seen |= {*torch.unique(classes).tolist()}
             written[OVERLAYS / names[path]] = over(pixels, mask)
         for name, picture in written.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             picture.save(out / name)
     photos.check_any()
+    if overlays:
+        legend({label: task.names[label] for label in sorted(seen)}).save(out / legend_name(names.values()))
     (out / "classes.json").write_text(json.dumps(dict(enumerate(task.names)), indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dovetail.errors import ModelError
+from dovetail.errors import ModelError, printable
 
 MOST_COLOURS = 256
+LEGEND_PX = 16  # height of a letter
+MOST_LETTERS = 40
 
 
 def palette(classes: int) -> list[int]:
@@ -33,6 +37,22 @@ def coloured(classes: Tensor) -> Image.Image:
     mask = Image.fromarray(classes.numpy().astype(np.uint8))
     mask.putpalette(palette(0))
     return mask
+
+
+def legend(names: Mapping[int, str]) -> Image.Image:
+    """Draw the colours and names of classes, as a column of rows."""
+    font = ImageFont.load_default(LEGEND_PX)
+    colours, row = palette(0), round(1.6 * LEGEND_PX)
+    lines = {label: printable(name)[:MOST_LETTERS] for label, name in names.items()}
+    width = max((round(font.getlength(line)) for line in lines.values()), default=0)
+    picture = Image.new("RGB", (width + 3 * row, row * max(len(lines), 1) + row // 2), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, (label, line) in enumerate(lines.items()):
+        top = row // 2 + place * row
+        colour = tuple(colours[3 * label : 3 * label + 3])
+        draw.rectangle((row // 2, top, round(1.5 * row), top + LEGEND_PX), fill=colour, outline="black")
+        draw.text((2 * row, top + LEGEND_PX // 2), line, fill="black", font=font, anchor="lm")
+    return picture
 
 
 def over(image: Tensor, mask: Image.Image) -> Image.Image:
