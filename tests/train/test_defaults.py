@@ -39,6 +39,12 @@ def test_auto_on_a_processor(recipe: Recipe) -> None:
     assert settings.lr == recipe.optimiser.base_lr * 32 / 256
 
 
+def test_the_statistics_of_a_frozen_encoder_are_frozen(recipe: Recipe) -> None:
+    for epochs, asked, expected in (("all", "auto", "frozen"), (0.5, "auto", "train"), ("all", "train", "train")):
+        options = EngineOptions(freeze_encoder_epochs=epochs, encoder_batch_norm=asked)
+        assert resolve(recipe, options, num_images=100).encoder_batch_norm == expected
+
+
 def test_few_images_get_more_epochs_and_a_batch_that_fits(recipe: Recipe) -> None:
     settings = resolve(recipe, EngineOptions(), num_images=20)
     assert (settings.batch_size, settings.steps_per_epoch) == (16, 1)
