@@ -159,7 +159,8 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
                       ("pretrain --out empty --resume", "empty contains no run to resume"),
                       ("try --data full --labels full", "out is missing"),
                       ("finetune segment --run full", "--data is missing"),
-                      ("evaluate dense --data full", "--run is missing")):
+                      ("evaluate dense --data full", "--out is missing"),
+                      ("evaluate dense --data full --out o", "--run is missing")):
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert run(words.split()) == 2
     assert wanted in err.getvalue(), err.getvalue()

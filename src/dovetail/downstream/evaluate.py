@@ -72,10 +72,16 @@ def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
 
 
 def check_early(options: MeasureOptions) -> None:
-    """Raise `OptionsError` without a dataset or a model. The command line calls it before PyTorch is imported."""
+    """Raise `OptionsError` without a dataset, a model or a folder for results.
+
+    The command line calls this before PyTorch is imported.
+    """
     if isinstance(options.data, str) and not options.data:
         raise OptionsError("--data is missing; specify a labelled dataset.")
-    if options.run is None and options.model is None and not options.check:
+    if options.check:
+        return
+    folder_for("results", options)
+    if options.run is None and options.model is None:
         raise OptionsError("--run is missing; specify a pre-training run, or a --model with random weights.")
 
 
