@@ -163,10 +163,14 @@ def hyphened(option: str) -> str:
 
 
 def is_run(method: Any) -> bool:
-    """Return whether the method of `dovetail show` is a folder, such as that of a run, and not a method's name."""
+    """Return whether the method of `dovetail show` is the path of a run's folder, and not a method's name."""
     from dovetail.recipes.table import parse
 
-    if not isinstance(method, str | Path) or not Path(method).is_dir():
+    if not isinstance(method, str | Path):
+        return False
+    if "/" in str(method):  # in no method's name
+        return True
+    if not Path(method).is_dir():
         return False
     try:
         parse(str(method))

@@ -80,6 +80,8 @@ def test_show_prints_what_a_run_used(
     assert options == yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert run_command(["show", str(tmp_path)]) == 2
     assert "contains no run (config.yaml is missing); specify a run folder or a method" in capsys.readouterr().err
+    assert run_command(["show", str(tmp_path / "rum")]) == 2
+    assert f"did you mean '{tmp_path / 'run'}'?" in capsys.readouterr().err
     assert run_command(["show", str(tmp_path / "run"), "--preset", "small"]) == 2
     assert "omit the other options" in capsys.readouterr().err
 

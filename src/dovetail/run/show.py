@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import OptionsError, RunError, tell
+from dovetail.files.missing import about_missing
 from dovetail.options import AUTO, option, takes
 from dovetail.parsing import is_run
 from dovetail.recipes.registry import name_of
@@ -60,6 +61,8 @@ def show_folder(folder: Path) -> None:
     """Print the recipe and the options that a run used."""
     import yaml
 
+    if not folder.is_dir():
+        raise RunError(f"There is no folder {str(folder)!r}; {about_missing(folder)}")
     config = read_config(folder) if (folder / CONFIG).is_file() else None
     if config is None:
         raise RunError(f"{folder} contains no run ({CONFIG} is missing); specify a run folder or a method.")
