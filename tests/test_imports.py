@@ -150,7 +150,7 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
                       (f"{a_run} timm/resnett50+fpn", "did you mean 'timm/resnet50+fpn'?"),
                       (f"{a_run} resnet50", "did you mean 'timm/resnet50'?"),
                       ("show decon-sl --model smp/unet/resnett18", "did you mean 'smp/unet/resnet18'?"),
-                      ("finetune segment --data full --out o --model smp/unett/resnet18", "did you mean 'smp/unet/resnet18'?"),
+                      ("finetune segment --data full --out o --model smp/unett/resnet18", "'smp/unet/resnet18'?"),
                       ("pretrain --model smp/unet/resnet18 --out o", "--data is missing"),
                       ("pretrain --data full --out o", "--model is missing"),
                       ("pretrain --data full --model smp/unet/resnet18", "--out is missing"),

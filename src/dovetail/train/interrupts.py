@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from dovetail.distributed import rank
-
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +70,8 @@ def acknowledge(number: int) -> None:
     Only the first process says so. A handler may interrupt any line of Python, including a print to a buffered stream,
     so it writes to the descriptor of standard error.
     """
+    from dovetail.distributed import rank  # imports PyTorch, unlike this module, which `dovetail try` imports
+
     if rank() == 0:
         again = "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
         with suppress(OSError):
