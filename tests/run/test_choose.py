@@ -18,7 +18,7 @@ from dovetail.recipes.table import CHOSEN, build
 from dovetail.run import choose
 from dovetail.run.choose import QUICK_SIDE_PX, QUICK_STEPS, SHORT_STEPS, looks_trained, with_method
 from dovetail.run.options import PretrainOptions
-from dovetail.run.show import Images
+from dovetail.run.resolve import Images
 
 CNN, VIT = "timm/test_resnet", "timm/test_vit"
 
