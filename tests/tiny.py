@@ -21,6 +21,7 @@ from dovetail.views.view import View
 
 CNN = "timm/test_resnet+fpn(channels=16)"
 VIT = "timm/test_vit+fpn(channels=16)"
+SHALLOW_VIT = "timm.create_model('test_vit', depth=1)+fpn(channels=16)"  # every block is alike
 BATCH = 4
 START = Moment(0, 100, 10)
 
@@ -69,6 +70,11 @@ def tiny_learner(method: str, *, model: str | None = None, seed: int = 0, **opti
     if recipe.query_rule.positions == "sincos":
         fix_positions(network)
     return build_learner(recipe, network)
+
+
+def shallow_learner(method: str) -> Learner:
+    """Return a tiny learner whose ViT, if it has one, has one block, for what takes long on every operation."""
+    return tiny_learner(method, model=SHALLOW_VIT if tiny_model(method) == VIT else None)
 
 
 def make_views(plan: ViewPlan, *, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[View]:

@@ -38,7 +38,7 @@ def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
             "method": "decon-sl",
             "image_size": 64,
             "batch_size": 4,
-            "max_steps": 2,
+            "max_steps": 1,
             "workers": 0,
             "log_every_steps": 1,
             "precision": "32-true",

@@ -40,7 +40,7 @@ def tuned(root: Path, kind: str, model: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "model"),
     [
-        ("segment", "smp/unet/resnet18"),
+        ("segment", "smp/unet/tu-test_resnet"),
         ("segment", "timm/test_resnet+fpn(channels=16)"),
         ("classify", "timm/test_resnet"),
         ("detect", "timm/test_resnet+fpn(channels=16)"),
@@ -83,7 +83,13 @@ def test_a_fine_tuned_unet_loads_into_others_and_exports(tmp_path: Path) -> None
     same.load_state_dict(load_file(tmp_path / "unet.safetensors"), strict=True)
 
 
-@pytest.mark.parametrize("model", ["smp/unet/resnet18", "torchvision/fcn_resnet50"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("smp/unet/resnet18", "torchvision/deeplabv3_mobilenet_v3_large"),
+        pytest.param("torchvision/fcn_resnet50", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pre_trained_export_has_no_untrained_head(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,16 +20,18 @@ from dovetail.views.plan import ViewPlan
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
 
+EIGHT = {"batch_size": 8, "num_images": 25}  # for readings of the vectors of a step: fewer of them have none
+
 
 def settings(**changes: Any) -> Settings:
-    """Return settings of a run of 6 steps of 8 images, in two epochs."""
+    """Return settings of a run of 6 steps of 4 images, in two epochs."""
     start = Settings(
         seed=3,
-        num_images=25,
+        num_images=13,
         accelerator="cpu",
         devices=1,
         num_nodes=1,
-        batch_size=8,
+        batch_size=4,
         accumulate=1,
         epochs=2,
         steps_per_epoch=3,

@@ -20,14 +20,14 @@ from dovetail.train.learner import Learner
 from dovetail.train.monitors import MIN_SPREAD
 from dovetail.train.prototypes import MIN_USED
 from tests.tiny import tiny_learner, tiny_recipe
-from tests.train.runs import run, settings
+from tests.train.runs import EIGHT, run, settings
 
 VIT = "timm/test_vit+fpn"
 
 
 def readings(out: Path, learner: Learner, lr: float, name: str) -> tuple[list[float], str]:
     """Train for twelve steps, and return one number of each step and the log."""
-    chosen = settings(epochs=4, lr=lr, log_every_steps=1)
+    chosen = settings(epochs=4, lr=lr, log_every_steps=1, **EIGHT)
     run(out, chosen, learner=learner)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line[name]["cls"] for line in lines], (out / "train.log").read_text()

@@ -18,7 +18,7 @@ from dovetail.train.compiling import compiled
 from dovetail.train.learner import Learner
 from dovetail.weights.exported import load
 from tests.data.photos import folder_of
-from tests.tiny import START, make_views, tiny_learner
+from tests.tiny import START, make_views, shallow_learner, tiny_learner
 
 
 def gradients(learner: Learner, seed: int) -> Tensor:
@@ -27,7 +27,7 @@ def gradients(learner: Learner, seed: int) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
 
 
-QUICK = ("decon-ml", "adclr-ibot")
+QUICK = ("decon-ml-simclr", "adclr-ibot")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ QUICK = ("decon-ml", "adclr-ibot")
 )
 def test_traced_networks_learn_alike(method: str) -> None:
     """With the tracer alone ("eager"), which is where Python that cannot be compiled would show."""
-    plain = tiny_learner(method)
+    plain = shallow_learner(method)
     network = plain.student.network
     plain.student.network = network.following(replace(network.rules, lateral_dropout=None))  # its draws may differ
     other = copy.deepcopy(plain)

@@ -31,7 +31,7 @@ from dovetail.train.step import is_convolutional, seed_step
 from dovetail.train.threads import tell_of_threads
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
-from tests.train.runs import Views, differing, learner_with_dropout, run, settings
+from tests.train.runs import EIGHT, Views, differing, learner_with_dropout, run, settings
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_accumulation_averages_gradients(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_line_of_the_log_has_every_number(tmp_path: Path) -> None:
-    learner, _ = run(tmp_path, settings())
+    learner, _ = run(tmp_path, settings(**EIGHT))
     first, *_, last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert first["step"] == 2
     assert (last["step"], last["epoch"]) == (6, 2)

@@ -91,7 +91,7 @@ def test_an_error_loses_no_finished_step(
     accumulate: int,
 ) -> None:
     """In the middle of accumulation as well, where BatchNorm, queues and prototypes have moved on already."""
-    chosen = settings(accumulate=accumulate, batch_size=8 // accumulate)
+    chosen = settings(accumulate=accumulate, batch_size=4 // accumulate)
     whole = whole_runs(method, chosen)
     at, error = 5 * accumulate - 1, RuntimeError("a loader that died")
     learner = learner_with_dropout(method)

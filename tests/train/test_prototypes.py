@@ -15,7 +15,7 @@ from dovetail.train.monitors import PATIENCE
 from dovetail.train.prototypes import PrototypeWatch, prototype_use, prototype_uses
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
-from tests.train.runs import Views, run, settings
+from tests.train.runs import EIGHT, Views, run, settings
 
 
 def test_use_and_entropy_of_known_distributions() -> None:
@@ -52,7 +52,7 @@ def test_even_assignments_are_right_at_the_start() -> None:
 
 @pytest.mark.parametrize("method", ["slotcon", "dino", "ibot", "selfpatch", "adclr-dino", "decon-sl"])
 def test_methods_with_prototypes_give_readings(tmp_path: Path, method: str) -> None:
-    chosen = settings(epochs=1, log_every_steps=3)
+    chosen = settings(epochs=1, log_every_steps=3, **EIGHT)
     learner, _ = run(tmp_path, chosen, learner=tiny_learner(method))
     (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert set(line["prototypes_used"]) == set(line["teacher_entropy"]) == {term.name for term in learner.recipe.terms}
@@ -86,7 +86,7 @@ def test_a_reading_costs_no_forward_pass_and_only_where_the_log_gets_a_line(
 
     monkeypatch.setattr(PrototypeHead, "forward", counted_forward)
     monkeypatch.setattr(Learner, "assignments", counted)
-    run(tmp_path, settings(log_every_steps=3), learner=tiny_learner("dino"))
+    run(tmp_path, settings(log_every_steps=3, **EIGHT), learner=tiny_learner("dino"))
     assert len(read) == 2
     assert passes
 
@@ -102,7 +102,7 @@ class Alike(Views):
 def test_a_run_whose_prototypes_collapse_is_told_so(tmp_path: Path) -> None:
     """A teacher as cold as ice that is never centred puts a batch of equals on one prototype."""
     learner = tiny_learner("dino", teacher_temperature=1e-4, centre_momentum=1.0)
-    chosen = settings(log_every_steps=1, epochs=1)
+    chosen = settings(log_every_steps=1, epochs=1, **EIGHT)
     run(tmp_path, chosen, learner=learner, views=Alike(learner.recipe.views, chosen))
     text = (tmp_path / "train.log").read_text()
     assert "prototypes" in text

@@ -31,13 +31,12 @@ from dovetail.train.optimisers import (
 from dovetail.views import photometric
 from dovetail.views.plan import Photometric
 from dovetail.views.view import View
-from tests.tiny import START, VIT, make_views, tiny_learner, tiny_model
+from tests.tiny import START, make_views, shallow_learner
 
 # Every base once, by itself or where it is a part of another, and one of each kind around a base; the rest is slow.
 AROUND = {"decon-sl": "slotcon", "decon-ml-simclr": "simclr", "adclr-dino": "dino", "adclr-ibot": "ibot"}
 QUICK = {name for name in examples() if name in BASES and name not in AROUND.values()} | AROUND.keys()
 METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
-SHALLOW = "timm.create_model('test_vit', depth=1)+fpn(channels=16)"  # every block is alike
 OPTIMISERS = {"lars": "slotcon", "sgd": "simsiam", "adamw": "dino"}  # and a method that has it
 
 
@@ -76,11 +75,6 @@ def take_step(learner: Learner, views: list[View], optimiser: torch.optim.Optimi
     optimiser.step()
     optimiser.zero_grad()
     learner.move_teacher(Moment(1, 100, 10))
-
-
-def shallow_learner(method: str) -> Learner:
-    """Return a tiny learner; its ViT has one block."""
-    return tiny_learner(method, model=SHALLOW if tiny_model(method) == VIT else None)
 
 
 @pytest.mark.parametrize("method", METHODS)
