@@ -239,7 +239,10 @@ def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ("finetune segment --workers many", "--workers is many; it must be a whole number or auto."),
         ("finetune segment --decoder unet", "--decoder is unet; it must be auto, fcn, fpn or upernet."),
         ("finetune segment --output-stride 4", "--output-stride is 4; it must be auto, 8, 16 or 32."),
-        ("finetune segment --crop-size wide", "--crop-size is wide; it must be a whole number."),
+        (
+            "finetune segment --crop-size wide",
+            "crop_size is 'wide'; it must be a whole number of pixels, or a height and a width such as 64x128.",
+        ),
         ("finetune segment --crop-size", "--crop-size expects a value; see --help."),
         ("finetune classify --lr fast", "--lr is fast; it must be a number."),
         ("evaluate knn --k 5 ten", "--k is ten; it must be a whole number."),

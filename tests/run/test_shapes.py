@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.downstream.labels.readers import open_segmentation
+from dovetail.downstream.options import FinetuneSegmentOptions
+from dovetail.downstream.segment.job import plan_of
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
@@ -23,7 +26,9 @@ from dovetail.parsing import make_parser
 from dovetail.run.options import PretrainOptions
 from dovetail.run.restored import restore
 from dovetail.run.summary import term_line
+from tests.downstream.test_finetune import mask_folder
 
+BY = ("linear", "retrieval")
 Pretrain = Callable[..., dovetail.Run]
 
 
@@ -156,3 +161,41 @@ def test_cells_of_a_term_are_told_per_side() -> None:
     recipe = tiny_recipe("decon-sl", network.taps, image_size=(64, 96))
     name = next(term.name for term in recipe.terms if term.name.startswith("decoder"))
     assert "16x24 cells pooled to 8x8" in term_line(recipe, network, name)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(pretrain: Pretrain, tmp_path: Path) -> None:
+    labelled = mask_folder(tmp_path / "labelled", images=5)
+    asked = {"model": "smp/unet/tu-test_resnet", "dense_data": labelled, "dense_readings": 1, "max_steps": 1}
+    run = pretrain(out=tmp_path / "run", image_size=(64, 96), **asked)
+    results = dovetail.evaluate_dense(run=run.folder, data=labelled, protocols=["linear"], steps=2, workers=0)
+    assert results is not None
+    saved = json.loads((run.folder / "evaluate-dense" / "results.json").read_text())
+    assert saved["config"]["resolved_image_size"] == [64, 96]
+    readings = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert readings[-1]["dense"].keys() == {f"{at}/{by}" for at in ("encoder", "decoder") for by in BY}
+    for dynamic in (True, False):
+        to = dovetail.export(run=run.folder, format="torch-export", to=tmp_path / f"{dynamic}.pt2", dynamic=dynamic)
+        program, model = torch.export.load(to).module(), run.load().eval()
+        for height, width in [(64, 96), (96, 64), (128, 64)] if dynamic else [(64, 96)]:
+            pixels = torch.rand(1, 3, height, width)
+            with torch.no_grad():
+                torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_crops_of_fine_tuning_are_not_square(
+    pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = mask_folder(tmp_path / "labelled", images=5)
+    run = pretrain(out=tmp_path / "run", image_size=(64, 96), max_steps=1)
+    command = ["finetune", "segment", "--run", str(run.folder), "--data", str(labelled), "--out", str(tmp_path / "a")]
+    command += ["--crop-size", "32x64", "--inference", "slide", "--steps", "1", "--batch-size", "2", "--workers", "0"]
+    assert run_command(command) == 0
+    task = json.loads((tmp_path / "a" / "task.json").read_text())
+    assert task["options"]["window"] == [[32, 64], [21, 42]]
+    dovetail.predict(run=tmp_path / "a", data=labelled / "images", out=tmp_path / "masks", workers=0)
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 5
+    assert run_command(command) == 0
+    assert "already finished" in capsys.readouterr().out
+    asked = FinetuneSegmentOptions.given({"run": run.folder, "data": labelled, "crop_size": "32x64"})
+    assert plan_of(asked, open_segmentation(labelled)).options.augmentation.crop_px == (32, 64)

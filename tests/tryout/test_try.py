@@ -13,6 +13,8 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.downstream.table.verdict import Difference
 from dovetail.errors import Interrupted, OptionsError, RunError
+from dovetail.sizes import Size
+from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.finetuning import Trial, steps_for
 from dovetail.tryout.job import best_starts
 from dovetail.tryout.options import TryOptions
@@ -122,7 +124,8 @@ def test_whatever_is_stopped_one_sentence_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("size", [32, (32, 64)], ids=["square", "wide"])
+def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for index in range(32):
@@ -131,7 +134,7 @@ def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.Captur
         "data": tmp_path / "photos",
         "labels": mask_folder(tmp_path / "labelled"),
         "model": MODEL,
-        "image_size": 32,
+        "image_size": size,
         "budget": "12s",
         "seeds": 1,
         "out": tmp_path / "try",
@@ -146,6 +149,9 @@ def test_all_of_it_on_a_tiny_set_and_again(tmp_path: Path, capsys: pytest.Captur
     assert sum("fine-tuned mIoU" in row.scores for row in results.rows) == 3
     assert "too few" in " ".join(results.notes)
     assert (tmp_path / "try" / "report.html").is_file()
+    tuned = json.loads((tmp_path / "try" / "finetune" / "none-random" / "results.json").read_text())
+    if best_accelerator() == "cpu":
+        assert tuned["config"]["crop_size"] == (list(size) if isinstance(size, tuple) else size)
     capsys.readouterr()
     again = dovetail.try_out(**asked)
     assert "(already finished)" in capsys.readouterr().out

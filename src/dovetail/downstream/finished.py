@@ -30,11 +30,13 @@ ADVICE = "fine-tune again"
 
 Pair = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=2, max_length=2)]
 
+Sizes = Annotated[list[ImageSize], Meta(min_length=2, max_length=2)]
+
 
 class TaskOptions(TypedDict, total=False):
     """Task options that are validated before a model is built. Other options are allowed."""
 
-    window: Pair | None
+    window: Sizes | None
     within_px: Pair | None
     ids: list[int | str]
     paths: PartPaths

@@ -257,10 +257,11 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
         'Steps of linear warm-up. "auto" uses the protocol\'s, and at most a quarter of all steps.',
         NOT_NEGATIVE,
     )
-    crop_size: int | None = option(
+    crop_size: Size | None = option(
         None,
-        "Side length of training crops in pixels. Default: the protocol's.",
+        "Side length of training crops in pixels, or height x width, such as 64x128. Default: the protocol's.",
         Range(32, most=MOST_SIDE_PX),
+        reads=as_size,
     )
     output_stride: Literal["auto", 8, 16, 32] = option(
         "auto",

@@ -36,6 +36,7 @@ from dovetail.files.missing import about_missing
 from dovetail.files.writable import check_writable
 from dovetail.networks.modules import module_of
 from dovetail.provenance import refuse_code_in_file
+from dovetail.sizes import as_size
 
 UNREAD = "unread.jsonl"
 OVERLAYS = Path("overlays")
@@ -207,7 +208,7 @@ def segment(
         augmentation=Augmentation(within_px=tuple(options["within_px"]) if options["within_px"] else None),
         align_corners=options["align_corners"],
     )
-    window = Window(*options["window"]) if options["window"] else None
+    window = Window(*map(as_size, options["window"])) if options["window"] else None
     palette(len(task.names))  # refuses more classes than a PNG has colours
     names = written_names(photos.paths, photos.base)
     seen: set[int] = set()

@@ -51,8 +51,9 @@ class FineTuning:
         run = self.runs[start.run] if start.run else next(iter(self.runs.values()))
         asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
         if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
-            side = max(sides(as_size(read_exported(run).info["image_size"])))
-            asked |= {"crop_size": max(side, SMALLEST_CROP_PX), "batch_size": CPU_BATCH}
+            height, width = sides(as_size(read_exported(run).info["image_size"]))
+            crop = (max(height, SMALLEST_CROP_PX), max(width, SMALLEST_CROP_PX))
+            asked |= {"crop_size": as_size(crop), "batch_size": CPU_BATCH}
         found = finetune_segment(
             run=run,
             data=self.options.labels,

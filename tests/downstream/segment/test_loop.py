@@ -192,6 +192,7 @@ def test_sliding_windows_cover_everything_and_agree_with_the_whole() -> None:
     local = nn.Conv2d(3, 4, 1)  # sees one pixel, so windows change nothing
     assert torch.allclose(sliding_logits(local, pixels, Window(8, 5)), local(pixels), atol=1e-5)
     assert torch.allclose(sliding_logits(local, pixels, Window(64, 5)), local(pixels), atol=1e-5)
+    assert torch.allclose(sliding_logits(local, pixels, Window((8, 16), (5, 10))), local(pixels), atol=1e-5)
     images = torch.randint(0, 255, (2, 3, 20, 20), dtype=torch.uint8)
     model = tiny().eval()
     assert predict(model, images, options(), window=Window(16, 8)).shape == (2, 20, 20)

@@ -40,6 +40,7 @@ from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
+from dovetail.sizes import Size, as_size, sides
 
 MEMORY_BYTES = 2**30  # datasets up to this size are kept in memory
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
@@ -248,7 +249,7 @@ def options_of(
     protocol: Protocol,
     training: Training,
     *,
-    crop: int,
+    crop: Size,
 ) -> SegmentOptions:
     """Return the fine-tuning options: specified values override those of `training`."""
 
@@ -273,7 +274,7 @@ def options_of(
         drops=training.drops,
         batch_norm=asked.batch_norm,
         augmentation=Augmentation(
-            crop_px=(crop, crop),
+            crop_px=sides(crop),
             scale=protocol.scale,
             within_px=protocol.within_px,
             most_of_one_class=protocol.most_of_one_class,
@@ -309,10 +310,11 @@ def can_dilate(source: Source, decoder: str) -> bool:
     return not source.constructor.startswith("torchvision.")
 
 
-def window_of(inference: str, published: Window | None, crop: int) -> Window | None:
+def window_of(inference: str, published: Window | None, crop: Size) -> Window | None:
     """Return the window of sliding inference, or None for whole images."""
     if inference == "whole":
         return None
     if inference == "slide":
-        return Window(crop, max(crop * 2 // 3, 1))
+        high, wide = (side * 2 // 3 for side in sides(crop))
+        return Window(crop, as_size((high, wide)))
     return published

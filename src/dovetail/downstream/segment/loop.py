@@ -29,6 +29,7 @@ from dovetail.downstream.segment.augment import augmented, brought_within
 from dovetail.downstream.segment.metrics import ConfusionMatrix
 from dovetail.downstream.segment.options import SegmentOptions, Window, build_optimiser
 from dovetail.errors import DataError, ModelError, OptionsError
+from dovetail.sizes import sides
 
 
 class WithAuxiliary(NamedTuple):
@@ -157,11 +158,12 @@ def predict(
 def sliding_logits(model: nn.Module, pixels: Tensor, window: Window, *, align_corners: bool = False) -> Tensor:
     """Return logits [B, K, H, W] averaged over windows. The last windows are moved inwards to end at the border."""
     height, width = pixels.shape[2:]
-    size = (min(window.size_px, height), min(window.size_px, width))
+    high, wide = sides(window.size_px)
+    size, strides = (min(high, height), min(wide, width)), sides(window.stride_px)
     total: Tensor | None = None
     count = pixels.new_zeros(1, 1, height, width)
-    for top in starts(height, size[0], window.stride_px):
-        for left in starts(width, size[1], window.stride_px):
+    for top in starts(height, size[0], strides[0]):
+        for left in starts(width, size[1], strides[1]):
             place = (..., slice(top, top + size[0]), slice(left, left + size[1]))
             logits = resized(model(pixels[place]).float(), size, align_corners=align_corners)
             if total is None:

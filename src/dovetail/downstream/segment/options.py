@@ -14,6 +14,7 @@ from dovetail.downstream.segment.augment import Augmentation
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
 from dovetail.errors import OptionsError
 from dovetail.networks.layer_decay import layer_scales
+from dovetail.sizes import Size
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 
 SMP_PARTS: Mapping[str, tuple[str, ...]] = {
@@ -66,8 +67,8 @@ class SegmentOptions(FitOptions):
 class Window:
     """Sliding inference: windows of `size_px` every `stride_px`, with logits averaged where they overlap."""
 
-    size_px: int
-    stride_px: int
+    size_px: Size
+    stride_px: Size
 
 
 def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
