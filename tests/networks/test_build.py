@@ -28,7 +28,7 @@ LIGHT = {
     "timm/resnet18": 64,
     "timm/convnext_atto": 64,
     "timm/mobilenetv3_small_050": 64,
-    "timm/swin_tiny_patch4_window7_224": 64,
+    "timm.create_model('swin_tiny_patch4_window7_224', embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))": 64,
     "timm/resnet18+fpn": 64,
     "timm/test_resnet+fpn-bias": 64,
     "timm/test_resnet+fcn": 64,
@@ -55,8 +55,8 @@ HEAVY = {
 FAMILIES = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
 
-def built(name: str, *, in_channels: int = 3) -> Network:
-    return build_network(name, in_channels=in_channels, image_size={**LIGHT, **HEAVY}[name])
+def built(name: str) -> Network:
+    return build_network(name, image_size={**LIGHT, **HEAVY}[name])
 
 
 def run(network: Network, taps: list[str], *, size_px: int | None = None) -> dict[str, torch.Tensor]:

@@ -156,7 +156,7 @@ def test_two_processes_train_like_one(method: str, pair: Together, alone: Callab
     assert_alike(alone(method), two)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together, alone: Callable[[str], Path]) -> None:
     two = pair.train("decon-sl:3", f"frozen-{strategy}", strategy=strategy)
     assert_same_log(alone("decon-sl:3"), two)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -25,9 +26,16 @@ from tests.networks.test_own import Ushaped
 PARAMETERS = {"weight", "bias", "running_mean", "running_var"}
 
 
-def export(folder: Path, name: str = "smp/unet/resnet18", *, taps: tuple[str, ...] = ("c5", "p0")) -> Network:
+@functools.lru_cache(maxsize=4)
+def pruned(name: str, taps: tuple[str, ...]) -> Network:
+    """Return a network that is built once for all tests that export it; none of them changes it."""
     network = build_network(name, image_size=64)
     network.prune(taps)
+    return network
+
+
+def export(folder: Path, name: str = "smp/unet/resnet18", *, taps: tuple[str, ...] = ("c5", "p0")) -> Network:
+    network = pruned(name, taps)
     save_exported(network, folder, method="slotcon", extra={"epochs": 3}, mean=(0.5,) * 3, std=(0.25,) * 3)
     return network
 
@@ -157,8 +165,9 @@ def test_nothing_in_common_always_raises(tmp_path: Path, strict: bool) -> None:
         load_into(nn.Linear(3, 4), tmp_path, strict=strict)
 
 
+@functools.cache
 def targets() -> dict[str, tuple[nn.Module, str]]:
-    """Return models with a ResNet-18, and where it is in them."""
+    """Return models with a ResNet-18, and where it is in them; tests fill them anew."""
     detector = torchvision.models.detection.FasterRCNN(
         resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d), num_classes=4
     )
