@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.downstream.examples import with_boxes
 from dovetail.downstream.predictions import legend_name, written_names
 from dovetail.downstream.segment.colours import legend, palette
 from tests.downstream.coco_files import write_coco
@@ -188,15 +190,34 @@ def test_the_range_of_values_goes_from_the_run_to_the_predictions(tmp_path: Path
     )
     assert results is not None
     assert not any("nearly black" in note for note in results.notes)
+    with pytest.raises(dovetail.DovetailError, match=r"contains a classifier, .*; omit --overlays"):
+        dovetail.predict(run=other, data=twelve / "val", out=tmp_path / "drawn", overlays=True, **FAST)
 
 
-def test_detections_are_cocos_results(photos: Path, tmp_path: Path) -> None:
+def test_boxes_are_drawn_with_their_names() -> None:
+    plain = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    box = torch.tensor([[10.0, 20.0, 70.0, 50.0]])
+    nameless = np.asarray(with_boxes(plain, box, (213, 94, 0)))
+    assert nameless[20, 40].tolist() == nameless[35, 10].tolist() == [213, 94, 0]
+    assert nameless[35, 40].tolist() == [0, 0, 0]
+    named = np.asarray(with_boxes(plain.float(), box, (213, 94, 0), ["cat 0.93"]))
+    assert (named != nameless).any()
+    assert not np.asarray(with_boxes(plain, torch.zeros(0, 4), (213, 94, 0), [])).any()
+
+
+def test_detections_are_cocos_results(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, data = exported_run(tmp_path / "run", "timm/test_resnet+fpn(channels=16)"), write_coco(tmp_path / "coco")
     tuned = tmp_path / "tuned"
     dovetail.finetune_detect(
         run=run, data=data, out=tuned, steps=1, batch_size=1, image_size=40, head="retinanet", **FAST
     )
-    out = dovetail.predict(run=tuned, data=photos, out=tmp_path / "out", min_score=0.0, **FAST)
+    capsys.readouterr()
+    out = dovetail.predict(run=tuned, data=photos, out=tmp_path / "out", min_score=0.0, overlays=True, **FAST)
+    drawn = f"overlays in {out / 'overlays'} with the boxes of a score of 0.5 or more"
+    assert f"predictions in {out}, {drawn}" in capsys.readouterr().out
+    with Image.open(out / "overlays" / "a.jpg.png") as overlay:
+        assert overlay.size == (37, 64)
+    assert not (out / "legend.png").exists()
     assert unread_in(out) == ["broken.jpg"]
     found = json.loads((out / "predictions.json").read_text())
     assert {one["category_id"] for one in found} <= {17, 38}

@@ -61,7 +61,7 @@ def test_detection_shows_boxes(tmp_path: Path) -> None:
     small = {"image_size": 64, "head_width": 0.125, "proposals": 8}
     dovetail.finetune_detect(run=run, data=write_coco(tmp_path / "coco"), steps=1, **small, **FAST)
     page = (run / "finetune-detect" / PAGE).read_text()
-    assert "annotated boxes, and those found with a score of 0.5 or more" in page
+    assert re.search(r"\d+ annotated \(green\), (\d+|none) found with a score of 0.5 or more \(orange\)", page)
 
 
 def test_the_page_of_a_run_has_a_place_for_results() -> None:

@@ -16,11 +16,13 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from dovetail.downstream.segment.colours import coloured, over, picture_of
+from dovetail.errors import printable
 from dovetail.files.durable import write_whole
 
 EXAMPLES, LISTED = "examples", "examples.json"
 SIDE_PX, GAP_PX = 320, 6
 TRUE_COLOUR, FOUND_COLOUR = (0, 158, 115), (213, 94, 0)
+SHOWN_SCORE = 0.5  # lowest score of detections in pictures
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,19 @@ def segmented(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> E
 
 def boxed(image: Tensor, truth: Tensor, found: Tensor, *, caption: str) -> Example:
     """Draw an image [3, H, W] in 0 to 255 with its true boxes [N, 4], side by side with the predicted boxes."""
-    tiles, image = [], image.round().byte() if image.is_floating_point() else image
-    for boxes, colour in ((truth, TRUE_COLOUR), (found, FOUND_COLOUR)):
-        drawn = draw_bounding_boxes(image, boxes, colors=[colour] * len(boxes), width=2) if len(boxes) else image
-        tiles.append(Image.fromarray(drawn.permute(1, 2, 0).contiguous().numpy()))
+    tiles = [with_boxes(image, boxes, colour) for boxes, colour in ((truth, TRUE_COLOUR), (found, FOUND_COLOUR))]
     return Example(side_by_side(tiles), caption)
+
+
+def with_boxes(
+    image: Tensor, boxes: Tensor, colour: tuple[int, int, int], names: Sequence[str] | None = None
+) -> Image.Image:
+    """Draw boxes [N, 4] (left, top, right, bottom), with a name for each, on an image [3, H, W] in 0 to 255."""
+    drawn = image.round().byte() if image.is_floating_point() else image
+    if len(boxes):
+        labels = None if names is None else [printable(name) for name in names]
+        drawn = draw_bounding_boxes(drawn, boxes, labels, colors=[colour] * len(boxes), width=2)
+    return Image.fromarray(drawn.permute(1, 2, 0).contiguous().numpy())
 
 
 def side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:

@@ -396,7 +396,7 @@ class PredictOptions(MachineOptions):
     out: str | Path = option("", "Output folder for the predictions.")
     overlays: bool = option(
         False,
-        "For segmentation: also write every image with an overlay of its classes to OUT/overlays, and their colours to "
-        "OUT/legend.png.",
+        "Also write every image with its classes or boxes to OUT/overlays. For segmentation, OUT/legend.png has the "
+        "colours of the classes; for detection, boxes have a score of 0.5 or more.",
     )
     min_score: float = option(0.05, "For detection: lowest score of detections to write.", Range(0, 1))

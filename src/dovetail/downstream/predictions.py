@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from dovetail.data.reading.values import values_within
 from dovetail.data.sources import find_images, read_list
 from dovetail.downstream.detect.loop import as_coco, detect
+from dovetail.downstream.examples import FOUND_COLOUR, SHOWN_SCORE, with_boxes
 from dovetail.downstream.finished import Task, load_weights, read_task
 from dovetail.downstream.labels.images import ClassFolder
 from dovetail.downstream.labels.labelled import read_image
@@ -53,6 +55,10 @@ def predict(asked: PredictOptions) -> Path:
     check_writable(out)
     with in_use(out, keep=False):
         task = read_task(folder)
+        if asked.overlays and task.task == "classify":
+            raise OptionsError(
+                f"{folder} contains a classifier, whose classes have no place in an image; omit --overlays."
+            )
         where = machine(asked.accelerator, asked.precision, asked.workers)
         photos = images_of(Path(asked.data))
         check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
@@ -62,11 +68,13 @@ def predict(asked: PredictOptions) -> Path:
             if task.task == "segment":
                 segment(task, model, photos, out, where, advance, overlays=asked.overlays)
             elif task.task == "detect":
-                detections(task, model, photos, out, where, advance, asked.min_score)
+                detections(task, model, photos, out, where, advance, asked)
             else:
                 classify(task, model, photos, out, where, advance)
         left_out = write_unread(photos, out)
     drawn = f", overlays in {out / OVERLAYS}" if asked.overlays else ""
+    if asked.overlays and task.task == "detect":
+        drawn += f" with the boxes of a score of {max(asked.min_score, SHOWN_SCORE):g} or more"
     if asked.overlays and task.task == "segment":
         drawn += f" with the colours in {out / legend_name(written_names(photos.paths, photos.base).values())}"
     tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{drawn}{left_out}")
@@ -148,8 +156,10 @@ def below(path: Path, base: Path) -> Path:
 def targets(task: Task, photos: Images, *, overlays: bool = False) -> list[Path]:
     """Return the names of all files to write."""
     single = {"segment": "classes.json", "detect": "predictions.json", "classify": "predictions.csv"}[task.task]
-    masks = list(written_names(photos.paths, photos.base).values()) if task.task == "segment" else []
-    drawn = [*(OVERLAYS / name for name in masks), legend_name(masks)] if overlays and masks else []
+    names = list(written_names(photos.paths, photos.base).values())
+    masks = names if task.task == "segment" else []
+    drawn = [OVERLAYS / name for name in names] if overlays else []
+    drawn += [legend_name(masks)] if overlays and masks else []
     return [*masks, *drawn, Path(single), Path(UNREAD)]
 
 
@@ -250,19 +260,31 @@ def written_names(paths: list[Path], base: Path) -> dict[Path, Path]:
 
 
 def detections(
-    task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any, min_score: float
+    task: Task, model: nn.Module, photos: Images, out: Path, where: Machine, advance: Any, asked: PredictOptions
 ) -> None:
-    """Write predictions.json, a list with file_name, category_id, category, bbox, score and segmentation (masks)."""
+    """Write predictions.json, a list with file_name, category_id, category, bbox, score and segmentation (masks).
+
+    `overlays` also writes each image with the boxes of certain detections.
+    """
     options = task.options
     where.place(model).eval()
     ids = tuple(int(one) for one in options["ids"])
     names = dict(zip(ids, task.names, strict=True))
     found: list[dict[str, Any]] = []
+    written = written_names(photos.paths, photos.base)
     for path, pixels in photos.pixels(task.in_channels, where, advance):
-        for entry in as_coco(detect(model, [pixels.float() / 255], where)[0], ids):
-            if entry["score"] >= min_score:
+        entries = as_coco(detect(model, [pixels.float() / 255], where)[0], ids)
+        for entry in entries:
+            if entry["score"] >= asked.min_score:
                 name = relative(path, photos.base).as_posix()
                 found.append({"file_name": name, "category": names[entry["category_id"]], **entry})
+        if asked.overlays:
+            sure = [entry for entry in entries if entry["score"] >= max(asked.min_score, SHOWN_SCORE)]
+            boxes = torch.tensor([entry["bbox"] for entry in sure], dtype=torch.float32).reshape(-1, 4)
+            words = [f"{names[entry['category_id']]} {entry['score']:.2f}" for entry in sure]
+            picture = with_boxes(pixels, box_convert(boxes, "xywh", "xyxy"), FOUND_COLOUR, words)
+            (out / OVERLAYS / written[path]).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(out / OVERLAYS / written[path])
     photos.check_any()
     (out / "predictions.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
 

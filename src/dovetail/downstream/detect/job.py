@@ -16,7 +16,7 @@ from dovetail.data.reading.values import value_range
 from dovetail.downstream.detect.average_precision import average_precision
 from dovetail.downstream.detect.loop import DetectOptions, detect, detections_of, finetune_detection
 from dovetail.downstream.detect.model import DetectorSpec, build_detector
-from dovetail.downstream.examples import Example, boxed
+from dovetail.downstream.examples import SHOWN_SCORE, Example, boxed
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, evenly, run_plan
@@ -34,8 +34,6 @@ from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Trial
 from dovetail.errors import DataError, OptionsError, counted
-
-SHOWN_SCORE = 0.5  # of boxes in pictures
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,10 @@ class Plan(FinetunePlan):
             boxes = torch.tensor([one.box for one in image.objects], dtype=torch.float32).reshape(-1, 4)
             truth = box_convert(boxes, "xywh", "xyxy")
             sure = detected["boxes"][detected["scores"] >= SHOWN_SCORE]
-            caption = f"annotated boxes, and those found with a score of {SHOWN_SCORE:g} or more"
+            caption = (
+                f"{len(truth)} annotated (green), {len(sure) or 'none'} found with a score of {SHOWN_SCORE:g} or more "
+                "(orange)"
+            )
             found.append(boxed(pixels, truth, sure, caption=caption))
         return found
 
