@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import signal
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_seconds_count_over_several_calls(tmp_path: Path) -> None:
     written = json.loads((tmp_path / STATE).read_text())
     assert 0 < written["seconds"]["base"] < 100
     assert Clock(tmp_path, 100.0).left() == 100 - written["seconds"]["base"]
+    assert Clock(tmp_path, 0.5).left_in_words() == "the budget is used up"
+    assert Clock(tmp_path, 1000.0).left_in_words() == "17 min left"
     (tmp_path / STATE).write_text("[]")
     with pytest.raises(RunError, match="cannot be read"):
         Clock(tmp_path, 100.0)
@@ -148,11 +151,19 @@ def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: p
     ]
     assert sum("fine-tuned mIoU" in row.scores for row in results.rows) == 3
     assert "too few" in " ".join(results.notes)
+    assert "--seeds" not in " ".join(results.notes)  # the budget decides
+    assert list(results.rows[0].scores)[:2] == ["frozen encoder", "frozen decoder"]
+    page = (tmp_path / "try" / "report.html").read_text()
+    assert "Is pre-training worth it on these images?" in page
+    assert f"<p>{html.escape(results.notes[0])}</p>" in page
     assert (tmp_path / "try" / "report.html").is_file()
     tuned = json.loads((tmp_path / "try" / "finetune" / "none-random" / "results.json").read_text())
     if best_accelerator() == "cpu":
         assert tuned["config"]["crop_size"] == (list(size) if isinstance(size, tuple) else size)
-    capsys.readouterr()
+    shown = capsys.readouterr().out
+    for start in ("random weights", "densecl", "decon-sl-densecl"):
+        assert f"\nFrozen features of {start}\n" in shown
+    assert "\nFine-tuning from random weights\n" in shown
     again = dovetail.try_out(**asked)
     assert "(already finished)" in capsys.readouterr().out
     assert [row.scores for row in again.rows] == [row.scores for row in results.rows]

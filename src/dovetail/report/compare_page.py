@@ -21,7 +21,13 @@ from dovetail.train.monitors import MAX_POSITION, MIN_RANK, MIN_SPREAD, MIN_WITH
 
 
 def write_comparison(
-    path: Path, tables: Mapping[str, Sequence[Row]], notes: Sequence[str], runs: Sequence[Path]
+    path: Path,
+    tables: Mapping[str, Sequence[Row]],
+    notes: Sequence[str],
+    runs: Sequence[Path],
+    *,
+    title: str = "Runs side by side",
+    verdict: Sequence[str] = (),
 ) -> None:
     """Write the page.
 
@@ -30,6 +36,8 @@ def write_comparison(
         tables: Rows of each task. Their settings contain "run".
         notes: Notes on the tables.
         runs: Folders of pre-training runs, whose curves are drawn.
+        title: Title of the page.
+        verdict: Sentences at the beginning.
 
     Raises:
         DovetailError: The file cannot be written.
@@ -38,7 +46,8 @@ def write_comparison(
     curves = [replace(plot, order=list(histories)) for plot in plots(histories) if plot.lines]
     text = filled(
         "comparison.html.j2",
-        title="Runs side by side",
+        title=title,
+        verdict=verdict,
         written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         runs=[(name, about(folder, histories[name])) for name, folder in named(runs).items()],
         tasks=[task(name, number, rows) for number, (name, rows) in enumerate(tables.items())],

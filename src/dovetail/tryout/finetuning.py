@@ -13,7 +13,6 @@ from typing import Any
 
 from dovetail.downstream.finetune import finetune_segment
 from dovetail.downstream.table.results import FEWEST_DRAWN, Results
-from dovetail.durations import in_words
 from dovetail.sizes import as_size, sides
 from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.options import TryOptions
@@ -87,7 +86,7 @@ class FineTuning:
         slowest = 0.0
         for seeds in range(1, self.options.seeds + 1):
             if scores and slowest > clock.left():
-                print(f"{in_words(max(clock.left(), 1))} left, which is too short for another seed.", flush=True)
+                print(f"\nNo time for another seed: {clock.left_in_words()}.", flush=True)
                 break
             began = time.monotonic()
             with clock.stage("fine-tuning"):
@@ -98,6 +97,7 @@ class FineTuning:
     def scores(self, start: Start, seeds: int, steps: int) -> tuple[float, ...]:
         """Return the scores of a start, one per seed."""
         name = f"{start.run or 'none'}-{Path(start.part).stem}"
+        print(f"\nFine-tuning from {start.title}", flush=True)
         found = self.call(start, out=self.out / name, seeds=seeds, steps=steps)
         return found.rows[0].scores[SCORE].values
 

@@ -134,6 +134,8 @@ def measured_frozen(
         folder = out / "frozen" / (name or "none")
         if not (folder / RESULTS).is_file():
             subject: dict[str, Any] = {"model": plan.model, "init": plan.init} if run is None else {"run": run}
+            method = {one.name: one.method for one in plan.pretrainings}.get(name or "", plan.starts[0].title)
+            print(f"\nFrozen features of {method}", flush=True)
             with clock.stage(f"frozen {name or 'none'}"):
                 evaluate_dense(
                     data=options.labels,
@@ -187,12 +189,14 @@ def finished(
         }
         clock.save()
     steps = int(clock.state["steps"])
-    print(f"\nFine-tuning with {steps:,} steps per trial; {in_words(max(clock.left(), 1))} left.", flush=True)
+    print(f"\nFine-tuning with {steps:,} steps per trial; {clock.left_in_words()}.", flush=True)
     scores = tuning.rounds(picked, steps, clock)
     assert tuning.last is not None  # at least one seed was run
     results = results_of(options, plan, runs, frozen, scores, clock, tuning.last)
     page = out / "report.html"
-    write_comparison(page, {"try": list(results.rows)}, results.notes, list(runs.values()))
+    title = "Is pre-training worth it on these images?"
+    tables = {"scores": list(results.rows)}
+    write_comparison(page, tables, (), list(runs.values()), title=title, verdict=results.notes)
     results.write(out)
     print(page)
     return results

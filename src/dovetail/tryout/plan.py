@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dovetail.durations import in_words
 from dovetail.errors import RunError
 from dovetail.files.durable import write_whole
 from dovetail.networks import lite0
@@ -144,6 +145,10 @@ class Clock:
     def left(self) -> float:
         """Return the remaining seconds."""
         return self.budget - self.spent()
+
+    def left_in_words(self) -> str:
+        """Return the remaining time as a phrase."""
+        return f"{in_words(self.left())} left" if self.left() >= 1 else "the budget is used up"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

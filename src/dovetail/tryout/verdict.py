@@ -33,7 +33,7 @@ def results_of(
     rows = [
         Row(
             {"start": start.title},
-            {f"frozen {start.tap}": one_value(frozen[start.run][start.tap])}
+            {f"frozen {tap}": one_value(frozen[start.run][tap]) for tap in taps_of(start)}
             | ({f"fine-tuned {SCORE}": over_seeds(scores[start])} if start in scores else {}),
         )
         for start in plan.starts
@@ -42,7 +42,8 @@ def results_of(
     alone, *others = scores
     differences = {start: paired(scores[start], scores[alone]) for start in others}
     told = [
-        sentence(found, start.title, alone.title, images=images, score=SCORE) for start, found in differences.items()
+        sentence(found, start.title, alone.title, images=images, score=SCORE, more_seeds="use a longer --budget")
+        for start, found in differences.items()
     ]
     notes = (*told, conclusion(differences, alone, runs), f"Total time: {in_words(clock.spent())}.", SELECTION)
     config = {
@@ -50,6 +51,11 @@ def results_of(
         for name, value in options.as_dict().items()
     }
     return Results("try", tuple(rows), config, {**last.data, "steps": clock.state["steps"]}, last.device, notes)
+
+
+def taps_of(start: Start) -> tuple[str, ...]:
+    """Return the frozen features to show for a start: those it is compared by, or both without pre-training."""
+    return (start.tap,) if start.run is not None else ("encoder", "decoder")
 
 
 def conclusion(differences: Mapping[Start, Difference], alone: Start, runs: Mapping[str, Path]) -> str:

@@ -155,7 +155,15 @@ def differences(
                 yield int(row.setting["images"]), name, paired(first, second, (images[0], images[1]))
 
 
-def sentence(found: Difference, what: str, other: str, *, images: int, score: str) -> str:
+def sentence(
+    found: Difference,
+    what: str,
+    other: str,
+    *,
+    images: int,
+    score: str,
+    more_seeds: str = f"use --seeds {ENOUGH_SEEDS}",
+) -> str:
     """Return a sentence about a difference.
 
     Args:
@@ -164,12 +172,13 @@ def sentence(found: Difference, what: str, other: str, *, images: int, score: st
         other: Baseline, such as "ImageNet weights".
         images: Number of labelled images.
         score: Name of the score.
+        more_seeds: How to get more seeds.
     """
     beginning = f"With {counted(images, 'labelled image')} "
     if found.half_width is None:
         return (
             f"{beginning}{what} is {found.mean:+.1f} {score} from {other} with {counted(found.seeds, 'seed')}, which "
-            f"is too few to tell; use --seeds {ENOUGH_SEEDS}."
+            f"is too few to tell; {more_seeds}."
         )
     size = f"{found.mean:+.1f} ± {found.half_width:.1f} {score}"
     seeds = f"({counted(found.seeds, 'seed')}, paired)"
