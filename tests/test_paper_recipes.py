@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ NAMES = [path.stem for path in FILES]
 KEYS = {"method", "model", "preset", "epochs", "batch_size", "devices", "num_nodes", "image_size", "recipe"}
 
 
+@functools.cache
 def read(path: Path) -> dict[str, Any]:
-    """Return a file's options."""
+    """Return a file's options, which no test changes."""
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
 

@@ -52,6 +52,7 @@ def test_a_budget_is_written_down_as_the_steps_that_ran(photos: Path, tmp_path: 
     run = dovetail.pretrain(
         data=photos,
         model="timm/test_resnet+fpn(channels=16)",
+        image_size=64,
         batch_size=8,
         workers=0,
         recipe={"hidden": 8, "dim": 4, "prototypes": 4},
