@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 from dovetail.heads import SlotHeadSpec
 from dovetail.objectives import SlotSpec
 from dovetail.schedules import Cosine, Moment
-from dovetail.train.teacher import Teacher
+from dovetail.train import Teacher
 from dovetail.views import View
 
 

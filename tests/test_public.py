@@ -37,10 +37,12 @@ PUBLIC = {
     ),
     "dovetail.views": (
         "IMAGENET_MEAN IMAGENET_STD MaskSpec Photometric PointSpec Purpose QuerySpec Role SegmentSpec View ViewBatch "
-        "ViewPlan ViewSpec align augment collate draw_views overlap_box overlaps stream to_views"
+        "ViewPlan ViewSpec ViewTransform align augment collate draw_views overlap_box overlaps stream to_views"
     ),
+    "dovetail.train": "Learner Teacher",
     "dovetail.networks": (
-        "Network at_points build_network decoder_taps deepest_encoder_tap finest_decoder_tap list_models"
+        "Network Rotations Streams at_points build_network decoder_taps deepest_encoder_tap finest_decoder_tap "
+        "list_models takes_queries two_streams"
     ),
 }
 
@@ -58,7 +60,9 @@ def test_what_is_public_is_listed_and_there(package: str) -> None:
         module.nothing_of_this_name  # noqa: B018
 
 
-@pytest.mark.parametrize("package", ["dovetail", "dovetail.recipes", "dovetail.objectives", "dovetail.networks"])
+@pytest.mark.parametrize(
+    "package", ["dovetail", "dovetail.recipes", "dovetail.objectives", "dovetail.networks", "dovetail.train"]
+)
 def test_what_is_imported_late_is_what_type_checkers_see(package: str) -> None:
     tree = ast.parse((SOURCE / package.removeprefix("dovetail").removeprefix(".") / "__init__.py").read_text())
     late = importlib.import_module(package)._PUBLIC

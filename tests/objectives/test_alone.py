@@ -13,10 +13,15 @@ import dovetail.objectives
 from dovetail.errors import DovetailError
 from dovetail.heads.vector import VectorHeadSpec
 from dovetail.objectives import ObjectiveSpec, RegressSpec
+from dovetail.recipes.registry import METHODS
 from tests.tiny import START, make_views, tiny_learner
 
 MODULES = sorted(one.name for one in pkgutil.iter_modules(dovetail.objectives.__path__))
 WITHOUT = {"ObjectiveSpec", "CentredSpec", "SelfPatchSpec"}  # two contracts, and a sum of others' losses
+
+
+# The terms of the others are on segments, or compare with other taps: only a learner prepares their outputs.
+COMPARED = sorted(METHODS.keys() - {"detcon", "encoder-targets"})
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -36,7 +41,7 @@ def test_names_are_there(name: str) -> None:
     assert name in dir(dovetail.objectives)
 
 
-@pytest.mark.parametrize("method", ["byol", "simclr", "dino", "barlow", "slotcon", "ibot"])
+@pytest.mark.parametrize("method", COMPARED)
 def test_the_numbers_are_those_of_a_run(method: str) -> None:
     learner = tiny_learner(method)
     views = make_views(learner.recipe.views, seed=1)
@@ -46,8 +51,8 @@ def test_the_numbers_are_those_of_a_run(method: str) -> None:
         alone = term.objective.build(learner.recipe.head_of(term))
         alone.load_state_dict(learner.objectives[term.name].state_dict())
         seen = [view for view in views if view.role in term.roles]
-        needs_views = method in ("slotcon", "ibot") or len({view.role for view in views}) > 1
-        loss = alone(student[term.name], teacher.get(term.name, []), seen if needs_views else (), START)
+        seen = seen if alone.needs_views else []
+        loss = alone(student[term.name], teacher.get(term.name, []), seen, START)
         torch.testing.assert_close(loss.total, whole.parts[f"{term.name}/loss"], rtol=1e-5, atol=1e-6)
 
 
@@ -55,3 +60,13 @@ def test_a_tensor_in_the_place_of_a_list_is_refused() -> None:
     loss = RegressSpec(predictor=None).build(VectorHeadSpec(dim=8))
     with pytest.raises(DovetailError, match="teacher is a tensor; pass a list"):
         loss([torch.zeros(2, 8)], torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize(("method", "name"), [("slotcon", "SlotObjective"), ("selfpatch", "SelfPatchObjective")])
+def test_a_loss_of_positions_is_not_computed_without_the_views(method: str, name: str) -> None:
+    learner = tiny_learner(method)
+    views = make_views(learner.recipe.views)
+    student, teacher = learner.student_outputs(views), learner.teacher_outputs(views)
+    (term,) = learner.recipe.terms
+    with pytest.raises(DovetailError, match=f"{name} needs the views of the .* outputs, got 0; pass views="):
+        learner.objectives[term.name](student[term.name], teacher[term.name])

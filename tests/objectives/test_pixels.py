@@ -259,4 +259,4 @@ def test_wrong_settings_are_refused_with_a_sentence() -> None:
 
 def test_other_than_two_views_are_refused() -> None:
     with pytest.raises(DovetailError, match="teacher 1"):
-        objective()([output()] * 3, [output()], [], NOW)
+        objective()([output()] * 3, [output()], [View.of(torch.zeros(2, 3, 8, 8))] * 3, NOW)

@@ -152,10 +152,16 @@ def test_installed_packages_bring_methods(
     folder = Path("brought-1.0.dist-info")
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text(f"[dovetail.methods]\nfrom-a-package = {own_module}\n")
+    points = f"[dovetail.methods]\nfrom-a-package = {own_module}\nold = {own_module}_of_last_year\n"
+    (folder / "entry_points.txt").write_text(points)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     registry.installed.cache_clear()
     assert run_command(["show", "decon-sl-from-a-package", "--model", MODEL]) == 0
     assert run_command(["methods"]) == 0
-    assert "from-a-package" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "from-a-package" in shown
+    broken = "The method 'old' of the installed package brought cannot be loaded from"
+    assert broken in shown
+    assert run_command(["show", "old"]) == 2
+    assert broken in capsys.readouterr().err
     registry.installed.cache_clear()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dovetail.data.open import open_source
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
 from dovetail.run import pretrain as job
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import check_freeze, shortened, typed_rate
+from dovetail.run.resolve import Images, check_freeze, resolved_run, shortened, typed_rate
 from tests.data.photos import folder_of
 from tests.tiny import CNN, VIT, tiny_learner
 from tests.train.runs import settings
@@ -64,3 +65,11 @@ def test_a_typed_rate_leaves_the_rate_of_biases_as_it_is() -> None:
     assert typed_rate(typed, run, {"bias_lr": None}) == {}
     assert typed_rate(PretrainOptions.given({"lr": 0.5}, from_file=["lr"]), run, chosen) == {}
     assert typed_rate(PretrainOptions.given({}), run, chosen) == {}
+
+
+@pytest.mark.parametrize("preset", ["small", "short", "continue"])
+def test_an_unknown_optimiser_is_one_sentence_under_every_preset(preset: Any) -> None:
+    options = PretrainOptions(data="x", method="decon-sl", preset=preset, recipe={"optimiser": "muon"})
+    network = build_network("timm/test_resnet+fpn(channels=16)", image_size=64)
+    with pytest.raises(OptionsError, match="There is no optimiser 'muon'; choose one of: adamw, lamb, lars, "):
+        resolved_run(options, Images(100), network)

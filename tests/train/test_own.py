@@ -17,7 +17,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
 import dovetail
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, RunError
 from dovetail.networks.build import build_network
 from dovetail.recipes.decoder_terms import decon
 from dovetail.recipes.table import build
@@ -106,7 +106,7 @@ class Counting(Callback):
         self.steps += 1
 
 
-def test_a_run_takes_them_all(tmp_path: Path) -> None:
+def test_a_run_takes_them_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counting, profiler = Counting(), SimpleProfiler(dirpath=tmp_path / "profile", filename="steps")
     made: list[torch.optim.Optimizer] = []
 
@@ -148,4 +148,12 @@ def test_a_run_takes_them_all(tmp_path: Path) -> None:
     assert config["loggers"] == []
     assert not {"callbacks", "trainer_args", "optimiser", "schedule"} & config.keys()
     options.pop("loggers")
-    assert dovetail.pretrain(resume=True, **options).step == 4
+    options["callbacks"], options["trainer_args"] = [], None
+    other = {**options, "optimiser": None}
+    with pytest.raises(RunError, match="trained with the optimiser NAdam, but it is resumed with Sgd; pass the same"):
+        dovetail.pretrain(resume=True, max_steps=5, **other)
+    caplog.clear()
+    assert dovetail.pretrain(resume=True, max_steps=5, **options).step == 5
+    assert "a schedule=... of your own" not in caplog.text
+    assert dovetail.pretrain(resume=True, max_steps=6, **{**options, "schedule": None}).step == 6
+    assert "a schedule=... of your own, which is not passed now" in caplog.text

@@ -107,6 +107,7 @@ class DenseContrast(Objective):
     def __init__(self, spec: DenseContrastSpec, dim: int) -> None:
         super().__init__()
         self.spec = spec
+        self.needs_views = spec.cell_negatives > 0
         self.queue_global = Queue(dim, spec.queue)
         self.queue_dense = Queue(dim, spec.queue)
 

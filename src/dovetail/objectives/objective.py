@@ -43,7 +43,12 @@ class Objective(nn.Module, ABC):
     `forward` changes no state. `update` changes state without a copy in the teacher (queues, centres), once per
     micro-batch, after the loss. All state is in parameters and buffers: after saving and loading, the next loss is
     bit-equal.
+
+    Attributes:
+        needs_views: Whether the loss depends on the views. It is then refused without them.
     """
+
+    needs_views: bool = False
 
     def __call__(
         self,
@@ -55,12 +60,17 @@ class Objective(nn.Module, ABC):
         """Return the loss of `forward`. Only losses that use views and moment need them.
 
         Raises:
-            RecipeError: If an argument is a tensor instead of a list with one output per view.
+            RecipeError: If an argument is a tensor instead of a list with one output per view, or views are missing.
         """
         given: tuple[tuple[str, Any], ...] = (("student", student), ("teacher", teacher))
         for name, outputs in given:
             if isinstance(outputs, Tensor):
                 raise RecipeError(f"{name} is a tensor; pass a list with one tensor per view.")
+        if self.needs_views and len(views) < len(student):
+            raise RecipeError(
+                f"{type(self).__name__} needs the views of the {len(student)} outputs, got {len(views)}; pass "
+                "views=[...] with one dovetail.views.View per output."
+            )
         loss: Loss = super().__call__(student, teacher, views, moment)
         return loss
 

@@ -63,6 +63,8 @@ class MaskedPatchSpec(CentredSpec):
 class MaskedPatchObjective(CentredObjective):
     """See the module's docstring. Logits of each view are [B, N, K]; the views contain the masks."""
 
+    needs_views = True
+
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], views: Sequence[View], moment: Moment
     ) -> Loss:
@@ -113,6 +115,8 @@ class SelfPatchSpec(CentredSpec):
 
 class SelfPatchObjective(Objective):
     """See the module's docstring. The teacher sees local views too; only global views are targets of the image."""
+
+    needs_views = True
 
     def __init__(self, spec: SelfPatchSpec, head: SelfPatchHeadSpec) -> None:
         super().__init__()

@@ -100,6 +100,8 @@ class PixelConsistencySpec(ObjectiveSpec):
 class PixelConsistency(Objective):
     """PixPro's loss on the first two views. Parts of the loss: `pixel`, and `instance` if that branch is enabled."""
 
+    needs_views = True
+
     def __init__(self, spec: PixelConsistencySpec, head: PixelHeadSpec) -> None:
         super().__init__()
         self.spec = spec

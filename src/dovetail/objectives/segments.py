@@ -88,6 +88,8 @@ class SegmentContrast(Objective):
     Parts: `contrast`, and `shared`, the fraction of samples with a positive.
     """
 
+    needs_views = True
+
     def __init__(self, spec: SegmentContrastSpec, head: SegmentHeadSpec) -> None:
         super().__init__()
         self.spec = spec

@@ -99,6 +99,8 @@ class SlotSpec(ObjectiveSpec):
 class SlotObjective(Objective):
     """SlotCon's loss of the `SlotOutput`s of two global views. State: the predictor and the centre [1, K]."""
 
+    needs_views = True
+
     centre: Tensor
 
     def __init__(self, spec: SlotSpec, head: SlotHeadSpec) -> None:

@@ -129,7 +129,7 @@ def options(
     if preset == "continue":
         found = {**found, **CONTINUE}
     if "base_lr" in found and optimiser != "published":
-        found = {**found, **SHORT_RATES[optimiser]}
+        found = {**found, **SHORT_RATES.get(optimiser, {})}
     return {name: value for name, value in found.items() if name in known}
 
 

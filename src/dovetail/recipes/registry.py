@@ -159,10 +159,26 @@ def installed() -> Mapping[str, EntryPoint]:
 
 
 def find(name: str) -> Method | None:
-    """Return the method with a name, loading it from an installed package if necessary; None if there is none."""
+    """Return the method with a name, loading it from an installed package if necessary; None if there is none.
+
+    Raises:
+        OptionsError: The package cannot be loaded, or its method is invalid.
+    """
     if name not in METHODS and name in installed():
-        add(name, as_method(installed()[name].load(), name))
+        add(name, as_method(loaded(installed()[name]), name))
     return METHODS.get(name)
+
+
+def loaded(entry: EntryPoint) -> Any:
+    """Return the object of an entry point."""
+    try:
+        return entry.load()
+    except Exception as error:  # code of another package
+        package = "" if entry.dist is None else f" of the installed package {entry.dist.name}"
+        raise OptionsError(
+            f"The method {entry.name!r}{package} cannot be loaded from {entry.value} ({type(error).__name__}: "
+            f"{error}); update the package or uninstall it."
+        ) from error
 
 
 def as_method(thing: Any, name: str) -> Method:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from dovetail.errors import OptionsError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.options import AUTO, Options, option, takes
 from dovetail.sizes import size_in_words
 
@@ -168,8 +168,12 @@ def methods(options: MethodsOptions) -> None:
     from dovetail.recipes.registry import METHODS, find, installed
     from dovetail.recipes.table import examples
 
+    faults = []
     for name in installed():
-        find(name)
+        try:
+            find(name)
+        except DovetailError as error:  # the table has the others
+            faults.append(str(error))
     table = Table("method", "title", "family", "paper", "year", "needs", "official numbers")
     for name, method in METHODS.items():
         covered = "matched" if method.golden else "none"
@@ -177,6 +181,8 @@ def methods(options: MethodsOptions) -> None:
     console = wide_console()
     console.print(table)
     composed = ", ".join(name for name in examples() if name not in METHODS)
+    for fault in faults:
+        console.print(fault, markup=False)
     console.print(f"Combinations: {composed}; METHOD+decon-sl[-BASE] uses BASE on the decoder.")
     console.print(
         "Default (--method auto): encoder-targets for a decoder on a trained encoder, decon-sl for a decoder on a "

@@ -256,6 +256,7 @@ class Overseer(Callback):
             "settings": self.settings.as_dict(),
             "learner": module.learner.state_dict(),
             "optimiser": trainer.optimizers[0].state_dict(),
+            **module.own.marks(trainer.optimizers[0]),
             "skipped_steps": module.guard.skipped,
             THREADS: threads_of(self.settings),
         }

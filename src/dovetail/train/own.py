@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from dovetail.errors import OptionsError, unknown_name
+from dovetail.errors import OptionsError, RunError, unknown_name
 from dovetail.recipe import OptimiserSpec, Recipe
 from dovetail.schedules import Moment
 from dovetail.train.optimisers import LrScale, build_optimiser, parameter_groups
@@ -42,6 +43,8 @@ OWNED: Mapping[str, str] = {
     "use_distributed_sampler": "data",
     "reload_dataloaders_every_n_epochs": "data",
 }
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,27 @@ class Own:
             return {}
         probe = made(self.optimiser, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
         return {name: float(probe.param_groups[0][name]) for name in ("lr", "weight_decay") if name in probe.defaults}
+
+    def marks(self, optimiser: Optimizer) -> dict[str, Any]:
+        """Return what a checkpoint records of the optimiser and the schedule, which a resumed run is given again."""
+        return {"optimiser_class": type(optimiser).__name__, "own_schedule": self.schedule is not None}
+
+    def check_marks(self, optimiser: Optimizer, state: Mapping[str, Any]) -> None:
+        """Compare the optimiser and the schedule of a resumed run with those of its checkpoint.
+
+        Raises:
+            RunError: The optimiser is another one. Another kind of schedule is only warned of.
+        """
+        known = {**self.marks(optimiser), **state}  # older checkpoints have no marks
+        if known["optimiser_class"] != type(optimiser).__name__:
+            raise RunError(
+                f"The run was trained with the optimiser {known['optimiser_class']}, but it is resumed with "
+                f"{type(optimiser).__name__}; pass the same optimiser=... as before."
+            )
+        if known["own_schedule"] and self.schedule is None:
+            log.warning(
+                "The run had a schedule=... of your own, which is not passed now; the rest follows the recipe's."
+            )
 
     def rate(self, spec: OptimiserSpec, peak: float, moment: Moment) -> float:
         """Return the learning rate at `moment`."""

@@ -172,6 +172,8 @@ class LearnerModule(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         optimiser = self.own.build(rule_names(self.learner), self.learner.recipe.optimiser, self.learner.lr_scale)
         state, self.saved = self.saved, None
+        if state is not None:
+            self.own.check_marks(optimiser, state)
         if state is not None and FOLDER in state:
             fill(self.learner, optimiser, state)
         elif state is not None:

@@ -17,6 +17,7 @@ from dovetail.views.plan import (
 )
 from dovetail.views.random import Purpose, stream
 from dovetail.views.sampling import draw_views
+from dovetail.views.transform import ViewTransform
 from dovetail.views.view import Role, View, align, overlap_box, overlaps
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ViewBatch",
     "ViewPlan",
     "ViewSpec",
+    "ViewTransform",
     "align",
     "augment",
     "collate",
