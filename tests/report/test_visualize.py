@@ -96,6 +96,9 @@ def test_pictures_that_a_run_cannot_give_are_refused(
 
 
 def test_a_folder_without_a_run_and_a_wrong_size_are_refused(slot_run: Path, photos: Path, tmp_path: Path) -> None:
+    for draw in (visualize.pca, visualize.slots, visualize.attention, visualize.correspondence, visualize.neighbours):
+        with pytest.raises(DovetailError, match="is the name of a picture; specify the folder"):
+            draw(run=slot_run, images=photos, out=tmp_path / "pca.png")
     with pytest.raises(DovetailError, match="contains no run"):
         visualize.pca(run=tmp_path, images=photos, out=tmp_path)
     with pytest.raises(DovetailError, match="expects a multiple of 32"):

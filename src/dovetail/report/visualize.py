@@ -25,6 +25,8 @@ from dovetail.report.sheets import Sheet, rows_of, short
 from dovetail.run.restored import Restored, restore
 from dovetail.sizes import Size, sides, size_in_words
 
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
+
 
 class Photos(NamedTuple):
     """Readable images of a source: names and uint8 crops [C, h, w]."""
@@ -64,6 +66,13 @@ def as_module(model: Any) -> nn.Module | None:
     return model
 
 
+def folder_of(out: str | Path) -> Path:
+    """Return the output folder. Raise `OptionsError` for the name of a picture."""
+    if Path(out).suffix.lower() in PICTURES and not Path(out).is_dir():
+        raise OptionsError(f"--out {str(out)!r} is the name of a picture; specify the folder for the pictures.")
+    return Path(out)
+
+
 @takes(PcaOptions)
 def pca(options: PcaOptions) -> list[Path]:
     """Draw the principal components of encoder and decoder feature maps before and after pre-training.
@@ -74,7 +83,7 @@ def pca(options: PcaOptions) -> list[Path]:
     Raises:
         DovetailError: The folders contain no run or no images.
     """
-    with in_use(Path(options.out), keep=False):
+    with in_use(folder_of(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         taps = shown_taps(restored.after.taps, restored.recipe)
@@ -106,7 +115,7 @@ def slots(options: SlotsOptions) -> list[Path]:
     Raises:
         DovetailError: The run has no slots.
     """
-    with in_use(Path(options.out), keep=False):
+    with in_use(folder_of(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px, finer=True)
         sheets = slot_sheet(restored, photos.names, photos.crops)
@@ -123,7 +132,7 @@ def attention(options: AttentionOptions) -> list[Path]:
     Raises:
         DovetailError: The model is not a ViT.
     """
-    with in_use(Path(options.out), keep=False):
+    with in_use(folder_of(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model))
         photos = photos_of(options.images, restored, most=options.most, side_px=options.side_px)
         paths = [attention_sheet(restored, photos.names, photos.crops).write(Path(options.out) / "attention.png")]
@@ -142,7 +151,7 @@ def correspondence(options: CorrespondenceOptions) -> list[Path]:
     Raises:
         DovetailError: There are too few images.
     """
-    with in_use(Path(options.out), keep=False):
+    with in_use(folder_of(options.out), keep=False):
         restored = restore(options.run, model=as_module(options.model), init=options.init)
         if options.between == "views":
             with values_within(restored.options.value_range):
@@ -169,7 +178,7 @@ def neighbours(options: NeighboursOptions) -> list[Path]:
     Raises:
         DovetailError: There are too few images.
     """
-    with in_use(Path(options.out), keep=False):
+    with in_use(folder_of(options.out), keep=False):
         sheet = neighbours_sheet(
             options.run,
             options.images,
