@@ -38,8 +38,8 @@ def test_a_run_goes_on_when_nobody_reads_its_output(photos: Path, tmp_path: Path
     command = [*DOVETAIL, "pretrain", "--data", str(photos), "--out", str(out), "--max-steps", "3", *TINY]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        assert first.startswith(b"Method decon-sl, because ")
+        assert process.stdout.readline() == "Loading PyTorch …\n".encode()
+        assert process.stdout.readline().startswith(b"Method decon-sl, because ")
         assert not (out / "exported").exists()
         process.stdout.close()
         code = process.wait(timeout=1500)
