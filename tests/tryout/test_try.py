@@ -89,8 +89,15 @@ def test_the_conclusion_claims_what_was_shown() -> None:
     assert "too few seeds" in conclusion({encoder: Difference(9.0, None, 2)}, alone, runs)
 
 
-@pytest.mark.parametrize(("given", "sentence"), [({"labels": ""}, "labels is missing"), ({"budget": "2"}, "duration")])
-def test_what_is_missing_is_named(given: dict[str, str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"labels": ""}, "labels is missing"),
+        ({"budget": "2"}, "duration"),
+        ({"data": [1]}, "data is a list, but a path"),
+    ],
+)
+def test_what_is_missing_is_named(given: dict[str, object], sentence: str) -> None:
     with pytest.raises(OptionsError, match=sentence):
         options(**given).check_complete()
 

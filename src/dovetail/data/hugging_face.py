@@ -120,7 +120,7 @@ def open_table(data: Any, *, fetch: bool = True) -> ImageSource:
     table = only_split(found, called)
     if type(table).__name__.startswith("Iterable"):
         raise DataError(
-            f"{called} is a streaming dataset, which has no random access; load it without streaming, or write it to "
+            "The data is a streaming dataset, which has no random access; load it without streaming, or write it to "
             "shards with dovetail.prepare(data=stream, shards=folder)."
         )
     if table.format["type"] == "custom":  # `set_transform` or `with_transform`

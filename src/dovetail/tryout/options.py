@@ -52,4 +52,10 @@ class TryOptions(Options):
         for name, what in {"data": "a folder of images", "labels": "a labelled dataset", "out": "a folder"}.items():
             if not str(getattr(self, name)):
                 raise OptionsError(f"{name} is missing; specify {what} with --{name}.")
+            if not isinstance(getattr(self, name), str | Path):  # an interrupted command is resumed by its paths
+                kind = type(getattr(self, name)).__name__
+                raise OptionsError(
+                    f"{name} is a {kind}, but a path is needed; write its images to files, such as shards with "
+                    "dovetail.prepare."
+                )
         seconds_in(self.budget)
