@@ -7,7 +7,7 @@ pre-training is run once for each seed. Rows share the labelled images of a seed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.scenes.sets import SetPlan
@@ -246,45 +246,40 @@ def counts(unlabelled: int, train: int, val: int, test: int) -> Mapping[Split, i
 
 
 _FPN = "smp.FPN(encoder_name='tu-{}', decoder_pyramid_channels=128, decoder_segmentation_channels=128)"
+_TABLETOP = Scale(
+    name="tabletop",
+    images="tabletop",
+    plan=SetPlan(160, counts(2000, 400, 100, 300)),
+    networks={
+        "fpn": _FPN.format(LITE0),
+        "unet": f"smp/unet/tu-{LITE0}",
+        "detector": f"timm/{LITE0}+fpn(channels=128)",
+    },
+    view_px=128,
+    epochs=2,
+    batch_size=32,
+    taps=("c3+c4", "decoder"),
+    labels=(16, 64),
+    probing={"lr": [0.1, 0.3, 1.0, 3.0], "weight_decay": [1e-4], "steps": 300, "memory": 4000},
+    fractions={0.02: 240, 0.05: 240},
+    decoder_fractions={0.02: 240, 0.05: 240},
+    finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
+    rates=(1e-3,),
+    detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
+)
+# Everything as for tabletop, with nothing chosen anew; images and crops are larger, and the objects real.
+_STAMPS = replace(
+    _TABLETOP,
+    name="stamps",
+    images="stamps",
+    plan=SetPlan(224, counts(2000, 400, 100, 300), close=True),
+    fractions={0.05: 240},
+    decoder_fractions={0.05: 240},
+    finetuning={**_TABLETOP.finetuning, "crop_size": 160},
+)
 SCALES: Mapping[str, Scale] = {
-    "tabletop": Scale(
-        name="tabletop",
-        images="tabletop",
-        plan=SetPlan(160, counts(2000, 400, 100, 300)),
-        networks={
-            "fpn": _FPN.format(LITE0),
-            "unet": f"smp/unet/tu-{LITE0}",
-            "detector": f"timm/{LITE0}+fpn(channels=128)",
-        },
-        view_px=128,
-        epochs=2,
-        batch_size=32,
-        taps=("c3+c4", "decoder"),
-        labels=(16, 64),
-        probing={"lr": [0.1, 0.3, 1.0, 3.0], "weight_decay": [1e-4], "steps": 300, "memory": 4000},
-        fractions={0.02: 240, 0.05: 240},
-        decoder_fractions={0.02: 240, 0.05: 240},
-        finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
-        rates=(1e-3,),
-        detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
-    ),
-    # Everything as for tabletop, with nothing chosen anew; images and crops are larger, and the objects real.
-    "stamps": Scale(
-        name="stamps",
-        images="stamps",
-        plan=SetPlan(224, counts(2000, 400, 100, 300), close=True),
-        networks={"fpn": _FPN.format(LITE0)},
-        view_px=128,
-        epochs=2,
-        batch_size=32,
-        taps=("c3+c4", "decoder"),
-        labels=(16, 64),
-        probing={"lr": [0.1, 0.3, 1.0, 3.0], "weight_decay": [1e-4], "steps": 300, "memory": 4000},
-        fractions={0.05: 240},
-        decoder_fractions={0.05: 240},
-        finetuning={"batch_size": 8, "crop_size": 160, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
-        rates=(1e-3,),
-    ),
+    "tabletop": _TABLETOP,
+    "stamps": _STAMPS,
     "tiny": Scale(
         name="tiny",
         images="mosaics",
