@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import DataError
+from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.folder import CONFIG, check_out
 from dovetail.run.options import PretrainOptions
 
 
 def check_early(options: PretrainOptions) -> None:
     """Raise `DovetailError` for a run folder, options or images that `pretrain` would refuse."""
+    refuse_other_spellings(options, options.recipe)
     if not is_first_process():  # the first one may have begun to write
         return
     again = begun_before(options.out)

@@ -31,10 +31,14 @@ def unreadable_in(path: Path) -> set[str]:
 def absolute(name: str) -> str:
     """Return the name of an image with an absolute path, so that it has one name in every spelling of its folder.
 
-    Names that are no paths, such as "Photos[3]" of a dataset, are returned unchanged.
+    Names that are no paths, such as "Photos[3]" of a dataset, are returned unchanged, as are names inside an archive.
     """
     first = re.sub(PLACE, "", Path(name).parts[0]) if name else ""
-    return os.path.abspath(name) if first and Path(first).exists() else name  # noqa: PTH100 - keeps links
+    if not first or not Path(first).exists():
+        return name
+    archive = next((str(path) for path in Path(name).parents if path.is_file()), "")
+    within = str(Path(name)).removeprefix(archive) if archive else ""
+    return os.path.abspath(archive or name) + within  # noqa: PTH100 - keeps links
 
 
 class SkippedLog:
