@@ -8,6 +8,7 @@ import torch
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
 from dovetail.networks.probe import check_image_size
+from dovetail.sizes import Size
 
 
 def test_sizes_off_the_grid_name_the_nearest() -> None:
@@ -16,6 +17,12 @@ def test_sizes_off_the_grid_name_the_nearest() -> None:
     for size, nearest in ((100, 96), (20, 32), (81, 96)):
         with pytest.raises(DovetailError, match=f"multiple of 32, such as {nearest}"):
             check_image_size(network, size)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(65, "64"), ((64, 90), "64x96"), (10, "32")])
+def test_a_model_that_cannot_be_built_for_a_size_names_the_nearest(size: Size, nearest: str) -> None:
+    with pytest.raises(DovetailError, match=f" px; choose multiples of 32, such as {nearest}."):
+        build_network("smp/fpn/resnet18", image_size=size)
 
 
 def test_a_decoder_that_pools_too_far() -> None:

@@ -44,6 +44,20 @@ def test_a_size_that_was_given_stays() -> None:
     assert (found.recipe or {}) == {"decoder_cells": 196}
 
 
+def test_a_budget_that_timing_uses_up_is_told_and_not_timed_any_further() -> None:
+    options = PretrainOptions.given({"data": "photos", "model": MODEL, "method": "decon-sl", "budget": "3s"})
+    left, timed = iter([-2.0, -2.0, -2.0]), []
+
+    def measure(found: PretrainOptions) -> Cost:
+        timed.append(found.image_size)
+        return Cost(5.0, 100)
+
+    found, told = planned(options, build_network(MODEL), lambda: next(left), measure)
+    assert (len(timed), found.max_steps) == (1, 1)
+    assert told.startswith("Timing the steps (5 s each")
+    assert "used up the budget of 3s" in told
+
+
 @pytest.mark.parametrize("other", [{"max_steps": 5}, {"epochs": 2}, {"resume": True}])
 def test_a_budget_stands_alone(other: dict[str, Any]) -> None:
     with pytest.raises(DovetailError, match="budget"):

@@ -14,13 +14,14 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.downstream.table.verdict import Difference
 from dovetail.errors import Interrupted, OptionsError, RunError
+from dovetail.run.folder import write_config
 from dovetail.sizes import Size
 from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.finetuning import Trial, steps_for
 from dovetail.tryout.job import best_starts
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import STATE, Clock, plan_of
-from dovetail.tryout.verdict import conclusion
+from dovetail.tryout.verdict import conclusion, too_short
 from tests.downstream.pictures import COLOURS, noisy
 from tests.downstream.test_finetune import mask_folder
 
@@ -133,6 +134,17 @@ def test_whatever_is_stopped_one_sentence_says_how_to_go_on(
     assert shown.count("\n") == 1
 
 
+def test_pretrainings_of_few_steps_are_named(tmp_path: Path) -> None:
+    runs = {"base": tmp_path / "base", "decon": tmp_path / "decon"}
+    for run, steps in zip(runs.values(), (1, 250), strict=True):
+        run.mkdir()
+        write_config(run, {"data": "photos", "model": MODEL, "max_steps": steps})
+    (told,) = too_short(runs)
+    assert told.startswith("The budget allowed pre-trainings of 1, 250 steps.")
+    write_config(runs["base"], {"data": "photos", "model": MODEL, "max_steps": 200})
+    assert not too_short(runs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, (32, 64)], ids=["square", "wide"])
 def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +170,7 @@ def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: p
     ]
     assert sum("fine-tuned mIoU" in row.scores for row in results.rows) == 3
     assert "too few" in " ".join(results.notes)
+    assert "Fewer than 200 steps say little" in " ".join(results.notes)
     assert "--seeds" not in " ".join(results.notes)  # the budget decides
     assert list(results.rows[0].scores)[:2] == ["frozen encoder", "frozen decoder"]
     page = (tmp_path / "try" / "report.html").read_text()

@@ -20,8 +20,10 @@ from dovetail.networks.network import Construction, Network, split_points
 from dovetail.networks.probe import trial_view
 from dovetail.networks.undisturbed import undisturbed
 from dovetail.recipe import Tap
-from dovetail.sizes import Size, sides, size_in_words
+from dovetail.sizes import Size, multiple_of, sides, size_in_words
 from dovetail.views.view import View
+
+USUAL_STRIDE = 32  # of the deepest map
 
 Stages = dict[str, Any]
 """Maps [B, C, H, W] by stage; levels of a feature pyramid are a `Level`."""
@@ -103,10 +105,11 @@ class StagedNetwork(Network):
                 name for name, tap in self.taps.items() if tap.part == "decoder" and self.stages[name] in at_points
             }
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise ModelError(
-                f"{self.constructor} does not support images of {size_in_words(self.image_size)} px "
-                f"({_first_line(error)}); choose another image size, such as 224."
-            ) from error
+            fitting, shown = multiple_of(self.image_size, USUAL_STRIDE), size_in_words(self.image_size)
+            reason, other = f" ({_first_line(error)})", "choose another image size, such as 224"
+            if fitting != self.image_size:  # torch's reason is about sizes of maps
+                reason, other = "", f"choose multiples of {USUAL_STRIDE}, such as {size_in_words(fitting)}"
+            raise ModelError(f"{self.constructor} does not support images of {shown} px{reason}; {other}.") from error
         finally:
             self.model.train(was_training)
         if not self.taps:

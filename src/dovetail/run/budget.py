@@ -53,18 +53,23 @@ def planned(
             longer = steps_within(slower, left())
             if longer > SHORT_STEPS:
                 found, cost, steps = found.changed(preset=AUTO), slower, longer
-        if steps >= min(FEWEST_STEPS, cost.natural_steps):
+        if steps >= min(FEWEST_STEPS, cost.natural_steps) or left() <= 0:
             break
     size = f" on views of {size_in_words(found.image_size)} px" if found.image_size else ""
     told = f"The budget of {options.budget} allows {steps:,} steps of {cost.step_seconds:.2g} s{size}."
-    if steps < FEWEST_STEPS:
+    if steps == 0:
+        told = (
+            f"Timing the steps ({cost.step_seconds:.2g} s each{size}) used up the budget of {options.budget}, so the "
+            "run takes a single step; use a longer --budget."
+        )
+    elif steps < FEWEST_STEPS:
         told += " This is very short: runs of fewer than 200 steps were not evaluated."
     return found.changed(max_steps=max(steps, 1), budget=None), told
 
 
 def steps_within(cost: Cost, seconds: float) -> int:
     """Return the number of steps that fit, which never exceeds the number without a budget."""
-    return min(int(KEPT_SHARE * seconds / cost.step_seconds), cost.natural_steps)
+    return max(min(int(KEPT_SHARE * seconds / cost.step_seconds), cost.natural_steps), 0)
 
 
 def candidates(options: PretrainOptions, network: Network) -> Iterator[PretrainOptions]:

@@ -64,7 +64,7 @@ def try_out(options: TryOptions) -> Results:
         runs = pretrained(options, plan, clock, out)
         frozen = measured_frozen(options, plan, runs, clock, out)
         picked = best_starts(plan, frozen)
-        print(f"Best frozen features: {', '.join(one.title for one in picked[1:])}. Fine-tuning them.", flush=True)
+        print(f"Best frozen features: {'; '.join(one.title for one in picked[1:])}. Fine-tuning them.", flush=True)
         return finished(options, plan, runs, frozen, picked, clock, out)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from dovetail.downstream.table.results import Results, Row, one_value, over_seeds
 from dovetail.downstream.table.verdict import Difference, paired, sentence
 from dovetail.durations import in_words
-from dovetail.run.folder import anchored
+from dovetail.run.budget import FEWEST_STEPS
+from dovetail.run.folder import anchored, read_config
 from dovetail.tryout.finetuning import SCORE
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, Plan, Start
@@ -45,12 +46,29 @@ def results_of(
         sentence(found, start.title, alone.title, images=images, score=SCORE, more_seeds="use a longer --budget")
         for start, found in differences.items()
     ]
-    notes = (*told, conclusion(differences, alone, runs), f"Total time: {in_words(clock.spent())}.", SELECTION)
+    notes = (
+        *told,
+        *too_short(runs),
+        conclusion(differences, alone, runs),
+        f"Total time: {in_words(clock.spent())}.",
+        SELECTION,
+    )
     config = {
         name: anchored(name, str(value) if isinstance(value, Path) else value)
         for name, value in options.as_dict().items()
     }
     return Results("try", tuple(rows), config, {**last.data, "steps": clock.state["steps"]}, last.device, notes)
+
+
+def too_short(runs: Mapping[str, Path]) -> list[str]:
+    """Return a sentence if pre-trainings took so few steps that their results say little; else nothing."""
+    steps = [int(read_config(folder)["max_steps"] or 0) for folder in runs.values()]
+    if min(steps) >= FEWEST_STEPS:
+        return []
+    return [
+        f"The budget allowed pre-trainings of {', '.join(f'{one:,}' for one in steps)} steps. Fewer than "
+        f"{FEWEST_STEPS} steps say little about pre-training; use a longer --budget."
+    ]
 
 
 def taps_of(start: Start) -> tuple[str, ...]:
