@@ -181,17 +181,12 @@ def test_crops_that_do_not_overlap_are_left_out_on_two_processes_as_on_one(
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    """Assert that two runs ended in the same weights, queues and centres.
-
-    The gradient of a bias before BatchNorm is 0 up to rounding, which AdamW divides by itself: such a bias ends some
-    1e-9 to 1e-8 from 0, with any sign.
-    """
+    """Assert that two runs ended in the same weights, queues and centres."""
     expected, found = (newest(folder)["learner"] for folder in (one, other))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
-        rounding = 5e-8 if name.endswith(".linear.bias") else 1e-8
         torch.testing.assert_close(
-            found[name], value, rtol=1e-6, atol=rounding, msg=lambda text, name=name: f"{name}: {text}"
+            found[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
