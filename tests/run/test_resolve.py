@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
 from dovetail.run import pretrain as job
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import Images, check_freeze, resolved_run, shortened, typed_rate
+from dovetail.run.resolve import Images, check_freeze, epochs_of_preset, resolved_run, shortened, typed_rate
 from tests.data.photos import folder_of
 from tests.tiny import CNN, VIT, tiny_learner
 from tests.train.runs import settings
@@ -41,7 +42,19 @@ def test_what_a_frozen_encoder_leaves_to_train_is_checked(caplog: pytest.LogCapt
     check_freeze(settings(freeze_encoder_epochs=1.5), alone)
     assert not caplog.records
     check_freeze(settings(freeze_encoder_epochs=2.0), both)
-    assert "frozen for all 6 steps" in caplog.text
+    assert (
+        "frozen for all 6 steps of the run, because freeze_encoder_epochs is 2 and the run has 2 epochs" in caplog.text
+    )
+    assert "freeze_encoder_epochs  2 (6 steps)" in settings(freeze_encoder_epochs=2.0).table()
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(1, True), (4, False)])
+def test_a_preset_that_freezes_the_encoder_is_named(steps: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    network, short = build_network("timm/test_resnet+fpn", image_size=64), settings(max_steps=steps)
+    check_freeze(replace(short, freeze_encoder_epochs=epochs_of_preset(short)), network, "continue")
+    said = "frozen for the only step of the run, because the preset continue freezes it for half of the steps"
+    assert (said in caplog.text) is warned
+    assert "freeze_encoder_epochs" not in caplog.text
 
 
 def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:

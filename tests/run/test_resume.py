@@ -64,7 +64,7 @@ def test_names_in_a_config_send_nothing_to_the_terminal(
     pretrain(out=tmp_path)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"init": "\x00\x1b[2Jx"}))
-    assert run_command(["pretrain", "--out", str(tmp_path), "--resume"]) == 0
+    assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--max-steps", "2"]) == 0
     shown = "".join(capsys.readouterr())
     assert "\\x1b[2Jx" in shown
     assert "\x00" not in shown
@@ -282,4 +282,12 @@ def test_a_finished_run_keeps_one_checkpoint_and_says_why(
     assert kept == {"config.yaml", "last.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt"}
     told = capsys.readouterr().out
     assert "last.ckpt (" in told
-    assert "is kept to lengthen the run with --resume --epochs" in told
+    assert "is kept to lengthen the run with --resume --max-steps" in told
+    assert dovetail.pretrain(out=tmp_path, resume=True).step == 6
+    assert capsys.readouterr().out == (
+        f"The run in {tmp_path} has finished its 6 steps, so nothing is left to do; to lengthen it, add --max-steps "
+        "with more than 6.\n"
+    )
+    dovetail.pretrain(out=tmp_path, resume=True, epochs=3)
+    told = capsys.readouterr().out
+    assert "with --resume --epochs" in told  # the option of its last length

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def test_readings_go_to_both_files_and_the_screen(tmp_path: Path, capsys: pytest
     assert line in (tmp_path / "train.log").read_text()
     assert capsys.readouterr().err == f"{line}\n"
     assert not logging.getLogger("dovetail").handlers
+
+
+def test_the_bar_names_the_step_of_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with RunLog(tmp_path, total_steps=100, active=True).opened(0) as run_log:
+        assert run_log._bar is not None
+        (task,) = run_log._bar.tasks
+        run_log.write_first(1, loss=3.25, seconds=0.5, next_line=20)
+        assert task.fields["status"] == "loss 3.2500 at step 1"
+        run_log.write(reading(20), seconds_left=80)
+        run_log.advance(27)
+        assert (task.completed, task.fields["status"][:22]) == (27, "loss 2.5000 at step 20")
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:

@@ -78,6 +78,10 @@ class FinetunePlan(ABC):
         """Return the facts about the data for results.json: fingerprint, train_images, test_images, classes."""
 
     @abstractmethod
+    def pixels_in_words(self) -> str:
+        """Return the size of training images, such as "crops of 256 px"."""
+
+    @abstractmethod
     def task(self) -> Task:
         """Return what is needed to use the model later."""
 
@@ -132,6 +136,7 @@ def run_plan(
     seeds = range(asked.seed, asked.seed + asked.seeds)
     grid = Grid(starts, asked.fraction, seeds, facts["train_images"], lambda seed: balanced_order(classes(), seed))
     grid.check()
+    tell(trials_in_words(plan, grid))
     pace = Pace([plan.options_for(trial).steps for trial in grid.trials()])
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
     table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
@@ -140,6 +145,18 @@ def run_plan(
     told = (*notes, *about_starts, *table.note(), *verdict(table.rows, per_image_of(table)))
     details = table.details | {"curves": curves_of(table)}
     return Results(name, table.rows, config, facts, plan.where.device, told, details=details)
+
+
+def trials_in_words(plan: FinetunePlan, grid: Grid) -> str:
+    """Return a sentence with the steps, images, optimiser and learning rate of the trials, whoever chose them."""
+    options = plan.options_for(grid.whole())
+    steps = sorted({plan.options_for(trial).steps for trial in grid.trials()})
+    length = counted(steps[-1], "step") if len(steps) == 1 else f"{steps[0]:,} to {counted(steps[-1], 'step')}"
+    optimiser = {"adamw": "AdamW", "sgd": "SGD"}[options.optimiser]
+    return (
+        f"Each trial takes {length} of {counted(options.batch_size, 'image')} ({plan.pixels_in_words()}) with "
+        f"{optimiser}, peak learning rate {options.lr:.3g}."
+    )
 
 
 def distinct_starts(plan: FinetunePlan, starts: Sequence[Start], seed: int) -> tuple[list[Start], list[str]]:

@@ -51,6 +51,7 @@ from dovetail.run.summary import (
     announce,
     check_same_images,
     example,
+    is_finished,
     next_steps,
     tell_of_source,
     told_of_checkpoint,
@@ -129,7 +130,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     recipe = own.in_recipe(normalised_recipe(recipe, network, options))
     recipe = with_statistics(recipe, source, options, range_measured=range_measured)
     check_views(recipe, network, settings)
-    check_freeze(settings, network)
+    check_freeze(settings, network, options.preset)
     if not options.resume:
         check_targets(recipe, settings, options)
     begin_random(network, recipe, options)
@@ -139,7 +140,8 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     config = config_of(options, settings, recipe_options, recipe)
     make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
-    announce(config, recipe, network, settings, out, loaded, why=why)
+    finished = begun and is_finished(out, settings)
+    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
@@ -165,7 +167,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
         trainer_args=options.trainer_args,
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
-    export_run(learner, config, settings, out)
+    export_run(learner, config, settings, out, quiet=finished)
     return Run(out, result.steps, settings.total_steps)
 
 
@@ -331,8 +333,10 @@ def views_of(batch: ViewBatch, device: torch.device, *, recipe: Recipe) -> list[
 
 
 @rank_zero_only
-def export_run(learner: Learner, config: PretrainOptions, settings: Settings, out: Path) -> None:
-    """Export the weights and print how to load them."""
+def export_run(
+    learner: Learner, config: PretrainOptions, settings: Settings, out: Path, *, quiet: bool = False
+) -> None:
+    """Export the weights and, unless `quiet`, print how to load them."""
     fresh = out / f"{EXPORTED}.tmp"
     try:
         save_run(learner, config, fresh, steps=settings.total_steps)
@@ -345,6 +349,8 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
         raise ResourceError(
             f"The weights cannot be written to {out / EXPORTED} ({error}); free disk space and add --resume."
         ) from error
+    if quiet:
+        return
     if skipped := told_of_skipped(out / SKIPPED):
         tell(skipped)
         note(out, skipped.strip())
@@ -353,5 +359,5 @@ def export_run(learner: Learner, config: PretrainOptions, settings: Settings, ou
     note(out, f"The run has finished. The weights of the {learner.recipe.export} are in {out / EXPORTED}.")
     checkpoints = Checkpoints(out / "checkpoints")
     checkpoints.prune()
-    tell(told_of_checkpoint(checkpoints.last))
+    tell(told_of_checkpoint(checkpoints.last, settings))
     tell(next_steps(out, config.init))

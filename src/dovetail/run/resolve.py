@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dovetail.errors import OptionsError
+from dovetail.errors import OptionsError, counted
 from dovetail.networks.network import Network
 from dovetail.networks.parts import is_layer_normed
 from dovetail.recipe import Recipe
@@ -44,8 +44,7 @@ def resolved_run(
     recipe = build(options.method, network.taps, chosen)
     settings = resolve(recipe, options, num_images=source.num_images)
     if options.preset == "continue" and options.freeze_encoder_epochs == "auto" and network.decoder_prefixes:
-        frozen = presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch
-        settings = replace(settings, freeze_encoder_epochs=float(f"{frozen:.4g}"))
+        settings = replace(settings, freeze_encoder_epochs=epochs_of_preset(settings))
     if options.preset == "continue" and options.encoder_batch_norm == "auto":
         settings = replace(settings, encoder_batch_norm="frozen")
     if not options.resume:  # a saved run has its shortened values
@@ -92,7 +91,12 @@ def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
     return presets.choose(options.preset, num_images=num_images, accelerator=accelerator)
 
 
-def check_freeze(settings: Settings, network: Network) -> None:
+def epochs_of_preset(settings: Settings) -> float:
+    """Return the epochs for which the preset "continue" freezes the encoder, with the digits that a config has."""
+    return float(f"{presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch:.4g}")
+
+
+def check_freeze(settings: Settings, network: Network, preset: str = "auto") -> None:
     """Raise `OptionsError` if no weights would be trained. Warn if the encoder is frozen for the whole run."""
     epochs = settings.freeze_encoder_epochs
     if epochs == math.inf and not network.decoder_prefixes:
@@ -101,10 +105,12 @@ def check_freeze(settings: Settings, network: Network) -> None:
             "with a decoder, or a number of epochs."
         )
     if 0 < epochs < math.inf and frozen_throughout(settings):
-        log.warning(
-            "The encoder is frozen for all %d steps of the run, because freeze_encoder_epochs is %g.",
-            *(settings.total_steps, epochs),
-        )
+        steps, single = settings.total_steps, settings.total_steps == 1
+        which = "the only step" if single else f"all {steps:,} steps"
+        why = f"freeze_encoder_epochs is {epochs:g} and the run has {counted(settings.epochs, 'epoch')}"
+        if preset == "continue" and epochs == epochs_of_preset(settings):
+            why = "the preset continue freezes it for half of the steps; a longer run trains it, too"
+        log.warning("The encoder is frozen for %s of the run, because %s.", which, why)
 
 
 def frozen_throughout(settings: Settings) -> bool:

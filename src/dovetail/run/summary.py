@@ -15,12 +15,14 @@ from dovetail.data.reading.skipped import unreadable_in
 from dovetail.data.reading.values import value_range
 from dovetail.data.sources import ImageSource, PathSource
 from dovetail.distributed import rank
-from dovetail.errors import DataError, counted, tell
+from dovetail.errors import DataError, DovetailError, counted, tell
+from dovetail.files.sidecar import SIDECAR, read_sidecar
 from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
 from dovetail.recipes.show import recipe_lines, words
 from dovetail.run.folder import RECIPE, write_config
+from dovetail.run.network import EXPORTED
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
 from dovetail.train.defaults import Settings
@@ -39,14 +41,20 @@ def announce(
     out: Path,
     loaded: MatchReport | None = None,
     why: str = "",
+    finished: bool = False,
 ) -> None:
     """Save and print the resolved options before the first step.
 
-    `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before.
+    `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before. If
+    the run is `finished`, a sentence says so instead.
     """
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
+    if finished:
+        tell(nothing_left(out, settings))
+        note(out, nothing_left(out, settings))
+        return
     model = config.model if isinstance(config.model, str) else type(config.model).__name__
     title = f"{config.method} on {model}, {counted(settings.num_images, 'image')}, into {out}"
     tell(title)
@@ -175,13 +183,35 @@ def example(network: Network, out: Path) -> str:
     return "\n".join(lines)
 
 
-def told_of_checkpoint(last: Path) -> str:
+def length_option(settings: Settings) -> str:
+    """Return the option that sets the length of a run."""
+    return "--epochs" if settings.max_steps is None else "--max-steps"
+
+
+def is_finished(out: Path, settings: Settings) -> bool:
+    """Return whether the run in a folder has taken all its steps and exported its weights."""
+    try:
+        return bool(read_sidecar(out / EXPORTED / SIDECAR)["extra"]["steps"] == settings.total_steps)
+    except (DovetailError, KeyError):
+        return False
+
+
+def nothing_left(out: Path, settings: Settings) -> str:
+    """Return a sentence on a finished run that is resumed with its own length."""
+    length = settings.epochs if settings.max_steps is None else settings.total_steps
+    return (
+        f"The run in {out} has finished its {counted(settings.total_steps, 'step')}, so nothing is left to do; to "
+        f"lengthen it, add {length_option(settings)} with more than {length:,}."
+    )
+
+
+def told_of_checkpoint(last: Path, settings: Settings) -> str:
     """Return what is kept of a finished run's checkpoints, and why it is larger than the model."""
     files = [last] if last.is_file() else [path for path in last.rglob("*") if path.is_file()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     return (
-        f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume --epochs. In addition to the "
-        "model, it contains the heads, the teacher and the optimiser state."
+        f"\n{last} ({megabytes:,.0f} MB) is kept to lengthen the run with --resume {length_option(settings)}. In "
+        "addition to the model, it contains the heads, the teacher and the optimiser state."
     )
 
 

@@ -152,13 +152,20 @@ class Settings(EngineOptions):
         """Return the settings, with derived values, as aligned lines of "name  value"."""
         rows = {
             **self.as_dict(),
-            "freeze_encoder_epochs": "all" if math.isinf(self.freeze_encoder_epochs) else self.freeze_encoder_epochs,
+            "freeze_encoder_epochs": self._freeze_in_words(),
             "world_size": self.world_size,
             "global_batch": self.global_batch,
             "total_steps": self.total_steps,
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {_shown(value)}" for name, value in rows.items())
+
+    def _freeze_in_words(self) -> str:
+        """Return the epochs with a frozen encoder, with their steps."""
+        epochs = self.freeze_encoder_epochs
+        if epochs == 0 or math.isinf(epochs):
+            return "all" if epochs else "0"
+        return f"{epochs:g} ({counted(min(round(epochs * self.steps_per_epoch), self.total_steps), 'step')})"
 
 
 def _shown(value: Any) -> str:

@@ -199,7 +199,7 @@ class RunLog:
             words = f"step {step}/{self.total_steps}  loss {loss:.4f}  took {seconds:.1f} s"
             log.info("%s; the next line follows step %d", words, next_line, extra={"shown_by_bar": True})
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, status=f"loss {loss:.4f}")
+            self._bar.update(self._bar.task_ids[0], completed=step, status=f"loss {loss:.4f} at step {step}")
 
     def advance(self, step: int) -> None:
         """Update the progress bar to `step`."""
@@ -220,7 +220,8 @@ class RunLog:
         line = f"{reading.line(self.total_steps)}  left {timedelta(seconds=round(seconds_left))}"
         log.info("%s", line, extra={"shown_by_bar": True})
         if self._bar is not None:
-            status = f"loss {reading.loss:.4f}  {reading.images_per_second:.1f} img/s  wait {reading.data_wait:.0%}"
+            loss = f"loss {reading.loss:.4f} at step {reading.step}"  # the bar moves on before the next reading
+            status = f"{loss}  {reading.images_per_second:.1f} img/s  wait {reading.data_wait:.0%}"
             self._bar.update(self._bar.task_ids[0], completed=reading.step, status=status)
 
     def end_loggers(self, status: str, step: int) -> None:

@@ -25,6 +25,7 @@ from dovetail.downstream.table.ledger import Fitted
 from dovetail.downstream.table.results import Results
 from dovetail.downstream.table.trials import Trial
 from dovetail.errors import OptionsError
+from dovetail.sizes import size_in_words
 
 MIN_STEPS = 100
 
@@ -96,6 +97,9 @@ class Plan(FinetunePlan):
 
     def facts(self) -> dict[str, Any]:
         return self.ready.facts()
+
+    def pixels_in_words(self) -> str:
+        return f"crops of {size_in_words(self.options.size)} px"
 
     def task(self) -> Task:
         return Task.of("classify", self.source, self.ready.train.names, {})

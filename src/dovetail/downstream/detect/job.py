@@ -106,6 +106,10 @@ class Plan(FinetunePlan):
             "classes": len(self.train.names),
         }
 
+    def pixels_in_words(self) -> str:
+        shortest, longest = min(self.spec.sides), max(self.spec.sides)
+        return f"shorter side {shortest} to {longest} px"
+
     def task(self) -> Task:
         options = {"spec": asdict(self.spec), "ids": list(self.train.ids)}
         return Task.of("detect", self.source, self.train.names, options)

@@ -40,7 +40,7 @@ from dovetail.errors import DovetailError, OptionsError
 from dovetail.networks.decoders import EncoderFCN
 from dovetail.networks.vit import is_vit
 from dovetail.networks.vit_fpn import ViTFPN
-from dovetail.sizes import Size, as_size, sides
+from dovetail.sizes import Size, as_size, sides, size_in_words
 
 MEMORY_BYTES = 2**30  # datasets up to this size are kept in memory
 MIN_STEPS, MAX_STEPS, EPOCHS, OTHER_CROP = 500, 20_000, 40, 256
@@ -151,6 +151,10 @@ class Plan(FinetunePlan):
             "test_images": len(self.data.val),
             "classes": self.data.classes,
         }
+
+    def pixels_in_words(self) -> str:
+        crop = self.options.augmentation.crop_px
+        return "whole images" if crop is None else f"crops of {size_in_words(as_size(crop))} px"
 
     def task(self) -> Task:
         options = {

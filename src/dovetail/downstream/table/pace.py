@@ -9,7 +9,6 @@ from dovetail.durations import in_words
 from dovetail.errors import counted
 
 TIMED_STEPS = 5  # without the first step, which is slower
-LEAST_STEPS = 100  # shorter tables print no expected time
 
 
 class Pace:
@@ -21,13 +20,19 @@ class Pace:
         self._trial = 0
         self._taken = 0
         self._began = 0.0
-        self._told = False
-        if len(steps) > 1:
-            later = f" The expected time follows after {1 + TIMED_STEPS} steps." if sum(steps) > LEAST_STEPS else ""
-            print(f"{counted(len(steps), 'trial')}, {counted(sum(steps), 'step')} in all.{later}", flush=True)
+        self._trial_began: float | None = None  # of the first trial that runs
+        self._told = len(steps) < 2
+        if not self._told:
+            when = f"{1 + TIMED_STEPS} steps" if steps[0] > TIMED_STEPS else "the first trial"
+            print(
+                f"{counted(len(steps), 'trial')}, {counted(sum(steps), 'step')} in all. The expected time follows "
+                f"after {when}.",
+                flush=True,
+            )
 
     def begin(self, number: int) -> str:
         """Start trial `number` (from 0) and return its name for the progress bar."""
+        self._tell_of_trials(number)
         self._trial, self._taken = number, 0
         return f"trial {number + 1} of {len(self.steps)}"
 
@@ -42,7 +47,7 @@ class Pace:
         left = sum(self.steps[self._trial :]) - self._taken
         if self._taken == 1 + TIMED_STEPS and not self._told:
             self._told = True
-            if left > LEAST_STEPS:
+            if left:
                 print(
                     f"Expected time: about {in_words(seconds * left)} ({counted(left, 'step')} of {seconds:.2g} s), "
                     "plus evaluation.",
@@ -50,3 +55,17 @@ class Pace:
                 )
         every = f", {in_words(seconds * left)} left in all" if left else ""
         return f", loss {loss:.3f}, {1 / seconds:.1f} steps/s{every}"
+
+    def _tell_of_trials(self, number: int) -> None:
+        """Print the expected time as trial `number` begins, if the trial before it was too short to time its steps."""
+        now = time.perf_counter()
+        if self._trial_began is not None and not self._told:
+            self._told = True
+            seconds, left = now - self._trial_began, self.steps[number:]
+            expected = seconds * sum(left) / self.steps[self._trial]
+            print(
+                f"Expected time: about {in_words(expected)} with evaluation ({counted(len(left), 'trial')}, by the "
+                f"{in_words(seconds)} of the one before).",
+                flush=True,
+            )
+        self._trial_began = now
