@@ -184,6 +184,12 @@ def test_methods_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> No
     assert run(["methods"]) == run(["models", "smp/unet/resnet*"]) == 0
     text = capsys.readouterr().out
     assert "slotcon" in text
+    assert run(["show"]) == run(["show", "dino"]) == 0
+    assumed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Assuming the model")]
+    models = ("timm/resnet50+fpn", "timm/vit_small_patch16_224+fpn")
+    assert assumed == [f"Assuming the model {model}, because --model is not specified." for model in models]
+    assert run(["show", "slotcon", "--model", "timm/test_resnet"]) == 0
+    assert "Assuming the model" not in capsys.readouterr().out
     assert "smp/unet/resnet50\n" in text
     assert "smp/fpn" not in text
     assert "Default (--method auto): encoder-targets" in text

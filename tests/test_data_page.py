@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.data.folders import VOLUMES, is_volume, named_as_image
-from dovetail.data.reading.decode import FORMATS
+from dovetail.data.reading.recognise import FORMATS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -150,6 +150,7 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
                       (f"{a_run} timm/resnett50+fpn", "did you mean 'timm/resnet50+fpn'?"),
                       (f"{a_run} resnet50", "did you mean 'timm/resnet50'?"),
                       ("show decon-sl --model smp/unet/resnett18", "did you mean 'smp/unet/resnet18'?"),
+                      (f"{a_run} timm/resnet", "did you mean 'timm/resnet18'?"),
                       ("finetune segment --data full --out o --model smp/unett/resnet18", "'smp/unet/resnet18'?"),
                       ("pretrain --model smp/unet/resnet18 --out o", "--data is missing"),
                       ("pretrain --data full --out o", "--model is missing"),
@@ -164,7 +165,21 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert run(words.split()) == 2
     assert wanted in err.getvalue(), err.getvalue()
+for words in (["models", "resnet18"], ["models"], ["models", "smp/fpn/*lite0*"], ["models", "--decoder"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run(words) == 0, err.getvalue()
+    assert "smp/fpn/" in out.getvalue() or "timm/NAME" in out.getvalue()
+    assert not err.getvalue()
 heavy = [name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules]
+for words, wanted in (("--data full --out o.csv", "unsupported suffix; expected .npy or .parquet"),
+                      ("--data full --out empty", "unsupported suffix"),
+                      ("--out o.npy", "--data is missing"),
+                      ("--data full --out o.npy", "Found 1 .txt file and 1 folder but no images in 'full'"),
+                      ("--data empty --out o.npy", "Found nothing but no images in 'empty'")):
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert run(f"embed --run full {words}".split()) == 2
+    assert wanted in err.getvalue(), err.getvalue()
+heavy += [name for name in ("torch", "timm", "lightning", "numpy") if name in sys.modules]
 class Noting(io.StringIO):
     def write(self, text):
         if text.startswith("Loading PyTorch"):

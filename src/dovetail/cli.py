@@ -120,7 +120,11 @@ VERBS: dict[str, Verb] = {
         early=OF_EVALUATE,
     ),
     "embed": Verb(
-        "dovetail.report.embedding", "embed", "write one feature vector per image", OF_REPORT + "EmbedOptions"
+        "dovetail.report.embedding",
+        "embed",
+        "write one feature vector per image",
+        OF_REPORT + "EmbedOptions",
+        "dovetail.report.early:check_early",
     ),
     "visualize pca": Verb(
         "dovetail.report.visualize",
@@ -164,7 +168,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("dovetail.downstream.predict", "predict", "write the predictions of a fine-tuned model for images"),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
     "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True, slow=False),
-    "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True),
+    "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True, slow=False),
 }
 
 

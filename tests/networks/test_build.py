@@ -13,9 +13,9 @@ from torch import nn
 
 import dovetail.networks.decoders
 from dovetail.errors import DovetailError
-from dovetail.networks.build import build_network, list_models
+from dovetail.networks.build import build_network
 from dovetail.networks.construct import construct
-from dovetail.networks.known import ARCHITECTURES
+from dovetail.networks.known import ARCHITECTURES, list_models
 from dovetail.networks.network import Network, decoder_taps, deepest_encoder_tap, finest_decoder_tap
 from dovetail.networks.probe import trial_view
 from dovetail.networks.vit import ViTNetwork, build_vit

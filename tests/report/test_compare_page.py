@@ -13,6 +13,7 @@ import pytest
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.downstream.start import file_mark
 from dovetail.downstream.table.results import Results, Row, Score, over_seeds
 from dovetail.errors import DovetailError
 from dovetail.report.compare_page import plots
@@ -106,6 +107,28 @@ def test_runs_without_their_curves_make_a_page_of_scores(runs: list[Path], tmp_p
     folder = runs[0] / "finetune-segment"
     assert list(dovetail.compare([str(folder)], out=tmp_path / "c.html")) == ["finetune segment"]
     assert "runs" not in parsed(tmp_path / "c.html").ids
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the run", "elsewhere"])
+def test_scores_of_former_weights_are_marked(inside: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    weights = run / "exported" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"before")
+    asked = {"run": str(run), "resolved_weights": file_mark(weights)}
+    file = (run if inside else tmp_path / "scores") / "finetune-segment"
+    Results("finetune segment", rows(0.0)[:1], asked, {"fingerprint": "a"}, "cpu").write(file)
+    Results("finetune segment", rows(0.0)[:1], {}, {"fingerprint": "a"}, "cpu").write(other / "finetune-segment")
+    folders = [str(file), str(other)]
+    (same, _) = dovetail.compare(folders)["finetune segment"]
+    assert "weights" not in same.setting
+    capsys.readouterr()
+    weights.write_bytes(b"longer")
+    former, unknown = dovetail.compare(folders)["finetune segment"]
+    assert former.setting["weights"] == "former"
+    assert "weights" not in unknown.setting  # which run it is of is not known
+    told = f"{file / 'results.json'} has the scores of former weights: {run} has been trained further or anew since"
+    assert told in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_run_has_one_colour_in_all_plots() -> None:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dovetail.data.reading.decode import SUFFIXES, looks_like_image
+from dovetail.data.reading.recognise import FORMATS_READ, SUFFIXES, looks_like_image
 from dovetail.errors import DataError, counted
 
 HEAD_BYTES = 132  # with those that mark a DICOM file
@@ -67,6 +68,38 @@ def list_images(folder: Path) -> Listing:
             if is_volume(entry.name):
                 volumes.append(entry.path)
     return Listing(sorted(images), others, num_folders, len(runs), tuple(sorted(volumes)))
+
+
+def find_images(folder: Path) -> Listing:
+    """Return the images in `folder` and its subfolders (see `list_images`).
+
+    Raises:
+        DataError: There is no image; the message lists what was found.
+    """
+    found = list_images(folder)
+    if not found.images and not found.volumes:
+        raise DataError(
+            f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; expected a folder "
+            f"of {FORMATS_READ}."
+        )
+    return found
+
+
+def refuse_without_images(data: Any) -> None:
+    """Raise `DataError` if a folder has no image. Of a folder with images, only the files up to the first are listed.
+
+    Args:
+        data: Images of a command: a path or several. Anything but the path of a folder is left to `open_source`.
+    """
+    for one in data if isinstance(data, list | tuple) else [data]:
+        if isinstance(one, str | Path) and Path(one).is_dir() and not has_image(Path(one)):
+            find_images(Path(one))
+
+
+def has_image(folder: Path) -> bool:
+    """Return whether there is an image or a volume in a folder or its subfolders."""
+    entries = (entry for entry in _walk(folder, []) if not _is_folder(entry))
+    return any(_is_candidate(entry) or is_volume(entry.name) for entry in entries)
 
 
 def is_volume(name: str) -> bool:

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from dovetail.data.folders import VOLUMES, is_volume, left_out, named_as_image
+from dovetail.data.folders import VOLUMES, find_images, is_volume, left_out, named_as_image
 from dovetail.data.joined import JoinedSource
 from dovetail.data.reading.archives import open_archive
 from dovetail.data.shards.names import names_shards
-from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, find_images, read_list
+from dovetail.data.sources import ArchiveSource, DatasetSource, ImageSource, PathSource, read_list
 from dovetail.data.volumes import VolumeSource, open_volumes
 from dovetail.errors import DataError, counted
 from dovetail.files.missing import about_missing

@@ -14,19 +14,12 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dovetail.data.folders import HEAD_BYTES, Listing, inventory, left_out, list_images, named_as_image, with_slashes
+from dovetail.data.folders import HEAD_BYTES, inventory, left_out, named_as_image, with_slashes
 from dovetail.data.items import encoded_item, image_in, opened_item, side_in
 from dovetail.data.order import Order, epoch_order
 from dovetail.data.reading.archives import Archive, Member
-from dovetail.data.reading.decode import (
-    FORMATS_READ,
-    LazyImage,
-    UnreadableError,
-    looks_like_image,
-    open_bytes,
-    open_file,
-    read_file,
-)
+from dovetail.data.reading.decode import LazyImage, UnreadableError, open_bytes, open_file, read_file
+from dovetail.data.reading.recognise import FORMATS_READ, looks_like_image
 from dovetail.errors import DataError
 
 
@@ -191,21 +184,6 @@ def _listed(folder: Path, name: str) -> str:
     found = os.path.join(folder, name)  # noqa: PTH118 (keeps odd bytes)
     if "\\" in name and not os.path.exists(found):  # noqa: PTH110 (as above)
         return os.path.join(folder, with_slashes(name))  # noqa: PTH118
-    return found
-
-
-def find_images(folder: Path) -> Listing:
-    """Return the images in `folder` and its subfolders (see `list_images`).
-
-    Raises:
-        DataError: There is no image; the message lists what was found.
-    """
-    found = list_images(folder)
-    if not found.images and not found.volumes:
-        raise DataError(
-            f"Found {inventory(found.others, found.num_folders)} but no images in {str(folder)!r}; expected a folder "
-            f"of {FORMATS_READ}."
-        )
     return found
 
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from dovetail.data.folders import find_images
 from dovetail.data.reading.values import values_within
-from dovetail.data.sources import find_images, read_list
+from dovetail.data.sources import read_list
 from dovetail.downstream.detect.loop import as_coco, detect
 from dovetail.downstream.examples import FOUND_COLOUR, SHOWN_SCORE, with_boxes
 from dovetail.downstream.finished import Task, load_weights, read_task

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from dovetail.public import on_first_use
 
 if TYPE_CHECKING:
-    from dovetail.networks.build import build_network, list_models
+    from dovetail.networks.build import build_network
+    from dovetail.networks.known import list_models
     from dovetail.networks.network import Network, at_points, decoder_taps, deepest_encoder_tap, finest_decoder_tap
     from dovetail.networks.vit_attention import Rotations, Streams, takes_queries, two_streams
 
@@ -23,7 +24,7 @@ _PUBLIC = {
     "decoder_taps": "dovetail.networks.network",
     "deepest_encoder_tap": "dovetail.networks.network",
     "finest_decoder_tap": "dovetail.networks.network",
-    "list_models": "dovetail.networks.build",
+    "list_models": "dovetail.networks.known",
     "takes_queries": "dovetail.networks.vit_attention",
     "two_streams": "dovetail.networks.vit_attention",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from dovetail.errors import ModelError, OptionsError, unknown_name
 from dovetail.networks.construct import construct
 from dovetail.networks.decoders import EncoderFCN, EncoderFPN, encoder_fcn, encoder_fpn, plain_options
 from dovetail.networks.initialise import initialise
-from dovetail.networks.known import ARCHITECTURES, TORCHVISION, closest, unknown_model, unknown_timm, without_library
+from dovetail.networks.known import closest, unknown_model, unknown_timm, without_library
 from dovetail.networks.network import Construction, Network
 from dovetail.networks.own import OwnNetwork, Paths
 from dovetail.networks.smp import SmpNetwork, build_smp, wrap_smp
@@ -208,16 +207,3 @@ def _with_tokens(network: SmpNetwork) -> Network:
         tapped.image_size = network.image_size
         return tapped
     return network
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that match a shell pattern, or contain `pattern` if it has no wildcard."""
-    names = [f"timm/{name}" for name in timm.list_models()]
-    names += [f"timm/{name}+{decoder}" for name in ("resnet50", "convnext_tiny") for decoder in DECODERS]
-    encoders = [name for name in smp.encoders.get_encoder_names() if not name.startswith("timm-")]
-    names += [f"timm/vit_small_patch16_224+{decoder}" for decoder in ("fpn", "fpn-bias")]
-    names += [f"smp/{key}/{encoder}" for key in ARCHITECTURES if key != "dpt" for encoder in encoders]
-    names += [f"smp/dpt/tu-{name}" for name in timm.list_models("vit_*")]
-    names += [f"torchvision/{name}" for name in TORCHVISION]
-    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    return [name for name in names if fnmatch.fnmatch(name, wanted)]

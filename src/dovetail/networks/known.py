@@ -7,6 +7,7 @@ files at all are refused; other names are left to `dovetail.networks.build`.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import functools
 import importlib.util
 import re
@@ -55,6 +56,9 @@ TORCHVISION: Mapping[str, str] = {
     "retinanet_resnet50_fpn_v2": "detection",
 }
 """Models of torchvision and their modules."""
+
+DECODERS = ("fpn", "fpn-bias", "fcn", "fcn-d1")
+"""Decoders of "timm/NAME+DECODER"; `dovetail.networks.build` has their modules."""
 
 LEAST = 3  # letters of a name that others are taken to continue
 
@@ -175,7 +179,7 @@ def refuse_unknown(model: str) -> None:
 def in_timm(name: str) -> bool:
     """Return whether timm may have a model of this name, with or without the tag of its weights."""
     plain = name.partition(".")[0]
-    return plain in timm_names() or occurs(plain, "timm")
+    return not source_of("timm") or plain in timm_names() or plain in timm_former_names()
 
 
 def occurs(name: str, library: str) -> bool:
@@ -192,9 +196,35 @@ def timm_names() -> frozenset[str]:
 
 
 @functools.cache
+def timm_former_names() -> frozenset[str]:
+    """Return the deprecated names that timm still accepts, such as "tv_resnet34"."""
+    tables = re.findall(r"register_model_deprecations\(__name__, \{(.*?)\}\)", source_of("timm"), re.DOTALL)
+    return frozenset(name for table in tables for name in re.findall(r"[\"']([\w.-]+)[\"']\s*:", table))
+
+
+@functools.cache
 def smp_encoders() -> frozenset[str]:
     """Return the names of the encoders of segmentation_models_pytorch, without those of timm."""
     return frozenset(re.findall(r'^    "([\w.-]+)": \{', source_of("segmentation_models_pytorch"), re.MULTILINE))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that match a shell pattern, or contain `pattern` if it has no wildcard."""
+    in_order = sorted(timm_names(), key=natural)
+    names = [f"timm/{name}" for name in in_order]
+    names += [f"timm/{name}+{decoder}" for name in ("resnet50", "convnext_tiny") for decoder in DECODERS]
+    encoders = [name for name in sorted(smp_encoders(), key=natural) if not name.startswith("timm-")]
+    names += [f"timm/vit_small_patch16_224+{decoder}" for decoder in ("fpn", "fpn-bias")]
+    names += [f"smp/{key}/{encoder}" for key in ARCHITECTURES if key != "dpt" for encoder in encoders]
+    names += [f"smp/dpt/tu-{name}" for name in in_order if name.startswith("vit_")]
+    names += [f"torchvision/{name}" for name in TORCHVISION]
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [name for name in names if fnmatch.fnmatch(name, wanted)]
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a key that sorts numbers in names by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 FOLDERS = {"timm": "models", "segmentation_models_pytorch": "encoders"}

@@ -36,6 +36,11 @@ def standing_model(method: str) -> str:
     return "timm/vit_small_patch16_224+fpn" if on_tokens else "timm/resnet50+fpn"
 
 
+def tell_of_model(name: str) -> None:
+    """Print which model is assumed, as no other one is specified."""
+    print(f"Assuming the model {name}, because --model is not specified.")
+
+
 def show_published(options: ShownRecipe) -> None:
     """Print a method's published recipe for a model."""
     from dovetail.networks.build import build_network
@@ -45,6 +50,8 @@ def show_published(options: ShownRecipe) -> None:
 
     method = method_named(options.method)
     name = options.model or standing_model(method)
+    if not options.model:
+        tell_of_model(name)
     network = build_network(name, image_size=options.image_size or 224)
     size = {} if options.image_size is None else {"image_size": options.image_size}
     chosen = size | dict(options.recipe or {})
@@ -204,7 +211,7 @@ class ModelsOptions(Options):
 
 def timm_encoders(pattern: str) -> list[str]:
     """Return the names of an architecture of smp with timm's encoders that match, such as "smp/fpn/*lite0*"."""
-    from dovetail.networks.build import list_models
+    from dovetail.networks.known import list_models
 
     library, _, rest = pattern.partition("/")
     architecture, _, encoder = rest.partition("/")
@@ -221,7 +228,7 @@ def models(options: ModelsOptions) -> None:
     Raises:
         OptionsError: If no name matches.
     """
-    from dovetail.networks.build import list_models
+    from dovetail.networks.known import list_models
 
     found = [
         name

@@ -73,13 +73,16 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
     """
     from dovetail.downstream.table.results import Row, read_results
 
-    results = [(run, read_results(file)) for file, run in named_files(folders).items()]
+    named = named_files(folders)
+    results = [(run, read_results(file)) for file, run in named.items()]
     prints: dict[str, set[str]] = {}
     for _, found in results:
         prints.setdefault(found.task, set()).add(str(found.data.get("fingerprint")))
     tables: dict[str, list[Row]] = {}
-    for run, found in results:
+    former = former_weights([(file, found) for file, (_, found) in zip(named, results, strict=True)])
+    for file, (run, found) in zip(named, results, strict=True):
         of = {"data": data_name(found)} if len(prints[found.task]) > 1 else {}
+        of |= {"weights": "former"} if file in former else {}
         rows = [Row({"run": run, **of, **row.setting}, row.scores) for row in found.rows]
         tables.setdefault(found.task, []).extend(rows)
     notes = [
@@ -87,7 +90,39 @@ def read_tables(folders: list[Path]) -> tuple[dict[str, list[Row]], list[str]]:
         for task, several in prints.items()
         if len(several) > 1
     ]
+    notes += [
+        f"{file} has the scores of former weights: {run} has been trained further or anew since; run its command again."
+        for file, run in former.items()
+    ]
     return tables, notes
+
+
+def former_weights(results: Sequence[tuple[Path, Results]]) -> dict[Path, Path]:
+    """Return the results files that were measured with other weights than their run has now, with the run's folder."""
+    from dovetail.downstream.start import file_mark
+    from dovetail.weights.exported import model_file_in
+
+    marks: dict[Path, str] = {}
+    found: dict[Path, Path] = {}
+    for file, result in results:
+        mark, run = result.config.get("resolved_weights"), run_of(file, result)
+        weights = None if run is None else model_file_in(run)
+        if run is None or weights is None or mark is None:
+            continue
+        if marks.setdefault(weights, file_mark(weights)) != mark:
+            found[file] = run
+    return found
+
+
+def run_of(file: Path, results: Results) -> Path | None:
+    """Return the folder of the run that was evaluated: the one that contains the results, or that of its path."""
+    named = results.config.get("run")
+    if not isinstance(named, str):
+        return None
+    around, name = file.absolute().parent.parent, Path(named).name
+    if name in (around.name, "", ".."):  # its folder may have moved
+        return around
+    return Path(named) if Path(named).is_dir() else None
 
 
 def data_name(results: Results) -> str:

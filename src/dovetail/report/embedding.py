@@ -24,13 +24,14 @@ from dovetail.data.sources import ImageSource
 from dovetail.downstream.machine import Machine, ahead, machine, normalised
 from dovetail.downstream.probe.features import Features
 from dovetail.downstream.start import Source, source_of, values_of_run
-from dovetail.errors import DataError, OptionsError, ResourceError, tell
+from dovetail.errors import DataError, ResourceError, tell
 from dovetail.files.durable import write_whole
 from dovetail.files.locking import in_use
 from dovetail.files.writable import check_writable
 from dovetail.files.writing import aside, writing
 from dovetail.options import takes
 from dovetail.provenance import refuse_code_in_file
+from dovetail.report.early import check_embed
 from dovetail.report.embedding_map import add_map, page_for_map
 from dovetail.report.options import EmbedOptions
 from dovetail.report.pixels import central_crop
@@ -58,16 +59,11 @@ def embed(options: EmbedOptions) -> Path:
             readable, or `page_map` is set and the run has no page.
     """
     refuse_code_in_file(options)
+    check_embed(options)
     path = Path(options.out)
-    if path.suffix not in (".npy", ".parquet"):
-        raise OptionsError(f"--out {path} has an unsupported suffix; expected .npy or .parquet.")
-    if path.is_dir():
-        raise OptionsError(f"--out {path} is a folder; specify a file.")
     check_writable(path.parent)
     if path.suffix == ".parquet":
         parquet_library()
-    if options.data is None:
-        raise OptionsError("--data is missing; specify a folder of images.")
     page = None if options.page_map == "none" else page_for_map(options.run, options.page_map)
     with in_use(path.parent, keep=False), pages_in_use(page):
         source = open_source(options.data)

@@ -24,7 +24,7 @@ from dovetail.recipes.table import parse
 from dovetail.run.folder import CONFIG
 from dovetail.run.options import PretrainOptions
 from dovetail.sizes import Size
-from dovetail.weights.exported import MODEL_FILE, MatchReport
+from dovetail.weights.exported import MatchReport, model_file_in
 from dovetail.weights.start import begin_from
 
 EXPORTED = "exported"
@@ -115,7 +115,7 @@ def starting_weights(init: str | None) -> str | Path | None:
     from dovetail.downstream.start import TASK_FILE  # slow to import
 
     folder = Path(init)
-    found = next((path for path in (folder / EXPORTED / MODEL_FILE, folder / MODEL_FILE) if path.is_file()), None)
+    found = model_file_in(folder)
     if (folder / TASK_FILE).is_file():
         raise WeightsError(f"{init} contains a fine-tuned model; specify the pre-training run that it started from.")
     if found is None and (folder / CONFIG).is_file():

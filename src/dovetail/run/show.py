@@ -11,7 +11,7 @@ from dovetail.files.missing import about_missing
 from dovetail.options import AUTO, option, takes
 from dovetail.parsing import is_run
 from dovetail.recipes.registry import name_of
-from dovetail.recipes.show import recipe_tables, show_published, standing_model, wide_console
+from dovetail.recipes.show import recipe_tables, show_published, standing_model, tell_of_model, wide_console
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.folder import CONFIG, RECIPE, read_config
 from dovetail.run.options import PretrainOptions
@@ -84,6 +84,7 @@ def show_run(options: PretrainOptions) -> None:
 
     if options.model is None:
         options = options.changed(model=standing_model(options.method))
+        tell_of_model(options.model)
     unknown = options.data is None or is_stream(options.data)
     images = Images(ASSUMED_IMAGES) if unknown else open_source(options.data, fetch=True)
     network = network_for(options)

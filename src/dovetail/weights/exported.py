@@ -194,8 +194,7 @@ def read_exported(source: str | Path) -> Exported:
     """
     path = Path(source)
     if path.is_dir():
-        places = [path / MODEL_FILE, path / "exported" / MODEL_FILE]
-        found = next((place for place in places if place.is_file()), None)
+        found = model_file_in(path)
         if found is None:
             raise WeightsError(
                 f"{path} contains no {MODEL_FILE}, and neither does its folder 'exported'; finish the run, or export a "
@@ -212,6 +211,11 @@ def read_exported(source: str | Path) -> Exported:
     if info and path.name in ("encoder.safetensors", "decoder.safetensors"):
         info = _info_of_part(info, path.stem)
     return Exported(weights, info, path)
+
+
+def model_file_in(folder: Path) -> Path | None:
+    """Return the file of the whole model in an exported folder or a run folder, or None if there is none."""
+    return next((path for path in (folder / MODEL_FILE, folder / "exported" / MODEL_FILE) if path.is_file()), None)
 
 
 def _info_of_part(info: Mapping[str, Any], part: str) -> dict[str, Any]:

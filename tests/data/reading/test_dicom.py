@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from dovetail.data.open import open_source
-from dovetail.data.reading.decode import UnreadableError, looks_like_image, open_bytes
+from dovetail.data.reading.decode import UnreadableError, open_bytes
+from dovetail.data.reading.recognise import looks_like_image
 from dovetail.data.reading.values import all_levels, raw_values, values_within
 from dovetail.data.shards.write import write_shards
 from tests.data.photos import encoded, smooth

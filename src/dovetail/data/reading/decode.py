@@ -34,38 +34,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dovetail.data.reading import dicom, tiff
 from dovetail.data.reading.png import without_bad_remarks
 from dovetail.data.reading.quiet import quiet
+from dovetail.data.reading.recognise import FORMATS, NPY_MAGIC, TIFF_MAGIC, is_dicom
 from dovetail.data.reading.values import is_deep_png, needs_all_bits, scaled, value_range, values_are_raw
 
 MAX_PIXELS = 300_000_000
 MAX_FILE_BYTES = 1 << 30
 MAX_GROWTH = 200  # from the file to the pixels in memory; usual JPEGs and PNGs grow less than 50 times
 SMALL_BYTES = 128 << 20  # pixels that take no more than this may grow by any factor
-# Formats that every Pillow reads, and two that only some builds read. No others, as some of them run programs.
-_SUFFIXES_OF = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    **({"JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx")} if features.check("jpg_2000") else {}),
-    **({"AVIF": (".avif",)} if features.check("avif") else {}),
-}
-FORMATS = tuple(_SUFFIXES_OF)
-# Files with these suffixes count as images without being opened. All others are opened.
-SUFFIXES = frozenset({".npy", ".dcm", *(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)})
-_WORDS = {"WEBP": "WebP", "PPM": "PPM, PGM", "JPEG2000": "JPEG 2000"}
-FORMATS_READ = f"{', '.join(_WORDS.get(name, name) for name in FORMATS)}, DICOM, NIfTI or .npy files"
-_NPY_MAGIC = b"\x93NUMPY"
-_JPEG2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51") if "JPEG2000" in FORMATS else ()
-_MAGIC = (_NPY_MAGIC, *_JPEG2000_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *tiff.MAGIC)
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _ORIENTATION_TAG = 0x0112
@@ -101,13 +82,6 @@ class LazyImage:
     height_px: int
     decode: Callable[[int], Tensor]
     side: Mapping[str, Any] = field(default_factory=dict)
-
-
-def looks_like_image(head: bytes) -> bool:
-    """Return whether a file that starts with `head` (132 bytes, or the whole file) has a supported format."""
-    if head[4:8] == b"ftyp":
-        return "AVIF" in FORMATS and head[8:12] in (b"avif", b"avis")
-    return head.startswith(_MAGIC) or dicom.is_dicom(head) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def open_file(path: str | Path, channels: int) -> LazyImage:
@@ -150,12 +124,12 @@ def open_bytes(content: bytes, channels: int, *, upright: bool = True) -> LazyIm
         channels: Number of channels to decode.
         upright: Whether to apply the EXIF orientation. It is always applied to TIFFs.
     """
-    if content.startswith(_NPY_MAGIC):
+    if content.startswith(NPY_MAGIC):
         with _reasons():
             return from_array(np.load(io.BytesIO(content), allow_pickle=False), channels)
-    if dicom.is_dicom(content):
+    if is_dicom(content):
         return from_array(_dicom(content), channels)
-    if content.startswith(tiff.MAGIC) and (bands := _bands(content, channels)) is not None:
+    if content.startswith(TIFF_MAGIC) and (bands := _bands(content, channels)) is not None:
         return from_array(bands, channels)
     if needs_all_bits() and is_deep_png(content) and content[25] != 0:  # Pillow gives the upper 8 bits
         return from_array(_deep_colours(content), channels)

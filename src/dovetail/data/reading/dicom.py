@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-MAGIC, MAGIC_AT = b"DICM", 128
 INSTALL = "DICOM images need the package pydicom; install it with `pip install 'dovetail-ssl[medical]'`"
 # Its contents are inflated as a whole when the file is opened, and may grow a thousand times.
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -25,11 +24,6 @@ _REMARKS = ("ignore", None, Warning, re.compile(r"pydicom\b|PIL\."), 0)
 
 class UnreadableDicomError(Exception):
     """A DICOM image cannot be read. The message is the reason."""
-
-
-def is_dicom(head: bytes) -> bool:
-    """Return whether a file that starts with `head` (132 bytes or more) is a DICOM file."""
-    return head[MAGIC_AT : MAGIC_AT + len(MAGIC)] == MAGIC
 
 
 def read_dicom(content: bytes, *, most_pixels: int, most_bytes: int) -> np.ndarray:

@@ -16,7 +16,6 @@ from PIL import Image, UnidentifiedImageError
 
 from dovetail.data.reading.values import needs_all_bits
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA = 258, 262, 274, 277, 338
 _FORMAT, _SIGNED = 339, 2
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # number of samples by photometric interpretation

@@ -21,7 +21,8 @@ import numpy as np
 from dovetail.data.folders import named_as_image
 from dovetail.data.order import Order, ShardOrder
 from dovetail.data.reading.archives import Member, TarArchive, open_archive
-from dovetail.data.reading.decode import SUFFIXES, LazyImage, UnreadableError, open_bytes
+from dovetail.data.reading.decode import LazyImage, UnreadableError, open_bytes
+from dovetail.data.reading.recognise import SUFFIXES
 from dovetail.data.shards.fetch import ShardCache, check_cache, check_fetchable, local_path
 from dovetail.data.shards.names import SIZES, expand, read_sizes, shards_in
 from dovetail.data.sources import ImageSource

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.data.folders import HEAD_BYTES
-from dovetail.data.reading.decode import UnreadableError, looks_like_image
-from dovetail.data.reading.dicom import is_dicom
+from dovetail.data.reading.decode import UnreadableError
+from dovetail.data.reading.recognise import is_dicom, looks_like_image
 from dovetail.data.shards.names import SIZES
 from dovetail.data.sources import ImageSource
 from dovetail.data.streams import encoded

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.data.reading.decode import SUFFIXES, UnreadableError, open_bytes, opened, read_file
+from dovetail.data.reading.decode import UnreadableError, open_bytes, opened, read_file
+from dovetail.data.reading.recognise import SUFFIXES
 from dovetail.data.reading.tiff import grey_pages, unexplained
 from dovetail.data.reading.values import all_levels
 from dovetail.downstream.labels.maps import LabelMap
