@@ -16,10 +16,10 @@ from dovetail.data.reading.decode import (
     UnreadableError,
     from_array,
     from_image,
-    looks_like_image,
     open_bytes,
     open_file,
 )
+from dovetail.data.reading.recognise import looks_like_image
 from tests.data.photos import encoded, exif, smooth
 
 RGB = smooth()
