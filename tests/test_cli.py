@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dovetail.cli import VERBS, Verb, run
-from dovetail.options import options_class, takes
+from dovetail.options import option_infos, options_class, positional_in, same_meaning, takes
 
 PRETRAIN = [
     "accelerator",
@@ -260,3 +260,29 @@ def test_values_of_another_kind_are_told_in_words(
 ) -> None:
     assert run(arguments.split()) == 2
     assert capsys.readouterr().err == f"dovetail: {sentence}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_abbreviated_options_are_refused_with_their_whole_name(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    known = option_infos(VERBS[verb].options())
+    options = {f"--{name.replace('_', '-')}" for name, info in known.items() if not info.python}
+    positional = {f"--{name}" for name in positional_in(VERBS[verb].options())}
+    for option in sorted(options - {"--recipe"} - positional):
+        short = option[:-1]
+        if len(short) < 4 or short in options or same_meaning(short[2:], known) is not None:
+            continue
+        assert run([*verb.split(), short, "1"]) == 2
+        told = capsys.readouterr().err
+        longer = [one for one in options if one.startswith(short)]
+        assert told.startswith(f"dovetail: There is no option {short!r}; did you mean '--"), told
+        assert told.count("\n") == 1
+        assert len(longer) > 1 or f"did you mean {option!r}?" in told
+
+
+def test_abbreviated_options_of_recipes_and_values_after_a_sign_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["pretrain", "--method", "slotcon", "--recipe.proto", "9"]) == 2
+    assert "There is no option '--recipe.proto'; did you mean '--recipe.prototypes'?" in capsys.readouterr().err
+    assert run(["pretrain", "--max-step=3"]) == 2
+    assert "There is no option '--max-step=3'; did you mean '--max-steps'?" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def make_parser(
         def format_help(self, formatter: Any = None) -> str:
             return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
 
-    parser = Parser(prog=f"dovetail {command}", description=description)
+    # An abbreviation would mean another option as soon as one is added.
+    parser = Parser(prog=f"dovetail {command}", description=description, allow_abbrev=False)
     if config != "none":
         action = "config" if config == "read" else "append"
         parser.add_argument("--config", action=action, help="YAML file with any of these options.")
@@ -270,7 +271,9 @@ def unknown_option(name: str, known: list[str]) -> str:
     plain = {one.removeprefix("--"): one for one in known}  # the dashes would make short names similar
     asked = option.removeprefix("--")
     meant = same_meaning(asked, plain)
-    close = [meant] if meant is not None else difflib.get_close_matches(asked, plain, n=1, cutoff=0.5)
+    longer = [one for one in plain if one.startswith(asked)]  # abbreviations are not accepted
+    close = [meant] if meant is not None else longer[:1] if len(longer) == 1 else []
+    close = close or difflib.get_close_matches(asked, longer or plain, n=1, cutoff=0.0 if longer else 0.5)
     hint = f"did you mean {hyphened(plain[close[0]])!r}?" if close else "see --help."
     return f"There is no option {hyphened(name)!r}; {hint}"
 
