@@ -85,7 +85,7 @@ def test_a_table_over_starts_fractions_and_seeds(
     assert score["deviation"] is not None
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 8
     shown = capsys.readouterr().out
-    assert "±" in shown
+    assert "(SD " in shown
     assert "Each trial takes 1 step of 2 images (crops of 32 px) with AdamW, peak learning rate 0.0005.\n" in shown
     assert "8 trials, 8 steps in all. The expected time follows after the first trial.\n" in shown
     assert shown.count("Expected time: about ") == 1

@@ -87,7 +87,7 @@ class EvaluateKnnOptions(MachineOptions, MeasureOptions):
     out: str | Path = option("", "Folder for results.json and the features. Default: RUN/evaluate-knn.")
     k: Sequence[int] = option(
         (10, 20, 100, 200),
-        "Numbers of neighbours. Those above the number of training images are skipped.",
+        "Numbers of neighbours. Those above the number of training images are skipped. If no default is left, 1 is used.",
         COUNT,
     )
     temperature: float = option(0.07, "Temperature of the votes, weighted by exp(similarity / temperature).", RATE)

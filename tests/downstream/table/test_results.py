@@ -47,9 +47,9 @@ def test_results_hold_numbers_config_versions_seed_and_data(tmp_path: Path, caps
     assert read_results(tmp_path) == results()
     shown = capsys.readouterr().out
     assert "50.00 [4" in shown
-    assert "20.00 ± 14.14" in shown
+    assert "20.00 (SD 14.14)" in shown
     assert "[10.00, 30.00]" not in shown
-    assert "± is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean" in shown
+    assert "SD is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean" in shown
     assert "two seeds give no interval." in shown
     assert "A note." in shown
 
@@ -190,7 +190,7 @@ def test_two_values_have_no_interval_and_three_have() -> None:
     assert over_images(np.array([0.0, 1.0, 1.0])).low is not None
     assert without_interval_of_two(replace(two, low=0.1, high=0.3)) == two
     assert legend([three]) == (
-        "± is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean, over seeds."
+        "SD is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean, over seeds."
     )
     assert "over test images of one trial" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
     assert legend([Score(0.5, (0.5,))]) == ""

@@ -28,18 +28,14 @@ from dovetail.downstream.probe.linear import ProbeOptions, choose_rate, train_pr
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of, weights_mark
 from dovetail.downstream.table.results import Results, Row, Score, fingerprint, over_images
-from dovetail.errors import OptionsError, RunError
+from dovetail.errors import OptionsError, RunError, counted
 
 
 def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
     """Classify the validation images by their nearest training images."""
     ready = prepared(asked)
     source, where, train, held_out, split = ready
-    usable = [k for k in dict.fromkeys(asked.k) if k <= len(train)]
-    if not usable:
-        raise OptionsError(
-            f"All values of k in {list(asked.k)} exceed the number of training images ({len(train)}); reduce --k."
-        )
+    usable, about_k = usable_k(asked, len(train))
     bank, queries = (features_of(source, asked, data, where, blocks=1) for data in (train, held_out))
     labels, truth = (torch.tensor(data.labels, device=where.device) for data in (train, held_out))
     with progress("neighbours", len(queries)) as advance:
@@ -56,9 +52,28 @@ def evaluate_knn(asked: EvaluateKnnOptions) -> Results:
         Row({"k": k}, {"top1": over_images((predicted == truth).cpu().numpy(), seed=asked.seed)})
         for k, predicted in found.items()
     )
+    notes = (*split, *([about_k] if about_k else []))
+    return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, notes)
+
+
+def usable_k(asked: EvaluateKnnOptions, images: int) -> tuple[list[int], str]:
+    """Return the numbers of neighbours that the training images allow, and a sentence on the others.
+
+    If none of the default numbers fits, it is 1.
+
+    Raises:
+        OptionsError: None of the specified numbers fits.
+    """
+    usable = [k for k in dict.fromkeys(asked.k) if k <= images]
     left_out = sorted(set(asked.k) - set(usable))
-    notes = (f"Skipped k = {left_out}, because there are only {len(train)} training images.",) if left_out else ()
-    return Results("evaluate knn", rows, resolved(asked, source, where), ready.facts(), where.device, (*split, *notes))
+    if not usable and "k" in asked.named:
+        raise OptionsError(
+            f"All values of k in {list(asked.k)} exceed the number of training images ({images}); reduce --k."
+        )
+    only = f"because there {'is' if images == 1 else 'are'} only {counted(images, 'training image')}"
+    if not usable:
+        return [1], f"Used k = 1, {only}, fewer than the default values {left_out}; choose others with --k."
+    return usable, f"Skipped k = {left_out}, {only}." if left_out else ""
 
 
 def evaluate_linear(asked: EvaluateLinearOptions) -> Results:

@@ -55,7 +55,7 @@ class Score:
     def __str__(self) -> str:
         text = f"{100 * self.mean:.2f}"
         if self.deviation is not None:
-            text += f" ± {100 * self.deviation:.2f}"
+            text += f" (SD {100 * self.deviation:.2f})"
         if self.low is not None and self.high is not None:
             text += f" [{100 * self.low:.2f}, {100 * self.high:.2f}]"
         return text
@@ -261,7 +261,7 @@ def legend(scores: Sequence[Score]) -> str:
     """Return an explanation of the signs in the scores, or an empty string."""
     parts = []
     if any(score.deviation is not None for score in scores):
-        parts.append("± is the standard deviation over seeds")
+        parts.append("SD is the standard deviation over seeds")
     over = [
         words
         for words, some in (
