@@ -10,10 +10,8 @@ import pytest
 
 from dovetail.cli import VERBS
 from dovetail.cli import run as run_command
+from dovetail.downstream.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
 from dovetail.downstream.options import (
-    EvaluateDenseOptions,
-    EvaluateKnnOptions,
-    EvaluateLinearOptions,
     FinetuneClassifyOptions,
     FinetuneDetectOptions,
     FinetuneSegmentOptions,

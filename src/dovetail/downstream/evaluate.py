@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dovetail.downstream.options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions, MeasureOptions
+from dovetail.downstream.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
+from dovetail.downstream.options import MeasureOptions
 from dovetail.errors import OptionsError
 from dovetail.files.locking import in_use
 from dovetail.options import takes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dovetail
-from dovetail.downstream.options import EvaluateKnnOptions
+from dovetail.downstream.evaluate_options import EvaluateKnnOptions
 from dovetail.downstream.probe.job import usable_k
 from dovetail.errors import OptionsError
 from tests.downstream.pictures import class_folder

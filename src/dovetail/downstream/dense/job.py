@@ -19,10 +19,10 @@ from dovetail.downstream.dense.propagation import (
 )
 from dovetail.downstream.dense.scores import DenseScore, dense_scores
 from dovetail.downstream.dense.sequences import ImageSequence, find_sequences
+from dovetail.downstream.evaluate_options import EvaluateDenseOptions
 from dovetail.downstream.labels.labelled import Labelled, existing, read_image
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
 from dovetail.downstream.machine import Machine, machine
-from dovetail.downstream.options import EvaluateDenseOptions
 from dovetail.downstream.probe.job import resolved, seeded_start
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of

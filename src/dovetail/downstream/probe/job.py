@@ -13,15 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dovetail.data.reading.values import value_range
+from dovetail.downstream.evaluate_options import EvaluateKnnOptions, EvaluateLinearOptions
 from dovetail.downstream.labels.class_sets import ClassSet
 from dovetail.downstream.labels.images import open_splits
 from dovetail.downstream.machine import Machine, machine
-from dovetail.downstream.options import (
-    EvaluateKnnOptions,
-    EvaluateLinearOptions,
-    FinetuneClassifyOptions,
-    MeasureOptions,
-)
+from dovetail.downstream.options import FinetuneClassifyOptions, MeasureOptions
 from dovetail.downstream.probe.features import Features, kept_features, of_central_crops
 from dovetail.downstream.probe.knn import knn_predictions, pieces
 from dovetail.downstream.probe.linear import ProbeOptions, choose_rate, train_probes
