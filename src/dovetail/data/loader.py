@@ -29,6 +29,7 @@ from dovetail.data.reading.watch import (
     ReadingWatch,
     asked_to_stop,
     can_fork,
+    end,
     end_with_parent,
     next_of,
     remove_worker_death_handler,
@@ -229,6 +230,7 @@ class ViewLoader:
             except RuntimeError as error:
                 if self._must_start_again(workers, watch):
                     return
+                end(workers)
                 raise self._lost(error) from error
             yield batch
             self._requests = 0
@@ -242,8 +244,7 @@ class ViewLoader:
             except RuntimeError as error:
                 waited += self._poll_seconds
                 if self._stop_asked():
-                    for worker in workers:  # a worker that hangs would keep this process from exiting
-                        worker.kill()
+                    end(workers)
                     raise StoppedWaiting from error
                 if "timed out" not in str(error) or waited >= self._batch_seconds:
                     raise

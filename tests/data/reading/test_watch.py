@@ -142,6 +142,7 @@ def test_a_lost_worker_ends_the_run_with_a_sentence(source: ImageSource, batch_s
     with pytest.raises(DovetailError, match=sentence) as raised:
         next(iter(loader))
     assert "\n" not in str(raised.value)
+    assert_no_worker_is_left()  # although the error is kept, and with it torch's iterator
 
 
 class Killed(Hopeless):
@@ -191,6 +192,10 @@ def test_a_loader_that_is_asked_to_stop_does_not_wait_on() -> None:
     with pytest.raises(StoppedWaiting):
         next(iter(loader))
     assert next(asked, None) is None  # after two polls, and not after all that a batch may take
+    assert_no_worker_is_left()
+
+
+def assert_no_worker_is_left() -> None:
     for child in multiprocessing.active_children():  # that was killed, and may need a moment on a busy machine
         child.join(60)
     assert not multiprocessing.active_children()

@@ -173,6 +173,16 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
+def end(workers: Sequence[BaseProcess]) -> None:
+    """Kill workers whose batches are not needed any more.
+
+    A worker that hangs would keep the main process from exiting. It would also outlive the run for as long as somebody
+    keeps the error, as notebooks do: the error keeps torch's iterator, which ends its workers only when it is freed.
+    """
+    for worker in workers:
+        worker.kill()
+
+
 def end_with_parent() -> None:
     """Make Linux kill this process when its parent exits for whatever reason.
 
