@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dovetail.recipes.table import examples
-from dovetail.train.checkpoints import Checkpoints
+from tests.train.alike import assert_alike
 from tests.train.ranks import STEPS, train
 
 ROOT = Path(__file__).parents[2]
@@ -153,14 +152,14 @@ def together(pair: Together, method: str, *, strategy: str = "ddp") -> Path:
 def test_two_processes_train_like_one(method: str, pair: Together, alone: Callable[[str], Path]) -> None:
     two = together(pair, method)
     assert_same_log(alone(method), two)
-    assert_alike(alone(method), two)
+    assert_alike(alone(method), two, method)
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_processes_freeze_the_encoder_as_one_does(strategy: str, pair: Together, alone: Callable[[str], Path]) -> None:
     two = pair.train("decon-sl:3", f"frozen-{strategy}", strategy=strategy)
     assert_same_log(alone("decon-sl:3"), two)
-    assert_alike(alone("decon-sl:3"), two)
+    assert_alike(alone("decon-sl:3"), two, "decon-sl")
 
 
 @pytest.mark.parametrize("method", [SAMPLED, pytest.param("decon-sl", marks=pytest.mark.slow)])
@@ -172,29 +171,12 @@ def test_crops_that_do_not_overlap_are_left_out_on_two_processes_as_on_one(
     two = pair.train(f"{method}/{apart}", f"{method}-{apart}-apart")
     train(f"{method}/{apart}", tmp_path, devices=1)
     assert_same_log(tmp_path, two)
-    assert_alike(tmp_path, two)
+    assert_alike(tmp_path, two, method)
     for line in lines(two):
         groups = [value for name, value in line["parts"].items() if name.endswith("/group")]
         assert len(groups) == 2  # the encoder's and the decoder's
         assert all((value == 0) == (apart == 8) for value in groups)
         assert line["grad_norm"] > 0  # the slots still learn
-
-
-def assert_alike(one: Path, other: Path) -> None:
-    """Assert that two runs ended in the same weights, queues and centres."""
-    expected, found = (newest(folder)["learner"] for folder in (one, other))
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
-def newest(run: Path) -> dict[str, Any]:
-    """Return a run's newest checkpoint."""
-    state = Checkpoints(run / "checkpoints").load()
-    assert state is not None
-    return state
 
 
 def begun(run: Path, out: Path) -> Path:
@@ -228,10 +210,10 @@ def test_a_run_goes_on_with_more_or_fewer_processes(
 ) -> None:
     begun(alone(method), pair.out / f"{method}-grown")
     grown = pair.train(method, f"{method}-grown")
-    assert_alike(alone(method), grown)
+    assert_alike(alone(method), grown, method)
     shrunk = begun(together(pair, method), tmp_path / "shrunk")
     train(method, shrunk, devices=1)
-    assert_alike(alone(method), shrunk)
+    assert_alike(alone(method), shrunk, method)
 
 
 # LARS with trust ratios, AdamW with clipping of each gradient, and what no recipe has by itself.
@@ -248,7 +230,7 @@ OPTIMISERS = ("dino@lars", "dino@lamb", "dino@sgd")
 def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, alone: Callable[[str], Path]) -> None:
     parts = together(pair, method, strategy="fsdp")
     assert_same_log(alone(method), parts)
-    assert_alike(alone(method), parts)
+    assert_alike(alone(method), parts, method)
     assert sorted(path.name for path in (parts / "checkpoints" / "last.ckpt").iterdir()) == [
         *(".metadata", "__0_0.distcp", "__1_0.distcp", "state.pt")
     ]
@@ -259,7 +241,7 @@ def test_sharded_weights_train_like_whole_ones(method: str, pair: Together, alon
 def test_sharded_weights_train_as_those_of_ddp(method: str, pair: Together) -> None:
     parts, whole = (together(pair, method, strategy=name) for name in ("fsdp", "ddp"))
     assert_same_log(whole, parts)
-    assert_alike(whole, parts)
+    assert_alike(whole, parts, method)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +256,7 @@ def test_pieces_go_on_whole_and_whole_weights_in_pieces(
     train(method, joined, devices=1)
     for run in (cut, joined):
         assert_same_log(alone(method), run, steps=STEPS - 2)
-        assert_alike(alone(method), run)
+        assert_alike(alone(method), run, method)
 
 
 @pytest.mark.slow
@@ -288,4 +270,4 @@ def test_pieces_of_two_processes_go_on_in_one_or_four(count: int, pair: Together
     finally:
         others.stop()
     assert_same_log(two, on, steps=STEPS - 2)
-    assert_alike(two, on)
+    assert_alike(two, on, "adclr-ibot")
