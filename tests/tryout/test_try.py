@@ -184,6 +184,12 @@ def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: p
     for start in ("random weights", "densecl", "decon-sl-densecl"):
         assert f"\nFrozen features of {start}\n" in shown
     assert "\nFine-tuning from random weights\n" in shown
+    assert "The smallest comparison takes about" in shown  # before the first run
+    assert shown.index("The smallest comparison takes about") < shown.index("\ndensecl, ")
+    assert shown.count("freeze_encoder_epochs ") == 1  # the settings of the first run
+    assert shown.count("This run: ") == 1  # of the second one
+    for unsupported in ("To fine-tune them", "--resume --", "--lr"):
+        assert unsupported not in shown
     again = dovetail.try_out(**asked)
     assert "(already finished)" in capsys.readouterr().out
     assert [row.scores for row in again.rows] == [row.scores for row in results.rows]

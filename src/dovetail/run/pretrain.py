@@ -84,6 +84,17 @@ def pretrain(options: PretrainOptions) -> Run:
     Raises:
         DovetailError: An option is invalid, or the run cannot be carried out.
     """
+    return pretrain_with(options)
+
+
+def pretrain_with(options: PretrainOptions, *, settings: bool = True, ending: bool = True) -> Run:
+    """Pre-train as `pretrain` does, for a command that is more than one run.
+
+    Args:
+        options: Options of the run.
+        settings: Whether to print all settings, or only a line about the length of the run.
+        ending: Whether to print how to use the weights.
+    """
     refuse_decided_in_file(options)
     if options.typed("method"):
         options = options.changed(method=name_of(options.method))
@@ -103,10 +114,10 @@ def pretrain(options: PretrainOptions) -> Run:
         if options.overwrite:
             refuse_sources_in(folder, options)
         with values_within(() if is_percentile(options.value_range) else options.value_range):
-            return execute(options, folder)
+            return execute(options, folder, shown=settings, ending=ending)
 
 
-def execute(options: PretrainOptions, out: Path) -> Run:
+def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -> Run:
     """Run the pre-training in `out`. With `overwrite`, the folder is emptied after all options have been checked."""
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
@@ -141,7 +152,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
     make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
     finished = begun and is_finished(out, settings)
-    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished)
+    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished, shown=shown)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
@@ -167,7 +178,7 @@ def execute(options: PretrainOptions, out: Path) -> Run:
         trainer_args=options.trainer_args,
         names=lambda batch: [source.name(index) for index in batch.used.tolist() if index >= 0],
     )
-    export_run(learner, config, settings, out, quiet=finished)
+    export_run(learner, config, settings, out, quiet=finished or not ending)
     return Run(out, result.steps, settings.total_steps)
 
 

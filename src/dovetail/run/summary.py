@@ -42,11 +42,12 @@ def announce(
     loaded: MatchReport | None = None,
     why: str = "",
     finished: bool = False,
+    shown: bool = True,
 ) -> None:
     """Save and print the resolved options before the first step.
 
     `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before. If
-    the run is `finished`, a sentence says so instead.
+    the run is `finished`, a sentence says so instead. If the settings are not to be `shown`, a line has the length.
     """
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
@@ -60,6 +61,9 @@ def announce(
     tell(title)
     for line in filter(None, (title, why, ran_in_words(config, settings).strip())):
         note(out, line)
+    if not shown:
+        tell(ran_in_words(config, settings).strip())
+        return
     tell(settings.table())
     if config.init is not None:
         tell(f"init              {describe_init(network, config.init)}")

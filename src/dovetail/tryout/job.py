@@ -7,13 +7,15 @@ same command resumes where it was stopped.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.durations import in_words, seconds_in
-from dovetail.errors import Interrupted
+from dovetail.errors import DovetailError, Interrupted
 from dovetail.options import takes
 from dovetail.sizes import as_size
 from dovetail.train.interrupts import signal_name
@@ -22,9 +24,7 @@ from dovetail.tryout.options import TryOptions
 if TYPE_CHECKING:
     from dovetail.downstream.table.results import Results
     from dovetail.tryout.plan import Clock, Plan, Start
-
-BEST = 2  # number of starts to fine-tune in addition to the one without pre-training
-FROZEN = ("encoder", "decoder")
+    from dovetail.tryout.rehearsal import Costs
 
 
 def check_early(options: TryOptions) -> None:
@@ -47,6 +47,7 @@ def try_out(options: TryOptions) -> Results:
         DovetailError: An option is invalid, or a step cannot be carried out.
     """
     options.check_complete()
+    began = time.monotonic()
     from dovetail.files.locking import in_use
     from dovetail.files.writable import check_writable
     from dovetail.tryout.plan import Clock, plan_of
@@ -55,17 +56,38 @@ def try_out(options: TryOptions) -> Results:
     check_writable(out)
     with in_use(out), stopping_in(out):
         clock = Clock(out, seconds_in(options.budget))
-        plan = plan_of(options)
+        with clock.stage("planning", began=began):
+            plan = plan_of(options)
         methods = ", ".join(one.method for one in plan.pretrainings)
         print(
             f"{plan.model} from {plan.starts[0].title}, {options.budget}: pre-training with {methods}, then evaluation "
-            "of frozen features, then fine-tuning of the best."
+            "of frozen features, then fine-tuning of the best.",
+            flush=True,
         )
-        runs = pretrained(options, plan, clock, out)
+        costs = costs_of(options, plan, clock)
+        runs = pretrained(options, plan, costs, clock, out)
         frozen = measured_frozen(options, plan, runs, clock, out)
         picked = best_starts(plan, frozen)
         print(f"Best frozen features: {'; '.join(one.title for one in picked[1:])}. Fine-tuning them.", flush=True)
-        return finished(options, plan, runs, frozen, picked, clock, out)
+        return finished(options, plan, runs, frozen, picked, costs, clock, out)
+
+
+def costs_of(options: TryOptions, plan: Plan, clock: Clock) -> Costs:
+    """Return the costs of the smallest stages, and print what the budget allows. A resumed command keeps them."""
+    from dovetail.tryout.rehearsal import Costs, about_budget, rehearsed
+
+    if "costs" in clock.state:
+        try:
+            return Costs.from_dict(clock.state["costs"])
+        except (TypeError, KeyError, DovetailError) as error:
+            raise clock.unreadable(error) from error
+    print("Timing a step of pre-training, an evaluation and a short fine-tuning …", flush=True)
+    with clock.stage("timing"):
+        costs = rehearsed(options, plan)
+    print(about_budget(options, plan, costs, clock), flush=True)
+    clock.state["costs"] = costs.as_dict()
+    clock.save()
+    return costs
 
 
 @contextmanager
@@ -86,36 +108,37 @@ def stopping_in(out: Path) -> Iterator[None]:
         ) from None
 
 
-def pretrained(options: TryOptions, plan: Plan, clock: Clock, out: Path) -> dict[str, Path]:
+def pretrained(options: TryOptions, plan: Plan, costs: Costs, clock: Clock, out: Path) -> dict[str, Path]:
     """Carry out the remaining pre-trainings and return their folders by name."""
     from dovetail.run.folder import CONFIG
     from dovetail.run.network import EXPORTED
-    from dovetail.run.pretrain import pretrain
-    from dovetail.tryout.plan import PRETRAINING_SHARE
+    from dovetail.run.options import PretrainOptions
+    from dovetail.run.pretrain import pretrain_with
+    from dovetail.tryout.rehearsal import seconds_for
     from dovetail.weights.exported import MODEL_FILE
 
-    seconds = PRETRAINING_SHARE * clock.budget / len(plan.pretrainings)
-    runs: dict[str, Path] = {}
-    for one in plan.pretrainings:
-        folder = runs[one.name] = out / one.name
-        if (folder / EXPORTED / MODEL_FILE).is_file():
-            continue
+    runs = {one.name: out / one.name for one in plan.pretrainings}
+    remaining = [one for one in plan.pretrainings if not (runs[one.name] / EXPORTED / MODEL_FILE).is_file()]
+    for index, one in enumerate(remaining):
+        folder = runs[one.name]
+        seconds = seconds_for(plan, costs, clock, left=len(remaining) - index)
         print(f"\n{one.method}, {in_words(seconds)}", flush=True)
+        asked: dict[str, Any] = {"data": str(options.data), "out": folder}
+        if (folder / CONFIG).is_file():
+            asked["resume"] = True
+        else:
+            asked |= {
+                "model": plan.model,
+                "method": one.method,
+                "preset": one.preset,
+                "init": plan.init,
+                "image_size": options.image_size,
+                "seed": options.seed,
+                "budget": f"{seconds:.0f}s",
+            }
         with clock.stage(one.name):
-            if (folder / CONFIG).is_file():
-                pretrain(data=str(options.data), out=folder, resume=True)
-            else:
-                pretrain(
-                    data=str(options.data),
-                    model=plan.model,
-                    method=one.method,
-                    preset=one.preset,
-                    init=plan.init,
-                    image_size=options.image_size,
-                    seed=options.seed,
-                    budget=f"{max(seconds, 1):.0f}s",
-                    out=folder,
-                )
+            pretrain_with(PretrainOptions.given(asked), settings=one is plan.pretrainings[0], ending=False)
+        print(f"Its weights are in {folder / EXPORTED}.", flush=True)
     return runs
 
 
@@ -123,40 +146,32 @@ def measured_frozen(
     options: TryOptions, plan: Plan, runs: Mapping[str, Path], clock: Clock, out: Path
 ) -> dict[str | None, dict[str, float]]:
     """Evaluate frozen features with a linear classifier: {run: {"encoder" or "decoder": mIoU}}. None is no run."""
-    from dovetail.downstream.evaluate import evaluate_dense
     from dovetail.downstream.table.results import RESULTS, read_results
+    from dovetail.tryout.rehearsal import FROZEN, evaluate_frozen
     from dovetail.weights.exported import read_exported
 
     size = as_size(read_exported(next(iter(runs.values()))).info["image_size"])
+    methods = {one.name: one.method for one in plan.pretrainings}
     found: dict[str | None, dict[str, float]] = {}
     subjects: list[tuple[str | None, Path | None]] = [(None, None), *runs.items()]
     for name, run in subjects:
         folder = out / "frozen" / (name or "none")
+        print(f"\nFrozen features of {methods.get(name or '', plan.starts[0].title)}", flush=True)
         if not (folder / RESULTS).is_file():
             subject: dict[str, Any] = {"model": plan.model, "init": plan.init} if run is None else {"run": run}
-            method = {one.name: one.method for one in plan.pretrainings}.get(name or "", plan.starts[0].title)
-            print(f"\nFrozen features of {method}", flush=True)
-            with clock.stage(f"frozen {name or 'none'}"):
-                evaluate_dense(
-                    data=options.labels,
-                    at=FROZEN,
-                    protocols=["linear"],
-                    lr=[0.01, 0.1, 1.0],
-                    weight_decay=[1e-4],
-                    steps=200,
-                    image_size=size,
-                    classes=options.classes,
-                    seed=options.seed,
-                    out=folder,
-                    **subject,
-                )
+            # Its table and its advice on options are those of another command.
+            with clock.stage(f"frozen {name or 'none'}"), redirect_stdout(StringIO()):
+                evaluate_frozen(options, folder, size, **subject)
         rows = read_results(folder).rows
         found[name] = {at: row.scores["mIoU"].mean for at, row in zip(FROZEN, rows, strict=True)}
+        print(f"mIoU in %: {', '.join(f'{at} {100 * score:.2f}' for at, score in found[name].items())}", flush=True)
     return found
 
 
 def best_starts(plan: Plan, frozen: Mapping[str | None, Mapping[str, float]]) -> list[Start]:
     """Return the start without pre-training and the starts whose frozen features gained most over it."""
+    from dovetail.tryout.plan import BEST
+
     alone, *others = plan.starts
 
     def gain(start: Start) -> float:
@@ -171,6 +186,7 @@ def finished(
     runs: Mapping[str, Path],
     frozen: Mapping[str | None, Mapping[str, float]],
     picked: list[Start],
+    costs: Costs,
     clock: Clock,
     out: Path,
 ) -> Results:
@@ -178,11 +194,15 @@ def finished(
     from dovetail.report.compare_page import write_comparison
     from dovetail.tryout.finetuning import FineTuning, steps_for
     from dovetail.tryout.verdict import results_of
+    from dovetail.weights.exported import read_exported
 
     tuning = FineTuning(options, runs, out / "finetune")
     if "steps" not in clock.state:  # a resumed command keeps its plan
-        with clock.stage("timing"):
-            trial = tuning.timed(picked[0])
+        size = as_size(read_exported(next(iter(runs.values()))).info["image_size"])
+        trial = costs.trial
+        if size != costs.image_size:
+            with clock.stage("timing"):
+                trial = tuning.timed(picked[0])
         clock.state |= {
             "steps": steps_for(trial, starts=len(picked), seconds=clock.left()),
             "train_images": trial.train_images,

@@ -22,6 +22,7 @@ from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.options import TryOptions
 
 PRETRAINING_SHARE = 0.45  # fraction of the budget for all pre-trainings together
+BEST = 2  # number of starts to fine-tune in addition to the one without pre-training
 STATE = "state.json"
 LITE0 = (
     "smp.FPN(encoder_name='tu-tf_efficientnet_lite0', decoder_pyramid_channels=128, decoder_segmentation_channels=128)"
@@ -136,7 +137,11 @@ class Clock:
                 self.state = json.loads(self.path.read_text(encoding="utf-8"))
                 self.spent()
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise RunError(f"{self.path} cannot be read ({error}); specify another folder with --out.") from error
+                raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> RunError:
+        """Return the error for a damaged state file."""
+        return RunError(f"{self.path} cannot be read ({error}); specify another folder with --out.")
 
     def spent(self) -> float:
         """Return the seconds spent so far."""
@@ -151,9 +156,9 @@ class Clock:
         return f"{in_words(self.left())} left" if self.left() >= 1 else "the budget is used up"
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Record the seconds of a stage, also if it is interrupted."""
-        began = time.monotonic()
+    def stage(self, name: str, *, began: float | None = None) -> Iterator[None]:
+        """Record the seconds of a stage, also if it is interrupted. `began` is its start if that was before."""
+        began = time.monotonic() if began is None else began
         try:
             yield
         finally:
