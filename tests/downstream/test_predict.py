@@ -64,7 +64,9 @@ def test_segmentation_masks_have_the_photographs_sizes(
     segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = dovetail.predict(run=segmenter, data=photos, out=tmp_path / "out", **FAST)
-    assert capsys.readouterr().out.startswith(f"3 images, predictions in {out}; skipped 1 unreadable: broken.jpg (see ")
+    begins, ends = capsys.readouterr().out.splitlines()
+    assert begins == "Predicting 4 images on cpu …"
+    assert ends.startswith(f"3 images, predictions in {out}; skipped 1 unreadable: broken.jpg (see ")
     assert unread_in(out) == ["broken.jpg"]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {"a.png.png", "a.jpg.png", "deep/b.png"}
     with Image.open(out / "a.jpg.png") as mask:

@@ -285,6 +285,7 @@ def test_a_finished_run_keeps_one_checkpoint_and_says_why(
     assert "is kept to lengthen the run with --resume --max-steps" in told
     assert dovetail.pretrain(out=tmp_path, resume=True).step == 6
     assert capsys.readouterr().out == (
+        "Listing the images …\nBuilding the model for 12 images …\n"
         f"The run in {tmp_path} has finished its 6 steps, so nothing is left to do; to lengthen it, add --max-steps "
         "with more than 6.\n"
     )

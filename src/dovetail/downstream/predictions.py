@@ -63,6 +63,7 @@ def predict(asked: PredictOptions) -> Path:
         where = machine(asked.accelerator, asked.precision, asked.workers)
         photos = images_of(Path(asked.data))
         check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
+        tell(f"Predicting {counted(len(photos.paths), 'image')} on {where.device} …")
         model, _ = build_finished(task, model=module_of(asked.model))
         load_weights(model, folder)
         with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:

@@ -23,6 +23,7 @@ from dovetail.data.reading.values import all_levels, value_range, values_within
 from dovetail.data.sources import ImageSource
 from dovetail.downstream.machine import Machine, ahead, machine, normalised
 from dovetail.downstream.probe.features import Features
+from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of, values_of_run
 from dovetail.errors import DataError, ResourceError, tell
 from dovetail.files.durable import write_whole
@@ -142,8 +143,9 @@ def embeddings_of(
     indices: list[int] = []
     skipped: list[tuple[str, str]] = []
     waiting: list[Tensor] = []
-    with values_within(values_of_run(run)):
+    with values_within(values_of_run(run)), progress("embedding", source.num_images) as advance:
         for index, pixels in enumerate(ahead(read, range(source.num_images), threads=where.threads)):
+            advance(1)
             if isinstance(pixels, str):
                 skipped.append((source.name(index), pixels))
                 continue

@@ -26,7 +26,7 @@ from dovetail.data.reading.values import is_percentile, use_values, values_withi
 from dovetail.data.sources import ImageSource
 from dovetail.distributed import rank, world_size
 from dovetail.durations import seconds_in
-from dovetail.errors import DataError, DovetailError, OptionsError, ResourceError, tell
+from dovetail.errors import DataError, DovetailError, OptionsError, ResourceError, counted, tell
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
@@ -58,6 +58,7 @@ from dovetail.run.summary import (
     told_of_skipped,
 )
 from dovetail.run.timing import tell_time, time_steps
+from dovetail.sizes import size_in_words
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
 from dovetail.train.engine import train
@@ -129,8 +130,10 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     if is_stream(options.data):
         most = images_needed(options)  # checks the options first: a stream may take hours
         options = stored(options, out, most=most, first=is_first_process(), requeued=requeued())
+    tell_phase("Listing the images")
     source = open_source(options.data, fetch=options.typed("data"))
     options, range_measured = with_value_range(options, source)
+    tell_phase(f"Building the model for {counted(source.num_images, 'image')}")
     torch.manual_seed(options.seed)
     network = network_for(options)
     why = ""
@@ -180,6 +183,12 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     )
     export_run(learner, config, settings, out, quiet=finished or not ending)
     return Run(out, result.steps, settings.total_steps)
+
+
+def tell_phase(what: str) -> None:
+    """Print what begins, as it may take long and print nothing."""
+    if is_first_process():
+        tell(f"{what} …")
 
 
 def images_needed(options: PretrainOptions) -> int | None:
@@ -238,6 +247,7 @@ def with_statistics(
     free = range_measured and not options.mean and options.init is None
     if options.resume or not (free or needs_measuring(recipe.views, options.in_channels)):
         return recipe
+    tell_phase("Measuring the mean and standard deviation of the first images")
     found = measured(source, options.in_channels, seed=options.seed)
     if found is None:
         return recipe
@@ -260,6 +270,8 @@ def planned_run(options: PretrainOptions, source: ImageSource, network: Network)
 
 def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> Cost:
     """Return the cost of a run with these options, timed on copies."""
+    size = "" if options.image_size is None else f" on views of {size_in_words(options.image_size)} px"
+    tell_phase(f"Timing steps{size}")
     torch_state = torch.get_rng_state()
     recipe, settings, _ = resolved_run(options, source, network)
     if settings.world_size > 1:

@@ -137,6 +137,7 @@ def tell_time(learner: Learner, *, batches: Batches, to_views: ToViews, settings
     """Print and return the expected duration of a single-process run, unless it is short or cannot be timed."""
     if settings.total_steps <= LEAST_STEPS or settings.world_size > 1:
         return []
+    print("Timing a few steps …", flush=True)
     try:
         found = time_steps(learner, batches=batches, to_views=to_views, settings=settings, compare_threads=True)
     except (DovetailError, torch.OutOfMemoryError):  # the run itself will report the error
