@@ -39,6 +39,8 @@ def test_a_run_goes_on_when_nobody_reads_its_output(photos: Path, tmp_path: Path
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "Loading PyTorch …\n".encode()
+        assert process.stdout.readline() == "Listing the images …\n".encode()
+        assert process.stdout.readline() == "Building the model for 4 images …\n".encode()
         assert process.stdout.readline().startswith(b"Method decon-sl, because ")
         assert not (out / "exported").exists()
         process.stdout.close()
