@@ -139,3 +139,17 @@ def test_a_fine_tuned_model_with_nan_is_not_used(run: Path, tmp_path: Path) -> N
 def test_tensors_that_are_not_dense_are_refused(odd: torch.Tensor) -> None:
     with pytest.raises(WeightsError, match="'odd'"):
         check_finite({"fine": torch.zeros(1).expand(8), "odd": odd}, "A file", "give another")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_one_odd_value_anywhere_is_found(odd: float, dtype: torch.dtype) -> None:
+    largest = torch.full((3, 5, 7), torch.finfo(dtype).max, dtype=dtype)
+    largest[0] *= -1
+    check_finite({"weight": largest}, "It", "stop")  # although the range is wider than the type's
+    for place in ((0, 0, 0), (1, 2, 3), (2, 4, 6)):
+        value = largest.clone()
+        value[place] = odd
+        for given in (value, value.transpose(0, 2), value[place]):
+            with pytest.raises(WeightsError, match="contains NaN or infinite values, first in 'weight'"):
+                check_finite({"first": largest, "weight": given}, "It", "stop")

@@ -17,7 +17,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from dovetail.errors import DataError, ResourceError
 from dovetail.report.pixels import Rgb
@@ -53,6 +52,7 @@ class Sheet:
             self.axes: NDArray[Any] = self.figure.subplots(rows, columns, squeeze=False)
             for axes in self.axes.flat:
                 axes.set_axis_off()
+                axes.set(xticks=[], yticks=[])  # Matplotlib would measure the labels of hidden ticks, too
             self.title = self.figure.suptitle(title, fontsize=FONT_POINTS + 1)
 
     def show(
@@ -109,14 +109,18 @@ class Sheet:
     def pixels(self) -> Rgb:
         """Return the sheet as an image [H, W, 3]."""
         file = io.BytesIO()
-        self.save(file)
-        return np.asarray(Image.open(file).convert("RGB"))
+        self._save(file, format="rgba")  # compressing it as PNG would take as long as drawing it
+        width, height = (int(side) for side in self.figure.bbox.size)
+        return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4)[..., :3].copy()
 
-    def save(self, file: Path | IO[bytes]) -> None:
-        """Save the sheet as PNG to a path or an open file."""
+    def save(self, path: Path) -> None:
+        """Save the sheet as PNG."""
+        self._save(path, format="png", metadata={"Software": None})
+
+    def _save(self, file: Path | IO[bytes], **options: Any) -> None:
         with mpl.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
-            self.figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+            self.figure.savefig(file, dpi=DPI, **options)
 
     def write(self, path: Path) -> Path:
         """Save the sheet as PNG and return the path."""
