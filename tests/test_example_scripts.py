@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.segmentation.fcn import _fcn_resnet
 
 import dovetail
 from tests.data.photos import folder_of
@@ -79,7 +82,16 @@ def test_twelve_bands(tiny: None, tmp_path: Path) -> None:
     assert Path("runs/bands/exported/model.safetensors").is_file()
 
 
-def test_lora(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+def shallow_fcn(**options: Any) -> nn.Module:
+    """Return torchvision's FCN on a ResNet with one block of a ResNet-50 in each stage."""
+    encoder = ResNet(Bottleneck, [1, 1, 1, 1], replace_stride_with_dilation=[False, True, True])
+    return _fcn_resnet(encoder, num_classes=21, aux=None)
+
+
+@pytest.mark.parametrize("shallow", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_lora(shallow: bool, tiny: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if shallow:
+        monkeypatch.setattr("torchvision.models.segmentation.fcn_resnet50", shallow_fcn)
     module = module_of("lora")
     model = module.build()
     before = {name: value.clone() for name, value in model.named_parameters()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import dovetail
@@ -26,16 +29,30 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of a folder that the first of all processes of `-n 2` makes."""
+    shared = factory.getbasetemp() if "PYTEST_XDIST_WORKER" not in os.environ else factory.getbasetemp().parent
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            make(shared / f"{name}.tmp")
+            (shared / f"{name}.tmp").rename(shared / name)
+        return Path(shutil.copytree(shared / name, factory.mktemp(name) / "run"))
+
+
 @pytest.fixture(scope="session")
 def slot_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of DeCon over SlotCon on a ResNet with a pyramid."""
-    return pretrained(photos, tmp_path_factory.mktemp("slots"))
+    return made_once("slots", lambda folder: pretrained(photos, folder), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def query_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of ADCLR over DINO on a ViT."""
-    folder = tmp_path_factory.mktemp("queries")
+    return made_once("queries", lambda folder: pretrained_on_queries(photos, folder), tmp_path_factory)
+
+
+def pretrained_on_queries(photos: Path, folder: Path) -> None:
+    """Pre-train with query patches for a step."""
     dovetail.pretrain(
         data=photos,
         model="timm/test_vit",
@@ -48,7 +65,6 @@ def query_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         precision="32-true",
         recipe={"hidden": 16, "bottleneck": 8, "prototypes": 16, "local_crops": 1, "local_size": 32, "queries": 3},
     )
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +94,8 @@ def comparison(slot_run: Path, query_run: Path, tmp_path_factory: pytest.TempPat
     return folder / "comparison.html"
 
 
-def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0) -> Path:
-    """Pre-train for two steps and return the run's folder."""
+def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0) -> None:
+    """Pre-train for two steps."""
     dovetail.pretrain(
         data=photos,
         model="timm/test_resnet+fpn(channels=16)",
@@ -94,4 +110,3 @@ def pretrained(photos: Path, folder: Path, *, report_every_minutes: float = 5.0)
         report_every_minutes=report_every_minutes,
         recipe={"hidden": 16, "dim": 8, "prototypes": 6, "decoder_grid": 8},
     )
-    return folder

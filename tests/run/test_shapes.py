@@ -164,7 +164,11 @@ def test_cells_of_a_term_are_told_per_side() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
-def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(pretrain: Pretrain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dynamic", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(
+    dynamic: bool, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    """Programs for any size, of a model of this shape, are also in `tests/weights/test_graphs.py`."""
     labelled = mask_folder(tmp_path / "labelled", images=5)
     asked = {"model": "smp/unet/tu-test_resnet", "dense_data": labelled, "dense_readings": 1, "max_steps": 1}
     run = pretrain(out=tmp_path / "run", image_size=(64, 96), **asked)
@@ -174,13 +178,12 @@ def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(pretrain
     assert saved["config"]["resolved_image_size"] == [64, 96]
     readings = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert readings[-1]["dense"].keys() == {f"{at}/{by}" for at in ("encoder", "decoder") for by in BY}
-    for dynamic in (True, False):
-        to = dovetail.export(run=run.folder, format="torch-export", to=tmp_path / f"{dynamic}.pt2", dynamic=dynamic)
-        program, model = torch.export.load(to).module(), run.load().eval()
-        for height, width in [(64, 96), (96, 64), (128, 64)] if dynamic else [(64, 96)]:
-            pixels = torch.rand(1, 3, height, width)
-            with torch.no_grad():
-                torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+    to = dovetail.export(run=run.folder, format="torch-export", to=tmp_path / "model.pt2", dynamic=dynamic)
+    program, model = torch.export.load(to).module(), run.load().eval()
+    for height, width in [(64, 96), (96, 64), (128, 64)] if dynamic else [(64, 96)]:
+        pixels = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
 
 
 def test_crops_of_fine_tuning_are_not_square(

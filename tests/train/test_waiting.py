@@ -40,6 +40,13 @@ METHODS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 OPTIMISERS = {"lars": "slotcon", "sgd": "simsiam", "adamw": "dino"}  # and a method that has it
 
 
+@pytest.fixture(autouse=True)
+def same_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for GPUs once: for fake tensors, torch does so at every operation, which takes longer than most of them."""
+    available = torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+
+
 def shape_of(value: Tensor, device: str) -> Any:
     """Return, within a `FakeTensorMode`, a tensor that has a shape alone and says that it lies on `device`."""
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)

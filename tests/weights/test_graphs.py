@@ -22,11 +22,12 @@ def unet() -> nn.Module:
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_torch_export_of_a_whole_model(tmp_path: Path) -> None:
     model = unet()
-    written = export_graph(model, format="torch-export", to=tmp_path / "unet.pt2", image_size=64)
+    written = export_graph(model, format="torch-export", to=tmp_path / "unet.pt2", image_size=(64, 96))
     program = torch.export.load(tmp_path / "unet.pt2").module()
-    pixels = torch.rand(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+    for height, width in [(64, 64), (64, 96), (96, 64), (128, 64)]:
+        pixels = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
     assert "the whole model for pixels [B, 3, H, W]" in str(written)
 
 
