@@ -10,6 +10,9 @@ PYTHONS ?= python3.11 python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv
 CORE = tests/test_cli.py tests/test_options.py tests/test_imports.py tests/heads tests/objectives tests/views \
 	tests/files tests/train/test_engine.py tests/weights/test_exported.py
 
+# Where this is set, every process that the tests start compiles all files again, and rewrites the assertions of all tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all test-pythons test-newest check format bench golden docs clean
 
 $(STAMP): pyproject.toml constraints.txt
