@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.downstream.start import file_mark
-from dovetail.downstream.table.results import Results, Row, Score, over_seeds
+from dovetail.downstream.table.results import Results, Row, Score, one_value, over_seeds
 from dovetail.errors import DovetailError
 from dovetail.report.compare_page import plots
 from dovetail.report.history import History
@@ -67,6 +68,17 @@ def parsed(page: Path) -> Outline:
     outline.close()
     assert outline.open == []
     return outline
+
+
+def test_the_page_says_what_its_intervals_are_over(tmp_path: Path) -> None:
+    scores = {"finetune segment": over_seeds([0.2, 0.3, 0.4]), "evaluate dense": one_value(0.5, (0.4, 0.6))}
+    for task, score in scores.items():
+        Results(task, (Row({"at": "p2"}, {"mIoU": score}),), {}, {"fingerprint": "a"}, "cpu").write(tmp_path / task)
+    out = tmp_path / "comparison.html"
+    assert run_command(["compare", *(str(tmp_path / task) for task in scores), "--out", str(out)]) == 0
+    told = re.findall(r"Dots are means.*?</p>", out.read_text(encoding="utf-8"))
+    seeds, images = ("Student&#39;s t" in one for one in told), ("over test images (bootstrap)" in one for one in told)
+    assert (list(seeds), list(images)) == ([True, False], [False, True])
 
 
 def test_the_page_has_scores_curves_and_runs(runs: list[Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dovetail.downstream.table.results import Row, shown
+from dovetail.downstream.table.results import Row, legend, shown
 from dovetail.files.writing import writing
 from dovetail.report.history import History, Series, read_history
 from dovetail.report.plots import Plot, draw
@@ -86,6 +86,7 @@ def task(name: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
         "plots": [
             (score, Markup(draw_score(score, rows, name=f"score{number}-{n}"))) for n, score in enumerate(scores)
         ],
+        "legend": legend([score for row in rows for score in row.scores.values()]),
         **table(rows),
     }
 

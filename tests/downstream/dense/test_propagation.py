@@ -123,6 +123,7 @@ def test_means_are_over_objects_and_intervals_over_sequences() -> None:
     assert scores["F"].mean == pytest.approx(0.5)
     assert scores["J&F"].mean == pytest.approx(0.5)
     assert (scores["J"].low, scores["J"].high) == pytest.approx((0.3, 0.9))
+    assert scores["J"].over == "sequences"
     assert over_sequences(found[:1])["J"].low is None
 
 

@@ -1,4 +1,4 @@
-"""results.json holds what was measured and how; intervals are those of the bootstrap."""
+"""results.json holds what was measured and how; intervals are Student's over seeds, and bootstrapped over images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dovetail.downstream.dense.bootstrap import miou_score
 from dovetail.downstream.table.results import (
     Results,
     Row,
@@ -24,7 +26,7 @@ from dovetail.downstream.table.results import (
     over_seeds,
     print_table,
     read_results,
-    without_interval_of_two,
+    with_own_interval,
 )
 from dovetail.errors import DovetailError
 
@@ -43,13 +45,13 @@ def test_results_hold_numbers_config_versions_seed_and_data(tmp_path: Path, caps
     assert content["config"] == {"seed": 3, "lr": 0.1}
     assert content["data"] == {"fingerprint": "f"}
     assert {"python", "torch", "timm", "dovetail-ssl"} <= set(content["versions"])
-    assert set(content["rows"][0]["scores"]["top1"]) == {"mean", "deviation", "low", "high", "values"}
+    assert set(content["rows"][0]["scores"]["top1"]) == {"mean", "deviation", "low", "high", "over", "values"}
     assert read_results(tmp_path) == results()
     shown = capsys.readouterr().out
     assert "50.00 [4" in shown
     assert "20.00 (SD 14.14)" in shown
     assert "[10.00, 30.00]" not in shown
-    assert "SD is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean" in shown
+    assert "SD is the standard deviation over seeds; [ , ] is the 95 % interval of the mean over" in shown
     assert "two seeds give no interval." in shown
     assert "A note." in shown
 
@@ -181,19 +183,47 @@ def test_tables_that_are_too_wide_have_a_line_for_each_score(
 
 
 def test_two_values_have_no_interval_and_three_have() -> None:
-    two, three = over_seeds([0.1, 0.3]), over_seeds([0.1, 0.2, 0.3])
+    two, three = over_seeds([0.1, 0.3]), over_seeds([0.4, 0.5, 0.6])
     assert (two.low, two.high, two.deviation) == (None, None, pytest.approx(0.1414, abs=1e-4))
-    assert three.low is not None
-    assert three.high is not None
-    assert 0.1 <= three.low < 0.2 < three.high <= 0.3
+    half = 4.30265 * 0.1 / np.sqrt(3)  # t(0.975, 2)
+    assert (three.low, three.high) == (pytest.approx(0.5 - half, abs=1e-5), pytest.approx(0.5 + half, abs=1e-5))
+    ends = over_seeds([0.0, 0.5, 1.0])
+    assert (ends.low, ends.high) == (0.0, 1.0)
     assert over_images(np.array([0.0, 1.0])).low is None
     assert over_images(np.array([0.0, 1.0, 1.0])).low is not None
-    assert without_interval_of_two(replace(two, low=0.1, high=0.3)) == two
-    assert legend([three]) == (
-        "SD is the standard deviation over seeds; [ , ] is the 95 % bootstrap interval of the mean, over seeds."
+
+
+def test_the_legend_says_what_each_interval_is_over() -> None:
+    deviation = "SD is the standard deviation over seeds; "
+    images = over_images(np.array([0.0, 1.0, 1.0]))
+    assert legend([images]) == "[ , ] is the 95 % interval of the mean over test images (bootstrap)."
+    assert legend([over_seeds([0.1, 0.3])]) == f"{deviation}two seeds give no interval."
+    three = over_seeds([0.1, 0.2, 0.3])
+    assert legend([three]) == f"{deviation}[ , ] is the 95 % interval of the mean over seeds (Student's t)."
+    assert legend([images, three]) == (
+        f"{deviation}[ , ] is the 95 % interval of the mean over seeds (Student's t) or over test images (bootstrap)."
     )
-    assert "over test images of one trial" in legend([over_images(np.array([0.0, 1.0, 1.0]))])
     assert legend([Score(0.5, (0.5,))]) == ""
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_the_legend_of_dense_scores_is_true_for_any_number_of_seeds(seeds: int) -> None:
+    counts = torch.tensor([[[3, 1], [4, 4], [5, 3]], [[2, 2], [4, 4], [4, 4]], [[4, 3], [4, 4], [5, 3]]])
+    score = miou_score([counts] * seeds)
+    deviation = "SD is the standard deviation over seeds; " if seeds > 1 else ""
+    assert "[" in str(score)
+    assert legend([score]) == f"{deviation}[ , ] is the 95 % interval of the mean over test images (bootstrap)."
+
+
+def test_intervals_of_older_files_are_those_of_now() -> None:
+    """Older files do not say what an interval is over; over seeds it was a bootstrap."""
+    for several in (over_seeds([0.1, 0.3]), over_seeds([0.1, 0.2, 0.3])):
+        old = replace(several, low=0.1, high=0.3, over=None)
+        assert with_own_interval(old, "finetune segment") == several
+        assert with_own_interval(old, "evaluate dense") == replace(old, over="images")
+    one = over_images(np.array([0.0, 1.0, 1.0]))
+    assert with_own_interval(replace(one, over=None), "finetune segment") == one
+    assert with_own_interval(one, "finetune segment") == one
 
 
 def test_a_table_of_starts_has_one_row_for_each() -> None:

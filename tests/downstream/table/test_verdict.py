@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from dovetail.downstream.table.results import Row, over_seeds
-from dovetail.downstream.table.verdict import half_width, images_for, paired, verdict
+from dovetail.downstream.table.results import Row, half_width, over_seeds
+from dovetail.downstream.table.verdict import images_for, paired, verdict
 from dovetail.errors import RunError
 
 

@@ -31,7 +31,7 @@ def miou_score(counts: Sequence[Tensor], *, seed: int = 0, draws: int = DRAWS) -
     values = tuple(float(scores_of(one.double().sum(0))[0]) for one in counts)
     low, high = _interval(drawn(counts, seed=seed, draws=draws))
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Score(float(np.mean(values)), values, deviation, low, high)
+    return Score(float(np.mean(values)), values, deviation, low, high, "images")
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int = 0, draws: int = DRAWS) -> Score:
@@ -60,7 +60,7 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int =
     gaps = drawn(first, seed=seed, draws=draws) - drawn(second, seed=seed, draws=draws)
     low, high = _interval(gaps)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Score(float(np.mean(values)), values, deviation, low, high)
+    return Score(float(np.mean(values)), values, deviation, low, high, "images")
 
 
 def drawn(counts: Sequence[Tensor], *, seed: int, draws: int) -> Tensor:

@@ -33,7 +33,7 @@ from dovetail.downstream.dense.cells import as_cells, cell_shares
 from dovetail.downstream.labels.mask_sets import classes_of
 from dovetail.downstream.probe.knn import pieces
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
-from dovetail.downstream.table.results import Score
+from dovetail.downstream.table.results import Score, one_value
 from dovetail.errors import DataError
 
 CHUNK = 1024
@@ -173,6 +173,7 @@ def over_sequences(found: Sequence[SequenceScores], *, seed: int = 0, draws: int
     columns = {"J&F": (whole.mean(), means.mean(1)), "J": (whole[0], means[:, 0]), "F": (whole[1], means[:, 1])}
     scores: dict[str, Score] = {}
     for name, (value, drawn) in columns.items():
-        interval = tuple(float(one) for one in np.percentile(drawn, [2.5, 97.5])) if len(found) > 1 else (None, None)
-        scores[name] = Score(float(value), (float(value),), None, *interval)
+        low, high = (float(one) for one in np.percentile(drawn, [2.5, 97.5]))
+        score = Score(float(value), (float(value),), None, low, high, "sequences")
+        scores[name] = score if len(found) > 1 else one_value(score.mean)
     return scores

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from dovetail.downstream.finished import TASK, WEIGHTS
-from dovetail.downstream.table.results import Score, library_versions, without_interval_of_two
+from dovetail.downstream.table.results import Score, library_versions, with_own_interval
 from dovetail.files.durable import write_whole
 from dovetail.files.schema import parsed, read_lines
 from dovetail.options import Options
@@ -78,7 +78,7 @@ class Ledger:
         self.known: dict[Cell, Fitted] = {}
         for line in read_lines(out / TRIALS, Line):
             if line["mark"] == mark:
-                scores = {name: without_interval_of_two(score) for name, score in line["scores"].items()}
+                scores = {name: with_own_interval(score, "finetune") for name, score in line["scores"].items()}
                 self.known[line["start"], line["fraction"], line["seed"]] = Fitted(
                     scores, line["details"], tuple(line.get("per_image", ())), line.get("curve", Curve())
                 )

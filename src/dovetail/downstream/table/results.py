@@ -1,24 +1,26 @@
 """Results of an evaluation: results.json, and a table on the terminal.
 
-    results.json: {format, task, rows: [{setting, scores: {name: {mean, deviation, low, high, values}}}],
+    results.json: {format, task, rows: [{setting, scores: {name: {mean, values, deviation, low, high, over}}}],
                    config, seed, versions, device, data: {fingerprint, ...}, notes}
 
-`low` and `high` are the 95 % bootstrap interval: over three or more seeds, or over test images for a single trial. Two
-seeds have no interval, and neither has the average precision of a single trial. The fingerprint does not depend on the
-folder of the data; see `fingerprint` for what it covers.
+`low` and `high` are the 95 % interval of the mean, and `over` says over what: Student's t over three or more seeds, or
+a bootstrap over test images (or sequences). Fine-tunings with two seeds have no interval, and neither has the average
+precision of a single trial. The fingerprint does not depend on the folder of the data; see `fingerprint` for what it
+covers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -30,9 +32,16 @@ RESULTS = "results.json"
 IMAGES = frozenset({".jpg", ".jpeg", ".webp"})  # never masks, and so many that opening all of them takes minutes
 SAMPLED = frozenset({".png", ".arrow"})  # large tables, and PNG, which ends with a checksum of all its pixels
 END_BYTES = 4096
-FEWEST_DRAWN = 3  # smallest number of values for a bootstrap interval
+FEWEST_DRAWN = 3  # smallest number of values for an interval
 STATE = "state.json"  # in a saved Hugging Face dataset, with the library's fingerprint of the rows
 LIBRARIES = ("dovetail-ssl", "torch", "torchvision", "timm", "segmentation-models-pytorch", "faster-coco-eval", "numpy")
+
+Over = Literal["seeds", "images", "sequences"]
+INTERVALS: dict[Over, str] = {
+    "seeds": "over seeds (Student's t)",
+    "images": "over test images (bootstrap)",
+    "sequences": "over test sequences (bootstrap)",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Score:
         mean: Mean of the values.
         values: One value per seed.
         deviation: Standard deviation over seeds (n - 1), or None for a single seed.
-        low, high: 95 % bootstrap interval of the mean, or None if there are too few values.
+        low, high: 95 % interval of the mean, or None if there are too few values.
+        over: What the interval is over, or None without an interval.
     """
 
     mean: float
@@ -51,6 +61,7 @@ class Score:
     deviation: float | None = None
     low: float | None = None
     high: float | None = None
+    over: Over | None = None
 
     def __str__(self) -> str:
         text = f"{100 * self.mean:.2f}"
@@ -153,31 +164,48 @@ def read_results(folder: str | Path) -> Results:
         raise RunError(f"{path} cannot be read ({error.strerror}); specify a folder with a {RESULTS}.") from error
     found = converted(content, Saved, f"{path} contains no results of Dovetail: it", "measure again", closed=True)
     rows = tuple(
-        Row(row.setting, {name: without_interval_of_two(score) for name, score in row.scores.items()})
+        Row(row.setting, {name: with_own_interval(score, found["task"]) for name, score in row.scores.items()})
         for row in found["rows"]
     )
     notes = tuple(found["notes"])
     return Results(found["task"], rows, found["config"], found["data"], found["device"], notes, found["versions"])
 
 
-def without_interval_of_two(score: Score) -> Score:
-    """Drop intervals of two values, which older files contain."""
-    return replace(score, low=None, high=None) if 1 < len(score.values) < FEWEST_DRAWN else score
+def with_own_interval(score: Score, task: str) -> Score:
+    """Return the score of an older file, which does not say what its interval is over, as it is computed now.
+
+    Those of evaluations are over test images. Those of other tasks were a bootstrap over two and more seeds.
+    """
+    if score.over is not None or score.low is None:
+        return score
+    if len(score.values) > 1 and not task.startswith("evaluate "):
+        return over_seeds(score.values)
+    return replace(score, over="images")
 
 
-def over_seeds(values: Sequence[float], *, seed: int = 0) -> Score:
-    """Return the score of values over seeds."""
+def over_seeds(values: Sequence[float]) -> Score:
+    """Return the score of values in [0, 1] over seeds, with Student's interval within [0, 1] from three seeds on."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Score(mean, tuple(values))
-    low, high = interval_of(np.asarray(values, dtype=float), seed=seed) or (None, None)
-    return Score(mean, tuple(values), float(np.std(values, ddof=1)), low, high)
+    deviation = float(np.std(values, ddof=1))
+    if len(values) < FEWEST_DRAWN:
+        return Score(mean, tuple(values), deviation)
+    half = half_width(deviation, len(values))
+    low, high = (float(np.clip(end, 0.0, 1.0)) for end in (mean - half, mean + half))
+    return Score(mean, tuple(values), deviation, low, high, "seeds")
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Return half the width of Student's 95 % interval of a mean of `count` values."""
+    from scipy.stats import t  # slow to import
+
+    return float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 def one_value(value: float, interval: tuple[float, float] | None = None) -> Score:
     """Return the score of a single trial, with its interval over test images if there is one."""
-    low, high = interval or (None, None)
-    return Score(value, (value,), None, low, high)
+    return Score(value, (value,)) if interval is None else Score(value, (value,), None, *interval, "images")
 
 
 def over_images(right: np.ndarray[Any, Any], *, seed: int = 0) -> Score:
@@ -262,20 +290,10 @@ def legend(scores: Sequence[Score]) -> str:
     parts = []
     if any(score.deviation is not None for score in scores):
         parts.append("SD is the standard deviation over seeds")
-    over = [
-        words
-        for words, some in (
-            ("over seeds", any(score.low is not None and len(score.values) > 1 for score in scores)),
-            (
-                "over test images of one trial",
-                any(score.low is not None and len(score.values) == 1 for score in scores),
-            ),
-        )
-        if some
-    ]
+    over = [words for name, words in INTERVALS.items() if any(score.over == name for score in scores)]
     if over:
-        parts.append(f"[ , ] is the 95 % bootstrap interval of the mean, {' and '.join(over)}")
-    if any(len(score.values) == 2 for score in scores):
+        parts.append(f"[ , ] is the 95 % interval of the mean {' or '.join(over)}")
+    if any(len(score.values) == 2 and score.low is None for score in scores):
         parts.append("two seeds give no interval")
     return f"{'; '.join(parts)}." if parts else ""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dovetail.downstream.table.results import FEWEST_DRAWN, Row
+from dovetail.downstream.table.results import FEWEST_DRAWN, Row, half_width
 from dovetail.errors import RunError, counted
 
 PRE_TRAINED = ("all", "encoder", "decoder")  # sorted by how much of the run they load
@@ -99,13 +99,6 @@ def images_for(mean: float, first: PerImage, second: PerImage) -> tuple[int, flo
     error = math.sqrt(count / (count - 1) * float(np.square(moved - moved.mean()).sum()))
     needed = count * (NORMAL * error / max(abs(mean), FIGURES)) ** 2
     return count, max(math.ceil(needed), FEWEST_DRAWN) if needed <= MOST_IMAGES else math.inf
-
-
-def half_width(deviation: float, count: int) -> float:
-    """Return half the width of Student's 95 % interval of a mean of `count` values."""
-    from scipy.stats import t  # slow to import
-
-    return float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 def verdict(rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage] | None = None) -> tuple[str, ...]:
