@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dovetail.cli import VERBS, Verb, run
+from dovetail.cli import ABOUT, GROUPS, VERBS, Verb, run
 from dovetail.options import option_infos, options_class, positional_in, same_meaning, takes
 
 PRETRAIN = [
@@ -71,6 +71,14 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"  {name}" in text for name in VERBS)
 
 
+@pytest.mark.parametrize("group", sorted({name.split()[0] for name in VERBS if " " in name}))
+def test_the_help_of_a_group_describes_the_group(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([group, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[2] == GROUPS[group] != ABOUT
+    assert all((f"  {name} " in text) == name.startswith(f"{group} ") for name in VERBS)
+
+
 def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["pretrain", "--help"])
@@ -108,6 +116,12 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
             "The method has no option '--recipe.prototypes=9'; it is an option of slotcon, dino, ibot, ….",
         ),
         (["pretrain", "--recipe.alpha", "half"], "alpha"),
+        (
+            ["pretrain", "--init", "imagnet"],
+            "There is no file or folder 'imagnet' (--init); did you mean 'imagenet'?",
+        ),
+        (["evaluate", "dense", "--init", "ImageNet"], "did you mean 'imagenet'?"),
+        (["try", "--init", "randon"], "did you mean 'random'?"),
         (["pretrain", "--out", "x"], "--data is missing; specify a folder of images."),
         (["pretrain", "--data", ".", "--out", "y"], "--model is missing"),
         (["pretrain", "--data", ".", "--model", "m"], "--out is missing; specify a run folder."),

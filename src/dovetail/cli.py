@@ -80,6 +80,13 @@ def imported(path: str) -> Any:
 
 OF_EVALUATE = "dovetail.downstream.evaluate:check_early"
 OF_REPORT = "dovetail.report.options:"
+ABOUT = "Pre-train whole dense-prediction models on unlabelled images."
+GROUPS = {
+    "evaluate": "Evaluate frozen features on labelled images.",
+    "finetune": "Fine-tune a model on labelled images.",
+    "visualize": "Draw the features of a run.",
+}
+"""Descriptions of the groups of commands."""
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(
@@ -264,12 +271,7 @@ def command_in(arguments: list[str]) -> str | None:
 def overview(group: str = "") -> str:
     """Return the help of `dovetail --help`, or of a group of commands such as `dovetail evaluate --help`."""
     command = f"{group} COMMAND" if group else "COMMAND"
-    lines = [
-        f"usage: dovetail {command} [options]",
-        "",
-        "Pre-train whole dense-prediction models on unlabelled images.",
-    ]
-    lines += ["", "commands:"]
+    lines = [f"usage: dovetail {command} [options]", "", GROUPS.get(group, ABOUT), "", "commands:"]
     lines += [f"  {name:<24} {verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
     lines += ["", "`dovetail COMMAND --help` lists a command's options, with units and defaults."]
     return "\n".join(lines)

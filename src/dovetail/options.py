@@ -84,6 +84,7 @@ class OptionInfo:
         required: Whether the option must be specified. Its default is not used then.
         python: Whether the option is a Python object, which is not available on the command line and in files.
         existing: Whether the option is the path of a file or folder that must exist.
+        words: Words that an `existing` option takes instead of a path.
         several: Whether several values may follow the option on the command line. They become a list, and one value
             stays itself.
         reads: Function of a value and the option's name that converts the value to the type of the field, for options
@@ -98,6 +99,7 @@ class OptionInfo:
     several: bool = False
     reads: Callable[[Any, str], Any] | None = None
     existing: bool = False
+    words: tuple[str, ...] = ()
 
 
 def option(
@@ -112,9 +114,10 @@ def option(
     several: bool = False,
     reads: Callable[[Any, str], Any] | None = None,
     existing: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """Return a field of an `Options` class (see `OptionInfo`). A `positional` option may be passed without its name."""
-    info = OptionInfo(help, range, movable, required, python, several, reads, existing)
+    info = OptionInfo(help, range, movable, required, python, several, reads, existing, words)
     return dataclasses.field(default=default, kw_only=not positional, metadata={INFO: info})
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dovetail.downstream import progress as module
+from dovetail.downstream.labels.labelled import InMemory, Labelled
 from dovetail.downstream.progress import progress
+from dovetail.downstream.segment.job import in_memory
 
 
 @pytest.fixture
@@ -37,3 +40,9 @@ def test_a_quick_loop_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
     with progress("reading", 3) as advance:
         advance(3)
     assert capsys.readouterr().err == ""
+
+
+def test_images_that_are_read_into_memory_are_all_counted(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
+    image = Labelled(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.int64))
+    assert len(in_memory(InMemory([image] * 3))) == 3
+    assert capsys.readouterr().err == "reading: 3 of 3\n"

@@ -54,6 +54,8 @@ def test_nothing_and_a_missing_file(tmp_path: Path) -> None:
     assert begin_from(network, None) is None
     with pytest.raises(DovetailError, match=r"Found no weights at .*none\.safetensors"):
         begin_from(network, tmp_path / "none.safetensors")
+    with pytest.raises(DovetailError, match=r"The file or folder imagnet does not exist .*did you mean 'imagenet'\?"):
+        begin_from(network, "imagnet")
     (tmp_path / "table.csv").write_text("1")
     with pytest.raises(DovetailError, match=r"table\.csv has an unsupported suffix; expected .*\.safetensors, \.pth"):
         begin_from(network, tmp_path / "table.csv")

@@ -83,6 +83,8 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
         None,
         'Weights of `model`: a .safetensors file, a run folder, or "imagenet" for ImageNet weights of the encoder '
         "with a random decoder. Default: random weights.",
+        existing=True,
+        words=("imagenet",),
     )
     at: Sequence[str] = option(
         ("auto",),

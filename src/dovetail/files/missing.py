@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ MOST_LISTED = 5
 _OTHER = ("://", "{", "\0")  # in URLs and in patterns of shards
 
 
-def about_missing(path: str | Path) -> str:
+def about_missing(path: str | Path, words: Collection[str] = ()) -> str:
     """Return a clause about a path that does not exist: a similar one, or the content of the folder that it is not in.
+
+    A similar one of the `words` that may stand for a path comes first.
 
     >>> about_missing("/no-such-folder/photos").startswith("/ contains ")
     True
     """
+    for word in difflib.get_close_matches(str(path).lower(), words, n=1, cutoff=0.82):
+        return f"did you mean {word!r}?"
     here, name, rest = split_at_missing(Path(path))
     entries = sorted(itertools.islice((one.name for one in here.iterdir() if one.name[:1] != "."), MOST_ENTRIES))
     lowered = {entry.lower(): entry for entry in reversed(entries)}
@@ -51,10 +56,12 @@ def refuse_missing(options: Options) -> None:
         value: Any = getattr(options, name)
         if not info.existing or name not in options.named:
             continue
+        if info.words and not options.typed(name):  # a resumed run may not need its starting weights
+            continue
         for one in value if isinstance(value, list | tuple) else [value]:
-            if is_missing(one):
-                option = f"--{name.replace('_', '-')}"
-                raise OptionsError(f"There is no file or folder {str(one)!r} ({option}); {about_missing(one)}")
+            if one not in info.words and is_missing(one):
+                option, about = f"--{name.replace('_', '-')}", about_missing(one, info.words)
+                raise OptionsError(f"There is no file or folder {str(one)!r} ({option}); {about}")
 
 
 def is_missing(value: Any) -> bool:

