@@ -244,13 +244,22 @@ def test_printed_config_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> 
     assert content["recipe"]["levels"] == "all"
 
 
-def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("interrupt", "told"),
+    [
+        (KeyboardInterrupt(), "Stopped by Ctrl-C (SIGINT)."),
+        (KeyboardInterrupt("Stopped at once after step 3."), "Stopped at once after step 3."),
+    ],
+)
+def test_ctrl_c_ends_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupt: KeyboardInterrupt, told: str
+) -> None:
     def stopped(*_: object) -> int:
-        raise KeyboardInterrupt
+        raise interrupt
 
     monkeypatch.setattr("dovetail.cli.call", stopped)
     assert run(["methods"]) == 130
-    assert capsys.readouterr().err == "dovetail: Stopped by Ctrl-C (SIGINT).\n"
+    assert capsys.readouterr().err == f"dovetail: {told}\n"
 
 
 @pytest.mark.parametrize(

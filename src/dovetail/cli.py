@@ -236,9 +236,9 @@ def answer(arguments: list[str]) -> int:
         text = str(error)[:1500].replace("\n", "\\n")  # a name may contain a line break
         print(f"dovetail: {printable(text)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop
-        print("dovetail: Stopped by Ctrl-C (SIGINT).", file=sys.stderr)
+        print(f"dovetail: {str(interrupt) or 'Stopped by Ctrl-C (SIGINT).'}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

@@ -256,6 +256,24 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert differing(uninterrupted, resumed.state_dict()) == []
 
 
+def test_a_second_ctrl_c_says_where_it_stopped(tmp_path: Path) -> None:
+    chosen = settings()
+    before = signal.getsignal(signal.SIGINT)
+
+    class Impatient(Views):
+        def to_views(self, batch: int, device: torch.device) -> list[View]:
+            if batch == 3:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            return super().to_views(batch, device)
+
+    learner = tiny_learner("densecl")
+    with pytest.raises(KeyboardInterrupt, match="second Ctrl-C after step 3; add --resume to continue") as caught:
+        run(tmp_path, chosen, learner=learner, views=Impatient(learner.recipe.views, chosen))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "train.log").read_text().splitlines()[-1].endswith(f" {caught.value}")
+
+
 def test_a_collapsed_run_is_told_so(tmp_path: Path) -> None:
     """Images that are all alike have features that are all alike."""
 

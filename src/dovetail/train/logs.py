@@ -182,11 +182,15 @@ class RunLog:
         return [file, screen]
 
     def end_with(self, error: BaseException, step: int) -> None:
-        """Write why the run ended early to `TEXT_LOG`. The screen shows it where the error is handled."""
+        """Write why the run ended early to `TEXT_LOG`. The screen shows it where the error is handled.
+
+        A second Ctrl-C has no message of its own, so the error gets one for the screen.
+        """
         if not self.active:
             return
         if isinstance(error, KeyboardInterrupt):
             reason = f"Stopped at once by a second Ctrl-C after step {step}; add --resume to continue."
+            error.args = (reason,)
         elif isinstance(error, DovetailError):
             reason = str(error)
         else:
