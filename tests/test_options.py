@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dovetail.cli import VERBS, Verb, run
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, OptionsError
 from dovetail.options import Auto, Options, Range, body, option, option_infos, options_class, takes
 from dovetail.parsing import joined, make_parser
 from dovetail.run.folder import anchored, saved_options, write_config
@@ -47,8 +47,23 @@ def test_a_function_takes_the_fields_as_keyword_arguments() -> None:
     assert bake("oat") == "oat auto low [] ['loaf']"
     assert [*inspect.signature(bake).parameters] == ["loaf", "minutes", "heat", "seeds", "out"]
     assert inspect.signature(bake).parameters["minutes"].default == "auto"
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        bake(hours=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "sentence"),
+    [
+        ((), {"minuts": 3}, "There is no bake option 'minuts'; did you mean 'minutes'?"),
+        ((), {"save_dir": "a"}, "There is no bake option 'save_dir'; choose one of: out."),
+        (("rye", 3), {}, "bake got too many positional arguments; specify its options by name."),
+        (("rye",), {"loaf": "oat"}, "bake got multiple values for argument 'loaf'; specify its options by name."),
+    ],
+)
+def test_arguments_that_are_no_options_get_a_sentence(
+    args: tuple[Any, ...], kwargs: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(OptionsError) as caught:
+        bake(*args, **kwargs)
+    assert str(caught.value) == sentence
 
 
 def test_the_docstring_lists_them_before_what_is_returned() -> None:

@@ -24,7 +24,7 @@ import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args
 
@@ -147,10 +147,7 @@ class Options:
             OptionsError: An option is unknown, missing, or has an invalid value.
         """
         infos = option_infos(cls)
-        for name in values:
-            if name not in infos:
-                meant = same_meaning(name, infos)
-                raise unknown_name("option", name, infos if meant is None else [meant])
+        refuse_unknown_options(values, infos)
         for name, info in infos.items():
             if info.required and name not in values:
                 raise OptionsError(f"{name} is missing; specify it with --{name.replace('_', '-')}.")
@@ -197,6 +194,14 @@ class Options:
         object.__setattr__(self, "_named", frozenset(named))
         object.__setattr__(self, "_from_file", frozenset(from_file))
         return self
+
+
+def refuse_unknown_options(names: Iterable[str], known: Collection[str], *, kind: str = "option") -> None:
+    """Raise `OptionsError` if a name is not one of the `known` options, with the one that was probably meant."""
+    for name in names:
+        if name not in known:
+            meant = same_meaning(name, known)
+            raise unknown_name(kind, name, known if meant is None else [meant])
 
 
 # Names that other commands and libraries have for the same thing.
@@ -259,7 +264,7 @@ def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]],
     """Decorator that turns a function of one `Options` object into a function of keyword arguments.
 
     The signature and the `Args` section of the docstring are generated from the class. `options_class` returns the
-    class, and `body` the undecorated function.
+    class, and `body` the undecorated function. The new function raises `OptionsError` for other arguments.
     """
     kind: Any = options
     assert issubclass(kind, Options)
@@ -269,14 +274,24 @@ def takes(options: Callable[P, OptionsT]) -> Callable[[Callable[[OptionsT], R]],
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            return function(kind.given(bound.arguments))
+            return function(kind.given(bound_arguments(function.__name__, signature, args, kwargs)))
 
         called.__doc__ = documented(inspect.getdoc(function) or "", kind)
         vars(called).update(__signature__=signature, options=kind, body=function)
         return called
 
     return decorate
+
+
+def bound_arguments(
+    function: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the arguments of a call by name. Raise `OptionsError` if the function does not take them."""
+    refuse_unknown_options(kwargs, signature.parameters, kind=f"{function} option")
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise OptionsError(f"{function} got {error}; specify its options by name.") from None
 
 
 def options_class(function: Callable[..., Any]) -> type[Options]:

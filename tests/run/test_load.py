@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import dovetail
 from dovetail.downstream.finished import load_weights, read_task
 from dovetail.downstream.rebuilt import build_finished
+from dovetail.errors import ModelError, OptionsError
 from tests.downstream.coco_files import write_coco
 from tests.downstream.pictures import class_folder, exported_run
 from tests.downstream.test_finetune import mask_folder
@@ -153,3 +154,22 @@ def test_a_cnn_loads_as_it_is_for_any_size(tmp_path: Path, capsys: pytest.Captur
     plain, sized = dovetail.load(run).state_dict(), dovetail.load(run, image_size=224).state_dict()
     assert all(torch.equal(value, sized[name]) for name, value in plain.items())
     assert "resampled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "sentence"),
+    [
+        (
+            "runs/wheat",
+            "all",
+            "load_into expects a torch.nn.Module as model, got str; build the model first, or use load, which builds "
+            "it.",
+        ),
+        (torch.nn.Linear(1, 1), "enc", "There is no part 'enc'; did you mean 'encoder'?"),
+        (torch.nn.Linear(1, 1), None, "There is no part 'None'; choose one of: all, decoder, encoder."),
+    ],
+)
+def test_what_is_no_module_or_part_is_refused_before_the_weights_are_read(model: Any, part: Any, sentence: str) -> None:
+    with pytest.raises((ModelError, OptionsError)) as caught:
+        dovetail.load_into(model, "nowhere", part=part)
+    assert str(caught.value) == sentence

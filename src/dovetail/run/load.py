@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from dovetail.errors import OptionsError
+from dovetail.errors import ModelError, OptionsError, unknown_name
 from dovetail.networks.modules import copied, module_of
 from dovetail.options import MOST_SIDE_PX, Range
 from dovetail.sizes import Size, as_size, sides
@@ -82,7 +82,16 @@ def load_into(
 
     Raises:
         WeightsError: No tensor fits, or `strict` is set and some tensors do not fit.
+        ModelError: The model is not a module.
+        OptionsError: The part is unknown, or it was not found in the model.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"load_into expects a torch.nn.Module as model, got {type(model).__name__}; build the model first, or use "
+            "load, which builds it."
+        )
+    if part not in (parts := get_args(SelectedPart)):
+        raise unknown_name("part", str(part), parts)
     return matching.load_into(model, exported(source), part=part, prefix=prefix, strict=strict)
 
 
