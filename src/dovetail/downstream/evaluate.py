@@ -68,7 +68,13 @@ def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
         "evaluate-dense",
         options,
         measure_dense,
-        lambda: check_dense(options.data, options.classes, options.ignore_index, channels=channels_of_run(options.run)),
+        lambda: check_dense(
+            options.data,
+            options.classes,
+            options.ignore_index,
+            list(options.label_map),
+            channels=channels_of_run(options.run),
+        ),
     )
 
 

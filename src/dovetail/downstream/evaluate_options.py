@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dovetail.downstream.options import RATE, MachineOptions, MeasureOptions
+from dovetail.downstream.options import LABEL_MAP, RATE, MachineOptions, MeasureOptions
 from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, Range, option
 from dovetail.sizes import Size, as_size
 
@@ -120,6 +120,7 @@ class EvaluateDenseOptions(MachineOptions, MeasureOptions):
         "Label of pixels to ignore, for folders of images and masks and for frames; -1 for none.",
         Range(-1, 65_535),
     )
+    label_map: Sequence[str] = option((), LABEL_MAP)
     lr: Sequence[float] = option(
         (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
         "For linear: learning rates to try. The best one on a held-out tenth of the labelled images is used.",

@@ -11,6 +11,10 @@ from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, SHARE, Auto, Opt
 from dovetail.sizes import Size, as_size
 
 RATE = Range(0, above=True, most=1e6)
+LABEL_MAP = (
+    "Meaning of the values or colours in mask images: pairs such as 255:1, 128:ignore or 128,0,0:2, or one file of "
+    "names and colours (labelmap.txt, class_dict.csv)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,7 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     )
     label_map: Sequence[str] = option(
         (),
-        "Meaning of the values or colours in mask images: pairs such as 255:1, 128:ignore or 128,0,0:2, or one file of "
-        "names and colours (labelmap.txt, class_dict.csv).",
+        LABEL_MAP,
     )
     steps: int | Auto = option(
         "auto",

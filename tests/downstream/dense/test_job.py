@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import dovetail
 from dovetail.cli import run as run_command
@@ -70,6 +74,38 @@ def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pyte
     assert all(len(row["scores"]["mIoU"]["values"]) == 2 for row in content["rows"])
     assert run_command(["evaluate", "dense", "--data", str(data), "--check"]) == 0
     assert "Found no faults" in capsys.readouterr().out
+
+
+def in_colour(source: Path, target: Path) -> Path:
+    """Copy labelled images or sequences; a class c of the masks becomes the colour (c, 255, 0)."""
+    shutil.copytree(source, target)
+    for path in target.rglob("masks/**/*.png"):
+        labels = np.array(Image.open(path))
+        colours = np.stack([labels, np.full_like(labels, 255), np.zeros_like(labels)], axis=2)
+        Image.fromarray(colours).save(path)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["images", "sequences"])
+def test_colours_of_masks_are_mapped_to_classes(
+    kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "sequences":
+        data = moving_square(tmp_path / "grey")
+    given: dict[str, Any] = {"model": "timm/test_resnet", "protocols": ["auto"], "steps": 10, "out": tmp_path / "o"}
+    coloured = in_colour(data, tmp_path / "colour")
+    with pytest.raises(dovetail.DovetailError, match=r"is in colour \(RGB\).* such as --label-map 0,0,0:0 255,0,0:1"):
+        dovetail.evaluate_dense(data=coloured, **given, **FAST)
+    pairs = [f"{label},255,0:{label}" for label in range(4)] + ["255,255,0:ignore"]
+    assert run_command(["evaluate", "dense", "--data", str(coloured), "--label-map", *pairs, "--check"]) == 0
+    assert "Found no faults" in capsys.readouterr().out
+    results = [
+        dovetail.evaluate_dense(data=folder, label_map=label_map, **given, **FAST)
+        for folder, label_map in ((data, []), (coloured, pairs))
+    ]
+    assert results[0] is not None
+    assert results[1] is not None
+    assert results[0].rows == results[1].rows
 
 
 def test_weights_without_a_run(data: Path, tmp_path: Path) -> None:

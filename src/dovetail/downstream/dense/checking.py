@@ -9,20 +9,23 @@ from pathlib import Path
 from dovetail.downstream.dense.sequences import ImageSequence, find_sequences
 from dovetail.downstream.labels.checking import check_segmentation, report_faults
 from dovetail.downstream.labels.labelled import existing
+from dovetail.downstream.labels.maps import read_label_map
 from dovetail.errors import DovetailError
 
 
-def check_dense(data: str | Path, classes: int | None, ignore_index: int, *, channels: int = 3) -> None:
+def check_dense(
+    data: str | Path, classes: int | None, ignore_index: int, label_map: Sequence[str] = (), *, channels: int = 3
+) -> None:
     """Read a dataset and list its faults.
 
     Raises:
         DovetailError: The dataset has faults.
     """
-    sequences = find_sequences(existing(data))
+    sequences = find_sequences(existing(data), read_label_map(label_map, ignore_index))
     if sequences:
         report_faults([("sequences", SequenceFaults(sequences))])
     else:
-        check_segmentation(data, classes, ignore_index, channels=channels)
+        check_segmentation(data, classes, ignore_index, label_map, channels=channels)
 
 
 @dataclass(frozen=True)

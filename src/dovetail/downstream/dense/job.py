@@ -21,6 +21,7 @@ from dovetail.downstream.dense.scores import DenseScore, dense_scores
 from dovetail.downstream.dense.sequences import ImageSequence, find_sequences
 from dovetail.downstream.evaluate_options import EvaluateDenseOptions
 from dovetail.downstream.labels.labelled import Labelled, existing, read_image
+from dovetail.downstream.labels.maps import read_label_map
 from dovetail.downstream.labels.readers import SegmentationData, open_segmentation
 from dovetail.downstream.machine import Machine, machine
 from dovetail.downstream.probe.job import resolved, seeded_start
@@ -57,7 +58,8 @@ class Subject:
 
 def measure_dense(request: EvaluateDenseOptions) -> Results:
     """Evaluate frozen feature maps on labelled images or sequences."""
-    sequences = find_sequences(existing(request.data))
+    meaning = read_label_map(list(request.label_map), request.ignore_index)
+    sequences = find_sequences(existing(request.data), meaning)
     protocols = chosen_protocols(request.protocols, bool(sequences))
     where = machine(request.accelerator, request.precision, request.workers)
     subject = subject_of(request, where)
@@ -72,7 +74,9 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
         return Results(
             "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
         )
-    data = open_segmentation(request.data, classes=request.classes, ignore_index=request.ignore_index)
+    data = open_segmentation(
+        request.data, classes=request.classes, ignore_index=request.ignore_index, label_map=list(request.label_map)
+    )
     data = data.with_channels(subject.source.in_channels)
     options = image_options(request, protocols)
     scores = image_scores(subject, data, options)

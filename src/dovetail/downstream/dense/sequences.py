@@ -10,7 +10,7 @@ and so do all frames to evaluate on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from dovetail.downstream.labels.labelled import (
     read_image,
     read_mask,
 )
+from dovetail.downstream.labels.maps import LabelMap
 from dovetail.errors import DataError
 
 HELD_OUT = ("val", "valid", "validation", "test")
@@ -36,11 +37,13 @@ class ImageSequence:
         name: Name of the folder.
         frames: Paths of the frames, in order.
         masks: Path of each frame's mask, None for frames without a mask.
+        label_map: Meaning of the values or colours in the masks, or None if the values are labels.
     """
 
     name: str
     frames: tuple[Path, ...]
     masks: tuple[Path | None, ...]
+    label_map: LabelMap | None = None
 
     def images(self) -> Iterator[Tensor]:
         """Yield the frames, [3, H, W] uint8."""
@@ -52,7 +55,7 @@ class ImageSequence:
         Raises:
             DataError: The masks have different sizes.
         """
-        found = [None if path is None else read_mask(path) for path in self.masks]
+        found = [None if path is None else read_mask(path, label_map=self.label_map) for path in self.masks]
         sizes = {tuple(mask.shape) for mask in found if mask is not None}
         if len(sizes) > 1:
             raise DataError(f"The masks of the sequence {self.name} have different sizes; save them at the same size.")
@@ -62,24 +65,29 @@ class ImageSequence:
         return found
 
 
-def find_sequences(data: str | Path) -> list[ImageSequence]:
+def find_sequences(data: str | Path, label_map: LabelMap | None = None) -> list[ImageSequence]:
     """Return the sequences of a dataset sorted by name, or none if it has another format.
+
+    Args:
+        data: Folder.
+        label_map: Meaning of the values or colours in the masks, or None if the values are labels.
 
     Raises:
         DovetailError: A sequence has no mask for its first frame, or fewer than two frames.
     """
-    folder = Path(data)
-    names: list[str] | None = None
+    found = _folders_in(Path(data))
+    return [replace(one, label_map=label_map) for one in _in_folders(*found)] if found is not None else []
+
+
+def _folders_in(folder: Path) -> tuple[Path, Path, Sequence[str] | None] | None:
+    """Return the folders of images and masks, and the listed names if there is a list, or None for other formats."""
     for root in (folder, folder / "DAVIS"):
         images, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
         if images.is_dir() and masks.is_dir():
             listed = root / "ImageSets" / "2017" / "val.txt"
-            names = listed.read_text(encoding="utf-8").split() if listed.is_file() else None
-            return _in_folders(images, masks, names)
-    for images, masks in _layouts(folder):
-        if _holds_folders(images) and _holds_folders(masks):
-            return _in_folders(images, masks, names)
-    return []
+            return images, masks, listed.read_text(encoding="utf-8").split() if listed.is_file() else None
+    layouts = (pair for pair in _layouts(folder) if all(map(_holds_folders, pair)))
+    return next(((*pair, None) for pair in layouts), None)
 
 
 def _layouts(folder: Path) -> Iterator[tuple[Path, Path]]:
