@@ -88,6 +88,7 @@ def test_a_table_over_starts_fractions_and_seeds(
     assert "Each trial takes 1 step of 2 images (crops of 32 px) with AdamW, peak learning rate 0.0005.\n" in shown
     assert "8 trials, 8 steps in all. The expected time follows after the first trial.\n" in shown
     assert shown.count("Expected time: about ") == 1
+    assert shown.count("The trials took 1 step. Fine-tunings of fewer than 200 steps say little") == 1
     assert run_command(["finetune", "segment", *options]) == 0  # goes on where all is done
     assert "8 trials already finished" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text()) == content

@@ -137,12 +137,14 @@ def run_plan(
     grid = Grid(starts, asked.fraction, seeds, facts["train_images"], lambda seed: balanced_order(classes(), seed))
     grid.check()
     tell(trials_in_words(plan, grid))
-    pace = Pace([plan.options_for(trial).steps for trial in grid.trials()])
+    steps_of_trials = [plan.options_for(trial).steps for trial in grid.trials()]
+    pace = Pace(steps_of_trials)
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
     table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
     write_examples(out, examples_of(plan, out))
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
-    told = (*notes, *about_starts, *table.note(), *verdict(table.rows, per_image_of(table)))
+    judged = verdict(table.rows, per_image_of(table), steps=steps_of_trials)
+    told = (*notes, *about_starts, *table.note(), *judged)
     details = table.details | {"curves": curves_of(table)}
     return Results(name, table.rows, config, facts, plan.where.device, told, details=details)
 

@@ -68,6 +68,16 @@ def test_what_cannot_be_shown_is_not_claimed() -> None:
     )
 
 
+def test_few_steps_are_told_once_below_a_verdict() -> None:
+    table = {"random": [10.0, 10.1, 10.2], "encoder": [7.0, 7.1, 7.2], "all": [12.0, 12.1, 12.3]}
+    plain = verdict(rows(table))
+    end = "Fine-tunings of fewer than 200 steps say little about pre-training; use --steps 200 or more."
+    assert verdict(rows(table), steps=[10] * 9) == (*plain[:-1], f"The trials took 10 steps. {end}", plain[-1])
+    assert f"The shortest trials took 1 step. {end}" in verdict(rows(table), steps=[300, 1])
+    assert verdict(rows(table), steps=[200] * 9) == plain
+    assert verdict(rows({"all": [1.0, 2, 3]}), steps=[10] * 3) == ()
+
+
 def test_the_decoder_is_judged_by_itself_and_a_lone_start_by_nobody() -> None:
     told = verdict(rows({"random": [1.0, 1, 1], "encoder": [10.0, 11, 12], "all": [13.0, 14, 15.1]}))
     assert "the pre-trained decoder gained +3.0 ± 0.1 mIoU over the pre-trained encoder" in told[1]

@@ -15,7 +15,7 @@ influence of image i on the difference of the scores (see `dovetail.downstream.s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ NAMES = {"imagenet": "ImageNet weights", "random": "random weights", "encoder": 
 MOST_SEEDS, MOST_IMAGES = 1000, 1_000_000
 NORMAL = 1.96  # half-width of the normal distribution's 95 % interval in standard deviations
 ENOUGH_SEEDS = 5
+FEWEST_STEPS = 200  # shorter fine-tunings say little about their start
 FIGURES = 1e-6  # smaller differences of scores are rounding errors
 
 
@@ -101,12 +102,15 @@ def images_for(mean: float, first: PerImage, second: PerImage) -> tuple[int, flo
     return count, max(math.ceil(needed), FEWEST_DRAWN) if needed <= MOST_IMAGES else math.inf
 
 
-def verdict(rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage] | None = None) -> tuple[str, ...]:
+def verdict(
+    rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage] | None = None, *, steps: Collection[int] = ()
+) -> tuple[str, ...]:
     """Return the verdict on pre-training: one sentence for each number of labelled images and comparison.
 
     Args:
         rows: Rows with `start`, `fraction` and `images` in their settings, and the same seeds for each start.
         per_image: Influence of test images on the main score, by start and fraction.
+        steps: Numbers of steps of the trials, if known.
 
     Returns:
         Sentences, or nothing if there are no starts to compare.
@@ -126,7 +130,23 @@ def verdict(rows: Sequence[Row], per_image: Mapping[tuple[str, float], PerImage]
         for images, score, found in differences(rows, start, other, per_image or {})
     ]
     signs = any("±" in one for one in told)
-    return (*told, *(["± is half of the 95 % interval of the mean of paired differences."] * signs))
+    return (
+        *told,
+        *(too_short(steps) if told else ()),
+        *(["± is half of the 95 % interval of the mean of paired differences."] * signs),
+    )
+
+
+def too_short(steps: Collection[int]) -> tuple[str, ...]:
+    """Return a sentence if trials took so few steps that their scores say little about pre-training; else nothing."""
+    few = min(steps, default=FEWEST_STEPS)
+    if few >= FEWEST_STEPS:
+        return ()
+    which = "The trials" if len({*steps}) == 1 else "The shortest trials"
+    return (
+        f"{which} took {counted(few, 'step')}. Fine-tunings of fewer than {FEWEST_STEPS} steps say little about "
+        f"pre-training; use --steps {FEWEST_STEPS} or more.",
+    )
 
 
 def differences(
