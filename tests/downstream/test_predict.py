@@ -120,6 +120,29 @@ def test_photographs_are_not_written_over(segmenter: Path, photos: Path, tmp_pat
     assert before == {path: path.read_bytes() for path in photos.rglob("*.*")}
 
 
+def test_a_folder_with_other_files_is_refused(
+    segmenter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    (out / ".hidden").write_text("x")
+    (out / "deep" / "b.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    told = r"out contains files that `predict` did not write, such as 'deep/b\.jpg'; choose another folder with --out"
+    with pytest.raises(dovetail.DovetailError, match=told):
+        dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
+    assert {path.name for path in out.rglob("*.*")} == {".hidden", "b.jpg"}
+    (out / "deep" / "b.jpg").unlink()
+    dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
+    assert "Replacing" not in capsys.readouterr().out
+    (photos / "a.jpg").unlink()
+    dovetail.predict(run=segmenter, data=photos, out=out, **FAST)  # a.png is the only one of its stem now
+    told = f"Replacing 3 files of an earlier `predict` in {out}; 2 of other images stay."
+    assert told in capsys.readouterr().out.splitlines()
+    (out / "a.jpg").touch()
+    with pytest.raises(dovetail.DovetailError, match=r"such as 'a\.jpg'"):
+        dovetail.predict(run=segmenter, data=photos, out=out, **FAST)
+
+
 def test_a_list_of_unreadable_photographs_alone_is_a_mistake(segmenter: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "few.txt").write_text("broken.jpg\nmissing.jpg\n")
     with pytest.raises(dovetail.DovetailError, match=r"None of the 2 images can be read \(.*\); check the data"):

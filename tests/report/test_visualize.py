@@ -95,6 +95,18 @@ def test_pictures_that_a_run_cannot_give_are_refused(
         draw(run=request.getfixturevalue(which), images=photos, out=tmp_path)
 
 
+def test_a_folder_of_images_is_refused_for_pictures(slot_run: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "pca.png").write_bytes(b"an earlier picture")
+    (tmp_path / "notes.txt").touch()
+    for _ in range(2):
+        visualize.neighbours(run=slot_run, images=photos, out=tmp_path, most=2, count=1)
+    (tmp_path / "wheat.jpg").touch()
+    told = r"contains files that `visualize` did not write, such as 'wheat\.jpg'; choose another folder with --out"
+    for draw in (visualize.pca, visualize.slots, visualize.attention, visualize.correspondence, visualize.neighbours):
+        with pytest.raises(DovetailError, match=told):
+            draw(run=slot_run, images=photos, out=tmp_path)
+
+
 def test_a_folder_without_a_run_and_a_wrong_size_are_refused(slot_run: Path, photos: Path, tmp_path: Path) -> None:
     for draw in (visualize.pca, visualize.slots, visualize.attention, visualize.correspondence, visualize.neighbours):
         with pytest.raises(DovetailError, match="is the name of a picture; specify the folder"):

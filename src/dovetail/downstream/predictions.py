@@ -26,6 +26,7 @@ from dovetail.downstream.labels.images import ClassFolder
 from dovetail.downstream.labels.labelled import read_image
 from dovetail.downstream.machine import Machine, ahead, machine
 from dovetail.downstream.options import PredictOptions
+from dovetail.downstream.predicted import replacing
 from dovetail.downstream.probe.features import of_central_crops
 from dovetail.downstream.progress import progress
 from dovetail.downstream.rebuilt import build_finished
@@ -62,18 +63,10 @@ def predict(asked: PredictOptions) -> Path:
             )
         where = machine(asked.accelerator, asked.precision, asked.workers)
         photos = images_of(Path(asked.data))
-        check_apart(out, targets(task, photos, overlays=asked.overlays), [Path(asked.data), *photos.paths])
-        tell(f"Predicting {counted(len(photos.paths), 'image')} on {where.device} …")
-        model, _ = build_finished(task, model=module_of(asked.model))
-        load_weights(model, folder)
-        with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
-            if task.task == "segment":
-                segment(task, model, photos, out, where, advance, overlays=asked.overlays)
-            elif task.task == "detect":
-                detections(task, model, photos, out, where, advance, asked)
-            else:
-                classify(task, model, photos, out, where, advance)
-        left_out = write_unread(photos, out)
+        names = targets(task, photos, overlays=asked.overlays)
+        check_apart(out, names, [Path(asked.data), *photos.paths])
+        with replacing(out, names):
+            left_out = write_predictions(asked, task, photos, out, where)
     drawn = f", overlays in {out / OVERLAYS}" if asked.overlays else ""
     if asked.overlays and task.task == "detect":
         drawn += f" with the boxes of a score of {max(asked.min_score, SHOWN_SCORE):g} or more"
@@ -81,6 +74,21 @@ def predict(asked: PredictOptions) -> Path:
         drawn += f" with the colours in {out / legend_name(written_names(photos.paths, photos.base).values())}"
     tell(f"{counted(len(photos.read), 'image')}, predictions in {out}{drawn}{left_out}")
     return out
+
+
+def write_predictions(asked: PredictOptions, task: Task, photos: Images, out: Path, where: Machine) -> str:
+    """Write the predictions for all images, and return a phrase about those that could not be read."""
+    tell(f"Predicting {counted(len(photos.paths), 'image')} on {where.device} …")
+    model, _ = build_finished(task, model=module_of(asked.model))
+    load_weights(model, Path(asked.run))
+    with values_within(task.value_range), progress(task.task, len(photos.paths)) as advance:
+        if task.task == "segment":
+            segment(task, model, photos, out, where, advance, overlays=asked.overlays)
+        elif task.task == "detect":
+            detections(task, model, photos, out, where, advance, asked)
+        else:
+            classify(task, model, photos, out, where, advance)
+    return write_unread(photos, out)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dovetail.data.reading.recognise import SUFFIXES
 from dovetail.data.reading.values import values_within
 from dovetail.errors import OptionsError, tell, unknown_name
 from dovetail.files.locking import in_use
+from dovetail.files.writable import refuse_others
 from dovetail.networks.network import Network
 from dovetail.options import takes
 from dovetail.report.features import coloured, maps_of, shown_taps
@@ -26,6 +29,8 @@ from dovetail.run.restored import Restored, restore
 from dovetail.sizes import Size, sides, size_in_words
 
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
+WRITTEN = ("pca.png", "slots-*.png", "attention.png", "queries.png", "correspondence-*.png", "neighbours.png")
+"""Names of the pictures that these commands write."""
 
 
 class Photos(NamedTuple):
@@ -67,10 +72,21 @@ def as_module(model: Any) -> nn.Module | None:
 
 
 def folder_of(out: str | Path) -> Path:
-    """Return the output folder. Raise `OptionsError` for the name of a picture."""
+    """Return the output folder. Raise `OptionsError` for the name of a picture, or a folder with other images."""
     if Path(out).suffix.lower() in PICTURES and not Path(out).is_dir():
         raise OptionsError(f"--out {str(out)!r} is the name of a picture; specify the folder for the pictures.")
+    refuse_others(Path(out), "visualize", lambda name: "/" in name or not is_image(name) or is_picture(name))
     return Path(out)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file has the suffix of an image."""
+    return Path(name).suffix.lower() in SUFFIXES - {".npy"}  # `embed` writes .npy
+
+
+def is_picture(name: str) -> bool:
+    """Return whether a file has the name of a picture that this module writes."""
+    return any(fnmatch(name, pattern) for pattern in WRITTEN)
 
 
 @takes(PcaOptions)
