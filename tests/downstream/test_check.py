@@ -23,11 +23,15 @@ def test_check_reads_all_and_lists_faults(tmp_path: Path, capsys: pytest.Capture
     assert "1 of 5 images has a problem" in shown.err
     for name in ("0.png", "4.png"):
         (data / "masks" / name).unlink()
+    (data / "images" / "3.png").write_bytes(b"words")
     assert run_command(["finetune", "segment", *options]) == 2
     shown = capsys.readouterr()
     assert "0.png has no mask" in shown.out
     assert "4.png has no mask" in shown.out
-    assert "Missing 2 files" in shown.err
+    assert "2.png is in colour (RGB)" in shown.out
+    assert "3.png cannot be read as an image" in shown.out
+    told = "Missing 2 files, and 2 of 3 images have problems (listed above); add and correct them"
+    assert told in shown.err
 
 
 def test_check_lists_broken_masks_though_no_number_of_classes_is_given(

@@ -348,6 +348,12 @@ def test_detection_of_masks_from_the_command_line(
     shown = capsys.readouterr()
     assert "no area" in shown.out
     assert "2 of 6 images have problems" in shown.err
+    (data / "val2017" / "000000000002.png").unlink()
+    assert run_command(["finetune", "detect", *options, "--check"]) == 2
+    shown = capsys.readouterr()
+    assert "000000000002.png is missing" in shown.out
+    assert "no area" in shown.out
+    assert "Missing 1 file, and 2 of 5 images have problems (listed above)" in shown.err
 
 
 def test_detection_wants_a_coco_set(masks: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dovetail.downstream.labels.coco import CocoSet, check_files, faults_of, find_coco
+from dovetail.downstream.labels.coco import CocoSet, faults_of, find_coco, with_files
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes
 from dovetail.downstream.labels.coco_object import CocoObject
 from dovetail.errors import DovetailError, MissingFilesError
@@ -132,7 +132,7 @@ def test_missing_images_are_looked_for(file: Path, tmp_path: Path) -> None:
 def test_one_missing_image_does_not_hide_where_the_others_are(file: Path, tmp_path: Path) -> None:
     (tmp_path / "train2017" / "000000000001.png").unlink()
     with pytest.raises(MissingFilesError, match=r"json: there is no file for 1 image, such as .*train2017/0+1\.png"):
-        check_files(CocoSet.open(file))
+        with_files(CocoSet.open(file))
 
 
 def test_faults_of_images_and_boxes(file: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_names_of_windows_are_found(file: Path, tmp_path: Path) -> None:
             one["file_name"] = f"deep\\{one['file_name']}"
 
     found = CocoSet.open(changed(file, change))
-    check_files(found)
+    with_files(found)
     assert found.images[0].pixels().shape == (3, SIDE, SIDE)
 
 
@@ -221,7 +221,7 @@ def test_roboflows_folders_are_found(tmp_path: Path) -> None:
     found = find_coco(tmp_path)
     assert found is not None
     assert [path.parent.name for path in found if path is not None] == ["train", "valid"]
-    check_files(*(CocoSet.open(path) for path in found if path is not None))
+    with_files(*(CocoSet.open(path) for path in found if path is not None))
 
 
 BOXES = ((2, 3, 8, 9), (12, 4, 20, 8), (5, 20, 6, 15), (24, 22, 12, 13), (30, 2, 9, 30))

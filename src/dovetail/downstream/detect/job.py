@@ -20,7 +20,7 @@ from dovetail.downstream.examples import SHOWN_SCORE, Example, boxed
 from dovetail.downstream.finished import Task
 from dovetail.downstream.fit import OnStep
 from dovetail.downstream.job import FinetunePlan, evenly, run_plan
-from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
+from dovetail.downstream.labels.coco import CocoSet, find_coco, with_files
 from dovetail.downstream.labels.coco_doubts import doubts_about_boxes, objects_at_edges
 from dovetail.downstream.labels.coco_object import box_within
 from dovetail.downstream.labels.given import is_given
@@ -150,13 +150,13 @@ def open_detection(data: Any) -> tuple[CocoSet, CocoSet, str]:
         )
     train = CocoSet.open(found[0])
     if found[1] is None:
-        check_files(train)
+        train = with_files(train)[0]
         kept, held = held_out(len(train))
         return train.subset(kept), train.subset(held), split_note(held, kept)
     val = CocoSet.open(found[1])
     if (val.names, val.ids) != (train.names, train.ids):
         raise DataError(f"{found[1]} and {found[0]} have different categories; use the same list in both.")
-    check_files(train, val)
+    train, val = with_files(train, val)
     return train, val, ""
 
 

@@ -14,6 +14,7 @@ from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.given import is_given
 from dovetail.downstream.labels.images import open_splits
 from dovetail.downstream.labels.mask_sets import CocoMasks, SegmentationSet, StoredMasks, check_classes
+from dovetail.downstream.labels.missing import collecting_missing
 from dovetail.downstream.labels.readers import ANY_LABEL, SegmentationData, open_segmentation
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
@@ -27,8 +28,13 @@ class Checkable(Protocol):
     def faults(self, on_item: Callable[[int], None] | None = None) -> Iterator[str]: ...
 
 
-def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = ()) -> None:
-    """Print a line for each fault of the datasets, and the number of images. `known` faults come first.
+def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = (), *, missing: int = 0) -> None:
+    """Print a line for each fault of the datasets, and the number of images.
+
+    Args:
+        sets: Datasets by name.
+        known: Faults of the datasets as a whole, which come first.
+        missing: Number of missing files, which are listed already.
 
     Raises:
         DataError: The datasets have faults.
@@ -38,8 +44,8 @@ def report_faults(sets: Sequence[tuple[str, Checkable]], known: Sequence[str] = 
     print("".join(f"{fault}\n" for fault in known), end="")
     for name, data in sets:
         faulty += faulty_images(name, data)
-    if known or faulty:
-        raise DataError(told_of_faults(len(known), faulty, images))
+    if known or faulty or missing:
+        raise DataError(told_of_faults(len(known), faulty, images, missing))
     print(f"Found no faults in {counted(images, 'image')}.")
 
 
@@ -62,12 +68,20 @@ def faulty_images(name: str, data: Checkable) -> int:
     return sum(after > before for before, after in pairwise(ends))
 
 
-def told_of_faults(of_dataset: int, faulty: int, images: int) -> str:
-    """Return how many problems a dataset has as a whole, and how many of its images have some.
+def told_of_faults(of_dataset: int, faulty: int, images: int, missing: int = 0) -> str:
+    """Return how many problems a dataset has as a whole, how many of its images have some, and how many files miss.
 
     >>> told_of_faults(0, 1, 64)
     '1 of 64 images has a problem (listed above); correct or remove it, and check again.'
+    >>> told_of_faults(0, 2, 63, missing=1)
+    'Missing 1 file, and 2 of 63 images have problems (listed above); add and correct them, and check again.'
     """
+    if missing:
+        lost = f"Missing {counted(missing, 'file')}"
+        if not of_dataset and not faulty:
+            return f"{lost} (listed above); add {'it' if missing == 1 else 'them'}, and check again."
+        others = told_of_faults(of_dataset, faulty, images).partition(" (listed")[0]
+        return f"{lost}, and {others[0].lower()}{others[1:]} (listed above); add and correct them, and check again."
     whole = f"The dataset has {counted(of_dataset, 'problem')}"
     have = "has a problem" if faulty == 1 else "have problems"
     single = f"{faulty:,} of {counted(images, 'image')} {have}"
@@ -87,7 +101,7 @@ def check_segmentation(
     found = None if is_given(data) else find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
-    with listing_missing():  # classes are not counted here, which would end at the first broken mask
+    with listing_missing() as missing:  # classes are not counted here, which would end at the first broken mask
         sets = open_segmentation(data, classes=classes or ANY_LABEL, ignore_index=ignore_index, label_map=label_map)
     sets = sets.with_channels(channels)
     if sets.note:
@@ -96,7 +110,9 @@ def check_segmentation(
         if isinstance(part, CocoMasks) and part.unmasked:
             many = counted(part.unmasked, "object")
             print(f"{part.coco.path}: {many} with a box but no mask; the pixels of their boxes are ignored.")
-    report_faults([("train", sets.train), ("held-out", sets.val)], faults_of_labels(sets, classes))
+    report_faults(
+        [("train", sets.train), ("held-out", sets.val)], faults_of_labels(sets, classes), missing=len(missing)
+    )
 
 
 def faults_of_labels(sets: SegmentationData, classes: int | None) -> list[str]:
@@ -142,14 +158,16 @@ def classes_in_masks(part: SegmentationSet) -> Iterator[Sequence[int]]:
 
 
 @contextmanager
-def listing_missing() -> Iterator[None]:
-    """Print one line for each file that is found to be missing within, and end with how many."""
-    try:
-        yield
-    except MissingFilesError as fault:
-        for sentence in fault.faults:
-            print(sentence)
-        raise DataError(f"Missing {counted(len(fault.faults), 'file')}, listed above; add and check again.") from None
+def listing_missing() -> Iterator[list[str]]:
+    """Print one line for each file that is found to be missing within. End with how many if no image is complete."""
+    with collecting_missing() as missing:
+        try:
+            yield missing
+        except MissingFilesError as fault:
+            missing += fault.faults
+            raise DataError(told_of_faults(0, 0, 0, len(missing))) from None
+        finally:
+            print("".join(f"{sentence}\n" for sentence in missing), end="")
 
 
 def report_files(paths: Sequence[Path]) -> None:
@@ -177,7 +195,7 @@ def check_detection(data: Any, task: str = "boxes") -> None:
     found = None if is_given(data) else find_coco(Path(data))
     if found is not None:
         report_files([path for path in found if path is not None])
-    with listing_missing():
+    with listing_missing() as missing:
         train, val, note = open_detection(data)
     if note:
         print(note)
@@ -189,7 +207,7 @@ def check_detection(data: Any, task: str = "boxes") -> None:
         known += doubts_about_boxes(val)
     if task == "masks" and not known and (sentence := unmasked_objects(train)):
         print(sentence)
-    report_faults([("train", train), ("held-out", val)], known)
+    report_faults([("train", train), ("held-out", val)], known, missing=len(missing))
 
 
 def check_images(data: Any) -> None:

@@ -20,8 +20,9 @@ from dovetail.data.folders import with_slashes
 from dovetail.data.reading.archives import refused_name
 from dovetail.downstream.labels.coco_faults import Lists, faults_of_lists, faults_of_objects_in, make_whole
 from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run_length
+from dovetail.downstream.labels.missing import refuse_missing_files
 from dovetail.downstream.progress import progress
-from dovetail.errors import DataError, DovetailError, MissingFilesError, counted
+from dovetail.errors import DataError, DovetailError, counted
 from dovetail.files.schema import misfits, read_json
 
 MAX_BYTES = 1 << 32
@@ -152,15 +153,19 @@ def object_of(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Coco
     )
 
 
-def check_files(*sets: CocoSet) -> None:
-    """Raise `MissingFilesError` if images of the datasets are missing."""
+def with_files(*sets: CocoSet) -> list[CocoSet]:
+    """Return the datasets. Raise `MissingFilesError` if images are missing, or leave them out while collected."""
     missing = [(data.path, image.path) for data in sets for image in data.images if not image.path.is_file()]
+    lost = {path for _, path in missing}
+    there = [[index for index, image in enumerate(data.images) if image.path not in lost] for data in sets]
     if missing:
-        raise MissingFilesError(
+        refuse_missing_files(
             f"{missing[0][0]}: there is no file for {counted(len(missing), 'image')}, such as {missing[0][1]}; add "
             "the missing files.",
-            tuple(f"{image} is missing, but {path} names it." for path, image in missing),
+            [f"{image} is missing, but {path} names it." for path, image in missing],
+            left=min(map(len, there)),
         )
+    return [data.subset(kept) for data, kept in zip(sets, there, strict=True)] if missing else [*sets]
 
 
 def images_folder(path: Path, names: list[str]) -> Path:

@@ -24,7 +24,7 @@ from dovetail.data.hugging_face import is_saved
 from dovetail.data.reading.peaks import told_of_values
 from dovetail.data.reading.values import value_range
 from dovetail.downstream.labels.arrow import saved_masks
-from dovetail.downstream.labels.coco import CocoSet, check_files, find_coco
+from dovetail.downstream.labels.coco import CocoSet, find_coco, with_files
 from dovetail.downstream.labels.coco_doubts import undrawn_masks
 from dovetail.downstream.labels.counts import labels_in
 from dovetail.downstream.labels.given import GivenMasks, is_given, names_in, open_given
@@ -38,6 +38,7 @@ from dovetail.downstream.labels.labelled import (
 )
 from dovetail.downstream.labels.maps import LabelMap, read_label_map
 from dovetail.downstream.labels.mask_sets import CocoMasks, MaskFiles, SegmentationSet, StoredMasks
+from dovetail.downstream.labels.missing import refuse_missing_files
 from dovetail.downstream.labels.names import CITYSCAPES_IDS, CITYSCAPES_NAMES, VOC_NAMES
 from dovetail.downstream.labels.subsets import held_out, split_note
 from dovetail.downstream.segment.metrics import IGNORE_INDEX
@@ -180,15 +181,19 @@ def voc_split(root: Path, names: Path, masks: Path) -> MaskFiles:
 
 
 def checked(files: MaskFiles, where: str) -> MaskFiles:
-    """Return `files`. Raise `DataError` if one of them is missing."""
+    """Return `files`. Raise `DataError` if one of them is missing, or leave out its image while they are collected."""
     if not files.images:
         raise DataError(f"{where} lists no images; add at least one.")
     missing = [path for path in files.files() if not path.is_file()]
     if missing:
-        raise MissingFilesError(
+        lost = {*missing}
+        complete = [one for one, pair in enumerate(zip(files.images, files.masks, strict=True)) if not lost & {*pair}]
+        refuse_missing_files(
             f"{where}: missing {counted(len(missing), 'file')}, such as {missing[0]}; add the missing files.",
-            tuple(f"{path} is missing, but {where} names it." for path in missing),
+            [f"{path} is missing, but {where} names it." for path in missing],
+            left=len(complete),
         )
+        return files.subset(complete)
     return files
 
 
@@ -241,10 +246,11 @@ def open_coco(data: Path) -> SegmentationData | None:
     train = with_masks(CocoSet.open(found[0]))
     names, note = ("background", *train.coco.names), undrawn_masks(train.coco)
     if found[1] is None:
-        check_files(train.coco)
+        train = replace(train, coco=with_files(train.coco)[0])
     else:
         val = with_masks(CocoSet.open(found[1]))
-        check_files(train.coco, val.coco)
+        parts = with_files(train.coco, val.coco)
+        train, val = replace(train, coco=parts[0]), replace(val, coco=parts[1])
         if val.coco.names != train.coco.names:
             raise DataError(f"{found[1]} and {found[0]} have different categories; use the same list in both.")
         return SegmentationData("coco", train, val, len(names), names, joined(note, undrawn_masks(val.coco)))
@@ -334,12 +340,13 @@ def paired(images: Path, masks: Path, classes: int, ignore_index: int = IGNORE_I
     found, labels = by_stem(images, image_suffixes(images), "image"), by_stem(masks, MASK_SUFFIXES, "mask")
     lonely = sorted(set(found) - set(labels))
     if lonely:
-        raise MissingFilesError(
+        refuse_missing_files(
             f"{len(lonely)} of {len(found)} images in {images} have no mask in {masks}, such as "
             f"{found[lonely[0]].name}; add {lonely[0]}.png there or remove the image.",
-            tuple(f"{found[stem]} has no mask in {masks}." for stem in lonely),
+            [f"{found[stem]} has no mask in {masks}." for stem in lonely],
+            left=len(found) - len(lonely),
         )
-    stems = sorted(found)
+    stems = sorted(set(found) & set(labels))
     return MaskFiles(
         tuple(found[stem] for stem in stems), tuple(labels[stem] for stem in stems), classes, ignore_index=ignore_index
     )
