@@ -77,12 +77,12 @@ def file_manifest(path: Path) -> Manifest:
 
 
 def folder_manifest(folder: Path) -> Manifest:
-    """Return the manifest of all files in a folder.
+    """Return the manifest of all files in a folder, without hidden ones, which are lists of the others.
 
     Raises:
         FileNotFoundError: Where it has no file.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"{folder} has no file")
     found: Manifest = {}

@@ -1,4 +1,4 @@
-"""Missing files of labelled datasets: an error, or listed by `--check`, which goes on with the other files."""
+"""Missing files of labelled datasets: an error, or listed by `--check`, which then reads the other files."""
 
 from __future__ import annotations
 
