@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
-from dovetail.errors import DovetailError, Interrupted
+from dovetail.errors import DovetailError
 from dovetail.objectives.objective import Loss
 from dovetail.schedules import Moment
 from dovetail.train import overseer
@@ -32,13 +31,6 @@ from dovetail.train.threads import tell_of_threads
 from dovetail.views.view import View
 from tests.tiny import make_views, tiny_learner
 from tests.train.runs import EIGHT, Views, differing, learner_with_dropout, run, settings
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The weights after a whole run of the usual settings."""
-    learner, _ = run(tmp_path_factory.mktemp("whole"), settings())
-    return learner.state_dict()
 
 
 class Killed(BaseException):
@@ -231,47 +223,6 @@ def test_a_run_that_resumes_with_another_number_of_threads_says_so(
     assert ("The run used 7 CPU threads" in caplog.text) is (threads == 7)
     tell_of_threads({"threads": 7}, settings(accelerator="cuda"))
     assert caplog.text.count("CPU threads") == (threads == 7)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(
-    tmp_path: Path, uninterrupted: dict[str, Tensor], number: signal.Signals
-) -> None:
-    chosen = settings()
-    before = signal.getsignal(number)
-
-    class Signalling(Views):
-        def to_views(self, batch: int, device: torch.device) -> list[View]:
-            if batch == 3:
-                os.kill(os.getpid(), number)
-            return super().to_views(batch, device)
-
-    learner = learner_with_dropout()
-    with pytest.raises(Interrupted, match=rf"{number.name}\)? after step 4 of 6.*--resume") as caught:
-        run(tmp_path, chosen, learner=learner, views=Signalling(learner.recipe.views, chosen))
-    assert caught.value.exit_code == 128 + number
-    assert signal.getsignal(number) is before
-    assert (tmp_path / "train.log").read_text().splitlines()[-1].endswith(f"INFO {caught.value}")
-    resumed, _ = run(tmp_path, chosen, resume=True)
-    assert differing(uninterrupted, resumed.state_dict()) == []
-
-
-def test_a_second_ctrl_c_says_where_it_stopped(tmp_path: Path) -> None:
-    chosen = settings()
-    before = signal.getsignal(signal.SIGINT)
-
-    class Impatient(Views):
-        def to_views(self, batch: int, device: torch.device) -> list[View]:
-            if batch == 3:
-                signal.raise_signal(signal.SIGINT)
-                signal.raise_signal(signal.SIGINT)
-            return super().to_views(batch, device)
-
-    learner = tiny_learner("densecl")
-    with pytest.raises(KeyboardInterrupt, match="second Ctrl-C after step 3; add --resume to continue") as caught:
-        run(tmp_path, chosen, learner=learner, views=Impatient(learner.recipe.views, chosen))
-    assert signal.getsignal(signal.SIGINT) is before
-    assert (tmp_path / "train.log").read_text().splitlines()[-1].endswith(f" {caught.value}")
 
 
 def test_a_collapsed_run_is_told_so(tmp_path: Path) -> None:
