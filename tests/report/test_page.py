@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import dovetail
 from dovetail.data.reading.decode import LazyImage
 from dovetail.data.sources import PathSource
 from dovetail.report.page import PAGE, Page
@@ -85,6 +86,28 @@ def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
     assert "http:" not in text
     assert "https:" not in text
     assert "default-src 'none'" in text
+
+
+def test_maps_of_a_frozen_encoder_are_shown_once_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    dovetail.pretrain(
+        data=photos,
+        model="timm/test_resnet+fpn(channels=16)",
+        method="encoder-targets",
+        freeze_encoder_epochs="all",
+        image_size=32,
+        batch_size=4,
+        max_steps=2,
+        workers=0,
+        out=tmp_path,
+    )
+    found = outline(tmp_path)
+    captions = [text for text in found.text if "of the variance" in text]
+    assert len(captions) == 3  # one of the encoder, two of the decoder
+    assert captions[0].startswith(
+        "Before and after step 2, unchanged because the encoder is frozen; the three components explain"
+    )
+    assert captions[1].startswith("Before; ")
+    assert captions[2].startswith("After step 2; ")
 
 
 def test_hostile_names_are_text(slot_run: Path) -> None:

@@ -59,13 +59,16 @@ def test_a_resumed_run_needs_no_starting_weights(
 
 
 def test_names_in_a_config_send_nothing_to_the_terminal(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pretrain: Callable[..., dovetail.Run],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     pretrain(out=tmp_path)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"init": "\x00\x1b[2Jx"}))
     assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--max-steps", "2"]) == 0
-    shown = "".join(capsys.readouterr())
+    shown = "".join(capsys.readouterr()) + caplog.text
     assert "\\x1b[2Jx" in shown
     assert "\x00" not in shown
     assert "\x1b" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def test_the_log_of_a_run_begins_with_its_plan_and_ends_with_its_end(
     assert again.startswith(log)
     assert "Resuming from step" in again
     assert again.rstrip().endswith(f"The run has finished. The weights of the student are in {tmp_path / 'exported'}.")
+
+
+def test_a_resumed_run_says_where_and_how_long_and_what_changed(
+    photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {"out": tmp_path, "method": "densecl", "max_steps": 6, "log_every_steps": 1}
+    with pytest.raises(Interrupted):
+        pretrain(**asked, data=Stopping(photos, 22))
+    assert "effective_rank" in (tmp_path / "metrics.jsonl").read_text()  # lines with a speed
+    capfd.readouterr()
+    dovetail.pretrain(out=tmp_path, resume=True, data=Stopping(photos, None), log_every_steps=2)
+    out, err = capfd.readouterr()
+    assert f"Settings: as before, in {tmp_path / 'config.yaml'}, except log_every_steps 2 (before: 1)\n" in out
+    assert "encoder_batch_norm" not in out
+    assert re.search(r"Resuming from step \d of 6; at [\d.]+ img/s as before, the .* about \d+ s\.", err)
 
 
 def test_the_log_has_the_reasons_for_what_was_chosen(photos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_a_run_ends_in_the_same_bits_with_and_without_it(
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_a_budget_is_written_down_as_the_steps_that_ran(photos: Path, tmp_path: Path) -> None:
+def test_a_budget_is_written_down_as_the_steps_that_ran(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = dovetail.pretrain(
         data=photos,
         model="timm/test_resnet+fpn(channels=16)",
@@ -61,6 +64,9 @@ def test_a_budget_is_written_down_as_the_steps_that_ran(photos: Path, tmp_path: 
         out=tmp_path / "run",
     )
     config = read_config(run.folder)
+    _, shown, what = capsys.readouterr().out.partition("Timing 4 steps on views of 64 px, to fit the run into 1s …\n")
+    assert shown
+    assert re.match(r"The first step took \S+ s; timing 3 more takes up to \d+ (s|min)\.\n", what)
     assert config["method"] == "decon-sl"
     assert config["max_steps"] == run.step >= 1
     assert "budget" not in config

@@ -48,6 +48,18 @@ def test_readings_go_to_both_files_and_the_screen(tmp_path: Path, capsys: pytest
     assert not logging.getLogger("dovetail").handlers
 
 
+def test_a_resumed_run_tells_what_its_last_speed_leaves(tmp_path: Path) -> None:
+    run_log = RunLog(tmp_path, total_steps=1100, active=True)
+    assert run_log.resuming(7, images_per_step=32) == "Resuming from step 7 of 1,100."  # no line of the log yet
+    lines = [{"step": 10, "images_per_second": 4.0}, {"step": 20, "images_per_second": 16.0}, {"step": 21}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    assert run_log.resuming(20, images_per_step=32) == (
+        "Resuming from step 20 of 1,100; at 16.0 img/s as before, the other 1,080 steps take about 36 min."
+    )
+    assert run_log.resuming(1099, images_per_step=32).endswith("as before, the last step takes about 2 s.")
+    assert run_log.resuming(1100, images_per_step=32) == "Resuming from step 1,100 of 1,100."
+
+
 def test_the_bar_names_the_step_of_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with RunLog(tmp_path, total_steps=100, active=True).opened(0) as run_log:

@@ -13,7 +13,7 @@ from dovetail.tryout.finetuning import Trial
 from dovetail.tryout.job import costs_of
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, plan_of
-from dovetail.tryout.rehearsal import Costs, about_budget, seconds_for, seconds_of_step
+from dovetail.tryout.rehearsal import Costs, about_budget, lasting, seconds_for, seconds_of_step
 
 MODEL = "timm/test_resnet+fpn(channels=16)"
 COSTS = Costs(run=10.0, step=2.0, frozen=3.0, trial=Trial(0.5, 4.0, 24), image_size=(64, 128))
@@ -34,15 +34,27 @@ def test_the_smallest_comparison_counts_every_stage() -> None:
     plan = plan_of(options("1min"))  # two pre-trainings, and four starts of which three are fine-tuned
     assert COSTS.later(plan) == 3 * 3.0 + 3 * (4.0 + 40 * 0.5)
     assert COSTS.least(plan) == 2 * (10.0 + 5 * 2.0) + COSTS.later(plan)  # four timed steps, and one
+    assert COSTS.later(plan, 2) == 3 * 3.0 + 2 * 3 * (4.0 + 40 * 0.5)
+    assert COSTS.least(plan, 2) - COSTS.least(plan) == 3 * (4.0 + 40 * 0.5)
 
 
-def test_a_budget_that_does_not_hold_is_told_with_one_that_does(tmp_path: Path) -> None:
-    asked = options("1min")
-    told = about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, 60.0, planning=4.0, timing=15.0))
-    assert told == (
-        "The smallest comparison takes about 2 min on these images, which is more than the budget of 1min; it runs "
-        "nevertheless, and --budget 3min would hold."
+def test_a_budget_that_can_show_nothing_is_refused_with_one_that_can(tmp_path: Path) -> None:
+    asked = options("3min")  # one seed would fit
+    clock = clock_of(tmp_path, 180.0, planning=4.0, timing=15.0)
+    with pytest.raises(RunError) as refused:
+        about_budget(asked, plan_of(asked), COSTS, clock)
+    assert str(refused.value) == (
+        "The budget of 3min is too short to show anything: the smallest comparison, with 2 seeds, takes about 4 min on "
+        "these images; use --budget 40min or more."
     )
+    # 45 % of 40 min hold both pre-trainings of 200 steps of 2 s, and the rest three seeds.
+    longer = clock_of(tmp_path, 2400.0, planning=4.0, timing=15.0)
+    each = seconds_for(plan_of(asked), COSTS, longer, left=2, seeds=2)
+    assert each > 200 * 2.0
+    assert longer.left() - 2 * (each + COSTS.run) > COSTS.later(plan_of(asked), 3)
+
+
+def test_a_budget_of_two_seeds_is_kept(tmp_path: Path) -> None:
     asked = options("10min")
     told = about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, 600.0, planning=4.0, timing=15.0))
     # 45 % of 600 s for two pre-trainings, less 10 s for each that are not for its steps
@@ -50,18 +62,31 @@ def test_a_budget_that_does_not_hold_is_told_with_one_that_does(tmp_path: Path) 
         "Of the budget of 10min, 19 s were taken by timing; each pre-training gets about 2 min, and evaluation and "
         "fine-tuning about 5 min."
     )
+    total = 19.0 + COSTS.least(plan_of(asked), 2)
+    assert about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, total, planning=4.0, timing=15.0))
+
+
+def test_a_single_seed_that_is_asked_for_is_enough(tmp_path: Path) -> None:
+    asked = options("3min").changed(seeds=1)
+    assert about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, 180.0, planning=4.0, timing=15.0))
+
+
+def test_short_recommended_budgets_are_whole_minutes(tmp_path: Path) -> None:
+    cheap = Costs(run=1.0, step=0.1, frozen=1.0, trial=Trial(0.1, 1.0, 24), image_size=64)
+    asked = options("10s")
+    assert lasting(asked, plan_of(asked), cheap, clock_of(tmp_path, 10.0, timing=5.0)) == "2min"
 
 
 def test_a_pretraining_that_took_longer_leaves_less_to_the_next(tmp_path: Path) -> None:
     plan = plan_of(options("10min"))
-    first = seconds_for(plan, COSTS, clock_of(tmp_path, 600.0, timing=20.0), left=2)
+    first = seconds_for(plan, COSTS, clock_of(tmp_path, 600.0, timing=20.0), left=2, seeds=1)
     assert first == 0.45 * 600 / 2 - 10
-    second = seconds_for(plan, COSTS, clock_of(tmp_path, 600.0, timing=20.0, base=200.0), left=1)
+    second = seconds_for(plan, COSTS, clock_of(tmp_path, 600.0, timing=20.0, base=200.0), left=1, seeds=1)
     assert second == 0.45 * 600 - 200 - 10
     # The smallest evaluation and fine-tuning keep their 81 seconds.
-    short = seconds_for(plan, COSTS, clock_of(tmp_path, 140.0, timing=20.0), left=2)
+    short = seconds_for(plan, COSTS, clock_of(tmp_path, 140.0, timing=20.0), left=2, seeds=1)
     assert short == (140 - 20 - 81) / 2 - 10
-    assert seconds_for(plan, COSTS, clock_of(tmp_path, 60.0, timing=20.0), left=2) == 1.0
+    assert seconds_for(plan, COSTS, clock_of(tmp_path, 60.0, timing=20.0), left=2, seeds=1) == 1.0
 
 
 def test_costs_are_kept_for_a_resumed_command() -> None:

@@ -6,6 +6,7 @@ import html
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from dovetail.tryout.finetuning import Trial, steps_for
 from dovetail.tryout.job import best_starts
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import STATE, Clock, plan_of
+from dovetail.tryout.rehearsal import Costs
 from dovetail.tryout.verdict import conclusion, too_short
 from tests.downstream.pictures import COLOURS, noisy
 from tests.downstream.test_finetune import mask_folder
@@ -145,22 +147,44 @@ def test_pretrainings_of_few_steps_are_named(tmp_path: Path) -> None:
     assert not too_short(runs)
 
 
+def tiny(folder: Path, **given: object) -> dict[str, Any]:
+    """Return options of a comparison on tiny images, which are written to the folder."""
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for index in range(32):
+        noisy(COLOURS[index % 3], (40, 40), rng).save(folder / "photos" / f"{index}.png")
+    paths = {"data": folder / "photos", "labels": mask_folder(folder / "labelled"), "out": folder / "try"}
+    return {**paths, "model": MODEL, "init": "random", **given}
+
+
+def test_parts_are_named_while_they_are_timed_and_a_short_budget_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = tiny(tmp_path, image_size=32, budget="0.01s")
+    with pytest.raises(RunError, match=r"The budget of 0\.01s is too short to show anything: .* use --budget \d+min"):
+        dovetail.try_out(**asked)
+    shown = capsys.readouterr().out
+    assert shown.endswith(
+        "Timing the parts of the comparison, usually in one or two minutes:\n"
+        "  a pre-training of one step with densecl …\n"
+        "  fine-tunings of 3 and 9 steps …\n"
+        "  an evaluation of frozen features …\n"
+    )
+    assert [one.name for one in (tmp_path / "try").iterdir() if one.is_dir()] == []  # no pre-training has begun
+    with pytest.raises(RunError, match="too short to show anything"):
+        dovetail.try_out(**asked)
+    assert "Timing" not in capsys.readouterr().out  # the folder has the durations
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, (32, 64)], ids=["square", "wide"])
 def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for index in range(32):
-        noisy(COLOURS[index % 3], (40, 40), rng).save(tmp_path / "photos" / f"{index}.png")
-    asked = {
-        "data": tmp_path / "photos",
-        "labels": mask_folder(tmp_path / "labelled"),
-        "model": MODEL,
-        "image_size": size,
-        "budget": "12s",
-        "seeds": 1,
-        "out": tmp_path / "try",
-    }
+    asked = tiny(tmp_path, image_size=size, budget="12s", seeds=1)
+    (tmp_path / "try").mkdir()
+    # The parts were timed on a fast machine, so the budget is not refused.
+    costs = Costs(run=0.1, step=0.01, frozen=0.1, trial=Trial(0.01, 0.1, 24), image_size=size)
+    state = {"seconds": {"timing": 1.0}, "costs": costs.as_dict()}
+    (tmp_path / "try" / STATE).write_text(json.dumps(state))
     results = dovetail.try_out(**asked)
     assert [row.setting["start"] for row in results.rows] == [
         "random weights",
@@ -184,8 +208,8 @@ def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: p
     for start in ("random weights", "densecl", "decon-sl-densecl"):
         assert f"\nFrozen features of {start}\n" in shown
     assert "\nFine-tuning from random weights\n" in shown
-    assert "The smallest comparison takes about" in shown  # before the first run
-    assert shown.index("The smallest comparison takes about") < shown.index("\ndensecl, ")
+    assert "Of the budget of 12s, " in shown  # before the first run
+    assert shown.index("Of the budget of 12s, ") < shown.index("\ndensecl, ")
     assert shown.count("freeze_encoder_epochs ") == 1  # the settings of the first run
     assert shown.count("This run: ") == 1  # of the second one
     for unsupported in ("To fine-tune them", "--resume --", "--lr"):

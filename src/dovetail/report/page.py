@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from markupsafe import Markup
 from torch import Tensor
 
@@ -147,7 +148,7 @@ class Page:
             plots=[(plot.title, Markup(draw(plot, name=f"plot{i}"))) for i, plot in enumerate(plots(history, taps))],
             examples=self.examples,
             overlap_words=overlap_in_words(subject.recipe),
-            maps=[map_row(tap, self.before.get(tap), after[tap], network) for tap in after],
+            maps=[map_row(tap, self.before.get(tap), after[tap], network, subject.options) for tap in after],
             images=[jpeg_uri(shown(one)) for one in self.images],
             shape="{2} / {1}".format(*self.images[0].shape) if self.images else "1",
             extras=[section(extra) for extra in extras],
@@ -315,16 +316,24 @@ def section(extra: Extra) -> dict[str, Any]:
     return {"id": extra.id, "title": extra.title, "words": extra.words, "svgs": svgs}
 
 
-def map_row(tap: str, before: ColouredMaps | None, after: ColouredMaps, network: Network) -> dict[str, Any]:
-    """Return the description of a tap, and data URIs of its coloured maps before and after pre-training."""
+def map_row(
+    tap: str, before: ColouredMaps | None, after: ColouredMaps, network: Network, options: PretrainOptions
+) -> dict[str, Any]:
+    """Return the description of a tap, and data URIs of its coloured maps before and after pre-training.
+
+    Equal maps are only shown once, and "unchanged" says why they are equal.
+    """
     about = network.taps[tap]
+    same = before is not None and np.array_equal(before.pictures, after.pictures)
+    frozen = about.part == "encoder" and options.freeze_encoder_epochs not in (0, "auto")
     return {
         "tap": tap,
         "part": about.part,
         "words": f"{about.channels} channels, stride {about.stride} px",
         "before": _uris(before.pictures) if before else [],
         "before_share": before.share if before else 0.0,
-        "after": _uris(after.pictures),
+        "after": [] if same else _uris(after.pictures),
+        "unchanged": "because the encoder is frozen" if frozen else "as the steps changed them too little",
         "after_share": after.share,
     }
 

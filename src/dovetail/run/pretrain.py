@@ -57,7 +57,7 @@ from dovetail.run.summary import (
     told_of_checkpoint,
     told_of_skipped,
 )
-from dovetail.run.timing import tell_time, time_steps
+from dovetail.run.timing import TIMED, WARM_UP, tell_time, time_steps
 from dovetail.sizes import size_in_words
 from dovetail.train.checkpoints import Checkpoints
 from dovetail.train.defaults import Settings
@@ -155,7 +155,7 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
     finished = begun and is_finished(out, settings)
-    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished, shown=shown)
+    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished, begun=begun, shown=shown)
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)
@@ -271,7 +271,7 @@ def planned_run(options: PretrainOptions, source: ImageSource, network: Network)
 def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> Cost:
     """Return the cost of a run with these options, timed on copies."""
     size = "" if options.image_size is None else f" on views of {size_in_words(options.image_size)} px"
-    tell_phase(f"Timing steps{size}")
+    tell_phase(f"Timing {WARM_UP + TIMED} steps{size}, to fit the run into {options.budget}")
     torch_state = torch.get_rng_state()
     recipe, settings, _ = resolved_run(options, source, network)
     if settings.world_size > 1:

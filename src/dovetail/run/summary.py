@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -21,7 +23,7 @@ from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
 from dovetail.recipes.show import recipe_lines, words
-from dovetail.run.folder import RECIPE, write_config
+from dovetail.run.folder import CONFIG, RECIPE, read_config, write_config
 from dovetail.run.network import EXPORTED
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resolve import kept_options
@@ -42,13 +44,16 @@ def announce(
     loaded: MatchReport | None = None,
     why: str = "",
     finished: bool = False,
+    begun: bool = False,
     shown: bool = True,
 ) -> None:
     """Save and print the resolved options before the first step.
 
     `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before. If
-    the run is `finished`, a sentence says so instead. If the settings are not to be `shown`, a line has the length.
+    the run is `finished`, a sentence says so instead. If the settings are not to be `shown`, a line has the length. If
+    the run has `begun` before, a line names the settings that changed.
     """
+    before = read_config(out) if begun else {}
     write_config(out, kept_options(config))
     text = ran_in_words(config, settings) + recipe_lines(as_it_runs(recipe, settings), network)
     (out / RECIPE).write_text(text + "\n", encoding="utf-8")
@@ -61,6 +66,9 @@ def announce(
     tell(title)
     for line in filter(None, (title, why, ran_in_words(config, settings).strip())):
         note(out, line)
+    if begun:
+        tell(told_of_changes(before, read_config(out), out))
+        return
     if not shown:
         tell(ran_in_words(config, settings).strip())
         return
@@ -79,6 +87,14 @@ def announce(
     tell(f"recipe options    {given or 'as published'}")
     for term in recipe.terms:
         tell(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def told_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> str:
+    """Return where the settings of a resumed run are, and those that differ from `before`."""
+    changed = [
+        f"{name} {now[name]} (before: {value})" for name, value in before.items() if name in now and now[name] != value
+    ]
+    return f"Settings: as before, in {out / CONFIG}{', except ' if changed else ''}{', '.join(changed)}"
 
 
 def frozen_line(network: Network) -> str:

@@ -27,7 +27,7 @@ from dovetail.train.learner import Learner
 from dovetail.train.step import Batches, LearnerModule, ToViews
 
 LEAST_STEPS = 100  # in a shorter run, the first line of the log comes as soon as the estimate
-WARM_UP, TIMED = 1, 3
+WARM_UP, TIMED, ON_ONE_THREAD = 1, 3, 2  # steps
 LONG_SECONDS = 3600.0
 SLOWER = 1.2  # warn if several threads are slower than a single one by this factor
 
@@ -46,6 +46,8 @@ def time_steps(
     learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings, compare_threads: bool = False
 ) -> StepTime:
     """Return the duration of a step: the median of three steps after a warm-up step, or the time to load a batch.
+
+    After the warm-up step, a line says how long the timing of the other steps will take.
 
     Args:
         learner: Learner of the run, which is not changed.
@@ -66,17 +68,27 @@ def time_steps(
         quiet = replace(settings, log_every_steps=1 << 40)
         module = LearnerModule(copy.deepcopy(learner).to(device), quiet, batches, to_views, 0)
         take = partial(timed_step, module, module.configure_optimizers(), micro_batches, device)
-        for _ in range(WARM_UP):
-            take()
+        compare_threads = compare_threads and device.type == "cpu" and torch.get_num_threads() > 1
+        first = max(take() for _ in range(WARM_UP))
+        print(remaining(first, TIMED + ON_ONE_THREAD * compare_threads), flush=True)
         seconds = statistics.median(take() for _ in range(TIMED))
         single = None
-        if compare_threads and device.type == "cpu" and torch.get_num_threads() > 1:
+        if compare_threads:
             with one_thread():
-                single = min(take(), take())
+                single = min(take() for _ in range(ON_ONE_THREAD))
         del module, take
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return StepTime(max(seconds, reading), single)
+
+
+def remaining(first: float, steps: int) -> str:
+    """Return how long the timing takes, after a first step of so many seconds, which is slower than the others.
+
+    >>> remaining(23.0, 3)
+    'The first step took 23 s; timing 3 more takes up to 69 s.'
+    """
+    return f"The first step took {first:.2g} s; timing {steps} more takes up to {in_words(steps * first)}."
 
 
 @contextmanager

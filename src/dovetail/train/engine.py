@@ -185,7 +185,7 @@ def run_to_the_end(
     with run_log.opened(start):
         overseer.run_log = run_log
         if resumed:
-            log.info("Resuming from step %d of %d.", start, settings.total_steps)
+            log.info("%s", run_log.resuming(start, images_per_step=settings.global_batch))
             tell_of_length(module, state)
             tell_of_threads(state or {}, settings)
         stops.listen(*stop_signals())

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dovetail.errors import DovetailError, Interrupted, printable
-from dovetail.files.schema import parsed
+from dovetail.durations import in_words
+from dovetail.errors import DovetailError, Interrupted, counted, printable
+from dovetail.files.schema import parsed, read_lines
 from dovetail.output import lost_outputs
 
 METRICS = "metrics.jsonl"
@@ -197,6 +198,20 @@ class RunLog:
             reason = f"The run ended after step {step} ({type(error).__name__}: {error})."
         note(self.folder, reason, logging.INFO if isinstance(error, Interrupted) else logging.ERROR)
 
+    def resuming(self, step: int, *, images_per_step: int) -> str:
+        """Return from which step the run resumes, and how long the other steps take at its last speed, if known.
+
+        Such as "Resuming from step 40 of 200; at 8.0 img/s as before, the other 160 steps take about 11 min."
+        """
+        said = f"Resuming from step {step:,} of {self.total_steps:,}"
+        left = self.total_steps - step
+        speeds = [one["images_per_second"] for one in read_lines(self.folder / METRICS, Timed)]
+        if left <= 0 or not speeds or not speeds[-1] > 0:
+            return f"{said}."
+        seconds = left * images_per_step / speeds[-1]
+        others = f"the other {counted(left, 'step')} take" if left > 1 else "the last step takes"
+        return f"{said}; at {speeds[-1]:.1f} img/s as before, {others} about {in_words(seconds)}."
+
     def write_first(self, step: int, *, loss: float, seconds: float, next_line: int) -> None:
         """Show the first step of this process, a sign of life if steps are slow. `METRICS` does not have it."""
         if self.active:
@@ -300,6 +315,12 @@ class Stepped(TypedDict):
     """Fields of every line of a metrics file."""
 
     step: int
+
+
+class Timed(TypedDict):
+    """Speed in a line of a metrics file."""
+
+    images_per_second: float
 
 
 class PrintableFormatter(logging.Formatter):

@@ -73,20 +73,26 @@ def try_out(options: TryOptions) -> Results:
 
 
 def costs_of(options: TryOptions, plan: Plan, clock: Clock) -> Costs:
-    """Return the costs of the smallest stages, and print what the budget allows. A resumed command keeps them."""
+    """Return the costs of the smallest stages, and print what the budget allows. A resumed command keeps them.
+
+    Raises:
+        RunError: The budget is too short to show anything, and no pre-training has begun.
+    """
     from dovetail.tryout.rehearsal import Costs, about_budget, rehearsed
 
     if "costs" in clock.state:
         try:
-            return Costs.from_dict(clock.state["costs"])
+            costs = Costs.from_dict(clock.state["costs"])
         except (TypeError, KeyError, DovetailError) as error:
             raise clock.unreadable(error) from error
-    print("Timing a step of pre-training, an evaluation and a short fine-tuning …", flush=True)
-    with clock.stage("timing"):
-        costs = rehearsed(options, plan)
-    print(about_budget(options, plan, costs, clock), flush=True)
-    clock.state["costs"] = costs.as_dict()
-    clock.save()
+    else:
+        print("Timing the parts of the comparison, usually in one or two minutes:", flush=True)
+        with clock.stage("timing"):
+            costs = rehearsed(options, plan)
+        clock.state["costs"] = costs.as_dict()
+        clock.save()
+    if not any(one.name in clock.state["seconds"] for one in plan.pretrainings):
+        print(about_budget(options, plan, costs, clock), flush=True)
     return costs
 
 
@@ -114,14 +120,15 @@ def pretrained(options: TryOptions, plan: Plan, costs: Costs, clock: Clock, out:
     from dovetail.run.network import EXPORTED
     from dovetail.run.options import PretrainOptions
     from dovetail.run.pretrain import pretrain_with
-    from dovetail.tryout.rehearsal import seconds_for
+    from dovetail.tryout.rehearsal import FEWEST_SEEDS, seconds_for
     from dovetail.weights.exported import MODEL_FILE
 
     runs = {one.name: out / one.name for one in plan.pretrainings}
+    seeds = min(FEWEST_SEEDS, options.seeds)
     remaining = [one for one in plan.pretrainings if not (runs[one.name] / EXPORTED / MODEL_FILE).is_file()]
     for index, one in enumerate(remaining):
         folder = runs[one.name]
-        seconds = seconds_for(plan, costs, clock, left=len(remaining) - index)
+        seconds = seconds_for(plan, costs, clock, left=len(remaining) - index, seeds=seeds)
         print(f"\n{one.method}, {in_words(seconds)}", flush=True)
         asked: dict[str, Any] = {"data": str(options.data), "out": folder}
         if (folder / CONFIG).is_file():

@@ -18,19 +18,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dovetail.downstream.evaluate import evaluate_dense
+from dovetail.downstream.table.results import FEWEST_DRAWN
 from dovetail.durations import in_words
+from dovetail.errors import RunError, counted
 from dovetail.report.history import read_history
+from dovetail.run.budget import FEWEST_STEPS as FEWEST_PRETRAINING
 from dovetail.run.folder import read_config
 from dovetail.run.pretrain import pretrain
 from dovetail.run.timing import TIMED, WARM_UP
 from dovetail.sizes import Size, as_size
-from dovetail.tryout.finetuning import FEWEST_STEPS, FineTuning, Trial
+from dovetail.tryout.finetuning import FEWEST_STEPS, PROBES, FineTuning, Trial
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import BEST, PRETRAINING_SHARE, Clock, Plan
 from dovetail.weights.exported import read_exported
 
 FROZEN = ("encoder", "decoder")
+FEWEST_SEEDS = 2  # a single seed does not even show how much scores vary
 MARGIN = 1.2  # of the recommended budget over the expected time, since the speed of a machine varies
+ROUNDED_FROM_MINUTES, ROUNDED_TO_MINUTES = 10, 5  # longer recommended budgets are multiples of five minutes
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,20 @@ class Costs:
     trial: Trial
     image_size: Size
 
-    def later(self, plan: Plan) -> float:
+    def later(self, plan: Plan, seeds: int = 1) -> float:
         """Return the seconds of the smallest evaluation and fine-tuning after all pre-trainings."""
         tuned = min(len(plan.starts), 1 + BEST)
         trial = self.trial.other_seconds + FEWEST_STEPS * self.trial.step_seconds
-        return (1 + len(plan.pretrainings)) * self.frozen + tuned * trial
+        return (1 + len(plan.pretrainings)) * self.frozen + seeds * tuned * trial
 
-    def least(self, plan: Plan) -> float:
-        """Return the seconds of the smallest comparison: pre-trainings of one step, and one seed of fine-tuning."""
-        steps = WARM_UP + TIMED + 1  # the budget of a run is planned with timed steps
-        return len(plan.pretrainings) * (self.run + steps * self.step) + self.later(plan)
+    def before(self, plan: Plan, steps: int = 1) -> float:
+        """Return the seconds of all pre-trainings with this number of steps each."""
+        each = self.run + (WARM_UP + TIMED + steps) * self.step  # the budget of a run is planned with timed steps
+        return len(plan.pretrainings) * each
+
+    def least(self, plan: Plan, seeds: int = 1) -> float:
+        """Return the seconds of the smallest comparison: pre-trainings of one step, and fine-tuning with the seeds."""
+        return self.before(plan) + self.later(plan, seeds)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for the state file."""
@@ -73,35 +82,46 @@ class Costs:
 
 
 def rehearsed(options: TryOptions, plan: Plan) -> Costs:
-    """Run the smallest version of each stage in a temporary folder, and return its costs.
+    """Run the smallest version of each stage in a temporary folder, print a line for each, and return its costs.
 
     Raises:
         DovetailError: A stage cannot be carried out, for example because the labels cannot be read.
     """
-    with TemporaryDirectory() as folder, silenced():
+    with TemporaryDirectory() as folder:
         out = Path(folder)
         first = plan.pretrainings[0]
-        began = time.perf_counter()
-        pretrain(
-            data=str(options.data),
-            model=plan.model,
-            method=first.method,
-            preset=first.preset,
-            init=plan.init,
-            image_size=options.image_size,
-            seed=options.seed,
-            max_steps=1,
-            out=out / "run",
-        )
-        run = time.perf_counter() - began
+        with rehearsing(f"a pre-training of one step with {first.method}"):
+            began = time.perf_counter()
+            pretrain(
+                data=str(options.data),
+                model=plan.model,
+                method=first.method,
+                preset=first.preset,
+                init=plan.init,
+                image_size=options.image_size,
+                seed=options.seed,
+                max_steps=1,
+                out=out / "run",
+            )
+            run = time.perf_counter() - began
         size = as_size(read_exported(out / "run").info["image_size"])
         tuning = FineTuning(options, {first.name: out / "run"}, out / "finetune")
-        trial = tuning.timed(plan.starts[0])
-        began = time.perf_counter()
-        evaluate_frozen(options, out / "frozen", size, run=out / "run")
-        frozen = time.perf_counter() - began
+        with rehearsing(f"fine-tunings of {' and '.join(map(str, PROBES))} steps"):
+            trial = tuning.timed(plan.starts[0])
+        with rehearsing("an evaluation of frozen features"):
+            began = time.perf_counter()
+            evaluate_frozen(options, out / "frozen", size, run=out / "run")
+            frozen = time.perf_counter() - began
         step = seconds_of_step(out / "run")
         return Costs(max(run - step, 0.0), step, frozen, trial, size)
+
+
+@contextmanager
+def rehearsing(part: str) -> Iterator[None]:
+    """Print which part is timed, and drop the output of the part itself."""
+    print(f"  {part} …", flush=True)
+    with silenced():
+        yield
 
 
 def evaluate_frozen(options: TryOptions, out: Path, size: Size, **subject: Any) -> None:
@@ -136,14 +156,20 @@ def silenced() -> Iterator[None]:
 
 
 def about_budget(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) -> str:
-    """Return a sentence on what the budget allows, or on what the smallest comparison takes if it does not fit."""
-    total = clock.spent() + costs.least(plan)
+    """Return a sentence on what the budget allows.
+
+    Raises:
+        RunError: The budget is too short for two seeds of the smallest comparison, which would show nothing.
+    """
+    seeds = min(FEWEST_SEEDS, options.seeds)
+    total = clock.spent() + costs.least(plan, seeds)
     if total > clock.budget:
-        return (
-            f"The smallest comparison takes about {in_words(total)} on these images, which is more than the budget of "
-            f"{options.budget}; it runs nevertheless, and --budget {math.ceil(MARGIN * total / 60)}min would hold."
+        raise RunError(
+            f"The budget of {options.budget} is too short to show anything: the smallest comparison, with "
+            f"{counted(seeds, 'seed')}, takes about {in_words(total)} on these images; use --budget "
+            f"{lasting(options, plan, costs, clock)} or more."
         )
-    each = seconds_for(plan, costs, clock, left=len(plan.pretrainings))
+    each = seconds_for(plan, costs, clock, left=len(plan.pretrainings), seeds=seeds)
     later = clock.left() - len(plan.pretrainings) * (each + costs.run)
     return (
         f"Of the budget of {options.budget}, {in_words(clock.spent())} were taken by timing; each pre-training gets "
@@ -151,7 +177,20 @@ def about_budget(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) ->
     )
 
 
-def seconds_for(plan: Plan, costs: Costs, clock: Clock, *, left: int) -> float:
+def lasting(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) -> str:
+    """Return a budget in which every part is long enough to show something, such as "25min".
+
+    It has pre-trainings of 200 steps, in their share of the budget, and as many seeds as an interval needs.
+    """
+    before = costs.before(plan, FEWEST_PRETRAINING)
+    later = clock.spent() + costs.later(plan, min(FEWEST_DRAWN, options.seeds))
+    minutes = math.ceil(MARGIN * max(before / PRETRAINING_SHARE, before + later) / 60)
+    if minutes > ROUNDED_FROM_MINUTES:
+        minutes = ROUNDED_TO_MINUTES * math.ceil(minutes / ROUNDED_TO_MINUTES)
+    return f"{minutes}min"
+
+
+def seconds_for(plan: Plan, costs: Costs, clock: Clock, *, left: int, seeds: int) -> float:
     """Return the budget of the next pre-training in seconds, at least 1.
 
     Args:
@@ -159,7 +198,8 @@ def seconds_for(plan: Plan, costs: Costs, clock: Clock, *, left: int) -> float:
         costs: Costs of the smallest stages.
         clock: Seconds that were spent, including those of finished pre-trainings.
         left: Number of pre-trainings that are left.
+        seeds: Number of seeds for which the smallest evaluation and fine-tuning keep their time.
     """
     runs = sum(clock.state["seconds"].get(one.name, 0.0) for one in plan.pretrainings)
-    share = min(PRETRAINING_SHARE * clock.budget - runs, clock.left() - costs.later(plan))
+    share = min(PRETRAINING_SHARE * clock.budget - runs, clock.left() - costs.later(plan, seeds))
     return max(float(share) / left - costs.run, 1.0)

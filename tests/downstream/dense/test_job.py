@@ -48,10 +48,23 @@ def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
     linear = content["details"]["scores"][0]
     assert set(linear["iou"]) == {"0", "1", "2", "3"}
     assert set(linear["chosen"][0]) == {"lr", "weight_decay", "at_end"}
-    assert content["rows"][0]["scores"]["mIoU"]["low"] < content["rows"][0]["scores"]["mIoU"]["high"]
+    assert all(row["scores"]["mIoU"]["low"] is row["scores"]["mIoU"]["over"] is None for row in content["rows"])
+    assert "There is no interval, because the scores of 5 test images do not tell" in " ".join(content["notes"])
     rows = dovetail.compare([str(run)], out=tmp_path / "page.html")["evaluate dense"]
     assert len(rows) == len(settings)
     assert "labels 12" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_ten_test_images_have_an_interval(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": "timm/test_resnet", "protocols": ["retrieval"], "out": tmp_path / "o"}
+    results = dovetail.evaluate_dense(data=mask_folder(tmp_path / "labelled", val=10), **given, **FAST)
+    assert results is not None
+    score = results.rows[0].scores["mIoU"]
+    assert score.over == "images"
+    assert score.low is not None
+    assert score.high is not None
+    assert score.low < score.mean < score.high
+    assert "no interval" not in " ".join(results.notes)
 
 
 def test_the_same_from_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,11 @@ def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
         (lambda c: c["annotations"][0].update(area=-3), "annotation 11 has area -3"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 11 has iscrowd 'no'"),
         (lambda c: c["images"][0].update(file_name=5), "images has file_name 5, which is not text"),
+        (lambda c: c["images"][0].update(file_name="x" * 20_000), "has 20,000 characters, more than file systems"),
+        (lambda c: c["images"][0].update(file_name="ä" * 128), "has 128 characters, more than file systems"),
+        (lambda c: c["images"][0].update(file_name="a/" * 600), "has 1,200 characters, more than file systems"),
+        (lambda c: c["annotations"][0].update(image_id="y" * 20_000), "annotation 11 belongs to image 'yyy"),
+        (lambda c: c["annotations"][0].update(category_id="z" * 20_000), "annotation 11 has category 'zzz"),
         (lambda c: c["categories"].append({"id": 17, "name": "again"}), "several categories with the same id"),
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "has no images"),
     ],
@@ -108,6 +113,7 @@ def test_faults_of_the_file_are_sentences(change: Callable[[dict[str, Any]], Any
     listed = faults_of(file)
     assert str(caught.value) == listed[0]
     assert any(sentence in fault for fault in listed)
+    assert all(len(fault.removeprefix(str(file))) < 300 for fault in listed)
 
 
 def test_a_crowd_or_an_area_that_is_null_is_as_one_left_out(file: Path) -> None:

@@ -27,11 +27,12 @@ from dovetail.downstream.machine import Machine, machine
 from dovetail.downstream.probe.job import resolved, seeded_start
 from dovetail.downstream.progress import progress
 from dovetail.downstream.start import Source, source_of
-from dovetail.downstream.table.results import Results, Row, fingerprint
-from dovetail.errors import DataError, ModelError, OptionsError, unknown_name
+from dovetail.downstream.table.results import Results, Row, Score, fingerprint
+from dovetail.errors import DataError, ModelError, OptionsError, counted, unknown_name
 from dovetail.networks.network import Network
 
 FINEST_STRIDE = DenseOptions().finest_stride
+FEWEST_IMAGES = 10  # resampling fewer test images gives intervals that are much too narrow
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
     data = data.with_channels(subject.source.in_channels)
     options = image_options(request, protocols)
     scores = image_scores(subject, data, options)
-    notes = (subject.note(), data.note, *notes_on(scores, data.classes, options))
+    few = told_of_few(len(data.val))
+    notes = (subject.note(), data.note, few, *notes_on(scores, data.classes, options))
     return Results(
         "evaluate dense",
-        tuple(Row(one.setting(), {"mIoU": one.miou}) for one in scores),
+        tuple(Row(one.setting(), {"mIoU": without_interval(one.miou) if few else one.miou}) for one in scores),
         config,
         facts_of(data),
         where.device,
@@ -149,6 +151,21 @@ def image_scores(subject: Subject, data: SegmentationData, options: DenseOptions
     train, test = (subject.maps(part, part.ignore_index) for part in (data.train, data.val))
     with progress("maps", passes) as advance:
         return dense_scores(train, test, classes=data.classes, options=options, on_images=advance)
+
+
+def told_of_few(images: int) -> str:
+    """Return why there is no interval if there are few test images, or an empty string."""
+    if images >= FEWEST_IMAGES:
+        return ""
+    return (
+        f"There is no interval, because the scores of {counted(images, 'test image')} do not tell how much others "
+        f"would vary; use {FEWEST_IMAGES} or more."
+    )
+
+
+def without_interval(score: Score) -> Score:
+    """Return a score without its interval."""
+    return replace(score, low=None, high=None, over=None)
 
 
 def notes_on(scores: Sequence[DenseScore], classes: int, options: DenseOptions) -> Iterator[str]:

@@ -23,7 +23,7 @@ from dovetail.downstream.labels.coco_object import CocoImage, CocoObject, as_run
 from dovetail.downstream.labels.missing import refuse_missing_files
 from dovetail.downstream.progress import progress
 from dovetail.errors import DataError, DovetailError, counted
-from dovetail.files.schema import misfits, read_json
+from dovetail.files.schema import misfits, quoted, read_json
 
 MAX_BYTES = 1 << 32
 LOOKED_FOR = 1000  # number of images to look for when searching for the image folder
@@ -119,7 +119,9 @@ def build(path: Path, content: Mapping[str, Any], folder: Path | None) -> CocoSe
     names = [with_slashes(one["file_name"]) for one in content["images"]]
     odd = next((name for name in names if refused_name(name)), None)
     if odd is not None:
-        raise DataError(f"{path} names an image outside its folder ({odd!r}); write names relative to the folder.")
+        raise DataError(
+            f"{path} names an image outside its folder ({quoted(odd)}); write names relative to the folder."
+        )
     where = folder if folder is not None else images_folder(path, names)
     images = tuple(
         CocoImage(

@@ -13,6 +13,7 @@ from dovetail.data.reading.decode import MAX_PIXELS
 from dovetail.downstream.labels.coco_object import Box, CocoImage, CocoObject, box_within, mask_is_empty
 from dovetail.files.schema import fits, misfits, quoted
 
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 1000  # common limits of file systems, and of systems with the folder's path
 FARTHEST_PX = 1e6  # coordinates beyond this make the rasteriser allocate gigabytes
 
 Side = Annotated[int, Meta(ge=1)]
@@ -59,6 +60,7 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         for one in content[key]:
             for odd in misfits(one, kind):
                 yield f"{path}: an entry of {key} {odd} ({quoted(one)})."
+    yield from faults_of_names(path, content["images"])
     for key in ("categories", "images"):
         if not content[key]:
             yield f"{path} has no {key}; add the list of {key}."
@@ -76,14 +78,28 @@ def faults_of_lists(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(one, dict) or not is_whole(one.get("id")):
             yield f"{path}: an annotation has no id that is a whole number ({quoted(one)})."
             continue
-        category, image = one.get("category_id"), one.get("image_id")
+        name, category, image = quoted(one["id"]), one.get("category_id"), one.get("image_id")
         if not (is_whole(category) and category in categories) and repr(category) not in wrong:
-            yield f"{path}: annotation {one['id']} has category {category}, which is not in the list."
+            yield f"{path}: annotation {name} has category {quoted(category)}, which is not in the list."
         if not is_whole(image) or image not in sizes:
             if repr(image) not in wrong:
-                yield f"{path}: annotation {one['id']} belongs to image {image}, which is not in the list."
+                yield f"{path}: annotation {name} belongs to image {quoted(image)}, which is not in the list."
             continue
         yield from faults_of_shape(path, one, sizes[image])
+
+
+def faults_of_names(path: Path, images: list[Any]) -> Iterator[str]:
+    """Yield the faults of file names, which no file system would even look for."""
+    for one in images:
+        name = one.get("file_name") if isinstance(one, dict) else None
+        if not isinstance(name, str):
+            continue
+        sizes = [len(part.encode("utf-8", "surrogatepass")) for part in name.replace("\\", "/").split("/")]
+        if max(sizes) > MOST_NAME_BYTES or sum(sizes) + len(sizes) > MOST_PATH_BYTES:
+            yield (
+                f"{path}: the file name {quoted(name)} has {len(name):,} characters, more than file systems support; "
+                "shorten it."
+            )
 
 
 WHOLE = {
@@ -106,31 +122,31 @@ def make_whole(content: Mapping[str, Any]) -> None:
 
 def faults_of_shape(path: Path, one: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
     """Yield the faults of an annotation's box and mask. `size` is the height and width of its image."""
-    box, mask = one.get("bbox"), one.get("segmentation")
+    name, box, mask = quoted(one["id"]), one.get("bbox"), one.get("segmentation")
     if not box and not mask:
-        yield f"{path}: annotation {one['id']} has neither a box nor a mask."
+        yield f"{path}: annotation {name} has neither a box nor a mask."
     for field in ("area", "iscrowd"):
         if not fits(one.get(field), Amount):
-            yield f"{path}: annotation {one['id']} has {field} {quoted(one[field])}, expected a number from 0."
+            yield f"{path}: annotation {name} has {field} {quoted(one[field])}, expected a number from 0."
     if box and not fits(box, FourPlaces):
-        yield f"{path}: annotation {one['id']} has the box {quoted(box)}; a box is left, top, width, height."
+        yield f"{path}: annotation {name} has the box {quoted(box)}; a box is left, top, width, height."
     if isinstance(mask, dict):
-        yield from faults_of_run_lengths(path, one["id"], mask, size)
+        yield from faults_of_run_lengths(path, name, mask, size)
     elif mask and not isinstance(mask, list):
-        yield f"{path}: the mask of annotation {one['id']} is a {type(mask).__name__}; use polygons or run-lengths."
+        yield f"{path}: the mask of annotation {name} is a {type(mask).__name__}; use polygons or run-lengths."
     elif mask and not (fits(mask, Polygons) and all(len(part) % 2 == 0 for part in mask)):
-        yield f"{path}: a polygon of annotation {one['id']} is not a list of alternating x and y."
+        yield f"{path}: a polygon of annotation {name} is not a list of alternating x and y."
 
 
-def faults_of_run_lengths(path: Path, name: int, mask: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
+def faults_of_run_lengths(path: Path, name: str, mask: Mapping[str, Any], size: tuple[Any, Any]) -> Iterator[str]:
     """Yield the faults of the run-lengths of annotation `name`."""
     odd = next(misfits(mask, RunLengths), None)
     if odd is not None:
         yield f"{path}: the mask of annotation {name} {odd}; run-lengths have counts and size."
     elif mask["size"] != list(size):
         yield (
-            f"{path}: the run-lengths of annotation {name} are for {mask['size']} (height, width), but its image is "
-            f"{list(size)}."
+            f"{path}: the run-lengths of annotation {name} are for {quoted(mask['size'])} (height, width), but its "
+            f"image is {list(size)}."
         )
     else:
         try:
