@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,9 @@ from dovetail.cli import VERBS, Verb, run
 from dovetail.errors import DovetailError, OptionsError
 from dovetail.options import Auto, Options, Range, body, option, option_infos, options_class, takes
 from dovetail.parsing import joined, make_parser
+from dovetail.recipe import Recipe, Tap
+from dovetail.recipes.registry import register_method
+from dovetail.recipes.table import build, options_of
 from dovetail.run.folder import anchored, saved_options, write_config
 from dovetail.run.options import PretrainOptions
 from dovetail.run.resume import defaults, resumed
@@ -128,6 +131,30 @@ def test_an_option_is_added_by_its_field_alone(tmp_path: Path) -> None:
     assert "crumbs" in More.movable()
     with pytest.raises(DovetailError, match="crumbs is 12; it must be from 0 to 9"):
         More(crumbs=12)
+
+
+def leaning(taps: Mapping[str, Tap], *, angle: float = 0.5) -> Recipe:
+    """A method from outside."""
+    return build("simclr", taps)
+
+
+def tilted(taps: Mapping[str, Tap], *, slope: int = 2) -> Recipe:
+    """Another one, of the same name."""
+    return build("simclr", taps)
+
+
+def test_a_parser_is_built_once_and_anew_for_methods_from_outside() -> None:
+    first, again, other = (make_parser("pretrain", PretrainOptions, ["--method", m]) for m in ("dino", "dino", "ibot"))
+    assert first is again
+    assert first is not other
+    assert first.parse_args(["--seed", "4", "--recipe.hidden", "8"]).recipe.hidden == 8
+    later = first.parse_args(["--method", "dino"])  # what was typed before is not kept
+    assert (later.seed, later.recipe.hidden) == (0, options_of("dino")["hidden"].default)
+    for function, name in ((leaning, "angle"), (tilted, "slope")):
+        register_method("crooked", function)
+        parser = make_parser("pretrain", PretrainOptions, ["--method", "crooked"])
+        assert f"--recipe.{name}" in parser.format_help()
+        assert ("--recipe.angle" in parser.format_help()) == (name == "angle")
 
 
 def test_an_option_with_several_values(tmp_path: Path) -> None:

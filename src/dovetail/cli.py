@@ -282,7 +282,8 @@ def call(name: str, arguments: list[str]) -> int:
     options = VERBS[name].options()
     arguments = joined([underscored(argument) for argument in arguments], options)
     parser = parser_of(name, arguments)
-    parsed(parser, arguments)  # with every default, as --print-config writes them
+    if any(argument.startswith("--print_config") for argument in arguments):
+        parsed(parser, arguments)  # with every default
     # A specified option overrides presets and saved values, even if it equals the default.
     given = parsed(parser, arguments, defaults=False).as_dict()
     whole = given.get("preset") == "paper" or is_of_a_run(arguments)

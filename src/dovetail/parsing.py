@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 from argparse import SUPPRESS
@@ -36,6 +37,22 @@ def make_parser(
         config: "read" reads the file of --config. "named" accepts --config without reading the file, so the result
             only has options that were typed. "none" has no --config.
     """
+    kind: Any = options  # mypy does not take classes for hashable
+    if "recipe" not in types_of(options):
+        return _built(command, kind, None, description, config)
+    from dovetail.recipes.registry import METHODS, name_of
+
+    positional = positional_values(positional_in(options), arguments)
+    typed = name_of(positional["method"]) if "method" in positional and not is_run(positional["method"]) else None
+    method = typed or method_in(arguments, options.default_of("method"))
+    changing = any(one.make is not None for one in METHODS.values())  # another function may take over an external name
+    build = _built.__wrapped__ if changing else _built
+    return build(command, kind, method, description, config)
+
+
+@functools.lru_cache(maxsize=32)
+def _built(command: str, options: type[Options], method: str | None, description: str, config: str) -> Any:
+    """Return the parser for a method's recipe; building it takes longer than parsing with it."""
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
@@ -57,12 +74,8 @@ def make_parser(
             how |= {"type": OneOrSeveral()} if info.several else {}
             how |= {"type": Spelled(info.reads, option)} if info.reads else {}
             parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
-    if "recipe" in kinds:
-        from dovetail.recipes.registry import name_of
-
-        first = positional_values(positional, arguments)
-        typed = name_of(first["method"]) if "method" in first and not is_run(first["method"]) else None
-        add_recipe_options(parser, typed or method_in(arguments, options.default_of("method")))
+    if method is not None:
+        add_recipe_options(parser, method)
     return parser
 
 
