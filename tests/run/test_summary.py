@@ -64,6 +64,20 @@ def test_a_resumed_run_says_where_and_how_long_and_what_changed(
     assert re.search(r"Resuming from step \d of 6; at [\d.]+ img/s as before, the .* about \d+ s\.", err)
 
 
+def test_recipe_options_are_listed_by_their_origin(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small: dict[str, Any] = {"image_size": 32, "batch_size": 4, "max_steps": 2, "workers": 0}
+    given: dict[str, Any] = {"method": "simclr", "recipe": {"hidden": 8}, "report_every_minutes": 0.0}
+    dovetail.pretrain(data=photos, model="timm/test_resnet", out=tmp_path, **given, **small)
+    shown = capsys.readouterr().out.partition("recipe options    ")[2].splitlines()
+    listed = {line.partition("(")[2]: line.partition(" (")[0].strip().split(", ") for line in shown[:4]}
+    assert listed["as specified)"] == ["hidden=8"]
+    assert "dim=128" in listed["preset short)"]
+    assert listed["a quarter of the run)"] == ["warmup_epochs=0.167"]  # 2 of 3 steps per epoch
+    assert listed["chosen for this run)"] == ["image_size=32"]
+
+
 def test_the_log_has_the_reasons_for_what_was_chosen(photos: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"image_size": 32, "batch_size": 4, "max_steps": 1, "workers": 0}
     dovetail.pretrain(data=photos, model="timm/test_resnet", report_every_minutes=0.0, out=tmp_path, **small)

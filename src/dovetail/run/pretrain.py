@@ -123,7 +123,7 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
         check_loggers(options.loggers)
-    own = Own(options.optimiser, options.schedule)
+    own, given = Own(options.optimiser, options.schedule), frozenset(options.recipe or {})
     trainer_arguments(options.trainer_args)
     if options.lr == "auto":
         options = options.changed(lr=own.defaults().get("lr", "auto"))
@@ -155,7 +155,19 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     make_ready(options, source, out, begun=begun, range_measured=range_measured)
     loggers = started_loggers(options, out)
     finished = begun and is_finished(out, settings)
-    announce(config, recipe, network, settings, out, loaded, why=why, finished=finished, begun=begun, shown=shown)
+    announce(
+        config,
+        recipe,
+        network,
+        settings,
+        out,
+        loaded,
+        why=why,
+        finished=finished,
+        begun=begun,
+        shown=shown,
+        given=given,
+    )
     network = network.following(recipe.network_rules)
     report = report_of(config, recipe, network, source, settings, out)
     learner = build_learner(recipe, network)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -22,6 +22,7 @@ from dovetail.files.sidecar import SIDECAR, read_sidecar
 from dovetail.networks.initialise import describe_init
 from dovetail.networks.network import Construction, Network
 from dovetail.recipe import Recipe
+from dovetail.recipes import presets
 from dovetail.recipes.show import recipe_lines, words
 from dovetail.run.folder import CONFIG, RECIPE, read_config, write_config
 from dovetail.run.network import EXPORTED
@@ -46,12 +47,14 @@ def announce(
     finished: bool = False,
     begun: bool = False,
     shown: bool = True,
+    given: Collection[str] = (),
 ) -> None:
     """Save and print the resolved options before the first step.
 
     `loaded` is the report of the weight file, and `why` has the reasons for the choices, which were printed before. If
     the run is `finished`, a sentence says so instead. If the settings are not to be `shown`, a line has the length. If
-    the run has `begun` before, a line names the settings that changed.
+    the run has `begun` before, a line names the settings that changed. `given` are the names of the recipe options that
+    the user specified.
     """
     before = read_config(out) if begun else {}
     write_config(out, kept_options(config))
@@ -83,10 +86,29 @@ def announce(
     if config.value_range:
         tell("value range       {} is black, {} is white".format(*(f"{value:g}" for value in config.value_range)))
     tell(f"normalisation     mean {mean}; std {std}")
-    given = ", ".join(f"{name}={value}" for name, value in (config.recipe or {}).items())
-    tell(f"recipe options    {given or 'as published'}")
+    for index, line in enumerate(told_of_recipe(config, settings, given)):
+        tell(f"{'' if index else 'recipe options':<18}{line}")
     for term in recipe.terms:
         tell(f"term {term.name:<12} {term_line(recipe, network, term.name)}")
+
+
+def told_of_recipe(config: PretrainOptions, settings: Settings, given: Collection[str]) -> list[str]:
+    """Return the recipe's options that differ from the published ones: a line for each origin.
+
+    The origins are the user, the preset, the length of the run (see `dovetail.run.resolve.shortened`), and others.
+    """
+    quarter = float(f"{settings.total_steps / settings.steps_per_epoch / 4:.3g}")
+    preset = presets.options(cast(presets.Preset, config.preset), config.method)
+    lines: dict[str, list[str]] = {}
+    for name, value in (config.recipe or {}).items():
+        if name in given:
+            origin = "as specified"
+        elif name in ("warmup_epochs", "frozen_epochs") and value == quarter:
+            origin = "a quarter of the run"
+        else:
+            origin = f"preset {config.preset}" if name in preset else "chosen for this run"
+        lines.setdefault(origin, []).append(f"{name}={value}")
+    return [f"{', '.join(found)} ({origin})" for origin, found in lines.items()] or ["as published"]
 
 
 def told_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> str:
