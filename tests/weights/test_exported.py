@@ -204,6 +204,18 @@ def test_the_file_of_the_encoder_alone(tmp_path: Path) -> None:
         load_into(unet, tmp_path / "decoder.safetensors")
 
 
+@pytest.mark.parametrize("options", [{}, {"num_classes": 0}])
+def test_a_bare_encoder_is_told_how_the_encoder_alone_is_loaded(options: dict[str, int], tmp_path: Path) -> None:
+    export(tmp_path, "timm/resnet18+fpn-bias", taps=("c5", "p2", "p3", "p4", "p5"))
+    model = timm.create_model("resnet18", **options)
+    with pytest.raises(DovetailError, match=r"unexpected.*; use .*, load the encoder alone with part='encoder', or "):
+        load_into(model, tmp_path)
+    assert len(load_into(model, tmp_path, part="encoder").matched) == 120
+    other = smp.Unet("resnet34", encoder_weights=None)  # whose encoder does not fit, either
+    with pytest.raises(DovetailError, match="use the model that was pre-trained, or load with strict=False"):
+        load_into(other, tmp_path)
+
+
 def test_pyramids_move_into_detectors(tmp_path: Path) -> None:
     network = export(tmp_path, "timm/resnet18+fpn-bias", taps=("c5", "p2", "p3", "p4", "p5"))
     detector, _ = targets()["detector"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import OptionsError, WeightsError
+from dovetail.errors import DovetailError, OptionsError, WeightsError
 from dovetail.networks.parts import Parts, locate_parts
 from dovetail.weights.alignment import Alignment, best_alignment
 from dovetail.weights.checkpoint import COMPUTED
@@ -70,16 +70,30 @@ def load_into(
         raise WeightsError(
             f"No tensor in {exported.path} fits {type(model).__name__} ({why}); use the model that was pre-trained."
         )
-    if strict and (report.missing or report.unexpected or report.mismatched):
+    if strict and not fits(report):
+        alone = ", load the encoder alone with part='encoder'" * (part == "all" and fits_alone(model, exported, prefix))
         raise WeightsError(
             f"{exported.path} does not fit {type(model).__name__} ({faults(report)}); use the model that was "
-            "pre-trained, or load with strict=False."
+            f"pre-trained{alone}, or load with strict=False."
         )
     state = model.state_dict()
     with torch.no_grad():
         for name, filling in fillings.items():
             filling.into(state[name])
     return report
+
+
+def fits(report: MatchReport) -> bool:
+    """Return whether every tensor fits."""
+    return bool(report.matched) and not (report.missing or report.unexpected or report.mismatched)
+
+
+def fits_alone(model: nn.Module, exported: Exported, prefix: str | None) -> bool:
+    """Return whether the encoder of a file fits a model, such as a bare encoder of timm."""
+    try:
+        return fits(match(model, exported, part="encoder", prefix=prefix)[0])
+    except DovetailError:
+        return False
 
 
 def match(
