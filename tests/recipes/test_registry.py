@@ -165,3 +165,14 @@ def test_installed_packages_bring_methods(
     assert run_command(["show", "old"]) == 2
     assert broken in capsys.readouterr().err
     registry.installed.cache_clear()
+
+
+def test_every_composed_name_follows_from_what_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["methods"]) == 0
+    shown = " ".join(capsys.readouterr().out.partition("Combinations:")[2].split())
+    listed = shown.partition("BASE is ")[2].partition(" or dino.")[0].split(", ")
+    composed = [f"decon-{level}-{base}" for level in ("sl", "ml") for base in (*listed, "dino")]
+    assert "decon-ml-slotcon" in composed
+    named = {*registry.METHODS, *composed, "decon-sl", "decon-ml", "adclr-dino", "adclr-ibot"}
+    assert {name for name in examples() if "+" not in name} <= named
+    assert all(options_of(name) for name in (*composed, "dino+decon-sl-densecl", "adclr-ibot+decon-ml-simclr"))

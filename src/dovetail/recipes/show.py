@@ -173,7 +173,6 @@ def methods(options: MethodsOptions) -> None:
     from rich.table import Table
 
     from dovetail.recipes.registry import METHODS, find, installed
-    from dovetail.recipes.table import examples
 
     faults = []
     for name in installed():
@@ -187,14 +186,31 @@ def methods(options: MethodsOptions) -> None:
         table.add_row(name, method.title, method.family, method.paper, str(method.year or ""), method.needs, covered)
     console = wide_console()
     console.print(table)
-    composed = ", ".join(name for name in examples() if name not in METHODS)
     for fault in faults:
         console.print(fault, markup=False)
-    console.print(f"Combinations: {composed}; METHOD+decon-sl[-BASE] uses BASE on the decoder.")
+    for line in combinations():
+        console.print(line)
     console.print(
         "Default (--method auto): encoder-targets for a decoder on a trained encoder, decon-sl for a decoder on a "
         "random one, densecl for a CNN without a decoder, dino for a ViT without one."
     )
+
+
+def combinations() -> list[str]:
+    """Return lines on the names that are composed of others, with every name that they take."""
+    from dovetail.recipes.registry import ALONE, METHODS
+    from dovetail.recipes.table import ADCLR_BASES
+
+    bases = [name for name, method in METHODS.items() if method.family != "tokens" and name not in ALONE]
+    return [
+        "Combinations:",
+        f"  decon-sl-BASE, decon-ml-BASE: BASE on the encoder and on one level or all levels of the decoder, such as "
+        f"decon-ml-slotcon and decon-ml-densecl. BASE is {', '.join(bases)} or dino. decon-sl and decon-ml take "
+        "slotcon.",
+        f"  adclr-BASE: query crops on top of BASE, which is {' or '.join(ADCLR_BASES)}; adclr takes dino.",
+        "  METHOD+decon-sl-BASE, METHOD+decon-ml-BASE: METHOD on the encoder and BASE on the decoder, such as "
+        "dino+decon-sl-densecl. METHOD may be adclr-BASE, too.",
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
