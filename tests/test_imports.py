@@ -145,6 +145,7 @@ for words in ("pretrain --data fotos --out o --model m", "pretrain --data . --kn
     wanted = "did you mean 'runs/wheat'?" if "/w" in words else "There is no file or folder 'fotos'"
     assert wanted in err.getvalue(), err.getvalue()
 os.makedirs("empty"); os.makedirs("full/runs"); open("full/a.txt", "w").close()
+open("init.yaml", "w").write("init: imagenett")
 a_run = "pretrain --data full --out o --model"
 for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/resnet18'?"),
                       (f"{a_run} timm/resnett50+fpn", "did you mean 'timm/resnet50+fpn'?"),
@@ -157,6 +158,7 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
                       ("pretrain --data full --model smp/unet/resnet18", "--out is missing"),
                       ("pretrain --data empty --model smp/unet/resnet18 --out o", "'empty' contains no files"),
                       ("pretrain --data empty --model smp/unet/resnet18 --out full", "full is not empty"),
+                      (f"{a_run} smp/unet/resnet18 --config init.yaml", "did you mean 'imagenet'?"),
                       ("pretrain --out empty --resume", "empty contains no run to resume"),
                       ("try --data full --labels full", "out is missing"),
                       ("finetune segment --run full", "--data is missing"),
@@ -171,6 +173,9 @@ for words in (["models", "resnet18"], ["models"], ["models", "smp/fpn/*lite0*"],
     assert "smp/fpn/" in out.getvalue() or "timm/NAME" in out.getvalue()
     assert not err.getvalue()
 heavy = [name for name in ("torch", "timm", "lightning", "numpy", "PIL") if name in sys.modules]
+with contextlib.redirect_stderr(io.StringIO()) as err:
+    assert run(f"{a_run} smp/unet/resnet18".split()) == 2
+assert "Found 1 .txt file and 1 folder but no images in 'full'" in err.getvalue(), err.getvalue()
 for words, wanted in (("--data full --out o.csv", "unsupported suffix; expected .npy or .parquet"),
                       ("--data full --out empty", "unsupported suffix"),
                       ("--out o.npy", "--data is missing"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class DovetailError(Exception):
@@ -36,7 +37,19 @@ class DovetailError(Exception):
 
 
 class DataError(DovetailError):
-    """Images, labels or shards are missing, unreadable or invalid."""
+    """Images, labels or shards are missing, unreadable or invalid.
+
+    If the advice of a message names options, `found` is the message without it, for commands that lack these options.
+    """
+
+    found = ""
+
+    @classmethod
+    def advising(cls, found: str, advice: str, *, joint: str = "; ") -> Self:
+        """Return the error with a message of two clauses: what was found, and what to do with which options."""
+        error = cls(f"{found}{joint}{advice}")
+        error.found = found
+        return error
 
 
 class MissingFilesError(DataError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +166,14 @@ def test_groups_have_an_overview(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "finetune detect" in shown
     assert "pretrain " not in shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [dovetail.evaluate_knn, dovetail.evaluate_linear, dovetail.evaluate_dense, dovetail.finetune_classify],
+)
+def test_images_are_opened_before_the_model(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "labelled").mkdir()
+    (tmp_path / "labelled" / "notes.txt").write_text("no image")
+    with pytest.raises(dovetail.DataError, match="labelled"):
+        command(data=tmp_path / "labelled", model="smp/unet/no-such-encoder", out=tmp_path / "out")

@@ -47,16 +47,17 @@ def split_at_missing(path: Path) -> tuple[Path, str, Path]:
     return here, name, Path(*rest)
 
 
-def refuse_missing(options: Options) -> None:
+def refuse_missing(options: Options, *, new: bool = False) -> None:
     """Raise `OptionsError` if an option that was specified is the path of a file or folder that does not exist.
 
-    The command line calls it before it imports the module of a command, which takes seconds.
+    The command line calls it before it imports the module of a command, which takes seconds. For a run that is `new`,
+    and not resumed, this includes starting weights that a config file names.
     """
     for name, info in option_infos(type(options)).items():
         value: Any = getattr(options, name)
         if not info.existing or name not in options.named:
             continue
-        if info.words and not options.typed(name):  # a resumed run may not need its starting weights
+        if info.words and not new and not options.typed(name):  # a resumed run may not need its starting weights
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
             if one not in info.words and is_missing(one):

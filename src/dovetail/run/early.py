@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import DataError
+from dovetail.files.missing import refuse_missing
+from dovetail.networks.known import refuse_unknown
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.folder import CONFIG, check_out
 from dovetail.run.options import PretrainOptions
@@ -21,8 +23,12 @@ def check_early(options: PretrainOptions) -> None:
     resume = options.resume or again
     check_out(options.out, create=False, overwrite=options.overwrite and not again, resume=resume)
     if not resume:
+        refuse_missing(options, new=True)
         options.check_complete()
         refuse_without_files(options.data)
+        if isinstance(options.model, str):
+            refuse_unknown(options.model)
+        refuse_without_any_image(options.data)
 
 
 def refuse_without_files(data: Any) -> None:
@@ -30,6 +36,13 @@ def refuse_without_files(data: Any) -> None:
     for one in data if isinstance(data, list | tuple) else [data]:
         if isinstance(one, str | Path) and Path(one).is_dir() and not any(files for _, _, files in os.walk(one)):
             raise DataError(f"{str(one)!r} contains no files; specify a folder of images with --data.")
+
+
+def refuse_without_any_image(data: Any) -> None:
+    """Raise `DataError` if the images are a folder with other files alone."""
+    from dovetail.data.folders import refuse_without_images  # imports Pillow
+
+    refuse_without_images(data)
 
 
 def requeued() -> bool:

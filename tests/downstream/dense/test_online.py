@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dovetail
 from dovetail.downstream.dense.online import OnlineDense
 from dovetail.downstream.machine import Machine
 from dovetail.downstream.start import source_of
+from dovetail.networks.build import build_network
 from dovetail.report.history import read_history
 from dovetail.weights.exported import load
 from tests.downstream.dense.scenes import mask_folder
@@ -86,3 +90,24 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(data: Path, tm
     with pytest.raises(dovetail.DovetailError, match="dense_readings is 0"):
         run_on(data, tmp_path / "c", dense_data=data, dense_readings=0)
     assert not (tmp_path / "a" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8), "contain only label 0 and 255"),
+        (lambda labels: np.repeat((labels * 60)[..., None], 3, axis=2) + np.uint8([0, 1, 2]), "is in colour"),
+    ],
+)
+def test_masks_without_class_numbers_name_no_option_of_another_command(
+    change: Callable[[Any], Any], found: str, data: Path, tmp_path: Path
+) -> None:
+    labelled = shutil.copytree(data, tmp_path / "labelled")
+    for path in labelled.rglob("masks/*.png"):
+        Image.fromarray(change(np.array(Image.open(path)) % 255)).save(path)
+    network = build_network("timm/test_resnet+fpn(channels=16)")
+    given: dict[str, Any] = {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3, "machine": Machine("cpu", "float32", 0)}
+    with pytest.raises(dovetail.DataError, match=found) as caught:
+        OnlineDense(labelled, network, **given)
+    assert "; save the masks of --dense-data with the classes as 0, 1, 2 and so on, or evaluate" in str(caught.value)
+    assert "add --label-map" not in str(caught.value)

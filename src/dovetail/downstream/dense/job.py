@@ -63,22 +63,20 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
     sequences = find_sequences(existing(request.data), meaning)
     protocols = chosen_protocols(request.protocols, bool(sequences))
     where = machine(request.accelerator, request.precision, request.workers)
+    images = None if sequences else images_of(request)  # opened before the model, which takes longer
     subject = subject_of(request, where)
     config = resolved(request, subject.source, where)
-    if sequences and subject.source.in_channels != 3:
+    if images is None and subject.source.in_channels != 3:
         raise ModelError(
             f"The model expects {subject.source.in_channels} channels, but frames of videos are read with 3 (RGB); use "
             "images with masks."
         )
-    if sequences:
+    if images is None:
         rows, facts = sequence_rows(subject, sequences, request)
         return Results(
             "evaluate dense", tuple(rows), config, facts, where.device, tuple(filter(None, [subject.note()]))
         )
-    data = open_segmentation(
-        request.data, classes=request.classes, ignore_index=request.ignore_index, label_map=list(request.label_map)
-    )
-    data = data.with_channels(subject.source.in_channels)
+    data = images.with_channels(subject.source.in_channels)
     options = image_options(request, protocols)
     scores = image_scores(subject, data, options)
     few = told_of_few(len(data.val))
@@ -91,6 +89,13 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
         where.device,
         tuple(filter(None, notes)),
         details={"scores": [details_of(one, data.names) for one in scores]},
+    )
+
+
+def images_of(request: EvaluateDenseOptions) -> SegmentationData:
+    """Open the labelled images."""
+    return open_segmentation(
+        request.data, classes=request.classes, ignore_index=request.ignore_index, label_map=list(request.label_map)
     )
 
 

@@ -11,6 +11,7 @@ from dovetail.downstream.labels.labelled import InMemory, LabelledSet
 from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.labels.subsets import shuffled
 from dovetail.downstream.machine import Machine, ahead
+from dovetail.errors import DataError
 from dovetail.networks.network import Network
 from dovetail.sizes import Size
 
@@ -60,10 +61,18 @@ class OnlineDense:
     ) -> None:
         check_size(network, size)
         self.at = tuple(resolve_taps(network.taps, ("auto",)))
-        found = open_segmentation(data).with_channels(network.in_channels)
-        self.note, self.classes, self.ignore_index = found.note, found.classes, found.train.ignore_index
         self.size, self.mean, self.std, self.machine = size, mean, std, machine
-        self.train, self.held_out = self._read(found.train, MOST_TRAIN), self._read(found.val, MOST_TEST)
+        try:
+            found = open_segmentation(data).with_channels(network.in_channels)
+            self.train, self.held_out = self._read(found.train, MOST_TRAIN), self._read(found.val, MOST_TEST)
+        except DataError as error:
+            if not error.found:
+                raise
+            raise DataError(
+                f"{error.found}; save the masks of --dense-data with the classes as 0, 1, 2 and so on, or evaluate the "
+                "finished run with `dovetail evaluate dense --label-map`."
+            ) from error
+        self.note, self.classes, self.ignore_index = found.note, found.classes, found.train.ignore_index
 
     def __call__(self, network: Network) -> dict[str, float]:
         """Return the mIoU in [0, 1] by map and protocol. The state of the network is restored."""

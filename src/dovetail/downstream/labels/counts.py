@@ -69,9 +69,10 @@ class LabelCounts:
         """
         ignored = f", and {self.ignore_index} is ignored" if self.ignored else ""
         if self.labels == (0,) and self.ignored:
-            raise DataError(
+            raise DataError.advising(
                 f"All masks {self.place} contain only label 0 and {self.ignore_index}, and {self.ignore_index} is "
-                f"ignored; if {self.ignore_index} marks a class, add --label-map {self.ignore_index}:1."
+                "ignored",
+                f"if {self.ignore_index} marks a class, add --label-map {self.ignore_index}:1.",
             )
         if max(self.labels, default=0) == 0:
             held = " and ".join([*map(str, self.labels), *([str(self.ignore_index)] * self.ignored)])
@@ -87,10 +88,12 @@ class LabelCounts:
                 f"--classes {self.classes} if these are class numbers."
             )
         if len(self.labels) * 2 < self.classes:
-            raise DataError(
+            raise DataError.advising(
                 f"The masks {self.place} contain the labels {ranges(self.labels)}{ignored}: most numbers from 0 to "
-                f"{self.classes - 1} never occur. To number the classes from 0, add --label-map {self.pairs()}; if the "
-                f"labels are class numbers, add --classes {self.classes}."
+                f"{self.classes - 1} never occur",
+                f"To number the classes from 0, add --label-map {self.pairs()}; if the labels are class numbers, add "
+                f"--classes {self.classes}.",
+                joint=". ",
             )
 
     def pairs(self) -> str:

@@ -202,9 +202,10 @@ def read_mask(path: Path | str, content: bytes | None = None, label_map: LabelMa
     if mode in ("RGB", "RGBA") and not by_colour and bool((found[..., :1] == found[..., :3]).all()):
         mode, found = "L", found[..., 0]  # grey, saved as colour
     if mode not in ("P", "L", "1", "I", "I;16", "I;16B") and not by_colour:
-        raise DataError(
-            f"{path} is in colour ({mode}), but a mask has one label per pixel; specify the class of each colour, such "
-            "as --label-map 0,0,0:0 255,0,0:1, or save it as a palette or grey image."
+        raise DataError.advising(
+            f"{path} is in colour ({mode}), but a mask has one label per pixel",
+            "specify the class of each colour, such as --label-map 0,0,0:0 255,0,0:1, or save it as a palette or grey "
+            "image.",
         )
     if label_map is not None:
         return label_map.apply(found, str(path))
