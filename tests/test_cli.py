@@ -86,7 +86,25 @@ def test_the_options_of_pretrain_are_these(capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     listed = {word.strip("[],").removeprefix("--") for word in text.split() if word.startswith(("--", "[--"))}
     assert {word for word in listed if not word.startswith(("recipe.", "taps."))} == set(PRETRAIN)
-    assert "recipe.alpha" in listed
+
+
+@pytest.mark.parametrize(("command", "method"), [("pretrain", ["--method", "decon-sl"]), ("show", ["decon-sl"])])
+def test_the_help_lists_the_recipe_of_a_method_that_is_named(
+    command: str, method: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run([command, "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: dovetail {command} ")
+    assert "--recipe.alpha" not in text
+    told = " ".join([command, "--help", *method[:-1]])
+    assert f"`dovetail {told} METHOD` lists a method's." in " ".join(text.split())
+    with pytest.raises(SystemExit):
+        run([*told.split(), method[-1]])
+    text = capsys.readouterr().out
+    assert text.index("--max-steps") < text.index("--recipe.alpha")
+    assert "--recipe.queue" not in text  # of another method
+    assert "lists a method's" not in text
 
 
 def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:

@@ -119,7 +119,8 @@ def write_images(folder: Path) -> None:
 def test_the_main_job_runs_alone(alone: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "photos")
     assert "commands:" in told(alone, tmp_path, "dovetail", "--help")
-    assert "--recipe.prototypes" in told(alone, tmp_path, "dovetail", "pretrain", "--help")
+    shown = told(alone, tmp_path, "dovetail", "pretrain", "--method", "decon-sl", "--help")
+    assert "--recipe.prototypes" in shown
     told(alone, tmp_path, "dovetail", "pretrain", "--data", "photos", "--out", "run", *TINY)
     assert (tmp_path / "run" / "exported" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "report.html").is_file()

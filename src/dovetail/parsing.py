@@ -7,7 +7,8 @@ import functools
 import itertools
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -60,14 +61,18 @@ def _built(command: str, options: type[Options], method: str | None, description
             raise OptionsError(explain(message, known_options(self)))
 
         def format_help(self, formatter: Any = None) -> str:
-            return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
+            # Those of all methods that may be chosen would hide the other options.
+            hidden = [one for one in self._actions if self.epilog and one.dest.startswith("recipe.")]
+            with without_help(hidden):
+                return re.sub(OPTION, lambda match: hyphened(match.group()), super().format_help(formatter))
 
+    kinds, positional = types_of(options), positional_in(options)
+    usage = " ".join([f"dovetail {command}", *(f"[{name}]" for name in positional), "[options]"])
     # An abbreviation would mean another option as soon as one is added.
-    parser = Parser(prog=f"dovetail {command}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"dovetail {command}", usage=usage, description=description, allow_abbrev=False)
     if config != "none":
         action = "config" if config == "read" else "append"
         parser.add_argument("--config", action=action, help="YAML file with any of these options.")
-    kinds, positional = types_of(options), positional_in(options)
     for option, info in option_infos(options).items():
         if option != "recipe" and not info.python:
             how = how_parsed(kinds[option], options.default_of(option), positional=option in positional)
@@ -76,7 +81,26 @@ def _built(command: str, options: type[Options], method: str | None, description
             parser.add_argument(option if option in positional else f"--{option}", help=info.help, **how)
     if method is not None:
         add_recipe_options(parser, method)
+        parser.epilog = about_recipes("show --help" if positional else "pretrain --help --method") * (method == AUTO)
     return parser
+
+
+def about_recipes(command: str) -> str:
+    """Return which help lists the options of recipes."""
+    return f"Options of recipes are written --recipe.NAME VALUE; `dovetail {command} METHOD` lists a method's."
+
+
+@contextmanager
+def without_help(actions: Sequence[Any]) -> Iterator[None]:
+    """Leave options out of the help that is made in the block."""
+    texts = [one.help for one in actions]
+    for one in actions:
+        one.help = SUPPRESS
+    try:
+        yield
+    finally:
+        for one, text in zip(actions, texts, strict=True):
+            one.help = text
 
 
 def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
