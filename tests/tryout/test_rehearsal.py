@@ -33,9 +33,8 @@ def clock_of(folder: Path, seconds: float, **stages: float) -> Clock:
 def test_the_smallest_comparison_counts_every_stage() -> None:
     plan = plan_of(options("1min"))  # two pre-trainings, and four starts of which three are fine-tuned
     assert COSTS.later(plan) == 3 * 3.0 + 3 * (4.0 + 40 * 0.5)
-    assert COSTS.least(plan) == 2 * (10.0 + 5 * 2.0) + COSTS.later(plan)  # four timed steps, and one
+    assert COSTS.before(plan, 1) == 2 * (10.0 + 5 * 2.0)  # four timed steps, and one
     assert COSTS.later(plan, 2) == 3 * 3.0 + 2 * 3 * (4.0 + 40 * 0.5)
-    assert COSTS.least(plan, 2) - COSTS.least(plan) == 3 * (4.0 + 40 * 0.5)
 
 
 def test_a_budget_that_can_show_nothing_is_refused_with_one_that_can(tmp_path: Path) -> None:
@@ -62,8 +61,13 @@ def test_a_budget_of_two_seeds_is_kept(tmp_path: Path) -> None:
         "Of the budget of 10min, 19 s were taken by timing; each pre-training gets about 2 min, and evaluation and "
         "fine-tuning about 5 min."
     )
-    total = 19.0 + COSTS.least(plan_of(asked), 2)
-    assert about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, total, planning=4.0, timing=15.0))
+    total = 19.0 + COSTS.before(plan_of(asked), 10) + COSTS.later(plan_of(asked), 2)
+    told = about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, total, planning=4.0, timing=15.0))
+    assert told.endswith(
+        " This may be too short for 3 seeds, without which no gain can be shown; --budget 40min is long enough."
+    )
+    with pytest.raises(RunError, match="too short to show anything"):
+        about_budget(asked, plan_of(asked), COSTS, clock_of(tmp_path, total - 1, planning=4.0, timing=15.0))
 
 
 def test_a_single_seed_that_is_asked_for_is_enough(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from dovetail.weights.exported import read_exported
 
 FROZEN = ("encoder", "decoder")
 FEWEST_SEEDS = 2  # a single seed does not even show how much scores vary
+LEAST_PRETRAINING = 10  # steps, at the view size of the rehearsal; fewer show nothing
 MARGIN = 1.2  # of the recommended budget over the expected time, since the speed of a machine varies
 ROUNDED_FROM_MINUTES, ROUNDED_TO_MINUTES = 10, 5  # longer recommended budgets are multiples of five minutes
 
@@ -62,14 +63,10 @@ class Costs:
         trial = self.trial.other_seconds + FEWEST_STEPS * self.trial.step_seconds
         return (1 + len(plan.pretrainings)) * self.frozen + seeds * tuned * trial
 
-    def before(self, plan: Plan, steps: int = 1) -> float:
+    def before(self, plan: Plan, steps: int) -> float:
         """Return the seconds of all pre-trainings with this number of steps each."""
         each = self.run + (WARM_UP + TIMED + steps) * self.step  # the budget of a run is planned with timed steps
         return len(plan.pretrainings) * each
-
-    def least(self, plan: Plan, seeds: int = 1) -> float:
-        """Return the seconds of the smallest comparison: pre-trainings of one step, and fine-tuning with the seeds."""
-        return self.before(plan) + self.later(plan, seeds)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for the state file."""
@@ -156,13 +153,14 @@ def silenced() -> Iterator[None]:
 
 
 def about_budget(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) -> str:
-    """Return a sentence on what the budget allows.
+    """Return what the budget allows, in one or two sentences.
 
     Raises:
-        RunError: The budget is too short for two seeds of the smallest comparison, which would show nothing.
+        RunError: The budget is too short for two seeds after pre-trainings of a few steps, so it would show nothing.
     """
     seeds = min(FEWEST_SEEDS, options.seeds)
-    total = clock.spent() + costs.least(plan, seeds)
+    before = clock.spent() + costs.before(plan, LEAST_PRETRAINING)
+    total = before + costs.later(plan, seeds)
     if total > clock.budget:
         raise RunError(
             f"The budget of {options.budget} is too short to show anything: the smallest comparison, with "
@@ -171,10 +169,16 @@ def about_budget(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) ->
         )
     each = seconds_for(plan, costs, clock, left=len(plan.pretrainings), seeds=seeds)
     later = clock.left() - len(plan.pretrainings) * (each + costs.run)
-    return (
+    told = (
         f"Of the budget of {options.budget}, {in_words(clock.spent())} were taken by timing; each pre-training gets "
         f"about {in_words(each)}, and evaluation and fine-tuning about {in_words(later)}."
     )
+    if before + costs.later(plan, min(FEWEST_DRAWN, options.seeds)) > clock.budget:
+        told += (
+            f" This may be too short for {FEWEST_DRAWN} seeds, without which no gain can be shown; --budget "
+            f"{lasting(options, plan, costs, clock)} is long enough."
+        )
+    return told
 
 
 def lasting(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) -> str:
