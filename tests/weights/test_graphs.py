@@ -8,6 +8,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from dovetail.errors import OptionsError
@@ -29,6 +30,22 @@ def test_torch_export_of_a_whole_model(tmp_path: Path) -> None:
         with torch.no_grad():
             torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-4, atol=1e-5)
     assert "the whole model for pixels [B, 3, H, W]" in str(written)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_same_padding_is_exported_for_multiples_of_32(tmp_path: Path) -> None:
+    layers = [Conv2dSame(3, 4, 3, stride=2), Conv2dSame(4, 4, (5, 3), stride=(2, 1)), Conv2dSame(4, 4, 3, dilation=2)]
+    model = nn.Sequential(*layers).eval()
+    written = export_graph(model, format="torch-export", to=tmp_path / "same.pt2", image_size=(36, 64))
+    assert "pixels [B, 3, H, W] (H and W multiples of 32)" in str(written)
+    assert all(type(one) is Conv2dSame for one in layers)  # the caller's module is unchanged
+    program = torch.export.load(tmp_path / "same.pt2").module()
+    for height, width in [(32, 96), (64, 32)]:
+        pixels = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(program(pixels), model(pixels), rtol=1e-5, atol=1e-6)
+    with pytest.raises((AssertionError, RuntimeError)):
+        program(torch.rand(1, 3, 34, 64))  # the second map has 17 rows
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,6 +12,7 @@ These models are exported. `EncoderFPN` has the interface of torchvision's detec
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -238,6 +239,13 @@ def pyramid_stages(encoder: nn.Module) -> list[tuple[int, int]]:
             f"This decoder needs maps of strides 4, 8, 16 and 32; {type(encoder).__name__} has {sorted(stages)}."
         )
     return [stages[stride] for stride in PYRAMID_STRIDES]
+
+
+def beyond_maps(encoder: nn.Module) -> set[str]:
+    """Return the names of a timm model's tensors after its last stage, such as `conv_head`; its maps need none."""
+    pruned: Any = copy.deepcopy(encoder)
+    pruned.prune_intermediate_layers(len(pruned.feature_info), prune_norm=True, prune_head=True)
+    return {name for name in encoder.state_dict() if name not in pruned.state_dict()}
 
 
 def intermediates(encoder: nn.Module, pixels: Tensor, indices: Sequence[int]) -> list[Tensor]:

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels. The input of a graph is the model's 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from segmentation_models_pytorch.base import SegmentationModel
+from timm.layers.conv2d_same import Conv2dSame
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional as F
 
 from dovetail.errors import OptionsError
 from dovetail.files.writing import aside, writing
@@ -28,6 +31,7 @@ GRAPHS: tuple[GraphFormat, ...] = ("onnx", "torch-export", "hugging-face")
 ENDINGS: Mapping[str, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 OPSET = 18
 LEAST_SIDE_PX = 256
+STRIDE_PX = 32  # of the deepest feature map
 CLOSE = 1e-3  # relative to the largest value: float32 operations in another order
 
 
@@ -43,6 +47,34 @@ class EncoderMaps(nn.Module):
         if hasattr(self.encoder, "forward_intermediates"):
             return tuple(intermediates(self.encoder, pixels, [place for place, _ in pyramid_stages(self.encoder)]))
         return tuple(self.encoder(pixels)[1:])
+
+
+class ConstantlyPadded(nn.Conv2d):
+    """TensorFlow's "same" padding for maps whose sides are multiples of the stride, where it is constant.
+
+    timm computes it from the size of each map. With dynamic sides, torch.export then handles expressions that grow from
+    layer to layer, and takes more than ten minutes for an EfficientNet.
+    """
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the convolved map [B, C, H / stride, W / stride]."""
+        for side, stride in zip(pixels.shape[2:], self.stride, strict=True):
+            torch._check(side % stride == 0)  # exported programs refuse other sizes
+        sides = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        across, down = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in reversed([*sides]))
+        padded = F.pad(pixels, (across // 2, across - across // 2, down // 2, down - down // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def constantly_padded(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with `ConstantlyPadded` convolutions, or the module itself if it needs none."""
+    if not any(isinstance(one, Conv2dSame) for one in module.modules()):
+        return module
+    module = copy.deepcopy(module)
+    for one in module.modules():
+        if isinstance(one, Conv2dSame):
+            one.__class__ = ConstantlyPadded  # type: ignore[assignment]  # has the same attributes
+    return module
 
 
 def timm_encoder(model: nn.Module) -> nn.Module | None:
@@ -80,7 +112,8 @@ def export_graph(
         part: The whole model, or only its encoder, which returns its feature maps.
         channels: Number of input channels.
         image_size: Side of the input image, or (height, width), in pixels. With `dynamic`, other sizes work, too.
-        dynamic: Whether height and width are dynamic. The batch size always is.
+        dynamic: Whether height and width are dynamic. The batch size always is. Models with TensorFlow's "same"
+            padding (timm's `tf_` models) then need multiples of 32.
 
     Raises:
         OptionsError: The format does not support the model, or a package is missing.
@@ -90,16 +123,27 @@ def export_graph(
         return _hugging_face(model, path)
     if path.suffix != ENDINGS[format]:
         raise OptionsError(f"--to {path} has an unsupported suffix; expected {ENDINGS[format]} for {format}.")
-    module = (EncoderMaps(model) if part == "encoder" else model).eval()
-    # torch.export would treat a side as fixed if the deepest feature map had a single cell.
-    height, width = sides(times(image_size, -(-LEAST_SIDE_PX // min(sides(image_size)))) if dynamic else image_size)
+    plain = (EncoderMaps(model) if part == "encoder" else model).eval()
+    module = constantly_padded(plain) if dynamic else plain
+    stepped = module is not plain
+    height, width = _sides_of_example(image_size, stepped=stepped) if dynamic else sides(image_size)
     pixels = torch.rand(2, channels, height, width)
     free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
     write = _onnx if format == "onnx" else _torch_export
     with writing(path, option="to"), aside(path) as fresh:
         said = write(module, pixels, free, fresh)
     what = f"{'the encoder' if part == 'encoder' else 'the whole model'} for pixels [B, {channels}, "
-    return Written(path, len(module.state_dict()), f"{what}{'H, W' if dynamic else f'{height}, {width}'}]{said}")
+    what += f"{'H, W' if dynamic else f'{height}, {width}'}]"
+    what += f" (H and W multiples of {STRIDE_PX})" if stepped else ""
+    return Written(path, len(module.state_dict()), f"{what}{said}")
+
+
+def _sides_of_example(image_size: Size, *, stepped: bool) -> tuple[int, int]:
+    """Return height and width of the image that a graph is recorded with, in pixels."""
+    # torch.export would treat a side as fixed if the deepest feature map had a single cell.
+    height, width = sides(times(image_size, -(-LEAST_SIDE_PX // min(sides(image_size)))))
+    step = STRIDE_PX if stepped else 1
+    return -(-height // step) * step, -(-width // step) * step
 
 
 def _torch_export(module: nn.Module, pixels: Tensor, sides: dict[int, Any], path: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, OptionsError, WeightsError
+from dovetail.networks.decoders import EncoderFCN, EncoderFPN, beyond_maps
 from dovetail.networks.parts import Parts, locate_parts
 from dovetail.weights.alignment import Alignment, best_alignment
 from dovetail.weights.checkpoint import COMPUTED
@@ -110,13 +111,30 @@ def match(
     located = _given_parts(prefix, part) or parts or locate_parts(model)
     asked = Asked(exported, part, heads or "task" in exported.info, grids_of(model, exported.image_size))
     if exported.info:
-        return _described(asked, shapes, located)
+        report, fillings = _described(asked, shapes, located)
+        return _without_unused(report, model), fillings
     if part != "all" and located is None:
         raise OptionsError(
             f"The {part} of {type(model).__name__} was not found; load part='all', specify its prefix, or load into "
             "that submodule."
         )
-    return _bare(asked, shapes, located)
+    report, fillings = _bare(asked, shapes, located)
+    return _without_unused(report, model), fillings
+
+
+def _without_unused(report: MatchReport, model: nn.Module) -> MatchReport:
+    """Return the report without missing tensors that the model never runs; they keep their values.
+
+    smp builds timm encoders without the layers after the last feature map, and Dovetail's decoders build them whole.
+    """
+    unused: set[str] = set()
+    for prefix, module in model.named_modules() if report.missing else ():
+        if isinstance(module, (EncoderFPN, EncoderFCN)):
+            names = {f"{prefix}.encoder.{name}".removeprefix(".") for name in beyond_maps(module.encoder)}
+            unused |= names if names <= {*report.missing, *report.fresh} else set()
+    missing = tuple(name for name in report.missing if name not in unused)
+    fresh = tuple(name for name in model.state_dict() if name in {*report.fresh, *report.missing} - {*missing})
+    return replace(report, missing=missing, fresh=fresh)
 
 
 def _given_parts(prefix: str | None, part: SelectedPart) -> Parts | None:

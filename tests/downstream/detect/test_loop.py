@@ -170,6 +170,20 @@ def test_the_pyramid_is_loaded_into_the_detector(tmp_path: Path) -> None:
         assert torch.equal(state[f"backbone.{name}"], value)
 
 
+def test_an_encoder_of_smp_is_loaded_without_the_layers_after_its_last_map(tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "run", "smp.FPN('tu-tf_mobilenetv3_small_minimal_100', decoder_pyramid_channels=16)")
+    source = source_of(run, None)
+    detector, target = build_detector(source, DetectorSpec("masks", "rcnn", 2, (64,), 100))
+    report = source.load(target, "encoder")
+    assert report is not None
+    assert {name.split(".")[1] for name in report.fresh if name.startswith("encoder.")} == {"conv_head"}
+    weights, state = dovetail.load(run).state_dict(), detector.state_dict()
+    loaded = [name for name in weights if name.startswith("encoder.model.") and "num_batches" not in name]
+    for name in loaded:
+        assert torch.equal(state[f"backbone.{name.replace('model.', '')}"], weights[name])
+    assert len(loaded) > 100
+
+
 def test_retinanets_coarse_levels_are_convolved() -> None:
     detector, _ = build_detector(source_of(None, "timm/test_resnet"), DetectorSpec("boxes", "retinanet", 2, (64,), 100))
     levels = detector.get_submodule("backbone")(torch.randn(1, 3, 128, 128))

@@ -189,7 +189,8 @@ def encoder_name(call: Construction) -> str | None:
     import timm
 
     if call.path.startswith("smp."):
-        name = str(call.kwargs.get("encoder_name", "resnet34")).removeprefix("tu-")
+        given = call.args[0] if call.args else call.kwargs.get("encoder_name", "resnet34")
+        name = str(given).removeprefix("tu-")
     elif call.path.startswith("torchvision."):
         found = re.search(r"resnet\d+", call.path)
         name = found[0] if found else ""
