@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +36,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    look_for_callbacks_once()
+
+
+def look_for_callbacks_once() -> None:
+    """Lightning reads the files of every installed package for each of its trainers; one time is enough here."""
+    registry = sys.modules.get("lightning.fabric.utilities.registry")
+    if registry is not None:
+        vars(registry)["entry_points"] = functools.cache(vars(registry)["entry_points"])
 
 
 @pytest.hookimpl(tryfirst=True)

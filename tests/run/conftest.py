@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pretrain(photos: Path) -> Callable[..., dovetail.Run]:
     """`dovetail.pretrain` with small defaults."""
+    return partial(tiny_run, photos)
 
-    def call(**options: Any) -> dovetail.Run:
-        given: dict[str, Any] = {
-            "data": photos,
-            "model": "timm/test_resnet+fpn(channels=16)",
-            "method": "decon-sl",
-            "image_size": 64,
-            "batch_size": 4,
-            "max_steps": 1,
-            "workers": 0,
-            "log_every_steps": 1,
-            "precision": "32-true",
-            "report_every_minutes": 0.0,  # drawing would take most of the time
-        }
-        given |= options
-        known = options_of(given["method"]) if given["method"] != "decon-xl" else TINY
-        tiny = {name: value for name, value in TINY.items() if name in known}
-        return dovetail.pretrain(**(given | {"recipe": tiny | options.get("recipe", {})}))
 
-    return call
+def tiny_run(photos: Path, out: Path | str | None = None, **options: Any) -> dovetail.Run:
+    """Pre-train on the images for a step, or with other options than these."""
+    given: dict[str, Any] = {
+        "data": photos,
+        "model": "timm/test_resnet+fpn(channels=16)",
+        "method": "decon-sl",
+        "image_size": 64,
+        "batch_size": 4,
+        "max_steps": 1,
+        "workers": 0,
+        "log_every_steps": 1,
+        "precision": "32-true",
+        "report_every_minutes": 0.0,  # drawing would take most of the time
+    }
+    given |= options if out is None else {"out": out} | options
+    known = options_of(given["method"]) if given["method"] != "decon-xl" else TINY
+    tiny = {name: value for name, value in TINY.items() if name in known}
+    return dovetail.pretrain(**(given | {"recipe": tiny | options.get("recipe", {})}))

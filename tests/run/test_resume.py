@@ -17,7 +17,20 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.run.restored import restore
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
+from tests.run.conftest import tiny_run
 from tests.run.stopping import Stopping
+
+
+@pytest.fixture(scope="module")
+def one_step(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one step; tests change copies of it."""
+    return tiny_run(photos, tmp_path_factory.mktemp("one_step") / "run").folder
+
+
+@pytest.fixture
+def finished(one_step: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(one_step, tmp_path / "finished"))
 
 
 @pytest.mark.parametrize(
@@ -39,21 +52,20 @@ def test_a_resumed_run_ends_in_the_same_bits(
 
 
 def test_a_requeued_job_goes_on_with_the_command_it_had(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretrain: Callable[..., dovetail.Run], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = pretrain(out=tmp_path, overwrite=True)
-    saved = (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    saved = (finished / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert pretrain(out=tmp_path, overwrite=True) == run
-    assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == saved
+    run = pretrain(out=finished, overwrite=True)
+    assert (run.folder, run.step, run.finished) == (finished, 1, True)
+    assert (finished / "checkpoints" / "last.ckpt").stat().st_mtime_ns == saved
 
 
 def test_a_resumed_run_needs_no_starting_weights(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pretrain: Callable[..., dovetail.Run], finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    start = pretrain(out=tmp_path / "start").folder
-    run = pretrain(out=tmp_path / "run", init=str(start))
-    shutil.rmtree(start)
+    run = pretrain(out=tmp_path / "run", init=str(finished))
+    shutil.rmtree(finished)
     assert dovetail.pretrain(out=tmp_path / "run", resume=True) == run
     assert "The run continues with its own weights" in caplog.text
 
@@ -82,10 +94,9 @@ def test_options_that_a_resumed_run_may_change_count_as_named(
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["skip_nonfinite_steps"] == 0
 
 
-def test_resume_refuses_another_run(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
-    pretrain(out=tmp_path)
+def test_resume_refuses_another_run(finished: Path) -> None:
     with pytest.raises(dovetail.DovetailError, match="method 'decon-sl', which cannot be changed to 'slotcon'"):
-        dovetail.pretrain(out=tmp_path, resume=True, method="slotcon")
+        dovetail.pretrain(out=finished, resume=True, method="slotcon")
 
 
 def test_resume_takes_the_options_of_the_first_time_and_refuses_others(
