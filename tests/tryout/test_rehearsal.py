@@ -44,7 +44,7 @@ def test_a_budget_that_can_show_nothing_is_refused_with_one_that_can(tmp_path: P
         about_budget(asked, plan_of(asked), COSTS, clock)
     assert str(refused.value) == (
         "The budget of 3min is too short to show anything: the smallest comparison, with 2 seeds, takes about 4 min on "
-        "these images; use --budget 40min or more."
+        "these images; use --budget 40min, which has time for pre-trainings of 200 steps."
     )
     # 45 % of 40 min hold both pre-trainings of 200 steps of 2 s, and the rest three seeds.
     longer = clock_of(tmp_path, 2400.0, planning=4.0, timing=15.0)

@@ -166,7 +166,7 @@ def test_parts_are_named_while_they_are_timed_and_a_short_budget_is_refused(
     shown = capsys.readouterr().out
     assert shown.endswith(
         "Timing the parts of the comparison, usually in one or two minutes:\n"
-        "  a pre-training of one step with densecl …\n"
+        "  a pre-training of 3 steps with densecl …\n"
         "  fine-tunings of 3 and 9 steps …\n"
         "  an evaluation of frozen features …\n"
     )

@@ -1,6 +1,6 @@
 """Times the smallest version of each stage of `dovetail try`, before the first stage begins.
 
-A pre-training of one step, the evaluation of its frozen features and two short fine-tunings are run in a temporary
+A pre-training of three steps, the evaluation of its frozen features and two short fine-tunings are run in a temporary
 folder. The smallest comparison consists of such stages, so their duration tells whether it fits into the budget, and
 how much time is left for the pre-trainings.
 """
@@ -34,6 +34,7 @@ from dovetail.weights.exported import read_exported
 
 FROZEN = ("encoder", "decoder")
 FEWEST_SEEDS = 2  # a single seed does not even show how much scores vary
+REHEARSED = 3  # steps of pre-training; the first one is slower, and the last one is timed
 LEAST_PRETRAINING = 10  # steps, at the view size of the rehearsal; fewer show nothing
 MARGIN = 1.2  # of the recommended budget over the expected time, since the speed of a machine varies
 ROUNDED_FROM_MINUTES, ROUNDED_TO_MINUTES = 10, 5  # longer recommended budgets are multiples of five minutes
@@ -87,7 +88,7 @@ def rehearsed(options: TryOptions, plan: Plan) -> Costs:
     with TemporaryDirectory() as folder:
         out = Path(folder)
         first = plan.pretrainings[0]
-        with rehearsing(f"a pre-training of one step with {first.method}"):
+        with rehearsing(f"a pre-training of {REHEARSED} steps with {first.method}"):
             began = time.perf_counter()
             pretrain(
                 data=str(options.data),
@@ -97,7 +98,8 @@ def rehearsed(options: TryOptions, plan: Plan) -> Costs:
                 init=plan.init,
                 image_size=options.image_size,
                 seed=options.seed,
-                max_steps=1,
+                max_steps=REHEARSED,
+                log_every_steps=1,
                 out=out / "run",
             )
             run = time.perf_counter() - began
@@ -110,7 +112,7 @@ def rehearsed(options: TryOptions, plan: Plan) -> Costs:
             evaluate_frozen(options, out / "frozen", size, run=out / "run")
             frozen = time.perf_counter() - began
         step = seconds_of_step(out / "run")
-        return Costs(max(run - step, 0.0), step, frozen, trial, size)
+        return Costs(max(run - REHEARSED * step, 0.0), step, frozen, trial, size)
 
 
 @contextmanager
@@ -165,7 +167,7 @@ def about_budget(options: TryOptions, plan: Plan, costs: Costs, clock: Clock) ->
         raise RunError(
             f"The budget of {options.budget} is too short to show anything: the smallest comparison, with "
             f"{counted(seeds, 'seed')}, takes about {in_words(total)} on these images; use --budget "
-            f"{lasting(options, plan, costs, clock)} or more."
+            f"{lasting(options, plan, costs, clock)}, which has time for pre-trainings of {FEWEST_PRETRAINING} steps."
         )
     each = seconds_for(plan, costs, clock, left=len(plan.pretrainings), seeds=seeds)
     later = clock.left() - len(plan.pretrainings) * (each + costs.run)
