@@ -58,7 +58,7 @@ def lose_numbers(learner: Learner, device: str = "cpu") -> None:
     for module in learner.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                fake = made.setdefault(value, nn.Parameter(shape_of(value.data, device), value.requires_grad))
+                fake = made.setdefault(value, nn.Parameter(shape_of(value, device), value.requires_grad))
                 module._parameters[name] = fake
         for name, buffer in module._buffers.items():
             if buffer is not None:
