@@ -82,9 +82,9 @@ def test_a_resumed_run_leaves_out_a_profile_that_no_longer_fits(
 def test_resume_is_exact_under_accumulation_with_a_queue_and_bfloat16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = settings(accumulate=2, batch_size=4, save_every_steps=1, precision="bf16-mixed")
+    chosen = settings(steps_per_epoch=2, accumulate=2, save_every_steps=1, precision="bf16-mixed")
     whole, _ = run(tmp_path / "whole", chosen, learner=tiny_learner("densecl"))
-    run_until(monkeypatch, 4, tmp_path / "cut", chosen, learner=tiny_learner("densecl"))
+    run_until(monkeypatch, 3, tmp_path / "cut", chosen, learner=tiny_learner("densecl"))
     resumed, _ = run(tmp_path / "cut", chosen, learner=tiny_learner("densecl"), resume=True)
     assert differing(whole.state_dict(), resumed.state_dict()) == []
 
@@ -97,11 +97,12 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_another_run(tmp_path: Path) -> None:
-    run(tmp_path, settings(epochs=1))
+    chosen = settings(epochs=1, steps_per_epoch=1)
+    run(tmp_path, chosen)
     with pytest.raises(DovetailError, match="seed 3, but it is 4 now"):
-        run(tmp_path, settings(epochs=1, seed=4), resume=True)
+        run(tmp_path, replace(chosen, seed=4), resume=True)
     with pytest.raises(DovetailError, match="does not match this model"):
-        run(tmp_path, settings(epochs=1), learner=tiny_learner("slotcon"), resume=True)
+        run(tmp_path, chosen, learner=tiny_learner("slotcon"), resume=True)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -173,7 +174,7 @@ def test_a_line_of_the_log_has_every_number(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_kept_by_epoch(tmp_path: Path) -> None:
-    run(tmp_path, settings(keep_every_epochs=1))
+    run(tmp_path, settings(steps_per_epoch=1, keep_every_epochs=1))
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.ckpt", "previous.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt"}
 
@@ -214,7 +215,7 @@ def test_the_first_step_is_shown_before_the_first_regular_line(tmp_path: Path, e
 def test_a_run_that_resumes_with_another_number_of_threads_says_so(
     tmp_path: Path, threads: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(tmp_path, settings())
+    run(tmp_path, settings(epochs=1, steps_per_epoch=1))
     last = tmp_path / "checkpoints" / "last.ckpt"
     state = torch.load(last, weights_only=True)
     assert state["threads"] == torch.get_num_threads()

@@ -45,12 +45,16 @@ ENCODER = {"student encoder", "teacher encoder"}
     "method", ["decon-sl", pytest.param("decon-ml-densecl", marks=pytest.mark.slow), "decon-sl-simclr"]
 )
 def test_the_encoder_and_its_statistics_stand_still_and_then_move(method: str, tmp_path: Path) -> None:
-    before = state_of(tiny_learner(method))
-    frozen, _ = run(tmp_path / "frozen", settings(freeze_encoder_epochs=math.inf), learner=tiny_learner(method))
+    before, chosen = state_of(tiny_learner(method)), settings(steps_per_epoch=2)
+    frozen, _ = run(
+        tmp_path / "frozen", settings(steps_per_epoch=2, freeze_encoder_epochs=math.inf), learner=tiny_learner(method)
+    )
     teacher = frozen.teacher is not None
     parts = DECODER if teacher else {"student decoder", "student heads"}
     assert moved(before, state_of(frozen)) == parts
-    joint, _ = run(tmp_path / "joint", settings(freeze_encoder_epochs=1.0), learner=tiny_learner(method))
+    joint, _ = run(
+        tmp_path / "joint", settings(steps_per_epoch=2, freeze_encoder_epochs=1.0), learner=tiny_learner(method)
+    )
     assert moved(before, state_of(joint)) == parts | (ENCODER if teacher else {"student encoder"})
     assert not any(module.training for module in encoder_modules(frozen.student.network))
     assert all(module.training for module in joint.student.modules())
@@ -59,7 +63,7 @@ def test_the_encoder_and_its_statistics_stand_still_and_then_move(method: str, t
 @pytest.mark.parametrize("epochs", [0.0, 1.0])
 def test_statistics_of_the_encoder_can_stand_still_while_its_weights_move(epochs: float, tmp_path: Path) -> None:
     before = state_of(tiny_learner("decon-sl"))
-    chosen = settings(freeze_encoder_epochs=epochs, encoder_batch_norm="frozen")
+    chosen = settings(steps_per_epoch=2, freeze_encoder_epochs=epochs, encoder_batch_norm="frozen")
     learner, _ = run(tmp_path, chosen, learner=tiny_learner("decon-sl"))
     changed = differing(before, state_of(learner))
     networks = {name for name in before if name.startswith(("student.network.", "teacher.network."))}
@@ -78,7 +82,7 @@ def test_the_switch_comes_at_a_fraction_of_an_epoch() -> None:
 
 
 def test_while_frozen_the_teachers_encoder_equals_the_students(tmp_path: Path) -> None:
-    learner, _ = run(tmp_path, settings(freeze_encoder_epochs=math.inf))
+    learner, _ = run(tmp_path, settings(epochs=1, freeze_encoder_epochs=math.inf))
     assert learner.teacher is not None
     student, teacher = (branch.network.model.state_dict() for branch in (learner.student, learner.teacher))
     encoder = [name for name in student if name.startswith("encoder.")]
@@ -96,25 +100,27 @@ def test_after_the_switch_the_first_step_is_that_of_a_fresh_optimiser(tmp_path: 
     assert len(state["optimiser"]["state"]) == known - len(encoder_weights(learner.student.network))
 
 
+SWITCHED = settings(steps_per_epoch=2, freeze_encoder_epochs=1.0, save_every_steps=1)  # after two of four steps
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What a run that nothing ends is left with."""
     torch.manual_seed(0)
-    learner, _ = run(tmp_path_factory.mktemp("whole"), settings(freeze_encoder_epochs=1.0, save_every_steps=1))
+    learner, _ = run(tmp_path_factory.mktemp("whole"), SWITCHED)
     return learner.state_dict()
 
 
-@pytest.mark.parametrize("killed_at", [2, 3, 4])
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
 def test_a_run_resumed_before_at_or_after_the_switch_ends_in_the_same_bits(
     killed_at: int, whole: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = settings(freeze_encoder_epochs=1.0, save_every_steps=1)
-    run_until(monkeypatch, killed_at, tmp_path / "cut", chosen)
-    resumed, result = run(tmp_path / "cut", chosen, resume=True)
-    assert result.steps == chosen.total_steps
+    run_until(monkeypatch, killed_at, tmp_path / "cut", SWITCHED)
+    resumed, result = run(tmp_path / "cut", SWITCHED, resume=True)
+    assert result.steps == SWITCHED.total_steps == 4
     assert differing(whole, resumed.state_dict()) == []
     with pytest.raises(DovetailError, match=r"with freeze_encoder_epochs 1\.0, but it is 2\.0 now"):
-        run(tmp_path / "cut", replace(chosen, freeze_encoder_epochs=2.0), resume=True)
+        run(tmp_path / "cut", replace(SWITCHED, freeze_encoder_epochs=2.0), resume=True)
 
 
 @pytest.mark.parametrize("model", [CNN, VIT, "smp/unet/resnet18", "timm/test_resnet", "timm/test_vit"])
