@@ -45,7 +45,7 @@ ENCODER = {"student encoder", "teacher encoder"}
     "method", ["decon-sl", pytest.param("decon-ml-densecl", marks=pytest.mark.slow), "decon-sl-simclr"]
 )
 def test_the_encoder_and_its_statistics_stand_still_and_then_move(method: str, tmp_path: Path) -> None:
-    before, chosen = state_of(tiny_learner(method)), settings(steps_per_epoch=2)
+    before = state_of(tiny_learner(method))
     frozen, _ = run(
         tmp_path / "frozen", settings(steps_per_epoch=2, freeze_encoder_epochs=math.inf), learner=tiny_learner(method)
     )
