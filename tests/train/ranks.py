@@ -27,7 +27,7 @@ from tests.train.runs import Views, run, settings
 
 TWO_BLOCKS = "timm.create_model('test_vit', depth=2)+fpn(channels=16)"  # which are cut apart where weights are
 GLOBAL_BATCH = 8
-STEPS = 4
+STEPS = 3
 
 
 class Shares(Views):
@@ -81,7 +81,7 @@ def learner_of(method: str) -> Learner:
 
 
 def train(method: str, out: Path, *, devices: int, strategy: str = "auto") -> None:
-    """Train a method for four steps in `out`, on so many processes with a batch of eight together.
+    """Train a method for three steps in `out`, on so many processes with a batch of eight together.
 
     "METHOD:STEPS" freezes the encoder for so many steps; with "METHOD/IMAGES" so many images have crops that do not
     overlap.
