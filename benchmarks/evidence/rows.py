@@ -154,14 +154,17 @@ SLOTCON = Row("SlotCon", Pretraining("slotcon"))
 SLOTCON_LONGER = Row("SlotCon, 1.5 times the steps", Pretraining("slotcon", longer=1.5))
 DECON_DECODER = decon("DeCon-SL over SlotCon, decoder alone", "decon-sl", freeze="all", alpha=0.0)
 DECON_JOINT = decon("DeCon-SL over SlotCon, joint", "decon-sl")
-CONTINUED = Row(
-    "DeCon-SL over SlotCon, preset continue",
-    Pretraining("decon-sl", {}, {"preset": "continue", "encoder_batch_norm": "frozen"}),
-    starts=ALL,
+CONTINUE: Mapping[str, Any] = {"preset": "continue", "encoder_batch_norm": "frozen"}
+CONTINUED = Row("DeCon-SL over SlotCon, preset continue", Pretraining("decon-sl", {}, CONTINUE), starts=ALL)
+SLOTCON_CONTINUED = Row("SlotCon, preset continue", Pretraining("slotcon", {}, CONTINUE))
+SLOTCON_CONTINUED_LONGER = Row(
+    "SlotCon, preset continue, for the time of DeCon-SL", Pretraining("slotcon", {}, CONTINUE, longer=2.0)
 )
-SLOTCON_CONTINUED = Row(
-    "SlotCon, preset continue", Pretraining("slotcon", {}, {"preset": "continue", "encoder_batch_norm": "frozen"})
+DENSECL_CONTINUED = Row("DenseCL, preset continue", Pretraining("densecl", {}, CONTINUE))
+CONTINUED_ALPHA_0 = Row(
+    "DeCon-SL over SlotCon, preset continue, alpha 0", Pretraining("decon-sl", {"alpha": 0.0}, CONTINUE), starts=ALL
 )
+ML_CONTINUED = Row("DeCon-ML over SlotCon, preset continue", Pretraining("decon-ml", {}, CONTINUE), starts=ALL)
 CONTINUED_TRAINED = Row(
     "DeCon-SL over SlotCon, preset continue, BatchNorm trained",
     Pretraining("decon-sl", {}, {"preset": "continue", "encoder_batch_norm": "train"}),
@@ -213,6 +216,31 @@ def between(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
     return tuple(Pair(row.name, row.starts[0], other.name, other.starts[0]) for row, other in sides)
 
 
+METHODS: tuple[Row, ...] = (
+    IMAGENET,
+    SLOTCON_CONTINUED,
+    SLOTCON_CONTINUED_LONGER,
+    DENSECL_CONTINUED,
+    CONTINUED,
+    CONTINUED_ALPHA_0,
+    ML_CONTINUED,
+)
+
+
+def on_network(network: str, name: str) -> tuple[Row, ...]:
+    """Return ImageNet weights, SlotCon, DeCon-SL and encoder targets on another network."""
+    rows = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
+    return tuple(replace(row, name=f"{row.name}, {name}", network=network) for row in rows)
+
+
+def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
+    """Return the differences of every row over the first one."""
+    first = rows[0]
+    return tuple(Pair(row.name, row.starts[0], first.name, first.starts[0]) for row in rows[1:])
+
+
+UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
+SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
 CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
     Question("frozen", "Frozen maps", "frozen", JOINT, between(JOINT)),
@@ -237,6 +265,11 @@ QUESTIONS: tuple[Question, ...] = (
             Pair(CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
         ),
     ),
+    Question("methods", "Segmentation after fine-tuning, by method", "segment", METHODS, over_first(METHODS)),
+    Question("maps", "Frozen maps, by method", "frozen", METHODS, over_first(METHODS)),
+    Question("unet", "Segmentation after fine-tuning, Unet", "segment", UNETS, over_first(UNETS)),
+    Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_first(DETECTORS)),
+    Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_first(SHARES)),
 )
 
 
@@ -265,7 +298,14 @@ _TABLETOP = Scale(
     decoder_fractions={0.02: 240, 0.05: 240},
     finetuning={"batch_size": 8, "crop_size": 128, "encoder_lr_scale": 0.1, "batch_norm": "frozen"},
     rates=(1e-3,),
-    detection={"task": "masks", "steps": 600, "batch_size": 4, "image_size": 160},
+    detection={
+        "task": "masks",
+        "steps": 400,
+        "batch_size": 4,
+        "image_size": 160,
+        "head_width": 0.25,  # without a GPU, full heads take most of the time
+        "proposals": 64,
+    },
 )
 # Everything as for tabletop, with nothing chosen anew; images and crops are larger, and the objects real.
 _STAMPS = replace(
@@ -280,6 +320,8 @@ _STAMPS = replace(
 SCALES: Mapping[str, Scale] = {
     "tabletop": _TABLETOP,
     "stamps": _STAMPS,
+    # The same images and pre-trainings, with other numbers of labels.
+    "shares": replace(_STAMPS, name="shares", fractions={0.01: 240, 0.1: 240, 1.0: 600}, seeds=(0,)),
     "tiny": Scale(
         name="tiny",
         images="mosaics",

@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.evidence.measure import main_score
 from benchmarks.evidence.records import Records
-from benchmarks.evidence.rows import Pair, Question, Row
+from benchmarks.evidence.rows import Measure, Pair, Question, Row
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 
 TAKEN = {"random": "nothing", "encoder": "encoder", "all": "encoder + decoder"}
@@ -35,12 +34,12 @@ class Section:
     question: Question
     records: Records
 
-    def scores(self) -> dict[Key, dict[int, float]]:
-        """Return the scores in per cent by seed."""
+    def scores(self, name: str = "mIoU") -> dict[Key, dict[int, float]]:
+        """Return the scores called `name` in per cent by seed."""
         table: dict[Key, dict[int, float]] = {}
         for line in self.lines():
             by_seed = table.setdefault((line["row"], line["at"], line["labels"]), {})
-            by_seed[line["seed"]] = 100 * line["scores"][main_score(self.question.measure)]
+            by_seed[line["seed"]] = 100 * line["scores"][name]
         return table
 
     def lines(self) -> list[dict[str, Any]]:
@@ -54,7 +53,10 @@ class Section:
         lines = self.lines()
         if not lines:
             return "Not run yet.\n"
-        parts = self.frozen_tables() if self.question.measure == "frozen" else [self.start_table(), self.pair_table()]
+        if self.question.measure == "frozen":
+            parts = self.frozen_tables()
+        else:
+            parts = [table for name in shown_scores(self.question.measure) for table in self.finetuned_tables(name)]
         return "\n\n".join([*(part for part in parts if part), self.provenance(lines)]) + "\n"
 
     def frozen_tables(self) -> list[str]:
@@ -81,22 +83,24 @@ class Section:
                 tables.append(DIFFERENCES + self.table(["start", "minus"], heads, known, difference))
         return tables
 
-    def start_table(self) -> str:
+    def finetuned_tables(self, name: str) -> list[str]:
+        """Return the table of a score after fine-tuning, and the one of its differences."""
+        return [self.start_table(name), self.pair_table(name)]
+
+    def start_table(self, name: str) -> str:
         """Return the scores after fine-tuning: rows and what is taken along down, shares of the labels across."""
-        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores()
+        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores(name)
         body = {
             (row.name, TAKEN[start]): [scores.get((row.name, start, part), {}) for part in fractions]
             for row in self.question.rows
             for start in row.starts
         }
         heads = [f"{100 * part:g} %" for part in fractions]
-        return f"{main_score(self.question.measure)} in %, by share of the labels:\n\n" + self.table(
-            ["start", "taken along"], heads, body, cell
-        )
+        return f"{name} in %, by share of the labels:\n\n" + self.table(["start", "taken along"], heads, body, cell)
 
-    def pair_table(self) -> str:
+    def pair_table(self, name: str) -> str:
         """Return the differences that were asked for, seed by seed."""
-        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores()
+        fractions, scores = list(self.records.scale.steps(self.question.measure)), self.scores(name)
 
         def sides(pair: Pair) -> tuple[str, str]:
             return f"{pair.row}, {TAKEN[pair.start]}", f"{pair.other}, {TAKEN[pair.other_start]}"
@@ -148,6 +152,11 @@ class Section:
                 f"Date: {dates[0]} to {dates[-1]}",
             ]
         )
+
+
+def shown_scores(measure: Measure) -> tuple[str, ...]:
+    """Return the names of the scores that a measure has a table for."""
+    return ("box AP", "mask AP") if measure == "detect" else ("mIoU",)
 
 
 def labelled(labels: float) -> str:
