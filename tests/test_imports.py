@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -26,19 +27,26 @@ def module_of(path: Path, source: Path) -> str:
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Return a file's syntax tree, which is parsed once for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path, known: Collection[str]) -> set[str]:
     """Return the modules that a file imports, those within functions and below TYPE_CHECKING included."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dovetail":
             module = ".".join((node.module or "").split(".")[1:])
             names = {f"{module}.{one.name}".lstrip(".") for one in node.names}
-            found |= (names & {*known}) or ({module} & {*known})
+            found |= names.intersection(known) or {module}.intersection(known)
         if isinstance(node, ast.Import):
             found |= {one.name.removeprefix("dovetail.") for one in node.names if one.name.startswith("dovetail.")}
     return found
 
 
+@functools.cache
 def graph_of(source: Path) -> dict[str, set[str]]:
     """Return what each module of a tree imports."""
     files = {module_of(path, source): path for path in source.rglob("*.py")}
@@ -74,7 +82,7 @@ def test_every_file_has_a_rank_and_imports_run_one_way_without_circles() -> None
 
 def calls_at_import(path: Path) -> list[str]:
     """Return the statements of a file that only call something, which runs when it is imported."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
+    body = tree_of(path).body
     return [ast.unparse(one) for one in body if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)]
 
 
