@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from dovetail.report import compare_page as comparison
 from dovetail.report import page
 from dovetail.report.history import History, Series
-from dovetail.report.plots import MOST_POINTS, STYLE, Plot, draw, figure_of, svg_of, thinned
+from dovetail.report.plots import MOST_POINTS, NO_METADATA, STYLE, Plot, draw, figure_of, save_figure, svg_of, thinned
 
 
 def line(name: str, count: int = 4) -> Series:
@@ -113,3 +114,20 @@ def test_names_that_no_font_can_draw_are_spelled_out() -> None:
     figure.suptitle("\udcff\udcfe")
     assert "<svg" in svg_of(figure)
     assert figure.get_suptitle() == r"\udcff\udcfe"
+
+
+@pytest.mark.parametrize("format", ["svg", "png"])
+def test_figures_are_saved_as_matplotlib_saves_them(format: str) -> None:
+    files = []
+    plot = Plot("Loss", "nats", [line("one"), line("two")], logarithmic=True, lower=0.5)
+    with mpl.rc_context(STYLE | {"svg.hashsalt": "same"}):
+        for save in (Figure.savefig, save_figure, save_figure):
+            figure = figure_of(plot)
+            files.append(io.BytesIO())
+            save(figure, files[-1], format=format, metadata=NO_METADATA if format == "svg" else None)
+            assert figure.get_layout_engine() is not None
+        figure.axes[0].set_ylabel("a label\nof two lines")  # a figure that is saved again is laid out again
+        before = figure.axes[0].get_position().x0
+        save_figure(figure, io.BytesIO(), format=format)
+        assert figure.axes[0].get_position().x0 > before
+    assert files[0].getvalue() == files[1].getvalue() == files[2].getvalue()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dovetail.errors import DataError, ResourceError
 from dovetail.report.pixels import Rgb
-from dovetail.report.plots import INK, NO_METADATA, VARIABLES, themed
+from dovetail.report.plots import INK, NO_METADATA, VARIABLES, save_figure, themed
 
 CELL_INCHES = 2.0
 DPI = 130
@@ -98,7 +98,7 @@ class Sheet:
         text = io.StringIO()
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
             self._show_title(False)
-            self.figure.savefig(text, format="svg", dpi=DPI, transparent=True, metadata=NO_METADATA)
+            save_figure(self.figure, text, format="svg", dpi=DPI, transparent=True, metadata=NO_METADATA)
             self._show_title(True)
         return themed(text.getvalue(), name=name, label=label, variables={INK: VARIABLES[INK]})
 
@@ -117,10 +117,10 @@ class Sheet:
         """Save the sheet as PNG."""
         self._save(path, format="png", metadata={"Software": None})
 
-    def _save(self, file: Path | IO[bytes], **options: Any) -> None:
+    def _save(self, file: Path | IO[bytes], *, format: str, **options: Any) -> None:
         with mpl.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
-            self.figure.savefig(file, dpi=DPI, **options)
+            save_figure(self.figure, file, format=format, dpi=DPI, **options)
 
     def write(self, path: Path) -> Path:
         """Save the sheet as PNG and return the path."""
