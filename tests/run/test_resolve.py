@@ -15,7 +15,15 @@ from dovetail.networks.build import build_network
 from dovetail.recipes.table import build
 from dovetail.run import pretrain as job
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import Images, check_freeze, epochs_of_preset, resolved_run, shortened, typed_rate
+from dovetail.run.resolve import (
+    Images,
+    check_freeze,
+    check_views,
+    epochs_of_preset,
+    resolved_run,
+    shortened,
+    typed_rate,
+)
 from tests.data.photos import folder_of
 from tests.tiny import CNN, VIT, tiny_learner
 from tests.train.runs import settings
@@ -31,6 +39,22 @@ def test_every_process_names_what_it_cannot_read(tmp_path: Path, monkeypatch: py
     assert len(list(job.batches_from(source, None, recipe, chosen, 3, tmp_path, 0))) == 8
     lines = [json.loads(line) for line in (tmp_path / job.SKIPPED).read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["bad.jpg"]
+
+
+def test_every_kind_of_view_is_tried_once() -> None:
+    network = build_network("timm/test_resnet+fpn(channels=16)", image_size=64)
+    tried: list[tuple[int, ...]] = []
+    network.register_forward_pre_hook(lambda _, given: tried.append(tuple(given[0].pixels.shape[2:])))
+    recipe = build("decon-sl", network.taps, {"image_size": 64, "hidden": 16, "dim": 8, "prototypes": 6})
+    check_views(recipe, network, settings())
+    assert tried == [(64, 64)]
+    first, second = recipe.views.views
+    other = replace(recipe, views=replace(recipe.views, views=(first, replace(second, size_px=96))))
+    check_views(other, network, settings())
+    assert tried[1:] == [(64, 64), (96, 96)]
+    wrong = replace(recipe, views=replace(recipe.views, views=(first, replace(second, size_px=65))))
+    with pytest.raises(DovetailError, match="does not support images of 65 px"):
+        check_views(wrong, network, settings())
 
 
 def test_what_a_frozen_encoder_leaves_to_train_is_checked(caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,6 @@ from dovetail.errors import DataError, DovetailError, OptionsError, ResourceErro
 from dovetail.files.durable import flush_folder
 from dovetail.files.locking import in_use
 from dovetail.networks.network import Network
-from dovetail.networks.probe import check_image_size
 from dovetail.options import takes
 from dovetail.provenance import refuse_decided_in_file, refuse_network_in_file
 from dovetail.recipe import Recipe
@@ -43,7 +42,7 @@ from dovetail.run.folder import STREAM, Run, check_out, empty, refuse_sources_in
 from dovetail.run.network import EXPORTED, begin_random, begin_with, network_for, normalised_recipe
 from dovetail.run.online import dense_of, knn_of, report_of
 from dovetail.run.options import PretrainOptions
-from dovetail.run.resolve import Images, check_freeze, check_targets, config_of, resolved_run
+from dovetail.run.resolve import Images, check_freeze, check_targets, check_views, config_of, resolved_run
 from dovetail.run.resume import check_still_there, resumed
 from dovetail.run.saving import save_run
 from dovetail.run.stream import check_needs, is_stream, stored, with_own_images
@@ -295,15 +294,6 @@ def cost_of(options: PretrainOptions, source: ImageSource, network: Network) -> 
     batches = partial(batches_from, source, masks, recipe, settings, options.in_channels, None)
     found = time_steps(learner, batches=batches, to_views=partial(views_of, recipe=recipe), settings=settings)
     return Cost(found.seconds, settings.total_steps)
-
-
-def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
-    """Raise `DovetailError` if the network does not support the sizes of the views."""
-    for view in recipe.views.views:
-        # Queries need a view with query patches. A size that suits the other taps suits them, too.
-        taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
-        taps |= {term.target.tap for term in recipe.terms if term.target and view.role in term.target.roles}
-        check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
 
 
 def make_ready(options: PretrainOptions, source: ImageSource, out: Path, *, begun: bool, range_measured: bool) -> None:

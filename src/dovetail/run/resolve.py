@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from dovetail.errors import OptionsError, counted
 from dovetail.networks.network import Network
 from dovetail.networks.parts import is_layer_normed
+from dovetail.networks.probe import check_image_size
 from dovetail.recipe import Recipe
 from dovetail.recipes import presets
 from dovetail.recipes.table import build, options_of, suited_optimiser, with_later_options
@@ -94,6 +95,19 @@ def preset_of(options: PretrainOptions, num_images: int) -> presets.Preset:
 def epochs_of_preset(settings: Settings) -> float:
     """Return the epochs for which the preset "continue" freezes the encoder, with the digits that a config has."""
     return float(f"{presets.FROZEN_SHARE * settings.total_steps / settings.steps_per_epoch:.4g}")
+
+
+def check_views(recipe: Recipe, network: Network, settings: Settings) -> None:
+    """Raise `DovetailError` if the network does not support the sizes of the views."""
+    checked = set()
+    for view in recipe.views.views:
+        # Queries need a view with query patches. A size that suits the other taps suits them, too.
+        taps = {term.tap for term in recipe.terms if view.role in term.roles and term.tap != "queries"}
+        taps |= {term.target.tap for term in recipe.terms if term.target and view.role in term.target.roles}
+        trial = view.size_px, frozenset(taps)
+        if trial not in checked:  # the second of two views is mostly like the first
+            check_image_size(network, view.size_px, taps=taps, batch_size=settings.batch_size)
+        checked.add(trial)
 
 
 def check_freeze(settings: Settings, network: Network, preset: str = "auto") -> None:
