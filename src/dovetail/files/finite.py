@@ -32,13 +32,13 @@ def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
 def all_finite(value: Tensor) -> Tensor:
     """Return whether all values are finite, as a scalar on the device: whether the least and the greatest are.
 
-    Both are NaN if any value is. Finding them takes a thirtieth of the time of looking at the values one by one, which
-    is left for types of 8 bits.
+    Both are NaN if any value is, and zero times NaN or infinity is NaN, which equals nothing. Finding them takes a
+    thirtieth of the time of looking at the values one by one, which is left for types of 8 bits.
     """
     if value.dtype.itemsize == 1:
         return torch.isfinite(value).all()
     least, greatest = torch.aminmax(value)
-    return torch.isfinite(least) & torch.isfinite(greatest)
+    return least * 0 == greatest * 0
 
 
 def local(value: Tensor) -> Tensor:
