@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
         coarse.resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"{index:02d}.jpg")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_step(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one step; tests change copies of it."""
+    return tiny_run(photos, tmp_path_factory.mktemp("one_step") / "run").folder
+
+
+@pytest.fixture
+def finished(one_step: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(one_step, tmp_path / "finished"))
 
 
 @pytest.fixture

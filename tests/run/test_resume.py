@@ -17,20 +17,7 @@ import dovetail
 from dovetail.cli import run as run_command
 from dovetail.run.restored import restore
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
-from tests.run.conftest import tiny_run
 from tests.run.stopping import Stopping
-
-
-@pytest.fixture(scope="module")
-def one_step(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of one step; tests change copies of it."""
-    return tiny_run(photos, tmp_path_factory.mktemp("one_step") / "run").folder
-
-
-@pytest.fixture
-def finished(one_step: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(one_step, tmp_path / "finished"))
 
 
 @pytest.mark.parametrize(
@@ -71,15 +58,11 @@ def test_a_resumed_run_needs_no_starting_weights(
 
 
 def test_names_in_a_config_send_nothing_to_the_terminal(
-    pretrain: Callable[..., dovetail.Run],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretrain(out=tmp_path)
-    config = tmp_path / "config.yaml"
+    config = finished / "config.yaml"
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"init": "\x00\x1b[2Jx"}))
-    assert run_command(["pretrain", "--out", str(tmp_path), "--resume", "--max-steps", "2"]) == 0
+    assert run_command(["pretrain", "--out", str(finished), "--resume", "--max-steps", "2"]) == 0
     shown = "".join(capsys.readouterr()) + caplog.text
     assert "\\x1b[2Jx" in shown
     assert "\x00" not in shown
@@ -129,12 +112,10 @@ def test_resume_refuses_another_run_that_is_the_default(
     assert run_command(again) == 0
 
 
-@pytest.mark.parametrize("preset", ["small", "short"])
-def test_resume_knows_the_preset_of_the_first_time(
-    pretrain: Callable[..., dovetail.Run], tmp_path: Path, preset: str
-) -> None:
-    first = pretrain(out=tmp_path / preset, preset=preset)
-    assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
+def test_resume_knows_the_preset_of_the_first_time(pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
+    for preset in ("small", "short"):
+        first = pretrain(out=tmp_path / preset, preset=preset)
+        assert pretrain(out=tmp_path / preset, preset=preset, resume=True).folder == first.folder
     pretrain(out=tmp_path / "paper", preset="paper")
     with pytest.raises(
         dovetail.DovetailError, match="preset 'paper', which cannot be changed to 'small' on resume; omit preset"
@@ -146,7 +127,7 @@ def test_a_run_from_before_the_normalisation_was_saved_keeps_imagenets(
     pretrain: Callable[..., dovetail.Run], tmp_path: Path
 ) -> None:
     model = "timm/tf_efficientnet_lite0+fpn(channels=16)"
-    pretrain(model=model, init="imagenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, max_steps=2, out=tmp_path)
+    pretrain(model=model, init="imagenet", mean=IMAGENET_MEAN, std=IMAGENET_STD, out=tmp_path)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     del config["mean"], config["std"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
