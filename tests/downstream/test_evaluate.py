@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn(channels=16)", "smp/unet/resnet18"]
+    "model", ["timm/test_resnet", "timm/test_vit", "timm/test_vit+fpn(channels=16)", "smp/unet/tu-test_resnet"]
 )
 def test_knn_tells_colours_apart(model: str, data: Path, tmp_path: Path) -> None:
     run = exported_run(tmp_path / "run", model, image_size=64 if "smp" in model else 32)

@@ -107,7 +107,7 @@ def test_a_table_over_starts_fractions_and_seeds(
         ("timm/test_vit+fpn(channels=16)", {"encoder_lr_scale": 0.1}),
         ("timm/test_vit", {}),
         ("timm/test_vit", {"decoder": "upernet"}),
-        ("smp/unet/resnet18", {"inference": "slide"}),
+        ("smp/unet/tu-test_resnet", {"inference": "slide"}),
         pytest.param("torchvision/fcn_resnet50", {}, marks=pytest.mark.slow),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_start_with_the_weights_of_another_is_left_out(
         ("timm/test_resnet+fpn(channels=16)", None, "auto", "all"),
         ("timm/test_resnet", None, "auto", "encoder"),
         ("timm/test_vit+fpn(channels=16)", "timm/test_vit", "upernet", "encoder"),  # the run's decoder is another
-        ("smp/unet/resnet18", "smp/fpn/resnet18", "auto", "encoder"),
+        ("smp/unet/tu-test_resnet", "smp/fpn/tu-test_resnet", "auto", "encoder"),
     ],
 )
 def test_the_start_on_auto_is_all_that_fits(

@@ -127,7 +127,7 @@ def distillation(taps: Mapping[str, Tap], *, hidden: int = 16, image_size: int =
 
 
 def test_distillation_from_a_released_teacher_needs_only_the_public_parts(photos: Path, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"method": distillation, "max_steps": 24, "model": "timm/test_resnet", "image_size": 64}
+    asked: dict[str, Any] = {"method": distillation, "max_steps": 15, "model": "timm/test_resnet", "image_size": 32}
     asked |= {"batch_size": 4, "workers": 0, "log_every_steps": 1, "report_every_minutes": 0.0, "accelerator": "cpu"}
     dovetail.pretrain(out=tmp_path / "whole", data=WithTargets(photos, None), **asked)
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
@@ -135,7 +135,7 @@ def test_distillation_from_a_released_teacher_needs_only_the_public_parts(photos
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
     assert 3 <= max(yaml.safe_load(line)["parts"]["image/index"] for line in lines) <= 11
     with pytest.raises(dovetail.DovetailError, match="with --resume to continue"):
-        dovetail.pretrain(out=tmp_path / "parts", data=WithTargets(photos, 50), **asked)
+        dovetail.pretrain(out=tmp_path / "parts", data=WithTargets(photos, 30), **asked)
     dovetail.pretrain(out=tmp_path / "parts", resume=True, data=WithTargets(photos, None), method=distillation)
     assert equal(tmp_path / "whole", tmp_path / "parts")
     with pytest.raises(dovetail.DovetailError, match="side data 'target', but the items"):
