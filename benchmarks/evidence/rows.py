@@ -224,6 +224,7 @@ METHODS: tuple[Row, ...] = (
     CONTINUED,
     CONTINUED_ALPHA_0,
     ML_CONTINUED,
+    TARGETS_LONGER,
 )
 
 
