@@ -13,7 +13,7 @@ from typing import Any
 
 from dovetail.downstream.finetune import finetune_segment
 from dovetail.downstream.table.results import FEWEST_DRAWN, Results
-from dovetail.sizes import as_size, sides
+from dovetail.sizes import Size, as_size, sides
 from dovetail.train.defaults import best_accelerator
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, Start
@@ -45,14 +45,22 @@ class FineTuning:
         self.out = out
         self.last: Results | None = None
 
+    @property
+    def crop_size(self) -> Size:
+        """The side of the crops, or (height, width), in pixels: the largest of all pre-trainings' views.
+
+        A slower pre-training may have smaller views. With crops of these sizes, the starts could not be compared.
+        """
+        found = [sides(as_size(read_exported(run).info["image_size"])) for run in self.runs.values()]
+        height, width = (max(SMALLEST_CROP_PX, *values) for values in zip(*found, strict=True))
+        return as_size((height, width))
+
     def call(self, start: Start, *, out: Path, seeds: int, steps: int) -> Results:
-        """Fine-tune from a start with the remaining seeds. All starts use the normalisation of the runs."""
+        """Fine-tune from a start with the remaining seeds. All starts use the same crops and normalisation."""
         run = self.runs[start.run] if start.run else next(iter(self.runs.values()))
         asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
         if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
-            height, width = sides(as_size(read_exported(run).info["image_size"]))
-            crop = (max(height, SMALLEST_CROP_PX), max(width, SMALLEST_CROP_PX))
-            asked |= {"crop_size": as_size(crop), "batch_size": CPU_BATCH}
+            asked |= {"crop_size": self.crop_size, "batch_size": CPU_BATCH}
         found = finetune_segment(
             run=run,
             data=self.options.labels,
@@ -83,15 +91,15 @@ class FineTuning:
     def rounds(self, starts: Sequence[Start], steps: int, clock: Clock) -> dict[Start, tuple[float, ...]]:
         """Return the scores of each start, one per seed, for as many seeds as the budget allows (at least one)."""
         scores: dict[Start, tuple[float, ...]] = {}
-        slowest = 0.0
+        latest = 0.0  # the first round also reads the masks
         for seeds in range(1, self.options.seeds + 1):
-            if scores and slowest > clock.left():
+            if scores and latest > clock.left():
                 print(f"\nNo time for another seed: {clock.left_in_words()}.", flush=True)
                 break
             began = time.monotonic()
             with clock.stage("fine-tuning"):
                 scores |= {start: self.scores(start, seeds, steps) for start in starts}
-            slowest = max(slowest, time.monotonic() - began)
+            latest = time.monotonic() - began
         return scores
 
     def scores(self, start: Start, seeds: int, steps: int) -> tuple[float, ...]:

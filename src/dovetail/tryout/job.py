@@ -201,13 +201,11 @@ def finished(
     from dovetail.report.compare_page import write_comparison
     from dovetail.tryout.finetuning import FineTuning, steps_for
     from dovetail.tryout.verdict import results_of
-    from dovetail.weights.exported import read_exported
 
     tuning = FineTuning(options, runs, out / "finetune")
     if "steps" not in clock.state:  # a resumed command keeps its plan
-        size = as_size(read_exported(next(iter(runs.values()))).info["image_size"])
         trial = costs.trial
-        if size != costs.image_size:
+        if tuning.crop_size != costs.image_size:
             with clock.stage("timing"):
                 trial = tuning.timed(picked[0])
         clock.state |= {
