@@ -14,6 +14,7 @@ from dovetail.errors import DataError, counted
 
 HEAD_BYTES = 132  # with those that mark a DICOM file
 VOLUMES = (".nii.gz", ".nii")
+HOLDERS = (".tar", ".parquet", ".arrow")  # shards and the files of Hugging Face datasets hold images
 OF_A_RUN = {"config.yaml", "checkpoints", "metrics.jsonl"}  # every run folder has these after its first steps
 
 
@@ -86,20 +87,24 @@ def find_images(folder: Path) -> Listing:
 
 
 def refuse_without_images(data: Any) -> None:
-    """Raise `DataError` if a folder has no image. Of a folder with images, only the files up to the first are listed.
+    """Raise `DataError` if a folder has neither images nor files that hold them, such as shards.
+
+    Of a folder with images, only the files up to the first one are listed.
 
     Args:
         data: Images of a command: a path or several. Anything but the path of a folder is left to `open_source`.
     """
     for one in data if isinstance(data, list | tuple) else [data]:
-        if isinstance(one, str | Path) and Path(one).is_dir() and not has_image(Path(one)):
+        if isinstance(one, str | Path) and Path(one).is_dir() and not may_have_images(Path(one)):
             find_images(Path(one))
 
 
-def has_image(folder: Path) -> bool:
-    """Return whether there is an image or a volume in a folder or its subfolders."""
+def may_have_images(folder: Path) -> bool:
+    """Return whether there is an image, a volume, or a file that may hold images in a folder or its subfolders."""
     entries = (entry for entry in _walk(folder, []) if not _is_folder(entry))
-    return any(_is_candidate(entry) or is_volume(entry.name) for entry in entries)
+    return any(
+        _is_candidate(entry) or is_volume(entry.name) or entry.name.lower().endswith(HOLDERS) for entry in entries
+    )
 
 
 def is_volume(name: str) -> bool:

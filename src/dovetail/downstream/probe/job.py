@@ -139,10 +139,14 @@ class Prepared(NamedTuple):
 
 
 def prepared(asked: EvaluateKnnOptions | EvaluateLinearOptions | FinetuneClassifyOptions) -> Prepared:
-    """Prepare an evaluation or a fine-tuning on classes. The images are opened before the model, which takes longer."""
-    train, held_out, note = open_splits(asked.data)
+    """Prepare an evaluation or a fine-tuning on classes.
+
+    A model is built after its images are opened, which takes less time. A run only has to be read.
+    """
+    splits = open_splits(asked.data) if asked.run is None else None
     source = source_of(asked.run, asked.model, image_size=asked.image_size, encoder=asked.encoder)
     where = machine(asked.accelerator, asked.precision, asked.workers)
+    train, held_out, note = splits or open_splits(asked.data)
     empty = [train.names[label] for label in sorted(set(range(len(train.names))) - set(train.labels))]
     notes = (note, f"There are no training images of class {', '.join(empty)}." if empty else "")
     return Prepared(source, where, train, held_out, tuple(filter(None, notes)))
