@@ -126,9 +126,8 @@ def test_the_two_bans(room: str, banned: str) -> None:
     assert [path.name for path in files if any(one.split(".")[0] == banned for one in imports_of(path, known))] == []
 
 
-def test_help_and_refusals_of_every_command_import_nothing_that_computes(tmp_path: Path) -> None:
-    """By what is imported: so each comes within a second, which no test should ask a clock."""
-    code = """
+# Runs in a process of its own, and prints which modules that compute were imported.
+HELP_AND_REFUSALS = """
 import contextlib, io, os, sys
 from dovetail.cli import VERBS, run
 for name in VERBS:
@@ -208,7 +207,13 @@ with contextlib.redirect_stderr(io.StringIO()) as err:
 assert err.getvalue().startswith("Loading PyTorch"), err.getvalue()
 print(heavy)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+
+def test_help_and_refusals_of_every_command_import_nothing_that_computes(tmp_path: Path) -> None:
+    """By what is imported: so each comes within a second, which no test should ask a clock."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_AND_REFUSALS], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['reached']"  # once it was said that this takes a while
 
