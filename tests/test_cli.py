@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dovetail.cli import ABOUT, GROUPS, VERBS, Verb, run
+from dovetail.cli import ABOUT, GROUPS, VERBS, Verb, parser_of, run
 from dovetail.options import option_infos, options_class, positional_in, same_meaning, takes
 
 PRETRAIN = [
@@ -210,6 +210,26 @@ def test_options_count_that_name_the_default(monkeypatch: pytest.MonkeyPatch, tm
         {},
         {"method": "slotcon", "seed": 0, "image_size": 64, "recipe": {"prototypes": 9}},  # beside a file it counts
     ]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_options_that_are_not_specified_have_the_defaults_of_the_function(name: str) -> None:
+    kind = VERBS[name].options()
+    parsed = parser_of(name, []).get_defaults()
+    switches = [option for option in option_infos(kind) if isinstance(kind.default_of(option), bool)]
+    assert {option: parsed[option] for option in switches} == {option: kind.default_of(option) for option in switches}
+
+
+@pytest.mark.parametrize(("typed", "wanted"), [([], {}), (["--dynamic", "false"], {"dynamic": False})])
+def test_a_switch_that_is_on_by_default_is_switched_off_by_its_value(
+    typed: list[str], wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[dict[str, Any]] = []
+    noting = keeping(VERBS["export"], given)
+    monkeypatch.setattr(Verb, "load", lambda *_: noting)
+    (tmp_path / "run").mkdir()
+    assert run(["export", "--run", str(tmp_path / "run"), "--to", "a.onnx", "--format", "onnx", *typed]) == 0
+    assert {name: value for name, value in given[0].items() if name == "dynamic"} == wanted
 
 
 def test_methods_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,10 +68,12 @@ def blocks(page: Path, language: str) -> list[tuple[str, str]]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the lines of shell blocks, and of blocks by indentation, that call `dovetail`; `\\` joins lines."""
+    """Return the lines of shell blocks, blocks by indentation and lists that call `dovetail`; `\\` joins lines."""
     text = page.read_text(encoding="utf-8")
-    indented = "\n".join(line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    "))
-    shell = "\n".join([*(content for _, content in blocks(page, "sh")), indented]).replace("\\\n", " ")
+    outside = FENCE.sub("", text)
+    indented = "\n".join(line[4:] for line in outside.splitlines() if line.startswith("    "))
+    listed = "\n".join(re.findall(r"^\* `(dovetail [^`…]+)`$", outside, re.MULTILINE))
+    shell = "\n".join([*(content for _, content in blocks(page, "sh")), indented, listed]).replace("\\\n", " ")
     calls = re.findall(r"^(?:\$ |srun )?(?:torchrun .* -m dovetail\.cli|dovetail) +(.+)$", shell, re.MULTILINE)
     return [call for call in calls if "[options]" not in call]
 

@@ -105,8 +105,8 @@ def without_help(actions: Sequence[Any]) -> Iterator[None]:
 
 def how_parsed(kind: Any, default: Any, *, positional: bool) -> dict[str, Any]:
     """Return the arguments of `add_argument` for an option of this type."""
-    if kind is bool:
-        return {"action": "store_true"}
+    if kind is bool:  # one that is on by default is switched off by its value
+        return {"type": bool, "default": True} if default else {"action": "store_true"}
     kind = str if kind is Any else kind  # modules, datasets and functions are specified by name
     if get_origin(kind) is Sequence:
         one = str if get_args(kind)[0] is Any else get_args(kind)[0]
