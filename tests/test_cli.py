@@ -144,6 +144,8 @@ def keeping(verb: Verb, given: list[dict[str, Any]]) -> Callable[..., None]:
         (["pretrain", "--data", ".", "--out", "y"], "--model is missing"),
         (["pretrain", "--data", ".", "--model", "m"], "--out is missing; specify a run folder."),
         (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["pretrain", "--config"], "--config expects a value; see --help."),
+        (["pretrain", "--config", "--out", "x"], "--config expects a value; see --help."),
         (["show", "--model", "timm/test_resnet", "slotkon"], "did you mean 'slotcon'?"),
         (["show", "slotkon"], "did you mean 'slotcon'?"),
         (["export", "--run", "nowhere", "--to", "x.safetensors"], "nowhere"),

@@ -238,7 +238,7 @@ def method_in(arguments: list[str], default: Any) -> str:
     for index, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
         following = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
-        if key == "--config":
+        if key == "--config" and following and not following.startswith("-"):  # the parser tells of a missing value
             method = method_in_file(following) or method
         if key == "--method":
             return name_of(following)
