@@ -198,6 +198,10 @@ def test_a_folder_that_is_not_empty_is_refused(
     shutil.copytree(one_step, tmp_path / "run")
     with pytest.raises(dovetail.DovetailError, match="is not empty; add --overwrite"):
         pretrain(out=tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").touch()
+    with pytest.raises(dovetail.DovetailError, match="contains no run; specify a new or empty folder"):
+        pretrain(out=tmp_path / "photos")
     model = tmp_path / "run" / "exported" / "model.safetensors"
     first = model.stat().st_mtime_ns
     for mistake in ({"data": "nowhere"}, {"max_steps": 0}, {"init": str(tmp_path / "run")}, {"data": tmp_path / "run"}):

@@ -78,9 +78,12 @@ def check_out(out: str | Path, *, overwrite: bool, resume: bool, create: bool = 
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file; specify a folder with --out.")
         if not resume and folder.is_dir() and not all(map(is_leftover, folder.iterdir())):
-            if not overwrite:
+            if overwrite:
+                check_run(folder)
+            elif (folder / CONFIG).is_file():
                 raise RunError(f"{folder} is not empty; add --overwrite to start again or --resume to continue.")
-            check_run(folder)
+            else:  # neither of them takes such a folder
+                raise RunError(f"{folder} is not empty, and contains no run; specify a new or empty folder with --out.")
         if create:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / PROBE
