@@ -8,6 +8,7 @@ import pytest
 
 from dovetail.errors import DovetailError
 from dovetail.networks.build import build_network
+from dovetail.recipes import presets
 from dovetail.run.budget import Cost, planned
 from dovetail.run.options import PretrainOptions
 
@@ -39,9 +40,23 @@ def test_a_long_budget_takes_the_preset_for_long_runs_and_never_more_than_the_ru
 
 
 def test_a_size_that_was_given_stays() -> None:
-    found = plan(40, image_size=256)
+    found = plan(40, image_size=256, preset="paper")
     assert (found.image_size, found.max_steps) == (256, 9)
     assert (found.recipe or {}) == {"decoder_cells": 196}
+
+
+def test_no_run_is_timed_twice() -> None:
+    options = PretrainOptions.given({"data": "photos", "model": MODEL, "method": "decon-sl", "accelerator": "cpu"})
+    timed: list[tuple[Any, int]] = []
+
+    def measure(found: PretrainOptions) -> Cost:
+        cells = presets.options("short", "decon-sl")["decoder_cells"]  # which the preset samples already
+        timed.append((found.image_size, (found.recipe or {}).get("decoder_cells", cells)))
+        return Cost(5.0, 100)
+
+    found, _ = planned(options.changed(budget="40s"), build_network(MODEL), lambda: 40.0, measure)
+    assert found.preset == "short"
+    assert timed == [(128, 196), (96, 196), (64, 196)]
 
 
 def test_a_budget_that_timing_uses_up_is_told_and_not_timed_any_further() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dovetail.networks.network import Network
 from dovetail.options import AUTO
+from dovetail.recipes import presets
 from dovetail.recipes.table import options_of
 from dovetail.run.choose import SHORT_STEPS, on_processor, takes_size
 from dovetail.run.options import PretrainOptions
@@ -84,5 +85,8 @@ def candidates(options: PretrainOptions, network: Network) -> Iterator[PretrainO
     if not fitting:
         yield options
     given = options.recipe or {}
+    sampled = options.preset != "auto" and presets.options(options.preset, options.method).get("decoder_cells")
+    if sampled == SAMPLED_CELLS:
+        return  # the last candidate would be the same run again
     if "decoder_cells" in options_of(options.method) and not {"decoder_cells", "decoder_grid"} & given.keys():
         yield options.changed(recipe={**given, "decoder_cells": SAMPLED_CELLS})
