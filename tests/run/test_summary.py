@@ -14,9 +14,10 @@ import yaml
 import dovetail
 from dovetail.cli import run as run_command
 from dovetail.errors import DovetailError, Interrupted
+from dovetail.networks.build import build_network
 from dovetail.report.page import unreadable
 from dovetail.run import timing
-from dovetail.run.summary import next_steps, told_of_skipped
+from dovetail.run.summary import example, next_steps, told_of_skipped
 from tests.run.stopping import Stopping
 from tests.train.runs import settings
 
@@ -130,6 +131,13 @@ def test_the_gain_is_measured_over_the_weights_that_the_run_started_from(
     init: str | None, starts: str, tmp_path: Path
 ) -> None:
     assert f"--start {starts}\n" in next_steps(tmp_path, init) + "\n"
+
+
+@pytest.mark.parametrize(("name", "classes"), [("timm/test_resnet+fpn", False), ("smp/fpn/resnet18", True)])
+def test_the_example_asks_for_classes_only_where_the_model_has_them(name: str, classes: bool, tmp_path: Path) -> None:
+    shown = example(build_network(name), tmp_path)
+    assert ("with your number of classes" in shown) == classes
+    assert "load_into(model, " in shown
 
 
 def test_a_frozen_encoder_is_written_as_its_option_is() -> None:

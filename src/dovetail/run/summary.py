@@ -216,11 +216,8 @@ def example(network: Network, out: Path) -> str:
         lines.append("    model = ...  # your own module")
     else:
         module = construction.path.rpartition(".")[0]
-        lines += [
-            f"    import {IMPORTED_AS.get(module, module)}",
-            "",
-            f"    model = {call}  # with your number of classes",
-        ]
+        head = "" if module.startswith("dovetail.") else "  # with your number of classes"
+        lines += [f"    import {IMPORTED_AS.get(module, module)}", "", f"    model = {call}{head}"]
     lines.append(f"    print(dovetail.load_into(model, {str(out)!r}))")
     return "\n".join(lines)
 
