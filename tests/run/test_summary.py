@@ -73,10 +73,12 @@ def test_recipe_options_are_listed_by_their_origin(
     dovetail.pretrain(data=photos, model="timm/test_resnet", out=tmp_path, **given, **small)
     shown = capsys.readouterr().out.partition("recipe options    ")[2].splitlines()
     listed = {line.partition("(")[2]: line.partition(" (")[0].strip().split(", ") for line in shown[:4]}
-    assert listed["as specified)"] == ["hidden=8"]
+    assert listed["as specified)"] == ["image_size=32", "hidden=8"]
     assert "dim=128" in listed["preset short)"]
     assert listed["a quarter of the run)"] == ["warmup_epochs=0.167"]  # 2 of 3 steps per epoch
-    assert listed["chosen for this run)"] == ["image_size=32"]
+    del small["image_size"]
+    dovetail.pretrain(data=photos, model="timm/test_resnet", out=tmp_path / "chosen", **given, **small)
+    assert "image_size=128 (chosen for this run)" in capsys.readouterr().out
 
 
 def test_the_log_has_the_reasons_for_what_was_chosen(photos: Path, tmp_path: Path) -> None:

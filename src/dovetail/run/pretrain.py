@@ -122,7 +122,9 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     if options.loggers:
         refuse_network_in_file("loggers", list(options.loggers), typed=options.typed("loggers"))
         check_loggers(options.loggers)
-    own, given = Own(options.optimiser, options.schedule), frozenset(options.recipe or {})
+    own, given = Own(options.optimiser, options.schedule), {*(options.recipe or {})}
+    if options.image_size is not None:
+        given.add("image_size")
     trainer_arguments(options.trainer_args)
     if options.lr == "auto":
         options = options.changed(lr=own.defaults().get("lr", "auto"))
