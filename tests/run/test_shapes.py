@@ -166,7 +166,7 @@ def test_cells_of_a_term_are_told_per_side() -> None:
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("dynamic", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(
-    dynamic: bool, pretrain: Pretrain, tmp_path: Path
+    dynamic: bool, pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Programs for any size, of a model of this shape, are also in `tests/weights/test_graphs.py`."""
     labelled = mask_folder(tmp_path / "labelled", images=5)
@@ -179,6 +179,7 @@ def test_a_run_of_64x96_is_measured_on_labels_and_exported_as_a_program(
     readings = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert readings[-1]["dense"].keys() == {f"{at}/{by}" for at in ("encoder", "decoder") for by in BY}
     to = dovetail.export(run=run.folder, format="torch-export", to=tmp_path / "model.pt2", dynamic=dynamic)
+    assert "; not trained: segmentation_head.0.weight, segmentation_head.0.bias\n" in capsys.readouterr().out
     program, model = torch.export.load(to).module(), run.load().eval()
     for height, width in [(64, 96), (96, 64), (128, 64)] if dynamic else [(64, 96)]:
         pixels = torch.rand(1, 3, height, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +93,7 @@ def save_checkpoint(run: str | Path, checkpoint: str | Path, folder: Path, *, mo
 def export_run(options: ExportOptions) -> Path:
     """Export the weights in an exported folder or the folder of a finished run."""
     from dovetail.run.load import exported, load
+    from dovetail.weights.exported import some
     from dovetail.weights.formats import export_weights
     from dovetail.weights.graphs import GRAPHS, export_graph
 
@@ -110,5 +111,8 @@ def export_run(options: ExportOptions) -> Path:
             image_size=options.image_size or as_size(source.info.get("image_size", 224)),
             dynamic=options.dynamic,
         )
+        fresh = source.info.get("untrained", ())
+        if fresh and graph != "hugging-face" and options.part == "all":  # the program computes with them, too
+            written = replace(written, what=f"{written.what}; not trained: {some(fresh)}")
     print(written)
     return written.path
