@@ -177,12 +177,14 @@ def test_parts_are_named_while_they_are_timed_and_a_short_budget_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [32, (32, 64)], ids=["square", "wide"])
-def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("size", "timed_at"), [(32, 48), ((32, 64), (32, 64))], ids=["square", "wide"])
+def test_all_of_it_on_a_tiny_set_and_again(
+    size: Size, timed_at: Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = tiny(tmp_path, image_size=size, budget="12s", seeds=1)
     (tmp_path / "try").mkdir()
     # The parts were timed on a fast machine, so the budget is not refused.
-    costs = Costs(run=0.1, step=0.01, frozen=0.1, trial=Trial(0.01, 0.1, 24), image_size=size)
+    costs = Costs(run=0.1, step=0.01, frozen=0.1, trial=Trial(0.01, 0.1, 24), image_size=timed_at)
     state = {"seconds": {"timing": 1.0}, "costs": costs.as_dict()}
     (tmp_path / "try" / STATE).write_text(json.dumps(state))
     results = dovetail.try_out(**asked)
@@ -212,6 +214,7 @@ def test_all_of_it_on_a_tiny_set_and_again(size: Size, tmp_path: Path, capsys: p
     assert shown.index("Of the budget of 12s, ") < shown.index("\ndensecl, ")
     assert shown.count("freeze_encoder_epochs ") == 1  # the settings of the first run
     assert shown.count("This run: ") == 1  # of the second one
+    assert ("Timing fine-tunings on crops of 32 px …\n" in shown) == (timed_at != size)
     for unsupported in ("To fine-tune them", "--resume --", "--lr"):
         assert unsupported not in shown
     again = dovetail.try_out(**asked)

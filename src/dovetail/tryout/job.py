@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.durations import in_words, seconds_in
 from dovetail.errors import DovetailError, Interrupted
 from dovetail.options import takes
-from dovetail.sizes import as_size
+from dovetail.sizes import as_size, size_in_words
 from dovetail.train.interrupts import signal_name
 from dovetail.tryout.options import TryOptions
 
@@ -206,6 +206,7 @@ def finished(
     if "steps" not in clock.state:  # a resumed command keeps its plan
         trial = costs.trial
         if tuning.crop_size != costs.image_size:
+            print(f"Timing fine-tunings on crops of {size_in_words(tuning.crop_size)} px …", flush=True)
             with clock.stage("timing"):
                 trial = tuning.timed(picked[0])
         clock.state |= {
