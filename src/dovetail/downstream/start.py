@@ -23,7 +23,8 @@ from dovetail.networks.parts import locate_parts
 from dovetail.sizes import Size, as_size, sides, size_in_words
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from dovetail.weights.exported import Exported, MatchReport, SelectedPart, read_exported
-from dovetail.weights.matching import load_into, match
+from dovetail.weights.match_report import faults
+from dovetail.weights.matching import fits, load_into, match
 from dovetail.weights.start import begin_from
 
 Start = str
@@ -109,11 +110,26 @@ class Source:
             return load_into(model, exported, part=part_that_fits(model, exported))
         if self.run is None:
             raise OptionsError(f"The start {start!r} needs a pre-training run; specify it with --run.")
-        if not self.has_decoder:
-            if start == "decoder":
-                raise OptionsError(f"The run {self.run} has no pre-trained decoder; use --start encoder.")
-            start = "encoder"
-        return load_into(model, read_exported(self.run), part=OF_A_RUN[start])
+        if start == "decoder" and not self.has_decoder:
+            raise OptionsError(f"The run {self.run} has no pre-trained decoder; use --start encoder.")
+        self.check_fits(model, start)
+        return load_into(model, read_exported(self.run), part=self.part_of(start))
+
+    def part_of(self, start: Start) -> SelectedPart:
+        """Return the part of the run that a start loads, which is its encoder if it has no pre-trained decoder."""
+        return OF_A_RUN[start] if self.has_decoder else "encoder"
+
+    def check_fits(self, model: nn.Module, start: Start) -> None:
+        """Raise `WeightsError` if the part of the run that `start` loads does not fit `model`, which is not changed."""
+        exported = read_exported(self.run or "")
+        report, _ = match(model, exported, part=self.part_of(start))
+        if fits(report):
+            return
+        advice = "omit --model to use the run's model, or specify the model that was pre-trained"
+        if self.own is not None or not exported.info:
+            advice = "specify the model that was pre-trained with --model"
+        why = faults(report, shown=1) or "no tensor has a name that it needs"
+        raise WeightsError(f"The weights in {self.run} are those of another model ({why}); {advice}.")
 
     def imagenet(self) -> Exported:
         """Return the library's ImageNet weights of the encoder, with the names of the bare model."""
@@ -318,4 +334,8 @@ def chosen_starts(starts: Sequence[str], source: Source, *, target: nn.Module) -
             raise OptionsError(
                 f"The model to fine-tune has another decoder than the run {source.run}; use --start encoder."
             )
-    return tuple(dict.fromkeys(known[name] for name in starts))
+    chosen = tuple(dict.fromkeys(known[name] for name in starts))
+    for start in chosen:
+        if start in OF_A_RUN:
+            source.check_fits(target, start)
+    return chosen

@@ -157,8 +157,8 @@ def nearest_in_words(source: Iterable[str], target: Iterable[str]) -> str:
     return f"the most similar names are {told}"
 
 
-def faults(report: MatchReport) -> str:
-    """Describe the tensors that do not fit."""
+def faults(report: MatchReport, *, shown: int = 4) -> str:
+    """Describe the tensors that do not fit, with the names of the first of each kind."""
     shapes = [f"{one.name} (expected {list(one.wanted)}, got {list(one.found)})" for one in report.mismatched]
     every = (("missing", report.missing), ("unexpected", report.unexpected), ("with another shape", shapes))
-    return "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in every if names)
+    return "; ".join(f"{len(names)} {what}: {some(names, shown)}" for what, names in every if names)
