@@ -81,6 +81,10 @@ class FinetunePlan(ABC):
     def pixels_in_words(self) -> str:
         """Return the size of training images, such as "crops of 256 px"."""
 
+    def advice(self) -> str:
+        """Return a sentence on how to make the steps faster if they are very slow on this machine, otherwise ""."""
+        return ""
+
     @abstractmethod
     def task(self) -> Task:
         """Return what is needed to use the model later."""
@@ -137,8 +141,10 @@ def run_plan(
     grid = Grid(starts, asked.fraction, seeds, facts["train_images"], lambda seed: balanced_order(classes(), seed))
     grid.check()
     tell(trials_in_words(plan, grid))
+    if plan.advice():
+        tell(plan.advice())
     steps_of_trials = [plan.options_for(trial).steps for trial in grid.trials()]
-    pace = Pace(steps_of_trials)
+    pace = Pace(steps_of_trials, ways=[*["fewer --seeds"] * (asked.seeds > 1), "a smaller --fraction"])
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
     table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
     write_examples(out, examples_of(plan, out))

@@ -207,6 +207,26 @@ def test_the_schedule_of_each_family(model: str, expected: tuple[object, ...], d
     assert (plan.spec.sides, plan.spec.longest) == ((640, 672, 704, 736, 768, 800), 1333)
 
 
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ({}, "--image-size 320 --batch-size 4 --head-width 0.25 --proposals 64"),
+        ({"head": "retinanet"}, "--image-size 320 --batch-size 4"),
+        ({"batch_size": 1, "head_width": 0.25}, "--image-size 320 --proposals 64"),
+        ({"image_size": 320, "batch_size": 4}, ""),
+    ],
+)
+def test_slow_steps_without_a_gpu_come_with_options_that_make_them_faster(
+    given: dict[str, Any], advised: str, data: CocoSet
+) -> None:
+    asked = FinetuneDetectOptions(model="timm/test_resnet+fpn(channels=16)", accelerator="cpu", **given)
+    plan = plan_of(asked, data, data)
+    assert plan.advice() == (
+        advised and f"Without a GPU, each of these steps may take minutes; {advised} makes them faster."
+    )
+    assert replace(plan, where=Machine("cuda", "float32", 0)).advice() == ""
+
+
 def test_sets_without_objects_or_masks_are_faulty(data: CocoSet) -> None:
     assert faults_of_objects(data, data, "masks") == []
     crowd = tuple(one for one in data.images[0].objects if one.crowd or not one.has_area)

@@ -35,6 +35,8 @@ from dovetail.downstream.table.results import Results, fingerprint, one_value
 from dovetail.downstream.table.trials import Trial
 from dovetail.errors import DataError, OptionsError, counted
 
+QUICK = {"image_size": 320, "batch_size": 4, "head_width": 0.25, "proposals": 64}  # for training without a GPU
+
 log = logging.getLogger(__name__)
 
 
@@ -109,6 +111,19 @@ class Plan(FinetunePlan):
     def pixels_in_words(self) -> str:
         shortest, longest = min(self.spec.sides), max(self.spec.sides)
         return f"shorter side {shortest} to {longest} px"
+
+    def advice(self) -> str:
+        """Return a sentence if the steps take minutes without a GPU, with those of `QUICK` that are not in use."""
+        quick, now = QUICK["image_size"] ** 2 * QUICK["batch_size"], max(self.spec.sides)
+        if self.where.device != "cpu" or now**2 * self.options.batch_size <= quick:
+            return ""
+        spec, batch = self.spec, self.options.batch_size
+        used = {"image_size": now, "batch_size": batch, "head_width": spec.head_width, "proposals": spec.proposals}
+        if spec.head == "retinanet":  # it has neither
+            del used["head_width"], used["proposals"]
+        slow = [name for name in used if used[name] > QUICK[name]]
+        faster = " ".join(f"--{name.replace('_', '-')} {QUICK[name]:g}" for name in slow)
+        return f"Without a GPU, each of these steps may take minutes; {faster} makes them faster."
 
     def task(self) -> Task:
         options = {"spec": asdict(self.spec), "ids": list(self.train.ids)}
