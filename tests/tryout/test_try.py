@@ -23,7 +23,7 @@ from dovetail.tryout.job import best_starts
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import STATE, Clock, plan_of
 from dovetail.tryout.rehearsal import Costs
-from dovetail.tryout.verdict import conclusion, too_short
+from dovetail.tryout.verdict import conclusion, too_short, without_features
 from tests.downstream.pictures import COLOURS, noisy
 from tests.downstream.test_finetune import mask_folder
 
@@ -147,6 +147,25 @@ def test_pretrainings_of_few_steps_are_named(tmp_path: Path) -> None:
     assert not too_short(runs)
 
 
+def test_frozen_scores_of_the_commonest_class_are_named() -> None:
+    starts = plan_of(options(init="random")).starts
+    frozen = {
+        None: {"encoder": 0.0781249, "decoder": 0.10},
+        "base": {"encoder": 0.07, "decoder": 0.20},
+        "decon": {"encoder": 0.09, "decoder": 0.07},
+    }
+    assert without_features(starts, frozen, None) == []
+    assert without_features(starts, frozen, 0.06) == []
+    assert without_features(starts, frozen, 0.078125) == [
+        "These frozen features score no more than 7.81 mIoU, which is the score of predicting the commonest class "
+        "everywhere, so they say nothing: random weights, encoder; densecl, encoder; decon-sl-densecl, whole."
+    ]
+    assert without_features(starts, frozen, 0.25) == [
+        "No frozen features score more than 25.00 mIoU, which is the score of predicting the commonest class "
+        "everywhere, so they say nothing about the starts."
+    ]
+
+
 def tiny(folder: Path, **given: object) -> dict[str, Any]:
     """Return options of a comparison on tiny images, which are written to the folder."""
     rng = np.random.default_rng(0)
@@ -215,8 +234,10 @@ def test_all_of_it_on_a_tiny_set_and_again(
     assert shown.count("freeze_encoder_epochs ") == 1  # the settings of the first run
     assert shown.count("This run: ") == 1  # of the second one
     assert ("Timing fine-tunings on crops of 32 px …\n" in shown) == (timed_at != size)
-    for unsupported in ("To fine-tune them", "--resume --", "--lr"):
+    for unsupported in ("To fine-tune them", "--resume --", "--lr", "To use the model"):
         assert unsupported not in shown
     again = dovetail.try_out(**asked)
-    assert "(already finished)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "(already finished)" in shown
+    assert "to run all again" not in shown
     assert [row.scores for row in again.rows] == [row.scores for row in results.rows]

@@ -96,7 +96,12 @@ OptionsT = TypeVar("OptionsT", bound=MeasureOptions)
 
 
 def measured(
-    kind: str, options: OptionsT, job: Callable[[OptionsT], Results], check: Callable[[], None]
+    kind: str,
+    options: OptionsT,
+    job: Callable[[OptionsT], Results],
+    check: Callable[[], None],
+    *,
+    ending: bool = True,
 ) -> Results | None:
     """Check the data, or evaluate and write results. All evaluation and fine-tuning commands use this function.
 
@@ -105,6 +110,7 @@ def measured(
         options: Options of the command.
         job: Carries out the evaluation.
         check: Reads the data and lists its faults.
+        ending: Whether to print how a fine-tuned model is used.
 
     Returns:
         The results, or None with `check` if no faults were found.
@@ -128,7 +134,7 @@ def measured(
         with in_use(out):
             results = job(options.changed(out=out))
             results.write(out)
-            if kind.startswith("finetune"):
+            if ending and kind.startswith("finetune"):
                 print(f"To use the model: dovetail predict --run {shlex.quote(str(out))} --data IMAGES --out PREDICTED")
         return results
 

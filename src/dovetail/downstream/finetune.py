@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +31,11 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
     Raises:
         DovetailError: An option is invalid, or fine-tuning cannot be carried out.
     """
+    return finetune_segment_with(options)
+
+
+def finetune_segment_with(options: FinetuneSegmentOptions, *, ending: bool = True) -> Results | None:
+    """Carry out `finetune_segment`. With `ending`, print what can be done next."""
     from dovetail.downstream.labels.checking import check_segmentation
     from dovetail.downstream.segment.job import finetune_segment as job
     from dovetail.downstream.start import channels_of_run
@@ -37,7 +43,7 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
     return with_pages(
         "finetune-segment",
         options,
-        job,
+        partial(job, ending=ending),
         lambda: check_segmentation(
             options.data,
             options.classes,
@@ -45,6 +51,7 @@ def finetune_segment(options: FinetuneSegmentOptions) -> Results | None:
             list(options.label_map),
             channels=channels_of_run(options.run),
         ),
+        ending=ending,
     )
 
 
@@ -84,10 +91,15 @@ OptionsT = TypeVar("OptionsT", bound=FinetuneOptions)
 
 
 def with_pages(
-    kind: str, options: OptionsT, job: Callable[[OptionsT], Results], check: Callable[[], None]
+    kind: str,
+    options: OptionsT,
+    job: Callable[[OptionsT], Results],
+    check: Callable[[], None],
+    *,
+    ending: bool = True,
 ) -> Results | None:
     """Run `measured`, write the page of the fine-tuning, and add its results to the run's page."""
-    results = measured(kind, options, job, check)
+    results = measured(kind, options, job, check, ending=ending)
     if results is None:
         return None
     from dovetail.report.finetuning_page import write_pages

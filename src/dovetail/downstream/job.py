@@ -98,6 +98,7 @@ def run_plan(
     *,
     notes: Sequence[str] = (),
     marks: Sequence[object] = (),
+    ending: bool = True,
 ) -> Results:
     """Run the remaining trials, keep the weights of one of them, and return the table.
 
@@ -108,6 +109,7 @@ def run_plan(
         starts: Starts to compare.
         notes: Notes on the data.
         marks: Values that affect the scores, in addition to options, weights, data and machine.
+        ending: Whether to print what can be done next.
     """
     out, facts = Path(asked.out), plan.facts()
     starts, about_starts = distinct_starts(plan, starts, asked.seed)
@@ -146,7 +148,7 @@ def run_plan(
     steps_of_trials = [plan.options_for(trial).steps for trial in grid.trials()]
     pace = Pace(steps_of_trials, ways=[*["fewer --seeds"] * (asked.seeds > 1), "a smaller --fraction"])
     decisive = (plan.source.constructor, weights_mark(plan.source), facts["fingerprint"], plan.where.mark(), *marks)
-    table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive))
+    table = run_trials(grid, fit=fit, out=out, mark=mark_of(asked, *decisive), ending=ending)
     write_examples(out, examples_of(plan, out))
     config = resolved(asked, plan.source, plan.where, plan.options_for(grid.whole()))
     judged = verdict(table.rows, per_image_of(table), steps=steps_of_trials)

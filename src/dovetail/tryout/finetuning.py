@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dovetail.downstream.finetune import finetune_segment
+from dovetail.downstream.finetune import finetune_segment_with
+from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.downstream.table.results import FEWEST_DRAWN, Results
 from dovetail.sizes import Size, as_size, sides
 from dovetail.train.defaults import best_accelerator
@@ -61,16 +62,9 @@ class FineTuning:
         asked: dict[str, Any] = {"classes": self.options.classes, "label_map": list(self.options.label_map)}
         if best_accelerator() == "cpu":  # the default crops of 256 px would take most of the time
             asked |= {"crop_size": self.crop_size, "batch_size": CPU_BATCH}
-        found = finetune_segment(
-            run=run,
-            data=self.options.labels,
-            start=[start.part],
-            seeds=seeds,
-            seed=self.options.seed,
-            steps=steps,
-            out=out,
-            **asked,
-        )
+        asked |= {"run": run, "data": self.options.labels, "start": [start.part], "out": out}
+        asked |= {"seeds": seeds, "seed": self.options.seed, "steps": steps}
+        found = finetune_segment_with(FinetuneSegmentOptions.given(asked), ending=False)
         assert found is not None  # only a check returns nothing
         self.last = found
         return found

@@ -198,6 +198,7 @@ def finished(
     out: Path,
 ) -> Results:
     """Fine-tune, judge the results, and write results.json and the page."""
+    from dovetail.downstream.table.results import read_results
     from dovetail.report.compare_page import write_comparison
     from dovetail.tryout.finetuning import FineTuning, steps_for
     from dovetail.tryout.verdict import results_of
@@ -218,7 +219,8 @@ def finished(
     print(f"\nFine-tuning with {steps:,} steps per trial; {clock.left_in_words()}.", flush=True)
     scores = tuning.rounds(picked, steps, clock)
     assert tuning.last is not None  # at least one seed was run
-    results = results_of(options, plan, runs, frozen, scores, clock, tuning.last)
+    commonest = read_results(out / "frozen" / "none").details.get("commonest_class_miou")
+    results = results_of(options, plan, runs, frozen, scores, clock, tuning.last, commonest=commonest)
     page = out / "report.html"
     title = "Is pre-training worth it on these images?"
     tables = {"scores": list(results.rows)}

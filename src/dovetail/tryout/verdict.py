@@ -14,6 +14,7 @@ from dovetail.tryout.finetuning import SCORE
 from dovetail.tryout.options import TryOptions
 from dovetail.tryout.plan import Clock, Plan, Start
 
+HALF_SHOWN = 5e-5  # half a unit of the last digit in tables
 SELECTION = (
     "The starts for fine-tuning were selected by frozen features on the same test images, so their gains may be "
     "slightly larger here than on new images. Each method was pre-trained once, so the seeds do not cover the variance "
@@ -29,8 +30,21 @@ def results_of(
     scores: Mapping[Start, Sequence[float]],
     clock: Clock,
     last: Results,
+    *,
+    commonest: float | None = None,
 ) -> Results:
-    """Return the table, with the verdict in its notes. `last` is a fine-tuning result with data and device."""
+    """Return the table, with the verdict in its notes.
+
+    Args:
+        options: Options of the command.
+        plan: Plan of the comparison.
+        runs: Folders of the pre-trainings by name.
+        frozen: Scores of frozen features by run.
+        scores: Scores of fine-tuning by start, one per seed.
+        clock: Seconds that were spent.
+        last: A fine-tuning result with data and device.
+        commonest: The mIoU of predicting the commonest class everywhere, if known.
+    """
     rows = [
         Row(
             {"start": start.title},
@@ -49,6 +63,7 @@ def results_of(
     notes = (
         *told,
         *too_short(runs),
+        *without_features(plan.starts, frozen, commonest),
         conclusion(differences, alone, runs),
         f"Total time: {in_words(clock.spent())}.",
         SELECTION,
@@ -69,6 +84,26 @@ def too_short(runs: Mapping[str, Path]) -> list[str]:
         f"The budget allowed pre-trainings of {', '.join(f'{one:,}' for one in steps)} steps. Fewer than "
         f"{FEWEST_STEPS} steps say little about pre-training; use a longer --budget."
     ]
+
+
+def without_features(
+    starts: Sequence[Start], frozen: Mapping[str | None, Mapping[str, float]], commonest: float | None
+) -> list[str]:
+    """Return a sentence if frozen features score no more than predicting the commonest class everywhere does."""
+    if commonest is None:  # evaluated by an older version
+        return []
+    every = {
+        start.title if start.run is not None else f"{start.title}, {tap}": frozen[start.run][tap]
+        for start in starts
+        for tap in taps_of(start)
+    }
+    useless = [name for name, score in every.items() if score < commonest + HALF_SHOWN]
+    alike = f"{100 * commonest:.2f} mIoU, which is the score of predicting the commonest class everywhere"
+    if not useless:
+        return []
+    if len(useless) == len(every):
+        return [f"No frozen features score more than {alike}, so they say nothing about the starts."]
+    return [f"These frozen features score no more than {alike}, so they say nothing: {'; '.join(useless)}."]
 
 
 def taps_of(start: Start) -> tuple[str, ...]:

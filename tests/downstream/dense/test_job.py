@@ -45,6 +45,7 @@ def test_a_run_is_measured_by_all_protocols(data: Path, tmp_path: Path) -> None:
     assert content["config"]["labels"] == [3, 1.0]
     assert content["data"]["classes"] == 4
     assert content["data"]["test_images"] == 5
+    assert 0.25 < 4 * content["details"]["commonest_class_miou"] < 1  # a share of the pixels, over four classes
     linear = content["details"]["scores"][0]
     assert set(linear["iou"]) == {"0", "1", "2", "3"}
     assert set(linear["chosen"][0]) == {"lr", "weight_decay", "at_end"}

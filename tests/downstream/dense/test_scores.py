@@ -111,6 +111,17 @@ def test_what_is_ignored_counts_nowhere() -> None:
         assert one.miou.mean == pytest.approx(two.miou.mean, abs=0.03)  # other cells were drawn first
 
 
+def test_the_score_of_the_commonest_class_is_that_of_predicting_it() -> None:
+    train, test = sources()
+    masks = test.masks.clone()
+    masks[:, :3] = 0
+    options = DenseOptions(protocols=("linear",), steps=1, finest_stride=1)
+    for classes in (3, 5):  # two of them occur nowhere
+        (score,) = dense_scores(train, ArrayMaps(test.maps, masks), classes=classes, options=options)
+        everywhere = np.zeros(masks.shape)
+        assert score.commonest_miou == pytest.approx(miou(everywhere, masks.numpy()))
+
+
 def test_images_without_labels_are_no_hindrance() -> None:
     train, test = sources()
     masks = train.masks.clone()

@@ -88,7 +88,10 @@ def measure_dense(request: EvaluateDenseOptions) -> Results:
         facts_of(data),
         where.device,
         tuple(filter(None, notes)),
-        details={"scores": [details_of(one, data.names) for one in scores]},
+        details={
+            "scores": [details_of(one, data.names) for one in scores],
+            "commonest_class_miou": scores[0].commonest_miou if scores else None,
+        },
     )
 
 

@@ -59,6 +59,12 @@ class DenseScore:
         iou: list[float] = (sums[:, 0] / (sums[:, 1] + sums[:, 2] - sums[:, 0])).mean(0).tolist()
         return iou
 
+    @property
+    def commonest_miou(self) -> float:
+        """The mIoU of predicting the commonest class of the test images everywhere: a score without any features."""
+        true = self.counts[0][:, 1].sum(0)
+        return float(true.max() / true.sum() / (true > 0).sum())
+
     def setting(self) -> dict[str, Any]:
         """Return the settings of this score for a row of the table."""
         every = {"at": self.at, "protocol": self.protocol, "labels": self.images, "clusters": self.clusters}

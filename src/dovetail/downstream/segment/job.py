@@ -168,8 +168,8 @@ class Plan(FinetunePlan):
         return Task.of("segment", self.source, self.data.names, options)
 
 
-def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
-    """Fine-tune and evaluate."""
+def finetune_segment(asked: FinetuneSegmentOptions, *, ending: bool = True) -> Results:
+    """Fine-tune and evaluate. With `ending`, print what can be done next."""
     plan = plan_of(
         asked,
         open_segmentation(
@@ -183,7 +183,8 @@ def finetune_segment(asked: FinetuneSegmentOptions) -> Results:
     check_told_apart(data.train, plan.train, "training", least=2)
     check_told_apart(data.val, plan.val, "evaluation", least=1)
     meaning = [data.label_map] if data.label_map is not None else []  # a table's content, too
-    return run_plan("finetune segment", asked, plan, starts, notes=[data.note] * bool(data.note), marks=meaning)
+    notes = [data.note] * bool(data.note)
+    return run_plan("finetune segment", asked, plan, starts, notes=notes, marks=meaning, ending=ending)
 
 
 def in_memory(data: SegmentationSet) -> SegmentationSet | InMemory:

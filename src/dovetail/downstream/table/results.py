@@ -167,8 +167,10 @@ def read_results(folder: str | Path) -> Results:
         Row(row.setting, {name: with_own_interval(score, found["task"]) for name, score in row.scores.items()})
         for row in found["rows"]
     )
-    notes = tuple(found["notes"])
-    return Results(found["task"], rows, found["config"], found["data"], found["device"], notes, found["versions"])
+    notes, details = tuple(found["notes"]), found.get("details", {})
+    return Results(
+        found["task"], rows, found["config"], found["data"], found["device"], notes, found["versions"], details
+    )
 
 
 def with_own_interval(score: Score, task: str) -> Score:

@@ -128,7 +128,7 @@ class Table:
         )
 
 
-def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
+def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str, ending: bool = True) -> Table:
     """Run the remaining trials, keep the weights of the best start, and return the results.
 
     Args:
@@ -136,6 +136,7 @@ def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
         fit: Fine-tunes and evaluates a trial.
         out: Folder of trials.jsonl (see `Ledger`).
         mark: Hash of everything that affects the scores (see `mark_of`).
+        ending: Whether to print how finished trials are run again.
 
     Raises:
         OptionsError: There are no trials, or a fraction is out of range.
@@ -157,7 +158,7 @@ def run_trials(grid: Grid, *, fit: Fit, out: Path, mark: str) -> Table:
                 print(f"{described(trial, known)} (already finished)", flush=True)
         best = better(best, candidate, found)
         ledger.drop_candidates(but=best.cell)
-    if reused:
+    if reused and ending:
         before = counted(reused, "trial")
         print(f"{before} already finished with the same options and data; delete {out / TRIALS} to run all again.")
     assert best is not None  # `check` raises without starts
