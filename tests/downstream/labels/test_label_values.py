@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dovetail.downstream.labels.checking import check_segmentation
+from dovetail.downstream.labels.maps import read_label_map
 from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.errors import DovetailError
 from tests.downstream.labels.mask_files import SIZE, pairs, voc, write_image
@@ -172,3 +174,38 @@ def test_masks_in_colour_are_told_the_map_of_colours(tmp_path: Path) -> None:
     with pytest.raises(DovetailError, match=r"is in colour .*--label-map 0,0,0:0 255,0,0:1"):
         open_segmentation(data)
     assert open_segmentation(data, label_map=["0,0,0:0", "255,0,0:1"]).classes == 2
+
+
+def test_classes_without_names_get_them_from_a_table_of_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pairs(tmp_path, [0, 1, 2, 255])
+    advice = "The classes have no names; to name them, add --label-map FILE with a label and its name on each line."
+    found = open_segmentation(data)
+    assert found.names == ("0", "1", "2")
+    assert found.note.endswith(advice)
+    check_segmentation(data, None, 255)
+    assert capsys.readouterr().out.count(advice) == 1
+    table = tmp_path / "names.txt"
+    table.write_text("0 soil\n1 wheat\n2 weed\n")  # 255 is ignored as without it
+    named = open_segmentation(data, label_map=[str(table)])
+    assert (named.names, named.classes) == (("soil", "wheat", "weed"), 3)
+    assert advice not in named.note
+    for index in range(len(found.train)):
+        assert torch.equal(named.train[index].mask, found.train[index].mask)
+    assert any(255 in item.mask for item in (named.train[index] for index in range(len(named.train))))
+    check_segmentation(data, None, 255, [str(table)])
+    assert advice not in capsys.readouterr().out
+
+
+def test_a_table_may_name_the_ignored_label_or_be_read_without_one(tmp_path: Path) -> None:
+    table = tmp_path / "names.txt"
+    table.write_text("0 soil\n255 wheat\n")
+    found = read_label_map([str(table)], 255)
+    assert found is not None
+    assert dict(zip(found.values, found.targets, strict=True)) == {0: 0, 255: 1}
+    table.write_text("0 soil\n1 wheat\n")
+    for ignored, values in ((255, (0, 1, 255)), (-1, (0, 1))):
+        found = read_label_map([str(table)], ignored)
+        assert found is not None
+        assert found.values == values

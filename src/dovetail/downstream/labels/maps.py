@@ -5,7 +5,7 @@
 
 A line of a table has the name of a class and its colour (three numbers from 0 to 255) or label (one number), in the
 format of CVAT ("road:128,64,128::"), CamVid ("128 64 128 Road"), class_dict.csv ("Road,128,64,128") or Roboflow
-("1, road"). Headers and lines that start with "#" are skipped.
+("1, road"). Headers and lines that start with "#" are skipped. The ignored label needs no line in a table of labels.
 
 Shapes: H x W pixels.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
         return None
     pairs = [_PAIR.fullmatch(item.strip()) for item in given]
     if len(given) == 1 and pairs[0] is None:
-        return read_table(Path(given[0]))
+        return with_ignored(read_table(Path(given[0])), ignore_index)
     entries: dict[int, int] = {}
     kinds: set[bool] = set()
     for item, pair in zip(given, pairs, strict=True):
@@ -103,6 +103,15 @@ def read_label_map(given: Sequence[str], ignore_index: int) -> LabelMap | None:
         raise OptionsError(f"--label-map {' '.join(given)} {fault}; use unique values of one kind.")
     values = sorted(entries)
     return LabelMap(tuple(values), tuple(entries[value] for value in values), kinds == {True}, kinds == {True})
+
+
+def with_ignored(table: LabelMap, ignore_index: int) -> LabelMap:
+    """Return a table of labels that keeps the ignored label, unless the table names it or there is none."""
+    if table.in_colour or ignore_index < 0 or ignore_index in table.values:
+        return table
+    pairs = sorted([*zip(table.values, table.targets, strict=True), (ignore_index, ignore_index)])
+    values, targets = zip(*pairs, strict=True)
+    return replace(table, values=values, targets=targets)
 
 
 def code_of(numbers: Sequence[int], where: str) -> int:

@@ -120,7 +120,13 @@ def open_saved_masks(
     count, found = classes_of_masks([train, val], classes, label_map)
     parts = [replace(part, classes=count) for part in (train, val)]
     return SegmentationData(
-        "datasets", parts[0], parts[1], count, names_of(count, label_map), joined(note, found), label_map
+        "datasets",
+        parts[0],
+        parts[1],
+        count,
+        names_of(count, label_map),
+        joined(note, found, told_of_names(label_map)),
+        label_map,
     )
 
 
@@ -315,8 +321,8 @@ def open_folders(
         parts = [files.subset(kept), files.subset(held)]
         note = joined(split_note(held, kept), surplus((data / "images", data / "masks")))
     names = names_of(count, label_map)
-    told = told_of_values(parts[0].images, value_range())
-    return SegmentationData("folders", parts[0], parts[1], count, names, joined(note, found, told), label_map)
+    told = joined(found, told_of_names(label_map), told_of_values(parts[0].images, value_range()))
+    return SegmentationData("folders", parts[0], parts[1], count, names, joined(note, told), label_map)
 
 
 def surplus(*pairs: tuple[Path, Path]) -> str:
@@ -377,6 +383,13 @@ def classes_of_masks(sets: Sequence[StoredMasks], classes: int | None, label_map
 def names_of(count: int, label_map: LabelMap | None) -> tuple[str, ...]:
     """Return the class names of a label map, or else numbers."""
     return label_map.names if label_map is not None and label_map.names else numbers(count)
+
+
+def told_of_names(label_map: LabelMap | None) -> str:
+    """Return how to name the classes if they have no names, or an empty string."""
+    if label_map is not None and label_map.names:
+        return ""
+    return "The classes have no names; to name them, add --label-map FILE with a label and its name on each line."
 
 
 def numbers(count: int) -> tuple[str, ...]:
