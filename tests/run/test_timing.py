@@ -78,3 +78,4 @@ def test_a_long_run_says_what_a_shorter_one_is() -> None:
         "Expected time: about 2 h 8 min (9,600 steps of 0.8 s). For a shorter run"
     )
     assert timing.expected(0.8, 200) == "Expected time: about 3 min (200 steps of 0.8 s)."
+    assert timing.expected(0.8, 200, again=True) == "Expected time: about 3 min (200 steps of 0.8 s, timed again)."

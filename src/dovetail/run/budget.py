@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dovetail.errors import counted
 from dovetail.networks.network import Network
 from dovetail.options import AUTO
 from dovetail.recipes import presets
@@ -57,7 +58,8 @@ def planned(
         if steps >= min(FEWEST_STEPS, cost.natural_steps) or left() <= 0:
             break
     size = f" on views of {size_in_words(found.image_size)} px" if found.image_size else ""
-    told = f"The budget of {options.budget} allows {steps:,} steps of {cost.step_seconds:.2g} s{size}."
+    each = f"timed at {cost.step_seconds:.2g} s each" if steps != 1 else f"timed at {cost.step_seconds:.2g} s"
+    told = f"The budget of {options.budget} allows {counted(steps, 'step')}{size}, {each}."
     if steps == 0:
         told = (
             f"Timing the steps ({cost.step_seconds:.2g} s each{size}) used up the budget of {options.budget}, so the "

@@ -137,7 +137,7 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     tell_phase(f"Building the model for {counted(source.num_images, 'image')}")
     torch.manual_seed(options.seed)
     network = network_for(options)
-    why = ""
+    why, budgeted = "", options.budget is not None
     if not options.resume:
         options, why = planned_run(options, source, network)
     recipe, settings, recipe_options = resolved_run(options, source, network)
@@ -175,7 +175,7 @@ def execute(options: PretrainOptions, out: Path, *, shown: bool, ending: bool) -
     to_views = partial(views_of, recipe=recipe)
     if not options.resume:
         unlogged = partial(batches_from, source, masks, recipe, settings, options.in_channels, None)
-        for told in tell_time(learner, batches=unlogged, to_views=to_views, settings=settings):
+        for told in tell_time(learner, batches=unlogged, to_views=to_views, settings=settings, again=budgeted):
             note(out, told)
     result = train(
         learner,

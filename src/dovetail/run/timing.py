@@ -145,16 +145,21 @@ def as_it_was(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(matmul)
 
 
-def tell_time(learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings) -> list[str]:
-    """Print and return the expected duration of a single-process run, unless it is short or cannot be timed."""
+def tell_time(
+    learner: Learner, *, batches: Batches, to_views: ToViews, settings: Settings, again: bool = False
+) -> list[str]:
+    """Print and return the expected duration of a single-process run, unless it is short or cannot be timed.
+
+    With `again`, say that the steps were timed before: for a budget, from another time, which often differs.
+    """
     if settings.total_steps <= LEAST_STEPS or settings.world_size > 1:
         return []
-    print("Timing a few steps …", flush=True)
+    print(f"Timing a few steps{' again' * again} …", flush=True)
     try:
         found = time_steps(learner, batches=batches, to_views=to_views, settings=settings, compare_threads=True)
     except (DovetailError, torch.OutOfMemoryError):  # the run itself will report the error
         return []
-    told = [expected(found.seconds, settings.total_steps)]
+    told = [expected(found.seconds, settings.total_steps, again=again)]
     print(told[0], flush=True)
     if found.single_thread is not None and SLOWER * found.single_thread < found.seconds:
         told.append(about_threads(found.seconds, found.single_thread))
@@ -171,14 +176,15 @@ def about_threads(seconds: float, single_thread: float) -> str:
     )
 
 
-def expected(step_seconds: float, steps: int) -> str:
+def expected(step_seconds: float, steps: int, *, again: bool = False) -> str:
     """Return the expected duration of a run, with advice if it is long.
 
     >>> expected(0.8, 2000)
     'Expected time: about 27 min (2,000 steps of 0.8 s).'
     """
     seconds = step_seconds * steps
-    said = f"Expected time: about {in_words(seconds)} ({counted(steps, 'step')} of {step_seconds:.2g} s)."
+    each = f"{counted(steps, 'step')} of {step_seconds:.2g} s{', timed again' * again}"
+    said = f"Expected time: about {in_words(seconds)} ({each})."
     if seconds > LONG_SECONDS:
         fewer = max(int(LONG_SECONDS / 2 / step_seconds), 1)
         said += (
