@@ -306,14 +306,14 @@ def loading(workers: int, *, hang: int = -1, daemon: bool = False) -> Iterator[t
     heard, told = context.Pipe(duplex=False)
     process = context.Process(target=load_all, args=(told, workers, hang), daemon=daemon)
     process.start()
-    assert heard.recv() == process.pid
+    told.close()  # so that a process that ends early ends the wait for it
     try:
+        assert heard.recv() == process.pid
         yield process, heard
     finally:
         process.kill()
         process.join()
         heard.close()
-        told.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
