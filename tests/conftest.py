@@ -74,3 +74,15 @@ def same_methods() -> Iterator[None]:
     yield
     registry.METHODS.clear()
     registry.METHODS.update(before)
+
+
+@pytest.fixture(autouse=True)
+def images_are_read_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs with `workers=0` read images in this process, as where processes cannot fork; tests marked `forks` fork.
+
+    To copy this process, which is large by all that it has imported, takes a third of the time of a tiny run.
+    """
+    if request.node.get_closest_marker("forks") is None:
+        from dovetail.data import loader
+
+        monkeypatch.setattr(loader, "can_fork", lambda: False)

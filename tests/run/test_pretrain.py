@@ -147,6 +147,7 @@ def test_init_continues_from_weights(
             torch.testing.assert_close(after[name], value)
 
 
+@pytest.mark.forks
 def test_bad_images_are_skipped_and_named(photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(photos, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from safetensors.torch import load_file
 
 import dovetail
 from dovetail.cli import run as run_command
+from dovetail.data import loader
 from dovetail.run.restored import restore
 from dovetail.views.plan import IMAGENET_MEAN, IMAGENET_STD
 from tests.run.stopping import Stopping
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [("decon-ml", {}), ("decon-sl", {"decoder_cells": 64, "border_cells": 1})],
@@ -36,6 +39,27 @@ def test_a_resumed_run_ends_in_the_same_bits(
     dovetail.pretrain(out=tmp_path / "parts", resume=True, data=Stopping(photos, None))
     whole, parts = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.forks
+def test_a_run_ends_in_the_same_bits_wherever_its_images_are_read(
+    pretrain: Callable[..., dovetail.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_by: set[int] = set()
+    dataset = loader.ViewDataset.__getitem__
+
+    def get(self: loader.ViewDataset, item: Any) -> Any:
+        read_by.add(os.getpid())
+        return dataset(self, item)
+
+    monkeypatch.setattr(loader.ViewDataset, "__getitem__", get)
+    pretrain(out=tmp_path / "apart", max_steps=2)
+    assert not read_by  # in this process
+    monkeypatch.setattr(loader, "can_fork", lambda: False)
+    pretrain(out=tmp_path / "here", max_steps=2)
+    assert read_by == {os.getpid()}
+    apart, here = (load_file(tmp_path / name / "exported" / "model.safetensors") for name in ("apart", "here"))
+    assert all(torch.equal(value, here[name]) for name, value in apart.items())
 
 
 def test_a_requeued_job_goes_on_with_the_command_it_had(
