@@ -20,7 +20,7 @@ from dovetail.views.points import with_points
 from dovetail.views.view import View
 
 CNN = "timm.create_model('test_resnet', channels=(8, 8, 16, 16))+fpn(channels=16)"  # with a tenth of its weights
-VIT = "timm/test_vit+fpn(channels=16)"
+VIT = "timm.create_model('test_vit', depth=2)+fpn(channels=16)"  # two blocks of six, which are cut apart in shards
 SHALLOW_VIT = "timm.create_model('test_vit', depth=1)+fpn(channels=16)"  # every block is alike
 BATCH = 4
 START = Moment(0, 100, 10)

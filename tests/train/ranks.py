@@ -22,10 +22,9 @@ from dovetail.train.learner import Learner
 from dovetail.views.plan import ViewPlan
 from dovetail.views.points import with_points
 from dovetail.views.view import View
-from tests.tiny import VIT, make_views, tiny_learner, tiny_model
+from tests.tiny import make_views, tiny_learner
 from tests.train.runs import Views, run, settings
 
-TWO_BLOCKS = "timm.create_model('test_vit', depth=2)+fpn(channels=16)"  # which are cut apart where weights are
 GLOBAL_BATCH = 8
 STEPS = 3
 
@@ -69,7 +68,7 @@ def learner_of(method: str) -> Learner:
     name, _, optimiser = method.partition("@")
     sampled = {"decoder_cells": 24} if name.endswith("-sampled") else {}
     name = name.removesuffix("-sampled")
-    learner = tiny_learner(name, model=TWO_BLOCKS if tiny_model(name) == VIT else None, **sampled)
+    learner = tiny_learner(name, **sampled)
     if optimiser:
         spec = replace(learner.recipe.optimiser, name=optimiser, clip_norm=0.5, clip_each_parameter=optimiser != "sgd")
         learner = Learner(replace(learner.recipe, optimiser=spec), learner.student.network)
