@@ -16,13 +16,13 @@ from dovetail.networks.build import build_network
 from dovetail.weights.graphs import EncoderMaps, export_graph
 
 
-def unet() -> nn.Module:
-    return smp.Unet("resnet18", encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8)).eval()
+def unet(encoder: str = "resnet18") -> nn.Module:
+    return smp.Unet(encoder, encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8)).eval()
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_torch_export_of_a_whole_model(tmp_path: Path) -> None:
-    model = unet()
+    model = unet("tu-test_resnet")
     written = export_graph(model, format="torch-export", to=tmp_path / "unet.pt2", image_size=(64, 96))
     program = torch.export.load(tmp_path / "unet.pt2").module()
     for height, width in [(64, 64), (64, 96), (96, 64), (128, 64)]:

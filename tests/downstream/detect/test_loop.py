@@ -292,7 +292,7 @@ def test_narrow_heads_learn(data: CocoSet) -> None:
 
 
 def test_the_heads_learn_from_images_with_and_without_objects(data: CocoSet) -> None:
-    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync")
+    spec = DetectorSpec("masks", "rcnn", 2, (64,), 100, "4conv1fc", "sync", head_width=0.25, proposals=64)
     torch.manual_seed(0)
     detector, _ = build_detector(source_of(None, "timm/test_resnet+fpn(channels=16)"), spec)
     options = DetectOptions(steps=2, batch_size=1, lr=0.001, warmup_steps=0, with_masks=True, batch_norm="frozen")
