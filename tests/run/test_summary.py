@@ -50,6 +50,7 @@ def test_the_log_of_a_run_begins_with_its_plan_and_ends_with_its_end(
     assert again.rstrip().endswith(f"The run has finished. The weights of the student are in {tmp_path / 'exported'}.")
 
 
+@pytest.mark.forks  # the images that are read ahead count
 def test_a_resumed_run_says_where_and_how_long_and_what_changed(
     photos: Path, pretrain: Callable[..., dovetail.Run], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
