@@ -170,7 +170,14 @@ for words, wanted in ((f"{a_run} smp/unet/resnett18", "did you mean 'smp/unet/re
                       ("try --data full --labels full", "out is missing"),
                       ("finetune segment --run full", "--data is missing"),
                       ("evaluate dense --data full", "--out is missing"),
-                      ("evaluate dense --data full --out o", "--run is missing")):
+                      ("evaluate dense --data full --out o", "--run is missing"),
+                      ("finetune segment --run full --data full --start imagnet", "did you mean 'imagenet'?"),
+                      (f"{a_run} smp/unet/resnet18 --out full/a.txt/o", "full/a.txt is a file"),
+                      ("try --data full --labels full --out full/a.txt", "full/a.txt is a file"),
+                      ("finetune detect --run full --data full --out full/a.txt", "full/a.txt is a file"),
+                      ("evaluate knn --run full --data full --out full/a.txt/o", "full/a.txt is a file"),
+                      ("predict --run full --data full --out full/a.txt", "full/a.txt is a file"),
+                      ("predict --run full --data full", "--out is missing")):
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert run(words.split()) == 2
     assert wanted in err.getvalue(), err.getvalue()

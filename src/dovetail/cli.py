@@ -172,7 +172,12 @@ VERBS: dict[str, Verb] = {
     "finetune segment": Verb(
         "dovetail.downstream.finetune", "finetune_segment", "fine-tune for semantic segmentation", early=OF_EVALUATE
     ),
-    "predict": Verb("dovetail.downstream.predict", "predict", "write the predictions of a fine-tuned model for images"),
+    "predict": Verb(
+        "dovetail.downstream.predict",
+        "predict",
+        "write the predictions of a fine-tuned model for images",
+        early="dovetail.downstream.predict:check_early",
+    ),
     "compare": Verb("dovetail.report.compare", "compare", "print the results of several runs side by side"),
     "methods": Verb("dovetail.recipes.show", "methods", "list the methods", only_prints=True, slow=False),
     "models": Verb("dovetail.recipes.show", "models", "list the models", only_prints=True, slow=False),

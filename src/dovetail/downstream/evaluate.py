@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.downstream.evaluate_options import EvaluateDenseOptions, EvaluateKnnOptions, EvaluateLinearOptions
-from dovetail.downstream.options import MeasureOptions
-from dovetail.errors import OptionsError
+from dovetail.downstream.options import STARTS, FinetuneOptions, MeasureOptions
+from dovetail.errors import OptionsError, unknown_name
 from dovetail.files.locking import in_use
+from dovetail.files.writable import check_writable
 from dovetail.options import takes
 from dovetail.provenance import refuse_code_in_file
 
@@ -79,7 +80,7 @@ def evaluate_dense(options: EvaluateDenseOptions) -> Results | None:
 
 
 def check_early(options: MeasureOptions) -> None:
-    """Raise `OptionsError` without a dataset, a model or a folder for results.
+    """Raise `DovetailError` without a dataset, a model or a writable folder for results, or for an unknown start.
 
     The command line calls this before PyTorch is imported.
     """
@@ -87,9 +88,13 @@ def check_early(options: MeasureOptions) -> None:
         raise OptionsError("--data is missing; specify a labelled dataset.")
     if options.check:
         return
-    folder_for("results", options)
+    check_writable(folder_for("results", options))
     if options.run is None and options.model is None:
         raise OptionsError("--run is missing; specify a pre-training run, or a --model with random weights.")
+    known = ("auto", *STARTS)
+    for name in options.start if isinstance(options, FinetuneOptions) else ():
+        if name not in known and not Path(name).exists():
+            raise unknown_name("start", name, known)
 
 
 OptionsT = TypeVar("OptionsT", bound=MeasureOptions)
@@ -120,7 +125,6 @@ def measured(
     """
     from dovetail.data.reading.values import values_within
     from dovetail.downstream.start import values_of_run
-    from dovetail.files.writable import check_writable
 
     refuse_code_in_file(options)
     check_early(options)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dovetail.options import COUNT, MOST_SIDE_PX, NOT_NEGATIVE, SHARE, Auto, Options, Range, option
 from dovetail.sizes import Size, as_size
 
+STARTS = ("random", "imagenet", "encoder", "decoder", "all")
 RATE = Range(0, above=True, most=1e6)
 LABEL_MAP = (
     "Meaning of the values or colours in mask images: pairs such as 255:1, 128:ignore or 128,0,0:2, or one file of "

@@ -5,7 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from dovetail.downstream.options import PredictOptions
+from dovetail.errors import OptionsError
+from dovetail.files.writable import check_writable
 from dovetail.options import takes
+
+
+def check_early(options: PredictOptions) -> None:
+    """Raise `DovetailError` for missing options and a folder that is not writable.
+
+    The command line calls it before PyTorch is imported.
+    """
+    for name, words in (("run", "a fine-tuned run"), ("data", "a folder of images"), ("out", "an output folder")):
+        if not str(getattr(options, name)):
+            raise OptionsError(f"--{name} is missing; specify {words}.")
+    check_writable(Path(options.out))
 
 
 @takes(PredictOptions)
@@ -24,4 +37,5 @@ def predict(options: PredictOptions) -> Path:
     """
     from dovetail.downstream import predictions
 
+    check_early(options)
     return predictions.predict(options)

@@ -37,7 +37,6 @@ from dovetail.downstream.segment.options import SegmentOptions, Window
 from dovetail.errors import DataError, DovetailError, OptionsError, counted, tell
 from dovetail.files.locking import in_use
 from dovetail.files.missing import about_missing
-from dovetail.files.writable import check_writable
 from dovetail.networks.modules import module_of
 from dovetail.provenance import refuse_code_in_file
 from dovetail.sizes import as_size
@@ -50,11 +49,7 @@ LEGEND = Path("legend.png")
 def predict(asked: PredictOptions) -> Path:
     """Write predictions."""
     refuse_code_in_file(asked)
-    for name, words in (("run", "a fine-tuned run"), ("data", "a folder of images"), ("out", "an output folder")):
-        if not str(getattr(asked, name)):
-            raise OptionsError(f"--{name} is missing; specify {words}.")
     folder, out = Path(asked.run), Path(asked.out)
-    check_writable(out)
     with in_use(out, keep=False):
         task = read_task(folder)
         if asked.overlays and task.task == "classify":

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
+from dovetail.downstream.options import STARTS
 from dovetail.downstream.own import OwnModel, own_model
 from dovetail.errors import DovetailError, ModelError, OptionsError, RunError, WeightsError, unknown_name
 from dovetail.files.sidecar import normalisation_in
@@ -29,7 +30,6 @@ from dovetail.weights.start import begin_from
 
 Start = str
 """One of `STARTS`, or the path of a .safetensors file or another run folder."""
-STARTS = ("random", "imagenet", "encoder", "decoder", "all")
 OF_A_RUN: Mapping[str, SelectedPart] = {"all": "all", "encoder": "encoder", "decoder": "decoder"}
 OF_A_FILE: tuple[SelectedPart, ...] = ("all", "encoder")
 TASK_FILE = "task.json"  # every fine-tuned run has this file

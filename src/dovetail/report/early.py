@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dovetail.data.folders import refuse_without_images
 from dovetail.errors import OptionsError
+from dovetail.files.writable import check_writable
 from dovetail.report.options import EmbedOptions
 
 
@@ -16,7 +17,7 @@ def check_early(options: EmbedOptions) -> None:
 
 
 def check_embed(options: EmbedOptions) -> None:
-    """Raise `OptionsError` if the output is no file of a supported format, or the images are not specified."""
+    """Raise `DovetailError` if the output is no file of a supported format, or cannot be written, or without images."""
     path = Path(options.out)
     if path.suffix not in (".npy", ".parquet"):
         raise OptionsError(f"--out {path} has an unsupported suffix; expected .npy or .parquet.")
@@ -24,3 +25,4 @@ def check_embed(options: EmbedOptions) -> None:
         raise OptionsError(f"--out {path} is a folder; specify a file.")
     if options.data is None:
         raise OptionsError("--data is missing; specify a folder of images.")
+    check_writable(path.parent)

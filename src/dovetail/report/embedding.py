@@ -28,7 +28,6 @@ from dovetail.downstream.start import Source, source_of, values_of_run
 from dovetail.errors import DataError, ResourceError, tell
 from dovetail.files.durable import write_whole
 from dovetail.files.locking import in_use
-from dovetail.files.writable import check_writable
 from dovetail.files.writing import aside, writing
 from dovetail.options import takes
 from dovetail.provenance import refuse_code_in_file
@@ -62,7 +61,6 @@ def embed(options: EmbedOptions) -> Path:
     refuse_code_in_file(options)
     check_embed(options)
     path = Path(options.out)
-    check_writable(path.parent)
     if path.suffix == ".parquet":
         parquet_library()
     page = None if options.page_map == "none" else page_for_map(options.run, options.page_map)

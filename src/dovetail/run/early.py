@@ -8,6 +8,7 @@ from typing import Any
 
 from dovetail.errors import DataError
 from dovetail.files.missing import refuse_missing
+from dovetail.files.writable import check_writable
 from dovetail.networks.known import refuse_unknown
 from dovetail.recipes.spelling import refuse_other_spellings
 from dovetail.run.folder import CONFIG, check_out
@@ -22,6 +23,7 @@ def check_early(options: PretrainOptions) -> None:
     again = begun_before(options.out)
     resume = options.resume or again
     check_out(options.out, create=False, overwrite=options.overwrite and not again, resume=resume)
+    check_writable(Path(options.out))
     if not resume:
         refuse_missing(options, new=True)
         options.check_complete()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.durations import in_words, seconds_in
 from dovetail.errors import DovetailError, Interrupted
+from dovetail.files.writable import check_writable
 from dovetail.options import takes
 from dovetail.sizes import as_size, size_in_words
 from dovetail.train.interrupts import signal_name
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 
 
 def check_early(options: TryOptions) -> None:
-    """Raise `DovetailError` for missing options. The command line calls it before PyTorch is imported."""
+    """Raise `DovetailError` for missing options and a folder that is not writable.
+
+    The command line calls it before PyTorch is imported.
+    """
     options.check_complete()
+    check_writable(Path(options.out))
 
 
 @takes(TryOptions)
@@ -46,14 +51,12 @@ def try_out(options: TryOptions) -> Results:
     Raises:
         DovetailError: An option is invalid, or a step cannot be carried out.
     """
-    options.check_complete()
+    check_early(options)
     began = time.monotonic()
     from dovetail.files.locking import in_use
-    from dovetail.files.writable import check_writable
     from dovetail.tryout.plan import Clock, plan_of
 
     out = Path(options.out)
-    check_writable(out)
     with in_use(out), stopping_in(out):
         clock = Clock(out, seconds_in(options.budget))
         with clock.stage("planning", began=began):
