@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -126,13 +127,14 @@ def test_every_hostile_name_comes_out_as_it_is(photos: Path, slot_run: Path, mon
     restored = restore(slot_run)
     source = PathSource([photos / name for name in HOSTILE])
     options = restored.options.changed(data=HOSTILE[0])
-    subject = module.Subject(slot_run, options, restored.recipe, "a < b", source, 2, "print('<i>')")
+    subject = module.Subject(slot_run, options, restored.recipe, "a < b", source, 2, "print('<i>')", "dovetail <b>")
     text = Page.prepare(subject, restored.before).render({}, restored.after, state="running")
     parser = Outline()
     parser.feed(text)
     said = "".join(parser.text)
     assert all(name in said for name in HOSTILE)
     assert "print('<i>')" in said
+    assert "dovetail <b>" in said
     assert parser.tags.count("script") == 1
     assert parser.tags.count("i") == 0
 
@@ -144,13 +146,15 @@ def test_the_page_tells_what_was_run(slot_run: Path) -> None:
             "decon-sl on timm/test_resnet+fpn(channels=16)",
             "Finished",
             "step 2 of 2",
-            "9 images, all readable",
+            "9 images, none unreadable",
             "2 global of 64 px",
         ),
         *("encoder on c5, decoder_p2 on p2", "torch 2.", "load_into", "prototypes=6", "Term decoder_p2 (unweighted)"),
         *("optimiser steps", "images per second", "Encoder, tap c5", "Decoder, tap p2", "Before", "SlotCon (terms"),
     ):
         assert words in text, words
+    command = r"dovetail finetune segment --run \S+/slots\.tmp --data LABELLED --start random all"  # made there
+    assert re.search(command, text)
 
 
 def test_queries_are_drawn_on_their_source(query_run: Path) -> None:
@@ -197,13 +201,15 @@ def test_photographs_that_hang_leave_the_page_without_pictures(
     monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.5)
     restored = restore(slot_run)
     source = Hanging([photos / "plain.jpg", photos / "plain.jpg"])
-    subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load")
+    subject = module.Subject(slot_run, restored.options, restored.recipe, "recipe", source, 2, "load", "measure")
     page = Page.prepare(subject, restored.before)
     assert "has no images: reading took more than 0.5 seconds" in caplog.text
     assert page.examples == page.images == []
     assert "step 2 of 2" in " ".join(page.render({}, restored.after, state="running").split())
     stopped = page.render({}, restored.after, state="stopped", step=1)  # between two readings
     assert "step 1 of 2" in " ".join(stopped.split())
+    assert "none unreadable so far</dd>" in stopped
+    assert "none unreadable</dd>" in page.render({}, restored.after, state="finished")
 
 
 def test_the_page_is_written_while_a_run_goes_and_a_failure_stops_no_run(

@@ -98,7 +98,7 @@ def test_unreadable_images_are_counted_once(tmp_path: Path, monkeypatch: pytest.
     paths = ("photos/a.jpg", str(tmp_path / "photos" / "a.jpg"))  # the second one is of the resumed run
     file.write_text("".join(json.dumps({"path": path, "reason": "torn"}) + "\n" for path in paths))
     assert told_of_skipped(file) == f"\n1 image could not be read and was skipped; see {file}."
-    assert unreadable(tmp_path) == "1 unreadable (see skipped.jsonl)"
+    assert unreadable(tmp_path, "finished") == "1 unreadable (see skipped.jsonl)"
 
 
 def test_show_prints_what_a_run_used(

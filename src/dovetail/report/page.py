@@ -63,6 +63,7 @@ class Subject:
         source: Image source.
         total_steps: Optimiser steps of the whole run.
         loading: Python code that loads the weights.
+        measuring: Command that measures the gain.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Subject:
     source: ImageSource
     total_steps: int
     loading: str
+    measuring: str
 
 
 @dataclass
@@ -141,7 +143,7 @@ class Page:
             written=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             step=history.last.get("step", 0) if step is None else step,
             total_steps=subject.total_steps,
-            facts=facts(subject, history, network),
+            facts=facts(subject, history, network, state),
             verdicts=[*history.verdicts(taps), *contents, *prototypes],
             contents=bool(contents),
             prototypes=bool(prototypes),
@@ -153,6 +155,7 @@ class Page:
             shape="{2} / {1}".format(*self.images[0].shape) if self.images else "1",
             extras=[section(extra) for extra in extras],
             loading=subject.loading,
+            measuring=subject.measuring,
             options={name: words_of(value) for name, value in kept_options(subject.options).items()},
             recipe_text=subject.recipe_text,
         )
@@ -202,7 +205,7 @@ def model_name(options: PretrainOptions) -> str:
     return model if isinstance(model, str) else type(model).__name__
 
 
-def facts(subject: Subject, history: History, network: Network) -> dict[str, str]:
+def facts(subject: Subject, history: History, network: Network, state: State) -> dict[str, str]:
     """Return a description of the run."""
     options, source = subject.options, subject.source
     millions = sum(value.numel() for value in network.parameters()) / 1e6
@@ -214,7 +217,7 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     return {
         "model": f"{model_name(options)}, {millions:.1f} million parameters",
         "method": f"{options.method}: {', '.join(f'{one.name} on {one.tap}' for one in subject.recipe.terms)}",
-        "data": f"{named}, {counted(source.num_images, 'image')}, {unreadable(subject.folder)}",
+        "data": f"{named}, {counted(source.num_images, 'image')}, {unreadable(subject.folder, state)}",
         "views": views_in_words(subject.recipe),
         "length": length_in_words(subject),
         "speed": speed_in_words(history, subject),
@@ -225,10 +228,12 @@ def facts(subject: Subject, history: History, network: Network) -> dict[str, str
     }
 
 
-def unreadable(folder: Path) -> str:
+def unreadable(folder: Path, state: State) -> str:
     """Return a phrase about unreadable images."""
     count = len(unreadable_in(folder / "skipped.jsonl"))
-    return f"{count} unreadable (see skipped.jsonl)" if count else "all readable so far"
+    if count:
+        return f"{count} unreadable (see skipped.jsonl)"
+    return "none unreadable" if state == "finished" else "none unreadable so far"
 
 
 def views_in_words(recipe: Recipe) -> str:

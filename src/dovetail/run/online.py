@@ -16,7 +16,7 @@ from dovetail.networks.network import Network
 from dovetail.recipe import Recipe
 from dovetail.run.folder import RECIPE
 from dovetail.run.options import PretrainOptions
-from dovetail.run.summary import example
+from dovetail.run.summary import example, measuring
 from dovetail.train.defaults import Settings
 from dovetail.train.overseer import Dense, Knn
 from dovetail.views.batch import statistics
@@ -79,7 +79,7 @@ def report_of(
 
         text, total = (out / RECIPE).read_text(encoding="utf-8"), settings.total_steps
         ready = textwrap.dedent(example(network, out))
-        subject = Subject(out, config, recipe, text, source, total, ready)
+        subject = Subject(out, config, recipe, text, source, total, ready, measuring(out, config.init))
         with torch.random.fork_rng(devices=[]):  # the heads are initialised next, and must not depend on the page
             return ReportWriter(Page.prepare(subject, network), every_minutes=minutes)
     except Exception as error:  # a failure of the page must not stop the run

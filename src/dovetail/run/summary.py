@@ -262,10 +262,15 @@ def told_of_skipped(file: Path) -> str:
     return f"\n{counted(count, 'image')} could not be read and {'was' if count == 1 else 'were'} skipped; see {file}."
 
 
+def measuring(out: Path, init: str | None) -> str:
+    """Return the command that measures the gain of a run from `init` on labelled images."""
+    alone = "imagenet" if init == "imagenet" else "random"
+    return f"dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start {alone} all"
+
+
 def next_steps(out: Path, init: str | None) -> str:
     """Return the command that evaluates a finished run from `init`, and the path of its report page."""
-    alone = "imagenet" if init == "imagenet" else "random"
-    command = f"    dovetail finetune segment --run {shlex.quote(str(out))} --data LABELLED --start {alone} all"
+    command = f"    {measuring(out, init)}"
     page = out / "report.html"
     shown = [f"\nThe report of the run is {page}."] if page.is_file() else []
     return "\n".join(["\nTo measure the gain from pre-training on labelled images:\n", command, *shown])
