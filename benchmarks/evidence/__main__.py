@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.evidence.measure import Bench, run_row
 from benchmarks.evidence.records import Records
-from benchmarks.evidence.rows import QUESTIONS, SCALES, Scale, question_named
+from benchmarks.evidence.rows import SCALES, Scale, question_named
 from benchmarks.evidence.tables import Section, rows_of, update_page
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import build
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--scale", choices=SCALES, default="tabletop", help="images, models and sizes")
-    parser.add_argument("--questions", nargs="+", help="questions to measure (default: all)")
+    parser.add_argument("--questions", nargs="+", help="questions to measure (default: those of the scale)")
     parser.add_argument("--rows", nargs="+", help="names of rows (default: all rows of the questions)")
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds to measure (default: all of the scale)")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for packages, scenes and weights")
@@ -56,7 +56,7 @@ def study(options: argparse.Namespace) -> None:
     images = build(scale.images, options.cache, scale.plan)
     remember(options.results, scale, images.fingerprint)
     bench = Bench(scale, images, records_of(options.results, scale), options.cache / "runs")
-    asked = [question_named(name) for name in options.questions or [one.name for one in QUESTIONS]]
+    asked = [question_named(name) for name in options.questions or scale.questions]
     unknown = sorted(set(options.rows or []) - {row.name for one in asked for row in one.rows})
     if unknown:
         raise DovetailError(f"No question has a row named {unknown[0]!r}; see benchmarks/evidence/rows.py.")

@@ -106,6 +106,7 @@ class Scale:
         detection: Options of `dovetail.finetune_detect`.
         detection_rates: Candidates for its learning rate.
         seeds: Each has a pre-training and a draw of the labelled images of its own.
+        questions: What is measured unless the command line names questions.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Scale:
     detection: Mapping[str, Any] = field(default_factory=dict)
     detection_rates: tuple[float, ...] = (1e-2,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    questions: tuple[str, ...] = ("frozen", "decoder", "segment", "continued", "methods", "maps", "unet", "detect")
 
     def steps(self, measure: Measure) -> Mapping[float, int]:
         """Return the steps of fine-tuning for each share of the labels."""
@@ -190,7 +192,7 @@ JOINT: tuple[Row, ...] = (
     TARGETS_LONGER,
 )
 FINETUNED: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON, DECON_JOINT, DECON_DECODER, TARGETS_LONGER)
-DECODERS: tuple[Row, ...] = (IMAGENET, DECON_DECODER, TARGETS_LONGER)
+DECODERS: tuple[Row, ...] = (IMAGENET, DECON_DECODER, CONTINUED, TARGETS_LONGER)
 
 
 def against_starts(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
@@ -241,6 +243,7 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 
 
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
+BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
 CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
@@ -270,6 +273,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("maps", "Frozen maps, by method", "frozen", METHODS, over_first(METHODS)),
     Question("unet", "Segmentation after fine-tuning, Unet", "segment", UNETS, over_first(UNETS)),
     Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_first(DETECTORS)),
+    Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
     Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_first(SHARES)),
 )
 
@@ -322,7 +326,11 @@ SCALES: Mapping[str, Scale] = {
     "tabletop": _TABLETOP,
     "stamps": _STAMPS,
     # The same images and pre-trainings, with other numbers of labels.
-    "shares": replace(_STAMPS, name="shares", fractions={0.01: 240, 0.1: 240, 1.0: 600}, seeds=(0,)),
+    "shares": replace(
+        _STAMPS, name="shares", fractions={0.01: 240, 0.1: 240, 1.0: 600}, seeds=(0,), questions=("shares",)
+    ),
+    # The same again, fine-tuned for a quarter of the steps.
+    "brief": replace(_STAMPS, name="brief", fractions={0.05: 60}, questions=("brief",)),
     "tiny": Scale(
         name="tiny",
         images="mosaics",

@@ -71,11 +71,17 @@ def test_a_difference_counts_only_by_its_whole_interval(values: list[float], abo
 
 @pytest.mark.parametrize("row", [row for question in QUESTIONS for row in question.rows], ids=lambda row: row.name)
 def test_every_row_names_a_known_method_and_its_options(row: Row) -> None:
-    assert row.network in SCALES["tabletop"].networks
     if row.pretraining is not None:
         assert set(row.pretraining.recipe) <= set(options_of(row.pretraining.method))
     else:
         assert row.starts == (("encoder",) if row.init else ("random",))
+
+
+def test_every_scale_has_the_networks_of_its_questions() -> None:
+    for scale in SCALES.values():
+        rows = [row for name in scale.questions for row in question_named(name).rows]
+        assert rows
+        assert {row.network for row in rows} <= set(scale.networks)
 
 
 def test_an_encoder_is_frozen_by_an_option_that_fine_tuning_has() -> None:
