@@ -340,6 +340,7 @@ SCALES: Mapping[str, Scale] = {
         epochs=1,
         batch_size=8,
         labels=(16, 1.0),
+        probing={"lr": [0.1], "weight_decay": [1e-4], "steps": 20},
         fractions={0.5: 2, 1.0: 2},
         decoder_fractions={0.5: 2},
         finetuning={"batch_size": 4, "crop_size": 64},
