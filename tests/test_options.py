@@ -31,6 +31,7 @@ class Baking(Options):
     minutes: int | Auto = option("auto", "Minutes in the oven.", Range(1, 90))
     heat: Literal["low", "high"] = option("low", "Heat of the oven.", movable=True)
     seeds: Sequence[float] = option((), "Grams of each kind of seed.", Range(0))
+    loaves: int = option(1, "Loaves of bread.")
     out: str | Path = option("", "Where it goes.")
 
 
@@ -48,7 +49,7 @@ def test_a_function_takes_the_fields_as_keyword_arguments() -> None:
     assert bake() == "rye auto low [] []"
     assert bake(minutes=3, seeds=[1.5]) == "rye 3 low [1.5] ['minutes', 'seeds']"
     assert bake("oat") == "oat auto low [] ['loaf']"
-    assert [*inspect.signature(bake).parameters] == ["loaf", "minutes", "heat", "seeds", "out"]
+    assert [*inspect.signature(bake).parameters] == ["loaf", "minutes", "heat", "seeds", "loaves", "out"]
     assert inspect.signature(bake).parameters["minutes"].default == "auto"
 
 
@@ -81,6 +82,9 @@ def test_the_docstring_lists_them_before_what_is_returned() -> None:
         ({"minutes": 0}, "minutes is 0; it must be from 1 to 90."),
         ({"minutes": float("nan")}, "minutes is nan; it must be from 1 to 90."),
         ({"minutes": "long"}, "minutes is 'long'; it must be a number or 'auto'."),
+        ({"minutes": 3.0}, "minutes is 3.0; it must be a whole number or 'auto'."),
+        ({"loaves": 2.5}, "loaves is 2.5; it must be a whole number."),
+        ({"loaves": "two"}, "loaves is 'two'; it must be a number."),
         ({"heat": "hihg"}, "There is no heat 'hihg'; did you mean 'high'?"),
         ({"seeds": [1.0, -2.0]}, "seeds is -2; it must be at least 0."),
     ],

@@ -26,7 +26,8 @@ import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args
+from types import UnionType
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, Union, get_args, get_origin
 
 from dovetail.errors import OptionsError, unknown_name
 from dovetail.names import names_of, types_of
@@ -243,10 +244,12 @@ def check_value(name: str, value: Any, info: OptionInfo, kind: Any) -> None:
         if info.range is not None and isinstance(one, int | float):
             info.range.check(name, one)
     names = names_of(kind)
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    numbers = [one for one in (int, float) if one in parts]
+    whole = isinstance(value, float) and numbers == [int]
+    if whole or (isinstance(value, str) and numbers and str not in parts and value not in names):
+        raise OptionsError(f"{name} is {value!r}; it must be a {'whole ' * whole}number{or_names(names)}.")
     if isinstance(value, str) and names and value not in names:
-        numbers = any(one in (int, float) for one in (get_args(kind) or (kind,)))
-        if numbers:
-            raise OptionsError(f"{name} is {value!r}; it must be a number{or_names(names)}.")
         raise unknown_name(name, value, names)
 
 
