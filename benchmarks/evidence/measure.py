@@ -21,6 +21,7 @@ import torch
 import dovetail
 from benchmarks.evidence.records import Cell, Records
 from benchmarks.evidence.rows import Measure, Row, Scale, Start
+from benchmarks.scenes.textures import PIECES
 from benchmarks.scenes.write import SceneSet
 from dovetail.downstream.table.results import Results
 from dovetail.errors import DovetailError
@@ -68,6 +69,9 @@ def run_row(bench: Bench, row: Row, measure: Measure, seed: int, *, keep: bool =
         return
     if measure == "frozen":
         frozen(bench, row, seed, missing)
+    elif measure == "image":
+        for cell in missing:
+            classified(bench, row, cell)
     else:
         for cell in missing:
             finetuned(bench, row, cell, rate_of(bench, row, measure, starts_of(row, cell)))
@@ -138,10 +142,9 @@ def frozen(bench: Bench, row: Row, seed: int, missing: list[Cell]) -> None:
             at=list(one.taps),
             labels=list(one.labels),
             protocols=list(one.protocols),
-            image_size=one.plan.side_px,
             seed=seed,
             out=out,
-            **one.probing,
+            **{"image_size": one.plan.side_px, **one.probing},
         )
     )
     shutil.rmtree(out, ignore_errors=True)
@@ -151,6 +154,15 @@ def frozen(bench: Bench, row: Row, seed: int, missing: list[Cell]) -> None:
         cell = next((one for one in missing if one.at == at and one.labels == setting["labels"]), None)
         if cell is not None:
             bench.records.add(row, cell, plain(line.scores), facts_of(run, results))
+
+
+def classified(bench: Bench, row: Row, cell: Cell) -> None:
+    """Classify whole images by their nearest neighbours and write the score down."""
+    run, one = weights(bench, row, cell.seed), bench.scale
+    out, pieces = run / "image", bench.images.folder / PIECES
+    results = done(dovetail.evaluate_knn(run=run, data=pieces, k=[one.neighbours], image_size=one.view_px, out=out))
+    shutil.rmtree(out, ignore_errors=True)
+    bench.records.add(row, cell, {"accuracy": plain(results.rows[0].scores)["top1"]}, facts_of(run, results))
 
 
 def rate_of(bench: Bench, row: Row, measure: Measure, start: Start) -> float:

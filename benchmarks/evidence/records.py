@@ -64,6 +64,7 @@ class Records:
         one = self.scale
         settings: Mapping[Measure, Any] = {
             "frozen": [one.plan.side_px, one.probing],
+            "image": [one.view_px, one.neighbours],
             "segment": [one.finetuning, sorted(one.fractions.items()), one.rates, one.rate_fraction],
             "decoder": [one.finetuning, sorted(one.decoder_fractions.items()), one.rates, one.rate_fraction],
             "detect": [one.detection, one.detection_rates, one.rate_fraction],

@@ -15,8 +15,8 @@ from benchmarks.scenes.stock import Split
 from dovetail.errors import unknown_name
 
 Start = Literal["random", "encoder", "all"]
-Measure = Literal["frozen", "segment", "decoder", "detect"]
-"""Frozen maps; fine-tuning of the whole model; fine-tuning with a frozen encoder; detection."""
+Measure = Literal["frozen", "image", "segment", "decoder", "detect"]
+"""Frozen maps; frozen features of whole images; fine-tuning of the whole model, or with a frozen encoder; detection."""
 ENCODER: tuple[Start, ...] = ("encoder",)
 ALL: tuple[Start, ...] = ("all",)
 BOTH: tuple[Start, ...] = ("encoder", "all")
@@ -97,6 +97,7 @@ class Scale:
         taps: Where frozen maps are measured.
         protocols: How frozen maps are measured.
         probing: Further options of `dovetail.evaluate_dense`.
+        neighbours: Nearest neighbours that vote on the class of an image; `mosaics` only.
         labels: Numbers of labelled images for frozen maps; 1.0 stands for all.
         fractions: Shares of the labelled images for fine-tuning the whole model, and its steps for each.
         decoder_fractions: The same for fine-tuning with a frozen encoder.
@@ -119,6 +120,7 @@ class Scale:
     taps: tuple[str, ...] = ("encoder", "decoder")
     protocols: tuple[str, ...] = ("linear", "retrieval")
     probing: Mapping[str, Any] = field(default_factory=dict)
+    neighbours: int = 20
     labels: tuple[float, ...] = (16, 64, 1.0)
     fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240, 1.0: 600})
     decoder_fractions: Mapping[float, int] = field(default_factory=lambda: {0.05: 240})
@@ -132,6 +134,8 @@ class Scale:
 
     def steps(self, measure: Measure) -> Mapping[float, int]:
         """Return the steps of fine-tuning for each share of the labels."""
+        if measure == "image":
+            return {1.0: 0}
         return self.decoder_fractions if measure == "decoder" else self.fractions
 
 
@@ -242,6 +246,18 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
     return tuple(Pair(row.name, row.starts[0], first.name, first.starts[0]) for row in rows[1:])
 
 
+# Rate and temperature were chosen for DINO on the images to choose with (benchmarks/results/textures_64px).
+WARM: Mapping[str, Any] = {"teacher_temperature": 0.04, "warmup_temperature": 0.04}
+UNTRAINED_VIT = Row("ViT, random weights", init=None, network="vit", starts=("random",))
+DINO = Row("DINO", Pretraining("dino", WARM), init=None, network="vit")
+DINO_LONGER = Row("DINO, for the time of ADCLR", Pretraining("dino", WARM, longer=1.65), init=None, network="vit")
+ADCLR = Row("ADCLR over DINO", Pretraining("adclr", WARM), init=None, network="vit")
+TOKENS: tuple[Row, ...] = (UNTRAINED_VIT, DINO, DINO_LONGER, ADCLR)
+TOKEN_PAIRS: tuple[Pair, ...] = (
+    *over_first(TOKENS),
+    *(Pair(ADCLR.name, "encoder", other.name, "encoder") for other in (DINO, DINO_LONGER)),
+    Pair(DINO_LONGER.name, "encoder", DINO.name, "encoder"),
+)
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
 BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
@@ -275,6 +291,9 @@ QUESTIONS: tuple[Question, ...] = (
     Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_first(DETECTORS)),
     Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
     Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_first(SHARES)),
+    Question("tokens", "Frozen maps of a ViT", "frozen", TOKENS, TOKEN_PAIRS),
+    Question("scenes", "Segmentation after fine-tuning a ViT", "segment", TOKENS, TOKEN_PAIRS),
+    Question("pieces", "Images of one texture, k nearest neighbours", "image", TOKENS, TOKEN_PAIRS),
 )
 
 
@@ -331,6 +350,22 @@ SCALES: Mapping[str, Scale] = {
     ),
     # The same again, fine-tuned for a quarter of the steps.
     "brief": replace(_STAMPS, name="brief", fractions={0.05: 60}, questions=("brief",)),
+    "tokens": Scale(
+        name="tokens",
+        images="mosaics",
+        plan=SetPlan(64, counts(1024, 400, 100, 200)),
+        networks={"vit": "timm.create_model('test_vit', patch_size=8, depth=4, weight_init='jax')+fpn(channels=32)"},
+        view_px=64,
+        epochs=60,
+        batch_size=32,
+        taps=("encoder",),
+        labels=(16, 64),
+        probing={**_TABLETOP.probing, "image_size": 128},  # mosaics are twice as wide as views
+        fractions={0.05: 200, 0.1: 200},
+        finetuning={"batch_size": 12, "crop_size": 64},
+        rates=(2e-3,),  # the one chosen for every row there
+        questions=("tokens", "pieces", "scenes"),
+    ),
     "tiny": Scale(
         name="tiny",
         images="mosaics",

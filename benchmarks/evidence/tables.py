@@ -156,7 +156,7 @@ class Section:
 
 def shown_scores(measure: Measure) -> tuple[str, ...]:
     """Return the names of the scores that a measure has a table for."""
-    return ("box AP", "mask AP") if measure == "detect" else ("mIoU",)
+    return {"detect": ("box AP", "mask AP"), "image": ("accuracy",)}.get(measure, ("mIoU",))
 
 
 def labelled(labels: float) -> str:

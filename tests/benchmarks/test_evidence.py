@@ -218,6 +218,18 @@ def test_frozen_maps_of_untrained_weights_are_measured_at_every_tap(images: Scen
     assert (folder / "exported" / "model.safetensors").read_bytes() == before
 
 
+def test_whole_images_are_classified_by_their_neighbours(images: SceneSet, tmp_path: Path) -> None:
+    place, row = bench(images, tmp_path), dataclasses.replace(RANDOM, network="fpn")
+    run_row(place, row, "image", 0)
+    (cell, line), *others = place.records.found(row, "image").items()
+    assert (cell.at, cell.labels, others) == ("random", 1.0, [])
+    assert set(line["scores"]) == {"accuracy"}
+    assert 0 <= line["scores"]["accuracy"] <= 1
+    table = Section(Question("pieces", "Pieces", "image", (row,)), place.records).text()
+    assert table.startswith("accuracy in %, by share of the labels:")
+    assert f"| {row.name} | nothing | {100 * line['scores']['accuracy']:.1f} (n = 1) |" in table
+
+
 def test_joint_rows_include_the_starts_that_a_user_has() -> None:
     names = [row.name for row in JOINT]
     assert names[:2] == [RANDOM.name, IMAGENET.name]
