@@ -21,13 +21,13 @@ def test_measures_every_share_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(decoder_mix, name, value)
     options = argparse.Namespace(seeds=[1], cache=tmp_path / "cache", results=tmp_path)
     decoder_mix.study(options, SCALES["tiny"])
-    lines = (tmp_path / decoder_mix.LINES).read_text()
+    lines = (tmp_path / "decoder_mix.jsonl").read_text()
     found = [json.loads(line) for line in lines.splitlines()]
     assert [(one["row"], one["share"]) for one in found] == [(RANDOM.name, 1.0), ("whole", 1.0), ("whole", 0.5)]
     assert all(1 < one["rank"] <= 128 for one in found)
     assert found[1]["rank"] != found[2]["rank"]
     decoder_mix.study(options, SCALES["tiny"])
-    assert (tmp_path / decoder_mix.LINES).read_text() == lines
+    assert (tmp_path / "decoder_mix.jsonl").read_text() == lines
 
 
 def test_the_page_has_means_over_seeds() -> None:

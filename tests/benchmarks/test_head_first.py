@@ -17,12 +17,12 @@ def test_measures_each_score_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(head_first, name, value)
     options = argparse.Namespace(seeds=[1], cache=tmp_path / "cache", results=tmp_path)
     head_first.study(options, SCALES["tiny"])
-    lines = (tmp_path / head_first.LINES).read_text()
+    lines = (tmp_path / "head_first.jsonl").read_text()
     scores = [json.loads(line) for line in lines.splitlines()]
     assert [(one["row"], one["seed"], one["head_first"]) for one in scores] == [(RANDOM.name, 1, at) for at in (0, 1)]
     assert scores[0]["miou"] != scores[1]["miou"]
     head_first.study(options, SCALES["tiny"])
-    assert (tmp_path / head_first.LINES).read_text() == lines
+    assert (tmp_path / "head_first.jsonl").read_text() == lines
 
 
 def test_the_page_compares_the_seeds_that_have_both() -> None:
