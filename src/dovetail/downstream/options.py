@@ -157,7 +157,7 @@ class FinetuneSegmentOptions(MachineOptions, FinetuneOptions):
     batch_norm: Literal["train", "reestimate", "frozen"] = option(
         "train",
         'BatchNorm statistics: "train" updates those of the run, "reestimate" recomputes them first, "frozen" keeps '
-        "them.",
+        "those of the encoder and updates the others.",
     )
     inference: Literal["auto", "whole", "slide"] = option(
         "auto",

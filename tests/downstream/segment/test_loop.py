@@ -6,6 +6,7 @@ import copy
 import dataclasses
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -175,6 +176,23 @@ def test_batch_norm_statistics() -> None:
     # One training step moves the mean by a tenth of the way towards its batch; all batches have nearly one mean.
     assert (again.encoder[1].running_mean - plain).abs().max() < 0.1
     assert (once.encoder[1].running_mean - plain).abs().max() > 0.2
+
+
+def test_only_the_encoder_keeps_its_batch_norm_statistics() -> None:
+    """A random decoder has no statistics worth keeping: with them it would be a network without normalisation."""
+    torch.manual_seed(0)
+    model = smp.Unet("tu-test_resnet", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 8), classes=3)
+    before = copy.deepcopy(model.state_dict())
+    finetune_segmentation(model, squares(), options(steps=1, batch_norm="frozen"))
+    moved = {
+        name.partition(".")[0]
+        for name, value in model.state_dict().items()
+        if name.endswith("running_mean") and not torch.equal(value, before[name])
+    }
+    kept = [name for name in before if name.startswith("encoder.") and name.endswith("running_var")]
+    assert moved == {"decoder"}
+    assert kept
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in kept)
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:

@@ -72,7 +72,7 @@ def finetune_segmentation(
         reestimate_batch_norm(model, train, options, device=device)
     model.train()
     if options.batch_norm == "frozen":
-        freeze_batch_norm(model)
+        freeze_batch_norm(model, options.parts.get("encoder", ()))
 
     def step_loss(batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         images, masks = batch
@@ -232,10 +232,15 @@ def check_classes(logits: Tensor, classes: int) -> None:
         )
 
 
-def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the BatchNorm modules of the model that have running statistics."""
-    modules = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [module for module in modules if module.track_running_stats]
+def batch_norms(model: nn.Module, prefixes: Sequence[str] = ("",)) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the BatchNorm modules with running statistics whose parameters start with one of the prefixes."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and f"{name}.".startswith(tuple(prefixes))
+    ]
 
 
 @contextmanager
@@ -251,9 +256,13 @@ def single_value_error(options: SegmentOptions) -> Iterator[None]:
         ) from error
 
 
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Put BatchNorm into evaluation mode, so it uses its running statistics and does not update them."""
-    for module in batch_norms(model):
+def freeze_batch_norm(model: nn.Module, prefixes: Sequence[str] = ("",)) -> None:
+    """Put BatchNorm into evaluation mode, so it uses its running statistics and does not update them.
+
+    Fine-tuning passes the prefixes of the encoder. A decoder or head may start from random weights, and has no
+    statistics to keep then.
+    """
+    for module in batch_norms(model, prefixes):
         module.eval()
 
 

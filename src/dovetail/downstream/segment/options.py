@@ -35,7 +35,7 @@ class SegmentOptions(FitOptions):
         power: Power of the polynomial decay. 0 keeps the learning rate constant.
         floor: Final learning rate relative to its peak.
         batch_norm: BatchNorm's running statistics: "train" updates them, "reestimate" first replaces them by the mean
-            over training images, "frozen" keeps them and uses them in training, too.
+            over training images, "frozen" keeps the encoder's and uses them in training, too, and updates the others.
         augmentation: Augmentation of training images. Its `within_px` also applies to evaluation.
         auxiliary_weight: Loss weight of an auxiliary head.
         align_corners: Whether to resize logits with aligned corners, as in some protocols.
