@@ -308,6 +308,22 @@ def test_images_one_by_one_come_out_as_together(channels: int, size: tuple[int, 
     assert each.max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (32, 32), (11, 90)])
+def test_small_images_are_processed_together_with_equal_bits(
+    channels: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.5}
+    spec = Photometric(**strengths, jitter_p=0.8, grey_p=0.3, blur_p=0.7, solarise_p=0.5)  # type: ignore[arg-type]
+    parameters = torch.from_numpy(np.stack([photometric.draw(rng, spec) for _ in range(200)]))
+    each = torch.randint(256, (200, channels, *size), generator=torch.Generator().manual_seed(0)) / 255
+    together = each.clone()
+    photometric._change_each(each, parameters)
+    monkeypatch.setattr(photometric, "_change_each", None)
+    assert torch.equal(photometric.apply(together, parameters), each)
+
+
 @pytest.mark.parametrize("size", [(224, 224), (53, 70), (70, 53), (48, 48), (12, 90)])
 @pytest.mark.parametrize("top", [0.5, 1.3, 2.0, 6.0])
 def test_a_blur_in_blocks_is_the_whole_one(size: tuple[int, int], top: float) -> None:

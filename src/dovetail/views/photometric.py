@@ -35,6 +35,9 @@ _ANY_CHANNELS = (BRIGHTNESS, CONTRAST)  # jitter for images with any number of c
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's "L"
 _BLUR_PASSES = 3  # number of Pillow's box blurs
 _BLOCK_PX = 16
+# Up to this many pixels, such as a query patch, calling an operation takes longer than the operation, so that a CPU
+# processes all images together, too. The result is the same to the last bit, since so small a blur has no blocks.
+_SMALL_PX = 32 * 32
 
 
 def draw(rng: np.random.Generator, spec: Photometric) -> np.ndarray:
@@ -65,7 +68,8 @@ def apply(pixels: Tensor, parameters: Tensor) -> Tensor:
         pixels: float32, on any device.
         parameters: [B, NUM_PARAMETERS] on the CPU, so that images are grouped without waiting for the device.
     """
-    change = _change_each if pixels.device.type == "cpu" else _change_together
+    one_by_one = pixels.device.type == "cpu" and pixels.shape[2] * pixels.shape[3] > _SMALL_PX
+    change = _change_each if one_by_one else _change_together
     change(pixels, parameters)
     return pixels
 
