@@ -250,12 +250,13 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 WARM: Mapping[str, Any] = {"teacher_temperature": 0.04, "warmup_temperature": 0.04}
 UNTRAINED_VIT = Row("ViT, random weights", init=None, network="vit", starts=("random",))
 DINO = Row("DINO", Pretraining("dino", WARM), init=None, network="vit")
-DINO_LONGER = Row("DINO, for the time of ADCLR", Pretraining("dino", WARM, longer=1.65), init=None, network="vit")
+DINO_LONGER = Row("DINO, for the time of ADCLR", Pretraining("dino", WARM, longer=1.3), init=None, network="vit")
+DINO_LONGEST = Row("DINO, 1.65 times the steps", Pretraining("dino", WARM, longer=1.65), init=None, network="vit")
 ADCLR = Row("ADCLR over DINO", Pretraining("adclr", WARM), init=None, network="vit")
-TOKENS: tuple[Row, ...] = (UNTRAINED_VIT, DINO, DINO_LONGER, ADCLR)
+TOKENS: tuple[Row, ...] = (UNTRAINED_VIT, DINO, DINO_LONGER, DINO_LONGEST, ADCLR)
 TOKEN_PAIRS: tuple[Pair, ...] = (
     *over_first(TOKENS),
-    *(Pair(ADCLR.name, "encoder", other.name, "encoder") for other in (DINO, DINO_LONGER)),
+    *(Pair(ADCLR.name, "encoder", other.name, "encoder") for other in (DINO, DINO_LONGER, DINO_LONGEST)),
     Pair(DINO_LONGER.name, "encoder", DINO.name, "encoder"),
 )
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
