@@ -114,10 +114,11 @@ class Section:
             ]
             for pair in self.question.pairs
         }
-        if not any(any(found) for found in body.values()):
+        known = {pair: found for pair, found in body.items() if any(found)}
+        if not known:
             return ""
         heads = [f"{100 * part:g} %" for part in fractions]
-        return DIFFERENCES + self.table(["start", "minus"], heads, body, difference)
+        return DIFFERENCES + self.table(["start", "minus"], heads, known, difference)
 
     def table(
         self,
@@ -130,8 +131,8 @@ class Section:
         seeds = len(self.records.scale.seeds)
         lines = [line_of([*names, *heads]), line_of(["---"] * len(names) + ["---:"] * len(heads))]
         lines += [line_of([*key, *(show(one, seeds) for one in found)]) for key, found in body.items() if any(found)]
-        lacking = ["; ".join(key) for key, found in body.items() if not any(found)]
-        return "\n".join([*lines, *([f"\nNot run: {', '.join(lacking)}."] if lacking else [])])
+        lacking = [" (".join(key) + ")" * (len(key) - 1) for key, found in body.items() if not any(found)]
+        return "\n".join([*lines, *([f"\nNot run: {'; '.join(lacking)}."] if lacking else [])])
 
     def provenance(self, lines: Sequence[Mapping[str, Any]]) -> str:
         """Return the command, the images, the machine, the time of pre-training and the dates."""

@@ -139,7 +139,7 @@ def test_tables_show_means_intervals_pairs_and_what_is_missing(tmp_path: Path) -
     assert "| first | encoder | 32.0 ± 2.5 |" in text
     assert "| second | encoder | 30.0 ± 0.0 |" in text
     assert "| first, encoder | second, encoder | +2.0 ± 2.5 |" in text
-    assert "Not run: random weights; nothing." in text
+    assert "Not run: random weights (nothing).\n" in text
     assert "python -m benchmarks.evidence --scale tiny --questions segment" in text
 
 
