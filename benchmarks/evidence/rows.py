@@ -250,7 +250,7 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 WARM: Mapping[str, Any] = {"teacher_temperature": 0.04, "warmup_temperature": 0.04}
 UNTRAINED_VIT = Row("ViT, random weights", init=None, network="vit", starts=("random",))
 DINO = Row("DINO", Pretraining("dino", WARM), init=None, network="vit")
-DINO_LONGER = Row("DINO, for the time of ADCLR", Pretraining("dino", WARM, longer=1.3), init=None, network="vit")
+DINO_LONGER = Row("DINO, 1.3 times the steps", Pretraining("dino", WARM, longer=1.3), init=None, network="vit")
 DINO_LONGEST = Row("DINO, 1.65 times the steps", Pretraining("dino", WARM, longer=1.65), init=None, network="vit")
 ADCLR = Row("ADCLR over DINO", Pretraining("adclr", WARM), init=None, network="vit")
 TOKENS: tuple[Row, ...] = (UNTRAINED_VIT, DINO, DINO_LONGER, DINO_LONGEST, ADCLR)
