@@ -47,10 +47,11 @@ REPLACED = {
     "vit_large_patch16_224": "test_vit",
     "/scratch/photos": "photos",
     " --init imagenet": "",
+    " --start imagenet": " --start random",
     " --budget 30min": "",
     " --budget 10min": "",
     " --preset continue": "",  # it needs trained weights, which the stand-in has not
-    " --budget 2h": " --budget 8s --model timm/test_resnet+fpn --init random --image-size 32 --seeds 1",
+    " --budget 2h": " --budget 3min --model timm/test_resnet+fpn --init random --image-size 32 --seeds 1",
     " --loggers mlflow": "",
     "--images-per-shard 5000": "--images-per-shard 4",
     "shard-{000000..000147}": "shard-{000000..000001}",
@@ -122,6 +123,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "labelled/masks").mkdir(exist_ok=True)
         labels = rng.integers(0, 3, (5, 5)).astype(np.uint8)
         Image.fromarray(labels).resize((80, 72), Image.Resampling.NEAREST).save(folder / f"labelled/masks/{index}.png")
+    (folder / "tiles").mkdir()
+    for index in range(8):
+        np.save(folder / f"tiles/{index}.npy", rng.integers(0, 4096, (72, 80, 12), dtype=np.uint16))
     (folder / "masks").symlink_to(folder / "labelled/masks")  # for the images of the same names
     write_masks_with_gaps(folder)
     voc(folder)

@@ -342,13 +342,16 @@ _STAMPS = replace(
     decoder_fractions={0.05: 240},
     finetuning={**_TABLETOP.finetuning, "crop_size": 160},
 )
+# All labels and twice the steps: with 20 images and 400 steps no start finds objects.
+_BOXES = replace(_TABLETOP, fractions={1.0: 800}, detection={**_TABLETOP.detection, "steps": 800})
+_SHARES: Mapping[float, int] = {0.01: 240, 0.1: 240, 1.0: 600}
 SCALES: Mapping[str, Scale] = {
     "tabletop": _TABLETOP,
     "stamps": _STAMPS,
+    "tabletop-shares": replace(_TABLETOP, name="tabletop-shares", fractions=_SHARES, seeds=(0,), questions=("shares",)),
+    "tabletop-boxes": replace(_BOXES, name="tabletop-boxes", seeds=(0,), questions=("detect",)),
     # The same images and pre-trainings, with other numbers of labels.
-    "shares": replace(
-        _STAMPS, name="shares", fractions={0.01: 240, 0.1: 240, 1.0: 600}, seeds=(0,), questions=("shares",)
-    ),
+    "shares": replace(_STAMPS, name="shares", fractions=_SHARES, seeds=(0,), questions=("shares",)),
     # The same again, fine-tuned for a quarter of the steps.
     "brief": replace(_STAMPS, name="brief", fractions={0.05: 60}, questions=("brief",)),
     "tokens": Scale(
