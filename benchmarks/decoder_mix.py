@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from benchmarks.evidence.__main__ import RESULTS as SCORES
 from benchmarks.evidence.aside import Aside, Begun, Lines, begin
 from benchmarks.evidence.measure import Bench
-from benchmarks.evidence.rows import CONTINUED, IMAGENET, SCALES, TARGETS_LONGER, Row, Scale
+from benchmarks.evidence.rows import CONTINUED, IMAGENET, TARGETS_LONGER, Row
+from benchmarks.evidence.scales import SCALES, Scale
 from dovetail.downstream.segment.job import in_memory
 from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
 from dovetail.train.monitors import effective_rank

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks.evidence.measure import Bench, run_row
 from benchmarks.evidence.records import Records
-from benchmarks.evidence.rows import SCALES, Scale, question_named
+from benchmarks.evidence.rows import question_named
+from benchmarks.evidence.scales import SCALES, Scale
 from benchmarks.evidence.tables import Section, rows_of, update_page
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import build

@@ -20,7 +20,8 @@ from torch import nn
 
 from benchmarks.evidence.__main__ import records_of
 from benchmarks.evidence.measure import Bench, weights
-from benchmarks.evidence.rows import Row, Scale
+from benchmarks.evidence.rows import Row
+from benchmarks.evidence.scales import Scale
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import build
 from dovetail.downstream.labels.readers import open_segmentation

@@ -20,7 +20,8 @@ import torch
 
 import dovetail
 from benchmarks.evidence.records import Cell, Records
-from benchmarks.evidence.rows import Measure, Row, Scale, Start
+from benchmarks.evidence.rows import Measure, Row, Start
+from benchmarks.evidence.scales import Scale
 from benchmarks.scenes.textures import PIECES
 from benchmarks.scenes.write import SceneSet
 from dovetail.downstream.table.results import Results

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.evidence.rows import Measure, Row, Scale
+from benchmarks.evidence.rows import Measure, Row
+from benchmarks.evidence.scales import Scale
 from dovetail.downstream.table.results import library_versions
 from dovetail.files.schema import read_lines
 

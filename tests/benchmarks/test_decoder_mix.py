@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.evidence.rows import CONTINUED, IMAGENET, RANDOM, SCALES, Pretraining, Row
+from benchmarks.evidence.rows import CONTINUED, IMAGENET, RANDOM, Pretraining, Row
+from benchmarks.evidence.scales import SCALES
 from torch import nn
 
 from benchmarks import decoder_mix

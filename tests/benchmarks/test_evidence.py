@@ -18,13 +18,13 @@ from benchmarks.evidence.rows import (
     JOINT,
     QUESTIONS,
     RANDOM,
-    SCALES,
     Pair,
     Pretraining,
     Question,
     Row,
     question_named,
 )
+from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.tables import Section, update_page
 from benchmarks.scenes.sets import SetPlan, build

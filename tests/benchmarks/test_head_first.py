@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.evidence.rows import CONTINUED, IMAGENET, RANDOM, SCALES
+from benchmarks.evidence.rows import CONTINUED, IMAGENET, RANDOM
+from benchmarks.evidence.scales import SCALES
 
 from benchmarks import head_first
 
