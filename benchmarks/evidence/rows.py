@@ -118,6 +118,12 @@ CONTINUED_TRAINED = Row(
 )
 TARGETS = targets("encoder targets")
 TARGETS_LONGER = targets("encoder targets, for the time of DeCon-SL", longer=2.5)
+TARGETS_LONG = targets("encoder targets, 10 times the steps", longer=10.0)
+CONTINUED_LONG = Row(
+    "DeCon-SL over SlotCon, preset continue, 4 times the steps",
+    Pretraining("decon-sl", {}, CONTINUE, longer=4.0),
+    starts=ALL,
+)
 
 JOINT: tuple[Row, ...] = (
     RANDOM,
@@ -202,7 +208,7 @@ TOKEN_PAIRS: tuple[Pair, ...] = (
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
 BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
-STARTS: tuple[Row, ...] = (*SHARES, SLOTCON_CONTINUED_LONGER)
+STARTS: tuple[Row, ...] = (*SHARES, SLOTCON_CONTINUED_LONGER, CONTINUED_LONG, TARGETS_LONG)
 START_PAIRS: tuple[Pair, ...] = (
     *over_first(STARTS),
     *(Pair(row.name, "all", SLOTCON_CONTINUED.name, "encoder") for row in (CONTINUED, TARGETS_LONGER)),
