@@ -58,3 +58,9 @@ def test_python_callers_are_told_the_same(folders: Path) -> None:
         existing("labeled")
     with pytest.raises(RunError, match="did you mean 'runs/wheat'"):
         restore("runs/weat")
+
+
+def test_random_weights_are_what_no_option_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert about_missing("random", ("imagenet",)) == "leave the option out to start from random weights."
+    assert about_missing("random") == f"{tmp_path} is empty."

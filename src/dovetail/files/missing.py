@@ -19,11 +19,14 @@ _OTHER = ("://", "{", "\0")  # in URLs and in patterns of shards
 def about_missing(path: str | Path, words: Collection[str] = ()) -> str:
     """Return a clause about a path that does not exist: a similar one, or the content of the folder that it is not in.
 
-    A similar one of the `words` that may stand for a path comes first.
+    A similar one of the `words` that may stand for a path comes first, and a way to random weights if the words name
+    trained ones.
 
     >>> about_missing("/no-such-folder/photos").startswith("/ contains ")
     True
     """
+    if str(path) == "random" and "imagenet" in words:
+        return "leave the option out to start from random weights."
     for word in difflib.get_close_matches(str(path).lower(), words, n=1, cutoff=0.82):
         return f"did you mean {word!r}?"
     here, name, rest = split_at_missing(Path(path))
