@@ -121,7 +121,11 @@ SCALES: Mapping[str, Scale] = {
     "tabletop": _TABLETOP,
     "stamps": _STAMPS,
     "tabletop-again": replace(
-        _TABLETOP, name="tabletop-again", fractions={0.05: 240}, questions=("starts", "starts-maps")
+        _TABLETOP,
+        name="tabletop-again",
+        fractions={0.05: 240},
+        seeds=tuple(range(7)),
+        questions=("starts", "starts-maps"),
     ),
     "tabletop-boxes": replace(_BOXES, name="tabletop-boxes", seeds=(0,), questions=("detect",)),
     # The same images and pre-trainings, with other numbers of labels.

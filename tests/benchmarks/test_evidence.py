@@ -26,7 +26,7 @@ from benchmarks.evidence.rows import (
 )
 from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.statistics import Estimate, estimate, paired
-from benchmarks.evidence.tables import Section, update_page
+from benchmarks.evidence.tables import BLOCK, Section, update_page
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.write import SceneSet
 
@@ -161,6 +161,15 @@ def test_the_page_keeps_its_text_and_gets_new_tables(tmp_path: Path) -> None:
     assert text.endswith("<!-- end -->\nafter\n")
     assert "\nold\n" not in text
     assert not update_page(page, lambda question, scale: section)
+
+
+def test_every_table_of_the_page_is_one_that_is_updated() -> None:
+    text = command.PAGE.read_text(encoding="utf-8")
+    found = BLOCK.findall(text)
+    assert 0 < text.count("<!-- study ") == len(found)
+    for question, scale, _ in found:
+        assert question_named(question).name == question
+        assert scale in SCALES
 
 
 def test_the_committed_page_is_what_the_scores_say() -> None:
