@@ -81,8 +81,15 @@ def records_of(results: Path, scale: Scale) -> Records:
 
 
 def remember(results: Path, scale: Scale, fingerprint: str) -> None:
-    """Note which images a scale's scores are about."""
-    known = known_images(results) | {scale.name: fingerprint}
+    """Note which images a scale's scores are about, and say so if known scores are about other ones."""
+    known = known_images(results)
+    before = known.get(scale.name, fingerprint)
+    if before != fingerprint:
+        print(
+            f"The images of {scale.name} have the fingerprint {fingerprint}, but the known scores are about those with "
+            f"{before}; these scores stay in the file and no longer count."
+        )
+    known |= {scale.name: fingerprint}
     results.mkdir(parents=True, exist_ok=True)
     (results / IMAGES).write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

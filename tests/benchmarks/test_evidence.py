@@ -243,3 +243,12 @@ def test_joint_rows_include_the_starts_that_a_user_has() -> None:
     names = [row.name for row in JOINT]
     assert names[:2] == [RANDOM.name, IMAGENET.name]
     assert len(set(names)) == len(names)
+
+
+def test_scores_of_other_images_are_said_to_count_no_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.remember(tmp_path, TINY, "aaa")
+    command.remember(tmp_path, TINY, "aaa")
+    assert capsys.readouterr().out == ""
+    command.remember(tmp_path, TINY, "bbb")
+    assert "fingerprint bbb, but the known scores are about those with aaa" in capsys.readouterr().out
+    assert command.known_images(tmp_path) == {TINY.name: "bbb"}
