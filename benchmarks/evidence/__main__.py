@@ -16,6 +16,7 @@ from benchmarks.evidence.measure import Bench, run_row
 from benchmarks.evidence.records import Records
 from benchmarks.evidence.rows import question_named
 from benchmarks.evidence.scales import SCALES, Scale
+from benchmarks.evidence.summary import update_summary
 from benchmarks.evidence.tables import Section, rows_of, update_page
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import build
@@ -43,11 +44,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not options.only_page:
             study(options)
-        changed = update_page(options.page, lambda question, scale: section(options.results, question, scale))
+
+        def section_of(question: str, scale: str) -> Section:
+            return section(options.results, question, scale)
+
+        changed = [update(options.page, section_of) for update in (update_summary, update_page)]
     except DovetailError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{options.page} is {'updated' if changed else 'up to date'}.")
+    print(f"{options.page} is {'updated' if any(changed) else 'up to date'}.")
     return 0
 
 

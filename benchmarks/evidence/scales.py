@@ -114,8 +114,14 @@ _STAMPS = replace(
     decoder_fractions={0.05: 240},
     finetuning={**_TABLETOP.finetuning, "crop_size": 160},
 )
-# All labels and twice the steps: with 20 images and 400 steps no start finds objects.
-_BOXES = replace(_TABLETOP, fractions={1.0: 800}, detection={**_TABLETOP.detection, "steps": 800})
+
+
+def _boxes(scale: Scale, name: str, steps: int = 800) -> Scale:
+    """Return a scale for detection: all labels and more steps, as no start finds objects with 20 images and 400."""
+    detection = {**scale.detection, "steps": steps}
+    return replace(scale, name=name, fractions={1.0: steps}, detection=detection, questions=("detect",))
+
+
 _SHARES: Mapping[float, int] = {0.01: 240, 0.1: 240, 1.0: 600}
 SCALES: Mapping[str, Scale] = {
     "tabletop": _TABLETOP,
@@ -127,7 +133,12 @@ SCALES: Mapping[str, Scale] = {
         seeds=tuple(range(7)),
         questions=("starts", "starts-maps"),
     ),
-    "tabletop-boxes": replace(_BOXES, name="tabletop-boxes", seeds=(0,), questions=("detect",)),
+    "tabletop-boxes": _boxes(_TABLETOP, "tabletop-boxes"),
+    "tabletop-boxes-longer": _boxes(_TABLETOP, "tabletop-boxes-longer", steps=1600),
+    "stamps-boxes": _boxes(_STAMPS, "stamps-boxes"),
+    "tabletop-shares": replace(
+        _TABLETOP, name="tabletop-shares", fractions={0.1: 240, 1.0: 600}, questions=("shares",)
+    ),
     # The same images and pre-trainings, with other numbers of labels.
     "shares": replace(_STAMPS, name="shares", fractions=_SHARES, seeds=(0,), questions=("shares",)),
     # The same again, fine-tuned for a quarter of the steps.

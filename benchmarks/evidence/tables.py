@@ -192,13 +192,18 @@ def number(found: Estimate, seeds: int, form: str) -> str:
 
 def update_page(page: Path, section_of: Callable[[str, str], Section]) -> bool:
     """Bring the tables of a page up to date; return whether anything changed."""
-    before = page.read_text(encoding="utf-8")
 
     def fresh(match: re.Match[str]) -> str:
         question, scale = match[1], match[2]
         return f"<!-- study {question} {scale} -->\n{section_of(question, scale).text()}<!-- end -->"
 
-    after = BLOCK.sub(fresh, before)
+    return rewrite(page, BLOCK, fresh)
+
+
+def rewrite(page: Path, block: re.Pattern[str], fresh: Callable[[re.Match[str]], str]) -> bool:
+    """Replace the blocks of a page; return whether anything changed."""
+    before = page.read_text(encoding="utf-8")
+    after = block.sub(fresh, before)
     if after != before:
         page.write_text(after, encoding="utf-8")
     return after != before

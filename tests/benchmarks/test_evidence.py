@@ -26,6 +26,8 @@ from benchmarks.evidence.rows import (
 )
 from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.statistics import Estimate, estimate, paired
+from benchmarks.evidence.summary import BLOCK as SUMMARY
+from benchmarks.evidence.summary import DECON_GAIN, IMAGES, LINES, Measured, Source, update_summary
 from benchmarks.evidence.tables import BLOCK, Section, update_page
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.write import SceneSet
@@ -176,6 +178,42 @@ def test_the_committed_page_is_what_the_scores_say() -> None:
     text = command.PAGE.read_text()
     for question, scale, body in ((one[1], one[2], one[3]) for one in command_blocks(text)):
         assert body == command.section(command.RESULTS, question, scale).text()
+
+
+def known(question: str, scale: str) -> Section:
+    return command.section(command.RESULTS, question, scale)
+
+
+def test_the_committed_summary_is_what_the_scores_say(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = command.PAGE.read_text(encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+    assert len(SUMMARY.findall(text)) == 1
+    assert not update_summary(page, known)
+    page.write_text("before\n<!-- summary -->\nold\n<!-- end -->\nafter\n" + text.replace("summary", "other"))
+    assert update_summary(page, known)
+    assert SUMMARY.findall(page.read_text()) == SUMMARY.findall(text)
+
+
+def test_every_line_of_the_summary_names_rows_and_labels_of_its_sources() -> None:
+    for one, measured in LINES:
+        assert set(measured.sources) <= set(IMAGES)
+        for source in measured.sources.values():
+            question, scale = question_named(source.question), SCALES[source.scale]
+            rows = {row.name for row in question.rows}
+            assert {one.first.name + measured.network, one.second.name + measured.network} <= rows
+            assert source.labels in (scale.labels if measured.tap else scale.steps(question.measure))
+
+
+def test_a_difference_in_the_summary_shows_its_seeds(tmp_path: Path) -> None:
+    records = Records(tmp_path / "lines.jsonl", SCALES["tabletop-again"], "images")
+    for seed in range(4):
+        for row, score in ((DECON_GAIN.first, 0.31 + 0.01 * seed), (DECON_GAIN.second, 0.30)):
+            records.add(row, Cell(row.name, "segment", row.starts[0], 0.05, seed), {"mIoU": score}, FACTS)
+    measured = Measured("fine-tuned", {IMAGES[0]: Source("starts", "tabletop-again", 0.05)})
+    section = Section(question_named("starts"), records)
+    assert DECON_GAIN.cell(measured, IMAGES[0], lambda question, scale: section) == "**+2.5 ± 2.1** (4)"
+    assert DECON_GAIN.cell(measured, IMAGES[1], lambda question, scale: section) == ""
 
 
 def command_blocks(text: str) -> list[Any]:

@@ -1,0 +1,132 @@
+"""The table at the top of docs/results.md: what one start gains over another, by measure and images.
+
+The page holds `<!-- summary -->`, the table, and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.evidence.rows import (
+    ADCLR,
+    CONTINUED,
+    DINO,
+    DINO_LONGER,
+    IMAGENET,
+    SLOTCON_CONTINUED,
+    TARGETS_LONGER,
+    Row,
+)
+from benchmarks.evidence.statistics import paired
+from benchmarks.evidence.tables import Section, difference, line_of, rewrite
+
+BLOCK = re.compile(r"<!-- summary -->\n(.*?)<!-- end -->", re.DOTALL)
+IMAGES = ("rendered scenes", "cut-outs", "textures")
+SCENES, CUTOUTS, TEXTURES = IMAGES
+
+SectionOf = Callable[[str, str], Section]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the scores on one set of images are: the question, its scale and the number or share of labels."""
+
+    question: str
+    scale: str
+    labels: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure, and where its scores are.
+
+    Attributes:
+        name: The measure in words.
+        sources: Where the scores are, by name of the images.
+        tap: Where frozen maps are measured; None for what a row takes along in fine-tuning.
+        score: Name of the score.
+        network: What is appended to the names of the rows.
+    """
+
+    name: str
+    sources: Mapping[str, Source]
+    tap: str | None = None
+    score: str = "mIoU"
+    network: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows: the gain of the first over the second."""
+
+    name: str
+    over: str
+    first: Row
+    second: Row
+
+    def cell(self, measured: Measured, images: str, section_of: SectionOf) -> str:
+        """Return the difference in points with the number of seeds; empty where there is none."""
+        source = measured.sources.get(images)
+        if source is None:
+            return ""
+        scores = section_of(source.question, source.scale).scores(measured.score)
+        first, second = (
+            scores.get((row.name + measured.network, measured.tap or row.starts[0], source.labels), {})
+            for row in (self.first, self.second)
+        )
+        found = paired(first, second)
+        return f"{difference(found, found.count)} ({found.count})" if found else ""
+
+
+SLOTCON_GAIN = Comparison("SlotCon", "ImageNet weights", SLOTCON_CONTINUED, IMAGENET)
+DECON_GAIN = Comparison("DeCon", "ImageNet weights", CONTINUED, IMAGENET)
+DECON_OVER_BASE = Comparison("DeCon", "SlotCon, as many steps", CONTINUED, SLOTCON_CONTINUED)
+TARGETS_GAIN = Comparison("encoder targets", "ImageNet weights", TARGETS_LONGER, IMAGENET)
+
+FROZEN = Measured(
+    "frozen decoder, 64 labelled images, mIoU",
+    {SCENES: Source("starts-maps", "tabletop-again", 64), CUTOUTS: Source("maps", "stamps", 64)},
+    tap="decoder linear",
+)
+TUNED = Measured(
+    "fine-tuned, 20 labelled images, mIoU",
+    {SCENES: Source("starts", "tabletop-again", 0.05), CUTOUTS: Source("methods", "stamps", 0.05)},
+)
+TUNED_ALL = Measured(
+    "fine-tuned, 400 labelled images, mIoU",
+    {SCENES: Source("shares", "tabletop-shares", 1.0), CUTOUTS: Source("shares", "shares", 1.0)},
+)
+BOXES = Measured(
+    "fine-tuned, 400 labelled images, box AP",
+    {SCENES: Source("detect", "tabletop-boxes", 1.0), CUTOUTS: Source("detect", "stamps-boxes", 1.0)},
+    score="box AP",
+    network=", Mask R-CNN",
+)
+MASKS = replace(BOXES, name=BOXES.name.replace("box", "mask"), score="mask AP")
+TOKENS = Measured("fine-tuned, 20 labelled images, mIoU", {TEXTURES: Source("scenes", "tokens", 0.05)})
+LINES: tuple[tuple[Comparison, Measured], ...] = (
+    *((one, FROZEN) for one in (DECON_GAIN, DECON_OVER_BASE, TARGETS_GAIN)),
+    *((one, TUNED) for one in (SLOTCON_GAIN, DECON_GAIN, DECON_OVER_BASE, TARGETS_GAIN)),
+    *((one, TUNED_ALL) for one in (DECON_GAIN, TARGETS_GAIN)),
+    *((one, measured) for measured in (BOXES, MASKS) for one in (DECON_GAIN, TARGETS_GAIN)),
+    (Comparison("ADCLR", "DINO, as many steps", ADCLR, DINO), TOKENS),
+    (Comparison("ADCLR", "DINO, 1.3 times the steps", ADCLR, DINO_LONGER), TOKENS),
+)
+
+
+def summary(section_of: SectionOf) -> str:
+    """Return the table; a line without any score is left out."""
+    lines = [line_of(["gain of", "over", "measured by", *IMAGES]), line_of(["---"] * 3 + ["---:"] * len(IMAGES))]
+    for one, measured in LINES:
+        cells = [one.cell(measured, images, section_of) for images in IMAGES]
+        if any(cells):
+            lines.append(line_of([one.name, one.over, measured.name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def update_summary(page: Path, section_of: SectionOf) -> bool:
+    """Bring the table at the top of a page up to date; return whether anything changed."""
+    return rewrite(page, BLOCK, lambda _: f"<!-- summary -->\n{summary(section_of)}<!-- end -->")
