@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from benchmarks.evidence.measure import Bench, run_row
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         if not options.only_page:
             study(options)
 
+        @cache
         def section_of(question: str, scale: str) -> Section:
             return section(options.results, question, scale)
 

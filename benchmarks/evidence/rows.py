@@ -117,7 +117,7 @@ CONTINUED_TRAINED = Row(
     starts=BOTH,
 )
 TARGETS = targets("encoder targets")
-TARGETS_LONGER = targets("encoder targets, for the time of DeCon-SL", longer=2.5)
+TARGETS_LONGER = targets("encoder targets, 2.5 times the steps", longer=2.5)
 TARGETS_LONG = targets("encoder targets, 10 times the steps", longer=10.0)
 CONTINUED_LONG = Row(
     "DeCon-SL over SlotCon, preset continue, 4 times the steps",

@@ -139,7 +139,7 @@ SCALES: Mapping[str, Scale] = {
     "tabletop-shares": replace(
         _TABLETOP, name="tabletop-shares", fractions={0.1: 240, 1.0: 600}, questions=("shares",)
     ),
-    # The same images and pre-trainings, with other numbers of labels.
+    # The images and pre-trainings of stamps, with other numbers of labels.
     "shares": replace(_STAMPS, name="shares", fractions=_SHARES, seeds=(0,), questions=("shares",)),
     # The same again, fine-tuned for a quarter of the steps.
     "brief": replace(_STAMPS, name="brief", fractions={0.05: 60}, questions=("brief",)),

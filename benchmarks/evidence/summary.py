@@ -23,7 +23,7 @@ from benchmarks.evidence.rows import (
 from benchmarks.evidence.statistics import paired
 from benchmarks.evidence.tables import Section, difference, line_of, rewrite
 
-BLOCK = re.compile(r"<!-- summary -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- summary -->\n((?:(?!<!--).)*?)<!-- end -->", re.DOTALL)
 IMAGES = ("rendered scenes", "cut-outs", "textures")
 SCENES, CUTOUTS, TEXTURES = IMAGES
 

@@ -19,7 +19,7 @@ from benchmarks.evidence.statistics import Estimate, estimate, paired
 
 TAKEN = {"random": "nothing", "encoder": "encoder", "all": "encoder + decoder"}
 LEAST_SEEDS = 3  # for an interval
-BLOCK = re.compile(r"<!-- study ([\w-]+) ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- study ([\w-]+) ([\w-]+) -->\n((?:(?!<!--).)*?)<!-- end -->", re.DOTALL)
 
 DIFFERENCES = "Differences in points, paired by seed; **bold** where the interval excludes zero:\n\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ from benchmarks.evidence.rows import (
 from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.summary import BLOCK as SUMMARY
-from benchmarks.evidence.summary import DECON_GAIN, IMAGES, LINES, Measured, Source, update_summary
-from benchmarks.evidence.tables import BLOCK, Section, update_page
+from benchmarks.evidence.summary import (
+    DECON_GAIN,
+    FROZEN,
+    IMAGES,
+    LINES,
+    MASKS,
+    TUNED,
+    Comparison,
+    Measured,
+    update_summary,
+)
+from benchmarks.evidence.tables import BLOCK, Section, shown_scores, update_page
 from benchmarks.scenes.sets import SetPlan, build
 from benchmarks.scenes.write import SceneSet
 
@@ -185,41 +196,73 @@ def known(question: str, scale: str) -> Section:
 
 
 def test_the_committed_summary_is_what_the_scores_say(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
     text = command.PAGE.read_text(encoding="utf-8")
-    page.write_text(text, encoding="utf-8")
-    assert len(SUMMARY.findall(text)) == 1
+    (table,) = SUMMARY.findall(text)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- summary -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    assert command.main(["--only-page", "--page", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == f"before\n<!-- summary -->\n{table}<!-- end -->\nafter\n"
     assert not update_summary(page, known)
-    page.write_text("before\n<!-- summary -->\nold\n<!-- end -->\nafter\n" + text.replace("summary", "other"))
-    assert update_summary(page, known)
-    assert SUMMARY.findall(page.read_text()) == SUMMARY.findall(text)
 
 
-def test_every_line_of_the_summary_names_rows_and_labels_of_its_sources() -> None:
-    for one, measured in LINES:
-        assert set(measured.sources) <= set(IMAGES)
-        for source in measured.sources.values():
-            question, scale = question_named(source.question), SCALES[source.scale]
-            rows = {row.name for row in question.rows}
-            assert {one.first.name + measured.network, one.second.name + measured.network} <= rows
-            assert source.labels in (scale.labels if measured.tap else scale.steps(question.measure))
+def test_a_table_without_its_end_takes_no_text_along(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "<!-- summary -->\nold\ntext\n<!-- study segment tiny -->\nold\n<!-- end -->\n"
+    page.write_text(text, encoding="utf-8")
+    assert not update_summary(page, known)
+    assert page.read_text(encoding="utf-8") == text
 
 
-def test_a_difference_in_the_summary_shows_its_seeds(tmp_path: Path) -> None:
-    records = Records(tmp_path / "lines.jsonl", SCALES["tabletop-again"], "images")
+@pytest.mark.parametrize(("one", "measured"), LINES, ids=lambda part: part.name)
+def test_every_line_of_the_summary_says_what_its_sources_measure(one: Comparison, measured: Measured) -> None:
+    assert set(measured.sources) <= set(IMAGES)
+    for source in measured.sources.values():
+        question, scale = question_named(source.question), SCALES[source.scale]
+        starts = {(row.name, row.starts[0]) for row in question.rows}
+        assert {(row.name + measured.network, row.starts[0]) for row in (one.first, one.second)} <= starts
+        assert measured.score in shown_scores(question.measure)
+        assert measured.name.endswith(f", {measured.score}")
+        if measured.tap is None:
+            assert question.measure in ("segment", "detect")
+            assert source.labels in scale.steps(question.measure)
+            labels = round(source.labels * scale.plan.counts["train"])
+        else:
+            assert question.measure == "frozen"
+            assert measured.tap in {f"{tap} {protocol}" for tap in scale.taps for protocol in scale.protocols}
+            assert source.labels in scale.labels
+            labels = round(source.labels)
+        assert f", {labels} labelled images, " in measured.name
+
+
+@pytest.mark.parametrize("measured", [FROZEN, TUNED, MASKS], ids=lambda part: part.name)
+def test_a_difference_in_the_summary_is_that_of_its_source(measured: Measured, tmp_path: Path) -> None:
+    source = measured.sources[IMAGES[0]]
+    question = question_named(source.question)
+    records = Records(tmp_path / "lines.jsonl", SCALES[source.scale], "images")
+    rows = {row.name: row for row in question.rows}
+
+    def section_of(name: str, scale: str) -> Section:
+        assert (name, scale) == (source.question, source.scale)
+        return Section(question, records)
+
+    assert DECON_GAIN.cell(measured, IMAGES[0], section_of) == ""
+    expected = ["+1.0 (1)", "+1.5 (2)", "+2.0 ± 2.5 (3)", "**+2.5 ± 2.1** (4)"]
     for seed in range(4):
-        for row, score in ((DECON_GAIN.first, 0.31 + 0.01 * seed), (DECON_GAIN.second, 0.30)):
-            records.add(row, Cell(row.name, "segment", row.starts[0], 0.05, seed), {"mIoU": score}, FACTS)
-    measured = Measured("fine-tuned", {IMAGES[0]: Source("starts", "tabletop-again", 0.05)})
-    section = Section(question_named("starts"), records)
-    assert DECON_GAIN.cell(measured, IMAGES[0], lambda question, scale: section) == "**+2.5 ± 2.1** (4)"
-    assert DECON_GAIN.cell(measured, IMAGES[1], lambda question, scale: section) == ""
+        for side, score in ((DECON_GAIN.first, 0.31 + 0.01 * seed), (DECON_GAIN.second, 0.30)):
+            row = rows[side.name + measured.network]
+            cell = Cell(row.name, question.measure, measured.tap or row.starts[0], source.labels, seed)
+            records.add(row, cell, {"box AP": 0.0, measured.score: score}, FACTS)
+        assert DECON_GAIN.cell(measured, IMAGES[0], section_of) == expected[seed]
+    assert DECON_GAIN.cell(measured, IMAGES[2], section_of) == ""
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in (command.PAGE, command.ROOT / "README.md"):
+        assert not re.findall(r"@@|\bXX\b|\bTODO\b", page.read_text(encoding="utf-8"))
 
 
 def command_blocks(text: str) -> list[Any]:
     """Return the generated blocks of a page."""
-    from benchmarks.evidence.tables import BLOCK
-
     found = list(BLOCK.finditer(text))
     assert found
     return found
