@@ -192,6 +192,13 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
     return tuple(Pair(row.name, row.starts[0], first.name, first.starts[0]) for row in rows[1:])
 
 
+def over_bases(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
+    """Return the differences of every row over the first one, and those of DeCon over each row of its base."""
+    whole = next(row for row in rows if row.pretraining == CONTINUED.pretraining)
+    bases = [row for row in rows if row.pretraining and row.pretraining.method == "slotcon"]
+    return (*over_first(rows), *(Pair(whole.name, "all", base.name, "encoder") for base in bases))
+
+
 # Rate and temperature were chosen for DINO on the images to choose with (benchmarks/results/textures_64px).
 WARM: Mapping[str, Any] = {"teacher_temperature": 0.04, "warmup_temperature": 0.04}
 UNTRAINED_VIT = Row("ViT, random weights", init=None, network="vit", starts=("random",))
@@ -210,8 +217,8 @@ BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
 STARTS: tuple[Row, ...] = (*SHARES, SLOTCON_CONTINUED_LONGER, CONTINUED_LONG, TARGETS_LONG)
 START_PAIRS: tuple[Pair, ...] = (
-    *over_first(STARTS),
-    *(Pair(row.name, "all", SLOTCON_CONTINUED.name, "encoder") for row in (CONTINUED, TARGETS_LONGER)),
+    *over_bases(STARTS),
+    *(Pair(TARGETS_LONGER.name, "all", base.name, "encoder") for base in (SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER)),
 )
 CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
@@ -240,9 +247,9 @@ QUESTIONS: tuple[Question, ...] = (
     Question("methods", "Segmentation after fine-tuning, by method", "segment", METHODS, over_first(METHODS)),
     Question("maps", "Frozen maps, by method", "frozen", METHODS, over_first(METHODS)),
     Question("unet", "Segmentation after fine-tuning, Unet", "segment", UNETS, over_first(UNETS)),
-    Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_first(DETECTORS)),
+    Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_bases(DETECTORS)),
     Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
-    Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_first(SHARES)),
+    Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_bases(SHARES)),
     Question("starts", "Segmentation after fine-tuning, side by side", "segment", STARTS, START_PAIRS),
     Question("starts-maps", "Frozen maps, side by side", "frozen", STARTS, START_PAIRS),
     Question("tokens", "Frozen maps of a ViT", "frozen", TOKENS, TOKEN_PAIRS),
