@@ -1,10 +1,10 @@
 """`python -m benchmarks.demo --out demo-out`: what pre-training on unlabelled images adds to ImageNet weights.
 
 An FPN on EfficientNet-Lite0 starts from ImageNet weights with a random decoder. It is pre-trained on unlabelled
-rendered scenes with SlotCon (encoder alone), and on the frozen encoder with DeCon over SlotCon and with encoder
-targets. It is evaluated with few labels: frozen, with a linear classifier on its maps, and after fine-tuning. The
-scenes are in the repository and the weights come with a Python package, so nothing is downloaded. The demo prints all
-scores.
+rendered scenes with SlotCon (encoder alone), with DeCon over SlotCon (encoder and decoder), both with the preset
+`continue`, and with encoder targets (decoder alone, the default). It is evaluated with few labels: frozen, with a
+linear classifier on its maps, and after fine-tuning. The scenes are in the repository and the weights come with a
+Python package, so nothing is downloaded. The demo prints all scores.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def pretrained_rows(out: Path, settings: DemoSettings) -> list[Row]:
     images = settings.scenes / "images" / "unlabelled"
     print("\n== 1 of 5: SlotCon on unlabelled scenes, encoder alone ==", flush=True)
     base = pretrained(settings.base, images, out / "slotcon")
-    print("\n== 2 of 5: DeCon over SlotCon on the same scenes, decoder on a frozen encoder ==", flush=True)
+    print("\n== 2 of 5: DeCon over SlotCon on the same scenes, encoder and decoder ==", flush=True)
     decon = pretrained(settings.decon, images, out / "decon")
     print("\n== 3 of 5: encoder targets on the same scenes, decoder on a frozen encoder ==", flush=True)
     targets = pretrained(settings.targets, images, out / "targets")
     return [
         Row("ImageNet, random decoder"),
         Row("+ SlotCon, encoder", base, "encoder"),
-        Row("+ DeCon, decoder", decon),
+        Row("+ DeCon, encoder and decoder", decon),
         Row("+ encoder targets, decoder", targets),
     ]
 
@@ -100,13 +100,13 @@ def table(outcomes: Sequence[Outcome], settings: DemoSettings) -> str:
     lines = [
         f"\nTest mIoU in %, mean ± standard deviation over {settings.probe_seeds} draws of the labels (frozen maps, "
         f"linear classifier) and {last} seeds (fine-tuning)\n",
-        f"{'':<28}" + "".join(f"{head:>20}" for head in heads) + f"{f'fine-tuned, {most}':>18}",
+        f"{'':<32}" + "".join(f"{head:>20}" for head in heads) + f"{f'fine-tuned, {most}':>18}",
     ]
     for one in outcomes:
         cells = "".join(
             f"{mean_text(one.frozen[tap, count]):>20}" for tap in ("encoder", "decoder") for count in settings.labels
         )
-        lines.append(f"{one.row.name:<28}{cells}{mean_text(one.mious):>18}")
+        lines.append(f"{one.row.name:<32}{cells}{mean_text(one.mious):>18}")
     return "\n".join([*lines, ""])
 
 

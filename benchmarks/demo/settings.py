@@ -24,22 +24,25 @@ class Pretraining:
     """Options of `dovetail.pretrain`, but for the images and the folder."""
 
     method: str
+    preset: Literal["short", "continue"] = "continue"
     recipe: dict[str, Any] = field(default_factory=dict)
     epochs: int = 6
     batch_size: int = 16
     image_size: int = 128
-    freeze_encoder_epochs: float | Literal["all"] = 0.0
+    freeze_encoder_epochs: float | Literal["all", "auto"] = "auto"
     seed: int = 0
 
     def arguments(self) -> dict[str, Any]:
         """Return them as keyword arguments; every pre-training starts from ImageNet weights."""
-        return {**vars(self), "recipe": dict(self.recipe), "model": MODEL, "init": "imagenet", "preset": "short"}
+        return {**vars(self), "recipe": dict(self.recipe), "model": MODEL, "init": "imagenet"}
 
 
+# As docs/choose.md advises for trained weights: the encoder keeps its BatchNorm statistics, and beside a new decoder it
+# is frozen for the first half of the run.
 BASE = Pretraining("slotcon")
-# The encoder keeps its ImageNet weights, so all that the run learns is in the decoder.
-DECON = Pretraining("decon-sl", {"alpha": 0.0}, freeze_encoder_epochs="all")
-TARGETS = Pretraining("encoder-targets", freeze_encoder_epochs="all")
+DECON = Pretraining("decon-sl")
+# The default for trained weights: all that the run learns is in the decoder.
+TARGETS = Pretraining("encoder-targets", "short", freeze_encoder_epochs="all")
 
 FINETUNING = SegmentOptions(
     classes=len(CLASSES),

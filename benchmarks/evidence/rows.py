@@ -104,7 +104,7 @@ CONTINUE: Mapping[str, Any] = {"preset": "continue", "encoder_batch_norm": "froz
 CONTINUED = Row("DeCon-SL over SlotCon, preset continue", Pretraining("decon-sl", {}, CONTINUE), starts=ALL)
 SLOTCON_CONTINUED = Row("SlotCon, preset continue", Pretraining("slotcon", {}, CONTINUE))
 SLOTCON_CONTINUED_LONGER = Row(
-    "SlotCon, preset continue, for the time of DeCon-SL", Pretraining("slotcon", {}, CONTINUE, longer=2.0)
+    "SlotCon, preset continue, twice the steps", Pretraining("slotcon", {}, CONTINUE, longer=2.0)
 )
 DENSECL_CONTINUED = Row("DenseCL, preset continue", Pretraining("densecl", {}, CONTINUE))
 CONTINUED_ALPHA_0 = Row(
@@ -181,8 +181,8 @@ METHODS: tuple[Row, ...] = (
 
 
 def on_network(network: str, name: str) -> tuple[Row, ...]:
-    """Return ImageNet weights, SlotCon, DeCon-SL and encoder targets on another network."""
-    rows = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
+    """Return ImageNet weights, SlotCon for two lengths, DeCon-SL and encoder targets on another network."""
+    rows = (IMAGENET, SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER, CONTINUED, TARGETS_LONGER)
     return tuple(replace(row, name=f"{row.name}, {name}", network=network) for row in rows)
 
 
@@ -215,9 +215,15 @@ TOKEN_PAIRS: tuple[Pair, ...] = (
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
 BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
-STARTS: tuple[Row, ...] = (*SHARES, SLOTCON_CONTINUED_LONGER, CONTINUED_LONG, TARGETS_LONG)
+STARTS: tuple[Row, ...] = (
+    *(IMAGENET, SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER),
+    replace(CONTINUED, starts=("all", "encoder")),
+    *(TARGETS_LONGER, CONTINUED_LONG, TARGETS_LONG),
+)
 START_PAIRS: tuple[Pair, ...] = (
     *over_bases(STARTS),
+    Pair(CONTINUED.name, "all", CONTINUED.name, "encoder"),
+    Pair(CONTINUED.name, "encoder", IMAGENET.name, "encoder"),
     *(Pair(TARGETS_LONGER.name, "all", base.name, "encoder") for base in (SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER)),
 )
 CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)

@@ -81,7 +81,7 @@ def test_every_pretraining_starts_from_imagenet_weights_and_takes_as_many_steps(
     settings = DemoSettings()
     ways = [one.arguments() for one in (settings.base, settings.decon, settings.targets)]
     assert {one["init"] for one in ways} == {"imagenet"}
-    same = ("model", "epochs", "batch_size", "image_size", "seed", "preset")
+    same = ("model", "epochs", "batch_size", "image_size", "seed")
     assert len({tuple(one[name] for name in same) for one in ways}) == 1
 
 
@@ -132,7 +132,12 @@ def test_the_whole_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixtu
     demonstrate(tmp_path / "demo", settings)
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     names = [row["row"] for row in results["rows"]]
-    assert names == ["ImageNet, random decoder", "+ SlotCon, encoder", "+ DeCon, decoder", "+ encoder targets, decoder"]
+    assert names == [
+        "ImageNet, random decoder",
+        "+ SlotCon, encoder",
+        "+ DeCon, encoder and decoder",
+        "+ encoder targets, decoder",
+    ]
     for row in results["rows"]:
         assert len(row["finetuned"]) == 2
         assert len(row["frozen"]) == 4
