@@ -38,6 +38,8 @@ def main() -> None:
     except DovetailError as error:
         print(f"benchmarks.demo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        sys.exit(f"benchmarks.demo: {error}")
 
 
 def stopped(out: Path) -> int:

@@ -5,6 +5,7 @@ Everything goes through the public functions, as a user would call them.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,9 +36,13 @@ def new_model(seed: int, classes: int = len(CLASSES)) -> nn.Module:
 
 
 def pretrained(how: Pretraining, images: Path, out: Path) -> Path:
-    """Pre-train on a folder of images and return the run's folder; a finished one is taken as it is."""
-    if not (out / "exported" / "model.safetensors").is_file():
+    """Pre-train on a folder of images and return the run's folder; a finished one with these options is kept."""
+    told, noted = json.dumps(how.arguments(), sort_keys=True), out.with_name(f"{out.name}.json")
+    known = noted.is_file() and noted.read_text(encoding="utf-8") == told
+    if not (known and (out / "exported" / "model.safetensors").is_file()):
+        noted.unlink(missing_ok=True)
         dovetail.pretrain(data=images, out=out, workers=1, overwrite=out.exists(), **how.arguments())
+        noted.write_text(told, encoding="utf-8")
     return out
 
 

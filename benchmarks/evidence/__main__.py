@@ -15,13 +15,13 @@ from pathlib import Path
 
 from benchmarks.evidence.measure import Bench, run_row
 from benchmarks.evidence.records import Records
-from benchmarks.evidence.rows import question_named
+from benchmarks.evidence.rows import Question, question_named
 from benchmarks.evidence.scales import SCALES, Scale
 from benchmarks.evidence.summary import update_summary
 from benchmarks.evidence.tables import Section, rows_of, update_page
 from benchmarks.scenes.fetch import default_cache
 from benchmarks.scenes.sets import build
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, OptionsError, unknown_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
@@ -40,41 +40,72 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the scores")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are updated")
     parser.add_argument("--keep", action="store_true", help="keep the weights of every pre-training in the cache")
-    parser.add_argument("--only-page", action="store_true", help="only update the page, without measuring")
+    parser.add_argument(
+        "--only-page",
+        action="store_true",
+        help="only update the page, without measuring; --scale, --questions, --rows and --seeds play no part",
+    )
     options = parser.parse_args(arguments)
     try:
-        if not options.only_page:
-            study(options)
+        return run(options)
+    except KeyboardInterrupt:
+        print("The study was stopped; the same command continues it with the scores that are missing.", file=sys.stderr)
+        return 130
+    except (DovetailError, OSError, UnicodeDecodeError) as error:
+        print(f"benchmarks.evidence: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, DovetailError) else 1
 
-        @cache
-        def section_of(question: str, scale: str) -> Section:
-            return section(options.results, question, scale)
 
-        changed = [update(options.page, section_of) for update in (update_summary, update_page)]
-    except DovetailError as error:
-        print(error, file=sys.stderr)
-        return 1
+def run(options: argparse.Namespace) -> int:
+    """Measure, unless only the page is to be updated, and update the page."""
+    options.page.read_text(encoding="utf-8")  # a page that cannot be read is told before hours of measuring
+    if options.only_page:
+        if not (options.results / IMAGES).is_file():
+            raise OptionsError(f"{options.results} has no scores of the study; specify their folder with --results.")
+    else:
+        study(options, asked(options))
+
+    @cache
+    def section_of(question: str, scale: str) -> Section:
+        return section(options.results, question, scale)
+
+    changed = [update(options.page, section_of) for update in (update_summary, update_page)]
     print(f"{options.page} is {'updated' if any(changed) else 'up to date'}.")
     return 0
 
 
-def study(options: argparse.Namespace) -> None:
+def asked(options: argparse.Namespace) -> list[Question]:
+    """Return the questions that were asked for; raise `DovetailError` for options that do not fit them."""
+    scale = SCALES[options.scale]
+    questions = [question_named(name) for name in options.questions or scale.questions]
+    rows = {row.name: row for one in questions for row in one.rows}
+    for name in options.rows or []:
+        if name not in rows:
+            raise unknown_name(f"row of {', '.join(one.name for one in questions)}", name, rows)
+    for network in sorted({row.network for name, row in rows.items() if name in (options.rows or rows)}):
+        if network not in scale.networks:
+            raise OptionsError(
+                f"The scale {scale.name!r} has no network {network!r}, which these questions are about; it has "
+                f"{', '.join(scale.networks)}. Choose another scale or other questions."
+            )
+    if options.seeds and min(options.seeds) < 0:
+        raise OptionsError(f"--seeds has {min(options.seeds)}; seeds start at 0.")
+    return questions
+
+
+def study(options: argparse.Namespace, questions: Sequence[Question]) -> None:
     """Measure what is missing of the rows and seeds that were asked for."""
     scale = SCALES[options.scale]
     images = build(scale.images, options.cache, scale.plan)
     remember(options.results, scale, images.fingerprint)
     bench = Bench(scale, images, records_of(options.results, scale), options.cache / "runs")
-    asked = [question_named(name) for name in options.questions or scale.questions]
-    unknown = sorted(set(options.rows or []) - {row.name for one in asked for row in one.rows})
-    if unknown:
-        raise DovetailError(f"No question has a row named {unknown[0]!r}; see benchmarks/evidence/rows.py.")
     for seed in options.seeds or scale.seeds:
-        for question in asked:
+        for question in questions:
             for row in rows_of(question, options.rows):
                 missing = len(bench.missing(row, question.measure, seed))
                 if missing:
                     print(f"\n== {question.title}: {row.name}, seed {seed}: {missing} scores missing ==", flush=True)
-                    run_row(bench, row, question.measure, seed, keep=options.keep or len(asked) > 1)
+                    run_row(bench, row, question.measure, seed, keep=options.keep or len(questions) > 1)
 
 
 def section(results: Path, question: str, scale: str) -> Section:

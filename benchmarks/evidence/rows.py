@@ -220,11 +220,14 @@ STARTS: tuple[Row, ...] = (
     replace(CONTINUED, starts=("all", "encoder")),
     *(TARGETS_LONGER, CONTINUED_LONG, TARGETS_LONG),
 )
-START_PAIRS: tuple[Pair, ...] = (
+MAP_PAIRS: tuple[Pair, ...] = (
     *over_bases(STARTS),
-    Pair(CONTINUED.name, "all", CONTINUED.name, "encoder"),
-    Pair(CONTINUED.name, "encoder", IMAGENET.name, "encoder"),
     *(Pair(TARGETS_LONGER.name, "all", base.name, "encoder") for base in (SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER)),
+)
+START_PAIRS: tuple[Pair, ...] = (
+    *MAP_PAIRS,
+    Pair(CONTINUED.name, "encoder", IMAGENET.name, "encoder"),
+    Pair(CONTINUED.name, "all", CONTINUED.name, "encoder"),
 )
 CONTINUED_OR_NOT: tuple[Row, ...] = (RANDOM, IMAGENET, SLOTCON_CONTINUED, DECON_JOINT, CONTINUED_TRAINED, CONTINUED)
 QUESTIONS: tuple[Question, ...] = (
@@ -257,7 +260,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
     Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_bases(SHARES)),
     Question("starts", "Segmentation after fine-tuning, side by side", "segment", STARTS, START_PAIRS),
-    Question("starts-maps", "Frozen maps, side by side", "frozen", STARTS, START_PAIRS),
+    Question("starts-maps", "Frozen maps, side by side", "frozen", STARTS, MAP_PAIRS),
     Question("tokens", "Frozen maps of a ViT", "frozen", TOKENS, TOKEN_PAIRS),
     Question("scenes", "Segmentation after fine-tuning a ViT", "segment", TOKENS, TOKEN_PAIRS),
     Question("pieces", "Images of one texture, k nearest neighbours", "image", TOKENS, TOKEN_PAIRS),

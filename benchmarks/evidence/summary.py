@@ -103,8 +103,8 @@ class Gains:
 SLOTCON_GAIN = Comparison("SlotCon", SLOTCON_CONTINUED, IMAGENET)
 DECON_GAIN = Comparison("DeCon", CONTINUED, IMAGENET)
 TARGETS_GAIN = Comparison("encoder targets", TARGETS_LONGER, IMAGENET)
-DECON_OVER_BASE = Comparison("DeCon over SlotCon, as many steps", CONTINUED, SLOTCON_CONTINUED)
-DECON_OVER_BASE_LONGER = Comparison("DeCon over SlotCon, twice the steps", CONTINUED, SLOTCON_CONTINUED_LONGER)
+DECON_OVER_BASE = Comparison("DeCon over SlotCon for as many steps", CONTINUED, SLOTCON_CONTINUED)
+DECON_OVER_BASE_LONGER = Comparison("DeCon over SlotCon for twice the steps", CONTINUED, SLOTCON_CONTINUED_LONGER)
 
 FROZEN = Measured(
     "frozen decoder, 64 labelled images, mIoU",
@@ -140,8 +140,8 @@ TABLES: tuple[Gains, ...] = (
     ),
     Gains(
         (
-            Comparison("ADCLR over DINO, as many steps", ADCLR, DINO),
-            Comparison("ADCLR over DINO, 1.3 times the steps", ADCLR, DINO_LONGER),
+            Comparison("ADCLR over DINO for as many steps", ADCLR, DINO),
+            Comparison("ADCLR over DINO for 1.3 times the steps", ADCLR, DINO_LONGER),
         ),
         (TOKENS, TOKENS_TENTH),
     ),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.demo.mosaics import TEXTURES, MosaicPlan, band, mosaic, read_textures, write_mosaics
 from benchmarks.demo.settings import BASE, CLASSES, DECON, FINETUNING, SCENES, TARGETS, DemoSettings
+from benchmarks.demo.trial import pretrained
 from PIL import Image
 
 PLAN = MosaicPlan()
@@ -113,6 +114,36 @@ def test_ctrl_c_ends_the_demo_with_a_sentence(
     assert capsys.readouterr().err == (
         f"The demo was stopped; the same command keeps the finished pre-trainings in {tmp_path}.\n"
     )
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.demo import __main__ as demo
+
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert str(ended.value.code).startswith("benchmarks.demo: ")
+    assert str(tmp_path / "file") in str(ended.value.code)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_finished_pretraining_is_kept_only_with_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[dict[str, object]] = []
+
+    def pretrain(*, out: Path, **options: object) -> None:
+        runs.append(options)
+        (out / "exported").mkdir(parents=True, exist_ok=True)
+        (out / "exported" / "model.safetensors").touch()
+
+    monkeypatch.setattr("dovetail.pretrain", pretrain)
+    for how in (DECON, DECON, dataclasses.replace(DECON, preset="short")):
+        assert pretrained(how, SCENES, tmp_path / "decon") == tmp_path / "decon"
+    assert [(one["preset"], one["overwrite"]) for one in runs] == [("continue", False), ("short", True)]
 
 
 @pytest.mark.slow

@@ -338,3 +338,50 @@ def test_scores_of_other_images_are_said_to_count_no_longer(tmp_path: Path, caps
     command.remember(tmp_path, TINY, "bbb")
     assert "fingerprint bbb, but the known scores are about those with aaa" in capsys.readouterr().out
     assert command.known_images(tmp_path) == {TINY.name: "bbb"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--questions", "detekt"], "There is no question 'detekt'; did you mean 'detect'?"),
+        (["--questions", "detect", "--rows", "ImageNet"], "There is no row of detect 'ImageNet'"),
+        (["--questions", "pieces"], "The scale 'tiny' has no network 'vit', which these questions are about"),
+        (["--questions", "segment", "--seeds", "0", "-1"], "--seeds has -1; seeds start at 0."),
+    ],
+)
+def test_options_that_do_not_fit_are_told_before_anything_is_made(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path / "results")]
+    assert command.main(["--scale", "tiny", *folders, *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"benchmarks.evidence: {told}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_scores_does_not_empty_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- summary -->\nknown\n<!-- end -->\n", encoding="utf-8")
+    before = page.read_bytes()
+    assert command.main(["--only-page", "--page", str(page), "--results", str(tmp_path / "typo")]) == 2
+    assert "has no scores of the study; specify their folder with --results." in capsys.readouterr().err
+    assert page.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_read_is_told_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "none.md"
+    assert command.main(["--scale", "tiny", "--cache", str(tmp_path / "cache"), "--page", str(page)]) == 1
+    assert str(page) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_the_study_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "study", stopped)
+    assert command.main(["--scale", "tiny", "--cache", str(tmp_path)]) == 130
+    assert "the same command continues it" in capsys.readouterr().err
