@@ -193,10 +193,13 @@ def over_first(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
 
 
 def over_bases(rows: tuple[Row, ...]) -> tuple[Pair, ...]:
-    """Return the differences of every row over the first one, and those of DeCon over each row of its base."""
-    whole = next(row for row in rows if row.pretraining == CONTINUED.pretraining)
-    bases = [row for row in rows if row.pretraining and row.pretraining.method == "slotcon"]
-    return (*over_first(rows), *(Pair(whole.name, "all", base.name, "encoder") for base in bases))
+    """Return the differences of every row over the first, of DeCon and encoder targets over the base, and theirs."""
+    decon_name, targets_name = (
+        next(row.name for row in rows if row.pretraining == known.pretraining) for known in (CONTINUED, TARGETS_LONGER)
+    )
+    bases = [row.name for row in rows if row.pretraining and row.pretraining.method == "slotcon"]
+    whole = [Pair(name, "all", base, "encoder") for name in (decon_name, targets_name) for base in bases]
+    return (*over_first(rows), *whole, Pair(targets_name, "all", decon_name, "all"))
 
 
 # Rate and temperature were chosen for DINO on the images to choose with (benchmarks/results/textures_64px).
@@ -220,12 +223,8 @@ STARTS: tuple[Row, ...] = (
     replace(CONTINUED, starts=("all", "encoder")),
     *(TARGETS_LONGER, CONTINUED_LONG, TARGETS_LONG),
 )
-MAP_PAIRS: tuple[Pair, ...] = (
-    *over_bases(STARTS),
-    *(Pair(TARGETS_LONGER.name, "all", base.name, "encoder") for base in (SLOTCON_CONTINUED, SLOTCON_CONTINUED_LONGER)),
-)
 START_PAIRS: tuple[Pair, ...] = (
-    *MAP_PAIRS,
+    *over_bases(STARTS),
     Pair(CONTINUED.name, "encoder", IMAGENET.name, "encoder"),
     Pair(CONTINUED.name, "all", CONTINUED.name, "encoder"),
 )
@@ -260,7 +259,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
     Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_bases(SHARES)),
     Question("starts", "Segmentation after fine-tuning, side by side", "segment", STARTS, START_PAIRS),
-    Question("starts-maps", "Frozen maps, side by side", "frozen", STARTS, MAP_PAIRS),
+    Question("starts-maps", "Frozen maps, side by side", "frozen", STARTS, over_bases(STARTS)),
     Question("tokens", "Frozen maps of a ViT", "frozen", TOKENS, TOKEN_PAIRS),
     Question("scenes", "Segmentation after fine-tuning a ViT", "segment", TOKENS, TOKEN_PAIRS),
     Question("pieces", "Images of one texture, k nearest neighbours", "image", TOKENS, TOKEN_PAIRS),
