@@ -110,6 +110,12 @@ DENSECL_CONTINUED = Row("DenseCL, preset continue", Pretraining("densecl", {}, C
 CONTINUED_ALPHA_0 = Row(
     "DeCon-SL over SlotCon, preset continue, alpha 0", Pretraining("decon-sl", {"alpha": 0.0}, CONTINUE), starts=ALL
 )
+CONTINUED_AT_ONCE = Row(
+    "DeCon-SL over SlotCon, preset continue, joint from the start",
+    Pretraining("decon-sl", {}, {**CONTINUE, "freeze_encoder_epochs": 0.0}),
+    starts=ALL,
+)
+DENSECL_DECON = Row("DeCon-SL over DenseCL, preset continue", Pretraining("decon-sl-densecl", {}, CONTINUE), starts=ALL)
 ML_CONTINUED = Row("DeCon-ML over SlotCon, preset continue", Pretraining("decon-ml", {}, CONTINUE), starts=ALL)
 CONTINUED_TRAINED = Row(
     "DeCon-SL over SlotCon, preset continue, BatchNorm trained",
@@ -174,8 +180,10 @@ METHODS: tuple[Row, ...] = (
     SLOTCON_CONTINUED_LONGER,
     DENSECL_CONTINUED,
     CONTINUED,
+    CONTINUED_AT_ONCE,
     CONTINUED_ALPHA_0,
     ML_CONTINUED,
+    DENSECL_DECON,
     TARGETS_LONGER,
 )
 
@@ -215,6 +223,13 @@ TOKEN_PAIRS: tuple[Pair, ...] = (
     *(Pair(ADCLR.name, "encoder", other.name, "encoder") for other in (DINO, DINO_LONGER, DINO_LONGEST)),
     Pair(DINO_LONGER.name, "encoder", DINO.name, "encoder"),
 )
+METHOD_PAIRS: tuple[Pair, ...] = (
+    *over_first(METHODS),
+    Pair(CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
+    Pair(CONTINUED.name, "all", SLOTCON_CONTINUED_LONGER.name, "encoder"),
+    Pair(CONTINUED.name, "all", CONTINUED_AT_ONCE.name, "all"),
+    Pair(DENSECL_DECON.name, "all", DENSECL_CONTINUED.name, "encoder"),
+)
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")
 BRIEF: tuple[Row, ...] = (IMAGENET, CONTINUED, TARGETS_LONGER)
 SHARES: tuple[Row, ...] = (IMAGENET, SLOTCON_CONTINUED, CONTINUED, TARGETS_LONGER)
@@ -252,9 +267,9 @@ QUESTIONS: tuple[Question, ...] = (
             Pair(CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
         ),
     ),
-    Question("methods", "Segmentation after fine-tuning, by method", "segment", METHODS, over_first(METHODS)),
-    Question("maps", "Frozen maps, by method", "frozen", METHODS, over_first(METHODS)),
-    Question("unet", "Segmentation after fine-tuning, Unet", "segment", UNETS, over_first(UNETS)),
+    Question("methods", "Segmentation after fine-tuning, by method", "segment", METHODS, METHOD_PAIRS),
+    Question("maps", "Frozen maps, by method", "frozen", METHODS, METHOD_PAIRS),
+    Question("unet", "Segmentation after fine-tuning, Unet", "segment", UNETS, over_bases(UNETS)),
     Question("detect", "Detection after fine-tuning", "detect", DETECTORS, over_bases(DETECTORS)),
     Question("brief", "Segmentation after a short fine-tuning", "segment", BRIEF, over_first(BRIEF)),
     Question("shares", "Segmentation after fine-tuning, by share of the labels", "segment", SHARES, over_bases(SHARES)),

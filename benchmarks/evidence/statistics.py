@@ -12,6 +12,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Seed = TypeVar("Seed")
 
 # 97.5 % points of Student's t for 1 to 30 degrees of freedom; beyond, the normal's is used with a little to spare.
 STUDENT = (
@@ -49,7 +52,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(statistics.fmean(values), half, count)
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+def paired(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> Estimate | None:
     """Return the mean of first minus second over the seeds that both have; None where there is none."""
-    seeds = sorted(set(first) & set(second))
+    seeds = [seed for seed in first if seed in second]
     return estimate([first[seed] - second[seed] for seed in seeds]) if seeds else None

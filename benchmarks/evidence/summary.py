@@ -46,14 +46,14 @@ class Measured:
 
     Attributes:
         name: The measure in words.
-        sources: Where the scores are, by name of the images.
+        sources: Where the scores are, by name of the images; the differences of several renderings are pooled.
         tap: Where frozen maps are measured; None for what a row takes along in fine-tuning.
         score: Name of the score.
         network: What is appended to the names of the rows.
     """
 
     name: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, tuple[Source, ...]]
     tap: str | None = None
     score: str = "mIoU"
     network: str = ""
@@ -69,12 +69,15 @@ class Comparison:
 
     def cell(self, measured: Measured, images: str, section_of: SectionOf) -> str:
         """Return the difference in points with the number of seeds; empty where there is none."""
-        source = measured.sources.get(images)
-        if source is None:
-            return ""
-        scores = section_of(source.question, source.scale).scores(measured.score)
         first, second = (
-            scores.get((row.name + measured.network, measured.tap or row.starts[0], source.labels), {})
+            {
+                (source.scale, seed): score
+                for source in measured.sources.get(images, ())
+                for seed, score in section_of(source.question, source.scale)
+                .scores(measured.score)
+                .get((row.name + measured.network, measured.tap or row.starts[0], source.labels), {})
+                .items()
+            }
             for row in (self.first, self.second)
         )
         found = paired(first, second)
@@ -108,35 +111,46 @@ DECON_OVER_BASE_LONGER = Comparison("DeCon over SlotCon for twice the steps", CO
 
 FROZEN = Measured(
     "frozen decoder, 64 labelled images, mIoU",
-    {SCENES: Source("starts-maps", "tabletop-again", 64), CUTOUTS: Source("maps", "stamps", 64)},
+    {SCENES: (Source("starts-maps", "tabletop-again", 64),), CUTOUTS: (Source("maps", "stamps", 64),)},
     tap="decoder linear",
 )
 TUNED = Measured(
     "fine-tuned, 20 labelled images, mIoU",
-    {SCENES: Source("starts", "tabletop-again", 0.05), CUTOUTS: Source("methods", "stamps", 0.05)},
+    {SCENES: (Source("starts", "tabletop-again", 0.05),), CUTOUTS: (Source("methods", "stamps", 0.05),)},
 )
-TUNED_TENTH, TUNED_ALL = (
+TUNED_HUNDREDTH, TUNED_TENTH, TUNED_ALL = (
     Measured(
         f"fine-tuned, {labels} labelled images, mIoU",
-        {SCENES: Source("shares", "tabletop-shares", part), CUTOUTS: Source("shares", "shares", part)},
+        {
+            SCENES: tuple(Source("shares", scale, part) for scale in scales),
+            CUTOUTS: (Source("shares", "shares", part),),
+        },
     )
-    for part, labels in ((0.1, 40), (1.0, 400))
+    for part, labels, scales in (
+        (0.01, 4, ("tabletop-third-shares",)),
+        (0.1, 40, ("tabletop-shares", "tabletop-third-shares")),
+        (1.0, 400, ("tabletop-shares", "tabletop-third-shares")),
+    )
 )
 BOXES = Measured(
     "fine-tuned, 400 labelled images, box AP",
-    {SCENES: Source("detect", "tabletop-boxes", 1.0), CUTOUTS: Source("detect", "stamps-boxes", 1.0)},
+    {SCENES: (Source("detect", "tabletop-boxes", 1.0),), CUTOUTS: (Source("detect", "stamps-boxes", 1.0),)},
     score="box AP",
     network=", Mask R-CNN",
 )
-MASKS = replace(BOXES, name=BOXES.name.replace("box", "mask"), score="mask AP")
+LONG = tuple(Source("detect", name, 1.0) for name in ("tabletop-boxes-longer", "tabletop-third-boxes-longer"))
+BOXES_LONGER = replace(BOXES, name=BOXES.name.replace("tuned", "tuned for 1,600 steps"), sources={SCENES: LONG})
+MASKS, MASKS_LONGER = (
+    replace(one, name=one.name.replace("box", "mask"), score="mask AP") for one in (BOXES, BOXES_LONGER)
+)
 TOKENS, TOKENS_TENTH = (
-    Measured(f"fine-tuned, {labels} labelled images, mIoU", {TEXTURES: Source("scenes", "tokens", part)})
+    Measured(f"fine-tuned, {labels} labelled images, mIoU", {TEXTURES: (Source("scenes", "tokens", part),)})
     for part, labels in ((0.05, 20), (0.1, 40))
 )
 TABLES: tuple[Gains, ...] = (
     Gains(
         (SLOTCON_GAIN, DECON_GAIN, TARGETS_GAIN, DECON_OVER_BASE, DECON_OVER_BASE_LONGER),
-        (FROZEN, TUNED, TUNED_TENTH, TUNED_ALL, BOXES, MASKS),
+        (FROZEN, TUNED_HUNDREDTH, TUNED, TUNED_TENTH, TUNED_ALL, BOXES, MASKS, BOXES_LONGER, MASKS_LONGER),
     ),
     Gains(
         (

@@ -36,6 +36,7 @@ from benchmarks.evidence.summary import (
     MASKS,
     TABLES,
     TUNED,
+    TUNED_ALL,
     Comparison,
     Measured,
     update_summary,
@@ -214,13 +215,14 @@ def test_a_table_without_its_end_takes_no_text_along(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == text
 
 
+SIDES = (DECON_GAIN.first.name, DECON_GAIN.second.name)
 CELLS = [(one, measured) for table in TABLES for one in table.comparisons for measured in table.measures]
 
 
 @pytest.mark.parametrize(("one", "measured"), CELLS, ids=lambda part: part.name)
 def test_every_line_of_the_summary_says_what_its_sources_measure(one: Comparison, measured: Measured) -> None:
     assert set(measured.sources) <= set(IMAGES)
-    for source in measured.sources.values():
+    for source in (source for sources in measured.sources.values() for source in sources):
         question, scale = question_named(source.question), SCALES[source.scale]
         starts = {(row.name, row.starts[0]) for row in question.rows}
         compared = {(row.name + measured.network, row.starts[0]) for row in (one.first, one.second)}
@@ -241,7 +243,7 @@ def test_every_line_of_the_summary_says_what_its_sources_measure(one: Comparison
 
 @pytest.mark.parametrize("measured", [FROZEN, TUNED, MASKS], ids=lambda part: part.name)
 def test_a_difference_in_the_summary_is_that_of_its_source(measured: Measured, tmp_path: Path) -> None:
-    source = measured.sources[IMAGES[0]]
+    (source,) = measured.sources[IMAGES[0]]
     question = question_named(source.question)
     records = Records(tmp_path / "lines.jsonl", SCALES[source.scale], "images")
     rows = {row.name: row for row in question.rows}
@@ -259,6 +261,18 @@ def test_a_difference_in_the_summary_is_that_of_its_source(measured: Measured, t
             records.add(row, cell, {"box AP": 0.0, measured.score: score}, FACTS)
         assert DECON_GAIN.cell(measured, IMAGES[0], section_of) == expected[seed]
     assert DECON_GAIN.cell(measured, IMAGES[2], section_of) == ""
+
+
+def test_differences_of_two_renderings_are_pooled_rendering_by_rendering(tmp_path: Path) -> None:
+    row, base = (next(row for row in question_named("shares").rows if row.name == name) for name in SIDES)
+    sections = {}
+    for number, source in enumerate(TUNED_ALL.sources[IMAGES[0]]):
+        records = Records(tmp_path / f"{number}.jsonl", SCALES[source.scale], "images")
+        sections[source.scale] = Section(question_named(source.question), records)
+        for one, start, score in ((row, "all", 0.5 + 0.02 * number), (base, "encoder", 0.4 + 0.1 * number)):
+            records.add(one, Cell(one.name, "segment", start, 1.0, 0), {"mIoU": score}, FACTS)
+    found = DECON_GAIN.cell(TUNED_ALL, IMAGES[0], lambda _, scale: sections[scale])
+    assert found == "+6.0 (2)"  # of +10 and +2: the same seed of two renderings counts twice, and is not mixed up
 
 
 def test_nothing_is_left_to_fill_in() -> None:
