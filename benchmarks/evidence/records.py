@@ -5,18 +5,18 @@
 "at" is a tap and a protocol for frozen maps ("decoder linear"), and a start for fine-tuning ("all"). "kind" is "score"
 for the test images and "rate" for a candidate learning rate on the images to choose with. A line counts only with the
 mark of the settings that produced it, a hash of the row, the scale and the images. Lines with other marks stay in the
-file, and a line that was cut off when a run was killed is skipped.
+file, and a line that was cut off when a run was killed, or lacks a field, is skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from benchmarks.evidence.rows import Measure, Row
 from benchmarks.evidence.scales import Scale
@@ -38,6 +38,22 @@ class Cell:
     seed: int
     kind: Literal["score", "rate"] = "score"
     rate: float = 0.0
+
+
+class Line(TypedDict):
+    """A line of the file."""
+
+    mark: str
+    row: str
+    measure: str
+    at: str
+    labels: float
+    seed: int
+    kind: str
+    rate: float
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    date: str
 
 
 @dataclass(frozen=True)
@@ -72,10 +88,10 @@ class Records:
         }
         return _hash([self.pretraining_mark(row), measure, settings[measure], dict(row.finetuning)])
 
-    def found(self, row: Row, measure: Measure) -> dict[Cell, dict[str, Any]]:
+    def found(self, row: Row, measure: Measure) -> dict[Cell, Line]:
         """Return the lines of a row that count."""
         mark = self.mark(row, measure)
-        return {cell_of(line): line for line in self._lines() if line["mark"] == mark}
+        return {cell_of(line): line for line in read_lines(self.path, Line) if line["mark"] == mark}
 
     def add(self, row: Row, cell: Cell, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Append a line."""
@@ -90,9 +106,6 @@ class Records:
         torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + json.dumps(line) + "\n")
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        yield from (line for line in read_lines(self.path, dict[str, Any]) if "mark" in line and "measure" in line)
 
 
 def cell_of(line: Mapping[str, Any]) -> Cell:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.evidence.records import Records
+from benchmarks.evidence.records import Line, Records
 from benchmarks.evidence.rows import Measure, Pair, Question, Row
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 
@@ -42,7 +42,7 @@ class Section:
             by_seed[line["seed"]] = 100 * line["scores"][name]
         return table
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """Return the lines with scores of all rows."""
         measure = self.question.measure
         found = (self.records.found(row, measure).items() for row in self.question.rows)

@@ -131,7 +131,8 @@ def test_a_line_counts_for_its_settings_alone(tmp_path: Path) -> None:
     longer = dataclasses.replace(TINY, seeds=(0, 1, 2), detection={})
     assert list(dataclasses.replace(records, scale=longer).found(IMAGENET, "segment")) == [cell]
     with records.path.open("a") as file:
-        file.write('{"mark": "cut o')
+        lacking = {"mark": records.mark(IMAGENET, "segment"), "measure": "segment", "scores": {"mIoU": 0.75}}
+        file.write(json.dumps(lacking) + '\n{"mark": "cut o')
     records.add(IMAGENET, dataclasses.replace(cell, seed=1), {"mIoU": 0.5}, FACTS)
     assert len(records.found(IMAGENET, "segment")) == 2
 
