@@ -228,6 +228,7 @@ METHOD_PAIRS: tuple[Pair, ...] = (
     Pair(CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
     Pair(CONTINUED.name, "all", SLOTCON_CONTINUED_LONGER.name, "encoder"),
     Pair(CONTINUED.name, "all", CONTINUED_AT_ONCE.name, "all"),
+    Pair(ML_CONTINUED.name, "all", SLOTCON_CONTINUED.name, "encoder"),
     Pair(DENSECL_DECON.name, "all", DENSECL_CONTINUED.name, "encoder"),
 )
 UNETS, DETECTORS = on_network("unet", "Unet"), on_network("detector", "Mask R-CNN")

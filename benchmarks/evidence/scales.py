@@ -139,18 +139,17 @@ SCALES: Mapping[str, Scale] = {
     "tabletop-shares": replace(
         _TABLETOP, name="tabletop-shares", fractions={0.1: 240, 1.0: 600}, questions=("shares",)
     ),
-    # A third rendering: what the second was not used for, with a seed of its own.
+    # A third rendering: what the second was not used for, with the seeds that it was not used with.
     "tabletop-third": replace(
         _TABLETOP,
         name="tabletop-third",
         fractions={0.05: 240},
-        seeds=(1,),
+        seeds=(1, 2, 3, 4),
         questions=("methods", "maps", "unet"),
     ),
-    "tabletop-third-shares": replace(
-        _TABLETOP, name="tabletop-third-shares", fractions=_SHARES, seeds=(1,), questions=("shares",)
+    "tabletop-third-boxes-longer": replace(
+        _boxes(_TABLETOP, "tabletop-third-boxes-longer", steps=1600), seeds=(1, 2, 3, 4)
     ),
-    "tabletop-third-boxes-longer": replace(_boxes(_TABLETOP, "tabletop-third-boxes-longer", steps=1600), seeds=(1, 2)),
     # The images and pre-trainings of stamps, with other numbers of labels.
     "shares": replace(_STAMPS, name="shares", fractions=_SHARES, seeds=(0,), questions=("shares",)),
     # The same again, fine-tuned for a quarter of the steps.

@@ -29,16 +29,19 @@ from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.statistics import Estimate, estimate, paired
 from benchmarks.evidence.summary import BLOCK as SUMMARY
 from benchmarks.evidence.summary import (
+    BOXES_LONGER,
     DECON_GAIN,
     DECON_OVER_BASE_LONGER,
     FROZEN,
     IMAGES,
     MASKS,
     TABLES,
+    TARGETS_GAIN,
     TUNED,
-    TUNED_ALL,
     Comparison,
+    Gains,
     Measured,
+    shown,
     update_summary,
 )
 from benchmarks.evidence.tables import BLOCK, Section, shown_scores, update_page
@@ -216,7 +219,6 @@ def test_a_table_without_its_end_takes_no_text_along(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == text
 
 
-SIDES = (DECON_GAIN.first.name, DECON_GAIN.second.name)
 CELLS = [(one, measured) for table in TABLES for one in table.comparisons for measured in table.measures]
 
 
@@ -253,27 +255,41 @@ def test_a_difference_in_the_summary_is_that_of_its_source(measured: Measured, t
         assert (name, scale) == (source.question, source.scale)
         return Section(question, records)
 
-    assert DECON_GAIN.cell(measured, IMAGES[0], section_of) == ""
+    assert shown(DECON_GAIN.found(measured, IMAGES[0], section_of)) == ""
     expected = ["+1.0 (1)", "+1.5 (2)", "+2.0 ± 2.5 (3)", "**+2.5 ± 2.1** (4)"]
     for seed in range(4):
         for side, score in ((DECON_GAIN.first, 0.31 + 0.01 * seed), (DECON_GAIN.second, 0.30)):
             row = rows[side.name + measured.network]
             cell = Cell(row.name, question.measure, measured.tap or row.starts[0], source.labels, seed)
             records.add(row, cell, {"box AP": 0.0, measured.score: score}, FACTS)
-        assert DECON_GAIN.cell(measured, IMAGES[0], section_of) == expected[seed]
-    assert DECON_GAIN.cell(measured, IMAGES[2], section_of) == ""
+        assert shown(DECON_GAIN.found(measured, IMAGES[0], section_of)) == expected[seed]
+    assert DECON_GAIN.found(measured, IMAGES[2], section_of) is None
 
 
 def test_differences_of_two_renderings_are_pooled_rendering_by_rendering(tmp_path: Path) -> None:
-    row, base = (next(row for row in question_named("shares").rows if row.name == name) for name in SIDES)
     sections = {}
-    for number, source in enumerate(TUNED_ALL.sources[IMAGES[0]]):
-        records = Records(tmp_path / f"{number}.jsonl", SCALES[source.scale], "images")
-        sections[source.scale] = Section(question_named(source.question), records)
-        for one, start, score in ((row, "all", 0.5 + 0.02 * number), (base, "encoder", 0.4 + 0.1 * number)):
-            records.add(one, Cell(one.name, "segment", start, 1.0, 0), {"mIoU": score}, FACTS)
-    found = DECON_GAIN.cell(TUNED_ALL, IMAGES[0], lambda _, scale: sections[scale])
-    assert found == "+6.0 (2)"  # of +10 and +2: the same seed of two renderings counts twice, and is not mixed up
+    for number, source in enumerate(BOXES_LONGER.sources[IMAGES[0]]):
+        question, scale = question_named(source.question), SCALES[source.scale]
+        records = Records(tmp_path / f"{number}.jsonl", scale, "images")
+        sections[source.scale] = Section(question, records)
+        for side, score in ((TARGETS_GAIN.first, 0.5 + 0.02 * number), (TARGETS_GAIN.second, 0.4 + 0.1 * number)):
+            row = next(row for row in question.rows if row.name == side.name + BOXES_LONGER.network)
+            records.add(row, Cell(row.name, "detect", row.starts[0], 1.0, 0), {"box AP": score, "mask AP": 0.0}, FACTS)
+    found = TARGETS_GAIN.found(BOXES_LONGER, IMAGES[0], lambda _, scale: sections[scale])
+    assert shown(found) == "+6.0 (2)"  # the mean of +10.0 and +2.0; a seed of one rendering is not that of the other
+
+
+def test_a_line_of_the_summary_needs_five_seeds(tmp_path: Path) -> None:
+    question = question_named("starts")
+    records = Records(tmp_path / "lines.jsonl", SCALES["tabletop-again"], "images")
+    table = Gains("Gains:", (DECON_GAIN,), (dataclasses.replace(TUNED, sources={IMAGES[0]: TUNED.sources[IMAGES[0]]}),))
+    lines = []
+    for seed in range(5):
+        for row, start, score in ((DECON_GAIN.first, "all", 0.5 + 0.01 * seed), (DECON_GAIN.second, "encoder", 0.4)):
+            records.add(row, Cell(row.name, "segment", start, 0.05, seed), {"mIoU": score}, FACTS)
+        lines.append(table.text(lambda name, scale: Section(question, records)).splitlines()[4:])
+    assert lines[:4] == [[], [], [], []]
+    assert lines[4] == ["| rendered scenes | fine-tuned, 20 labelled images, mIoU | **+12.0 ± 2.0** (5) |"]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
