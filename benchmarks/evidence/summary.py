@@ -126,13 +126,13 @@ TUNED = Measured(
     {SCENES: (Source("starts", "tabletop-again", 0.05),), CUTOUTS: (Source("methods", "stamps", 0.05),)},
 )
 BOXES = Measured(
-    "fine-tuned, 400 labelled images, box AP",
+    "fine-tuned for 800 steps, 400 labelled images, box AP",
     {SCENES: (Source("detect", "tabletop-boxes", 1.0),), CUTOUTS: (Source("detect", "stamps-boxes", 1.0),)},
     score="box AP",
     network=", Mask R-CNN",
 )
 LONG = tuple(Source("detect", name, 1.0) for name in ("tabletop-boxes-longer", "tabletop-third-boxes-longer"))
-BOXES_LONGER = replace(BOXES, name=BOXES.name.replace("tuned", "tuned for 1,600 steps"), sources={SCENES: LONG})
+BOXES_LONGER = replace(BOXES, name=BOXES.name.replace("800", "1,600"), sources={SCENES: LONG})
 MASKS, MASKS_LONGER = (
     replace(one, name=one.name.replace("box", "mask"), score="mask AP") for one in (BOXES, BOXES_LONGER)
 )
