@@ -15,21 +15,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.evidence.__main__ import RESULTS as SCORES
-from benchmarks.evidence.aside import Aside, Begun, Lines, begin
+from benchmarks.evidence.aside import Aside, Begun, Lines, begin, mean_scores, trained_scores
 from benchmarks.evidence.measure import Bench
 from benchmarks.evidence.rows import CONTINUED, IMAGENET, TARGETS_LONGER, Row
 from benchmarks.evidence.scales import SCALES, Scale
-from dovetail.downstream.segment.job import in_memory
-from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
+from dovetail.downstream.segment.loop import confusion_matrix
 from dovetail.train.monitors import effective_rank
 
 NAME = "decoder_mix"
@@ -52,15 +49,9 @@ def study(options: argparse.Namespace, scale: Scale) -> None:
 def measured(bench: Bench, row: Row, seed: int, share: float) -> dict[str, float]:
     """Return the rank of the decoder's map, and mIoU in [0, 1] on training images and images to choose with."""
     begun = begin(bench, row, seed, labels=LABELS, steps=STEPS, lr=LR)
-    plan, model = begun.plan, begun.model
     mix(begun.target, begun.random, share)
     rank = map_rank(begun)
-    finetune_segmentation(model, begun.train, replace(plan.options, warmup_steps=STEPS // 4, seed=seed))
-    found = {
-        name: confusion_matrix(model, images, plan.options, window=plan.window).scores().miou
-        for name, images in (("train", begun.train), ("choose", in_memory(plan.data.val)))
-    }
-    return {"rank": round(rank, 2), **{name: round(miou, 6) for name, miou in found.items()}}
+    return {"rank": round(rank, 2), **trained_scores(begun, seed)}
 
 
 @torch.no_grad()
@@ -96,12 +87,7 @@ def page(known: Lines) -> str:
         for share in SHARES:
             found = [line for line in known if (line["row"], line["share"]) == (row.name, share)]
             if found:
-                rank, train, choose = (
-                    statistics.fmean(line[name] for line in found) for name in ("rank", "train", "choose")
-                )
-                lines.append(
-                    f"| {row.name} | {share:g} | {len(found)} | {rank:.0f} | {100 * train:.1f} | {100 * choose:.1f} |"
-                )
+                lines.append(f"| {row.name} | {share:g} | {mean_scores(found, 0)} |")
     return "\n".join([*lines, "", "Command: `python -m benchmarks.decoder_mix`", ""])
 
 

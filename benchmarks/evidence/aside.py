@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.evidence.__main__ import records_of
 from benchmarks.evidence.measure import Bench, weights
+from benchmarks.evidence.records import Records
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.scales import Scale
 from benchmarks.scenes.fetch import default_cache
@@ -28,6 +29,7 @@ from dovetail.downstream.labels.readers import open_segmentation
 from dovetail.downstream.labels.subsets import balanced_order
 from dovetail.downstream.options import FinetuneSegmentOptions
 from dovetail.downstream.segment.job import Plan, in_memory, plan_of
+from dovetail.downstream.segment.loop import confusion_matrix, finetune_segmentation
 from dovetail.downstream.start import chosen_starts
 from dovetail.errors import DovetailError
 from dovetail.files.schema import read_lines
@@ -75,12 +77,13 @@ class Aside:
 
         Args:
             options: Options of the command line.
-            scale: Sizes, with the pre-trainings of the set that it names.
+            scale: Sizes, with the pre-trainings of every scale that has the same images and sizes.
             scores: Folder of the main study's scores.
             cells: Rows and settings.
         """
         images = build(scale.images, options.cache, scale.plan)
-        bench = Bench(scale, images, records_of(scores, replace(scale, name=scale.images)), options.cache / "runs")
+        records = Records(scores / f"{scale.name}.jsonl", scale, images.fingerprint)
+        bench = Bench(scale, images, records, options.cache / "runs")
         path = options.results / f"{self.name}.jsonl"
         known = read_lines(path, dict[str, Any])
         asked = [(seed, row, setting) for row, setting in cells for seed in options.seeds]
@@ -128,3 +131,18 @@ def begin(bench: Bench, row: Row, seed: int, *, labels: int, steps: int, lr: flo
     data = plan.data.train
     order = balanced_order([data.classes_in(index) for index in range(len(data))], seed)
     return Begun(plan, model, target, random, in_memory(data).subset(list(order[:labels])))
+
+
+def trained_scores(begun: Begun, seed: int) -> dict[str, float]:
+    """Fine-tune in place; return mIoU in [0, 1] on the training images and the images to choose with."""
+    plan, model = begun.plan, begun.model
+    finetune_segmentation(model, begun.train, replace(plan.options, warmup_steps=plan.options.steps // 4, seed=seed))
+    sides = {"train": begun.train, "choose": in_memory(plan.data.val)}
+    scores = {name: confusion_matrix(model, images, plan.options, window=plan.window) for name, images in sides.items()}
+    return {name: round(matrix.scores().miou, 6) for name, matrix in scores.items()}
+
+
+def mean_scores(found: Lines, rank_digits: int) -> str:
+    """Return the last cells of a table row: number of seeds, mean effective rank, and mean mIoU in %."""
+    rank, *miou = (statistics.fmean(line[name] for line in found) for name in ("rank", "train", "choose"))
+    return f"{len(found)} | {rank:.{rank_digits}f} | " + " | ".join(f"{100 * score:.1f}" for score in miou)

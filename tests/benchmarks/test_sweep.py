@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from benchmarks import sweep as module
 from dovetail.errors import DovetailError
+from dovetail.options import body
 
 
 def test_values_are_read_as_in_yaml() -> None:
@@ -134,8 +137,12 @@ def test_a_sweep_leaves_one_table_and_runs_nothing_twice(
     assert first in capsys.readouterr().out or "| 0.5 |" in first
 
     runs: list[object] = []
-    real = module.dovetail.pretrain
-    monkeypatch.setattr(module.dovetail, "pretrain", lambda **options: runs.append(options["seed"]) or real(**options))
+    pretrain = body(module.dovetail.pretrain)
+
+    def counted(_: object) -> Callable[[Any], Any]:
+        return lambda options: runs.append(options.seed) or pretrain(options)
+
+    monkeypatch.setattr(module, "body", counted)
     assert main([*command, *probe, "--seeds", "2"]) == 0
     assert runs == [1, 1], "only the new seed's runs are started"
     content = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
